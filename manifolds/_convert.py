@@ -1,0 +1,90 @@
+"""Between the hosts' arrays and tensors: values, nesting, dtype and device are kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def to_torch(x: Any, *, like: Tensor | None = None) -> Any:
+    """Convert arrays to tensors.
+
+    Tensors pass through as they are, with their graph. Arrays keep their dtype and share their
+    memory where they can; numbers become 0-dimensional tensors of numpy's dtype. Tuples and
+    lists of arrays, named tuples included, keep their type and nesting; a list of plain numbers
+    is one vector.
+
+    Parameters
+    ----------
+    x : ndarray, Tensor, number, or (nested) tuple or list of these
+        What a host passes.
+    like : Tensor, optional
+        Give everything the dtype and device of this tensor.
+
+    Returns
+    -------
+    Tensor, or tuple or list of Tensors
+
+    Raises
+    ------
+    TypeError
+        If an item is not numeric.
+    """
+    if _is_nested(x):
+        return _map(lambda item: to_torch(item, like=like), x)
+    if not isinstance(x, Tensor):
+        array = np.asarray(x)
+        if array.dtype.kind not in "biufc":
+            raise TypeError(f"x must be made of numeric arrays, got {type(x).__name__}")
+        # torch knows neither negative strides, nor read-only memory, nor foreign byte orders.
+        if min(array.strides, default=0) < 0 or not array.flags.writeable:
+            array = array.copy()
+        x = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    return x if like is None else x.to(dtype=like.dtype, device=like.device)
+
+
+def to_numpy(x: Any) -> Any:
+    """Convert tensors to arrays.
+
+    Tensors are detached and brought to the CPU; arrays pass through as they are. Tuples and
+    lists, named tuples included, keep their type and nesting.
+
+    Parameters
+    ----------
+    x : Tensor, ndarray, number, or (nested) tuple or list of these
+        What the library returns.
+
+    Returns
+    -------
+    ndarray, or tuple or list of ndarrays
+        Of the same dtype, except bfloat16, which numpy lacks, as float32.
+
+    Raises
+    ------
+    TypeError
+        If an item is not numeric.
+    """
+    if _is_nested(x):
+        return _map(to_numpy, x)
+    if isinstance(x, Tensor):
+        x = x.detach().cpu().resolve_conj().resolve_neg()
+        return (x.float() if x.dtype == torch.bfloat16 else x).numpy()
+    array = np.asarray(x)
+    if array.dtype.kind not in "biufc":
+        raise TypeError(f"x must be made of numeric tensors, got {type(x).__name__}")
+    return array
+
+
+def _is_nested(x: Any) -> bool:
+    """Return whether `x` holds arrays (or nothing), unlike a list of numbers, which is one."""
+    return isinstance(x, tuple | list) and (
+        not x or any(isinstance(item, Tensor | np.ndarray) or _is_nested(item) for item in x)
+    )
+
+
+def _map(function: Any, x: tuple | list) -> Any:
+    items = [function(item) for item in x]
+    return type(x)(*items) if hasattr(x, "_fields") else type(x)(items)
