@@ -1,0 +1,1 @@
+"""What stands still: the depth kernel, points, balanced factors, metric and entropy."""

@@ -1,0 +1,183 @@
+"""The depth-N metric on end-to-end matrices: cometric, metric, inner product, volume density.
+
+``A_{N,X}(G) = sum_{p=1}^N (X X^T)^{(N-p)/N} G (X^T X)^{(p-1)/N} = U (a o U^T G V) V^T``, the
+kernel extended by zero singular values outside the range and corange of X.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.geometry.doors import as_covector
+from dln_geometry.geometry.kernel import log_kernel_of_log, log_mixed_kernel
+from dln_geometry.geometry.point import Collapsed, EndToEnd, as_point
+
+__all__ = ["cometric", "cometric_sqrt", "inner", "log_volume_density", "metric"]
+
+
+def cometric(point: EndToEnd | Collapsed, g: Any) -> Tensor:
+    """Apply the cometric: covectors (Euclidean gradients) to tangent vectors, ``A(G)``.
+
+    Parameters
+    ----------
+    point : EndToEnd or Collapsed
+        A point X of shape (..., m, n) with its depth.
+    g : array_like, shape (..., m, n)
+        Covector, such as the Euclidean gradient of a loss.
+
+    Returns
+    -------
+    Tensor, shape (..., m, n)
+
+    Raises
+    ------
+    TypeError
+        If `point` is no point.
+    ValueError
+        If `g` has the wrong shape or is not finite.
+
+    References
+    ----------
+    Arora, Cohen, Hazan 2018; Menon, arXiv 2411.09004.
+
+    Examples
+    --------
+    >>> cometric(EndToEnd.of([[8.0]], 3), [[1.0]])
+    tensor([[48.]])
+    """
+    return _apply(point, g, "g", 1.0)
+
+
+def cometric_sqrt(point: EndToEnd | Collapsed, z: Any) -> Tensor:
+    """Apply the symmetric square root of the cometric: white noise to Brownian noise.
+
+    Parameters and errors as in `cometric`.
+
+    Examples
+    --------
+    >>> (cometric_sqrt(EndToEnd.of([[8.0]], 3), [[1.0]]) ** 2).round(decimals=3)
+    tensor([[48.]])
+    """
+    return _apply(point, z, "z", 0.5)
+
+
+def metric(point: EndToEnd | Collapsed, z: Any) -> Tensor:
+    """Apply the metric: tangent vectors to covectors, ``A^{-1}(Z)`` on the tangent space.
+
+    The covector returned has no component that vanishes on the tangent space.
+
+    Parameters
+    ----------
+    point : EndToEnd or Collapsed
+        A point X of shape (..., m, n) and rank r.
+    z : array_like, shape (..., m, n)
+        Tangent vector of the matrices of rank r; at infinite depth, of those with the same row
+        and column spaces (nothing else has finite length).
+
+    Raises
+    ------
+    ValueError
+        If `z` has the wrong shape, is not tangent, or X has a zero singular value (the metric
+        is infinite there; state a smaller rank).
+
+    Examples
+    --------
+    >>> metric(EndToEnd.of([[8.0]], 3), [[48.0]]).round(decimals=4)
+    tensor([[1.]])
+    """
+    p = as_point(point)
+    if p.depth > 1.0 and bool((p.s == 0).any()):
+        raise ValueError(
+            "point must have positive singular values for the metric, got a zero: "
+            "give the rank when making the point"
+        )
+    z = as_covector(z, p.s, p.shape, "z")
+    _check_tangent(p, z)
+    return _apply(p, z, "z", -1.0)
+
+
+def inner(point: EndToEnd | Collapsed, z1: Any, z2: Any) -> Tensor:
+    """Return the inner product ``g^N(Z_1, Z_2) = <Z_1, A^{-1} Z_2>``, shape (...).
+
+    Errors as in `metric`.
+
+    Examples
+    --------
+    >>> inner(EndToEnd.of([[8.0]], 3), [[48.0]], [[2.0]]).round(decimals=4)
+    tensor(2.)
+    """
+    p = as_point(point)
+    z1 = as_covector(z1, p.s, p.shape, "z1")
+    _check_tangent(p, z1)
+    return (z1 * metric(p, z2)).sum((-2, -1))
+
+
+def log_volume_density(point: EndToEnd | Collapsed) -> Tensor:
+    """Return ``log sqrt(det g^N)`` against the Euclidean volume, shape (...).
+
+    ``-1/2 sum_{ij} log a_ij - (m + n - 2r)(1 - 1/N) sum_i log s_i``: at full rank against
+    Lebesgue measure on the matrices, at rank r against the volume that the Frobenius norm
+    induces on the matrices of rank r. At infinite depth, against the volume of the matrices
+    with the same row and column spaces. It is one of three volumes kept apart: that of the
+    base (this), of the orbit (`entropy`) and of the balanced manifold (their product).
+
+    Examples
+    --------
+    >>> (log_volume_density(EndToEnd.of([[8.0]], 3)).exp() ** -2).round(decimals=3)
+    tensor(48.)
+    """
+    p = as_point(point)
+    x = p.s.log()
+    inside = log_kernel_of_log(x, p.depth, p.normalized).sum((-2, -1))
+    m, n = p.shape
+    outside = m + n - 2 * p.rank
+    if p.depth == 1.0 or math.isinf(p.depth) or outside == 0:
+        return -0.5 * inside
+    return -0.5 * (inside + outside * log_mixed_kernel(x, p.depth, p.normalized).sum(-1))
+
+
+def _apply(point: EndToEnd | Collapsed, g: Any, name: str, power: float) -> Tensor:
+    """Multiply the kernel's eigendirections by ``a^power``."""
+    p = as_point(point)
+    g = as_covector(g, p.s, p.shape, name)
+    if p.depth == 1.0:
+        return g.expand(torch.broadcast_shapes(g.shape, p.u.shape[:-1] + p.vh.shape[-1:]))
+    x = p.s.log()
+    inner_kernel = torch.exp(power * log_kernel_of_log(x, p.depth, p.normalized))
+    m, n = p.shape
+    gv = g @ p.vh.mT
+    core = p.u.mT @ gv
+    moved = p.u @ (inner_kernel * core) @ p.vh
+    if m == p.rank == n or math.isinf(p.depth):
+        return moved
+    mixed = torch.exp(power * log_mixed_kernel(x, p.depth, p.normalized))
+    if m > p.rank:
+        moved = moved + ((gv - p.u @ core) * mixed.unsqueeze(-2)) @ p.vh
+    if n > p.rank:
+        ug = p.u.mT @ g
+        moved = moved + p.u @ (mixed.unsqueeze(-1) * (ug - core @ p.vh))
+    return moved
+
+
+def _check_tangent(p: EndToEnd, z: Tensor) -> None:
+    """Refuse vectors that leave the tangent space of the matrices of rank r."""
+    m, n = p.shape
+    if p.depth == 1.0 or (p.rank == m == n):
+        return
+    left = z - p.u @ (p.u.mT @ z)
+    if math.isinf(p.depth):
+        outside = left.square().sum((-2, -1)) + (z - (z @ p.vh.mT) @ p.vh).square().sum((-2, -1))
+    else:
+        outside = (left - (left @ p.vh.mT) @ p.vh).square().sum((-2, -1))
+    size = z.square().sum((-2, -1))
+    tolerance = math.sqrt(torch.finfo(z.dtype).eps)
+    if bool((outside > tolerance**2 * size).any()):
+        worst = float((outside / size.clamp_min(torch.finfo(z.dtype).tiny)).max().sqrt())
+        raise ValueError(
+            f"z must be tangent to the matrices of rank {p.rank} at the point, got a vector with "
+            f"a relative part {worst:.1e} outside"
+        )

@@ -1,0 +1,106 @@
+"""What the tangent spaces of the balanced manifold are made of: frames, weights and angles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.geometry.chain import balanced_frames, moment_size
+from dln_geometry.geometry.doors import as_factors
+
+__all__ = [
+    "complement",
+    "cores_of",
+    "dyads",
+    "from_cores",
+    "horizontal_weights",
+    "jacobi_angles",
+    "split",
+    "transform",
+]
+
+
+def split(factors: Sequence[Any]) -> tuple[tuple[Tensor, ...], list[Tensor], Tensor]:
+    """Return the layers, the frames ``(Q_0, ..., Q_N)`` and ``lam`` of balanced factors."""
+    layers = as_factors(factors)
+    size = moment_size(layers)
+    if bool((size > math.sqrt(torch.finfo(size.dtype).eps)).any()):
+        raise ValueError(
+            f"factors must be balanced, got moments of relative size {float(size.max()):.1e}"
+        )
+    frames, lam = balanced_frames(layers)
+    ranks = (lam > 0).sum(-1)
+    if int(ranks.max()) == 0:
+        raise ValueError("factors must not all vanish, got a zero network")
+    if int(ranks.min()) != lam.shape[-1]:
+        raise ValueError(
+            "factors must have one rank throughout the batch, got ranks "
+            f"{int(ranks.min())} to {lam.shape[-1]}"
+        )
+    return layers, frames, lam
+
+
+def horizontal_weights(lam: Tensor, depth: int) -> Tensor:
+    """Return ``lam_i^{N-p} lam_j^{p-1} / sqrt(a_ij)``, shape (..., N, r, r).
+
+    Relative to the largest power of each pair, so that no depth under- or overflows.
+    """
+    x = lam.log()
+    gap = (x.unsqueeze(-1) - x.unsqueeze(-2)).unsqueeze(-3)
+    p = torch.arange(depth, dtype=lam.dtype, device=lam.device)[:, None, None]
+    # lam_i^{N-1-p} lam_j^p over the (N - 1)-th power of the larger one.
+    power = torch.exp(torch.where(gap > 0, -p * gap, (depth - 1 - p) * gap))
+    return power / power.square().sum(-3, keepdim=True).sqrt()
+
+
+def jacobi_angles(lam: Tensor, depth: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return ``sin phi``, ``cos phi`` (N-1, N) and ``cos psi``, ``sin psi`` (..., N-1, r, r).
+
+    The image of the eigenvector ``sin(k p pi/N)`` under the gauge directions has the entry
+    ``lam_j sin(k p pi/N) - lam_i sin(k (p-1) pi/N)``; sums and differences of the two sines
+    leave nothing to cancel, and the root of the eigenvalue is a hypotenuse.
+    """
+    k = torch.arange(1, depth, device=lam.device)
+    p = torch.arange(1, depth + 1, device=lam.device)
+    # Reduced as integers: the argument would lose digits, most of them in float32.
+    turns = torch.outer(k, 2 * p - 1) % (4 * depth)
+    angle = turns.to(torch.float64) * (0.5 * math.pi / depth)
+    theta = (k.to(torch.float64) * (0.5 * math.pi / depth)).to(lam.dtype)[:, None, None]
+    rows, columns = lam[..., None, :, None], lam[..., None, None, :]
+    difference = (columns - rows) * torch.cos(theta)
+    total = (columns + rows) * torch.sin(theta)
+    length = torch.hypot(difference, total)
+    sine, cosine = angle.sin().to(lam.dtype), angle.cos().to(lam.dtype)
+    return sine, cosine, difference / length, total / length
+
+
+def cores_of(frames: list[Tensor], v: list[Tensor]) -> Tensor:
+    """Return ``Q_p^T v_p Q_{p-1}``, shape (..., N, r, r)."""
+    cores = (q.mT @ a @ before for (before, q), a in zip(pairwise(frames), v, strict=True))
+    return torch.stack(torch.broadcast_tensors(*cores), -3)
+
+
+def from_cores(frames: list[Tensor], cores: Tensor) -> list[Tensor]:
+    """Return ``Q_p c_p Q_{p-1}^T`` for every layer."""
+    layers = zip(pairwise(frames), cores.unbind(-3), strict=True)
+    return [after @ core @ before.mT for (before, after), core in layers]
+
+
+def transform(table: Tensor, cores: Tensor) -> Tensor:
+    """Sum over the layers with one row of `table` for every mode, shape (..., K, r, r)."""
+    return torch.einsum("kp,...pij->...kij", table, cores)
+
+
+def complement(q: Tensor) -> Tensor:
+    """Return an orthonormal basis of what is orthogonal to the columns, (..., d, d - r)."""
+    return torch.linalg.qr(q, mode="complete").Q[..., q.shape[-1] :]
+
+
+def dyads(left: Tensor, right: Tensor) -> Tensor:
+    """Return ``left_i right_j^T`` for all pairs of columns, shape (..., k, l, m, n)."""
+    return torch.einsum("...ai,...bj->...ijab", left, right)
