@@ -1,0 +1,1 @@
+"""What moves: losses, solvers, flows and trajectories."""

@@ -1,0 +1,107 @@
+"""Step sizes of a batch, held on the host: the PI controller and the choice of the method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
+TINY, EPS = float(np.finfo(np.float64).tiny), float(np.finfo(np.float64).eps)
+
+
+def first_step(
+    d0: np.ndarray, h0: np.ndarray, d1: np.ndarray, d2: np.ndarray, order: int
+) -> np.ndarray:
+    """Return Hairer's first step size, in a form that scales with time.
+
+    ``min(100 h0, (0.01/d0)^(1/order) / r)`` with the rate ``r = max(d1/d0, sqrt(d2/d0))``, where
+    ``d0, d1, d2`` are the sizes of y and of its first two derivatives in units of the tolerance
+    and `h0` the step over which the second one was taken.
+
+    References
+    ----------
+    E. Hairer, S. P. Norsett, G. Wanner, Solving ODEs I, section II.4.
+    """
+    rate = np.maximum(d1 / d0, np.sqrt(d2 / d0))
+    # A rate of zero, or next to it, sets no limit.
+    with np.errstate(divide="ignore", over="ignore"):
+        h1 = np.where(rate > 0, (0.01 / d0) ** (1 / order) / rate, h0)
+    return np.maximum(np.minimum(100 * h0, h1), TINY)
+
+
+class StepControl:
+    """Control one step size per sample.
+
+    After an accepted step ``h_new = h clip(0.9 err^(-0.85/k) err_old^(0.2/k), 0.2, 10)``, where
+    ``k`` is one more than the order of the error estimate, and no growth right after a rejection;
+    after a rejected one ``h clip(0.9 err^(-1/k), 0.2, 0.9)``, ``0.2 h`` if it is not finite.
+
+    References
+    ----------
+    E. Hairer, G. Wanner, Solving ODEs II, section IV.2 (the PI controller).
+    """
+
+    def __init__(self, h: np.ndarray) -> None:
+        self.h, self.first = h, h.copy()
+        self.err_old = np.full_like(h, 1e-4)
+        self.after_rejection = np.zeros(len(h), dtype=bool)
+
+    def propose(
+        self, t: np.ndarray, stop: np.ndarray, running: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the steps to try, 0 for finished samples, and which of them end at `stop`."""
+        hits = (t + 1.01 * self.h >= stop) & running
+        trial = np.where(running, self.h, 0.0)
+        if np.count_nonzero(hits):
+            # Subtracted only where a stop is hit: stops may be infinite.
+            trial[hits] = stop[hits] - t[hits]
+        return trial, hits
+
+    def update(
+        self,
+        err: np.ndarray,
+        accepted: np.ndarray,
+        trial: np.ndarray,
+        hits: np.ndarray,
+        running: np.ndarray,
+        error_order: int,
+    ) -> None:
+        """Set the next step sizes from the errors (B,), NaN or infinite where a trial failed."""
+        k = error_order + 1
+        with np.errstate(all="ignore"):
+            size = np.maximum(err, 1e-10)
+            grow = SAFETY * size ** (-0.85 / k) * self.err_old ** (0.2 / k)
+            grow = np.minimum(np.maximum(grow, SHRINK), GROW)
+            if np.count_nonzero(self.after_rejection):
+                grow = np.where(self.after_rejection, np.minimum(grow, 1.0), grow)
+            h, keep = trial * grow, accepted
+            if np.count_nonzero(hits):
+                # A step cut short by a stop says nothing against the size from before the cut.
+                h = np.where(hits & (grow >= 1), np.maximum(self.h, h), h)
+                keep = accepted & (trial >= 0.5 * self.h)
+            if np.count_nonzero(accepted) == len(accepted):
+                self.h = h
+            else:
+                shrink = np.minimum(np.maximum(SAFETY * size ** (-1 / k), SHRINK), 0.9)
+                shrink = trial * np.where(np.isfinite(err), shrink, SHRINK)
+                self.h = np.where(accepted, h, np.where(running, shrink, self.h))
+            self.err_old = np.where(keep, np.maximum(err, 1e-4), self.err_old)
+        self.after_rejection = running & ~accepted
+
+    def underflow(self, t: np.ndarray) -> np.ndarray:
+        """Return the samples whose step is lost in the rounding of time."""
+        return self.h < 16 * EPS * np.maximum(t, np.minimum(self.first, 1.0))
+
+    def state(self) -> dict[str, Any]:
+        """Return a copy of the controller's arrays as tensors."""
+        return {name: torch.from_numpy(value.copy()) for name, value in vars(self).items()}
+
+    @classmethod
+    def load(cls, state: dict[str, Any]) -> StepControl:
+        """Return the controller of a stored state."""
+        control = cls(state["h"].numpy().copy())
+        for name, value in state.items():
+            setattr(control, name, value.numpy().copy())
+        return control

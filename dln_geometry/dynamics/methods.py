@@ -1,0 +1,191 @@
+"""Explicit Runge-Kutta methods as values: each declares its coefficients and its orders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Row = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RungeKutta:
+    r"""Declare an embedded explicit Runge-Kutta method.
+
+    ``Y_i = y + h sum_{j<i} a_ij f(t + c_j h, Y_j)``, ``y_new = y + h sum_i b_i f(t + c_i h, Y_i)``,
+    error ``h |sum_i e_i f_i|``; with two rows of error weights, Hairer's combination
+    ``h |e1|^2 / sqrt(|e1|^2 + 0.01 |e2|^2)``.
+
+    Parameters
+    ----------
+    name : str
+        Short name, the key of `METHODS`.
+    order : int
+        Order of the solution that is propagated.
+    error_order : int
+        Order of the error estimate: the estimate of one step is ``O(h^(error_order + 1))``.
+    a, b, c : tuple
+        The tableau; ``a`` strictly lower triangular, one row per stage.
+    e : tuple of tuples
+        One or two rows of error weights.
+    fsal : bool
+        Whether the last stage is the first one of the next step.
+    real_stability : float
+        Length of the stability interval on the negative real axis.
+    """
+
+    name: str
+    order: int
+    error_order: int
+    a: tuple[Row, ...]
+    b: Row
+    c: Row
+    e: tuple[Row, ...]
+    fsal: bool
+    real_stability: float
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the field per step, the one at the end of the step included."""
+        return len(self.b) - 1 if self.fsal else len(self.b)
+
+
+class Tableau(NamedTuple):
+    """Hold the coefficients of a method as tensors, the derivative at the end being a stage.
+
+    ``rows[i - 1]``, of length ``i``, gives the argument of stage ``i``, where stage 0 is ``f(y)``
+    and the last one is ``f(y_new)``. ``weights`` has a row per error estimate and, for a method
+    whose last two stages both stand at the end of the step, two more: the difference of their
+    arguments (over h) and that of their derivatives. The ratio of the norms of these two
+    measures the spectral radius where the problem is stiff.
+    """
+
+    rows: tuple[Tensor, ...]
+    weights: Tensor
+    nodes: tuple[float, ...]
+    has_stiffness_rows: bool
+
+
+@lru_cache(maxsize=64)
+def tableau(method: RungeKutta, dtype: torch.dtype, device: torch.device) -> Tableau:
+    """Convert a method to tensors of a dtype and device, once."""
+    a, c, e = list(method.a), list(method.c), list(method.e)
+    if not method.fsal:
+        a.append(method.b)
+        c.append(1.0)
+        e = [(*row, 0.0) for row in e]
+    weights = [list(row) for row in e]
+    stiff = len(c) > 2 and c[-2] == 1.0
+    if stiff:
+        before = a[-2] + (0.0,) * (len(c) - len(a[-2]))
+        last = a[-1] + (0.0,) * (len(c) - len(a[-1]))
+        weights.append([x - y for x, y in zip(last, before, strict=True)])
+        weights.append([0.0] * (len(c) - 2) + [-1.0, 1.0])
+    rows = tuple(torch.tensor(row, dtype=dtype, device=device) for row in a[1:])
+    return Tableau(rows, torch.tensor(weights, dtype=dtype, device=device), tuple(c), stiff)
+
+
+BOGACKI_SHAMPINE_3 = RungeKutta(
+    name="rk3",
+    order=3,
+    error_order=2,
+    a=((), (1 / 2,), (0.0, 3 / 4), (2 / 9, 1 / 3, 4 / 9)),
+    b=(2 / 9, 1 / 3, 4 / 9, 0.0),
+    c=(0.0, 1 / 2, 3 / 4, 1.0),
+    e=((-5 / 72, 1 / 12, 1 / 9, -1 / 8),),
+    fsal=True,
+    real_stability=2.51,
+)
+"""Bogacki and Shampine 3(2), for loose tolerances (Appl. Math. Lett. 2, 1989)."""
+
+DORMAND_PRINCE_5 = RungeKutta(
+    name="rk5",
+    order=5,
+    error_order=4,
+    a=(
+        (),
+        (1 / 5,),
+        (3 / 40, 9 / 40),
+        (44 / 45, -56 / 15, 32 / 9),
+        (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+        (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+        (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+    ),
+    b=(35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0.0),
+    c=(0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0),
+    e=((71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40),),
+    fsal=True,
+    real_stability=3.30,
+)
+"""Dormand and Prince 5(4); Hairer, Norsett, Wanner, Solving ODEs I, table II.5.2."""
+
+DORMAND_PRINCE_8 = RungeKutta(
+    name="rk8",
+    order=8,
+    error_order=7,
+    a=(
+        (),
+        (0.05260015195876773,),
+        (0.0197250569845379, 0.0591751709536137),
+        (0.02958758547680685, 0.0, 0.08876275643042054),
+        (0.2413651341592667, 0.0, -0.8845494793282861, 0.924834003261792),
+        (1 / 27, 0.0, 0.0, 0.17082860872947386, 0.12546768756682242),
+        (0.037109375, 0.0, 0.0, 0.17025221101954405, 0.06021653898045596, -0.017578125),
+        (
+            *(0.03709200011850479, 0.0, 0.0, 0.17038392571223998, 0.10726203044637328),
+            *(-0.015319437748624402, 0.008273789163814023),
+        ),
+        (
+            *(0.6241109587160757, 0.0, 0.0, -3.3608926294469414, -0.868219346841726),
+            *(27.59209969944671, 20.154067550477894, -43.48988418106996),
+        ),
+        (
+            *(0.47766253643826434, 0.0, 0.0, -2.4881146199716677, -0.590290826836843),
+            *(21.230051448181193, 15.279233632882423, -33.28821096898486, -0.020331201708508627),
+        ),
+        (
+            *(-0.9371424300859873, 0.0, 0.0, 5.186372428844064, 1.0914373489967295),
+            *(-8.149787010746927, -18.52006565999696, 22.739487099350505, 2.4936055526796523),
+            -3.0467644718982196,
+        ),
+        (
+            *(2.273310147516538, 0.0, 0.0, -10.53449546673725, -2.0008720582248625),
+            *(-17.9589318631188, 27.94888452941996, -2.8589982771350235, -8.87285693353063),
+            *(12.360567175794303, 0.6433927460157636),
+        ),
+    ),
+    b=(
+        *(0.054293734116568765, 0.0, 0.0, 0.0, 0.0, 4.450312892752409, 1.8915178993145003),
+        *(-5.801203960010585, 0.3111643669578199, -0.1521609496625161, 0.20136540080403034),
+        0.04471061572777259,
+    ),
+    c=(
+        *(0.0, 0.05260015195876773, 0.0789002279381516, 0.1183503419072274, 0.2816496580927726),
+        *(1 / 3, 1 / 4, 4 / 13, 127 / 195, 3 / 5, 6 / 7, 1.0),
+    ),
+    e=(
+        (
+            *(0.01312004499419488, 0.0, 0.0, 0.0, 0.0, -1.2251564463762044, -0.4957589496572502),
+            *(1.6643771824549864, -0.35032884874997366, 0.3341791187130175),
+            *(0.08192320648511571, -0.022355307863886294),
+        ),
+        (
+            *(0.054293734116568765 - 0.2440944881889764, 0.0, 0.0, 0.0, 0.0),
+            *(4.450312892752409, 1.8915178993145003, -5.801203960010585),
+            *(0.3111643669578199 - 0.7338466882816118, -0.1521609496625161),
+            *(0.20136540080403034, 0.04471061572777259 - 0.022058823529411766),
+        ),
+    ),
+    fsal=False,
+    real_stability=6.1,
+)
+"""Dormand and Prince 8(5,3) with Hairer's error estimate; Hairer, Norsett, Wanner, Solving ODEs I,
+section II.10 and the program DOP853."""
+
+METHODS: dict[str, RungeKutta] = {
+    m.name: m for m in (BOGACKI_SHAMPINE_3, DORMAND_PRINCE_5, DORMAND_PRINCE_8)
+}

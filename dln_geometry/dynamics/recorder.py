@@ -1,0 +1,169 @@
+"""What a run saves and returns: rows at the stops, or every accepted step of a single sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Record = Callable[[Tensor, Any], dict[str, Tensor]]
+"""``record(y, obs)`` returns what to save of the states ``y (b, n)`` with observables ``(b, k)``,
+as tensors (b, ...)."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Hold what an integration returns.
+
+    Attributes
+    ----------
+    t : Tensor, shape (T,)
+        Times of the saved rows.
+    saved : dict of Tensor, shape (T, B, ...)
+        What `record` returned there. Rows that a sample of a larger batch did not reach hold its
+        last state; a single sample has no such rows, but one more at the time it stopped.
+    y, obs : Tensor, shape (B, n), and (B, k) or None
+        The last state of each sample and its observables.
+    t_final : Tensor, shape (B,)
+        The time of the last state.
+    status : list of str
+        Why each sample stopped: ``"t_end"``, the name of a stopping rule, ``"steps"``,
+        ``"seconds"``; in the solution that an error carries also ``"failed"`` and
+        ``"unfinished"``.
+    stats : dict
+        ``evaluations`` of the field for the batch, ``steps`` in which a sample advanced,
+        ``rejected`` trials and ``corrections`` summed over the samples, ``switches`` of method,
+        ``seconds``, and ``by_method``, the evaluations of each method.
+    """
+
+    t: Tensor
+    saved: dict[str, Tensor]
+    y: Tensor
+    obs: Tensor | None
+    t_final: Tensor
+    status: list[str]
+    stats: dict[str, Any]
+
+
+class IntegrationError(ValueError):
+    """Tell that a step size fell below the rounding of time; `solution` is what was reached."""
+
+    def __init__(self, message: str, solution: Solution) -> None:
+        super().__init__(message)
+        self.solution = solution
+
+
+class Recorder:
+    """Collect saved quantities into tensors with time first, (T, B, ...).
+
+    Parameters
+    ----------
+    record : callable
+        What to save.
+    stops : ndarray, shape (T,), or None
+        Times of the rows; None records every accepted step of a batch of one.
+    batch : int
+        Number of samples.
+    moves_end : bool
+        Whether the last stop stands for the end of the run, whenever that is.
+    """
+
+    def __init__(
+        self, record: Record, stops: np.ndarray | None, batch: int, *, moves_end: bool = False
+    ) -> None:
+        self._record, self._stops, self._batch = record, stops, batch
+        self._moves_end = moves_end
+        self._padded = np.array([np.inf]) if stops is None else np.append(stops, np.inf)
+        self.next = np.full(batch, self._padded[0])
+        """The time (B,) of the next row of each sample, infinite after the last."""
+        self._index = np.zeros(batch, dtype=np.int64)
+        self._times: list[float] = []
+        self._rows: dict[str, list[Tensor]] = {}
+        self._saved: dict[str, Tensor] = {}
+
+    def save(self, t: np.ndarray, advanced: np.ndarray, y: Tensor, obs: Tensor | None) -> None:
+        """Save those samples in the mask `advanced` whose times `t` are due."""
+        if self._stops is None:
+            if advanced[0]:
+                for name, value in self._record(y, obs).items():
+                    self._rows.setdefault(name, []).append(value.detach().clone())
+                self._times.append(float(t[0]))
+            return
+        due = advanced & (t == self.next)
+        if np.count_nonzero(due):
+            self._save_rows(due, y, obs)
+            self._index = self._index + due
+            self.next = self._padded[self._index]
+
+    def _save_rows(self, due: np.ndarray, y: Tensor, obs: Tensor | None) -> None:
+        if due.all():
+            new = self._record(y, obs)
+            self._allocate(new)
+            if (self._index == self._index[0]).all():
+                for name, value in new.items():
+                    self._saved[name][int(self._index[0])].copy_(value)
+                return
+            samples = torch.arange(self._batch, device=y.device)
+        else:
+            samples = torch.from_numpy(np.flatnonzero(due)).to(y.device, non_blocking=True)
+            new = self._record(y[samples], None if obs is None else obs[samples])
+            self._allocate(new)
+        rows = torch.from_numpy(self._index[due]).to(y.device, non_blocking=True)
+        for name, value in new.items():
+            self._saved[name][rows, samples] = value.detach()
+
+    def _allocate(self, new: dict[str, Tensor]) -> None:
+        if not self._saved:
+            shape = (len(self._padded) - 1, self._batch)
+            self._saved = {
+                n: value.new_zeros((*shape, *value.shape[1:])) for n, value in new.items()
+            }
+
+    def result(
+        self, t: np.ndarray, y: Tensor, obs: Tensor | None
+    ) -> tuple[np.ndarray, dict[str, Tensor]]:
+        """Return times and rows, given the last times (B,) and states."""
+        if self._stops is None:
+            return np.array(self._times), {n: torch.stack(rows) for n, rows in self._rows.items()}
+        times = self._stops.copy()
+        if (self._index == len(times)).all():
+            return times, {name: value.clone() for name, value in self._saved.items()}
+        last = {name: value.detach() for name, value in self._record(y, obs).items()}
+        self._allocate(last)
+        if self._batch == 1:
+            reached = int(self._index[0])
+            times, saved = times[:reached], {n: v[:reached] for n, v in self._saved.items()}
+            if reached and times[-1] == t[0]:
+                return times, {name: value.clone() for name, value in saved.items()}
+            rows = {name: torch.cat([value, last[name][None]]) for name, value in saved.items()}
+            return np.append(times, t[0]), rows
+        if self._moves_end:
+            times[-1] = t.max()
+        pending = torch.from_numpy(np.arange(len(times))[:, None] >= self._index).to(y.device)
+        return times, {
+            name: torch.where(pending.view(*pending.shape, *(1,) * (v.ndim - 2)), last[name], v)
+            for name, v in self._saved.items()
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return a copy of everything saved."""
+        return {
+            "times": list(self._times),
+            "rows": {name: torch.stack(rows) for name, rows in self._rows.items()},
+            "saved": {name: value.clone() for name, value in self._saved.items()},
+            "index": torch.from_numpy(self._index.copy()),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue from a copy."""
+        if state["saved"] and any(len(v) != len(self._padded) - 1 for v in state["saved"].values()):
+            raise ValueError("resume must be given with the same save_at as the stored run")
+        self._times = list(state["times"])
+        self._rows = {name: list(rows.clone().unbind(0)) for name, rows in state["rows"].items()}
+        self._saved = {name: value.clone() for name, value in state["saved"].items()}
+        self._index = state["index"].numpy().copy()
+        self.next = self._padded[self._index]
