@@ -1,0 +1,87 @@
+"""Any function of the matrix as a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.dynamics.losses.protocol import as_dense, products
+
+__all__ = ["from_callable"]
+
+
+def from_callable(f: Callable[[Tensor], Tensor]) -> CallableLoss:
+    """Return the loss ``E(X) = f(X)``, its gradient by automatic differentiation.
+
+    Parameters
+    ----------
+    f : callable
+        Takes one matrix (m, n) and returns a tensor without dimensions, by functions of torch
+        that can be differentiated; batches go through ``torch.func.vmap``.
+
+    Raises
+    ------
+    TypeError
+        If `f` is not callable; on evaluation, if it does not return a real floating tensor.
+    ValueError
+        On evaluation, if what `f` returns is not a scalar.
+
+    Examples
+    --------
+    >>> import torch
+    >>> loss = from_callable(lambda x: (x[0, 0] * x[1, 1] - 1) ** 2)
+    >>> loss.gradient(torch.eye(2) * 2)
+    tensor([[12.,  0.],
+            [ 0., 12.]])
+    """
+    if not callable(f):
+        raise TypeError(f"f must be a function of one matrix, got {type(f).__name__}")
+    return CallableLoss(f)
+
+
+class CallableLoss:
+    """The loss ``E(X) = f(X)``; made by `from_callable`."""
+
+    def __init__(self, f: Callable[[Tensor], Tensor]) -> None:
+        self.f = f
+        self._grad_and_value = torch.func.grad_and_value(self._scalar)
+
+    def value(self, x: Any) -> Tensor:
+        """Return ``E(X)``, shape (...)."""
+        x = as_dense(x)
+        if x.ndim == 2:
+            return self._scalar(x)
+        flat = torch.func.vmap(self._scalar)(x.flatten(0, -3))
+        return flat.unflatten(0, x.shape[:-2])
+
+    def gradient(self, x: Any) -> Tensor:
+        """Return the Euclidean gradient ``G = E'(X)``, shape (..., m, n)."""
+        return self.evaluate(as_dense(x))[1]
+
+    def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(E(X), G)`` at a matrix."""
+        if x.ndim == 2:
+            gradient, value = self._grad_and_value(x)
+            return value, gradient
+        gradient, value = torch.func.vmap(self._grad_and_value)(x.flatten(0, -3))
+        return value.unflatten(0, x.shape[:-2]), gradient.unflatten(0, x.shape[:-2])
+
+    def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``(E, G R, G^T L)`` at ``X = L R^T``."""
+        value, gradient = self.evaluate(left @ right.mT)
+        return value, *products(gradient, left, right)
+
+    def _scalar(self, x: Tensor) -> Tensor:
+        y = self.f(x)
+        if not isinstance(y, Tensor):
+            raise TypeError(f"f must return a tensor, got {type(y).__name__}")
+        if not y.is_floating_point():
+            raise TypeError(f"f must return a real floating tensor, got {y.dtype}")
+        if y.ndim != 0:
+            raise ValueError(
+                f"f must return a scalar for one matrix (m, n), got shape {tuple(y.shape)}"
+            )
+        return y

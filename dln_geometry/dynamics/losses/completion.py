@@ -1,0 +1,241 @@
+"""The loss of matrix completion, on the observed entries alone."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from dln_geometry.dynamics.losses.data import DataLoss, Thin, half_square
+from dln_geometry.dynamics.losses.pattern import Pattern, has_compressed_kernels
+from dln_geometry.geometry.doors import as_float_tensor
+
+__all__ = ["Completion"]
+
+# Patterns of batches that are kept: a flow needs one, a comparison of two flows two.
+_KEPT = 4
+
+
+class Completion(DataLoss):
+    """The squared error on observed entries, ``E(X) = 1/2 sum_e (X[rows_e, cols_e] - v_e)^2``.
+
+    Work and memory are linear in entries times rank: no matrix (m, n) is formed for a point in
+    thin form. The gradient is sparse: row-compressed for one matrix, in coordinates for a batch.
+
+    Parameters
+    ----------
+    rows, cols : array_like of int, shape (k,)
+        Places of the observed entries, counted from 0, each at most once.
+    values : array_like, shape (..., k)
+        The entries; leading dimensions broadcast against those of X.
+    shape : tuple of int
+        Shape (m, n) of X.
+
+    Attributes
+    ----------
+    rows, cols : Tensor, shape (k,)
+        The places in row-major order.
+    values : Tensor, shape (..., k)
+        The entries in the same order.
+
+    Raises
+    ------
+    TypeError
+        If places are not integers, or values not real numbers.
+    ValueError
+        If there is no entry, lengths differ, a place lies outside `shape` or is repeated, or a
+        value is not finite.
+
+    Examples
+    --------
+    >>> import torch
+    >>> loss = Completion([0, 1], [0, 1], [1.0, 3.0], (2, 2))
+    >>> loss.value(torch.ones(2, 2)), loss.gradient(torch.ones(2, 2)).to_dense()
+    (tensor(2.), tensor([[ 0.,  0.],
+            [ 0., -2.]]))
+    """
+
+    def __init__(self, rows: Any, cols: Any, values: Any, shape: Sequence[int]) -> None:
+        m, n = _as_shape(shape)
+        values = as_float_tensor(values, "values")
+        rows = _as_places(rows, "rows", m, values.device)
+        cols = _as_places(cols, "cols", n, values.device)
+        lengths = (rows.shape[0], cols.shape[0], values.shape[-1] if values.ndim else 1)
+        if values.ndim == 0 or len(set(lengths)) != 1:
+            raise ValueError(
+                "rows, cols and values must have shapes (k,), (k,) and (..., k), got "
+                f"{tuple(rows.shape)}, {tuple(cols.shape)} and {tuple(values.shape)}"
+            )
+        if values.numel() == 0:
+            raise ValueError("values must hold at least one entry, got none")
+        key, order = torch.sort(rows * n + cols)
+        repeated = (key[1:] == key[:-1]).nonzero()
+        if repeated.numel():
+            i, j = divmod(int(key[repeated[0]]), n)
+            raise ValueError(f"entries must be given once each, got ({i}, {j}) repeatedly")
+        self._fill((m, n), rows[order], cols[order], values[..., order])
+
+    @classmethod
+    def from_matrix(cls, x: Any) -> Self:
+        """Return the loss of completing a matrix with NaN in the place of what is unknown.
+
+        Parameters
+        ----------
+        x : array_like, shape (m, n)
+
+        Raises
+        ------
+        TypeError
+            If `x` is not a real array.
+        ValueError
+            If `x` is no matrix, has infinite entries or none that is known.
+
+        Examples
+        --------
+        >>> nan = float("nan")
+        >>> Completion.from_matrix([[1.0, nan], [nan, 4.0]]).values
+        tensor([1., 4.])
+        """
+        x = _as_tensor(x, "x", "a real array")
+        if x.is_complex():
+            raise TypeError(f"x must be a real array, got {x.dtype}")
+        if x.ndim != 2:
+            raise ValueError(f"x must have shape (m, n), got {tuple(x.shape)}")
+        known = ~torch.isnan(x)
+        if not bool(known.any()):
+            raise ValueError("x must have a known entry, got NaN alone or nothing")
+        rows, cols = known.nonzero(as_tuple=True)
+        return cls(rows, cols, x[known], tuple(x.shape))
+
+    @property
+    def mask(self) -> Tensor:
+        """Where entries are observed: a dense boolean matrix (m, n)."""
+        mask = torch.zeros(self.shape, dtype=torch.bool, device=self.device)
+        mask[self.rows, self.cols] = True
+        return mask
+
+    def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(E(X), G)`` at a matrix, the gradient dense. Nothing is checked."""
+        residual = self._residual(x)
+        gradient = residual.new_zeros(*residual.shape[:-1], *self.shape)
+        gradient[..., self.rows, self.cols] = residual
+        return half_square(residual, 1), gradient
+
+    def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``(E, G R, G^T L)`` at ``X = L R^T``. Nothing is checked."""
+        batch, pattern, target = self._placed(left.shape[:-2])
+        m, n, r = *self.shape, left.shape[-1]
+        if not batch:
+            residual = pattern.residual(target, left, right)
+            return half_square(residual, 1), *pattern.products(residual, left, right)
+        left, right = _stacked(left, batch), _stacked(right, batch)
+        residual = pattern.residual(target, left, right)
+        gr, gl = pattern.products(residual, left, right)
+        value = half_square(residual.view(*batch, -1), 1)
+        return value, gr.view(*batch, m, r), gl.view(*batch, n, r)
+
+    def _residual(self, x: Tensor | Thin) -> Tensor:
+        """Return the residual on the entries, shape (..., k)."""
+        if isinstance(x, Tensor):
+            return x[..., self.rows, self.cols] - self.values
+        batch, pattern, target = self._placed(x.left.shape[:-2])
+        residual = pattern.residual(target, _stacked(x.left, batch), _stacked(x.right, batch))
+        return residual.view(*batch, -1)
+
+    def _value(self, x: Tensor | Thin) -> Tensor:
+        return half_square(self._residual(x), 1)
+
+    def _gradient(self, x: Tensor | Thin) -> Tensor:
+        residual = self._residual(x)
+        batch = residual.shape[:-1]
+        if not batch and has_compressed_kernels(self.dtype, self.device.type):
+            return self._placed(batch)[1].matrix(residual)
+        count, k = math.prod(batch), residual.shape[-1]
+        block = torch.arange(count, device=self.device).repeat_interleave(k)
+        index = (
+            *torch.unravel_index(block, batch),
+            self.rows.repeat(count),
+            self.cols.repeat(count),
+        )
+        return torch.sparse_coo_tensor(
+            torch.stack(index),
+            residual.reshape(-1),
+            (*batch, *self.shape),
+            is_coalesced=True,
+            check_invariants=False,
+        )
+
+    def _placed(self, batch: torch.Size) -> tuple[torch.Size, Pattern, Tensor]:
+        """Return the pattern of a batch of points and the data on it, and the whole batch."""
+        if self.values.ndim > 1:
+            batch = torch.broadcast_shapes(batch, self.values.shape[:-1])
+        placed = self._kept.get(batch)
+        if placed is None:
+            # First, because it is what silences the warning about compressed matrices.
+            has_compressed_kernels(self.dtype, self.device.type)
+            pattern = Pattern(self.rows, self.cols, self.shape, math.prod(batch))
+            values = self.values.expand(*batch, -1).reshape(-1)
+            placed = (batch, pattern, pattern.matrix(values))
+            while len(self._kept) >= _KEPT:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[batch] = placed
+        return placed
+
+    def _fill(self, shape: tuple[int, int], rows: Tensor, cols: Tensor, values: Tensor) -> None:
+        super().__init__(shape, values)
+        self.rows, self.cols, self.values = rows, cols, values
+        self._kept: dict[torch.Size, tuple[torch.Size, Pattern, Tensor]] = {}
+
+    def _to(self, dtype: torch.dtype, device: torch.device) -> Self:
+        # Sorted and checked already.
+        copy = object.__new__(type(self))
+        rows, cols = self.rows.to(device), self.cols.to(device)
+        copy._fill(self.shape, rows, cols, self.values.to(device, dtype))
+        return copy
+
+
+def _stacked(x: Tensor, batch: torch.Size) -> Tensor:
+    """Return matrices of a batch below one another."""
+    return x.expand(*batch, *x.shape[-2:]).reshape(-1, x.shape[-1])
+
+
+def _as_shape(shape: Any) -> tuple[int, int]:
+    if isinstance(shape, str) or not isinstance(shape, Sequence) or len(shape) != 2:
+        raise TypeError(f"shape must be two integers (m, n), got {shape!r}")
+    for d in shape:
+        if isinstance(d, bool) or not isinstance(d, numbers.Integral):
+            raise TypeError(f"shape must be two integers (m, n), got {shape!r}")
+        if d < 1:
+            raise ValueError(f"shape must be positive, got {tuple(shape)}")
+    return int(shape[0]), int(shape[1])
+
+
+def _as_places(x: Any, name: str, count: int, device: torch.device) -> Tensor:
+    places = _as_tensor(x, name, "an array of integers").to(device)
+    if places.ndim != 1:
+        raise ValueError(f"{name} must have shape (k,), got {tuple(places.shape)}")
+    if places.numel() == 0:
+        raise ValueError(f"{name} must hold at least one place, got none")
+    if places.is_floating_point() or places.is_complex() or places.dtype == torch.bool:
+        raise TypeError(f"{name} must be integers, got {places.dtype}")
+    places = places.to(torch.int64)
+    outside = ((places < 0) | (places >= count)).nonzero()
+    if outside.numel():
+        e = int(outside[0])
+        raise ValueError(
+            f"{name} must lie between 0 and {count - 1}, got {int(places[e])} at position {e}"
+        )
+    return places
+
+
+def _as_tensor(x: Any, name: str, what: str) -> Tensor:
+    if isinstance(x, str | bytes) or x is None:
+        raise TypeError(f"{name} must be {what}, got {type(x).__name__}")
+    try:
+        return torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be {what}, got {type(x).__name__}: {error}") from None

@@ -1,0 +1,247 @@
+"""Losses on dense data: a target, linear measurements, input-output pairs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.dynamics.losses.data import DataLoss, Thin, half_square
+from dln_geometry.dynamics.losses.protocol import products
+from dln_geometry.geometry.doors import as_float_tensor, as_matrix
+
+__all__ = ["Quadratic", "Regression", "Sensing"]
+
+# Measured on CPUs with one and two threads: below this size in bytes, or above this rank, one
+# residual is faster than blocks of rows; at 32 MB and rank 10 the blocks save a third.
+_LARGE, _THIN, _BLOCK = 2**24, 64, 2**20
+
+
+class Quadratic(DataLoss):
+    """The squared distance from a target, ``E(X) = 1/2 |X - Y|^2``.
+
+    Parameters
+    ----------
+    target : array_like, shape (..., m, n)
+        The matrix Y; leading dimensions broadcast against those of X.
+
+    Raises
+    ------
+    TypeError
+        If `target` is not a real array.
+    ValueError
+        If `target` is a vector, empty or not finite.
+
+    Examples
+    --------
+    >>> loss = Quadratic([[1.0, 0.0], [0.0, 3.0]])
+    >>> loss.value([[1.0, 2.0], [0.0, 1.0]])
+    tensor(4.)
+    """
+
+    def __init__(self, target: Any) -> None:
+        self.target = as_matrix(target, "target")
+        super().__init__((self.target.shape[-2], self.target.shape[-1]), self.target)
+
+    def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(E(X), G)`` at a matrix. Nothing is checked."""
+        residual = x - self.target
+        return half_square(residual, 2), residual
+
+    def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``(E, G R, G^T L)`` at ``X = L R^T``. Nothing is checked."""
+        target = self.target
+        if self._is_streamed(left):
+            return self._streamed(left, right)
+        residual = left @ right.mT
+        if target.ndim <= 2 or residual.shape == target.shape:
+            # In place: the passes over the residual are what a small rank leaves to save.
+            residual.sub_(target)
+        else:
+            residual = residual - target
+        return half_square(residual, 2), *products(residual, left, right)
+
+    def _is_streamed(self, left: Tensor) -> bool:
+        """Whether the residual is large for the caches and the products too thin to hide it."""
+        target = self.target
+        return (
+            target.numel() * target.element_size() > _LARGE
+            and left.shape[-1] <= _THIN
+            and left.ndim == target.ndim == 2
+            and left.device.type == "cpu"
+            and not (torch.is_grad_enabled() and (left.requires_grad or target.requires_grad))
+        )
+
+    def _streamed(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Contract by blocks of rows, so that the residual never leaves the cache."""
+        (m, n), r = self.shape, right.shape[-1]
+        rows = max(1, _BLOCK // (n * left.element_size()))
+        buffer = left.new_empty(rows, n)
+        value, gr, gl = left.new_zeros(()), left.new_empty(m, r), left.new_zeros(r, n)
+        for start in range(0, m, rows):
+            block = slice(start, min(start + rows, m))
+            residual = buffer[: block.stop - start]
+            torch.mm(left[block], right.mT, out=residual)
+            residual.sub_(self.target[block])
+            value += half_square(residual, 2)
+            torch.mm(residual, right, out=gr[block])
+            gl.addmm_(left[block].mT, residual)
+        return value, gr, gl.mT
+
+    def _value(self, x: Tensor | Thin) -> Tensor:
+        return half_square(self._gradient(x), 2)
+
+    def _gradient(self, x: Tensor | Thin) -> Tensor:
+        return (x if isinstance(x, Tensor) else x.dense) - self.target
+
+    def _to(self, dtype: torch.dtype, device: torch.device) -> Quadratic:
+        return Quadratic(self.target.to(device, dtype))
+
+
+class Sensing(DataLoss):
+    """Linear measurements, ``E(X) = 1/2 sum_k (<A_k, X> - y_k)^2``.
+
+    Parameters
+    ----------
+    operators : array_like, shape (k, m, n)
+        The matrices ``A_k``.
+    values : array_like, shape (..., k)
+        The measurements ``y_k``; leading dimensions broadcast against those of X.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not a real array.
+    ValueError
+        If shapes do not fit, or an argument is empty or not finite.
+
+    Examples
+    --------
+    >>> import torch
+    >>> loss = Sensing([[[1.0, 0.0], [0.0, 1.0]]], [3.0])
+    >>> loss.value(torch.eye(2)), loss.gradient(torch.eye(2))
+    (tensor(0.5000), tensor([[-1.,  0.],
+            [ 0., -1.]]))
+    """
+
+    def __init__(self, operators: Any, values: Any) -> None:
+        self.operators = as_matrix(operators, "operators")
+        if self.operators.ndim != 3 or self.operators.shape[0] == 0:
+            raise ValueError(
+                f"operators must have shape (k, m, n), got {tuple(self.operators.shape)}"
+            )
+        like = self.operators
+        self.values = as_float_tensor(values, "values", dtype=like.dtype, device=like.device)
+        if self.values.shape[-1:] != like.shape[:1]:
+            raise ValueError(
+                f"values must have shape (..., {like.shape[0]}), one for each operator, got "
+                f"{tuple(self.values.shape)}"
+            )
+        self._rows = like.flatten(1)
+        super().__init__((like.shape[1], like.shape[2]), like)
+
+    def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(E(X), G)`` at a matrix. Nothing is checked."""
+        residual = self._residual(x)
+        return half_square(residual, 1), self._adjoint(residual)
+
+    def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``(E, G R, G^T L)`` at ``X = L R^T``. Nothing is checked."""
+        # The operators are as large as k matrices X: forming one more is nothing.
+        value, gradient = self.evaluate(left @ right.mT)
+        return value, *products(gradient, left, right)
+
+    def _residual(self, x: Tensor | Thin) -> Tensor:
+        dense = x if isinstance(x, Tensor) else x.dense
+        return dense.flatten(-2) @ self._rows.mT - self.values
+
+    def _adjoint(self, residual: Tensor) -> Tensor:
+        return (residual @ self._rows).unflatten(-1, self.shape)
+
+    def _value(self, x: Tensor | Thin) -> Tensor:
+        return half_square(self._residual(x), 1)
+
+    def _gradient(self, x: Tensor | Thin) -> Tensor:
+        return self._adjoint(self._residual(x))
+
+    def _to(self, dtype: torch.dtype, device: torch.device) -> Sensing:
+        return Sensing(self.operators.to(device, dtype), self.values.to(device, dtype))
+
+
+class Regression(DataLoss):
+    """Linear regression on data, ``E(X) = 1/2 sum_k |X x_k - y_k|^2``.
+
+    More data than inputs' dimensions are compressed once by ``Z = Q P`` (thin QR of the inputs):
+    ``E(X) = 1/2 |X P^T - Y^T Q|^2 + 1/2 |Y - Q Q^T Y|^2``, exactly, and without the loss of
+    accuracy near zero that moment matrices would bring.
+
+    Parameters
+    ----------
+    inputs : array_like, shape (..., k, n)
+        The ``x_k``, one a row; leading dimensions broadcast against those of X.
+    outputs : array_like, shape (..., k, m)
+        The ``y_k``, one a row.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not a real array.
+    ValueError
+        If the numbers of rows differ, or an argument is a vector, empty or not finite.
+
+    Examples
+    --------
+    >>> import torch
+    >>> loss = Regression(inputs=[[1.0, 2.0]], outputs=[[3.0, 0.0]])
+    >>> loss.value(torch.eye(2)), loss.gradient(torch.eye(2))
+    (tensor(4.), tensor([[-2., -4.],
+            [ 2.,  4.]]))
+    """
+
+    def __init__(self, inputs: Any, outputs: Any) -> None:
+        self.inputs = as_matrix(inputs, "inputs")
+        like = self.inputs
+        self.outputs = as_matrix(outputs, "outputs", dtype=like.dtype, device=like.device)
+        k, n = like.shape[-2:]
+        if self.outputs.shape[-2] != k:
+            raise ValueError(
+                f"outputs must have as many rows as inputs, {k}, got {self.outputs.shape[-2]}"
+            )
+        super().__init__((self.outputs.shape[-1], n), like)
+        self._inputs, self._outputs = self.inputs, self.outputs
+        self._unreachable = None
+        if k > n:
+            q, self._inputs = torch.linalg.qr(self.inputs)
+            self._outputs = q.mT @ self.outputs
+            self._unreachable = half_square(self.outputs - q @ self._outputs, 2)
+
+    def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(E(X), G)`` at a matrix. Nothing is checked."""
+        residual = self._residual(x)
+        return self._half_square(residual), residual.mT @ self._inputs
+
+    def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``(E, G R, G^T L)`` at ``X = L R^T``. Nothing is checked."""
+        features = self._inputs @ right
+        residual = features @ left.mT - self._outputs
+        gl = self._inputs.mT @ (residual @ left)
+        return self._half_square(residual), residual.mT @ features, gl
+
+    def _residual(self, x: Tensor | Thin) -> Tensor:
+        if isinstance(x, Tensor):
+            return self._inputs @ x.mT - self._outputs
+        return (self._inputs @ x.right) @ x.left.mT - self._outputs
+
+    def _half_square(self, residual: Tensor) -> Tensor:
+        value = half_square(residual, 2)
+        return value if self._unreachable is None else value + self._unreachable
+
+    def _value(self, x: Tensor | Thin) -> Tensor:
+        return self._half_square(self._residual(x))
+
+    def _gradient(self, x: Tensor | Thin) -> Tensor:
+        return self._residual(x).mT @ self._inputs
+
+    def _to(self, dtype: torch.dtype, device: torch.device) -> Regression:
+        return Regression(self.inputs.to(device, dtype), self.outputs.to(device, dtype))
