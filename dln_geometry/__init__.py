@@ -1,0 +1,80 @@
+"""The geometry of deep linear networks.
+
+A point of the theory is an end-to-end matrix with a depth: construct balanced networks, measure
+them in the depth-N metric, flow, and compute the entropy of end-to-end matrices.
+"""
+
+from __future__ import annotations
+
+from dln_geometry import learning, testing
+from dln_geometry.dynamics import exact, losses
+from dln_geometry.dynamics.flows import FlowError, gradient_flow
+from dln_geometry.dynamics.trajectory import Trajectory
+from dln_geometry.geometry.balanced import (
+    balance,
+    balanced_dimension,
+    balanced_factors,
+    end_to_end,
+    gauge_action,
+    is_balanced,
+    moments,
+    random_balanced,
+)
+from dln_geometry.geometry.bundle import (
+    horizontal,
+    horizontal_frame,
+    lift,
+    pushforward,
+    tangent,
+    vertical,
+    vertical_frame,
+)
+from dln_geometry.geometry.entropy import entropy, entropy_gradient, free_energy
+from dln_geometry.geometry.kernel import depth_kernel, log_depth_kernel
+from dln_geometry.geometry.metric import (
+    cometric,
+    cometric_sqrt,
+    inner,
+    log_volume_density,
+    metric,
+)
+from dln_geometry.geometry.point import Collapsed, EndToEnd
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Collapsed",
+    "EndToEnd",
+    "FlowError",
+    "Trajectory",
+    "balance",
+    "balanced_dimension",
+    "balanced_factors",
+    "cometric",
+    "cometric_sqrt",
+    "depth_kernel",
+    "end_to_end",
+    "entropy",
+    "entropy_gradient",
+    "exact",
+    "free_energy",
+    "gauge_action",
+    "gradient_flow",
+    "horizontal",
+    "horizontal_frame",
+    "inner",
+    "is_balanced",
+    "learning",
+    "lift",
+    "log_depth_kernel",
+    "log_volume_density",
+    "losses",
+    "metric",
+    "moments",
+    "pushforward",
+    "random_balanced",
+    "tangent",
+    "testing",
+    "vertical",
+    "vertical_frame",
+]

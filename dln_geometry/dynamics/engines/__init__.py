@@ -1,0 +1,34 @@
+"""The vector fields of the gradient flow, one engine per way to hold the state.
+
+The state is one row of numbers per sample; an engine views it as matrices, writes the velocity,
+reports the loss and the norm of the Riemannian gradient, and turns rows back into points. All of
+them integrate ``dX/dt = -A_{N,X}(E'(X))``:
+
+`PlainEngine`     depth 1, the matrix itself.
+`SpectralEngine`  two matrices, any finite depth, by an ``eigh`` of the r x r matrix C.
+`PairEngine`      two matrices of the depth-2 network, for depths so large that the N-th root of
+                  a singular value no longer resolves it.
+`EvenEngine`      two matrices, even depth, matrix products alone.
+`ProductEngine`   three matrices, integer depth, matrix products alone.
+`CoreEngine`      infinite depth: frozen frames, r x r core.
+`LayeredEngine`   all factors, balanced or not.
+"""
+from __future__ import annotations
+
+from dln_geometry.dynamics.engines.base import GRADIENT, LOSS, Engine
+from dln_geometry.dynamics.engines.collapsed import EvenEngine, ProductEngine, SpectralEngine
+from dln_geometry.dynamics.engines.deep import CoreEngine, PairEngine
+from dln_geometry.dynamics.engines.layered import LayeredEngine, PlainEngine
+
+__all__ = [
+    "GRADIENT",
+    "LOSS",
+    "CoreEngine",
+    "Engine",
+    "EvenEngine",
+    "LayeredEngine",
+    "PairEngine",
+    "PlainEngine",
+    "ProductEngine",
+    "SpectralEngine",
+]

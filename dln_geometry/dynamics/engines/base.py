@@ -1,0 +1,109 @@
+"""What the engines of the gradient flow share: the state as rows of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from dln_geometry.dynamics.losses import Loss
+from dln_geometry.geometry.point import Collapsed
+
+LOSS, GRADIENT = 0, 1
+
+
+class Engine(Protocol):
+    """A way to hold the state of the flow as rows of numbers."""
+
+    sizes: tuple[int, ...]
+    depth: float
+
+    def rows(self) -> Tensor:
+        """Return the start, shape (B, n)."""
+        ...
+
+    def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
+        """Write the velocity into `out`; return the loss and, if watched, |grad| as columns."""
+        ...
+
+    def singular_values(self, y: Tensor) -> Tensor:
+        """Return the singular values of X of rows (b, n), shape (b, r), descending."""
+        ...
+
+    def defect(self, y: Tensor) -> Tensor:
+        """Return the relative violation of the invariants, shape (b,)."""
+        ...
+
+    def point(self, y: Tensor) -> Any:
+        """Return the points of rows (b, n), batched."""
+        ...
+
+    def rebalanced(self, y: Tensor) -> Tensor:
+        """Return rows with the invariants restored and the end-to-end matrix kept."""
+        ...
+
+
+class Blocks:
+    """Rows of numbers as matrices: a batch of one is viewed without its batch dimension."""
+
+    def __init__(self, shapes: Sequence[tuple[int, int]]) -> None:
+        self.shapes = tuple(shapes)
+        self.sizes = tuple(a * b for a, b in self.shapes)
+
+    def split(self, y: Tensor) -> list[Tensor]:
+        """Return views of the rows `y`, (B, a, b) each, or (a, b) if there is one row."""
+        views, at = [], 0
+        for (a, b), size in zip(self.shapes, self.sizes, strict=True):
+            part = y[:, at : at + size]
+            views.append(part.view(a, b) if y.shape[0] == 1 else part.view(-1, a, b))
+            at += size
+        return views
+
+    def join(self, *matrices: Tensor) -> Tensor:
+        """Return rows (B, n) from matrices."""
+        return torch.cat([w.reshape(-1, w.shape[-2] * w.shape[-1]) for w in matrices], dim=1)
+
+
+def minus_product(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """Write ``-a b`` into a view of the state."""
+    if out.ndim == 2:
+        torch.addmm(out, a, b, beta=0, alpha=-1, out=out)
+    else:
+        out.copy_(torch.matmul(a, b).neg_())
+
+
+def squares(a: Tensor) -> Tensor:
+    """Return the squared Frobenius norm."""
+    return a.square().sum((-2, -1))
+
+
+def observables(value: Tensor, squared_gradient: Tensor | None) -> Tensor:
+    """Return the loss, and the norm of the gradient if it is watched, shape (B, 1) or (B, 2)."""
+    if squared_gradient is None:
+        return value.reshape(-1, 1)
+    norm = squared_gradient.clamp_min(0.0).sqrt()
+    return torch.stack((value.reshape(-1), norm.reshape(-1)), dim=-1)
+
+
+class CollapsedEngine(Blocks):
+    """What the engines on two or three matrices share."""
+
+    def __init__(
+        self, loss: Loss, start: Collapsed, shapes: Sequence[tuple[int, int]], watch: bool
+    ) -> None:
+        super().__init__(shapes)
+        self.loss, self.start, self.depth, self.watch = loss, start, start.depth, watch
+
+    def _pair(self, y: Tensor) -> Collapsed:
+        raise AssertionError  # pragma: no cover - every engine says how
+
+    def singular_values(self, y: Tensor) -> Tensor:
+        return self._pair(y).singular_values()
+
+    def defect(self, y: Tensor) -> Tensor:
+        return self._pair(y).defect()
+
+    def point(self, y: Tensor) -> Collapsed:
+        return self._pair(y)

@@ -1,0 +1,108 @@
+"""Engines on the matrix itself and on all factors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from dln_geometry.dynamics.engines.base import Blocks, minus_product, observables, squares
+from dln_geometry.dynamics.losses import Loss, contract, evaluate
+from dln_geometry.geometry.chain import chain_svd, layer_moments
+from dln_geometry.geometry.point import EndToEnd
+
+
+class PlainEngine(Blocks):
+    """Depth 1: ``dX/dt = -E'(X)``."""
+
+    depth = 1.0
+
+    def __init__(self, loss: Loss, start: Tensor, *, watch: bool = False) -> None:
+        super().__init__(((start.shape[-2], start.shape[-1]),))
+        self.loss, self.start, self.watch = loss, start, watch
+
+    def rows(self) -> Tensor:
+        return self.join(self.start)
+
+    def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
+        (x,), (d_x,) = self.split(y), self.split(out)
+        value, g = evaluate(self.loss, x)
+        torch.neg(g, out=d_x)
+        return observables(value, squares(d_x) if self.watch else None)
+
+    def singular_values(self, y: Tensor) -> Tensor:
+        return torch.linalg.svdvals(y.view(-1, *self.shapes[0]))
+
+    def defect(self, y: Tensor) -> Tensor:
+        # There is no invariant that could be violated.
+        return y.new_zeros(y.shape[0])
+
+    def point(self, y: Tensor) -> EndToEnd:
+        return EndToEnd.of(y.view(-1, *self.shapes[0]), 1)
+
+    def rebalanced(self, y: Tensor) -> Tensor:
+        return y
+
+
+class LayeredEngine(Blocks):
+    """All factors: ``dW_p = -(W_N .. W_{p+1})^T G (W_{p-1} .. W_1)^T``, whatever their moments."""
+
+    def __init__(self, loss: Loss, start: Sequence[Tensor], *, watch: bool = False) -> None:
+        super().__init__([(w.shape[-2], w.shape[-1]) for w in start])
+        self.loss, self.start, self.watch = loss, tuple(start), watch
+        self.depth = float(len(self.start))
+        batch = start[0].shape[:-2].numel()
+        self.moments = [g.reshape(batch, *g.shape[-2:]) for g in layer_moments(self.start)]
+
+    def rows(self) -> Tensor:
+        return self.join(*self.start)
+
+    def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
+        layers, velocities = self.split(y), self.split(out)
+        # below[p] = W_p ... W_2, what stands between layer p + 1 and the first.
+        below = [layers[1]]
+        for w in layers[2:-1]:
+            below.append(w @ below[-1])
+        deep = len(layers) > 2
+        left = layers[-1] @ below[-1] if deep else layers[-1]
+        value, g_right, g_left = contract(self.loss, left, layers[0].mT)
+        velocities[0].copy_(g_left.mT).neg_()
+        if deep:
+            minus_product(velocities[-1], g_right, below[-1].mT)
+            back = layers[-1].mT @ g_right
+            for p in range(len(layers) - 2, 1, -1):
+                minus_product(velocities[p], back, below[p - 2].mT)
+                back = layers[p].mT @ back
+            torch.neg(back, out=velocities[1])
+        else:
+            torch.neg(g_right, out=velocities[1])
+        return observables(value, out.square().sum(-1) if self.watch else None)
+
+    def _layers(self, y: Tensor) -> tuple[Tensor, ...]:
+        return tuple(
+            w.reshape(-1, *shape) for w, shape in zip(self.split(y), self.shapes, strict=True)
+        )
+
+    def singular_values(self, y: Tensor) -> Tensor:
+        return chain_svd(self._layers(y))[1]
+
+    def defect(self, y: Tensor) -> Tensor:
+        """Return the largest drift of a moment relative to its two layers."""
+        layers = self._layers(y)
+        drift = y.new_zeros(y.shape[0])
+        for (before, after), g, start in zip(
+            pairwise(layers), layer_moments(layers), self.moments, strict=True
+        ):
+            size = squares(before) + squares(after)
+            gap = torch.linalg.matrix_norm(g - start) / torch.where(size > 0, size, 1.0)
+            drift = torch.maximum(drift, gap)
+        return drift
+
+    def point(self, y: Tensor) -> tuple[Tensor, ...]:
+        return self._layers(y)
+
+    def rebalanced(self, y: Tensor) -> Tensor:
+        # The moments of an unbalanced network are data, not errors.
+        return y

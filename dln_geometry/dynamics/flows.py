@@ -1,0 +1,354 @@
+"""The Riemannian gradient flow of end-to-end matrices, for every start, rank and depth."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.dynamics.engines import (
+    GRADIENT,
+    LOSS,
+    CoreEngine,
+    Engine,
+    EvenEngine,
+    LayeredEngine,
+    PairEngine,
+    PlainEngine,
+    ProductEngine,
+    SpectralEngine,
+)
+from dln_geometry.dynamics.losses import Loss, prepared
+from dln_geometry.dynamics.progress import Progress
+from dln_geometry.dynamics.solvers import IntegrationError, Solution, integrate
+from dln_geometry.dynamics.store import Store
+from dln_geometry.dynamics.trajectory import Trajectory
+from dln_geometry.geometry.balanced import is_balanced
+from dln_geometry.geometry.doors import as_factors
+from dln_geometry.geometry.point import Collapsed, EndToEnd
+
+__all__ = ["FlowError", "gradient_flow"]
+
+RULES = ("loss", "gradient", "steps", "seconds")
+ENGINES = ("auto", "spectral", "products")
+
+LARGE_DEPTH = 100
+"""Depth above which s^{1/N} resolves s too coarsely: N eps of relative error."""
+
+
+class FlowError(ValueError):
+    """Tell that a flow could not go on; `trajectory` is what was reached."""
+
+    def __init__(self, message: str, trajectory: Trajectory) -> None:
+        super().__init__(message)
+        self.trajectory = trajectory
+
+
+def gradient_flow(
+    loss: Loss,
+    start: Collapsed | EndToEnd | Sequence[Any],
+    *,
+    t_end: float | None = None,
+    until: Mapping[str, float] | None = None,
+    save_at: Any = None,
+    rtol: float = 1e-8,
+    atol: float | None = None,
+    method: Any = None,
+    engine: str = "auto",
+    rebalance: float | None = None,
+    keep_points: bool = False,
+    progress: bool = False,
+    store: str | os.PathLike[str] | None = None,
+) -> Trajectory:
+    r"""Integrate ``dX/dt = -A_{N,X}(E'(X))``.
+
+    Balanced starts of any depth and rank are integrated as two or three thin matrices;
+    unbalanced factors layer by layer; depth 1 is the plain flow of X; at infinite depth
+    (normalised metric) the row and column spaces stand still and an r x r core moves.
+
+    Parameters
+    ----------
+    loss : Loss
+        What is minimised; see `dln_geometry.losses`.
+    start : Collapsed, EndToEnd or sequence of array_like
+        A point, or the factors ``(W_1, ..., W_N)``. Leading dimensions are a batch of
+        independent runs, each with its own step sizes.
+    t_end : float, optional
+        Time at which every run ends; may be left out if `until` is given.
+    until : mapping, optional
+        Stopping rules, the first that is met ends a run: ``"loss"`` (value at or below),
+        ``"gradient"`` (norm of the Riemannian gradient, ``sqrt(-dE/dt)``, at or below),
+        ``"steps"`` (tried steps), ``"seconds"`` (of wall clock).
+    save_at : array_like, shape (T,), optional
+        Increasing times to save, hit exactly. By default every step of a single run is saved,
+        and 101 equally spaced times of a batch (start and end if there is no `t_end`).
+    rtol : float
+        Tolerated local error of each matrix of the state relative to its Frobenius norm.
+    atol : float, optional
+        Absolute tolerance for the Frobenius norms; by default ``1e-3 rtol`` times the norm of
+        the start.
+    method : str or method value, optional
+        ``"auto"`` (default: explicit Runge-Kutta, switching to the stabilised method where the
+        flow is stiff), ``"rk5"``, ``"rk8"``, ``"rkc"``, or a value of `dynamics.methods`.
+    engine : {"auto", "spectral", "products"}
+        How a collapsed start is held: with an `eigh` of an r x r matrix, or by matrix products
+        alone (integer depth). ``"auto"`` takes what was measured to be faster.
+    rebalance : float, optional
+        Restore the invariants (keeping X) when their defect passes this bound, which costs
+        r x r work and one more evaluation each time. By default they are only monitored: they
+        drift no more than the tolerance lets them.
+    keep_points : bool
+        Keep the whole point at every saved time in `Trajectory.points`.
+    progress : bool
+        Show a progress bar.
+    store : path, optional
+        File that holds the state of the run, renewed every few seconds. If it exists, the run
+        continues from it, and gives what an uninterrupted one would have given.
+
+    Returns
+    -------
+    Trajectory
+        ``final`` is a `Collapsed` for collapsed runs, an `EndToEnd` at depth 1, the factors for
+        layered runs.
+
+    Raises
+    ------
+    TypeError
+        If `start` is neither a point nor factors.
+    ValueError
+        If neither `t_end` nor `until` is given, a time is negative or NaN, a rule is unknown,
+        the shapes of loss and start differ, or the loss is not finite at the start.
+    FlowError
+        If the flow blows up on the way; the error carries the trajectory so far.
+
+    References
+    ----------
+    Menon, arXiv 2411.09004; Arora, Cohen, Hazan 2018.
+
+    Examples
+    --------
+    The end-to-end entry of a 1 x 1 network of depth 2, pulled towards 1:
+
+    >>> from dln_geometry import losses
+    >>> path = gradient_flow(losses.Quadratic([[1.0]]), EndToEnd.of([[0.5]], 2), t_end=1.0)
+    >>> round(float(path.final.matrix), 4)
+    0.8808
+    """
+    rules = _rules(until)
+    t_end = _end_time(t_end, rules)
+    chosen, batch = _engine(loss, start, engine, watch="gradient" in rules)
+    y0 = chosen.rows()
+    times = _save_times(save_at, t_end, y0.shape[0])
+    saved = None
+    if store is not None:
+        identity = {
+            "start": y0,
+            "times": times if times is None else torch.as_tensor(times),
+            "options": [t_end, rules, rtol, atol, repr(method), rebalance, keep_points],
+            "engine": type(chosen).__name__,
+            "loss": type(loss).__name__,
+        }
+        saved = Store(store, identity)
+
+    def record(y: Tensor, obs: Tensor) -> dict[str, Tensor]:
+        row = {
+            "loss": obs[:, LOSS],
+            "singular_values": chosen.singular_values(y),
+            "defect": chosen.defect(y),
+        }
+        return {**row, "state": y} if keep_points else row
+
+    correct = None
+    if rebalance is not None:
+        if not rebalance > 0:
+            raise ValueError(f"rebalance must be positive, got {rebalance}")
+        chosen = _Watched(chosen)
+        bound = float(rebalance)
+        correct = (lambda obs: obs[:, -1] > bound, chosen.rebalanced)
+    stop = {
+        name: (LOSS if name == "loss" else GRADIENT, float(value))
+        for name, value in rules.items()
+        if name in ("loss", "gradient")
+    }
+    with Progress(progress) as bar:
+        try:
+            solution = integrate(
+                chosen.field,
+                y0,
+                t_end=t_end,
+                rtol=rtol,
+                atol=atol,
+                blocks=chosen.sizes,
+                method="auto" if method is None else method,
+                save_at=times,
+                record=record,
+                stop=stop,
+                max_steps=None if "steps" not in rules else int(rules["steps"]),
+                max_seconds=rules.get("seconds"),
+                correct=correct,
+                progress=bar.callback,
+                checkpoint=None if saved is None else saved.save,
+                resume=None if saved is None else saved.load(),
+            )
+        except IntegrationError as error:
+            reached = _trajectory(error.solution, chosen, batch, keep_points)
+            raise FlowError(str(error), reached) from error
+    return _trajectory(solution, chosen, batch, keep_points)
+
+
+class _Watched:
+    """An engine that also reports its defect at every evaluation, for re-balancing."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.sizes, self.depth = engine, engine.sizes, engine.depth
+        self.rows, self.singular_values, self.defect = (
+            engine.rows,
+            engine.singular_values,
+            engine.defect,
+        )
+        self.point, self.rebalanced = engine.point, engine.rebalanced
+
+    def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
+        observed = self.engine.field(t, y, out)
+        defect = self.engine.defect(y).reshape(-1, 1)
+        return torch.cat((observed, defect), dim=1)
+
+
+def _engine(loss: Loss, start: Any, name: str, watch: bool) -> tuple[Engine, tuple[int, ...]]:
+    """Choose how to hold the state; return it with the batch shape."""
+    if name not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}")
+    point = start
+    if not isinstance(start, Collapsed | EndToEnd):
+        point = as_factors(start, "start")
+        if len(point) == 1:
+            point = EndToEnd.of(point[0], 1)
+        elif bool(is_balanced(point).all()):
+            point = Collapsed.of(point)
+    if isinstance(point, tuple):
+        first, last = point[0], point[-1]
+        ready = prepared(
+            loss, (last.shape[-2], first.shape[-1]), dtype=first.dtype, device=first.device
+        )
+        return LayeredEngine(ready, point, watch=watch), tuple(first.shape[:-2])
+    held = point.L if isinstance(point, Collapsed) else point.u
+    batch = tuple(held.shape[:-2])
+    ready = prepared(loss, point.shape, dtype=held.dtype, device=held.device)
+    if point.depth == 1.0:
+        return PlainEngine(ready, point.matrix, watch=watch), batch
+    return collapsed_engine(ready, Collapsed.of(point), name, watch=watch), batch
+
+
+def collapsed_engine(
+    loss: Loss, start: Collapsed, name: str = "auto", *, watch: bool = False
+) -> Engine:
+    """Choose between a decomposition and products by the measured crossover."""
+    depth = start.depth
+    integer = depth.is_integer() and depth > 2
+    if name == "products" and not (integer or depth == 2):
+        raise ValueError(f'engine "products" needs an integer depth >= 2, got depth {depth:g}')
+    if math.isinf(depth):
+        return CoreEngine(loss, start, watch=watch)
+    if depth > LARGE_DEPTH and name != "products":
+        return PairEngine(loss, start, watch=watch)
+    if not integer or name == "spectral":
+        return SpectralEngine(loss, start, watch=watch)
+    if name == "auto" and _prefers_spectral(start):
+        return SpectralEngine(loss, start, watch=watch)
+    if depth % 2 == 0 and not watch:
+        return EvenEngine(loss, start)
+    return ProductEngine(loss, start, watch=watch)
+
+
+def _prefers_spectral(start: Collapsed) -> bool:
+    """Tell whether an `eigh` costs less than the products of the geometric sum.
+
+    On a CPU an `eigh` costs as much as 30 products of r x r matrices at r = 50, 20 at 100, 11 at
+    200 and 7 at 500 and above; on a GPU, and for batches of
+    small matrices, far more than any depth needs. It saves all but two of them.
+    """
+    if start.L.device.type != "cpu":
+        return False
+    even = start.depth % 2 == 0
+    terms = int(start.depth) - 2
+    doublings = bin(terms // 2 if even else terms)[3:]
+    per_doubling, per_unit = (2, 3) if even else (4, 4)
+    products = per_doubling * len(doublings) + per_unit * doublings.count("1")
+    return products > 2 + max(7.0, 2000.0 / start.rank)
+
+
+def _rules(until: Mapping[str, float] | None) -> dict[str, float]:
+    """Check the stopping rules."""
+    rules = dict(until or {})
+    for name, value in rules.items():
+        if name not in RULES:
+            raise ValueError(f"until must hold rules among {', '.join(RULES)}, got {name!r}")
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not value >= 0:
+            raise ValueError(f"until[{name!r}] must be a number >= 0, got {value!r}")
+    return rules
+
+
+def _end_time(t_end: float | None, rules: Mapping[str, float]) -> float:
+    """Check the end time; without one a stopping rule must end the run."""
+    if t_end is None:
+        if not rules:
+            raise ValueError("t_end or until must be given, got neither")
+        return math.inf
+    if isinstance(t_end, bool) or not isinstance(t_end, numbers.Real):
+        raise TypeError(f"t_end must be a number, got {t_end!r}")
+    if not t_end >= 0:
+        raise ValueError(f"t_end must be >= 0, got {t_end}")
+    if math.isinf(t_end) and not rules:
+        raise ValueError("until must be given if t_end is infinite, got no rule")
+    return float(t_end)
+
+
+def _save_times(save_at: Any, t_end: float, samples: int) -> Any:
+    """Return the times to save; `None` is every step of a single run."""
+    if save_at is not None or samples == 1:
+        return save_at
+    if math.isinf(t_end):
+        return None
+    return torch.linspace(0.0, t_end, 101, dtype=torch.float64)
+
+
+def _trajectory(
+    solution: Solution, engine: Engine, batch: tuple[int, ...], keep: bool
+) -> Trajectory:
+    """Give the rows of a solution the shape of the batch, and the last ones that of a point."""
+
+    def shaped(x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], *batch, *x.shape[2:])
+
+    def unbatched(point: Any) -> Any:
+        return _map_point(point, lambda x: x.reshape(*batch, *x.shape[1:]))
+
+    points = None
+    if keep:
+        points = tuple(unbatched(engine.point(row)) for row in solution.saved["state"])
+    return Trajectory(
+        t=solution.t,
+        loss=shaped(solution.saved["loss"]),
+        singular_values=shaped(solution.saved["singular_values"]),
+        defect=shaped(solution.saved["defect"]),
+        final=unbatched(engine.point(solution.y)),
+        status=solution.status if batch else solution.status[0],
+        stats=solution.stats,
+        points=points,
+        depth=engine.depth,
+    )
+
+
+def _map_point(point: Any, reshape: Any) -> Any:
+    """Apply a function to every tensor of a point."""
+    if isinstance(point, Collapsed):
+        return Collapsed(reshape(point.L), reshape(point.R), point.depth)
+    if isinstance(point, EndToEnd):
+        parts = (reshape(part) for part in (point.u, point.s, point.vh))
+        return EndToEnd(*parts, point.depth, point.normalized)
+    return tuple(reshape(w) for w in point)

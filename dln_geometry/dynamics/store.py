@@ -1,0 +1,89 @@
+"""The store of a run: what a killed run continues from, in one file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Store"]
+
+
+class Store:
+    """One file that holds the state of a run and what the run was.
+
+    Parameters
+    ----------
+    path : path
+        File; made on the first checkpoint, replaced atomically on each later one.
+    identity : dict
+        Tensors, numbers and strings that must be the same for a run to be continued.
+
+    Raises
+    ------
+    ValueError
+        On `load`, if the file is no store or belongs to another run.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], identity: dict[str, Any]) -> None:
+        self.path = Path(path)
+        self.identity = {name: _digest(value) for name, value in identity.items()}
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write a state: a dict of tensors, numbers, strings and nested dicts or lists."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            dir=self.path.parent, suffix=".part", delete=False
+        ) as handle:
+            torch.save({"identity": self.identity, "state": state}, handle)
+        os.replace(handle.name, self.path)
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the state last saved, or `None` if there is none yet."""
+        if not self.path.exists():
+            return None
+        if self.path.is_dir():
+            raise ValueError(f"store must be a file, got the folder {self.path}")
+        try:
+            held = torch.load(self.path, map_location="cpu", weights_only=True)
+            identity, state = held["identity"], held["state"]
+        except (
+            RuntimeError,
+            KeyError,
+            TypeError,
+            EOFError,
+            OSError,
+            ValueError,
+            pickle.UnpicklingError,
+        ):
+            raise ValueError(f"store must be a file written by a run, got {self.path}") from None
+        changed = sorted(
+            name
+            for name in self.identity.keys() | identity.keys()
+            if self.identity.get(name) != identity.get(name)
+        )
+        if changed:
+            raise ValueError(
+                f"store must belong to the same run, got {self.path} of one with other "
+                f"{', '.join(changed)}: give another file, or remove it"
+            )
+        return state
+
+
+def _digest(value: Any) -> str:
+    """Return a name of a value that does not change between processes."""
+    if isinstance(value, Tensor):
+        data = value.detach().cpu().contiguous()
+        content = hashlib.sha256(data.view(torch.uint8).numpy().tobytes()).hexdigest()[:24]
+        return f"{data.dtype}{tuple(data.shape)}{content}"
+    if isinstance(value, dict):
+        return repr(sorted((name, _digest(part)) for name, part in value.items()))
+    if isinstance(value, list | tuple):
+        return repr([_digest(part) for part in value])
+    return repr(value)
