@@ -6,8 +6,9 @@ them in the depth-N metric, flow, and compute the entropy of end-to-end matrices
 
 from __future__ import annotations
 
-from dln_geometry import learning, testing
+from dln_geometry import learning, plot, testing
 from dln_geometry.dynamics import exact, losses
+from dln_geometry.dynamics.fibre import balancing_flow, kirwan_ness_flow
 from dln_geometry.dynamics.flows import FlowError, gradient_flow
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.balanced import (
@@ -29,7 +30,12 @@ from dln_geometry.geometry.bundle import (
     vertical,
     vertical_frame,
 )
-from dln_geometry.geometry.entropy import entropy, entropy_gradient, free_energy
+from dln_geometry.geometry.entropy import (
+    entropy,
+    entropy_gradient,
+    free_energy,
+    log_stiefel_volume,
+)
 from dln_geometry.geometry.kernel import depth_kernel, log_depth_kernel
 from dln_geometry.geometry.metric import (
     cometric,
@@ -50,6 +56,7 @@ __all__ = [
     "balance",
     "balanced_dimension",
     "balanced_factors",
+    "balancing_flow",
     "cometric",
     "cometric_sqrt",
     "depth_kernel",
@@ -64,13 +71,16 @@ __all__ = [
     "horizontal_frame",
     "inner",
     "is_balanced",
+    "kirwan_ness_flow",
     "learning",
     "lift",
     "log_depth_kernel",
+    "log_stiefel_volume",
     "log_volume_density",
     "losses",
     "metric",
     "moments",
+    "plot",
     "pushforward",
     "random_balanced",
     "tangent",

@@ -21,7 +21,7 @@ from dln_geometry.dynamics.methods import (
 
 Method = str | RungeKutta | Chebyshev
 
-RESERVED = ("t_end", "steps", "seconds", "failed", "unfinished")
+RESERVED = ("t_end", "steps", "evaluations", "seconds", "failed", "unfinished")
 """Status names that no stopping rule may take."""
 
 
@@ -36,6 +36,7 @@ class Options:
     stabilised: Chebyshev | None
     rules: dict[str, tuple[int, float]]
     max_steps: float
+    max_evaluations: float
     max_seconds: float
     correct: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None
 

@@ -5,40 +5,26 @@ from __future__ import annotations
 import math
 import numbers
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.engines import (
-    GRADIENT,
-    LOSS,
-    CoreEngine,
-    Engine,
-    EvenEngine,
-    LayeredEngine,
-    PairEngine,
-    PlainEngine,
-    ProductEngine,
-    SpectralEngine,
-)
-from dln_geometry.dynamics.losses import Loss, prepared
+from dln_geometry.dynamics.engines import GRADIENT, LOSS, Engine, Watched, engine_for
+from dln_geometry.dynamics.losses import Loss
 from dln_geometry.dynamics.progress import Progress
 from dln_geometry.dynamics.solvers import IntegrationError, Solution, integrate
 from dln_geometry.dynamics.store import Store
 from dln_geometry.dynamics.trajectory import Trajectory
-from dln_geometry.geometry.balanced import is_balanced
-from dln_geometry.geometry.doors import as_factors
 from dln_geometry.geometry.point import Collapsed, EndToEnd
 
 __all__ = ["FlowError", "gradient_flow"]
 
-RULES = ("loss", "gradient", "steps", "seconds")
-ENGINES = ("auto", "spectral", "products")
+RULES = ("loss", "gradient", "steps", "evaluations", "seconds")
 
-LARGE_DEPTH = 100
-"""Depth above which s^{1/N} resolves s too coarsely: N eps of relative error."""
+MOST_EVALUATIONS = 200_000
+"""Bound on a run without an end time: its rules may never be met."""
 
 
 class FlowError(ValueError):
@@ -62,7 +48,7 @@ def gradient_flow(
     engine: str = "auto",
     rebalance: float | None = None,
     keep_points: bool = False,
-    progress: bool = False,
+    progress: bool | Callable[[float, dict[str, Any]], None] = False,
     store: str | os.PathLike[str] | None = None,
 ) -> Trajectory:
     r"""Integrate ``dX/dt = -A_{N,X}(E'(X))``.
@@ -83,10 +69,13 @@ def gradient_flow(
     until : mapping, optional
         Stopping rules, the first that is met ends a run: ``"loss"`` (value at or below),
         ``"gradient"`` (norm of the Riemannian gradient, ``sqrt(-dE/dt)``, at or below),
-        ``"steps"`` (tried steps), ``"seconds"`` (of wall clock).
-    save_at : array_like, shape (T,), optional
-        Increasing times to save, hit exactly. By default every step of a single run is saved,
-        and 101 equally spaced times of a batch (start and end if there is no `t_end`).
+        ``"steps"`` (tried steps), ``"evaluations"`` (of the flow's right-hand side; 200 000 if
+        there is no `t_end`, since the other rules may never be met), ``"seconds"`` (of wall
+        clock).
+    save_at : array_like of shape (T,) or int, optional
+        Increasing times to save, hit exactly; or how many, equally spaced. By default every step
+        of a single run is saved, and 101 equally spaced times of a batch (start and end if there
+        is no `t_end`).
     rtol : float
         Tolerated local error of each matrix of the state relative to its Frobenius norm.
     atol : float, optional
@@ -95,20 +84,22 @@ def gradient_flow(
     method : str or method value, optional
         ``"auto"`` (default: explicit Runge-Kutta, switching to the stabilised method where the
         flow is stiff), ``"rk5"``, ``"rk8"``, ``"rkc"``, or a value of `dynamics.methods`.
-    engine : {"auto", "spectral", "products"}
-        How a collapsed start is held: with an `eigh` of an r x r matrix, or by matrix products
-        alone (integer depth). ``"auto"`` takes what was measured to be faster.
+    engine : {"auto", "spectral", "products", "layers"}
+        How a balanced start is held: as two matrices with an `eigh` of an r x r matrix, or by
+        matrix products alone (integer depth), whichever was measured to be faster; or as all its
+        layers.
     rebalance : float, optional
         Restore the invariants (keeping X) when their defect passes this bound, which costs
         r x r work and one more evaluation each time. By default they are only monitored: they
         drift no more than the tolerance lets them.
     keep_points : bool
-        Keep the whole point at every saved time in `Trajectory.points`.
-    progress : bool
-        Show a progress bar.
+        Keep the whole point at every saved time in `Trajectory.points`: (m + n) r numbers each.
+    progress : bool or callable
+        Show a progress bar; or call ``progress(fraction_done, info)``, at most ten times a second.
     store : path, optional
         File that holds the state of the run, renewed every few seconds. If it exists, the run
-        continues from it, and gives what an uninterrupted one would have given.
+        continues from it, and gives what an uninterrupted one would have given; `t_end` and the
+        limits of `until` may be raised.
 
     Returns
     -------
@@ -141,17 +132,19 @@ def gradient_flow(
     """
     rules = _rules(until)
     t_end = _end_time(t_end, rules)
-    chosen, batch = _engine(loss, start, engine, watch="gradient" in rules)
+    if math.isinf(t_end):
+        rules.setdefault("evaluations", MOST_EVALUATIONS)
+    chosen, batch = engine_for(loss, start, engine, watch="gradient" in rules)
     y0 = chosen.rows()
     times = _save_times(save_at, t_end, y0.shape[0])
     saved = None
     if store is not None:
         identity = {
             "start": y0,
-            "times": times if times is None else torch.as_tensor(times),
-            "options": [t_end, rules, rtol, atol, repr(method), rebalance, keep_points],
+            "save_at": None if save_at is None else torch.as_tensor(times),
+            "options": [rtol, atol, repr(method), rebalance, keep_points],
             "engine": type(chosen).__name__,
-            "loss": type(loss).__name__,
+            "loss": [type(loss).__name__, _trace(chosen, y0)],
         }
         saved = Store(store, identity)
 
@@ -167,7 +160,7 @@ def gradient_flow(
     if rebalance is not None:
         if not rebalance > 0:
             raise ValueError(f"rebalance must be positive, got {rebalance}")
-        chosen = _Watched(chosen)
+        chosen = Watched(chosen)
         bound = float(rebalance)
         correct = (lambda obs: obs[:, -1] > bound, chosen.rebalanced)
     stop = {
@@ -189,6 +182,7 @@ def gradient_flow(
                 record=record,
                 stop=stop,
                 max_steps=None if "steps" not in rules else int(rules["steps"]),
+                max_evaluations=None if "evaluations" not in rules else int(rules["evaluations"]),
                 max_seconds=rules.get("seconds"),
                 correct=correct,
                 progress=bar.callback,
@@ -201,85 +195,11 @@ def gradient_flow(
     return _trajectory(solution, chosen, batch, keep_points)
 
 
-class _Watched:
-    """An engine that also reports its defect at every evaluation, for re-balancing."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine, self.sizes, self.depth = engine, engine.sizes, engine.depth
-        self.rows, self.singular_values, self.defect = (
-            engine.rows,
-            engine.singular_values,
-            engine.defect,
-        )
-        self.point, self.rebalanced = engine.point, engine.rebalanced
-
-    def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
-        observed = self.engine.field(t, y, out)
-        defect = self.engine.defect(y).reshape(-1, 1)
-        return torch.cat((observed, defect), dim=1)
-
-
-def _engine(loss: Loss, start: Any, name: str, watch: bool) -> tuple[Engine, tuple[int, ...]]:
-    """Choose how to hold the state; return it with the batch shape."""
-    if name not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}")
-    point = start
-    if not isinstance(start, Collapsed | EndToEnd):
-        point = as_factors(start, "start")
-        if len(point) == 1:
-            point = EndToEnd.of(point[0], 1)
-        elif bool(is_balanced(point).all()):
-            point = Collapsed.of(point)
-    if isinstance(point, tuple):
-        first, last = point[0], point[-1]
-        ready = prepared(
-            loss, (last.shape[-2], first.shape[-1]), dtype=first.dtype, device=first.device
-        )
-        return LayeredEngine(ready, point, watch=watch), tuple(first.shape[:-2])
-    held = point.L if isinstance(point, Collapsed) else point.u
-    batch = tuple(held.shape[:-2])
-    ready = prepared(loss, point.shape, dtype=held.dtype, device=held.device)
-    if point.depth == 1.0:
-        return PlainEngine(ready, point.matrix, watch=watch), batch
-    return collapsed_engine(ready, Collapsed.of(point), name, watch=watch), batch
-
-
-def collapsed_engine(
-    loss: Loss, start: Collapsed, name: str = "auto", *, watch: bool = False
-) -> Engine:
-    """Choose between a decomposition and products by the measured crossover."""
-    depth = start.depth
-    integer = depth.is_integer() and depth > 2
-    if name == "products" and not (integer or depth == 2):
-        raise ValueError(f'engine "products" needs an integer depth >= 2, got depth {depth:g}')
-    if math.isinf(depth):
-        return CoreEngine(loss, start, watch=watch)
-    if depth > LARGE_DEPTH and name != "products":
-        return PairEngine(loss, start, watch=watch)
-    if not integer or name == "spectral":
-        return SpectralEngine(loss, start, watch=watch)
-    if name == "auto" and _prefers_spectral(start):
-        return SpectralEngine(loss, start, watch=watch)
-    if depth % 2 == 0 and not watch:
-        return EvenEngine(loss, start)
-    return ProductEngine(loss, start, watch=watch)
-
-
-def _prefers_spectral(start: Collapsed) -> bool:
-    """Tell whether an `eigh` costs less than the products of the geometric sum.
-
-    On a CPU an `eigh` costs as much as 30 products of r x r matrices at r = 50, 20 at 100, 11 at
-    200 and 7 at 500 and above; on a GPU, and for batches of
-    small matrices, far more than any depth needs. It saves all but two of them.
-    """
-    if start.L.device.type != "cpu":
-        return False
-    even = start.depth % 2 == 0
-    terms = int(start.depth) - 2
-    doublings = bin(terms // 2 if even else terms)[3:]
-    per_doubling, per_unit = (2, 3) if even else (4, 4)
-    products = per_doubling * len(doublings) + per_unit * doublings.count("1")
-    return products > 2 + max(7.0, 2000.0 / start.rank)
+def _trace(engine: Engine, y: Tensor) -> str:
+    """Return what tells a loss from another one: its figures at the start, to six digits."""
+    velocity = torch.empty_like(y)
+    observed = engine.field(y.new_zeros(y.shape[0]), y, velocity)
+    return f"{float(observed[:, LOSS].sum()):.5e} {float(torch.linalg.vector_norm(velocity)):.5e}"
 
 
 def _rules(until: Mapping[str, float] | None) -> dict[str, float]:
@@ -310,6 +230,12 @@ def _end_time(t_end: float | None, rules: Mapping[str, float]) -> float:
 
 def _save_times(save_at: Any, t_end: float, samples: int) -> Any:
     """Return the times to save; `None` is every step of a single run."""
+    if isinstance(save_at, numbers.Integral) and not isinstance(save_at, bool):
+        if save_at < 2 or math.isinf(t_end):
+            raise ValueError(
+                f"save_at must be times, or a number >= 2 up to a finite t_end, got {save_at}"
+            )
+        return torch.linspace(0.0, t_end, int(save_at), dtype=torch.float64)
     if save_at is not None or samples == 1:
         return save_at
     if math.isinf(t_end):
@@ -349,6 +275,6 @@ def _map_point(point: Any, reshape: Any) -> Any:
     if isinstance(point, Collapsed):
         return Collapsed(reshape(point.L), reshape(point.R), point.depth)
     if isinstance(point, EndToEnd):
-        parts = (reshape(part) for part in (point.u, point.s, point.vh))
-        return EndToEnd(*parts, point.depth, point.normalized)
+        u, s, vh = (reshape(part) for part in (point.u, point.s, point.vh))
+        return EndToEnd(u, s, vh, point.depth, point.normalized)
     return tuple(reshape(w) for w in point)

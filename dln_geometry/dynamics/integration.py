@@ -259,6 +259,8 @@ class Integration:
         """Return the limit that has been met, if any."""
         if self.trials >= self.options.max_steps:
             return "steps"
+        if self.evaluations >= self.options.max_evaluations:
+            return "evaluations"
         return "seconds" if self.seconds >= self.options.max_seconds else None
 
     def close(self, status: str) -> None:
@@ -326,6 +328,6 @@ class Integration:
         self.by_method = dict(state["by_method"])
         self.control = StepControl.load(state["control"])
         self.recorder.load(state["recorder"])
-        again = [self.names.index("steps"), self.names.index("seconds")]
+        again = [self.names.index(name) for name in ("steps", "evaluations", "seconds")]
         self.code[np.isin(self.code, again)] = -1
         self.code[(self.code == 0) & (self.t < self.options.t_end)] = -1

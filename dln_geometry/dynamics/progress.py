@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -11,16 +12,19 @@ __all__ = ["Progress"]
 class Progress:
     """Show how far a run has come; a context whose `callback` the integrator is given.
 
-    The callback is `None` where nothing is to be shown.
+    The callback is the user's own if there is one, `None` where nothing is to be shown.
     """
 
-    def __init__(self, show: bool, label: str = "flow") -> None:
+    def __init__(
+        self, show: bool | Callable[[float, dict[str, Any]], None], label: str = "flow"
+    ) -> None:
         self.label = label
-        self.callback = self._update if show else None
+        self._shows_bar = show is True
+        self.callback = self._update if show is True else show or None
         self._bar: Any = None
 
     def __enter__(self) -> Progress:
-        if self.callback is not None:
+        if self._shows_bar:
             from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
             from rich.progress import Progress as Bar
 

@@ -33,6 +33,7 @@ def integrate(
     record: Record | None = None,
     stop: Mapping[str, tuple[int, float]] | None = None,
     max_steps: int | None = None,
+    max_evaluations: int | None = None,
     max_seconds: float | None = None,
     correct: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None = None,
     progress: Callable[[float, dict[str, Any]], None] | None = None,
@@ -76,6 +77,8 @@ def integrate(
         ``{name: (column, threshold)}``: a sample stops where ``obs[:, column] <= threshold``.
     max_steps : int, optional
         Limit on the number of trial steps of the batch.
+    max_evaluations : int, optional
+        Limit on the evaluations of the field; the step that passes it is finished.
     max_seconds : float, optional
         Limit on the wall clock.
     correct : pair of callables, optional
@@ -121,7 +124,8 @@ def integrate(
     batch, n = y0.shape
     sizes = door.block_sizes(blocks, n)
     rules = door.stopping_rules(stop)
-    t_end = door.end_of_time(t_end, bool(rules) or max_steps is not None or max_seconds is not None)
+    limits = (max_steps, max_evaluations, max_seconds)
+    t_end = door.end_of_time(t_end, bool(rules) or any(x is not None for x in limits))
     rtol = door.relative(rtol, y0.dtype)
     explicit, stabilised = door.methods_of(method, rtol, y0.dtype)
     options = door.Options(
@@ -132,6 +136,7 @@ def integrate(
         stabilised=stabilised,
         rules=rules,
         max_steps=door.limit("max_steps", max_steps),
+        max_evaluations=door.limit("max_evaluations", max_evaluations),
         max_seconds=door.limit("max_seconds", max_seconds),
         correct=correct,
     )

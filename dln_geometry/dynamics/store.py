@@ -56,6 +56,8 @@ class Store:
         except (
             RuntimeError,
             KeyError,
+            IndexError,
+            AttributeError,
             TypeError,
             EOFError,
             OSError,

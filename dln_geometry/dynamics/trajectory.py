@@ -200,8 +200,8 @@ def _unpack_point(name: str, tensors: dict[str, Tensor], meta: dict[str, Any]) -
     if about["kind"] == "collapsed":
         return Collapsed(tensors[f"{name}.L"], tensors[f"{name}.R"], float(about["depth"]))
     if about["kind"] == "end_to_end":
-        parts = (tensors[f"{name}.{key}"] for key in ("u", "s", "vh"))
-        return EndToEnd(*parts, float(about["depth"]), about["normalized"])
+        u, s, vh = (tensors[f"{name}.{key}"] for key in ("u", "s", "vh"))
+        return EndToEnd(u, s, vh, float(about["depth"]), about["normalized"])
     if about["kind"] == "tensor":
         return tensors[f"{name}.x"]
     return tuple(tensors[f"{name}.w{p}"] for p in range(about["layers"]))

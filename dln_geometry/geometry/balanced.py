@@ -216,7 +216,7 @@ def random_balanced(
     generator : torch.Generator, optional
         Source of randomness; a fresh one if not given.
     dtype, device : optional
-        Of the result; the defaults of torch.
+        Of the result; by default those of `spectrum` if it is an array, else torch's.
 
     Returns
     -------
@@ -230,9 +230,8 @@ def random_balanced(
     """
     resolved = as_width_sequence(widths)
     r = min(resolved) if rank is None else as_rank(rank, min(resolved), "the smallest width")
-    dtype = torch.get_default_dtype() if dtype is None else dtype
-    device = torch.device("cpu" if device is None else device)
     s = as_spectrum(scale if spectrum is None else spectrum, r, dtype, device)
+    dtype, device = s.dtype, s.device
     leading = torch.broadcast_shapes(tuple(batch), s.shape[:-1])
     generator = as_generator(generator, device)
     frames = [

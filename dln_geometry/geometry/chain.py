@@ -205,8 +205,15 @@ def haar_stiefel(
     return q * torch.where(diagonal < 0, -1.0, 1.0).to(dtype).unsqueeze(-2)
 
 
-def as_spectrum(value: Any, r: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return singular values of shape (..., r), descending, from a number or a list."""
+def as_spectrum(
+    value: Any, r: int, dtype: torch.dtype | None, device: torch.device | str | None
+) -> Tensor:
+    """Return singular values of shape (..., r), descending, from a number or a list.
+
+    An array or tensor keeps its dtype and device unless others are asked for.
+    """
+    if dtype is None and not hasattr(value, "dtype"):
+        dtype = torch.get_default_dtype()
     s = as_float_tensor(value, "spectrum", dtype=dtype, device=device)
     if s.ndim == 0:
         s = s.expand(r)

@@ -169,6 +169,11 @@ def as_factors(factors: Any, name: str = "factors") -> tuple[Tensor, ...]:
     if isinstance(factors, Tensor | str) or not isinstance(factors, Sequence):
         raise TypeError(
             f"{name} must be a sequence of matrices (W_1, ..., W_N), got {type(factors).__name__}"
+            + (
+                ": tuple(stack) splits a stack, EndToEnd.of(x, depth) makes a point of a matrix"
+                if isinstance(factors, Tensor)
+                else ""
+            )
         )
     if len(factors) == 0:
         raise ValueError(f"{name} must hold at least one matrix, got none")

@@ -179,7 +179,13 @@ def entropy_gradient(
     return (p.u * slope.unsqueeze(-2)) @ p.vh
 
 
-def free_energy(point: EndToEnd | Collapsed, loss: Any, beta: float) -> Tensor:
+def free_energy(
+    point: EndToEnd | Collapsed,
+    loss: Any,
+    beta: float,
+    *,
+    widths: Sequence[int] | int | None = None,
+) -> Tensor:
     """Return the free energy ``F_beta(X) = E(X) - S(X)/beta``, shape (...).
 
     Parameters
@@ -190,6 +196,8 @@ def free_energy(point: EndToEnd | Collapsed, loss: Any, beta: float) -> Tensor:
         Anything with ``value(x)``.
     beta : float
         Inverse temperature, positive; ``math.inf`` leaves the loss alone.
+    widths : sequence of int or int, optional
+        Widths of the network, as in `entropy`.
 
     Raises
     ------
@@ -204,4 +212,4 @@ def free_energy(point: EndToEnd | Collapsed, loss: Any, beta: float) -> Tensor:
         raise ValueError(f"beta must be positive, got {beta}")
     x = point if isinstance(point, Collapsed) else as_point(point).matrix
     value = torch.as_tensor(loss.value(x))
-    return value if math.isinf(beta) else value - entropy(point) / beta
+    return value if math.isinf(beta) else value - entropy(point, widths=widths) / beta

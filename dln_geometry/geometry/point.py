@@ -209,7 +209,7 @@ class Collapsed:
         generator : torch.Generator, optional
             Source of randomness; a fresh one if not given (the global one is never used).
         dtype, device : optional
-            Of the result; the defaults of torch.
+            Of the result; by default those of `spectrum` if it is an array, else torch's.
 
         Raises
         ------
@@ -221,9 +221,8 @@ class Collapsed:
         if min(m, n) < 1:
             raise ValueError(f"shape must be two positive integers, got {tuple(shape)}")
         r = min(m, n) if rank is None else as_rank(rank, min(m, n), "min(m, n)")
-        dtype = torch.get_default_dtype() if dtype is None else dtype
-        device = torch.device("cpu" if device is None else device)
         s = as_spectrum(scale if spectrum is None else spectrum, r, dtype, device)
+        dtype, device = s.dtype, s.device
         batch = torch.broadcast_shapes(tuple(batch), s.shape[:-1])
         generator = as_generator(generator, device)
         u = haar_stiefel(batch, m, r, generator=generator, dtype=dtype, device=device)
@@ -314,7 +313,10 @@ def as_point(point: EndToEnd | Collapsed) -> EndToEnd:
     if isinstance(point, Collapsed):
         return point.point()
     if not isinstance(point, EndToEnd):
-        raise TypeError(f"point must be an EndToEnd or a Collapsed, got {type(point).__name__}")
+        raise TypeError(
+            f"point must be an EndToEnd or a Collapsed, got {type(point).__name__}: "
+            "EndToEnd.of(x, depth) makes a point of a matrix"
+        )
     return point
 
 

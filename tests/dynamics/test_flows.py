@@ -351,6 +351,9 @@ def test_store_resumes_to_the_same_bits(generator, tmp_path):
     assert relative(resumed.final.matrix, whole.final.matrix) < 1e-8
     with pytest.raises(ValueError, match="store must belong to the same run"):
         dln.gradient_flow(Killed(), point, t_end=1.0, rtol=1e-5, store=path)
+    Killed.value = lambda self, x: loss.value(x) + 1.0
+    with pytest.raises(ValueError, match="with other loss"):
+        dln.gradient_flow(Killed(), point, t_end=1.0, store=path)
     path.write_text("nothing")
     with pytest.raises(ValueError, match="store must be a file written by a run"):
         dln.gradient_flow(Killed(), point, t_end=1.0, store=path)
@@ -405,3 +408,49 @@ def test_bad_starts(generator):
         dln.gradient_flow("loss", start(generator, 3), t_end=1.0)
     with pytest.raises(ValueError, match="integer depth"):
         dln.gradient_flow(loss, start(generator, 2.5), t_end=1.0, engine="products")
+
+
+def test_a_stored_run_can_be_continued_further(generator, tmp_path):
+    loss, point = quadratic(generator), start(generator, 3)
+    store = tmp_path / "run.store"
+    first = dln.gradient_flow(loss, point, t_end=1.0, until={"steps": 5}, store=store)
+    assert first.status == "steps"
+    assert dln.gradient_flow(loss, point, t_end=0.5, store=store).status == "t_end"
+    further = dln.gradient_flow(loss, point, t_end=1.0, store=store)
+    assert float(further.t[-1]) == 1.0
+    whole = dln.gradient_flow(loss, point, t_end=1.0)
+    assert relative(further.final.matrix, whole.final.matrix) < 1e-7
+
+
+def test_progress_reports(generator, capsys):
+    loss, point = quadratic(generator), start(generator, 3)
+    seen = []
+    dln.gradient_flow(
+        loss, point, t_end=1.0, progress=lambda fraction, info: seen.append((fraction, info["t"]))
+    )
+    assert seen[-1] == (1.0, 1.0)
+    dln.gradient_flow(loss, point, t_end=1.0, progress=True)
+    assert "loss" in capsys.readouterr().out
+
+
+def test_layers_on_request(generator):
+    loss, point = quadratic(generator), start(generator, 4, rank=3)
+    pair = dln.gradient_flow(loss, point, t_end=0.5, rtol=1e-10, save_at=5)
+    for begin in (point, point.point(), point.factors(widths=4, generator=generator)):
+        layers = dln.gradient_flow(loss, begin, t_end=0.5, rtol=1e-10, save_at=5, engine="layers")
+        assert isinstance(layers.final, tuple)
+        assert relative(dln.end_to_end(layers.final), pair.final.matrix) < 1e-8
+        assert float((layers.t - pair.t).abs().max()) == 0.0
+    assert pair.t.tolist() == [0.0, 0.125, 0.25, 0.375, 0.5]
+
+
+def test_a_rule_that_is_never_met_ends(generator):
+    """The loss tends to 1 > 1e-8 while X tends to 0."""
+    loss = losses.Quadratic(-torch.eye(2, dtype=F64))
+    path = dln.gradient_flow(
+        loss,
+        dln.EndToEnd.of(torch.eye(2, dtype=F64), 2),
+        until={"loss": 1e-8, "evaluations": 3000},
+    )
+    assert path.status == "evaluations"
+    assert 3000 <= path.stats["evaluations"] < 10_000

@@ -13,9 +13,11 @@ them integrate ``dX/dt = -A_{N,X}(E'(X))``:
 `CoreEngine`      infinite depth: frozen frames, r x r core.
 `LayeredEngine`   all factors, balanced or not.
 """
+
 from __future__ import annotations
 
 from dln_geometry.dynamics.engines.base import GRADIENT, LOSS, Engine
+from dln_geometry.dynamics.engines.choice import Watched, collapsed_engine, engine_for
 from dln_geometry.dynamics.engines.collapsed import EvenEngine, ProductEngine, SpectralEngine
 from dln_geometry.dynamics.engines.deep import CoreEngine, PairEngine
 from dln_geometry.dynamics.engines.layered import LayeredEngine, PlainEngine
@@ -31,4 +33,7 @@ __all__ = [
     "PlainEngine",
     "ProductEngine",
     "SpectralEngine",
+    "Watched",
+    "collapsed_engine",
+    "engine_for",
 ]

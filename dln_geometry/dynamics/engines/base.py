@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,35 +15,35 @@ from dln_geometry.geometry.point import Collapsed
 LOSS, GRADIENT = 0, 1
 
 
-class Engine(Protocol):
+class Engine(ABC):
     """A way to hold the state of the flow as rows of numbers."""
 
     sizes: tuple[int, ...]
     depth: float
 
+    @abstractmethod
     def rows(self) -> Tensor:
         """Return the start, shape (B, n)."""
-        ...
 
+    @abstractmethod
     def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
         """Write the velocity into `out`; return the loss and, if watched, |grad| as columns."""
-        ...
 
+    @abstractmethod
     def singular_values(self, y: Tensor) -> Tensor:
         """Return the singular values of X of rows (b, n), shape (b, r), descending."""
-        ...
 
+    @abstractmethod
     def defect(self, y: Tensor) -> Tensor:
         """Return the relative violation of the invariants, shape (b,)."""
-        ...
 
+    @abstractmethod
     def point(self, y: Tensor) -> Any:
         """Return the points of rows (b, n), batched."""
-        ...
 
+    @abstractmethod
     def rebalanced(self, y: Tensor) -> Tensor:
         """Return rows with the invariants restored and the end-to-end matrix kept."""
-        ...
 
 
 class Blocks:
@@ -87,7 +88,7 @@ def observables(value: Tensor, squared_gradient: Tensor | None) -> Tensor:
     return torch.stack((value.reshape(-1), norm.reshape(-1)), dim=-1)
 
 
-class CollapsedEngine(Blocks):
+class CollapsedEngine(Blocks, Engine):
     """What the engines on two or three matrices share."""
 
     def __init__(
@@ -96,8 +97,9 @@ class CollapsedEngine(Blocks):
         super().__init__(shapes)
         self.loss, self.start, self.depth, self.watch = loss, start, start.depth, watch
 
+    @abstractmethod
     def _pair(self, y: Tensor) -> Collapsed:
-        raise AssertionError  # pragma: no cover - every engine says how
+        """Return the two matrices of rows (b, n)."""
 
     def singular_values(self, y: Tensor) -> Tensor:
         return self._pair(y).singular_values()

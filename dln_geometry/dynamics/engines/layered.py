@@ -8,13 +8,19 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.engines.base import Blocks, minus_product, observables, squares
+from dln_geometry.dynamics.engines.base import (
+    Blocks,
+    Engine,
+    minus_product,
+    observables,
+    squares,
+)
 from dln_geometry.dynamics.losses import Loss, contract, evaluate
 from dln_geometry.geometry.chain import chain_svd, layer_moments
 from dln_geometry.geometry.point import EndToEnd
 
 
-class PlainEngine(Blocks):
+class PlainEngine(Blocks, Engine):
     """Depth 1: ``dX/dt = -E'(X)``."""
 
     depth = 1.0
@@ -46,7 +52,7 @@ class PlainEngine(Blocks):
         return y
 
 
-class LayeredEngine(Blocks):
+class LayeredEngine(Blocks, Engine):
     """All factors: ``dW_p = -(W_N .. W_{p+1})^T G (W_{p-1} .. W_1)^T``, whatever their moments."""
 
     def __init__(self, loss: Loss, start: Sequence[Tensor], *, watch: bool = False) -> None:

@@ -44,7 +44,10 @@ class Pattern:
         `target` is a `matrix` of this pattern; `left` and `right` are stacked, of shapes
         (blocks m, r) and (blocks n, r).
         """
-        if not self._is_fused(left, right):
+        # In double precision the kernel spends the same on an entry at every rank, and twice as
+        # much as gathering where the rank is small.
+        gathers = left.dtype == torch.float64 and left.device.type == "cpu"
+        if not self._is_fused(left, right) or (gathers and left.shape[-1] <= 16):
             return self.entries(left, right) - target.values()
         if left.dtype == torch.float32 and left.device.type == "cpu":
             # The kernel works entry by entry; rows that do not fill its vectors are up to ten

@@ -1,0 +1,235 @@
+"""Reading what a user brings: observed entries, or a whole matrix."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dln_geometry.cli.tables import looks_like_triples, read_table
+
+__all__ = ["Entries", "read_entries", "read_matrix"]
+
+TABLES = (".csv", ".tsv", ".txt")
+SUFFIXES = (*TABLES, ".npz", ".npy", ".mtx")
+LAYOUTS = ("auto", "triples", "matrix")
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Observed entries of a matrix: places counted from 0, values, and the shape (m, n)."""
+
+    rows: np.ndarray
+    cols: np.ndarray
+    values: np.ndarray
+    shape: tuple[int, int]
+
+
+def read_entries(
+    path: Path,
+    *,
+    layout: str = "auto",
+    one_based: bool = False,
+    shape: tuple[int, int] | None = None,
+) -> Entries:
+    """Read the observed entries of a matrix.
+
+    ``.csv``, ``.tsv``, ``.txt``: a table separated by commas, semicolons, tabs or blanks; a
+    first line that is not numeric is a header. A table of exactly three columns whose first two
+    hold whole numbers >= 0 and whose cells are all filled is read as row, column, value;
+    anything else as a matrix with empty or NaN cells where it is unknown. `layout` says it
+    outright (``"triples"`` ignores further columns). ``.npz``: arrays ``rows, cols, values`` and
+    perhaps ``shape``, a single matrix with NaN holes, or a sparse matrix of scipy, whose stored
+    entries are the observed ones. ``.npy``: a matrix with NaN holes. ``.mtx``: Matrix Market.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    layout : {"auto", "triples", "matrix"}
+        What a table or an array holds.
+    one_based : bool
+        Whether places of triples in tables and in ``.npz`` are counted from 1.
+    shape : tuple of int, optional
+        Shape (m, n) of triples; by default the largest places decide.
+
+    Raises
+    ------
+    OSError
+        If the file is missing or cannot be read.
+    ValueError
+        If it is not as described.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout}")
+    suffix = _known(path, SUFFIXES)
+    if suffix == ".mtx":
+        return _from_sparse(_matrix_market(path), path)
+    if suffix == ".npz":
+        arrays = _arrays(path)
+        if {"rows", "cols", "values"} <= arrays.keys():
+            shape = _stored_shape(arrays, path) if shape is None else shape
+            rows, cols, values = (arrays[name] for name in ("rows", "cols", "values"))
+            return _triples(rows, cols, values, one_based, shape)
+        if "format" in arrays:
+            from scipy import sparse
+
+            return _from_sparse(sparse.load_npz(path), path)
+        return _from_holes(
+            _only(arrays, path, "a single matrix or the arrays rows, cols, values"), path
+        )
+    if suffix == ".npy":
+        table = _array(path)
+    else:
+        table = read_table(path)
+        if layout == "triples" or (layout == "auto" and looks_like_triples(table)):
+            if table.shape[1] < 3:
+                raise ValueError(
+                    f"{path} must have columns row, column, value, got {table.shape[1]} columns"
+                )
+            rows, cols, values = table.T[:3]
+            return _triples(rows, cols, values, one_based, shape)
+    return _from_holes(table, path)
+
+
+def read_matrix(path: Path) -> np.ndarray:
+    """Read a whole matrix: ``.npy``, ``.npz`` with a single array, or a table.
+
+    Raises
+    ------
+    OSError
+        If the file is missing or cannot be read.
+    ValueError
+        If it holds no matrix of finite numbers.
+    """
+    suffix = _known(path, (*TABLES, ".npz", ".npy"))
+    if suffix == ".npz":
+        x = _only(_arrays(path), path, "a single matrix")
+    else:
+        x = _array(path) if suffix == ".npy" else read_table(path)
+    x = _two_dimensional(x, path)
+    if not np.isfinite(x).all():
+        raise ValueError(f"{path} must hold finite numbers, got NaN or infinite entries")
+    return x
+
+
+def _known(path: Path, suffixes: tuple[str, ...]) -> str:
+    """Return the suffix of a file that is there and not empty."""
+    suffix = path.suffix.lower()
+    if suffix not in suffixes:
+        raise ValueError(f"{path} must end in one of {', '.join(suffixes)}, got {suffix!r}")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} must hold data, got an empty file")
+    return suffix
+
+
+def _numeric(x: np.ndarray, path: Path) -> np.ndarray:
+    if x.dtype.kind not in "biuf":
+        raise ValueError(f"{path} must hold real numbers, got {x.dtype}")
+    return x.astype(np.float64)
+
+
+def _two_dimensional(x: np.ndarray, path: Path) -> np.ndarray:
+    if x.ndim != 2 or x.size == 0:
+        raise ValueError(f"{path} must hold a matrix of shape (m, n), got shape {x.shape}")
+    return _numeric(x, path)
+
+
+def _array(path: Path) -> np.ndarray:
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} must be an array of numpy: {error}") from None
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} must be an archive of numpy: {error}") from None
+
+
+def _only(arrays: dict[str, np.ndarray], path: Path, expected: str) -> np.ndarray:
+    if len(arrays) != 1:
+        raise ValueError(f"{path} must hold {expected}, got {', '.join(sorted(arrays)) or 'none'}")
+    return next(iter(arrays.values()))
+
+
+def _stored_shape(arrays: dict[str, np.ndarray], path: Path) -> tuple[int, int] | None:
+    if "shape" not in arrays:
+        return None
+    stored = arrays["shape"]
+    if stored.shape != (2,) or stored.dtype.kind not in "iu":
+        raise ValueError(f"{path} must hold a shape of two integers, got {stored.tolist()}")
+    return int(stored[0]), int(stored[1])
+
+
+def _triples(
+    rows: np.ndarray,
+    cols: np.ndarray,
+    values: np.ndarray,
+    one_based: bool,
+    shape: tuple[int, int] | None,
+) -> Entries:
+    """Return entries from three columns, the places counted from 0."""
+    lengths = [x.shape for x in (rows, cols, values)]
+    if len(set(lengths)) != 1 or rows.ndim != 1 or rows.size == 0:
+        raise ValueError(
+            "rows, cols and values must have one shape (k,), got "
+            f"{', '.join(str(s) for s in lengths)}"
+        )
+    if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
+        raise ValueError("values must be finite numbers, got others")
+    places = []
+    first = int(one_based)
+    for name, x in (("rows", rows), ("columns", cols)):
+        whole = x.dtype.kind in "iuf" and np.isfinite(x).all() and (x == np.floor(x)).all()
+        if not whole:
+            raise ValueError(f"{name} must be whole numbers, got others")
+        if x.min() < first:
+            raise ValueError(f"{name} must be at least {first}, got {int(x.min())}")
+        places.append(x.astype(np.int64) - first)
+    if shape is None:
+        shape = int(places[0].max()) + 1, int(places[1].max()) + 1
+    for name, x, count in zip(("rows", "columns"), places, shape, strict=True):
+        if x.max() >= count:
+            raise ValueError(
+                f"{name} must be at most {count - 1 + first} for the shape {shape}, "
+                f"got {int(x.max()) + first}"
+            )
+    return Entries(places[0], places[1], values.astype(np.float64), shape)
+
+
+def _from_holes(x: np.ndarray, path: Path) -> Entries:
+    """Return the entries of a matrix that are not NaN."""
+    x = _two_dimensional(x, path)
+    if np.isinf(x).any():
+        raise ValueError(f"{path} must hold finite numbers or NaN, got infinite entries")
+    rows, cols = np.nonzero(~np.isnan(x))
+    if rows.size == 0:
+        raise ValueError(f"{path} must hold a known entry, got NaN alone")
+    return Entries(rows, cols, x[rows, cols], x.shape)
+
+
+def _from_sparse(x: Any, path: Path) -> Entries:
+    """Return the stored entries of a sparse matrix, zeros included, or all of a dense one."""
+    if isinstance(x, np.ndarray):
+        return _from_holes(x, path)
+    x = x.tocoo()
+    if x.nnz == 0:
+        raise ValueError(f"{path} must hold an entry, got none")
+    values = _numeric(x.data, path)
+    return _triples(x.row, x.col, values, False, (int(x.shape[0]), int(x.shape[1])))
+
+
+def _matrix_market(path: Path) -> Any:
+    from scipy.io import mmread
+
+    try:
+        return mmread(path)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{path} must be a Matrix Market file: {error}") from None

@@ -1,0 +1,98 @@
+"""Reading tables of numbers from text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["looks_like_triples", "read_table"]
+
+
+def read_table(path: Path) -> np.ndarray:
+    """Return a table of numbers, NaN where a cell is empty.
+
+    Cells are separated by tabs, semicolons, commas or blanks, whichever the first line has;
+    lines that begin with # are skipped; a first line that is not numeric is a header.
+
+    Raises
+    ------
+    OSError
+        If the file is missing or cannot be read.
+    ValueError
+        If a cell is no number, or lines differ in length.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} must be a text file, got other bytes") from None
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if not lines:
+        raise ValueError(f"{path} must hold data, got an empty file")
+    delimiter = next((mark for mark in "\t;," if mark in lines[0]), None)
+    if not all(_is_number(cell) for cell in _cells(lines[0], delimiter)):
+        lines = lines[1:]
+    if not lines:
+        raise ValueError(f"{path} must hold numbers, got a header alone")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            return np.loadtxt(lines, delimiter=delimiter, ndmin=2, comments=None)
+    except (ValueError, UserWarning):
+        # Empty cells, or a mistake: the slower way reads the first and names the second.
+        return _table_with_holes(text, delimiter, path)
+
+
+def looks_like_triples(table: np.ndarray) -> bool:
+    """Tell whether a table is of full lines of two whole numbers >= 0 and a third."""
+    if table.shape[1] != 3 or not np.isfinite(table).all():
+        return False
+    places = table[:, :2]
+    return bool((places >= 0).all() and (places == np.floor(places)).all())
+
+
+def _table_with_holes(text: str, delimiter: str | None, path: Path) -> np.ndarray:
+    """Return the same, cell by cell."""
+    rows: list[list[float]] = []
+    waiting = True
+    for number, line in enumerate(io.StringIO(text), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        cells = _cells(line.rstrip("\r\n"), delimiter)
+        header = waiting and not all(_is_number(cell) for cell in cells)
+        waiting = False
+        if header:
+            continue
+        for column, cell in enumerate(cells, start=1):
+            if not _is_number(cell):
+                raise ValueError(
+                    f"{path} must hold numbers, got {cell[:40]!r} at line {number}, column {column}"
+                )
+        if rows and len(cells) != len(rows[0]):
+            raise ValueError(
+                f"{path} must have as many columns in every line, got {len(rows[0])} and "
+                f"{len(cells)} at line {number}"
+            )
+        rows.append([float(cell) if cell.strip() else np.nan for cell in cells])
+    return np.array(rows)
+
+
+def _cells(line: str, delimiter: str | None) -> list[str]:
+    if delimiter is None:
+        return re.split(r"\s+", line.strip())
+    return next(csv.reader([line], delimiter=delimiter))
+
+
+def _is_number(cell: str) -> bool:
+    """Tell whether a cell is a number or empty."""
+    if not cell.strip():
+        return True
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True

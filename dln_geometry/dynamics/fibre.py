@@ -1,0 +1,384 @@
+"""Flows on a fibre: the factors move, their product X stands still.
+
+Both move the factors by hidden changes of basis, ``dW_k = c_k W_k - W_k c_{k-1}`` with
+``c_0 = c_N = 0``, towards balanced factors of X.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dln_geometry.dynamics.engines.base import Blocks
+from dln_geometry.dynamics.orbit import (
+    Stack,
+    balancing_generator,
+    correction_generator,
+    moments_of,
+    size_of,
+    transformed,
+)
+from dln_geometry.dynamics.progress import Progress
+from dln_geometry.dynamics.solvers import integrate
+from dln_geometry.dynamics.trajectory import Trajectory
+from dln_geometry.geometry.chain import chain_from_frames, chain_svd, product
+from dln_geometry.geometry.doors import as_factors
+
+__all__ = ["balancing_flow", "balancing_velocity", "kirwan_ness_flow"]
+
+RTOL = 1e-10
+"""Tolerance of the changes of basis; it moves the factors along the balanced directions alone."""
+
+LATE = 40.0
+"""Time at which ``e^{-t}`` is below the rounding of one: nothing moves any more."""
+
+SNAP = 19.0
+"""Time at which ``e^{-2t}`` is."""
+
+NEWTON = 10
+"""Bound on the corrections; one or two are made."""
+
+
+def balancing_velocity(factors: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Return the velocity of `balancing_flow`: minus W, projected on the orbit's tangent space.
+
+    ``dW_k = c_k W_k - W_k c_{k-1}`` with c the least solution of
+
+        ``c_k W_k W_k^T - W_k c_{k-1} W_k^T
+        + W_{k+1}^T W_{k+1} c_k - W_{k+1}^T c_{k+1} W_{k+1} = G_k``
+
+    and the moments ``G_k = W_{k+1}^T W_{k+1} - W_k W_k^T``; c is not symmetric in general.
+
+    Parameters
+    ----------
+    factors : sequence of array_like
+        Layers ``(W_1, ..., W_N)``, W_p of shape (..., d_p, d_{p-1}).
+
+    Returns
+    -------
+    tuple of Tensor
+        One matrix for every layer, of its shape.
+
+    Raises
+    ------
+    TypeError
+        If `factors` is no sequence of real matrices.
+    ValueError
+        If the layers do not chain, or mix dtypes or devices.
+
+    References
+    ----------
+    Lindsey, Menon, arXiv 2511.01137.
+
+    Examples
+    --------
+    >>> balancing_velocity(([[1.0]], [[3.0]]))
+    (tensor([[0.8000]]), tensor([[-2.4000]]))
+    """
+    layers = as_factors(factors)
+    if len(layers) == 1:
+        return (torch.zeros_like(layers[0]),)
+    stack = Stack(_flat(layers))
+    c = balancing_generator(stack.tensor)
+    velocity = torch.zeros_like(stack.tensor)
+    velocity[:, :-1] = c @ stack.tensor[:, :-1]
+    velocity[:, 1:] -= stack.tensor[:, 1:] @ c
+    return _shaped(stack.layers(velocity), layers)
+
+
+def balancing_flow(
+    factors: Sequence[Any], t: float | Sequence[float] | Tensor
+) -> tuple[Tensor, ...] | list[tuple[Tensor, ...]]:
+    r"""Return the factors after a time t of the gradient flow of ``1/2 sum |W_p|^2`` on the fibre.
+
+    On the orbit of the factors under hidden changes of basis, X held fixed. The moments decay
+    like ``G_p(t) = e^{-2t} G_p(0)``, and at infinite time the factors are balanced. Moments and
+    X are exact up to rounding; the place among the factors with these moments is that of the
+    flow up to about 1e-10.
+
+    Parameters
+    ----------
+    factors : sequence of array_like
+        Layers ``(W_1, ..., W_N)``, W_p of shape (..., d_p, d_{p-1}).
+    t : float or sequence of float, shape (T,)
+        Time, at least 0, or ``math.inf``; or increasing times.
+
+    Returns
+    -------
+    tuple of Tensor, or list of tuple
+        The factors; for a sequence of times one tuple for each.
+
+    Raises
+    ------
+    TypeError
+        If `factors` is no sequence of real matrices, or a time is not real.
+    ValueError
+        If the layers do not chain, or mix dtypes or devices; if a time is negative or NaN, or
+        the times decrease.
+
+    Notes
+    -----
+    The changes of basis g_k are integrated, ``dg_k/dt = c_k g_k``, so that X is kept whatever
+    the error; then Newton's method ``W_k -> e^{x_k} W_k e^{-x_{k-1}}`` restores the moments. The
+    velocity is that of `balancing_velocity`. All of it runs in double precision.
+
+    References
+    ----------
+    Lindsey, Menon, arXiv 2511.01137.
+
+    Examples
+    --------
+    >>> balancing_flow(([[1.0]], [[4.0]]), math.inf)
+    (tensor([[2.]]), tensor([[2.]]))
+    """
+    layers = as_factors(factors)
+    times = _times(t)
+    flow = _Balancing(_flat(layers)) if len(layers) > 1 else None
+    states = []
+    for time in times:
+        if flow is None or time == 0:
+            states.append(tuple(w.clone() for w in layers))
+            continue
+        if math.isinf(time):
+            states.append(_shaped(flow.balanced(), layers))
+        else:
+            flow.advance(time)
+            states.append(_shaped(flow.layers(), layers))
+    return states if np.ndim(t) else states[0]
+
+
+def kirwan_ness_flow(
+    factors: Sequence[Any],
+    t_end: float,
+    *,
+    save_at: Any = None,
+    rtol: float = 1e-8,
+    atol: float | None = None,
+    method: Any = None,
+    progress: bool = False,
+) -> Trajectory:
+    r"""Integrate the gradient flow of ``1/2 sum_p |G_p|^2``, which ends at balanced factors.
+
+    ``dW_k/dt = 2 (G_k W_k - W_k G_{k-1})`` with ``G_k = W_{k+1}^T W_{k+1} - W_k W_k^T`` and
+    ``G_0 = G_N = 0``: hidden changes of basis by symmetric matrices, so that X is conserved. Near
+    the balanced factors of a square X of full rank the slowest mode decays at the rate
+    ``16 s_min^{2/N} sin^2(pi/2N)`` while the fastest ones go like ``|W|^2``: a stiff flow.
+
+    Parameters
+    ----------
+    factors : sequence of array_like
+        Layers ``(W_1, ..., W_N)``, W_p of shape (..., d_p, d_{p-1}). Leading dimensions are a
+        batch of independent runs, each with its own step sizes.
+    t_end : float
+        Time at which every run ends.
+    save_at : array_like, shape (T,), optional
+        Increasing times to save, hit exactly. By default every step of a single run, and 101
+        equally spaced times of a batch.
+    rtol : float
+        Tolerated local error of each layer relative to its Frobenius norm.
+    atol : float, optional
+        Absolute tolerance for the norms; by default ``1e-3 rtol`` times the norm of the start.
+    method : str or method value, optional
+        As for `integrate`; ``"auto"`` by default, for the flow is stiff.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Trajectory
+        ``loss`` is ``1/2 sum |G_p|^2``, ``singular_values`` are those of X, ``defect`` the drift
+        of X relative to its norm, ``final`` the factors.
+
+    Raises
+    ------
+    TypeError
+        If `factors` is no sequence of real matrices.
+    ValueError
+        If the layers do not chain, or mix dtypes or devices; if a time is negative, NaN or
+        infinite; if the step size underflows (`IntegrationError`).
+
+    Notes
+    -----
+    Lindsey and Menon write ``2 (W_k G_{k-1} - G_k W_k)``, with moments of the opposite sign.
+
+    References
+    ----------
+    Lindsey, Menon, arXiv 2511.01137.
+    """
+    layers = as_factors(factors)
+    if isinstance(t_end, bool) or not isinstance(t_end, numbers.Real):
+        raise TypeError(f"t_end must be a number, got {t_end!r}")
+    if not 0 <= t_end < math.inf:
+        raise ValueError(f"t_end must be finite and >= 0, got {t_end}")
+    batch = tuple(layers[0].shape[:-2])
+    blocks = Blocks([(w.shape[-2], w.shape[-1]) for w in layers])
+    start = blocks.join(*_flat(layers))
+    if save_at is None and len(start) > 1:
+        save_at = torch.linspace(0.0, float(t_end), 101, dtype=torch.float64)
+    x0 = product(_flat(layers))
+    size = torch.linalg.matrix_norm(x0)
+
+    def split(y: Tensor) -> list[Tensor]:
+        parts = zip(blocks.split(y), blocks.shapes, strict=True)
+        return [part.reshape(-1, *shape) for part, shape in parts]
+
+    def field(t: Tensor, y: Tensor, out: Tensor) -> Tensor:
+        w, velocity = blocks.split(y), blocks.split(out)
+        out.zero_()
+        loss = y.new_zeros(len(y))
+        for k, (before, after) in enumerate(pairwise(w)):
+            g = after.mT @ after - before @ before.mT
+            velocity[k].add_(g @ before, alpha=2.0)
+            velocity[k + 1].sub_(after @ g, alpha=2.0)
+            loss = loss + 0.5 * g.square().sum((-2, -1))
+        return loss.unsqueeze(-1)
+
+    def record(y: Tensor, obs: Tensor | None) -> dict[str, Tensor]:
+        assert obs is not None
+        w = split(y)
+        # Rows may be recorded for some samples only; X tells nothing of which.
+        return {"loss": obs[:, 0], "singular_values": chain_svd(w)[1], "x": product(w)}
+
+    with Progress(progress, "moments") as bar:
+        solution = integrate(
+            field,
+            start,
+            t_end=float(t_end),
+            rtol=rtol,
+            atol=atol,
+            blocks=blocks.sizes,
+            method="auto" if method is None else method,
+            save_at=save_at,
+            record=record,
+            progress=bar.callback,
+        )
+    saved = solution.saved
+    drift = torch.linalg.matrix_norm(saved["x"] - x0) / torch.where(size > 0, size, 1.0)
+
+    def shaped(x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], *batch, *x.shape[2:])
+
+    return Trajectory(
+        t=solution.t,
+        loss=shaped(saved["loss"]),
+        singular_values=shaped(saved["singular_values"]),
+        defect=shaped(drift),
+        final=_shaped(split(solution.y), layers),
+        status=solution.status if batch else solution.status[0],
+        stats=solution.stats,
+        depth=float(len(layers)),
+    )
+
+
+class _Balancing:
+    """The balancing flow of one stack of layers, from time 0 on."""
+
+    def __init__(self, layers: list[Tensor]) -> None:
+        self.stack = Stack([w.double() for w in layers])
+        self.w = self.stack.tensor
+        self.start = moments_of(self.w)
+        self.time = 0.0
+
+    def layers(self) -> list[Tensor]:
+        return self.stack.layers(self.w)
+
+    def advance(self, time: float) -> None:
+        """Move on to a finite time, and restore the moments there."""
+        while self.time < min(time, LATE):
+            self._piece(min(time, LATE))
+        self._restore(math.exp(-2.0 * time))
+
+    def balanced(self) -> tuple[Tensor, ...]:
+        """Move on to infinite time."""
+        while self.time < SNAP:
+            self._piece(SNAP)
+        layers = self.layers()
+        # What is left of the way is orthogonal to the balanced factors and shorter than the root
+        # of rounding: their frames are those of the limit, without the modes that vanish.
+        u, s, vh = chain_svd(layers)
+        frames = [vh.mT]
+        for w in layers[:-1]:
+            a, _, bh = torch.linalg.svd(w @ (frames[-1] * s.unsqueeze(-2)), full_matrices=False)
+            frames.append(a @ bh)
+        return chain_from_frames([*frames, u], s)
+
+    def _piece(self, time: float) -> None:
+        """Integrate the changes of basis, no further than they stay well conditioned."""
+        w = self.w
+        speed = float(torch.linalg.matrix_norm(balancing_generator(w), ord=2).amax())
+        span = min(time - self.time, 2.0 / max(speed, 1e-12))
+        batch, hidden, d, _ = self.start.shape
+        weight, inverse = size_of(w)
+
+        def field(t: Tensor, y: Tensor, out: Tensor) -> None:
+            g = y.view(batch, hidden, d, d)
+            moved = balancing_generator(transformed(w, g @ inverse)) @ g
+            out.copy_(moved.view_as(out))
+
+        # The state is g times the size of the layers, so that errors count by what they do to
+        # these: where modes vanish, c is known no better than up to rounding over their size.
+        end = integrate(
+            field,
+            weight.reshape(batch, -1),
+            t_end=span,
+            rtol=RTOL,
+            blocks=[d * d] * hidden,
+            method="rk8",
+            save_at=[span],
+        )
+        self.w = transformed(w, end.y.view_as(weight) @ inverse)
+        self.time += span
+
+    def _restore(self, decay: float) -> None:
+        """Give the moments their values, ``decay`` times those of the start, by Newton's method."""
+        goal = decay * self.start
+        excess = moments_of(self.w) - goal
+        for _ in range(NEWTON):
+            x = correction_generator(self.w, excess)
+            w = self.w.clone()
+            w[:, :-1] = torch.linalg.matrix_exp(x) @ w[:, :-1]
+            w[:, 1:] = w[:, 1:] @ torch.linalg.matrix_exp(-x)
+            left = moments_of(w) - goal
+            better = (_square(left) < 0.25 * _square(excess))[..., None, None, None]
+            if not bool(better.any()):
+                break
+            self.w, excess = torch.where(better, w, self.w), torch.where(better, left, excess)
+
+
+def _square(a: Tensor) -> Tensor:
+    """Return the squared norm of every sample, shape (B,)."""
+    return a.square().flatten(1).sum(1)
+
+
+def _flat(layers: Sequence[Tensor]) -> list[Tensor]:
+    """Return layers with one batch dimension."""
+    return [w.detach().reshape(-1, *w.shape[-2:]) for w in layers]
+
+
+def _shaped(moved: Sequence[Tensor], layers: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Give layers the shapes and the dtype that they came in."""
+    return tuple(
+        w.reshape(like.shape).to(like.dtype) for w, like in zip(moved, layers, strict=True)
+    )
+
+
+def _times(t: Any) -> list[float]:
+    """Check the times."""
+    try:
+        values = np.asarray(t, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"t must be a time or a sequence of times, got {t!r}") from None
+    if values.ndim > 1 or values.size == 0:
+        raise ValueError(f"t must be a time or a sequence of times, got shape {values.shape}")
+    if not (values >= 0).all():
+        raise ValueError(f"t must be at least 0, got {values.tolist()}")
+    if values.ndim and (np.diff(values) < 0).any():
+        raise ValueError(f"t must not decrease, got {values.tolist()}")
+    return np.atleast_1d(values).tolist()

@@ -1,0 +1,200 @@
+r"""The orbit of the factors under hidden changes of basis: its tangent space, and moving along it.
+
+A tangent vector is ``dW_k = c_k W_k - W_k c_{k-1}`` with any matrices ``c_1, ..., c_{N-1}`` and
+``c_0 = c_N = 0``. The normal equations of the orthogonal projection on these are
+
+    ``(L c)_k = c_k W_k W_k^T - W_k c_{k-1} W_k^T
+    + W_{k+1}^T W_{k+1} c_k - W_{k+1}^T c_{k+1} W_{k+1}``
+
+with ``<c, L c> = sum_k |c_k W_k - W_k c_{k-1}|^2``, and the moments move by ``-(L c + (L c)^T)``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Stack",
+    "balancing_generator",
+    "correction_generator",
+    "moments_of",
+    "size_of",
+    "transformed",
+]
+
+TOLERANCE = 1e-12
+"""Residual of the balancing velocity's equation, in units of c and relative to the right side."""
+
+SMALL = 150
+"""Number of unknowns up to which one decomposition beats the steps of conjugate gradients."""
+
+KERNEL = 1e-12
+"""Rayleigh quotient, where the diagonal is one, below which a direction counts as kernel."""
+
+
+class Stack:
+    """Layers of any widths as one tensor (B, N, d, d), padded by zeros, N >= 2.
+
+    What lies outside the orbit's reach is taken off: an outer layer that is wider outside is
+    held as a square triangular core times orthonormal rows or columns.
+
+    Parameters
+    ----------
+    layers : sequence of Tensor, shape (B, d_p, d_{p-1})
+        ``(W_1, ..., W_N)``.
+    """
+
+    def __init__(self, layers: Sequence[Tensor]) -> None:
+        cores = list(layers)
+        self.inner: Tensor | None = None
+        self.outer: Tensor | None = None
+        if cores[0].shape[-1] > cores[0].shape[-2]:
+            q, r = torch.linalg.qr(cores[0].mT)
+            cores[0], self.inner = r.mT, q.mT
+        if cores[-1].shape[-2] > cores[-1].shape[-1]:
+            self.outer, cores[-1] = torch.linalg.qr(cores[-1])
+        self.shapes = [(core.shape[-2], core.shape[-1]) for core in cores]
+        d = max(max(shape) for shape in self.shapes)
+        self.tensor = cores[0].new_zeros((cores[0].shape[0], len(cores), d, d))
+        for p, (core, (a, b)) in enumerate(zip(cores, self.shapes, strict=True)):
+            self.tensor[:, p, :a, :b] = core
+
+    def layers(self, tensor: Tensor) -> list[Tensor]:
+        """Return the layers that a stack moved along the orbit stands for."""
+        cores = [tensor[:, p, :a, :b] for p, (a, b) in enumerate(self.shapes)]
+        if self.inner is not None:
+            cores[0] = cores[0] @ self.inner
+        if self.outer is not None:
+            cores[-1] = self.outer @ cores[-1]
+        return [core.contiguous() for core in cores]
+
+
+def transformed(w: Tensor, g: Tensor) -> Tensor:
+    """Return ``W_k -> g_k W_k g_{k-1}^{-1}`` of a stack (B, N, d, d), g of (B, N-1, d, d)."""
+    moved = w.clone()
+    moved[:, :-1] = g @ moved[:, :-1]
+    moved[:, 1:] = torch.linalg.solve(g, moved[:, 1:], left=False)
+    return moved
+
+
+def moments_of(w: Tensor) -> Tensor:
+    """Return ``G_k = W_{k+1}^T W_{k+1} - W_k W_k^T`` of a stack, shape (B, N-1, d, d)."""
+    before, after = w[:, :-1], w[:, 1:]
+    return after.mT @ after - before @ before.mT
+
+
+def size_of(w: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``(W_k W_k^T + W_{k+1}^T W_{k+1})^{1/2}`` and its inverse, shape (B, N-1, d, d).
+
+    Eigenvalues below 1e-8 of the largest are raised to it.
+    """
+    before, after = w[:, :-1], w[:, 1:]
+    e, frame = torch.linalg.eigh(before @ before.mT + after.mT @ after)
+    floor = 1e-16 * e.amax((1, 2), keepdim=True)
+    root = torch.maximum(e, torch.where(floor > 0, floor, 1.0)).sqrt().unsqueeze(-2)
+    return (frame * root) @ frame.mT, (frame / root) @ frame.mT
+
+
+def balancing_generator(w: Tensor) -> Tensor:
+    """Return the least c with ``L c = G``, shape (B, N-1, d, d), for a stack w of (B, N, d, d).
+
+    The tangent vector is then the orthogonal projection of -W, and the moments move by ``-2 G``.
+    """
+    u, s, vh = torch.linalg.svd(w)
+    # c_k = V_{k+1} z_k U_k^T: the diagonal blocks of L are s_{k+1,i}^2 + s_{k,j}^2.
+    left, right = vh[:, 1:].mT, u[:, :-1]
+    after, before = s[:, 1:, :, None].square(), s[:, :-1, None, :].square()
+    diagonal = after + before
+    # Singular values below 1e-13 of the largest are rounding; their directions are brought to a
+    # halt, smoothly, for the integrator's sake.
+    floor = diagonal + 1e-26 * diagonal.amax((1, 2, 3), keepdim=True)
+    scale = torch.where(floor > 0, floor.rsqrt(), 0.0)
+    overlap = left.mT @ right
+    rows = overlap[:, 1:] * s[:, 1:-1].unsqueeze(-2)
+    columns = s[:, 1:-1].unsqueeze(-1) * overlap[:, :-1]
+    # G as a difference of squares before anything is summed: small singular values count.
+    y = _solved(scale * (after - before) * overlap, scale, rows, columns, TOLERANCE)
+    return left @ (scale * y) @ right.mT
+
+
+def correction_generator(w: Tensor, excess: Tensor) -> Tensor:
+    """Return symmetric x that lowers the moments by `excess` to first order and to one per cent.
+
+    ``L x + (L x)^T = excess``, shape (B, N-1, d, d). Symmetric ones reach every excess that the
+    orbit can have. Directions whose own moments are within 1e-5 of zero are left alone:
+    there an excess of the size of rounding would ask for a large x, and the integrator's own
+    error is that much smaller.
+    """
+    before, after = w[:, :-1], w[:, 1:]
+    # x_k = E_k z_k E_k^T: the diagonal blocks of the symmetric part of L are (e_i + e_j)/2.
+    e, frame = torch.linalg.eigh(before @ before.mT + after.mT @ after)
+    diagonal = 0.5 * (e.unsqueeze(-1) + e.unsqueeze(-2))
+    floor = 1e-5 * diagonal.amax((1, 2, 3), keepdim=True)
+    scale = torch.where(diagonal > floor, diagonal.abs().rsqrt(), 0.0)
+    inner = frame[:, 1:].mT @ w[:, 1:-1] @ frame[:, :-1]
+    right = frame.mT @ (0.5 * excess) @ frame
+    y = _solved(scale * right, scale, inner, inner, 1e-2)
+    return frame @ (scale * y) @ frame.mT
+
+
+def _solved(b: Tensor, scale: Tensor, rows: Tensor, columns: Tensor, tolerance: float) -> Tensor:
+    r"""Solve L by conjugate gradients, in frames where its diagonal blocks are numbers D.
+
+    In ``y = D^{1/2} z`` the diagonal is 1 and the rest bounded by 1, however small the singular
+    values of the layers; about 10 N steps are taken, and one at N = 2. Every sample goes its own
+    way. The residual in units of c is at most `tolerance` times that of zero. The system is
+    singular where X is rank-deficient: what rounding puts into the kernel is left there.
+    """
+
+    def applied(y: Tensor) -> Tensor:
+        z = scale * y
+        coupled = torch.zeros_like(z)
+        coupled[:, 1:] = rows @ z[:, :-1] @ columns.mT
+        coupled[:, :-1] += rows.mT @ z[:, 1:] @ columns
+        return y - scale * coupled
+
+    if b.shape[1] == 1:
+        return b
+    y, r, p = torch.zeros_like(b), b, torch.zeros_like(b)
+    if b[0].numel() <= SMALL:
+        # What is left is a residual of rounding in y, which may count in units of c.
+        y = _directly(b, scale, rows, columns)
+        r = b - applied(y)
+    goal = tolerance * (scale * b).abs().amax((1, 2, 3), keepdim=True)
+    size = _dot(r, r)
+    last = torch.ones_like(size)
+    for _ in range(100 + 40 * b.shape[1]):
+        goes_on = (scale * r).abs().amax((1, 2, 3), keepdim=True) > goal
+        if not bool(goes_on.any()):
+            break
+        p = r + size / last * p
+        moved = applied(p)
+        steepness = _dot(p, moved)
+        goes_on &= steepness > KERNEL * _dot(p, p)
+        step = torch.where(goes_on, size / steepness, 0.0)
+        y, r = y + step * p, r - step * moved
+        size, last = _dot(r, r), torch.where(goes_on, size, math.inf)
+    return y
+
+
+def _directly(b: Tensor, scale: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Solve by one decomposition of the whole matrix, its kernel left out."""
+    batch, hidden, d, _ = b.shape
+    whole = b.new_zeros((batch, hidden, d, d, hidden, d, d))
+    coupling = torch.einsum("bkim,bkjn->bkijmn", rows, columns)
+    for k in range(1, hidden):
+        whole[:, k, :, :, k - 1] = -coupling[:, k - 1]
+    whole = whole * scale[..., None, None, None] * scale[:, None, None, None]
+    matrix = whole.view(batch, hidden * d * d, hidden * d * d)
+    matrix = matrix + matrix.mT + torch.eye(matrix.shape[-1], dtype=b.dtype, device=b.device)
+    e, q = torch.linalg.eigh(matrix)
+    inverse = torch.where(e > 1e3 * KERNEL, 1.0 / e, 0.0).unsqueeze(-1)
+    return (q @ (inverse * (q.mT @ b.view(batch, -1, 1)))).view_as(b)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum((1, 2, 3), keepdim=True)

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+import tomllib
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import dln_geometry as dln
+import manifolds
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+# Importing these runs a program.
+PROGRAMS = {"dln_geometry.__main__"}
+
+
+def modules_of(package: ModuleType) -> list[str]:
+    found = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    return [package.__name__, *(m.name for m in found if m.name not in PROGRAMS)]
+
+
+def own_public(module: ModuleType, name: str) -> list[tuple[str, object]]:
+    return [
+        (public, value)
+        for public, value in vars(module).items()
+        if not public.startswith("_")
+        and (inspect.isroutine(value) or inspect.isclass(value))
+        and value.__module__ == name
+    ]
+
+
+MODULES = [*modules_of(dln), *modules_of(manifolds)]
+
+
+def text_files() -> list[Path]:
+    folders = ["dln_geometry", "manifolds", "tests", "examples", "benchmarks", ".ci"]
+    files = [*ROOT.iterdir(), *(path for folder in folders for path in (ROOT / folder).rglob("*"))]
+    binary = {".png", ".npz", ".npy", ".nc", ".pyc"}
+    return [
+        path
+        for path in files
+        if path.is_file()
+        and path.suffix not in binary
+        and not any(part.endswith("_cache") for part in path.parts)
+    ]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_imports_and_says_what_it_is(name):
+    assert importlib.import_module(name).__doc__
+
+
+def test_every_name_in_all_exists_once_and_is_documented():
+    names = dln.__all__
+    assert names
+    assert len(names) == len(set(names))
+    for name in names:
+        value = getattr(dln, name)
+        if callable(value) or isinstance(value, ModuleType):
+            assert inspect.getdoc(value), f"dln_geometry.{name} must have a docstring"
+
+
+def test_all_is_the_whole_public_surface():
+    """Whatever can be reached without an underscore is promised, but for the layout's folders."""
+    folders = {m.name for m in pkgutil.iter_modules(dln.__path__)}
+    public = {name for name in vars(dln) if not name.startswith("_")} - folders - {"annotations"}
+    assert public == {name for name in dln.__all__ if not name.startswith("_")} - folders
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_all_of_each_module_names_its_own(name):
+    module = importlib.import_module(name)
+    for public in getattr(module, "__all__", ()):
+        assert hasattr(module, public), f"{name}.__all__ must name what exists, got {public}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_public_functions_classes_and_methods_have_docstrings(name):
+    """A method may inherit its docstring from what it overrides."""
+    for public, value in own_public(importlib.import_module(name), name):
+        assert inspect.getdoc(value), f"{name}.{public} must have a docstring"
+        for method in vars(value) if inspect.isclass(value) else ():
+            member = getattr(value, method)
+            is_method = inspect.isroutine(member) or isinstance(member, property | cached_property)
+            if is_method and not method.startswith("_"):
+                assert inspect.getdoc(member), f"{name}.{public}.{method} must have a docstring"
+
+
+def test_version_stands_in_one_place():
+    assert metadata.version("dln-geometry") == dln.__version__
+    assert PROJECT["project"]["dynamic"] == ["version"]
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {dln.__version__}\n" in citation
+    assert f"\n## {dln.__version__} " in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_installation_ships_the_types_and_the_command():
+    distribution = metadata.distribution("dln-geometry")
+    for package in (dln, manifolds):
+        assert (Path(package.__path__[0]) / "py.typed").is_file()
+    # An editable installation lists no files of its own.
+    shipped = {str(path) for path in distribution.files or ()}
+    if "dln_geometry/__init__.py" in shipped:
+        assert {"dln_geometry/py.typed", "manifolds/py.typed"} <= shipped
+        assert not any(path.startswith(("tests/", "examples/", "benchmarks/")) for path in shipped)
+    (command,) = distribution.entry_points.select(group="console_scripts", name="dln")
+    assert callable(command.load())
+
+
+def test_constraints_pin_every_requirement():
+    pins = dict(
+        line.lower().replace("_", "-").split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    )
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    requirements = [*PROJECT["project"]["dependencies"], *(r for extra in extras for r in extra)]
+    names = {re.split(r"[\[<>=~! ]", r)[0].lower() for r in requirements} - {"dln-geometry"}
+    assert not names - set(pins)
+
+
+def test_files_speak_of_the_project_alone():
+    """No path of the machine that a file was written on, in any file."""
+    machine = re.compile(r"(?<![\w.])/(?:work|home|root|Users|tmp|opt|mnt)/\w")
+    hits = [
+        f"{path.relative_to(ROOT)}: {line.strip()[:80]}"
+        for path in text_files()
+        if path != Path(__file__)
+        for line in path.read_text().splitlines()
+        if machine.search(line)
+    ]
+    assert not hits, "\n".join(hits)
