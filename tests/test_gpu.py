@@ -11,7 +11,6 @@ import dln_geometry as dln
 from dln_geometry import losses
 from dln_geometry.testing import assert_close
 
-
 pytestmark = pytest.mark.gpu
 F64 = torch.float64
 

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from dln_geometry.dynamics.engines.base import Blocks
 from dln_geometry.dynamics.orbit import (
+    Chart,
     Stack,
     balancing_generator,
     correction_generator,
     moments_of,
-    size_of,
     transformed,
 )
 from dln_geometry.dynamics.progress import Progress
@@ -314,26 +314,26 @@ class _Balancing:
         w = self.w
         speed = float(torch.linalg.matrix_norm(balancing_generator(w), ord=2).amax())
         span = min(time - self.time, 2.0 / max(speed, 1e-12))
-        batch, hidden, d, _ = self.start.shape
-        weight, inverse = size_of(w)
+        chart = Chart(w)
+        like = self.start
 
         def field(t: Tensor, y: Tensor, out: Tensor) -> None:
-            g = y.view(batch, hidden, d, d)
-            moved = balancing_generator(transformed(w, g @ inverse)) @ g
-            out.copy_(moved.view_as(out))
+            g = chart.basis(y.view_as(like))
+            rate = chart.rate(g, balancing_generator(transformed(w, g)))
+            out.copy_(rate.view_as(out))
 
-        # The state is g times the size of the layers, so that errors count by what they do to
-        # these: where modes vanish, c is known no better than up to rounding over their size.
+        start = torch.zeros_like(like).flatten(1)
         end = integrate(
             field,
-            weight.reshape(batch, -1),
+            start,
             t_end=span,
             rtol=RTOL,
-            blocks=[d * d] * hidden,
+            atol=RTOL * chart.weight.flatten(1).amax(1),
+            blocks=[start.shape[1] // like.shape[1]] * like.shape[1],
             method="rk8",
             save_at=[span],
         )
-        self.w = transformed(w, end.y.view_as(weight) @ inverse)
+        self.w = transformed(w, chart.basis(end.y.view_as(like)))
         self.time += span
 
     def _restore(self, decay: float) -> None:

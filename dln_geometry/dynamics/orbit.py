@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "Chart",
     "Stack",
     "balancing_generator",
     "correction_generator",
     "moments_of",
-    "size_of",
     "transformed",
 ]
 
@@ -87,16 +87,34 @@ def moments_of(w: Tensor) -> Tensor:
     return after.mT @ after - before @ before.mT
 
 
-def size_of(w: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``(W_k W_k^T + W_{k+1}^T W_{k+1})^{1/2}`` and its inverse, shape (B, N-1, d, d).
+class Chart:
+    """Coordinates of changes of basis near one, in which errors count by what they do to layers.
 
-    Eigenvalues below 1e-8 of the largest are raised to it.
+    ``g_k = 1 + V_{k+1} (y_k / e) U_k^T`` with ``W_k = U_k S_k V_k^T`` and
+    ``e_ij^2 = s_{k+1,i}^2 + s_{k,j}^2``, no smaller than 1e-8 of the largest: where modes vanish, a
+    velocity is known no better than up to rounding over their size.
+
+    Parameters
+    ----------
+    w : Tensor, shape (B, N, d, d)
+        The layers; see `Stack`.
     """
-    before, after = w[:, :-1], w[:, 1:]
-    e, frame = torch.linalg.eigh(before @ before.mT + after.mT @ after)
-    floor = 1e-16 * e.amax((1, 2), keepdim=True)
-    root = torch.maximum(e, torch.where(floor > 0, floor, 1.0)).sqrt().unsqueeze(-2)
-    return (frame * root) @ frame.mT, (frame / root) @ frame.mT
+
+    def __init__(self, w: Tensor) -> None:
+        u, s, vh = torch.linalg.svd(w)
+        self.left, self.right = vh[:, 1:].mT, u[:, :-1]
+        weight = s[:, 1:, :, None].square() + s[:, :-1, None, :].square()
+        largest = weight.amax((1, 2, 3), keepdim=True)
+        self.weight = (weight + torch.where(largest > 0, 1e-16 * largest, 1.0)).sqrt()
+        self.one = torch.eye(w.shape[-1], dtype=w.dtype, device=w.device)
+
+    def basis(self, y: Tensor) -> Tensor:
+        """Return g of coordinates y, both of shape (B, N-1, d, d)."""
+        return self.one + self.left @ (y / self.weight) @ self.right.mT
+
+    def rate(self, g: Tensor, c: Tensor) -> Tensor:
+        """Return dy/dt of ``dg/dt = c g``."""
+        return self.weight * (self.left.mT @ c @ g @ self.right)
 
 
 def balancing_generator(w: Tensor) -> Tensor:
