@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dln_geometry import learning, plot, testing
 from dln_geometry.dynamics import exact, losses
-from dln_geometry.dynamics.fibre import balancing_flow, kirwan_ness_flow
+from dln_geometry.dynamics.fibre import balancing_flow, balancing_velocity, kirwan_ness_flow
 from dln_geometry.dynamics.flows import FlowError, gradient_flow
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.balanced import (
@@ -57,6 +57,7 @@ __all__ = [
     "balanced_dimension",
     "balanced_factors",
     "balancing_flow",
+    "balancing_velocity",
     "cometric",
     "cometric_sqrt",
     "depth_kernel",

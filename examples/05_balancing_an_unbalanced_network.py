@@ -20,7 +20,7 @@ import torch
 from matplotlib.figure import Figure
 
 import dln_geometry as dln
-from dln_geometry.dynamics.fibre import balancing_flow, kirwan_ness_flow
+from dln_geometry import balancing_flow, kirwan_ness_flow
 from dln_geometry.testing import assert_close
 
 F64 = torch.float64

@@ -122,7 +122,7 @@ def methods_of(
         return None, method
     if method == "auto":
         # In single precision round-off, not the order, would set the steps of the eighth order.
-        fine = rtol < 1e-6 and torch.finfo(dtype).eps < 1e-10
+        fine = rtol <= 1e-6 and torch.finfo(dtype).eps < 1e-10
         return (DORMAND_PRINCE_8 if fine else DORMAND_PRINCE_5), RKC
     if method == "rkc":
         return None, RKC

@@ -17,39 +17,20 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.engines.base import Blocks
-from dln_geometry.dynamics.orbit import (
-    Chart,
-    Stack,
-    balancing_generator,
-    correction_generator,
-    moments_of,
-    transformed,
-)
+from dln_geometry.dynamics.orbit import BalancingPath, Stack, balancing_generator
 from dln_geometry.dynamics.progress import Progress
 from dln_geometry.dynamics.solvers import integrate
 from dln_geometry.dynamics.trajectory import Trajectory
-from dln_geometry.geometry.chain import chain_from_frames, chain_svd, product
+from dln_geometry.geometry.chain import chain_svd, product
 from dln_geometry.geometry.doors import as_factors
 
 __all__ = ["balancing_flow", "balancing_velocity", "kirwan_ness_flow"]
-
-RTOL = 1e-10
-"""Tolerance of the changes of basis; it moves the factors along the balanced directions alone."""
-
-LATE = 40.0
-"""Time at which ``e^{-t}`` is below the rounding of one: nothing moves any more."""
-
-SNAP = 19.0
-"""Time at which ``e^{-2t}`` is."""
-
-NEWTON = 10
-"""Bound on the corrections; one or two are made."""
 
 
 def balancing_velocity(factors: Sequence[Any]) -> tuple[Tensor, ...]:
     """Return the velocity of `balancing_flow`: minus W, projected on the orbit's tangent space.
 
-    ``dW_k = c_k W_k - W_k c_{k-1}`` with c the least solution of
+    ``dW_k = c_k W_k - W_k c_{k-1}`` with c a solution of
 
         ``c_k W_k W_k^T - W_k c_{k-1} W_k^T
         + W_{k+1}^T W_{k+1} c_k - W_{k+1}^T c_{k+1} W_{k+1} = G_k``
@@ -140,7 +121,7 @@ def balancing_flow(
     """
     layers = as_factors(factors)
     times = _times(t)
-    flow = _Balancing(_flat(layers)) if len(layers) > 1 else None
+    flow = BalancingPath(_flat(layers)) if len(layers) > 1 else None
     states = []
     for time in times:
         if flow is None or time == 0:
@@ -243,7 +224,7 @@ def kirwan_ness_flow(
     def record(y: Tensor, obs: Tensor | None) -> dict[str, Tensor]:
         assert obs is not None
         w = split(y)
-        # Rows may be recorded for some samples only; X tells nothing of which.
+        # X itself: which samples these rows are, and so where they started, is known at the end.
         return {"loss": obs[:, 0], "singular_values": chain_svd(w)[1], "x": product(w)}
 
     with Progress(progress, "moments") as bar:
@@ -275,86 +256,6 @@ def kirwan_ness_flow(
         stats=solution.stats,
         depth=float(len(layers)),
     )
-
-
-class _Balancing:
-    """The balancing flow of one stack of layers, from time 0 on."""
-
-    def __init__(self, layers: list[Tensor]) -> None:
-        self.stack = Stack([w.double() for w in layers])
-        self.w = self.stack.tensor
-        self.start = moments_of(self.w)
-        self.time = 0.0
-
-    def layers(self) -> list[Tensor]:
-        return self.stack.layers(self.w)
-
-    def advance(self, time: float) -> None:
-        """Move on to a finite time, and restore the moments there."""
-        while self.time < min(time, LATE):
-            self._piece(min(time, LATE))
-        self._restore(math.exp(-2.0 * time))
-
-    def balanced(self) -> tuple[Tensor, ...]:
-        """Move on to infinite time."""
-        while self.time < SNAP:
-            self._piece(SNAP)
-        layers = self.layers()
-        # What is left of the way is orthogonal to the balanced factors and shorter than the root
-        # of rounding: their frames are those of the limit, without the modes that vanish.
-        u, s, vh = chain_svd(layers)
-        frames = [vh.mT]
-        for w in layers[:-1]:
-            a, _, bh = torch.linalg.svd(w @ (frames[-1] * s.unsqueeze(-2)), full_matrices=False)
-            frames.append(a @ bh)
-        return chain_from_frames([*frames, u], s)
-
-    def _piece(self, time: float) -> None:
-        """Integrate the changes of basis, no further than they stay well conditioned."""
-        w = self.w
-        speed = float(torch.linalg.matrix_norm(balancing_generator(w), ord=2).amax())
-        span = min(time - self.time, 2.0 / max(speed, 1e-12))
-        chart = Chart(w)
-        like = self.start
-
-        def field(t: Tensor, y: Tensor, out: Tensor) -> None:
-            g = chart.basis(y.view_as(like))
-            rate = chart.rate(g, balancing_generator(transformed(w, g)))
-            out.copy_(rate.view_as(out))
-
-        start = torch.zeros_like(like).flatten(1)
-        end = integrate(
-            field,
-            start,
-            t_end=span,
-            rtol=RTOL,
-            atol=RTOL * chart.weight.flatten(1).amax(1),
-            blocks=[start.shape[1] // like.shape[1]] * like.shape[1],
-            method="rk8",
-            save_at=[span],
-        )
-        self.w = transformed(w, chart.basis(end.y.view_as(like)))
-        self.time += span
-
-    def _restore(self, decay: float) -> None:
-        """Give the moments their values, ``decay`` times those of the start, by Newton's method."""
-        goal = decay * self.start
-        excess = moments_of(self.w) - goal
-        for _ in range(NEWTON):
-            x = correction_generator(self.w, excess)
-            w = self.w.clone()
-            w[:, :-1] = torch.linalg.matrix_exp(x) @ w[:, :-1]
-            w[:, 1:] = w[:, 1:] @ torch.linalg.matrix_exp(-x)
-            left = moments_of(w) - goal
-            better = (_square(left) < 0.25 * _square(excess))[..., None, None, None]
-            if not bool(better.any()):
-                break
-            self.w, excess = torch.where(better, w, self.w), torch.where(better, left, excess)
-
-
-def _square(a: Tensor) -> Tensor:
-    """Return the squared norm of every sample, shape (B,)."""
-    return a.square().flatten(1).sum(1)
 
 
 def _flat(layers: Sequence[Tensor]) -> list[Tensor]:

@@ -17,7 +17,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dln_geometry.dynamics.solvers import integrate
+from dln_geometry.geometry.chain import chain_from_frames, chain_svd
+
 __all__ = [
+    "BalancingPath",
     "Chart",
     "Stack",
     "balancing_generator",
@@ -34,6 +38,18 @@ SMALL = 150
 
 KERNEL = 1e-12
 """Rayleigh quotient, where the diagonal is one, below which a direction counts as kernel."""
+
+RTOL = 1e-10
+"""Tolerance of the integration; its errors only displace the layers on the orbit."""
+
+LATE = 40.0
+"""Time at which ``e^{-t}`` is below the rounding of one: nothing moves any more."""
+
+SNAP = 19.0
+"""Time at which ``e^{-2t}`` is."""
+
+NEWTON = 10
+"""Bound on the corrections; one or two are made."""
 
 
 class Stack:
@@ -118,7 +134,7 @@ class Chart:
 
 
 def balancing_generator(w: Tensor) -> Tensor:
-    """Return the least c with ``L c = G``, shape (B, N-1, d, d), for a stack w of (B, N, d, d).
+    """Return c with ``L c = G``, shape (B, N-1, d, d), for a stack w of (B, N, d, d).
 
     The tangent vector is then the orthogonal projection of -W, and the moments move by ``-2 G``.
     """
@@ -216,3 +232,91 @@ def _directly(b: Tensor, scale: Tensor, rows: Tensor, columns: Tensor) -> Tensor
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum((1, 2, 3), keepdim=True)
+
+
+class BalancingPath:
+    """The balancing flow of one network, from time 0 on.
+
+    Parameters
+    ----------
+    layers : sequence of Tensor, shape (B, d_p, d_{p-1})
+        ``(W_1, ..., W_N)``, N >= 2.
+    """
+
+    def __init__(self, layers: Sequence[Tensor]) -> None:
+        self.stack = Stack([w.double() for w in layers])
+        self.w = self.stack.tensor
+        self.start = moments_of(self.w)
+        self.time = 0.0
+
+    def layers(self) -> list[Tensor]:
+        """Return the layers at the present time."""
+        return self.stack.layers(self.w)
+
+    def advance(self, time: float) -> None:
+        """Move on to a finite time, and restore the moments there."""
+        while self.time < min(time, LATE):
+            self._piece(min(time, LATE))
+        self._restore(math.exp(-2.0 * time))
+
+    def balanced(self) -> tuple[Tensor, ...]:
+        """Move on to infinite time and return the layers."""
+        while self.time < SNAP:
+            self._piece(SNAP)
+        layers = self.layers()
+        # What is left of the way is orthogonal to the balanced factors and shorter than the root
+        # of rounding: their frames are those of the limit, without the modes that vanish.
+        u, s, vh = chain_svd(layers)
+        frames = [vh.mT]
+        for w in layers[:-1]:
+            image = w @ (frames[-1] * (s > 0).to(w).unsqueeze(-2))
+            a, _, bh = torch.linalg.svd(image, full_matrices=False)
+            frames.append(a @ bh)
+        return chain_from_frames([*frames, u], s)
+
+    def _piece(self, time: float) -> None:
+        """Integrate the changes of basis, no further than they stay well conditioned."""
+        w = self.w
+        speed = float(torch.linalg.matrix_norm(balancing_generator(w), ord=2).amax())
+        span = min(time - self.time, 2.0 / max(speed, 1e-12))
+        chart = Chart(w)
+        like = self.start
+
+        def field(t: Tensor, y: Tensor, out: Tensor) -> None:
+            g = chart.basis(y.view_as(like))
+            rate = chart.rate(g, balancing_generator(transformed(w, g)))
+            out.copy_(rate.view_as(out))
+
+        start = torch.zeros_like(like).flatten(1)
+        end = integrate(
+            field,
+            start,
+            t_end=span,
+            rtol=RTOL,
+            atol=RTOL * chart.weight.flatten(1).amax(1),
+            blocks=[start.shape[1] // like.shape[1]] * like.shape[1],
+            method="rk8",
+            save_at=[span],
+        )
+        self.w = transformed(w, chart.basis(end.y.view_as(like)))
+        self.time += span
+
+    def _restore(self, decay: float) -> None:
+        """Give the moments their values, ``decay`` times those of the start, by Newton's method."""
+        goal = decay * self.start
+        excess = moments_of(self.w) - goal
+        for _ in range(NEWTON):
+            x = correction_generator(self.w, excess)
+            w = self.w.clone()
+            w[:, :-1] = torch.linalg.matrix_exp(x) @ w[:, :-1]
+            w[:, 1:] = w[:, 1:] @ torch.linalg.matrix_exp(-x)
+            left = moments_of(w) - goal
+            better = (_square(left) < 0.25 * _square(excess))[..., None, None, None]
+            if not bool(better.any()):
+                break
+            self.w, excess = torch.where(better, w, self.w), torch.where(better, left, excess)
+
+
+def _square(a: Tensor) -> Tensor:
+    """Return the squared norm of every sample, shape (B,)."""
+    return a.square().flatten(1).sum(1)

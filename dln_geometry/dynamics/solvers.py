@@ -65,7 +65,7 @@ def integrate(
         Sizes of the blocks that make up the n numbers; by default one block.
     method : str or method value
         ``"auto"``; ``"rk3"``, ``"rk5"``, ``"rk8"``; ``"rkc"``, the stabilised one for stiff
-        problems. Auto starts with rk8 in double precision below rtol = 1e-6, otherwise with rk5,
+        problems. Auto starts with rk8 in double precision at rtol <= 1e-6, otherwise with rk5,
         and goes to rkc and back as the cost per unit of time tells.
     save_at : array_like, shape (T,), optional
         Increasing times in [0, t_end], met exactly. By default every accepted step of a single
