@@ -72,73 +72,82 @@ def sparse_step():
 
 
 def time_to_solution():
-    """100 x 100, rank 5, 2000 entries, depth 3, start 1e-3, train loss 1e-4."""
+    """100 x 100, rank 5, 2000 entries, depth 3, start 1e-3, mean squared error 1e-4."""
     loss, g = observed((100, 100), 5, 2000, seed=1)
+    goal = 0.5 * 2000 * 1e-4
     rows = []
-    for rank in (5, 10, 100):
+    for rank in (5, 100):
         point = dln.Collapsed.random(
             (100, 100), rank, 3, scale=1e-3, generator=g, dtype=torch.float64
         )
-        for rtol in (1e-8, 1e-6, 1e-3):
-            begun = time.perf_counter()
-            path = dln.gradient_flow(loss, point, until={"loss": 1e-4}, rtol=rtol, save_at=[0.0])
-            seconds = time.perf_counter() - begun
+        for rtol in (1e-2, 1e-3, 1e-5, 1e-8):
+            times = []
+            for _ in range(3):
+                begun = time.perf_counter()
+                path = dln.gradient_flow(
+                    loss, point, until={"loss": goal}, rtol=rtol, save_at=[0.0]
+                )
+                times.append(time.perf_counter() - begun)
+            default = " (default)" if rtol == 1e-8 else ""
             rows.append(
                 [
-                    f"{rank}",
-                    f"{rtol:.0e}",
-                    f"{seconds:.3f}",
+                    str(rank),
+                    f"{rtol:.0e}{default}",
+                    f"{sorted(times)[1]:.2f}",
                     str(path.stats["evaluations"]),
-                    path.status,
                 ]
             )
     table(
         "Time to solution, 100 x 100, rank 5, 2000 entries, depth 3",
-        ["rank of the start", "rtol", "s", "evaluations", "status"],
+        ["rank of the start", "rtol", "s", "evaluations"],
         rows,
     )
 
 
 def stiff_phase():
-    """1e5 entries, depth 3, to the late phase: evaluations by method at equal tolerance."""
+    """1e5 entries, depth 3, from 1e-3 to a millionth of the first loss, rtol 1e-3."""
     loss, g = observed((1682, 943), 10, 100_000, seed=2)
-    point = dln.Collapsed.random((1682, 943), 20, 3, scale=1e-2, generator=g, dtype=torch.float64)
-    rows = []
-    reference = None
-    for method in ("rk5", "rk8", "rkc", "auto"):
-        path = dln.gradient_flow(
-            loss, point, t_end=STIFF_TIME, rtol=1e-4, method=method, save_at=[0.0, STIFF_TIME]
-        )
-        reference = path.final.matrix if reference is None else reference
-        gap = float((path.final.matrix - reference).norm() / reference.norm())
+    unit = torch.linalg.vector_norm(loss.values) / (100_000 / (1682 * 943)) ** 0.5
+    loss = losses.Completion(loss.rows, loss.cols, loss.values / unit, loss.shape)
+    point = dln.Collapsed.random((1682, 943), 20, 3, scale=1e-3, generator=g, dtype=torch.float64)
+    goal = 1e-6 * float(loss.value(point))
+    rows, until = [], {"loss": goal, "evaluations": 10_000}
+    for method in ("auto", "rkc", "rk5"):
+        path = dln.gradient_flow(loss, point, until=until, rtol=1e-3, method=method)
         rows.append(
             [
                 method,
                 str(path.stats["evaluations"]),
                 f"{path.stats['seconds']:.1f}",
-                f"{float(path.loss[-1]):.3e}",
-                f"{gap:.1e}",
+                f"{float(path.loss[-1]) / goal:.1f}",
             ]
         )
     engine = collapsed_engine(loss, point)
     y0 = engine.rows()
     out, t = torch.empty_like(y0), torch.zeros(1, dtype=y0.dtype)
+    end = float(dln.gradient_flow(loss, point, until=until, rtol=1e-3).t[-1])
 
     def rhs(_, y):
         engine.field(t, torch.from_numpy(y)[None], out)
         return out[0].numpy().copy()
 
     begun = time.perf_counter()
-    peer = solve_ivp(rhs, (0, STIFF_TIME), y0[0].numpy(), method="RK45", rtol=1e-4, atol=1e-7)
-    rows.append(["scipy RK45", str(peer.nfev), f"{time.perf_counter() - begun:.1f}", "-", "-"])
+    peer = solve_ivp(rhs, (0, end), y0[0].numpy(), method="RK45", rtol=1e-3, atol=1e-6)
+    left = float(loss.value(dln.Collapsed.of(engine.point(torch.from_numpy(peer.y[:, -1])[None]))))
+    rows.append(
+        [
+            "scipy RK45 to the same time",
+            str(peer.nfev),
+            f"{time.perf_counter() - begun:.1f}",
+            f"{left / goal:.1f}",
+        ]
+    )
     table(
-        f"Stiff phase, 1682 x 943, 1e5 entries, rank 20, depth 3, t = {STIFF_TIME:g}, rtol 1e-4",
-        ["method", "evaluations", "s", "loss", "distance to rk5"],
+        "Stiff phase, 1682 x 943, 1e5 entries, rank 20, depth 3, rtol 1e-3",
+        ["method", "evaluations", "s", "last loss over its goal"],
         rows,
     )
 
-
-STIFF_TIME = 60.0
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

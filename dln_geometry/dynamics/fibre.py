@@ -199,16 +199,13 @@ def kirwan_ness_flow(
     if not 0 <= t_end < math.inf:
         raise ValueError(f"t_end must be finite and >= 0, got {t_end}")
     batch = tuple(layers[0].shape[:-2])
-    blocks = Blocks([(w.shape[-2], w.shape[-1]) for w in layers])
-    start = blocks.join(*_flat(layers))
+    flat = _flat(layers)
+    blocks = Blocks([(w.shape[-2], w.shape[-1]) for w in layers], flat[0].shape[:1])
+    start = blocks.join(*flat)
     if save_at is None and len(start) > 1:
         save_at = torch.linspace(0.0, float(t_end), 101, dtype=torch.float64)
-    x0 = product(_flat(layers))
+    x0 = product(flat)
     size = torch.linalg.matrix_norm(x0)
-
-    def split(y: Tensor) -> list[Tensor]:
-        parts = zip(blocks.split(y), blocks.shapes, strict=True)
-        return [part.reshape(-1, *shape) for part, shape in parts]
 
     def field(t: Tensor, y: Tensor, out: Tensor) -> Tensor:
         w, velocity = blocks.split(y), blocks.split(out)
@@ -223,7 +220,7 @@ def kirwan_ness_flow(
 
     def record(y: Tensor, obs: Tensor | None) -> dict[str, Tensor]:
         assert obs is not None
-        w = split(y)
+        w = blocks.split(y)
         # X itself: which samples these rows are, and so where they started, is known at the end.
         return {"loss": obs[:, 0], "singular_values": chain_svd(w)[1], "x": product(w)}
 
@@ -251,7 +248,7 @@ def kirwan_ness_flow(
         loss=shaped(saved["loss"]),
         singular_values=shaped(saved["singular_values"]),
         defect=shaped(drift),
-        final=_shaped(split(solution.y), layers),
+        final=_shaped(blocks.split(solution.y), layers),
         status=solution.status if batch else solution.status[0],
         stats=solution.stats,
         depth=float(len(layers)),

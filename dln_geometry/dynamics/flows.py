@@ -11,7 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.engines import GRADIENT, LOSS, Engine, Watched, engine_for
+from dln_geometry.dynamics.engines import (
+    GRADIENT,
+    LOSS,
+    Engine,
+    Watched,
+    engine_for,
+    map_point,
+)
 from dln_geometry.dynamics.losses import Loss
 from dln_geometry.dynamics.progress import Progress
 from dln_geometry.dynamics.solvers import IntegrationError, Solution, integrate
@@ -152,7 +159,7 @@ def gradient_flow(
         row = {
             "loss": obs[:, LOSS],
             "singular_values": chosen.singular_values(y),
-            "defect": chosen.defect(y),
+            "defect": chosen.defect(y, obs),
         }
         return {**row, "state": y} if keep_points else row
 
@@ -252,7 +259,7 @@ def _trajectory(
         return x.reshape(x.shape[0], *batch, *x.shape[2:])
 
     def unbatched(point: Any) -> Any:
-        return _map_point(point, lambda x: x.reshape(*batch, *x.shape[1:]))
+        return map_point(point, lambda x: x.reshape(*batch, *x.shape[1:]))
 
     points = None
     if keep:
@@ -268,13 +275,3 @@ def _trajectory(
         points=points,
         depth=engine.depth,
     )
-
-
-def _map_point(point: Any, reshape: Any) -> Any:
-    """Apply a function to every tensor of a point."""
-    if isinstance(point, Collapsed):
-        return Collapsed(reshape(point.L), reshape(point.R), point.depth)
-    if isinstance(point, EndToEnd):
-        u, s, vh = (reshape(part) for part in (point.u, point.s, point.vh))
-        return EndToEnd(u, s, vh, point.depth, point.normalized)
-    return tuple(reshape(w) for w in point)

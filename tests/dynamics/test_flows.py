@@ -454,3 +454,42 @@ def test_a_rule_that_is_never_met_ends(generator):
     )
     assert path.status == "evaluations"
     assert 3000 <= path.stats["evaluations"] < 10_000
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4, 2.5, math.inf, "layers"])
+def test_losses_with_leading_dimensions(depth, generator):
+    """Targets (2, 2) with one start, a start (1,), and starts (2, 2)."""
+    y = torch.randn(2, 2, 6, 5, generator=generator, dtype=F64)
+    point = start(generator, 3 if depth == "layers" else depth)
+    engine = "layers" if depth == "layers" else "auto"
+    t = 0.2 if depth == "layers" or math.isinf(depth) else 0.6 / depth
+    options = {"t_end": t, "save_at": [0.0, t], "rtol": 1e-10, "engine": engine}
+
+    def matrix(final):
+        return dln.end_to_end(final) if isinstance(final, tuple) else final.matrix
+
+    single = dln.gradient_flow(losses.Quadratic(y[1, 0]), point, **options)
+    for batch in ((), (1,), (2, 2)):
+        held = dln.Collapsed(
+            point.L.expand(*batch, -1, -1), point.R.expand(*batch, -1, -1), point.depth
+        )
+        path = dln.gradient_flow(losses.Quadratic(y), held, **options)
+        assert path.loss.shape == (2, 2, 2)
+        assert relative(matrix(path.final)[1, 0], matrix(single.final)) < 1e-8
+    one = dln.gradient_flow(losses.Quadratic(y[1, :1]), point, **options)
+    assert relative(matrix(one.final)[0], matrix(single.final)) < 1e-8
+    three = dln.Collapsed(point.L.expand(3, -1, -1), point.R.expand(3, -1, -1), point.depth)
+    with pytest.raises(ValueError, match="loss must fit starts"):
+        dln.gradient_flow(losses.Quadratic(y), three, **options)
+
+
+def test_a_batch_of_unbalanced_networks_keeps_each_its_moments(generator):
+    """Samples that reach the saved times at different steps."""
+    scales = torch.tensor([0.2, 1.0, 1.7], dtype=F64)[:, None, None]
+    factors = [
+        scales * torch.randn(3, b, a, generator=generator, dtype=F64)
+        for a, b in itertools.pairwise((5, 4, 3, 6))
+    ]
+    path = dln.gradient_flow(quadratic(generator), factors, t_end=0.5, rtol=1e-10)
+    assert path.defect.shape == (101, 3)
+    assert float(path.defect.max()) < 1e-8

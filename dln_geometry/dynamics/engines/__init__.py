@@ -17,7 +17,12 @@ them integrate ``dX/dt = -A_{N,X}(E'(X))``:
 from __future__ import annotations
 
 from dln_geometry.dynamics.engines.base import GRADIENT, LOSS, Engine
-from dln_geometry.dynamics.engines.choice import Watched, collapsed_engine, engine_for
+from dln_geometry.dynamics.engines.choice import (
+    Watched,
+    collapsed_engine,
+    engine_for,
+    map_point,
+)
 from dln_geometry.dynamics.engines.collapsed import EvenEngine, ProductEngine, SpectralEngine
 from dln_geometry.dynamics.engines.deep import CoreEngine, PairEngine
 from dln_geometry.dynamics.engines.layered import LayeredEngine, PlainEngine
@@ -36,4 +41,5 @@ __all__ = [
     "Watched",
     "collapsed_engine",
     "engine_for",
+    "map_point",
 ]

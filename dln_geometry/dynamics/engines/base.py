@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -34,8 +35,8 @@ class Engine(ABC):
         """Return the singular values of X of rows (b, n), shape (b, r), descending."""
 
     @abstractmethod
-    def defect(self, y: Tensor) -> Tensor:
-        """Return the relative violation of the invariants, shape (b,)."""
+    def defect(self, y: Tensor, obs: Tensor) -> Tensor:
+        """Return the relative violation of the invariants of rows with their columns, (b,)."""
 
     @abstractmethod
     def point(self, y: Tensor) -> Any:
@@ -47,20 +48,24 @@ class Engine(ABC):
 
 
 class Blocks:
-    """Rows of numbers as matrices: a batch of one is viewed without its batch dimension."""
+    """Rows of numbers as matrices."""
 
-    def __init__(self, shapes: Sequence[tuple[int, int]]) -> None:
-        self.shapes = tuple(shapes)
+    def __init__(self, shapes: Sequence[tuple[int, int]], batch: Sequence[int]) -> None:
+        self.shapes, self.batch = tuple(shapes), tuple(batch)
         self.sizes = tuple(a * b for a, b in self.shapes)
+        ends = list(accumulate(self.sizes))
+        self._views = [
+            (end - a * b, end, (*self.batch, a, b))
+            for end, (a, b) in zip(ends, self.shapes, strict=True)
+        ]
+
+    def views(self, y: Tensor) -> list[Tensor]:
+        """Return views of all rows `y`, (*batch, a, b) each, as losses know them."""
+        return [y[:, start:end].view(shape) for start, end, shape in self._views]
 
     def split(self, y: Tensor) -> list[Tensor]:
-        """Return views of the rows `y`, (B, a, b) each, or (a, b) if there is one row."""
-        views, at = [], 0
-        for (a, b), size in zip(self.shapes, self.sizes, strict=True):
-            part = y[:, at : at + size]
-            views.append(part.view(a, b) if y.shape[0] == 1 else part.view(-1, a, b))
-            at += size
-        return views
+        """Return views of any rows `y` (b, n), (b, a, b) each."""
+        return [y[:, start:end].view(-1, *shape[-2:]) for start, end, shape in self._views]
 
     def join(self, *matrices: Tensor) -> Tensor:
         """Return rows (B, n) from matrices."""
@@ -94,7 +99,7 @@ class CollapsedEngine(Blocks, Engine):
     def __init__(
         self, loss: Loss, start: Collapsed, shapes: Sequence[tuple[int, int]], watch: bool
     ) -> None:
-        super().__init__(shapes)
+        super().__init__(shapes, start.L.shape[:-2])
         self.loss, self.start, self.depth, self.watch = loss, start, start.depth, watch
 
     @abstractmethod
@@ -104,7 +109,7 @@ class CollapsedEngine(Blocks, Engine):
     def singular_values(self, y: Tensor) -> Tensor:
         return self._pair(y).singular_values()
 
-    def defect(self, y: Tensor) -> Tensor:
+    def defect(self, y: Tensor, obs: Tensor) -> Tensor:
         return self._pair(y).defect()
 
     def point(self, y: Tensor) -> Collapsed:

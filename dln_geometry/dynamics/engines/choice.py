@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from dln_geometry.dynamics.engines.base import Engine
 from dln_geometry.dynamics.engines.collapsed import EvenEngine, ProductEngine, SpectralEngine
 from dln_geometry.dynamics.engines.deep import CoreEngine, PairEngine
 from dln_geometry.dynamics.engines.layered import LayeredEngine, PlainEngine
-from dln_geometry.dynamics.losses import Loss, prepared
+from dln_geometry.dynamics.losses import Loss, as_dense, prepared
 from dln_geometry.geometry.balanced import is_balanced
+from dln_geometry.geometry.chain import product
 from dln_geometry.geometry.doors import as_factors
 from dln_geometry.geometry.point import Collapsed, EndToEnd
 
@@ -36,18 +38,66 @@ def engine_for(loss: Loss, start: Any, name: str, watch: bool) -> tuple[Engine, 
             point = Collapsed.of(point)
     elif name == "layers" and start.depth > 1.0:
         point = Collapsed.of(start).factors()
+    held = _tensors(point)
+    shape = (held[-1].shape[-2], held[0].shape[-1]) if isinstance(point, tuple) else point.shape
+    ready = prepared(loss, shape, dtype=held[0].dtype, device=held[0].device)
+    point, batch = _batched(ready, point)
     if isinstance(point, tuple):
-        first, last = point[0], point[-1]
-        ready = prepared(
-            loss, (last.shape[-2], first.shape[-1]), dtype=first.dtype, device=first.device
-        )
-        return LayeredEngine(ready, point, watch=watch), tuple(first.shape[:-2])
-    held = point.L if isinstance(point, Collapsed) else point.u
-    batch = tuple(held.shape[:-2])
-    ready = prepared(loss, point.shape, dtype=held.dtype, device=held.device)
+        return LayeredEngine(ready, point, watch=watch), batch
     if point.depth == 1.0:
         return PlainEngine(ready, point.matrix, watch=watch), batch
     return collapsed_engine(ready, Collapsed.of(point), name, watch=watch), batch
+
+
+Point = Collapsed | EndToEnd | tuple[Tensor, ...]
+
+
+def _tensors(point: Point) -> tuple[Tensor, ...]:
+    """Return what a point holds; the first tensor has the batch dimensions of all."""
+    if isinstance(point, Collapsed):
+        return point.L, point.R
+    return (point.u, point.s, point.vh) if isinstance(point, EndToEnd) else point
+
+
+def _batched(loss: Loss, point: Point) -> tuple[Point, tuple[int, ...]]:
+    """Give a point the leading dimensions of the loss, once the loss is known to be finite."""
+    x = product(point) if isinstance(point, tuple) else point
+    held = _tensors(point)[0]
+    batch = tuple(held.shape[:-2])
+    try:
+        value = loss.value(x.matrix if isinstance(x, EndToEnd) else x)
+        wanted = torch.broadcast_shapes(value.shape, batch)
+    except RuntimeError as error:
+        raise ValueError(
+            f"loss must fit starts with the leading dimensions {batch}, got: {error}"
+        ) from None
+    if not bool(torch.isfinite(value).all()):
+        raise ValueError(
+            "loss must be finite at the start, got NaN or infinity at a matrix of norm "
+            f"{float(torch.linalg.matrix_norm(as_dense(x)).max()):.3g}: start smaller"
+        )
+    if tuple(value.shape) != tuple(wanted):
+        raise ValueError(
+            f"loss must have one value for every start {batch}, got shape {tuple(value.shape)}"
+        )
+    if tuple(wanted) == batch:
+        return point, batch
+    return map_point(point, lambda w: _expanded(w, held, wanted)), tuple(wanted)
+
+
+def _expanded(w: Tensor, like: Tensor, batch: torch.Size) -> Tensor:
+    """Return a tensor with its leading dimensions, those of `like`, broadcast to `batch`."""
+    own = w.shape[like.ndim - 2 :]
+    return w.expand(*batch, *own)
+
+
+def map_point(point: Any, f: Callable[[Tensor], Tensor]) -> Any:
+    """Apply a function to every tensor of a point."""
+    if isinstance(point, Collapsed):
+        return Collapsed(f(point.L), f(point.R), point.depth)
+    if isinstance(point, EndToEnd):
+        return EndToEnd(f(point.u), f(point.s), f(point.vh), point.depth, point.normalized)
+    return tuple(f(w) for w in point)
 
 
 def collapsed_engine(
@@ -99,13 +149,13 @@ class Watched(Engine):
 
     def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
         observed = self.engine.field(t, y, out)
-        return torch.cat((observed, self.engine.defect(y).reshape(-1, 1)), dim=1)
+        return torch.cat((observed, self.engine.defect(y, observed).reshape(-1, 1)), dim=1)
 
     def singular_values(self, y: Tensor) -> Tensor:
         return self.engine.singular_values(y)
 
-    def defect(self, y: Tensor) -> Tensor:
-        return self.engine.defect(y)
+    def defect(self, y: Tensor, obs: Tensor) -> Tensor:
+        return self.engine.defect(y, obs)
 
     def point(self, y: Tensor) -> Any:
         return self.engine.point(y)

@@ -35,8 +35,8 @@ class SpectralEngine(CollapsedEngine):
         return self.join(self.start.L, self.start.R)
 
     def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
-        left, right = self.split(y)
-        d_left, d_right = self.split(out)
+        left, right = self.views(y)
+        d_left, d_right = self.views(out)
         if self.exponent == 0.0:
             value, g_right, g_left = contract(self.loss, left, right)
             torch.neg(g_right, out=d_left)
@@ -61,8 +61,7 @@ class SpectralEngine(CollapsedEngine):
 
     def _pair(self, y: Tensor) -> Collapsed:
         left, right = self.split(y)
-        shape = (-1, *self.shapes[0]), (-1, *self.shapes[1])
-        return Collapsed(left.reshape(shape[0]), right.reshape(shape[1]), self.depth)
+        return Collapsed(left, right, self.depth)
 
     def rebalanced(self, y: Tensor) -> Tensor:
         pair = Collapsed.of(self._pair(y).point())
@@ -78,8 +77,8 @@ class EvenEngine(SpectralEngine):
     """
 
     def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
-        left, right = self.split(y)
-        d_left, d_right = self.split(out)
+        left, right = self.views(y)
+        d_left, d_right = self.views(out)
         powers = _binary_powers(left.mT @ left, int(self.exponent))
         middle = powers[-1]
         value, g_right, g_left = contract(self.loss, left @ middle, right)
@@ -129,8 +128,8 @@ class ProductEngine(CollapsedEngine):
         return self.join(self.start.L, self.start.M, self.start.R)
 
     def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
-        left, middle, right = self.split(y)
-        d_left, d_middle, d_right = self.split(out)
+        left, middle, right = self.views(y)
+        d_left, d_middle, d_right = self.views(out)
         value, g_right, g_left = contract(self.loss, left @ middle, right)
         k = left.mT @ g_right
         if self.terms == 1:
@@ -145,28 +144,19 @@ class ProductEngine(CollapsedEngine):
         squared = squares(d_left) + squares(g_left) + (k * total).sum((-2, -1))
         return observables(value, squared)
 
-    def _network(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        left, middle, right = self.split(y)
-        r = self.shapes[1][0]
-        return (
-            left.reshape(-1, *self.shapes[0]),
-            middle.reshape(-1, r, r),
-            right.reshape(-1, *self.shapes[2]),
-        )
-
     def _pair(self, y: Tensor) -> Collapsed:
-        left, middle, right = self._network(y)
+        left, middle, right = self.split(y)
         # M = f(C) O with O orthogonal; the pair takes O over to R.
         u, _, vh = torch.linalg.svd(middle)
         return Collapsed(left, right @ (u @ vh).mT, self.depth)
 
     def singular_values(self, y: Tensor) -> Tensor:
-        left = self._network(y)[0]
+        left = self.split(y)[0]
         c = torch.linalg.eigvalsh(left.mT @ left).clamp_min(0.0)
         return c.flip(-1) ** (0.5 * self.depth)
 
-    def defect(self, y: Tensor) -> Tensor:
-        left, middle, right = self._network(y)
+    def defect(self, y: Tensor, obs: Tensor) -> Tensor:
+        left, middle, right = self.split(y)
         power = int(self.depth) - 2
         c = torch.linalg.matrix_power(left.mT @ left, power)
         d = torch.linalg.matrix_power(right.mT @ right, power)
@@ -178,7 +168,7 @@ class ProductEngine(CollapsedEngine):
         return gap / torch.where(norm > 0, norm, 1.0)
 
     def rebalanced(self, y: Tensor) -> Tensor:
-        left, middle, right = self._network(y)
+        left, middle, right = self.split(y)
         u, s, vh = chain_svd((right.mT, middle, left), keep=True)
         pair = Collapsed.of(EndToEnd(u, s, vh, self.depth, False))
         root = torch.diag_embed(s ** (1.0 - 2.0 / self.depth))

@@ -32,8 +32,8 @@ class PairEngine(CollapsedEngine):
         return self.join(pair.L, pair.R)
 
     def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
-        left, right = self.split(y)
-        d_left, d_right = self.split(out)
+        left, right = self.views(y)
+        d_left, d_right = self.views(out)
         value, g_right, g_left = contract(self.loss, left, right)
         s, q = torch.linalg.eigh(left.mT @ left)
         s = s.clamp_min(torch.finfo(s.dtype).tiny)
@@ -64,7 +64,7 @@ class PairEngine(CollapsedEngine):
     def singular_values(self, y: Tensor) -> Tensor:
         return self._depth_two(y).singular_values()
 
-    def defect(self, y: Tensor) -> Tensor:
+    def defect(self, y: Tensor, obs: Tensor) -> Tensor:
         return self._depth_two(y).defect()
 
     def rebalanced(self, y: Tensor) -> Tensor:
@@ -83,17 +83,13 @@ class CoreEngine(CollapsedEngine):
         r = start.rank
         super().__init__(loss, start, ((r, r),), watch)
         point = start.point()
-        self.u = point.u.reshape(-1, start.shape[0], r)
-        self.v = point.vh.mT.reshape(-1, start.shape[1], r)
-        self.s = point.s.reshape(-1, r)
-        if self.u.shape[0] == 1:
-            self.u, self.v = self.u[0], self.v[0]
+        self.u, self.s, self.v = point.u, point.s, point.vh.mT
 
     def rows(self) -> Tensor:
         return self.join(torch.diag_embed(self.s))
 
     def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
-        (core,), (d_core,) = self.split(y), self.split(out)
+        (core,), (d_core,) = self.views(y), self.views(out)
         value, g_right, _ = contract(self.loss, self.u @ core, self.v)
         p, s, qh = torch.linalg.svd(core)
         kernel = torch.exp(log_kernel_of_log(s.log(), math.inf, True))
@@ -104,13 +100,13 @@ class CoreEngine(CollapsedEngine):
 
     def _pair(self, y: Tensor) -> Collapsed:
         p, s, qh = torch.linalg.svd(y.view(-1, *self.shapes[0]))
-        point = EndToEnd(self.u @ p, s, qh @ self.v.mT, math.inf, True)
-        return Collapsed.of(point)
+        u, v = (w.reshape(-1, *w.shape[-2:]) for w in (self.u, self.v))
+        return Collapsed.of(EndToEnd(u @ p, s, qh @ v.mT, math.inf, True))
 
     def singular_values(self, y: Tensor) -> Tensor:
         return torch.linalg.svdvals(y.view(-1, *self.shapes[0]))
 
-    def defect(self, y: Tensor) -> Tensor:
+    def defect(self, y: Tensor, obs: Tensor) -> Tensor:
         # There is no invariant that could be violated.
         return y.new_zeros(y.shape[0])
 

@@ -26,14 +26,14 @@ class PlainEngine(Blocks, Engine):
     depth = 1.0
 
     def __init__(self, loss: Loss, start: Tensor, *, watch: bool = False) -> None:
-        super().__init__(((start.shape[-2], start.shape[-1]),))
+        super().__init__(((start.shape[-2], start.shape[-1]),), start.shape[:-2])
         self.loss, self.start, self.watch = loss, start, watch
 
     def rows(self) -> Tensor:
         return self.join(self.start)
 
     def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
-        (x,), (d_x,) = self.split(y), self.split(out)
+        (x,), (d_x,) = self.views(y), self.views(out)
         value, g = evaluate(self.loss, x)
         torch.neg(g, out=d_x)
         return observables(value, squares(d_x) if self.watch else None)
@@ -41,7 +41,7 @@ class PlainEngine(Blocks, Engine):
     def singular_values(self, y: Tensor) -> Tensor:
         return torch.linalg.svdvals(y.view(-1, *self.shapes[0]))
 
-    def defect(self, y: Tensor) -> Tensor:
+    def defect(self, y: Tensor, obs: Tensor) -> Tensor:
         # There is no invariant that could be violated.
         return y.new_zeros(y.shape[0])
 
@@ -56,17 +56,19 @@ class LayeredEngine(Blocks, Engine):
     """All factors: ``dW_p = -(W_N .. W_{p+1})^T G (W_{p-1} .. W_1)^T``, whatever their moments."""
 
     def __init__(self, loss: Loss, start: Sequence[Tensor], *, watch: bool = False) -> None:
-        super().__init__([(w.shape[-2], w.shape[-1]) for w in start])
+        super().__init__([(w.shape[-2], w.shape[-1]) for w in start], start[0].shape[:-2])
         self.loss, self.start, self.watch = loss, tuple(start), watch
         self.depth = float(len(self.start))
-        batch = start[0].shape[:-2].numel()
-        self.moments = [g.reshape(batch, *g.shape[-2:]) for g in layer_moments(self.start)]
+        self.moments = [g.reshape(-1, *g.shape[-2:]) for g in layer_moments(self.start)]
+        count = start[0].shape[:-2].numel()
+        # A column tells which samples some rows are, and so which moments they started from.
+        self._sample = torch.arange(count, device=start[0].device).to(start[0].dtype)[:, None]
 
     def rows(self) -> Tensor:
         return self.join(*self.start)
 
     def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
-        layers, velocities = self.split(y), self.split(out)
+        layers, velocities = self.views(y), self.views(out)
         # below[p] = W_p ... W_2, what stands between layer p + 1 and the first.
         below = [layers[1]]
         for w in layers[2:-1]:
@@ -84,30 +86,26 @@ class LayeredEngine(Blocks, Engine):
             torch.neg(back, out=velocities[1])
         else:
             torch.neg(g_right, out=velocities[1])
-        return observables(value, out.square().sum(-1) if self.watch else None)
-
-    def _layers(self, y: Tensor) -> tuple[Tensor, ...]:
-        return tuple(
-            w.reshape(-1, *shape) for w, shape in zip(self.split(y), self.shapes, strict=True)
-        )
+        seen = observables(value, out.square().sum(-1) if self.watch else None)
+        return torch.cat((seen, self._sample), dim=1)
 
     def singular_values(self, y: Tensor) -> Tensor:
-        return chain_svd(self._layers(y))[1]
+        return chain_svd(self.split(y))[1]
 
-    def defect(self, y: Tensor) -> Tensor:
+    def defect(self, y: Tensor, obs: Tensor) -> Tensor:
         """Return the largest drift of a moment relative to its two layers."""
-        layers = self._layers(y)
+        layers, samples = self.split(y), obs[:, 1 + self.watch].long()
         drift = y.new_zeros(y.shape[0])
         for (before, after), g, start in zip(
             pairwise(layers), layer_moments(layers), self.moments, strict=True
         ):
             size = squares(before) + squares(after)
-            gap = torch.linalg.matrix_norm(g - start) / torch.where(size > 0, size, 1.0)
+            gap = torch.linalg.matrix_norm(g - start[samples]) / torch.where(size > 0, size, 1.0)
             drift = torch.maximum(drift, gap)
         return drift
 
     def point(self, y: Tensor) -> tuple[Tensor, ...]:
-        return self._layers(y)
+        return tuple(self.split(y))
 
     def rebalanced(self, y: Tensor) -> Tensor:
         # The moments of an unbalanced network are data, not errors.
