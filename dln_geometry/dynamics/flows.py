@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -105,14 +106,15 @@ def gradient_flow(
         Show a progress bar; or call ``progress(fraction_done, info)``, at most ten times a second.
     store : path, optional
         File that holds the state of the run, renewed every few seconds. If it exists, the run
-        continues from it, and gives what an uninterrupted one would have given; `t_end` and the
-        limits of `until` may be raised.
+        continues from it, and gives what an uninterrupted one would have given. `t_end` may be
+        raised unless saved times depend on it, and `until` may be changed.
 
     Returns
     -------
     Trajectory
-        ``final`` is a `Collapsed` for collapsed runs, an `EndToEnd` at depth 1, the factors for
-        layered runs.
+        ``final`` is a `Collapsed` for collapsed runs, the factors for layered runs, an `EndToEnd`
+        at depth 1 and where an `EndToEnd` of a depth above 100 was given, whose N-th roots would
+        lose digits.
 
     Raises
     ------
@@ -144,12 +146,16 @@ def gradient_flow(
     chosen, batch = engine_for(loss, start, engine, watch="gradient" in rules)
     y0 = chosen.rows()
     times = _save_times(save_at, t_end, y0.shape[0])
+    # In the metric divided by N everything happens N times as slowly, and nothing else changes.
+    slow = 1.0
+    if isinstance(start, Collapsed | EndToEnd) and start.normalized and start.depth < math.inf:
+        slow = start.depth
     saved = None
     if store is not None:
         identity = {
             "start": y0,
-            "save_at": None if save_at is None else torch.as_tensor(times),
-            "options": [rtol, atol, repr(method), rebalance, keep_points],
+            "save_at": None if times is None else torch.as_tensor(times, dtype=torch.float64),
+            "options": [rtol, atol, repr(method), rebalance, keep_points, slow],
             "engine": type(chosen).__name__,
             "loss": [type(loss).__name__, _trace(chosen, y0)],
         }
@@ -170,22 +176,22 @@ def gradient_flow(
         chosen = Watched(chosen)
         bound = float(rebalance)
         correct = (lambda obs: obs[:, -1] > bound, chosen.rebalanced)
-    stop = {
-        name: (LOSS if name == "loss" else GRADIENT, float(value))
-        for name, value in rules.items()
-        if name in ("loss", "gradient")
-    }
+    stop = {}
+    if "loss" in rules:
+        stop["loss"] = (LOSS, rules["loss"])
+    if "gradient" in rules:
+        stop["gradient"] = (GRADIENT, slow**0.5 * rules["gradient"])
     with Progress(progress) as bar:
         try:
             solution = integrate(
                 chosen.field,
                 y0,
-                t_end=t_end,
+                t_end=t_end / slow,
                 rtol=rtol,
                 atol=atol,
                 blocks=chosen.sizes,
                 method="auto" if method is None else method,
-                save_at=times,
+                save_at=times if times is None else torch.as_tensor(times) / slow,
                 record=record,
                 stop=stop,
                 max_steps=None if "steps" not in rules else int(rules["steps"]),
@@ -197,11 +203,12 @@ def gradient_flow(
                 resume=None if saved is None else saved.load(),
             )
         except IntegrationError as error:
-            reached = _trajectory(error.solution, chosen, batch, keep_points)
+            reached = _trajectory(error.solution, chosen, batch, keep_points, slow)
             raise FlowError(str(error), reached) from error
-    return _trajectory(solution, chosen, batch, keep_points)
+    return _trajectory(solution, chosen, batch, keep_points, slow)
 
 
+@torch.no_grad()
 def _trace(engine: Engine, y: Tensor) -> str:
     """Return what tells a loss from another one: its figures at the start, to six digits."""
     velocity = torch.empty_like(y)
@@ -238,20 +245,20 @@ def _end_time(t_end: float | None, rules: Mapping[str, float]) -> float:
 def _save_times(save_at: Any, t_end: float, samples: int) -> Any:
     """Return the times to save; `None` is every step of a single run."""
     if isinstance(save_at, numbers.Integral) and not isinstance(save_at, bool):
-        if save_at < 2 or math.isinf(t_end):
+        if save_at < 2 or math.isinf(t_end) or t_end == 0:
             raise ValueError(
-                f"save_at must be times, or a number >= 2 up to a finite t_end, got {save_at}"
+                f"save_at must be times, or a number >= 2 up to a finite t_end > 0, got {save_at}"
             )
         return torch.linspace(0.0, t_end, int(save_at), dtype=torch.float64)
-    if save_at is not None or samples == 1:
-        return save_at
-    if math.isinf(t_end):
+    if save_at is not None:
+        return np.asarray(save_at, dtype=np.float64) if not torch.is_tensor(save_at) else save_at
+    if samples == 1 or math.isinf(t_end) or t_end == 0:
         return None
     return torch.linspace(0.0, t_end, 101, dtype=torch.float64)
 
 
 def _trajectory(
-    solution: Solution, engine: Engine, batch: tuple[int, ...], keep: bool
+    solution: Solution, engine: Engine, batch: tuple[int, ...], keep: bool, slow: float
 ) -> Trajectory:
     """Give the rows of a solution the shape of the batch, and the last ones that of a point."""
 
@@ -265,7 +272,7 @@ def _trajectory(
     if keep:
         points = tuple(unbatched(engine.point(row)) for row in solution.saved["state"])
     return Trajectory(
-        t=solution.t,
+        t=solution.t * slow,
         loss=shaped(solution.saved["loss"]),
         singular_values=shaped(solution.saved["singular_values"]),
         defect=shaped(solution.saved["defect"]),

@@ -328,6 +328,11 @@ class Integration:
         self.by_method = dict(state["by_method"])
         self.control = StepControl.load(state["control"])
         self.recorder.load(state["recorder"])
-        again = [self.names.index(name) for name in ("steps", "evaluations", "seconds")]
-        self.code[np.isin(self.code, again)] = -1
-        self.code[(self.code == 0) & (self.t < self.options.t_end)] = -1
+        if (self.t > self.options.t_end).any():
+            raise ValueError(
+                f"t_end must not lie before what the stored run has reached, {self.t.max():g}, "
+                f"got {self.options.t_end:g}"
+            )
+        # What ended a sample then may not end it now.
+        self.code = np.full(len(self.t), -1)
+        self._stop(np.full(len(self.t), True))

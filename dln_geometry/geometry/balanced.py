@@ -282,7 +282,7 @@ def balance(factors: Sequence[Any], *, sweeps: int = 100) -> tuple[Tensor, ...]:
             # Columns of zero modes are free: they carry nothing.
             moved = torch.maximum(moved, ((frame - frames[p]) * root.unsqueeze(-2)).abs().max())
             frames[p] = frame
-        if float(moved) <= 10 * eps * float(root.max()):
+        if float(moved.detach()) <= 10 * eps * float(root.detach().max()):
             break
     return tuple(
         torch.where(balanced, w, new)

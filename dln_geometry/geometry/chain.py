@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -49,41 +49,38 @@ def chain_svd(factors: Sequence[Tensor], *, keep: bool = False) -> tuple[Tensor,
     Singular values at the level of the rounding errors of the product are set to zero, unless
     `keep`: the N-th root of a rounding error is not small.
     """
-    first, last = factors[0], factors[-1]
-    k = min(first.shape[-1], *(w.shape[-2] for w in factors))
-    if len(factors) == 1 or first.shape[-2] >= first.shape[-1]:
-        qr = None
-        core = first
-    else:
-        qr, upper = torch.linalg.qr(first.mT)
-        core = upper.mT
-    for w in factors[1:-1]:
-        core = w @ core
-    if len(factors) == 1 or last.shape[-1] >= last.shape[-2]:
-        ql = None
-        core = last @ core if len(factors) > 1 else core
-    else:
-        ql, upper = torch.linalg.qr(last)
-        core = upper @ core
-    u, s, vh = torch.linalg.svd(core, full_matrices=False)
+    chain, k = list(factors), min(factors[0].shape[-1], *(w.shape[-2] for w in factors))
+    right = left = None
+    if len(chain) > 1 and chain[0].shape[-2] < chain[0].shape[-1]:
+        right, upper = torch.linalg.qr(chain[0].mT)
+        chain[0] = upper.mT
+    if len(chain) > 1 and chain[-1].shape[-1] < chain[-1].shape[-2]:
+        left, chain[-1] = torch.linalg.qr(chain[-1])
+    partial = list(accumulate(chain, lambda x, w: w @ x))
+    u, s, vh = torch.linalg.svd(partial[-1], full_matrices=False)
     u, s, vh = u[..., :k], s[..., :k], vh[..., :k, :]
     if not keep:
-        s = torch.where(s > _product_noise(factors).unsqueeze(-1), s, 0.0)
-    if ql is not None:
-        u = ql @ u
-    if qr is not None:
-        vh = vh @ qr.mT
-    return u, s, vh
+        s = torch.where(s > _product_noise(chain, partial).unsqueeze(-1), s, 0.0)
+    return u if left is None else left @ u, s, vh if right is None else vh @ right.mT
 
 
-def _product_noise(factors: Sequence[Tensor]) -> Tensor:
-    """Bound the rounding errors of a product: ``eps max(width) prod |W_p|_2`` over-estimated."""
-    widest = max(max(w.shape[-2:]) for w in factors)
-    norms = [torch.linalg.matrix_norm(w, ord=2) for w in factors]
-    bound = norms[0]
-    for norm in norms[1:]:
-        bound = bound * norm
-    return torch.finfo(factors[0].dtype).eps * widest * bound
+def _product_noise(chain: Sequence[Tensor], partial: Sequence[Tensor]) -> Tensor:
+    """Estimate the rounding errors of a product, the partial products of which are given.
+
+    The error of each product, ``eps |W_p| |W_{p-1} ... W_1|`` over the root of the width summed
+    over, goes through the layers behind it. A product of norms alone would outgrow X itself in a
+    long chain; the norm of X alone would take the rounding errors of a zero for singular values.
+    """
+    norm = torch.linalg.matrix_norm
+    squared = norm(partial[-1]).square()
+    behind = None
+    for p in range(len(chain) - 1, 0, -1):
+        error = norm(chain[p]) * norm(partial[p - 1]) / chain[p].shape[-1] ** 0.5
+        if behind is not None:
+            error = error * norm(behind) / behind.shape[-1] ** 0.5
+        squared = squared + error.square()
+        behind = chain[p] if behind is None else behind @ chain[p]
+    return 4.0 * torch.finfo(chain[0].dtype).eps * squared.sqrt()
 
 
 def layer_moments(layers: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -94,8 +91,14 @@ def layer_moments(layers: Sequence[Tensor]) -> tuple[Tensor, ...]:
 def moment_size(layers: Sequence[Tensor]) -> Tensor:
     """Return ``max_p |G_p|_F / (|W_{p+1}|_F^2 + |W_p|_F^2)``, shape (...); 0 at depth 1."""
     worst = layers[0].new_zeros(layers[0].shape[:-2])
-    for (before, after), g in zip(pairwise(layers), layer_moments(layers), strict=True):
-        size = before.square().sum((-2, -1)) + after.square().sum((-2, -1))
+    if layers[0].numel() == 0:
+        return worst
+    for before, after in pairwise(layers):
+        # In units of the largest entry, the square of which may not be a number.
+        unit = torch.maximum(before.abs().amax((-2, -1)), after.abs().amax((-2, -1)))
+        unit = torch.where(unit > 0, unit, 1.0)[..., None, None]
+        (g,) = layer_moments((before / unit, after / unit))
+        size = (before / unit).square().sum((-2, -1)) + (after / unit).square().sum((-2, -1))
         relative = torch.linalg.matrix_norm(g) / torch.where(size > 0, size, 1.0)
         worst = torch.maximum(worst, relative)
     return worst
@@ -112,7 +115,7 @@ def balanced_frames(layers: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
     _, lam, vh = torch.linalg.svd(layers[0], full_matrices=False)
     widest = max(max(w.shape[-2:]) for w in layers)
     lam = torch.where(lam > 10 * eps * widest * lam[..., :1], lam, 0.0)
-    r = max(1, int((lam > 0).sum(-1).max()))
+    r = max(1, int((lam > 0).sum(-1).max())) if lam.numel() else lam.shape[-1]
     lam, frames = lam[..., :r], [vh[..., :r, :].mT]
     scale = torch.where(lam > 0, lam, 1.0).unsqueeze(-2)
     for w in layers:

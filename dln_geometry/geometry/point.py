@@ -59,6 +59,21 @@ class EndToEnd:
     depth: float
     normalized: bool
 
+    def __post_init__(self) -> None:
+        depth = as_depth(self.depth)
+        object.__setattr__(self, "depth", depth)
+        object.__setattr__(self, "normalized", as_normalized(self.normalized, depth))
+        u, s, vh = self.u, self.s, self.vh
+        if not all(isinstance(part, Tensor) for part in (u, s, vh)):
+            raise TypeError("u, s and vh must be tensors: EndToEnd.of(x, depth) makes them")
+        r, batch = s.shape[-1:], s.shape[:-1]
+        if u.ndim < 2 or (u.shape[:-2], u.shape[-1:], vh.shape[:-1]) != (batch, r, batch + r):
+            raise ValueError(
+                "u, s and vh must have shapes (..., m, r), (..., r) and (..., r, n), got "
+                f"{tuple(u.shape)}, {tuple(s.shape)} and {tuple(vh.shape)}"
+            )
+        _check_alike(u, s, vh)
+
     @classmethod
     def of(
         cls, x: Any, depth: float, *, rank: int | None = None, normalized: bool | None = None
@@ -127,6 +142,8 @@ class Collapsed:
     R : Tensor, shape (..., n, r)
     depth : float
         Real depth N >= 1, or ``math.inf``.
+    normalized : bool
+        Whether the metric is divided by N; by default at infinite depth only.
 
     References
     ----------
@@ -136,9 +153,17 @@ class Collapsed:
     L: Tensor
     R: Tensor
     depth: float
+    normalized: bool | None = None
 
     def __post_init__(self) -> None:
-        as_depth(self.depth)
+        depth = as_depth(self.depth)
+        object.__setattr__(self, "depth", depth)
+        object.__setattr__(self, "normalized", as_normalized(self.normalized, depth))
+        for name in ("L", "R"):
+            part = getattr(self, name)
+            if not (isinstance(part, Tensor) and part.is_floating_point() and part.ndim >= 2):
+                object.__setattr__(self, name, as_matrix(part, name))
+        _check_alike(self.L, self.R)
         if self.L.shape[-1] != self.R.shape[-1] or self.L.shape[:-2] != self.R.shape[:-2]:
             raise ValueError(
                 "L and R must have shapes (..., m, r) and (..., n, r), got "
@@ -164,7 +189,7 @@ class Collapsed:
             return point
         if isinstance(point, EndToEnd):
             root = _root(point.s, point.depth).unsqueeze(-2)
-            return cls(point.u * root, point.vh.mT * root, point.depth)
+            return cls(point.u * root, point.vh.mT * root, point.depth, point.normalized)
         factors = as_factors(point, "point")
         depth = float(len(factors))
         eps = torch.finfo(factors[0].dtype).eps
@@ -173,7 +198,7 @@ class Collapsed:
             root = lam.unsqueeze(-2)
             return cls(frames[-1] * root, frames[0] * root, depth)
         u, s, vh = chain_svd(factors)
-        r = max(1, int((s > 0).sum(-1).max()))
+        r = max(1, int((s > 0).sum(-1).max())) if s.numel() else s.shape[-1]
         return cls.of(EndToEnd(u[..., :r], s[..., :r], vh[..., :r, :], depth, False))
 
     @classmethod
@@ -268,14 +293,14 @@ class Collapsed:
         c = torch.linalg.eigvalsh(self.L.mT @ self.L).clamp_min(0.0).flip(-1)
         return c if math.isinf(self.depth) else c ** (0.5 * self.depth)
 
-    def point(self, *, normalized: bool | None = None) -> EndToEnd:
+    def point(self) -> EndToEnd:
         """Return the singular value decomposition, by r x r work and two thin products."""
         # A thin QR keeps the vectors of small singular values orthonormal, which dividing by
         # the root of a small eigenvalue of L^T L would not.
         ql, rl = torch.linalg.qr(self.L)
         qr, rr = torch.linalg.qr(self.R)
         u, s, vh = torch.linalg.svd(rl @ self.M @ rr.mT)
-        return EndToEnd(ql @ u, s, vh @ qr.mT, self.depth, as_normalized(normalized, self.depth))
+        return EndToEnd(ql @ u, s, vh @ qr.mT, self.depth, bool(self.normalized))
 
     def factors(
         self,
@@ -306,6 +331,17 @@ class Collapsed:
         norm = torch.linalg.matrix_norm(left)
         gap = torch.linalg.matrix_norm(left - right)
         return gap / torch.where(norm > 0, norm, 1.0)
+
+
+def _check_alike(*parts: Tensor) -> None:
+    """Refuse tensors of different dtypes or devices."""
+    first = parts[0]
+    for part in parts[1:]:
+        if (part.dtype, part.device) != (first.dtype, first.device):
+            raise ValueError(
+                f"the tensors of a point must share dtype and device, got {first.dtype} on "
+                f"{first.device} and {part.dtype} on {part.device}"
+            )
 
 
 def as_point(point: EndToEnd | Collapsed) -> EndToEnd:

@@ -493,3 +493,97 @@ def test_a_batch_of_unbalanced_networks_keeps_each_its_moments(generator):
     path = dln.gradient_flow(quadratic(generator), factors, t_end=0.5, rtol=1e-10)
     assert path.defect.shape == (101, 3)
     assert float(path.defect.max()) < 1e-8
+
+
+def test_a_store_never_mixes_two_grids_or_rules(generator, tmp_path):
+    loss = quadratic(generator)
+    batch = dln.Collapsed.random(
+        (6, 5), 3, 3, scale=0.3, batch=(3,), generator=generator, dtype=F64
+    )
+    dln.gradient_flow(loss, batch, t_end=1.0, store=tmp_path / "batch")
+    with pytest.raises(ValueError, match="other save_at"):
+        dln.gradient_flow(loss, batch, t_end=2.0, store=tmp_path / "batch")
+    point, store = start(generator, 3), tmp_path / "single"
+    first = dln.gradient_flow(loss, point, until={"loss": 1.0}, store=store)
+    again = dln.gradient_flow(loss, point, until={"loss": 1.0}, store=store)
+    assert torch.equal(first.loss, again.loss)
+    tighter = dln.gradient_flow(loss, point, until={"loss": 1e-3}, store=store)
+    assert (first.status, tighter.status) == ("loss", "loss")
+    assert float(tighter.loss[-1]) <= 1e-3 < float(first.loss[-1])
+    with pytest.raises(ValueError, match="t_end must not lie before"):
+        dln.gradient_flow(loss, point, t_end=1e-3, store=store)
+
+
+@pytest.mark.parametrize("depth", [1.5, 3, 150])
+def test_the_normalized_metric_is_n_times_slower(depth, generator):
+    loss = quadratic(generator)
+    x = start(generator, 3).matrix
+    plain = dln.EndToEnd.of(x, depth)
+    slow = dln.EndToEnd.of(x, depth, normalized=True)
+    times = torch.tensor([0.0, 0.05, 0.2], dtype=F64)
+    fast = dln.gradient_flow(loss, plain, t_end=0.2, save_at=times, rtol=1e-11)
+    path = dln.gradient_flow(
+        loss, slow, t_end=0.2 * depth, save_at=times * depth, rtol=1e-11, keep_points=True
+    )
+    assert_close(path.singular_values, fast.singular_values, ops=1e5)
+    assert_close(path.t, times * depth)
+    assert path.final.normalized
+    assert path.points[0].normalized
+    g = loss.gradient(x)
+    assert_close(dln.cometric(dln.Collapsed.of(slow), g), dln.cometric(slow, g), ops=1000)
+    norm = float((g * dln.cometric(slow, g)).sum().sqrt())
+    for factor, status in ((1.001, "gradient"), (0.999, "steps")):
+        rules = {"gradient": factor * norm, "steps": 0}
+        assert dln.gradient_flow(loss, slow, until=rules).status == status
+
+
+def test_depths_just_above_one_and_exact_zeros(generator):
+    x, y = (torch.randn(3, 3, generator=generator, dtype=F64) for _ in "xy")
+    loss = losses.Quadratic(y)
+    for depth in (1.05, 1.1):
+        path = dln.gradient_flow(loss, dln.EndToEnd.of(x, depth), t_end=1.0, rtol=1e-6)
+        assert path.status == "t_end"
+        assert bool((path.loss.diff() <= 1e-12).all())
+    for depth in (1.5, 2, 2.5, 3, 4, 101, 1e6, math.inf):
+        zero = dln.EndToEnd.of(torch.diag(torch.tensor([1.0, 0.7, 0.0], dtype=F64)), depth)
+        t = 0.1 if math.isinf(depth) else 0.1 / depth
+        path = dln.gradient_flow(loss, zero, t_end=t)
+        thin = dln.EndToEnd.of(zero.matrix, depth, rank=2)
+        other = dln.gradient_flow(loss, thin, t_end=t)
+        assert relative(path.final.matrix, other.final.matrix) < 1e-6
+
+
+def test_very_large_depth_in_single_precision():
+    """N-th roots that are 1 up to rounding are never formed."""
+    s0, target = torch.tensor([1.0, 1e-2, 1e-4]), torch.tensor([0.5, 0.3, 0.2])
+    depth, t = 1e6, 2e-6
+    path = dln.gradient_flow(
+        losses.Quadratic(torch.diag(target)),
+        dln.EndToEnd.of(torch.diag(s0), depth),
+        t_end=t,
+        rtol=1e-6,
+        save_at=[0.0, t],
+    )
+    assert isinstance(path.final, dln.EndToEnd)
+    expected = exact.quadratic(s0, target, depth, t)
+    assert_close(path.singular_values[-1] / expected, torch.ones(3), ops=1000)
+
+
+def test_starts_that_remember_their_making(generator, tmp_path):
+    x = start(generator, 3).matrix.requires_grad_()
+    loss = quadratic(generator)
+    for depth in (1, 3, math.inf):
+        point = dln.EndToEnd.of(x, depth)
+        path = dln.gradient_flow(loss, point, t_end=0.1, store=tmp_path / str(depth))
+        assert not path.final.matrix.requires_grad
+
+
+def test_no_time_and_no_samples(generator):
+    loss = quadratic(generator)
+    batch = dln.Collapsed.random(
+        (6, 5), 3, 3, scale=0.3, batch=(2,), generator=generator, dtype=F64
+    )
+    assert dln.gradient_flow(loss, batch, t_end=0).status == ["t_end"] * 2
+    empty = dln.Collapsed(batch.L[:0], batch.R[:0], 3)
+    with pytest.raises(ValueError, match="at least one sample"):
+        dln.gradient_flow(loss, empty, t_end=1.0)

@@ -198,3 +198,23 @@ def test_collapsing_balanced_layers_keeps_what_their_product_loses(depth, genera
     assert_close(roots, low, ops=1000)
     assert_close(pair.matrix, dln.end_to_end(layers), ops=1000)
     assert_close(pair.L @ pair.L.mT, layers[-1] @ layers[-1].mT)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("depth", [2, 8, 24, 64])
+def test_long_products_keep_x(depth, dtype, generator):
+    """The product of the norms outgrows the norm of the product."""
+    layers = [
+        (torch.randn(20, 20, generator=generator, dtype=torch.float64) / 20**0.5).to(dtype)
+        for _ in range(depth)
+    ]
+    x = dln.end_to_end(layers)
+    for other in (dln.end_to_end(dln.balance(layers)), dln.Collapsed.of(layers).matrix):
+        assert_close(other, x, ops=300, scale=float(torch.linalg.matrix_norm(x)))
+
+
+def test_moments_know_no_scale():
+    one = torch.eye(2)
+    for scale in (1e-30, 1.0, 1e30):
+        assert bool(dln.is_balanced([scale * one] * 3))
+        assert not bool(dln.is_balanced([scale * one, scale * torch.ones(2, 2)]))

@@ -259,7 +259,29 @@ def test_unnormalised_infinity():
     with pytest.raises(ValueError, match="normalized must be True or None at infinite depth"):
         dln.EndToEnd.of(torch.eye(2), math.inf, normalized=False)
     with pytest.raises(ValueError, match="normalized must be True or None at infinite depth"):
-        dln.Collapsed.of(dln.EndToEnd.of(torch.eye(2), math.inf)).point(normalized=False)
+        dln.Collapsed(torch.eye(2), torch.eye(2), math.inf, normalized=False)
+
+
+def test_normalisation_goes_with_the_point():
+    p = dln.EndToEnd.of(torch.eye(2), 3, normalized=True)
+    assert dln.Collapsed.of(p).point().normalized
+    assert not dln.Collapsed(torch.eye(2), torch.eye(2), 3).normalized
+
+
+def test_constructors_are_doors():
+    one = torch.eye(2, dtype=torch.float64)
+    assert dln.Collapsed([[1.0], [0.0]], [[2.0]], 3).L.shape == (2, 1)
+    assert isinstance(dln.Collapsed(one, one, 3).depth, float)
+    with pytest.raises(ValueError, match="share dtype and device"):
+        dln.Collapsed(one, one.float(), 3)
+    with pytest.raises(ValueError, match="must have shape"):
+        dln.Collapsed(one[0], one[0], 3)
+    with pytest.raises(TypeError, match="u, s and vh must be tensors"):
+        dln.EndToEnd(one.numpy(), one[0], one, 3, False)
+    with pytest.raises(ValueError, match="u, s and vh must have shapes"):
+        dln.EndToEnd(one, one[0, :1], one, 3, False)
+    with pytest.raises(ValueError, match="depth must be"):
+        dln.EndToEnd(one, one[0], one, 0.5, False)
 
 
 @pytest.mark.parametrize(

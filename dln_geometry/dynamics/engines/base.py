@@ -80,6 +80,14 @@ def minus_product(out: Tensor, a: Tensor, b: Tensor) -> None:
         out.copy_(torch.matmul(a, b).neg_())
 
 
+def finite_eigh(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `eigh`, with NaN for matrices that are not finite: a trial step that is rejected."""
+    finite = torch.isfinite(a).all(-1).all(-1)
+    eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    values, vectors = torch.linalg.eigh(torch.where(finite[..., None, None], a, eye))
+    return torch.where(finite[..., None], values, torch.nan), vectors
+
+
 def squares(a: Tensor) -> Tensor:
     """Return the squared Frobenius norm."""
     return a.square().sum((-2, -1))
@@ -112,5 +120,5 @@ class CollapsedEngine(Blocks, Engine):
     def defect(self, y: Tensor, obs: Tensor) -> Tensor:
         return self._pair(y).defect()
 
-    def point(self, y: Tensor) -> Collapsed:
+    def point(self, y: Tensor) -> Any:
         return self._pair(y)

@@ -38,7 +38,13 @@ def engine_for(loss: Loss, start: Any, name: str, watch: bool) -> tuple[Engine, 
             point = Collapsed.of(point)
     elif name == "layers" and start.depth > 1.0:
         point = Collapsed.of(start).factors()
+    # A flow is not differentiated: what the start remembers of its making is left behind.
+    point = map_point(point, Tensor.detach)
     held = _tensors(point)
+    if held[0].numel() == 0:
+        raise ValueError(
+            f"start must hold at least one sample, got leading dimensions {held[0].shape[:-2]}"
+        )
     shape = (held[-1].shape[-2], held[0].shape[-1]) if isinstance(point, tuple) else point.shape
     ready = prepared(loss, shape, dtype=held[0].dtype, device=held[0].device)
     point, batch = _batched(ready, point)
@@ -46,6 +52,8 @@ def engine_for(loss: Loss, start: Any, name: str, watch: bool) -> tuple[Engine, 
         return LayeredEngine(ready, point, watch=watch), batch
     if point.depth == 1.0:
         return PlainEngine(ready, point.matrix, watch=watch), batch
+    if isinstance(point, EndToEnd) and LARGE_DEPTH < point.depth < math.inf and name != "products":
+        return PairEngine(ready, point, watch=watch), batch
     return collapsed_engine(ready, Collapsed.of(point), name, watch=watch), batch
 
 
@@ -94,7 +102,7 @@ def _expanded(w: Tensor, like: Tensor, batch: torch.Size) -> Tensor:
 def map_point(point: Any, f: Callable[[Tensor], Tensor]) -> Any:
     """Apply a function to every tensor of a point."""
     if isinstance(point, Collapsed):
-        return Collapsed(f(point.L), f(point.R), point.depth)
+        return Collapsed(f(point.L), f(point.R), point.depth, point.normalized)
     if isinstance(point, EndToEnd):
         return EndToEnd(f(point.u), f(point.s), f(point.vh), point.depth, point.normalized)
     return tuple(f(w) for w in point)

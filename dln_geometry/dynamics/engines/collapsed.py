@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dln_geometry.dynamics.engines.base import (
     CollapsedEngine,
+    finite_eigh,
     minus_product,
     observables,
     squares,
@@ -43,25 +44,25 @@ class SpectralEngine(CollapsedEngine):
             torch.neg(g_left, out=d_right)
             squared = squares(g_right) + squares(g_left) if self.watch else None
             return observables(value, squared)
-        c, q = torch.linalg.eigh(left.mT @ left)
+        c, q = finite_eigh(left.mT @ left)
         c = c.clamp_min(0.0)
         f = c**self.exponent if self.exponent > 0 else _negative_power(c, self.exponent)
         f = f.unsqueeze(-2)
         left, right = left @ q, right @ q
         value, g_right, g_left = contract(self.loss, left * f, right)
         k = left.mT @ g_right
-        gauge = power_divided_difference(c, self.exponent) * (k - k.mT)
+        gauge = _weighted(power_divided_difference(c, self.exponent), k - k.mT)
         minus_product(d_left, g_right * f, q.mT)
         minus_product(d_right, g_left - right @ gauge, q.mT)
         if not self.watch:
             return observables(value, None)
-        inside = k.square() * power_divided_difference(c, 2.0 * self.exponent)
+        inside = _weighted(power_divided_difference(c, 2.0 * self.exponent), k.square())
         squared = squares(d_left) + squares(g_left) + inside.sum((-2, -1))
         return observables(value, squared)
 
     def _pair(self, y: Tensor) -> Collapsed:
         left, right = self.split(y)
-        return Collapsed(left, right, self.depth)
+        return Collapsed(left, right, self.depth, self.start.normalized)
 
     def rebalanced(self, y: Tensor) -> Tensor:
         pair = Collapsed.of(self._pair(y).point())
@@ -148,7 +149,7 @@ class ProductEngine(CollapsedEngine):
         left, middle, right = self.split(y)
         # M = f(C) O with O orthogonal; the pair takes O over to R.
         u, _, vh = torch.linalg.svd(middle)
-        return Collapsed(left, right @ (u @ vh).mT, self.depth)
+        return Collapsed(left, right @ (u @ vh).mT, self.depth, self.start.normalized)
 
     def singular_values(self, y: Tensor) -> Tensor:
         left = self.split(y)[0]
@@ -173,6 +174,11 @@ class ProductEngine(CollapsedEngine):
         pair = Collapsed.of(EndToEnd(u, s, vh, self.depth, False))
         root = torch.diag_embed(s ** (1.0 - 2.0 / self.depth))
         return self.join(pair.L, root, pair.R)
+
+
+def _weighted(weights: Tensor, entries: Tensor) -> Tensor:
+    """Return the product entry by entry; zero modes have infinite weights at depths below 2."""
+    return torch.where(entries == 0, 0.0, weights * entries)
 
 
 def _negative_power(c: Tensor, exponent: float) -> Tensor:

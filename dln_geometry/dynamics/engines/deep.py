@@ -7,10 +7,15 @@ import math
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.engines.base import CollapsedEngine, minus_product, observables
+from dln_geometry.dynamics.engines.base import (
+    CollapsedEngine,
+    finite_eigh,
+    minus_product,
+    observables,
+)
 from dln_geometry.dynamics.losses import Loss, contract
 from dln_geometry.geometry.kernel import log_kernel_of_log
-from dln_geometry.geometry.point import Collapsed, EndToEnd
+from dln_geometry.geometry.point import Collapsed, EndToEnd, as_point
 
 
 class PairEngine(CollapsedEngine):
@@ -22,21 +27,23 @@ class PairEngine(CollapsedEngine):
     at large N would be 1 up to rounding.
     """
 
-    def __init__(self, loss: Loss, start: Collapsed, *, watch: bool = False) -> None:
-        (m, n), r = start.shape, start.rank
-        super().__init__(loss, start, ((m, r), (n, r)), watch)
+    def __init__(self, loss: Loss, start: Collapsed | EndToEnd, *, watch: bool = False) -> None:
+        self.given = start
+        p = as_point(start)
+        pair = Collapsed.of(EndToEnd(p.u, p.s, p.vh, 2.0, False))
+        super().__init__(loss, pair, ((p.shape[0], p.rank), (p.shape[1], p.rank)), watch)
+        self.depth = start.depth
 
     def rows(self) -> Tensor:
-        point = self.start.point()
-        pair = Collapsed.of(EndToEnd(point.u, point.s, point.vh, 2.0, False))
-        return self.join(pair.L, pair.R)
+        return self.join(self.start.L, self.start.R)
 
     def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
         left, right = self.views(y)
         d_left, d_right = self.views(out)
         value, g_right, g_left = contract(self.loss, left, right)
-        s, q = torch.linalg.eigh(left.mT @ left)
-        s = s.clamp_min(torch.finfo(s.dtype).tiny)
+        s, q = finite_eigh(left.mT @ left)
+        # Below its rounding an eigenvalue is not known; nothing may be divided by it.
+        s = torch.maximum(s, torch.finfo(s.dtype).eps * s[..., -1:])
         x = s.log()
         w = torch.exp((1.0 - 2.0 / self.depth) * x)
         log_a = log_kernel_of_log(x, self.depth, False)
@@ -53,22 +60,18 @@ class PairEngine(CollapsedEngine):
         squared = -(g_right * d_left).sum((-2, -1)) - (g_left * d_right).sum((-2, -1))
         return observables(value, squared)
 
-    def _depth_two(self, y: Tensor) -> Collapsed:
-        left, right = self.split(y)
-        return Collapsed(left.reshape(-1, *self.shapes[0]), right.reshape(-1, *self.shapes[1]), 2.0)
-
     def _pair(self, y: Tensor) -> Collapsed:
-        point = self._depth_two(y).point()
-        return Collapsed.of(EndToEnd(point.u, point.s, point.vh, self.depth, False))
+        left, right = self.split(y)
+        return Collapsed(left, right, 2.0)
 
-    def singular_values(self, y: Tensor) -> Tensor:
-        return self._depth_two(y).singular_values()
-
-    def defect(self, y: Tensor, obs: Tensor) -> Tensor:
-        return self._depth_two(y).defect()
+    def point(self, y: Tensor) -> Collapsed | EndToEnd:
+        """Return a point of the start's own view: the N-th roots of the other one lose digits."""
+        p = self._pair(y).point()
+        point = EndToEnd(p.u, p.s, p.vh, self.depth, bool(self.given.normalized))
+        return point if isinstance(self.given, EndToEnd) else Collapsed.of(point)
 
     def rebalanced(self, y: Tensor) -> Tensor:
-        pair = Collapsed.of(self._depth_two(y).point())
+        pair = Collapsed.of(self._pair(y).point())
         return self.join(pair.L, pair.R)
 
 
@@ -91,7 +94,10 @@ class CoreEngine(CollapsedEngine):
     def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
         (core,), (d_core,) = self.views(y), self.views(out)
         value, g_right, _ = contract(self.loss, self.u @ core, self.v)
-        p, s, qh = torch.linalg.svd(core)
+        # A trial that is no number is rejected; the decomposition would raise instead.
+        finite = torch.isfinite(core).all(-1).all(-1)[..., None, None]
+        p, s, qh = torch.linalg.svd(torch.where(finite, core, 0.0))
+        p = torch.where(finite, p, torch.nan)
         kernel = torch.exp(log_kernel_of_log(s.log(), math.inf, True))
         k = p.mT @ (self.u.mT @ g_right) @ qh.mT
         moved = kernel * k
