@@ -98,24 +98,34 @@ def log_kernel_of_pairs(xi: Tensor, xj: Tensor, depth: float, normalized: bool) 
     if depth == 1.0:
         return torch.zeros_like(xi + xj)
     larger = torch.maximum(xi, xj)
-    # Next to a zero the gap is infinite; two zeros have no difference, and no ratio matters.
-    t = torch.where(torch.isneginf(torch.minimum(xi, xj)), math.inf, xi - xj)
-    near = t.abs() < _NEAR
-    gap = torch.where(near, 1.0, t.abs())
+    at_equal = 0.0 if math.isinf(depth) else math.log(depth)
+    t = xi - xj
+    if torch.is_grad_enabled() and t.requires_grad:
+        # Next to a zero the gap is infinite; two zeros have no difference, and no ratio matters.
+        t = torch.where(torch.isneginf(torch.minimum(xi, xj)), math.inf, t)
+        near = t.abs() < _NEAR
+        log_ratio = _log_ratio(torch.where(near, 1.0, t.abs()), depth)
+        close = _log_kernel_nearby(0.5 * (xi + xj), torch.where(near, t, 0.0), depth)
+        log_kernel = torch.where(near, close, _exponent(depth) * larger + log_ratio)
+    else:
+        # Without derivatives nothing cancels down to the last bit of a gap; two zeros have a gap
+        # that is no number, and no ratio matters.
+        gap = t.abs_()
+        apart = gap > 0
+        log_kernel = torch.where(apart, _log_ratio(gap, depth), at_equal)
+        log_kernel = log_kernel.add_(larger, alpha=_exponent(depth))
+    return log_kernel - at_equal if normalized else log_kernel
+
+
+def _exponent(depth: float) -> float:
+    return 2.0 * (1.0 - 1.0 / depth)
+
+
+def _log_ratio(gap: Tensor, depth: float) -> Tensor:
+    """Return ``log( expm1(-2 gap) / expm1(-2 gap/N) )``, N times as much at infinite depth."""
     if math.isinf(depth):
-        ratio = -torch.expm1(-2 * gap) / (2 * gap)
-    else:
-        ratio = torch.expm1(-2 * gap) / torch.expm1(-2 * gap / depth)
-    log_kernel = 2.0 * (1.0 - 1.0 / depth) * larger + torch.log(ratio)
-    if near.device.type == "cpu" and not (torch.is_grad_enabled() and t.requires_grad):
-        # Most pairs are apart; the series is worth evaluating where it is wanted alone.
-        middle = (0.5 * (xi + xj))[near]
-        log_kernel[near] = _log_kernel_nearby(middle, t[near], depth)
-    else:
-        middle, t = 0.5 * (xi + xj), torch.where(near, t, 0.0)
-        log_kernel = torch.where(near, _log_kernel_nearby(middle, t, depth), log_kernel)
-    divide = normalized and not math.isinf(depth)
-    return log_kernel - math.log(depth) if divide else log_kernel
+        return torch.log(-torch.expm1(-2 * gap) / (2 * gap))
+    return torch.log(torch.expm1(-2 * gap) / torch.expm1((-2 / depth) * gap))
 
 
 def _log_kernel_nearby(middle: Tensor, t: Tensor, depth: float) -> Tensor:
@@ -127,7 +137,7 @@ def _log_kernel_nearby(middle: Tensor, t: Tensor, depth: float) -> Tensor:
     square = (2.0 * t).square()
     series = square * _series(square, [b / (2 * k) for k, b in _bernoulli(depth)])
     at_equal = 0.0 if math.isinf(depth) else math.log(depth)
-    return 2.0 * (1.0 - 1.0 / depth) * middle + series + at_equal
+    return _exponent(depth) * middle + series + at_equal
 
 
 def log_mixed_kernel(x: Tensor, depth: float, normalized: bool) -> Tensor:
