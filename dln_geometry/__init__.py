@@ -7,9 +7,12 @@ them in the depth-N metric, flow, and compute the entropy of end-to-end matrices
 from __future__ import annotations
 
 from dln_geometry import learning, plot, testing
-from dln_geometry.dynamics import exact, losses
+from dln_geometry.dynamics import diagnostics, exact, losses
+from dln_geometry.dynamics.diffusion import brownian_motion, langevin
 from dln_geometry.dynamics.fibre import balancing_flow, balancing_velocity, kirwan_ness_flow
 from dln_geometry.dynamics.flows import FlowError, gradient_flow
+from dln_geometry.dynamics.free_energy import FreeEnergy, free_energy_flow
+from dln_geometry.dynamics.sampling import sample_gibbs
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.balanced import (
     balance,
@@ -52,26 +55,31 @@ __all__ = [
     "Collapsed",
     "EndToEnd",
     "FlowError",
+    "FreeEnergy",
     "Trajectory",
     "balance",
     "balanced_dimension",
     "balanced_factors",
     "balancing_flow",
     "balancing_velocity",
+    "brownian_motion",
     "cometric",
     "cometric_sqrt",
     "depth_kernel",
+    "diagnostics",
     "end_to_end",
     "entropy",
     "entropy_gradient",
     "exact",
     "free_energy",
+    "free_energy_flow",
     "gauge_action",
     "gradient_flow",
     "horizontal",
     "horizontal_frame",
     "inner",
     "is_balanced",
+    "langevin",
     "kirwan_ness_flow",
     "learning",
     "lift",
@@ -84,6 +92,7 @@ __all__ = [
     "plot",
     "pushforward",
     "random_balanced",
+    "sample_gibbs",
     "tangent",
     "testing",
     "vertical",

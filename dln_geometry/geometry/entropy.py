@@ -19,6 +19,7 @@ __all__ = [
     "entropy_gradient",
     "entropy_slope",
     "free_energy",
+    "hidden_excess",
     "log_stiefel_volume",
 ]
 
@@ -95,7 +96,7 @@ def entropy(
     i, j = torch.triu_indices(r, r, 1, device=x.device)
     kernel = log_kernel_of_pairs(x[..., i], x[..., j], depth, math.isinf(depth))
     total = 0.5 * kernel.sum(-1)
-    constant, excess = _hidden_excess(shape, r, depth, widths)
+    constant, excess = hidden_excess(shape, r, depth, widths)
     if excess > 0:
         total = total + (excess / depth) * x.sum(-1)
     return total + constant
@@ -117,7 +118,7 @@ def _spectrum(point: Any, depth: float | None) -> tuple[Tensor, tuple[int, int],
     return torch.linalg.svdvals(x), (x.shape[-2], x.shape[-1]), as_depth(depth)
 
 
-def _hidden_excess(
+def hidden_excess(
     shape: tuple[int, int], r: int, depth: float, widths: Sequence[int] | int | None
 ) -> tuple[float, float]:
     """Return the constant of the entropy and ``sum_p (d_p - r)`` over the hidden layers."""
@@ -170,7 +171,7 @@ def entropy_gradient(
     Menon, Yu, arXiv 2509.09088v3.
     """
     p = as_point(point)
-    excess = _hidden_excess(p.shape, p.rank, p.depth, widths)[1]
+    excess = hidden_excess(p.shape, p.rank, p.depth, widths)[1]
     slope = entropy_slope(p.s, p.depth, excess=excess)
     if not bool(torch.isfinite(slope.detach()).all()):
         raise ValueError(

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from dln_geometry.geometry.doors import as_depth
-from dln_geometry.geometry.kernel import log_depth_kernel
 from dln_geometry.geometry.metric import cometric
 from dln_geometry.geometry.point import EndToEnd
+from dln_geometry.geometry.step import ProductFrame
 
 __all__ = ["EndToEndSGD"]
 
@@ -164,42 +164,22 @@ def _deep_step(p: Tensor, gradient: Tensor, lr: float, depth: float, decay: floa
 
 
 def _product_step(point: EndToEnd, g: Tensor, lr: float, decay: float) -> Tensor:
-    """Return ``U prod_{p=q}^1 (keep Lam + del_p) V^T``, the product step along ``-lr A(g)``.
-
-    ``del_p,ij = -lr lam_i^{q-p} lam_j^{p-1} (a_ij(N) / a_ij(q)) (U^T g V)_ij``.
-    """
-    u, s, vh, depth = point.u, point.s, point.vh, point.depth
+    """Return ``U prod_{p=q}^1 (keep Lam + del_p) V^T``, the product step along ``-lr A(g)``."""
+    depth = point.depth
     q = _FACTORS_AT_INFINITY if math.isinf(depth) else int(depth)
     keep = 1.0 - lr * decay * ((1.0 if math.isinf(depth) else depth) / q)
     if q == 1:
         return keep * point.matrix - lr * cometric(point, g)
-    gv, ug = g @ vh.mT, u.mT @ g
-    core = u.mT @ gv
-    inner = core
-    if q != depth:
-        log_kernel = log_depth_kernel(s, depth)
-        # Both kernels are zero for two zeros; what is multiplied there is zero anyway.
-        log_ratio = torch.where(
-            torch.isneginf(log_kernel), -math.inf, log_kernel - log_depth_kernel(s, q)
-        )
-        inner = log_ratio.exp() * core
-    lam = s ** (1.0 / q)
-    far = s ** (1.0 - 1.0 / q)
-    # Outside the range and corange: the mixed kernel s^{2-2/N} over that power.
-    mixed = torch.zeros_like(s) if math.isinf(depth) else s ** (1.0 + 1.0 / q - 2.0 / depth)
-    last = keep * u * lam - lr * (u @ (inner * far) + (gv - u @ core) * mixed)
-    first = keep * lam.unsqueeze(-1) * vh - lr * (
-        far.unsqueeze(-1) * (inner @ vh) + mixed.unsqueeze(-1) * (ug - core @ vh)
-    )
-    m, n = point.shape
-    for p in range(2, q) if n <= m else reversed(range(2, q)):
-        left, right = s ** ((q - p) / q), s ** ((p - 1) / q)
-        layer = torch.diag(keep * lam) - lr * left.unsqueeze(-1) * inner * right
-        # The square one of the two outer factors takes in the hidden ones.
-        if n <= m:
-            first = layer @ first
-        else:
-            last = last @ layer
+    frame = ProductFrame(point, layers=q, flat_depth=q)
+    (m, n), r = point.shape, point.rank
+    gv = g @ point.vh.mT
+    core = -lr * frame.root_kernel * (point.u.mT @ gv)
+    left = right = None
+    if m > r:
+        left = -lr * gv * frame.root_mixed
+    if n > r:
+        right = -lr * frame.root_mixed.unsqueeze(-1) * (point.u.mT @ g)
+    last, first = frame.move(core, left, right, keep=keep)
     return last @ first
 
 
