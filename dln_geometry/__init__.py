@@ -7,12 +7,16 @@ them in the depth-N metric, flow, and compute the entropy of end-to-end matrices
 from __future__ import annotations
 
 from dln_geometry import learning, plot, testing
-from dln_geometry.dynamics import diagnostics, exact, losses
+from dln_geometry.dynamics import diagnostics, exact, laws, losses
 from dln_geometry.dynamics.diffusion import brownian_motion, langevin
+from dln_geometry.dynamics.dyson import dyson
 from dln_geometry.dynamics.fibre import balancing_flow, balancing_velocity, kirwan_ness_flow
 from dln_geometry.dynamics.flows import FlowError, gradient_flow
 from dln_geometry.dynamics.free_energy import FreeEnergy, free_energy_flow
+from dln_geometry.dynamics.isospectral import isospectral_flow
 from dln_geometry.dynamics.sampling import sample_gibbs
+from dln_geometry.dynamics.singular_dyson import singular_dyson
+from dln_geometry.dynamics.spectral_noise import dln_dyson
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.balanced import (
     balance,
@@ -67,6 +71,8 @@ __all__ = [
     "cometric_sqrt",
     "depth_kernel",
     "diagnostics",
+    "dln_dyson",
+    "dyson",
     "end_to_end",
     "entropy",
     "entropy_gradient",
@@ -79,8 +85,10 @@ __all__ = [
     "horizontal_frame",
     "inner",
     "is_balanced",
-    "langevin",
+    "isospectral_flow",
     "kirwan_ness_flow",
+    "langevin",
+    "laws",
     "learning",
     "lift",
     "log_depth_kernel",
@@ -93,6 +101,7 @@ __all__ = [
     "pushforward",
     "random_balanced",
     "sample_gibbs",
+    "singular_dyson",
     "tangent",
     "testing",
     "vertical",

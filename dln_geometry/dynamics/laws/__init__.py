@@ -1,0 +1,38 @@
+"""Exact laws of the noise: what samplers and paths are tested against.
+
+Beta ensembles by their tridiagonal and bidiagonal models, their limits at infinite index (zeros of
+Hermite and Laguerre polynomials) and at infinite size (semicircle, Marchenko-Pastur), and the
+equilibrium of Langevin dynamics.
+"""
+
+from __future__ import annotations
+
+from dln_geometry.dynamics.laws.densities import (
+    marchenko_pastur_density,
+    marchenko_pastur_distribution,
+    marchenko_pastur_edges,
+    ridge_mean_square,
+    semicircle_density,
+    semicircle_distribution,
+    semicircle_radius,
+)
+from dln_geometry.dynamics.laws.ensembles import (
+    beta_hermite,
+    beta_laguerre,
+    hermite_zeros,
+    laguerre_zeros,
+)
+
+__all__ = [
+    "beta_hermite",
+    "beta_laguerre",
+    "hermite_zeros",
+    "laguerre_zeros",
+    "marchenko_pastur_density",
+    "marchenko_pastur_distribution",
+    "marchenko_pastur_edges",
+    "ridge_mean_square",
+    "semicircle_density",
+    "semicircle_distribution",
+    "semicircle_radius",
+]

@@ -1,0 +1,162 @@
+"""Limits of many particles, and the equilibrium of Langevin dynamics in the ridge energy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.dynamics.laws.draws import as_count, as_positive, as_shape
+from dln_geometry.geometry.doors import as_depth, as_float_tensor
+
+__all__ = [
+    "marchenko_pastur_density",
+    "marchenko_pastur_distribution",
+    "marchenko_pastur_edges",
+    "ridge_mean_square",
+    "semicircle_density",
+    "semicircle_distribution",
+    "semicircle_radius",
+]
+
+
+def semicircle_radius(n: int, t: float) -> float:
+    """Return the edge ``2 sqrt(n t)`` of n Dyson particles from 0 at time t, to leading order.
+
+    Examples
+    --------
+    >>> semicircle_radius(4, 1.0)
+    4.0
+    """
+    return 2.0 * math.sqrt(as_count(n, "n") * as_positive(t, "t"))
+
+
+def semicircle_density(x: Any, radius: float = 2.0) -> Tensor:
+    """Return the density ``2 sqrt(R^2 - x^2)/(pi R^2)``, 0 outside [-R, R].
+
+    Examples
+    --------
+    >>> semicircle_density([0.0, 2.0]) * math.pi
+    tensor([1., 0.])
+    """
+    x, radius = as_float_tensor(x, "x"), as_positive(radius, "radius")
+    return 2.0 * (radius**2 - x * x).clamp_min(0.0).sqrt() / (math.pi * radius**2)
+
+
+def semicircle_distribution(x: Any, radius: float = 2.0) -> Tensor:
+    """Return the distribution function ``1/2 + (u sqrt(1 - u^2) + asin u)/pi``, ``u = x/R``.
+
+    Examples
+    --------
+    >>> semicircle_distribution([-3.0, 0.0, 3.0])
+    tensor([0.0000, 0.5000, 1.0000])
+    """
+    u = (as_float_tensor(x, "x") / as_positive(radius, "radius")).clamp(-1.0, 1.0)
+    return 0.5 + (u * (1 - u * u).clamp_min(0.0).sqrt() + u.asin()) / math.pi
+
+
+def marchenko_pastur_edges(shape: tuple[int, int], t: float = 1.0) -> tuple[float, float]:
+    """Return ``sqrt(t) (sqrt m - sqrt n), sqrt(t) (sqrt m + sqrt n)``, edges of singular values.
+
+    Examples
+    --------
+    >>> marchenko_pastur_edges((9, 4))
+    (1.0, 5.0)
+    """
+    (m, n), root = as_shape(shape), math.sqrt(as_positive(t, "t"))
+    return root * (math.sqrt(m) - math.sqrt(n)), root * (math.sqrt(m) + math.sqrt(n))
+
+
+def marchenko_pastur_density(s: Any, shape: tuple[int, int], t: float = 1.0) -> Tensor:
+    """Return the limiting density of the singular values of an m x n matrix, variance t.
+
+    ``sqrt((e_+^2 - s^2)(s^2 - e_-^2))/(pi n t s)`` between the edges, n the shorter side: the
+    Marchenko-Pastur law of ``s^2``, written for s.
+
+    Examples
+    --------
+    The quarter circle of a square matrix:
+
+    >>> marchenko_pastur_density([0.0, 1.0], (1, 1)) * math.pi
+    tensor([2.0000, 1.7321])
+    """
+    s = as_float_tensor(s, "s")
+    low, high = marchenko_pastur_edges(shape, t)
+    n = min(shape)
+    if low == 0.0:
+        return torch.where(s >= 0, (high**2 - s * s).clamp_min(0.0).sqrt(), 0.0) / (math.pi * n * t)
+    inside = ((high**2 - s * s) * (s * s - low**2)).clamp_min(0.0).sqrt()
+    return torch.where(s > 0, inside / torch.where(s > 0, s, 1.0), 0.0) / (math.pi * n * t)
+
+
+def marchenko_pastur_distribution(s: Any, shape: tuple[int, int], t: float = 1.0) -> Tensor:
+    """Return the distribution function of `marchenko_pastur_density`, in closed form.
+
+    Examples
+    --------
+    >>> marchenko_pastur_distribution([1.0, 5.0], (9, 4))
+    tensor([0., 1.])
+    """
+    s = as_float_tensor(s, "s")
+    low, high = marchenko_pastur_edges(shape, t)
+    a, c = low**2, high**2
+    w = s.clamp(low, high).square()
+    root = ((c - w) * (w - a)).clamp_min(0.0).sqrt()
+    first = 0.5 * (a + c) * (torch.asin(((2 * w - a - c) / (c - a)).clamp(-1, 1)) + 0.5 * math.pi)
+    second = 0.0
+    if low > 0:
+        ratio = ((a + c) * w - 2 * a * c) / (w * (c - a))
+        second = math.sqrt(a * c) * (torch.asin(ratio.clamp(-1, 1)) + 0.5 * math.pi)
+    return ((root + first - second) / (2 * math.pi * min(shape) * t)).clamp(0.0, 1.0)
+
+
+def ridge_mean_square(
+    shape: tuple[int, int],
+    rank: int,
+    depth: float,
+    *,
+    beta: float,
+    kappa: float = 1.0,
+    entropy: bool = True,
+) -> float:
+    r"""Return ``E |rho|^2 = N E sum s_i^{2/N}`` at equilibrium in the loss ``(N/2) sum s^{2/N}``.
+
+    ``[ kappa r(m+n-r) + (N-1)(r min(m,n) - r(r+1)/2) ]/beta``, the second term with entropy
+    only (hidden widths ``min(m, n)``): at ``kappa = 1`` the dimension of the balanced manifold
+    over beta, without entropy that of the matrices of rank r.
+
+    Parameters
+    ----------
+    shape, rank, depth
+        Of the end-to-end matrices; the depth is finite.
+    beta, kappa : float
+        Inverse temperature and ratio of the noise across the orbits to that along them.
+    entropy : bool
+        Whether the drift holds the entropy.
+
+    Raises
+    ------
+    ValueError
+        If the rank exceeds the shape, the depth is infinite, or `beta` or `kappa` is not positive.
+
+    References
+    ----------
+    Menon, arXiv 2411.09004; Menon, Yu, arXiv 2509.09088.
+
+    Examples
+    --------
+    >>> ridge_mean_square((2, 2), 2, 3, beta=1.0)
+    6.0
+    """
+    m, n = as_shape(shape)
+    r, depth = as_count(rank, "rank"), as_depth(depth)
+    kappa = as_positive(kappa, "kappa")
+    if r > n or math.isinf(depth):
+        raise ValueError(
+            f"rank must be at most {n} and depth finite, got rank {r} and depth {depth:g}"
+        )
+    across = kappa * r * (m + n - r)
+    along = (depth - 1) * (r * n - 0.5 * r * (r + 1)) if entropy else 0.0
+    return (across + along) / as_positive(beta, "beta")

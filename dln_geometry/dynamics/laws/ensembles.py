@@ -1,0 +1,215 @@
+"""Beta ensembles by tridiagonal and bidiagonal models, and their limits at infinite index."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.linalg
+import torch
+from torch import Tensor
+
+from dln_geometry.dynamics.laws.draws import (
+    as_count,
+    as_index,
+    as_positive,
+    as_shape,
+    as_size,
+    chi,
+    normal,
+)
+from dln_geometry.geometry.doors import as_generator
+
+__all__ = ["beta_hermite", "beta_laguerre", "hermite_zeros", "laguerre_zeros"]
+
+_BATCHED = 64
+"""Size up to which a batch of dense decompositions beats a loop of tridiagonal ones."""
+
+
+def beta_hermite(
+    n: int,
+    dyson_index: float,
+    *,
+    t: float = 1.0,
+    size: Sequence[int] | int = (),
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    r"""Draw Dyson Brownian motion of n particles, all from 0, at time t.
+
+    The density is proportional to ``prod_{i<j} |x_i - x_j|^b exp(-b sum x_i^2/(4t))``:
+    eigenvalues of the tridiagonal matrix with diagonal ``sqrt(2t/b) N(0, 1)`` and off-diagonal
+    ``sqrt(t/b) chi_{kb}``, k = 1..n-1. At infinite index ``sqrt(t)`` times the zeros of
+    ``He_n``. With confinement c, `dyson` has this law at ``t = (1 - e^{-2ct})/(2c)``.
+
+    Parameters
+    ----------
+    n : int
+        Number of particles.
+    dyson_index : float
+        Index b in (0, inf]: 1, 2, 4 for real symmetric, Hermitian, quaternion matrices.
+    t : float
+        Time, positive.
+    size : int or sequence of int
+        Shape of the batch of samples.
+    generator : torch.Generator, optional
+        Source of randomness; a fresh one by default.
+    dtype, device : optional
+        Of the result.
+
+    Returns
+    -------
+    Tensor, shape (*size, n)
+        Ascending.
+
+    Raises
+    ------
+    ValueError
+        If `n`, `dyson_index` or `t` is not positive.
+
+    References
+    ----------
+    Dumitriu, Edelman, Matrix models for beta ensembles, arXiv math-ph/0206043, Theorem 2.12.
+
+    Examples
+    --------
+    >>> beta_hermite(3, math.inf, t=4.0)
+    tensor([-3.4641,  0.0000,  3.4641], dtype=torch.float64)
+    """
+    n, b, t = as_count(n, "n"), as_index(dyson_index), as_positive(t, "t")
+    batch = as_size(size)
+    if math.isinf(b):
+        zeros = math.sqrt(t) * hermite_zeros(n, dtype=dtype, device=device)
+        return zeros.expand(*batch, n).clone()
+    generator = as_generator(generator, torch.device(device or "cpu"))
+    main = math.sqrt(2 * t / b) * normal((*batch, n), generator, torch.float64)
+    k = torch.arange(1, n, dtype=torch.float64)
+    off = math.sqrt(t / b) * chi(k * b, batch, generator)
+    return tridiagonal_eigenvalues(main, off).to(dtype=dtype, device=device)
+
+
+def beta_laguerre(
+    shape: tuple[int, int],
+    dyson_index: float,
+    *,
+    t: float = 1.0,
+    size: Sequence[int] | int = (),
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    r"""Draw the singular values of an m x n Brownian motion of index b from 0, at time t.
+
+    With m >= n the density is proportional to ``prod_{i<j} |s_i^2 - s_j^2|^b
+    prod_i s_i^{b(m-n+1)-1} exp(-b sum s_i^2/(2t))``: singular values of the bidiagonal matrix
+    with diagonal ``sqrt(t/b) chi_{b(m-i)}``, i = 0..n-1, and off-diagonal ``sqrt(t/b) chi_{bk}``,
+    k = n-1..1. Entries have variance t whatever the index; ``E sum s_i^2 = m n t``. At
+    infinite index ``s_i^2 / t`` are the zeros of ``L_n^{(m-n)}``.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Shape (m, n) of the matrix, in either order.
+    dyson_index : float
+        Index b in (0, inf]: 1, 2, 4 for real, complex, quaternion matrices.
+    t, size, generator, dtype, device
+        As in `beta_hermite`.
+
+    Returns
+    -------
+    Tensor, shape (*size, min(m, n))
+        Ascending.
+
+    Raises
+    ------
+    ValueError
+        If the shape, `dyson_index` or `t` is not positive.
+
+    References
+    ----------
+    Dumitriu, Edelman, arXiv math-ph/0206043, Theorem 3.4.
+
+    Examples
+    --------
+    >>> beta_laguerre((2, 1), math.inf, t=8.0)
+    tensor([4.], dtype=torch.float64)
+    """
+    m, n = as_shape(shape)
+    b, t, batch = as_index(dyson_index), as_positive(t, "t"), as_size(size)
+    if math.isinf(b):
+        roots = (t * laguerre_zeros(n, m - n, dtype=dtype, device=device)).sqrt()
+        return roots.expand(*batch, n).clone()
+    generator = as_generator(generator, torch.device(device or "cpu"))
+    main = chi(b * torch.arange(m, m - n, -1, dtype=torch.float64), batch, generator)
+    off = chi(b * torch.arange(n - 1, 0, -1, dtype=torch.float64), batch, generator)
+    # The eigenvalues of this tridiagonal matrix are plus and minus the singular values.
+    both = main.new_zeros(*batch, 2 * n - 1)
+    both[..., ::2], both[..., 1::2] = main, off
+    values = tridiagonal_eigenvalues(main.new_zeros(*batch, 2 * n), both)[..., n:]
+    return math.sqrt(t / b) * values.clamp_min(0.0).to(dtype=dtype, device=device)
+
+
+def hermite_zeros(
+    n: int, *, dtype: torch.dtype = torch.float64, device: torch.device | str | None = None
+) -> Tensor:
+    """Return the zeros of the Hermite polynomial ``He_n``, ascending, shape (n,).
+
+    ``sqrt(t)`` times these solves ``dx_i/dt = sum_{j != i} 1/(x_i - x_j)`` from 0.
+
+    Examples
+    --------
+    >>> hermite_zeros(2)
+    tensor([-1.,  1.], dtype=torch.float64)
+    """
+    n = as_count(n, "n")
+    off = torch.arange(1, n, dtype=torch.float64).sqrt()
+    zeros = tridiagonal_eigenvalues(torch.zeros(n, dtype=torch.float64), off)
+    return (0.5 * (zeros - zeros.flip(-1))).to(dtype=dtype, device=device)
+
+
+def laguerre_zeros(
+    n: int,
+    excess: float,
+    *,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Return the zeros of the Laguerre polynomial ``L_n^{(a)}``, ``a = excess > -1``, ascending.
+
+    ``t`` times these solves ``dw_i/dt = a + 1 + sum_{j != i} 2 w_i/(w_i - w_j)`` from 0.
+
+    Examples
+    --------
+    >>> laguerre_zeros(1, 2.0)
+    tensor([3.], dtype=torch.float64)
+    """
+    n = as_count(n, "n")
+    if not excess > -1:
+        raise ValueError(f"excess must be above -1, got {excess}")
+    k = torch.arange(n, dtype=torch.float64)
+    off = (k[1:] * (k[1:] + excess)).sqrt()
+    return tridiagonal_eigenvalues(2 * k + excess + 1, off).to(dtype=dtype, device=device)
+
+
+def tridiagonal_eigenvalues(main: Tensor, off: Tensor) -> Tensor:
+    """Return the eigenvalues of symmetric tridiagonal matrices (..., n), (..., n - 1), ascending.
+
+    Large ones are found on the CPU, one after the other, in O(n^2).
+    """
+    n = main.shape[-1]
+    if n == 1:
+        return main
+    if n <= _BATCHED:
+        return torch.linalg.eigvalsh(main.diag_embed() + off.diag_embed(-1))
+    rows = [
+        scipy.linalg.eigvalsh_tridiagonal(d, e)
+        for d, e in zip(_rows(main), _rows(off), strict=True)
+    ]
+    return torch.from_numpy(np.stack(rows)).reshape(main.shape).to(main)
+
+
+def _rows(x: Tensor) -> np.ndarray:
+    """Return the vectors of a batch, on the CPU."""
+    return x.reshape(-1, x.shape[-1]).cpu().numpy()
