@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -177,8 +178,17 @@ def test_complete_writes_matrix_trajectory_and_figure(low_rank, capsys):
     assert_close(mean, np.full_like(mean, mean.mean()), scale=float(np.abs(matrix).max()))
     assert imread("x-completed.png").std() > 0.01
     said = capsys.readouterr().out
+    known_entries = f"{int(known.sum())} known entries of 20 x 15"
+    first = f"layout: triples (row, column, value) counted from 0; {known_entries}"
+    assert said.splitlines()[0] == first
     for word in ("held-out rms error", "held-out error (dB)", "effective rank", "stopped by"):
         assert word in said
+    mask = os.umask(0o022)
+    os.umask(mask)
+    for suffix in completion.WRITTEN:
+        mode = stat.S_IMODE(Path(f"x-completed{suffix}").stat().st_mode)
+        assert mode == 0o666 & ~mask, suffix
+    assert not list(Path().glob("*.part"))
 
 
 def test_complete_takes_every_kind_of_file(low_rank):
@@ -217,6 +227,54 @@ def test_layout_settles_what_a_table_of_three_columns_is(tmp_path):
     assert entries.rows.tolist() == [0, 1]
 
 
+ROWS = [(k % 7, k % 5, 0.5 * k + 1) for k in range(30)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        # User, item, rating and time.
+        ([(*row, 881250949 + k) for k, row in enumerate(ROWS)], "4 columns of which the first two"),
+        ([*ROWS, (-1, 2, 3.0)], "look like row and column in 30 of 31 lines"),
+        ([*ROWS, (1.5, 2, 3.0)], "look like row and column in 30 of 31 lines"),
+        ([*ROWS, (1, 2, "")], "look like row and column in 31 of 31 lines"),
+        ([*ROWS, ("", 2, 3.0)], "look like row and column in 30 of 31 lines"),
+        ([(k + 0.5, *row) for k, row in enumerate(ROWS)], "30 x 4 numbers without a hole"),
+        ([(0.5, 1), (1, 2)], "2 x 2 numbers without a hole"),
+    ],
+)
+def test_a_doubtful_layout_must_be_told(rows, said, capsys):
+    Path("x.csv").write_text("\n".join(",".join(str(cell) for cell in row) for row in rows) + "\n")
+    error = refusal(["complete", "x.csv"], capsys)
+    assert said in error
+    assert "give --layout triples or --layout matrix" in error
+    assert list(Path().iterdir()) == [Path("x.csv")]
+    # Said outright, anything goes.
+    entries = files.read_entries(Path("x.csv"), layout="matrix")
+    assert entries.shape == (len(rows), len(rows[0]))
+    if len(rows[0]) == 4 and rows[0][0] == 0:
+        assert files.read_entries(Path("x.csv"), layout="triples").shape == (7, 5)
+
+
+def test_layouts_without_doubt_are_named(tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, np.array(ROWS))
+    entries = files.read_entries(path)
+    assert entries.shape == (7, 5)
+    assert entries.layout == "triples (row, column, value) counted from 0"
+    np.save(path, np.array([[0.5, 1, 2, 3], [np.nan, 1, 2, 3], [4, 5, 6, 7]]))
+    assert files.read_entries(path).layout == "matrix"
+    # Ratings with holes are no places.
+    np.save(path, np.array([[4, np.nan, 2], [np.nan, 1, 2], [3, 5, np.nan]]))
+    assert files.read_entries(path).shape == (3, 3)
+    path = path.with_suffix(".mtx")
+    scipy.io.mmwrite(path, scipy.sparse.coo_array(([1.0, 2.0], ([0, 1], [1, 0]))))
+    assert files.read_entries(path).layout == "sparse matrix"
+    scipy.io.mmwrite(path, np.eye(2))
+    with pytest.raises(ValueError, match="2 x 2 numbers without a hole"):
+        files.read_entries(path)
+
+
 def test_zeros_that_a_sparse_matrix_stores_are_observed(tmp_path):
     path = tmp_path / "x.npz"
     scipy.sparse.save_npz(path, scipy.sparse.coo_array(([0.0, 2.0], ([0, 1], [1, 0]))))
@@ -239,6 +297,35 @@ def test_complete_ends_by_itself(options, low_rank, capsys):
     assert main(["complete", "x.npy", "--out", "y", *options]) == 0
     assert np.isfinite(np.load("y.npy")).all()
     assert ("held-out" in capsys.readouterr().out) == ("0" not in options)
+
+
+def test_infinite_depth_warns_of_what_stands_still(low_rank, capsys):
+    x, known = low_rank
+    np.save("x.npy", np.where(known, x, np.nan))
+    begin = ["complete", "x.npy", "--t-end", "0.1", "--no-center"]
+    for depth, rank, spaces in (
+        ("inf", "3", "column space and row space"),
+        # Twenty rows: the columns do not span.
+        ("inf", "15", "column space"),
+        ("3", "3", None),
+    ):
+        assert main([*begin, "--depth", depth, "--rank", rank]) == 0
+        said = capsys.readouterr().err
+        if spaces is None:
+            assert said == ""
+            continue
+        assert said == (
+            f"warning: at infinite depth a flow of rank {rank} keeps the {spaces} "
+            "of its random start\n"
+        )
+        start = dln.Collapsed.random(
+            x.shape, int(rank), 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+        )
+        u, _, vh = np.linalg.svd(start.matrix.numpy(), full_matrices=False)
+        u, vh = u[:, : int(rank)], vh[: int(rank)]
+        y = np.load("x-completed.npy")
+        assert_close(u @ (u.T @ y), y, scale=float(np.abs(y).max()), ops=1000)
+        assert_close((y @ vh.T) @ vh, y, scale=float(np.abs(y).max()), ops=1000)
 
 
 def test_complete_continues_to_the_same_bits(low_rank):
@@ -274,8 +361,11 @@ def test_out_names_the_results_or_their_folder(low_rank):
 def test_balance_writes_balanced_layers(rng, capsys):
     x = rng.normal(size=(5, 4))
     np.save("x.npy", x)
+    before = os.umask(0o022)
+    os.umask(before)
     for more in ([], ["--widths", "4,6,7,5"], ["--widths", "6", "--haar", "--seed", "3"]):
         assert main(["balance", "x.npy", "--depth", "3", "--out", "w/W.npz", *more]) == 0
+        assert stat.S_IMODE(Path("w/W.npz").stat().st_mode) == 0o666 & ~before
         with np.load("w/W.npz") as archive:
             assert archive.files == ["W_1", "W_2", "W_3"]
             layers = [torch.from_numpy(archive[name]) for name in archive.files]
@@ -296,7 +386,11 @@ def test_entropy_is_printed_for_machines_and_people(rng, capsys):
     share = point.s / point.s.sum()
     assert_close(found["effective_rank"], float((-(share * share.log()).sum()).exp()))
     assert main(["entropy", "x.csv", "--depth", "4"]) == 0
-    assert f"{found['entropy']:.10g}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{found['entropy']:.10g}" in said
+    assert "4 (numerical)" in said
+    assert main(["entropy", "x.csv", "--rank", "3"]) == 0
+    assert "3 (given)" in capsys.readouterr().out
 
 
 def test_entropy_counts_the_numerical_rank(rng, capsys):
@@ -305,7 +399,7 @@ def test_entropy_counts_the_numerical_rank(rng, capsys):
     assert main(["entropy", "x.npy", "--depth", "3", "--json", "--widths", "5"]) == 0
     found = json.loads(capsys.readouterr().out)
     point = dln.EndToEnd.of(x, 3, rank=2)
-    assert len(found["singular_values"]) == 2
+    assert len(found["singular_values"]) == found["rank"] == 2
     assert_close(found["entropy"], float(dln.entropy(point, widths=5)))
     # Minus infinity is no JSON.
     np.save("zero.npy", np.zeros((3, 3)))
@@ -331,6 +425,7 @@ TEXTS = {
     "good.csv": "0,0,1\n0,1,2\n1,0,3\n1,1,5\n",
     "wrong.npy": "this is no array",
     "wrong.npz": "this is no archive",
+    "one.csv": "1,1,5\n",
     "wrong.mtx": "this is no matrix",
     "x.json": "{}",
 }
@@ -362,8 +457,13 @@ TEXTS = {
         (["complete", "good.csv", "--shape", "2"], "two positive integers"),
         (["complete", "good.csv", "--shape", "a,b"], "--shape must be integers"),
         (["complete", "bytes.csv"], "text file"),
-        (["complete", "wrong.npy"], "array of numpy"),
-        (["complete", "wrong.npz"], "archive of numpy"),
+        (["complete", "wrong.npy"], "array of numpy, got a damaged file"),
+        (["complete", "short.npy"], "array of numpy, got a damaged file"),
+        (["complete", "wrong.npz"], "archive of numpy, got a damaged file"),
+        (["complete", "short.npz"], "archive of numpy, got a damaged file"),
+        (["complete", "format.npz"], "sparse matrix of scipy"),
+        (["entropy", "wrong.npy"], "array of numpy, got a damaged file"),
+        (["balance", "objects.npy"], "one that holds no numbers"),
         (["complete", "wrong.mtx"], "Matrix Market"),
         (["complete", "vector.npy"], r"shape (m, n), got shape (3,)"),
         (["complete", "complex.npy"], "real numbers"),
@@ -380,9 +480,12 @@ TEXTS = {
         (["complete", "good.csv", "--until-loss", "-1"], "--until-loss must be >= 0"),
         (["complete", "good.csv", "--seconds", "nan"], "--seconds must be >= 0"),
         (["complete", "good.csv", "--holdout", "1"], "--holdout must lie in [0, 1)"),
-        (["complete", "good.csv", "--holdout", "0.9"], "--holdout must leave an entry"),
+        (["complete", "good.csv", "--holdout", "0.9"], "got 0 of 4 with --holdout 0.9"),
+        (["complete", "good.csv", "--holdout", "0.7"], "too few entries are left to learn from"),
+        (["complete", "one.csv"], "must be at least 2, for their mean is taken away, got 1 of 1"),
+        (["complete", "one.csv", "--no-center", "--holdout", "0.999"], "at least 1, got 0 of 1"),
         (["complete", "good.csv", "--rtol", "0"], "rtol must be positive"),
-        (["complete", "good.npy", "--out", "good"], "must not overwrite the data"),
+        (["complete", "hole.npy", "--out", "hole"], "must not overwrite the data"),
         (["balance", "good.npy", "--depth", "0"], "depth must be a real number >= 1"),
         (["balance", "good.npy", "--depth", "2.5"], "--depth"),
         (["balance", "good.npy", "--widths", "1"], "widths must all be at least the rank 2"),
@@ -406,8 +509,16 @@ def test_a_mistake_is_one_line(arguments, said, capsys):
     np.save("holes.npy", np.full((2, 2), np.nan))
     np.savez("two.npz", a=np.ones(2), b=np.ones(2))
     np.savez("lengths.npz", rows=[0, 1], cols=[0, 1], values=[1.0, 2.0, 3.0])
+    np.save("hole.npy", np.array([[1.0, np.nan], [3.0, 5.0]]))
+    np.save("objects.npy", np.array([None, {}]), allow_pickle=True)
+    np.savez("format.npz", format=np.array("csr"), data=np.ones(2))
+    for suffix in (".npy", ".npz"):
+        whole = Path(("good" if suffix == ".npy" else "two") + suffix).read_bytes()
+        Path("short" + suffix).write_bytes(whole[:-5])
     before = set(Path().iterdir())
-    assert said in refusal(arguments, capsys)
+    line = refusal(arguments, capsys)
+    assert said in line
+    assert "allow_pickle" not in line
     assert set(Path().iterdir()) == before
 
 

@@ -60,8 +60,8 @@ def complete(
         Path,
         typer.Argument(
             help="Known entries: .csv .tsv .txt (row,column,value, or a matrix with empty or NaN "
-            "cells), .npz (rows, cols, values[, shape], or a matrix, or a sparse matrix of "
-            "scipy), .npy (a matrix with NaN), .mtx."
+            "cells), .npz (rows, cols, values[, shape], or a table, or a sparse matrix of "
+            "scipy), .npy (a table), .mtx."
         ),
     ],
     depth: Annotated[float, typer.Option(help="Depth N >= 1, a real number or inf.")] = 3.0,
@@ -87,7 +87,7 @@ def complete(
         str,
         typer.Option(
             help="What a table holds: triples, matrix, or auto: full lines of two "
-            "whole numbers and a third are triples."
+            "whole numbers and a third are triples, a matrix must have holes."
         ),
     ] = "auto",
     one_based: Annotated[
@@ -148,6 +148,7 @@ def balance(
 ) -> None:
     """Write balanced factors W_1, ..., W_N of a matrix, input side first."""
     from dln_geometry.cli import files, report
+    from dln_geometry.dynamics.files import written_whole
     from dln_geometry.geometry.balanced import balanced_factors, end_to_end, moments
     from dln_geometry.geometry.point import EndToEnd
 
@@ -160,7 +161,8 @@ def balance(
         generator=torch.Generator().manual_seed(seed),
     )
     arrays = {f"W_{p}": w.numpy() for p, w in enumerate(layers, start=1)}
-    np.savez(out, allow_pickle=False, **arrays)
+    with written_whole(out) as handle:
+        np.savez(handle, allow_pickle=False, **arrays)
     gap = float(torch.linalg.norm(end_to_end(layers) - x) / torch.linalg.norm(x))
     drift = max((float(g.abs().max()) for g in moments(layers)), default=0.0)
     report.print_table(
@@ -197,6 +199,7 @@ def entropy(
         found = {
             "depth": depth if np.isfinite(depth) else "inf",
             "entropy": value if np.isfinite(value) else None,
+            "rank": point.rank,
             "effective_rank": effective,
             "singular_values": point.s.tolist(),
         }
@@ -208,7 +211,8 @@ def entropy(
         f"Entropy of {matrix.name}",
         ("", "value"),
         [
-            ("matrix", f"{point.shape[0]} x {point.shape[1]}, rank <= {point.rank}"),
+            ("matrix", f"{point.shape[0]} x {point.shape[1]}"),
+            ("rank", f"{point.rank} ({'numerical' if rank is None else 'given'})"),
             ("depth", f"{depth:g}"),
             ("entropy", report.number(value, 10)),
             ("effective rank", report.number(effective, 6)),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from dln_geometry import plot
 from dln_geometry.cli.files import Entries
 from dln_geometry.cli.report import decibel, effective_rank, number, print_table, writable
+from dln_geometry.dynamics.files import written_whole
 from dln_geometry.dynamics.flows import gradient_flow
 from dln_geometry.dynamics.losses import Completion
 from dln_geometry.dynamics.trajectory import Trajectory
@@ -111,9 +111,13 @@ def run(
     for suffix in WRITTEN:
         writable(out.with_name(out.name + suffix), WRITTEN)
     split = _split(entries, plan)
+    m, n = entries.shape
+    print(f"layout: {entries.layout}; {len(entries.values)} known entries of {m} x {n}")
+    _warn(plan, entries.shape)
     trajectory = _flow(split.loss, plan, store, progress)
     matrix = _matrix(trajectory) + split.mean
-    _save_matrix(out.with_name(f"{out.name}.npy"), matrix.numpy())
+    with written_whole(out.with_name(f"{out.name}.npy")) as handle:
+        np.save(handle, matrix.numpy(), allow_pickle=False)
     trajectory.save(out.with_name(f"{out.name}.npz"))
     _figure(trajectory, matrix, split).savefig(out.with_name(f"{out.name}.png"), dpi=150)
     _print(trajectory, matrix, split, plan)
@@ -137,14 +141,33 @@ def _check(plan: Plan, shape: tuple[int, int]) -> None:
             raise ValueError(f"{option} must be >= 0, got {value}")
 
 
+def _warn(plan: Plan, shape: tuple[int, int]) -> None:
+    """Say what a flow of infinite depth cannot change: there, zero singular values do not mix."""
+    if not math.isinf(plan.depth):
+        return
+    rank = min(shape) if plan.rank is None else plan.rank
+    spaces = ("column space", "row space")
+    names = [name for name, side in zip(spaces, shape, strict=True) if rank < side]
+    if names:
+        sys.stderr.write(
+            f"warning: at infinite depth a flow of rank {rank} keeps the {' and '.join(names)} "
+            "of its random start\n"
+        )
+
+
 def _split(entries: Entries, plan: Plan) -> _Split:
     """Hold out a share of the entries, and centre the others."""
     rows, cols = torch.from_numpy(entries.rows), torch.from_numpy(entries.cols)
     values = torch.from_numpy(entries.values)
     count = len(values)
     out = round(plan.holdout * count)
-    if out == count:
-        raise ValueError(f"--holdout must leave an entry to see, got {plan.holdout} of {count}")
+    least = 2 if plan.center else 1
+    if count - out < least:
+        raise ValueError(
+            f"too few entries are left to learn from: they must be at least {least}"
+            f"{', for their mean is taken away' if plan.center else ''}, "
+            f"got {count - out} of {count} with --holdout {plan.holdout:g}"
+        )
     order = torch.randperm(count, generator=torch.Generator().manual_seed(plan.seed))
     seen, held = order[out:], order[:out]
     mean = float(values[seen].mean()) if plan.center else 0.0
@@ -186,13 +209,6 @@ def _matrix(trajectory: Trajectory) -> Tensor:
     point = trajectory.final
     assert isinstance(point, Collapsed | EndToEnd)
     return point.matrix
-
-
-def _save_matrix(path: Path, x: np.ndarray) -> None:
-    """Write an array whole or not at all."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as handle:
-        np.save(handle, x, allow_pickle=False)
-    os.replace(handle.name, path)
 
 
 def _print(trajectory: Trajectory, matrix: Tensor, split: _Split, plan: Plan) -> None:

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dln_geometry.cli.tables import looks_like_triples, read_table
+from dln_geometry.cli.tables import layout_of, read_table
 
 __all__ = ["Entries", "read_entries", "read_matrix"]
 
 TABLES = (".csv", ".tsv", ".txt")
 SUFFIXES = (*TABLES, ".npz", ".npy", ".mtx")
 LAYOUTS = ("auto", "triples", "matrix")
+_DAMAGED = (ValueError, EOFError, ArithmeticError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
 class Entries:
-    """Observed entries of a matrix: places counted from 0, values, and the shape (m, n)."""
+    """Observed entries of a matrix: places from 0, values, the shape (m, n), how it was read."""
 
     rows: np.ndarray
     cols: np.ndarray
     values: np.ndarray
     shape: tuple[int, int]
+    layout: str
 
 
 def read_entries(
@@ -39,11 +42,12 @@ def read_entries(
 
     ``.csv``, ``.tsv``, ``.txt``: a table separated by commas, semicolons, tabs or blanks; a
     first line that is not numeric is a header. A table of exactly three columns whose first two
-    hold whole numbers >= 0 and whose cells are all filled is read as row, column, value;
-    anything else as a matrix with empty or NaN cells where it is unknown. `layout` says it
-    outright (``"triples"`` ignores further columns). ``.npz``: arrays ``rows, cols, values`` and
-    perhaps ``shape``, a single matrix with NaN holes, or a sparse matrix of scipy, whose stored
-    entries are the observed ones. ``.npy``: a matrix with NaN holes. ``.mtx``: Matrix Market.
+    hold whole numbers >= 0 and whose cells are all filled is read as row, column, value; other
+    tables as a matrix with empty or NaN cells where it is unknown. Where that is doubtful, or
+    there is no such cell, `layout` must say it outright (``"triples"`` ignores further columns).
+    ``.npy``, or the only array of an ``.npz``: the same. ``.npz`` may also hold the arrays
+    ``rows, cols, values`` and perhaps ``shape``, or a sparse matrix of scipy, whose stored
+    entries are the observed ones. ``.mtx``: Matrix Market.
 
     Parameters
     ----------
@@ -61,13 +65,16 @@ def read_entries(
     OSError
         If the file is missing or cannot be read.
     ValueError
-        If it is not as described.
+        If it is not as described, or its layout is doubtful.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout}")
     suffix = _known(path, SUFFIXES)
     if suffix == ".mtx":
-        return _from_sparse(_matrix_market(path), path)
+        stored = _matrix_market(path)
+        if not isinstance(stored, np.ndarray):
+            return _from_sparse(stored, path)
+        return _from_table(stored, path, layout, one_based, shape)
     if suffix == ".npz":
         arrays = _arrays(path)
         if {"rows", "cols", "values"} <= arrays.keys():
@@ -75,24 +82,11 @@ def read_entries(
             rows, cols, values = (arrays[name] for name in ("rows", "cols", "values"))
             return _triples(rows, cols, values, one_based, shape)
         if "format" in arrays:
-            from scipy import sparse
-
-            return _from_sparse(sparse.load_npz(path), path)
-        return _from_holes(
-            _only(arrays, path, "a single matrix or the arrays rows, cols, values"), path
-        )
-    if suffix == ".npy":
-        table = _array(path)
+            return _from_sparse(_sparse(path), path)
+        table = _only(arrays, path, "a single matrix or the arrays rows, cols, values")
     else:
-        table = read_table(path)
-        if layout == "triples" or (layout == "auto" and looks_like_triples(table)):
-            if table.shape[1] < 3:
-                raise ValueError(
-                    f"{path} must have columns row, column, value, got {table.shape[1]} columns"
-                )
-            rows, cols, values = table.T[:3]
-            return _triples(rows, cols, values, one_based, shape)
-    return _from_holes(table, path)
+        table = _array(path) if suffix == ".npy" else read_table(path)
+    return _from_table(table, path, layout, one_based, shape)
 
 
 def read_matrix(path: Path) -> np.ndarray:
@@ -140,17 +134,33 @@ def _two_dimensional(x: np.ndarray, path: Path) -> np.ndarray:
 
 def _array(path: Path) -> np.ndarray:
     try:
-        return np.asarray(np.load(path, allow_pickle=False))
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} must be an array of numpy: {error}") from None
+        with open(path, "rb") as handle:
+            return np.asarray(np.load(handle, allow_pickle=False))
+    except _DAMAGED:
+        # numpy's own words would advise to read the file unsafely.
+        raise ValueError(
+            f"{path} must be an array of numpy, got a damaged file or one that holds no numbers"
+        ) from None
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: numpy leaves a damaged archive open.
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} must be an archive of numpy: {error}") from None
+    except (*_DAMAGED, AttributeError, TypeError):
+        raise ValueError(
+            f"{path} must be an archive of numpy, got a damaged file or one that holds no numbers"
+        ) from None
+
+
+def _sparse(path: Path) -> Any:
+    from scipy import sparse
+
+    try:
+        return sparse.load_npz(path)
+    except (*_DAMAGED, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} must be a sparse matrix of scipy: {error}") from None
 
 
 def _only(arrays: dict[str, np.ndarray], path: Path, expected: str) -> np.ndarray:
@@ -201,29 +211,45 @@ def _triples(
                 f"{name} must be at most {count - 1 + first} for the shape {shape}, "
                 f"got {int(x.max()) + first}"
             )
-    return Entries(places[0], places[1], values.astype(np.float64), shape)
+    layout = f"triples (row, column, value) counted from {first}"
+    return Entries(places[0], places[1], values.astype(np.float64), shape, layout)
+
+
+def _from_table(
+    table: np.ndarray, path: Path, layout: str, one_based: bool, shape: tuple[int, int] | None
+) -> Entries:
+    """Return the entries of an array that holds triples or a matrix."""
+    table = _two_dimensional(table, path)
+    if np.isinf(table).any():
+        raise ValueError(f"{path} must hold finite numbers or NaN, got infinite entries")
+    if layout == "auto":
+        layout = layout_of(table, path)
+    if layout == "matrix":
+        return _from_holes(table, path)
+    if table.shape[1] < 3:
+        raise ValueError(
+            f"{path} must have columns row, column, value, got {table.shape[1]} columns"
+        )
+    rows, cols, values = table.T[:3]
+    return _triples(rows, cols, values, one_based, shape)
 
 
 def _from_holes(x: np.ndarray, path: Path) -> Entries:
     """Return the entries of a matrix that are not NaN."""
-    x = _two_dimensional(x, path)
-    if np.isinf(x).any():
-        raise ValueError(f"{path} must hold finite numbers or NaN, got infinite entries")
     rows, cols = np.nonzero(~np.isnan(x))
     if rows.size == 0:
         raise ValueError(f"{path} must hold a known entry, got NaN alone")
-    return Entries(rows, cols, x[rows, cols], x.shape)
+    return Entries(rows, cols, x[rows, cols], (x.shape[0], x.shape[1]), "matrix")
 
 
 def _from_sparse(x: Any, path: Path) -> Entries:
-    """Return the stored entries of a sparse matrix, zeros included, or all of a dense one."""
-    if isinstance(x, np.ndarray):
-        return _from_holes(x, path)
+    """Return the stored entries of a sparse matrix, zeros included."""
     x = x.tocoo()
     if x.nnz == 0:
         raise ValueError(f"{path} must hold an entry, got none")
     values = _numeric(x.data, path)
-    return _triples(x.row, x.col, values, False, (int(x.shape[0]), int(x.shape[1])))
+    entries = _triples(x.row, x.col, values, False, (int(x.shape[0]), int(x.shape[1])))
+    return replace(entries, layout="sparse matrix")
 
 
 def _matrix_market(path: Path) -> Any:

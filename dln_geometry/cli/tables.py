@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["looks_like_triples", "read_table"]
+__all__ = ["layout_of", "read_table"]
 
 
 def read_table(path: Path) -> np.ndarray:
@@ -47,12 +47,37 @@ def read_table(path: Path) -> np.ndarray:
         return _table_with_holes(text, delimiter, path)
 
 
-def looks_like_triples(table: np.ndarray) -> bool:
-    """Tell whether a table is of full lines of two whole numbers >= 0 and a third."""
-    if table.shape[1] != 3 or not np.isfinite(table).all():
-        return False
-    places = table[:, :2]
-    return bool((places >= 0).all() and (places == np.floor(places)).all())
+def layout_of(table: np.ndarray, path: Path) -> str:
+    """Tell what a table holds: ``"triples"`` or ``"matrix"`` where it can be only one of them.
+
+    Full lines of two whole numbers >= 0 and a third are triples, anything else with NaN holes is
+    a matrix.
+
+    Raises
+    ------
+    ValueError
+        If the table looks like both, or like a matrix without holes.
+    """
+    count, columns = table.shape
+    choose = "give --layout triples or --layout matrix"
+    if columns in (3, 4):
+        places = table[:, :2]
+        whole = np.isfinite(places) & (places >= 0) & (places == np.floor(places))
+        like = int(whole.all(axis=1).sum())
+        filled = not np.isnan(table[:, :3]).any()
+        if columns == 3 and like == count and filled and np.isfinite(table).all():
+            return "triples"
+        if (columns == 3 and 2 * like > count) or (columns == 4 and like == count and filled):
+            raise ValueError(
+                f"{path} must tell what it holds, got {columns} columns of which the first two "
+                f"look like row and column in {like} of {count} lines: {choose}"
+            )
+    if not np.isnan(table).any():
+        raise ValueError(
+            f"{path} must have empty or NaN cells to complete, got {count} x {columns} numbers "
+            f"without a hole: {choose}"
+        )
+    return "matrix"
 
 
 def _table_with_holes(text: str, delimiter: str | None, path: Path) -> np.ndarray:

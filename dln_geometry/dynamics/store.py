@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from dln_geometry.dynamics.files import written_whole
 
 __all__ = ["Store"]
 
@@ -37,12 +38,8 @@ class Store:
 
     def save(self, state: dict[str, Any]) -> None:
         """Write a state: a dict of tensors, numbers, strings and nested dicts or lists."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=self.path.parent, suffix=".part", delete=False
-        ) as handle:
+        with written_whole(self.path) as handle:
             torch.save({"identity": self.identity, "state": state}, handle)
-        os.replace(handle.name, self.path)
 
     def load(self) -> dict[str, Any] | None:
         """Return the state last saved, or `None` if there is none yet."""

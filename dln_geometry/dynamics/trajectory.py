@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
+import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dln_geometry.dynamics.files import written_whole
 from dln_geometry.geometry.point import Collapsed, EndToEnd
 
 if TYPE_CHECKING:
@@ -23,6 +25,20 @@ __all__ = ["Trajectory"]
 
 _FORMAT = 1
 _SERIES = ("t", "loss", "singular_values", "states", "defect")
+
+# What damaged archives and descriptions may raise.
+_DAMAGED = (
+    OSError,
+    EOFError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 Final = Collapsed | EndToEnd | tuple[Tensor, ...] | Tensor | None
 
@@ -105,9 +121,7 @@ class Trajectory:
         Path
             The file written, with the suffix ``.npz``.
         """
-        target = Path(path)
-        if target.suffix != ".npz":
-            target = target.with_name(target.name + ".npz")
+        target = _with_suffix(Path(path))
         arrays = {
             name: getattr(self, name).detach().cpu().numpy()
             for name in _SERIES
@@ -125,48 +139,69 @@ class Trajectory:
             for k, point in enumerate(self.points):
                 _pack_point(f"point{k}", point, arrays, meta)
         arrays["meta"] = np.array(json.dumps(meta))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # A reader never sees half a file, and a crash leaves the old one.
-        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".part", delete=False) as handle:
+        with written_whole(target) as handle:
             np.savez_compressed(handle, allow_pickle=False, **arrays)
-        os.replace(handle.name, target)
         return target
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trajectory:
-        """Read a trajectory written by `save`.
+        """Read a trajectory written by `save`; the suffix ``.npz`` may be left out.
 
         Raises
         ------
-        FileNotFoundError
-            If there is no such file.
+        OSError
+            If there is no such file, or it may not be read.
         ValueError
             If the file is no trajectory, or of a newer format.
         """
+        source = Path(path)
+        if not source.is_file() and _with_suffix(source).is_file():
+            source = _with_suffix(source)
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-            meta = json.loads(str(arrays.pop("meta")))
-        except FileNotFoundError:
+            arrays, meta = _read(source)
+            version = int(meta["format"])
+        except (FileNotFoundError, PermissionError):
             raise
-        except (OSError, EOFError, KeyError, ValueError, AttributeError, TypeError) as error:
-            raise ValueError(f"path must be a saved trajectory, got {path}: {error}") from None
-        if meta["format"] > _FORMAT:
+        except _DAMAGED:
+            # numpy's own words would advise to read the file unsafely.
             raise ValueError(
-                f"path must be a trajectory of format <= {_FORMAT}, got {meta['format']}"
+                f"path must be a saved trajectory, got {source}: it is no archive of one, "
+                "or a damaged one"
+            ) from None
+        if version > _FORMAT:
+            raise ValueError(f"path must be a trajectory of format <= {_FORMAT}, got {version}")
+        try:
+            tensors = {k: torch.from_numpy(np.array(v)) for k, v in arrays.items()}
+            points = None
+            if "points" in meta:
+                points = tuple(
+                    _unpack_point(f"point{k}", tensors, meta) for k in range(meta["points"])
+                )
+            return cls(
+                t=tensors["t"],
+                **{name: tensors.get(name) for name in _SERIES[1:]},
+                final=_unpack_point("final", tensors, meta),
+                status=meta["status"],
+                stats=meta["stats"],
+                points=points,
+                depth=float(meta["depth"]),
             )
-        tensors = {k: torch.from_numpy(np.array(v)) for k, v in arrays.items()}
-        points = None
-        if "points" in meta:
-            points = tuple(_unpack_point(f"point{k}", tensors, meta) for k in range(meta["points"]))
-        return cls(
-            **{name: tensors.get(name) for name in _SERIES},  # pyright: ignore[reportArgumentType]
-            final=_unpack_point("final", tensors, meta),
-            status=meta["status"],
-            stats=meta["stats"],
-            points=points,
-            depth=float(meta["depth"]),
-        )
+        except _DAMAGED as error:
+            raise ValueError(
+                f"path must be a saved trajectory, got {source}: {type(error).__name__}: {error}"
+            ) from None
+
+
+def _with_suffix(path: Path) -> Path:
+    return path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the arrays of an archive and its description."""
+    # Opened here: numpy leaves a damaged archive open.
+    with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    return arrays, json.loads(str(arrays.pop("meta")))
 
 
 def _pack_point(name: str, point: Any, arrays: dict[str, Any], meta: dict[str, Any]) -> None:

@@ -7,10 +7,9 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-
-_HALF = (torch.float16, torch.bfloat16)
 
 
 def as_float_tensor(
@@ -22,18 +21,22 @@ def as_float_tensor(
 ) -> Tensor:
     """Convert `x` to a finite real floating tensor.
 
-    Integers and booleans become the default float, half precision becomes float32 (no
-    decomposition exists below it).
+    Integers and booleans become the default float, half precision becomes float32, in `x` as in
+    `dtype` (no decomposition exists below it).
 
     Raises
     ------
     TypeError
-        If `x` is not numeric or is complex.
+        If `x` is not numeric, is complex or sparse, or `dtype` is no floating type.
     ValueError
         If an entry is NaN or infinite.
     """
     if isinstance(x, str | bytes) or x is None:
         raise TypeError(f"{name} must be a real array or tensor, got {type(x).__name__}")
+    if dtype is not None:
+        dtype = as_dtype(dtype)
+    if isinstance(x, np.ndarray | np.generic):
+        x = _shareable(np.asarray(x))
     try:
         tensor = torch.as_tensor(x, device=device)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -42,10 +45,10 @@ def as_float_tensor(
         ) from None
     if tensor.is_complex():
         raise TypeError(f"{name} must be real, got {tensor.dtype}")
-    if not tensor.is_floating_point():
-        tensor = tensor.to(torch.get_default_dtype())
-    elif tensor.dtype in _HALF:
-        tensor = tensor.to(torch.float32)
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be dense, got the layout {tensor.layout}")
+    working = tensor.dtype if tensor.is_floating_point() else torch.get_default_dtype()
+    tensor = tensor.to(as_dtype(working))
     if dtype is not None and tensor.dtype != dtype:
         # Python numbers are read anew: they came in as the default float.
         own = hasattr(x, "dtype")
@@ -53,6 +56,27 @@ def as_float_tensor(
     if not bool(torch.isfinite(tensor.detach()).all()):
         raise ValueError(f"{name} must be finite, got NaN or infinite entries")
     return tensor
+
+
+def as_dtype(dtype: Any) -> torch.dtype:
+    """Return the floating type to compute in: float32 in place of what is narrower."""
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype must be a torch.dtype, got {dtype!r}")
+    if not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a real floating type, got {dtype}")
+    return torch.float32 if dtype.itemsize < 4 else dtype
+
+
+def _shareable(x: np.ndarray) -> np.ndarray:
+    """Return an array that torch can share: native numbers, plain strides, writeable."""
+    if x.dtype.kind == "f" and x.dtype.itemsize > 8:
+        x = x.astype(np.float64)
+    elif x.dtype.kind == "c" or not x.dtype.isnative:
+        # Complex numbers of any width: they are refused by their type.
+        x = x.astype(np.complex128 if x.dtype.kind == "c" else x.dtype.newbyteorder("="))
+    if not x.flags.writeable or any(step < 0 or step % x.itemsize for step in x.strides):
+        x = np.array(x, order="C")
+    return x
 
 
 def as_matrix(
@@ -130,7 +154,9 @@ def as_widths(widths: Any, shape: tuple[int, int], layers: int, rank: int) -> tu
     that holds every matrix of that shape; an integer is the width of every hidden layer.
     """
     m, n = shape
-    if widths is None or isinstance(widths, numbers.Integral):
+    if isinstance(widths, np.ndarray | Tensor):
+        widths = widths.tolist()
+    if widths is None or (isinstance(widths, numbers.Integral) and not isinstance(widths, bool)):
         hidden = min(m, n) if widths is None else int(widths)
         resolved = (n, *(hidden,) * (layers - 1), m)
     else:
@@ -152,6 +178,8 @@ def as_widths(widths: Any, shape: tuple[int, int], layers: int, rank: int) -> tu
 
 def as_width_sequence(widths: Any) -> tuple[int, ...]:
     """Return widths as a tuple of at least two positive integers."""
+    if isinstance(widths, np.ndarray | Tensor):
+        widths = widths.tolist()
     if isinstance(widths, str) or not isinstance(widths, Sequence):
         raise TypeError(f"widths must be a sequence (d_0, ..., d_N), got {widths!r}")
     if len(widths) < 2:

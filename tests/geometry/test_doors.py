@@ -9,6 +9,7 @@ import torch
 from dln_geometry.geometry.doors import (
     as_covector,
     as_depth,
+    as_dtype,
     as_factors,
     as_float_tensor,
     as_generator,
@@ -34,6 +35,63 @@ def test_numbers_become_tensors_of_the_right_dtype():
 def test_python_numbers_are_not_rounded_on_the_way():
     assert as_float_tensor([0.1, 1e-100], "x", dtype=torch.float64).tolist() == [0.1, 1e-100]
     assert as_float_tensor(0.1, "x", dtype=torch.float64).item() == 0.1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x[::-1],
+        lambda x: x[:1][::-1],
+        lambda x: x.T,
+        lambda x: x.astype(">f8"),
+        lambda x: x.astype(">i4"),
+        lambda x: x.astype(np.longdouble),
+        lambda x: np.broadcast_to(x[0], (4, 3)),
+        lambda x: np.zeros(3, dtype=[("a", "i1"), ("b", "f8")])["b"],
+        lambda x: np.longdouble(2.0),
+    ],
+    ids=["turned", "one-row", "transposed", "big", "integer", "long", "fixed", "odd", "scalar"],
+)
+def test_arrays_of_every_make(change):
+    x = change(np.arange(9.0).reshape(3, 3))
+    # Warnings are errors: a read-only array must not be shared.
+    assert as_float_tensor(x, "x", dtype=torch.float64).numpy().tolist() == x.tolist()
+
+
+def test_plain_arrays_are_shared():
+    x = np.ones(3)
+    assert as_float_tensor(x, "x").data_ptr() == x.ctypes.data
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.eye(2).to_sparse(), "x must be dense, got the layout torch.sparse_coo"),
+        (np.array([None]), "x must be a real array or tensor, got ndarray"),
+        (np.array(["a"]), "x must be a real array or tensor, got ndarray"),
+        (np.ones(2, dtype=np.clongdouble), "x must be real, got torch.complex128"),
+        ("ab", "x must be a real array or tensor, got str"),
+    ],
+)
+def test_what_is_no_dense_real_array(x, message):
+    with pytest.raises(TypeError, match=message):
+        as_float_tensor(x, "x")
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_half_precision_is_promoted_where_it_is_asked_for(half):
+    assert as_dtype(half) == torch.float32
+    assert as_dtype(torch.float64) == torch.float64
+    for x in ([0.1], torch.ones(2), torch.ones(2).double(), torch.ones(2).to(half)):
+        assert as_float_tensor(x, "x", dtype=half).dtype == torch.float32
+    assert as_float_tensor(0.1, "x", dtype=half).item() == torch.tensor(0.1).item()
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, np.float32, "float"])
+def test_dtypes_must_be_floating(dtype):
+    for x in ([0.5], torch.ones(2)):
+        with pytest.raises(TypeError, match="dtype must be a"):
+            as_float_tensor(x, "x", dtype=dtype)
 
 
 def test_tensors_keep_their_graph_and_identity():
@@ -99,6 +157,10 @@ def test_widths():
     assert as_widths([3, 2, 6, 4], (4, 3), 3, 2) == (3, 2, 6, 4)
     assert as_widths(None, (4, 3), 1, 2) == (3, 4)
     assert as_width_sequence([np.int64(2), 3]) == (2, 3)
+    for widths in (np.array([3, 2, 6, 4]), torch.tensor([3, 2, 6, 4])):
+        assert as_width_sequence(widths) == (3, 2, 6, 4)
+        assert as_widths(widths, (4, 3), 3, 2) == (3, 2, 6, 4)
+    assert as_widths(torch.tensor(5), (4, 3), 3, 2) == (3, 5, 5, 4)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +174,10 @@ def test_widths():
         ("wide", TypeError, "widths must be a sequence"),
         (2.5, TypeError, "widths must be a sequence"),
         ((3,), ValueError, "widths must hold at least two numbers"),
+        (True, TypeError, "widths must be a sequence"),
+        (np.array([3.0, 2.0, 2.0, 4.0]), TypeError, "widths must be integers"),
+        (torch.tensor([[3, 4], [3, 4]]), TypeError, "widths must be integers"),
+        (torch.tensor(2.5), TypeError, "widths must be a sequence"),
     ],
 )
 def test_bad_widths(widths, error, message):
