@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.engines.base import Blocks
-from dln_geometry.dynamics.orbit import BalancingPath, Stack, balancing_generator
+from dln_geometry.dynamics.orbit import LATE, SNAP, BalancingPath, Stack, balancing_generator
 from dln_geometry.dynamics.progress import Progress
 from dln_geometry.dynamics.solvers import integrate
 from dln_geometry.dynamics.trajectory import Trajectory
@@ -75,14 +75,17 @@ def balancing_velocity(factors: Sequence[Any]) -> tuple[Tensor, ...]:
 
 
 def balancing_flow(
-    factors: Sequence[Any], t: float | Sequence[float] | Tensor
+    factors: Sequence[Any],
+    t: float | Sequence[float] | Tensor,
+    *,
+    progress: bool | Callable[[float, dict[str, Any]], None] = False,
 ) -> tuple[Tensor, ...] | list[tuple[Tensor, ...]]:
     r"""Return the factors after a time t of the gradient flow of ``1/2 sum |W_p|^2`` on the fibre.
 
     On the orbit of the factors under hidden changes of basis, X held fixed. The moments decay
     like ``G_p(t) = e^{-2t} G_p(0)``, and at infinite time the factors are balanced. Moments and
     X are exact up to rounding; the place among the factors with these moments is that of the
-    flow up to about 1e-10.
+    flow up to about 1e-8.
 
     Parameters
     ----------
@@ -90,6 +93,9 @@ def balancing_flow(
         Layers ``(W_1, ..., W_N)``, W_p of shape (..., d_p, d_{p-1}).
     t : float or sequence of float, shape (T,)
         Time, at least 0, or ``math.inf``; or increasing times.
+    progress : bool or callable
+        Show a progress bar; or call ``progress(fraction_done, info)``, at most ten times a second
+        (of infinite time, the fraction is one of the longest way).
 
     Returns
     -------
@@ -102,13 +108,15 @@ def balancing_flow(
         If `factors` is no sequence of real matrices, or a time is not real.
     ValueError
         If the layers do not chain, or mix dtypes or devices; if a time is negative or NaN, or
-        the times decrease.
+        the times decrease; if 20 000 evaluations of the velocity do not reach a time.
 
     Notes
     -----
     The changes of basis g_k are integrated, ``dg_k/dt = c_k g_k``, so that X is kept whatever
     the error; then Newton's method ``W_k -> e^{x_k} W_k e^{-x_{k-1}}`` restores the moments. The
-    velocity is that of `balancing_velocity`. All of it runs in double precision.
+    velocity is that of `balancing_velocity`. All of it runs in double precision. On one
+    core, to infinite time: 0.7 s for 4 layers of 10 x 10, 1.2 s for 8 of 6 x 6, 2.5 s for 12 of
+    4 x 4, 4.5 s for 3 of 20 x 20.
 
     References
     ----------
@@ -121,17 +129,19 @@ def balancing_flow(
     """
     layers = as_factors(factors)
     times = _times(t)
-    flow = BalancingPath(_flat(layers)) if len(layers) > 1 else None
     states = []
-    for time in times:
-        if flow is None or time == 0:
-            states.append(tuple(w.clone() for w in layers))
-            continue
-        if math.isinf(time):
-            states.append(_shaped(flow.balanced(), layers))
-        else:
-            flow.advance(time)
-            states.append(_shaped(flow.layers(), layers))
+    with Progress(progress, "balancing") as bar:
+        flow = BalancingPath(_flat(layers), bar.callback) if len(layers) > 1 else None
+        if flow is not None:
+            flow.until = max(min(times[-1], SNAP if math.isinf(times[-1]) else LATE), 1e-300)
+        for time in times:
+            if flow is None or time == 0:
+                states.append(tuple(w.clone() for w in layers))
+            elif math.isinf(time):
+                states.append(_shaped(flow.balanced(), layers))
+            else:
+                flow.advance(time)
+                states.append(_shaped(flow.layers(), layers))
     return states if np.ndim(t) else states[0]
 
 
@@ -143,7 +153,7 @@ def kirwan_ness_flow(
     rtol: float = 1e-8,
     atol: float | None = None,
     method: Any = None,
-    progress: bool = False,
+    progress: bool | Callable[[float, dict[str, Any]], None] = False,
 ) -> Trajectory:
     r"""Integrate the gradient flow of ``1/2 sum_p |G_p|^2``, which ends at balanced factors.
 
@@ -159,17 +169,18 @@ def kirwan_ness_flow(
         batch of independent runs, each with its own step sizes.
     t_end : float
         Time at which every run ends.
-    save_at : array_like, shape (T,), optional
-        Increasing times to save, hit exactly. By default every step of a single run, and 101
-        equally spaced times of a batch.
+    save_at : array_like of shape (T,) or int, optional
+        Increasing times to save, hit exactly; or how many, equally spaced. By default
+        every step of a single run, and 101 equally spaced times of a batch (start alone
+        if `t_end` is 0).
     rtol : float
         Tolerated local error of each layer relative to its Frobenius norm.
     atol : float, optional
         Absolute tolerance for the norms; by default ``1e-3 rtol`` times the norm of the start.
     method : str or method value, optional
         As for `integrate`; ``"auto"`` by default, for the flow is stiff.
-    progress : bool
-        Show a progress bar.
+    progress : bool or callable
+        Show a progress bar; or call ``progress(fraction_done, info)``, at most ten times a second.
 
     Returns
     -------
@@ -183,7 +194,8 @@ def kirwan_ness_flow(
         If `factors` is no sequence of real matrices.
     ValueError
         If the layers do not chain, or mix dtypes or devices; if a time is negative, NaN or
-        infinite; if the step size underflows (`IntegrationError`).
+        infinite; if `save_at` is a number below 2; if the step size underflows
+        (`IntegrationError`).
 
     Notes
     -----
@@ -203,7 +215,12 @@ def kirwan_ness_flow(
     blocks = Blocks([(w.shape[-2], w.shape[-1]) for w in layers], flat[0].shape[:1])
     start = blocks.join(*flat)
     if save_at is None and len(start) > 1:
-        save_at = torch.linspace(0.0, float(t_end), 101, dtype=torch.float64)
+        save_at = 101
+    if isinstance(save_at, numbers.Integral) and not isinstance(save_at, bool):
+        if save_at < 2:
+            raise ValueError(f"save_at must be times, or a number >= 2, got {save_at}")
+        count = int(save_at) if t_end > 0 else 1
+        save_at = torch.linspace(0.0, float(t_end), count, dtype=torch.float64)
     x0 = product(flat)
     size = torch.linalg.matrix_norm(x0)
 

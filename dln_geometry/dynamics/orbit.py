@@ -12,11 +12,13 @@ with ``<c, L c> = sum_k |c_k W_k - W_k c_{k-1}|^2``, and the moments move by ``-
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from dln_geometry.dynamics.orbit_system import solved
 from dln_geometry.dynamics.solvers import integrate
 from dln_geometry.geometry.chain import chain_from_frames, chain_svd
 
@@ -33,13 +35,7 @@ __all__ = [
 TOLERANCE = 1e-12
 """Residual of the balancing velocity's equation, in units of c and relative to the right side."""
 
-SMALL = 150
-"""Number of unknowns up to which one decomposition beats the steps of conjugate gradients."""
-
-KERNEL = 1e-12
-"""Rayleigh quotient, where the diagonal is one, below which a direction counts as kernel."""
-
-RTOL = 1e-10
+RTOL = 2e-9
 """Tolerance of the integration; its errors only displace the layers on the orbit."""
 
 LATE = 40.0
@@ -47,6 +43,15 @@ LATE = 40.0
 
 SNAP = 19.0
 """Time at which ``e^{-2t}`` is."""
+
+NEAR = 1e-5
+"""Way left at which the limit is read off: what that neglects is of second order."""
+
+ROUNDING = 1e-14
+"""Singular values of a layer below this part of the largest are rounding, and would grow."""
+
+MOST_EVALUATIONS = 20_000
+"""Bound on the evaluations of the velocity; a few hundred to a few thousand are made."""
 
 NEWTON = 10
 """Bound on the corrections; one or two are made."""
@@ -151,7 +156,7 @@ def balancing_generator(w: Tensor) -> Tensor:
     rows = overlap[:, 1:] * s[:, 1:-1].unsqueeze(-2)
     columns = s[:, 1:-1].unsqueeze(-1) * overlap[:, :-1]
     # G as a difference of squares before anything is summed: small singular values count.
-    y = _solved(scale * (after - before) * overlap, scale, rows, columns, TOLERANCE)
+    y = solved(scale * (after - before) * overlap, scale, rows, columns, TOLERANCE)
     return left @ (scale * y) @ right.mT
 
 
@@ -171,67 +176,8 @@ def correction_generator(w: Tensor, excess: Tensor) -> Tensor:
     scale = torch.where(diagonal > floor, diagonal.abs().rsqrt(), 0.0)
     inner = frame[:, 1:].mT @ w[:, 1:-1] @ frame[:, :-1]
     right = frame.mT @ (0.5 * excess) @ frame
-    y = _solved(scale * right, scale, inner, inner, 1e-2)
+    y = solved(scale * right, scale, inner, inner, 1e-2)
     return frame @ (scale * y) @ frame.mT
-
-
-def _solved(b: Tensor, scale: Tensor, rows: Tensor, columns: Tensor, tolerance: float) -> Tensor:
-    r"""Solve L by conjugate gradients, in frames where its diagonal blocks are numbers D.
-
-    In ``y = D^{1/2} z`` the diagonal is 1 and the rest bounded by 1, however small the singular
-    values of the layers; about 10 N steps are taken, and one at N = 2. Every sample goes its own
-    way. The residual in units of c is at most `tolerance` times that of zero. The system is
-    singular where X is rank-deficient: what rounding puts into the kernel is left there.
-    """
-
-    def applied(y: Tensor) -> Tensor:
-        z = scale * y
-        coupled = torch.zeros_like(z)
-        coupled[:, 1:] = rows @ z[:, :-1] @ columns.mT
-        coupled[:, :-1] += rows.mT @ z[:, 1:] @ columns
-        return y - scale * coupled
-
-    if b.shape[1] == 1:
-        return b
-    y, r, p = torch.zeros_like(b), b, torch.zeros_like(b)
-    if b[0].numel() <= SMALL:
-        # What is left is a residual of rounding in y, which may count in units of c.
-        y = _directly(b, scale, rows, columns)
-        r = b - applied(y)
-    goal = tolerance * (scale * b).abs().amax((1, 2, 3), keepdim=True)
-    size = _dot(r, r)
-    last = torch.ones_like(size)
-    for _ in range(100 + 40 * b.shape[1]):
-        goes_on = (scale * r).abs().amax((1, 2, 3), keepdim=True) > goal
-        if not bool(goes_on.any()):
-            break
-        p = r + size / last * p
-        moved = applied(p)
-        steepness = _dot(p, moved)
-        goes_on &= steepness > KERNEL * _dot(p, p)
-        step = torch.where(goes_on, size / steepness, 0.0)
-        y, r = y + step * p, r - step * moved
-        size, last = _dot(r, r), torch.where(goes_on, size, math.inf)
-    return y
-
-
-def _directly(b: Tensor, scale: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Solve by one decomposition of the whole matrix, its kernel left out."""
-    batch, hidden, d, _ = b.shape
-    whole = b.new_zeros((batch, hidden, d, d, hidden, d, d))
-    coupling = torch.einsum("bkim,bkjn->bkijmn", rows, columns)
-    for k in range(1, hidden):
-        whole[:, k, :, :, k - 1] = -coupling[:, k - 1]
-    whole = whole * scale[..., None, None, None] * scale[:, None, None, None]
-    matrix = whole.view(batch, hidden * d * d, hidden * d * d)
-    matrix = matrix + matrix.mT + torch.eye(matrix.shape[-1], dtype=b.dtype, device=b.device)
-    e, q = torch.linalg.eigh(matrix)
-    inverse = torch.where(e > 1e3 * KERNEL, 1.0 / e, 0.0).unsqueeze(-1)
-    return (q @ (inverse * (q.mT @ b.view(batch, -1, 1)))).view_as(b)
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum((1, 2, 3), keepdim=True)
 
 
 class BalancingPath:
@@ -241,9 +187,17 @@ class BalancingPath:
     ----------
     layers : sequence of Tensor, shape (B, d_p, d_{p-1})
         ``(W_1, ..., W_N)``, N >= 2.
+    progress : callable, optional
+        ``progress(fraction_done, info)``; the fraction is one of `until`.
     """
 
-    def __init__(self, layers: Sequence[Tensor]) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Tensor],
+        progress: Callable[[float, dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.progress, self.until = progress, 1.0
+        self.evaluations = 0
         self.stack = Stack([w.double() for w in layers])
         self.w = self.stack.tensor
         self.start = moments_of(self.w)
@@ -261,31 +215,53 @@ class BalancingPath:
 
     def balanced(self) -> tuple[Tensor, ...]:
         """Move on to infinite time and return the layers."""
-        while self.time < SNAP:
+        while self.time < SNAP and not self._is_near():
             self._piece(SNAP)
-        layers = self.layers()
-        # What is left of the way is orthogonal to the balanced factors and shorter than the root
-        # of rounding: their frames are those of the limit, without the modes that vanish.
+        # What is left of the way is orthogonal to the balanced factors and short: their frames
+        # are those of the limit, without the modes that vanish.
+        frames, u, s = self._frames(self.layers())
+        return chain_from_frames([*frames, u], s)
+
+    def _is_near(self) -> bool:
+        """Return whether the modes of X have less than NEAR left to move.
+
+        The generator decays like ``e^{-2t}`` on them, so that it is twice what is left.
+        """
+        cores = [self.w[:, p] for p in range(self.w.shape[1])]
+        frames, _, s = self._frames(cores)
+        moves = balancing_generator(self.w) @ torch.stack(frames[1:], 1)
+        moves = moves * (s > 0).to(moves)[:, None, None, :]
+        return float(torch.linalg.matrix_norm(moves).amax()) < NEAR
+
+    @staticmethod
+    def _frames(layers: list[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Return orthonormal frames of the modes of X before each layer, and after the last."""
         u, s, vh = chain_svd(layers)
         frames = [vh.mT]
         for w in layers[:-1]:
             image = w @ (frames[-1] * (s > 0).to(w).unsqueeze(-2))
             a, _, bh = torch.linalg.svd(image, full_matrices=False)
             frames.append(a @ bh)
-        return chain_from_frames([*frames, u], s)
+        return frames, u, s
 
     def _piece(self, time: float) -> None:
         """Integrate the changes of basis, no further than they stay well conditioned."""
-        w = self.w
+        u, s, vh = torch.linalg.svd(self.w)
+        # What is rounding now would have grown by the next piece.
+        s = torch.where(s > ROUNDING * s[..., :1], s, 0.0)
+        w = self.w = torch.where(
+            (s > 0).all(-1)[..., None, None], self.w, (u * s[..., None, :]) @ vh
+        )
         speed = float(torch.linalg.matrix_norm(balancing_generator(w), ord=2).amax())
         span = min(time - self.time, 2.0 / max(speed, 1e-12))
         chart = Chart(w)
         like = self.start
 
-        def field(t: Tensor, y: Tensor, out: Tensor) -> None:
+        def field(t: Tensor, y: Tensor, out: Tensor) -> Tensor:
             g = chart.basis(y.view_as(like))
-            rate = chart.rate(g, balancing_generator(transformed(w, g)))
-            out.copy_(rate.view_as(out))
+            moved = transformed(w, g)
+            out.copy_(chart.rate(g, balancing_generator(moved)).view_as(out))
+            return 0.5 * moved.square().sum((1, 2, 3)).unsqueeze(-1)
 
         start = torch.zeros_like(like).flatten(1)
         end = integrate(
@@ -297,9 +273,27 @@ class BalancingPath:
             blocks=[start.shape[1] // like.shape[1]] * like.shape[1],
             method="rk8",
             save_at=[span],
+            max_evaluations=max(1, MOST_EVALUATIONS - self.evaluations),
+            progress=None if self.progress is None else self._report(span),
         )
+        self.evaluations += int(end.stats["evaluations"])
+        if any(status != "t_end" for status in end.status):
+            raise ValueError(
+                f"factors must be such that the flow is followed with {MOST_EVALUATIONS} "
+                f"evaluations, got no further than time {self.time:.3g}"
+            )
         self.w = transformed(w, chart.basis(end.y.view_as(like)))
         self.time += span
+
+    def _report(self, span: float) -> Callable[[float, dict[str, Any]], None]:
+        begun, whole = self.time, self.until
+
+        def report(fraction: float, info: dict[str, Any]) -> None:
+            time = begun + fraction * span
+            assert self.progress is not None
+            self.progress(min(time / whole, 1.0), {**info, "t": time})
+
+        return report
 
     def _restore(self, decay: float) -> None:
         """Give the moments their values, ``decay`` times those of the start, by Newton's method."""

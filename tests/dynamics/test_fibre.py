@@ -75,10 +75,10 @@ def test_velocity_is_the_orthogonal_projection(widths, generator):
         assert_close(change, -2 * g, scale=total(layers), ops=1e4)
 
 
-def test_generator_by_conjugate_gradients_and_by_decomposition_agree(generator, monkeypatch):
+def test_generator_by_conjugate_gradients_and_by_factorisation_agree(generator, monkeypatch):
     w = torch.randn(2, 4, 5, 5, generator=generator, dtype=torch.float64)
     direct = balancing_generator(w)
-    monkeypatch.setattr("dln_geometry.dynamics.orbit.SMALL", 0)
+    monkeypatch.setattr("dln_geometry.dynamics.orbit_system.DIRECT", 0)
     assert_close(balancing_generator(w), direct, ops=1e5)
     # Symmetric matrices do not solve the equation, except by accident.
     assert float((direct - direct.mT).abs().max()) > 1e-2
@@ -279,3 +279,32 @@ def test_moments_of_a_stack(generator):
     layers = layers_of((3, 3, 3, 3), generator)
     for a, b in zip(moments_of(torch.stack(layers)[None])[0], moments(layers), strict=True):
         assert_close(a, b)
+
+
+def test_rank_deficient_layers_reach_the_limit(generator):
+    def thin(rank):
+        a, b = torch.randn(2, 4, rank, generator=generator, dtype=torch.float64)
+        return a @ b.T
+
+    layers = (thin(1), thin(4), thin(2))
+    seen = []
+    limit = balancing_flow(layers, math.inf, progress=lambda done, info: seen.append(done))
+    assert bool(is_balanced(limit))
+    assert_close(end_to_end(limit), end_to_end(layers), ops=300)
+    assert seen
+    assert all(0 <= done <= 1 for done in seen)
+
+
+def test_balancing_flow_ends_with_an_error_at_the_bound(generator, monkeypatch):
+    monkeypatch.setattr("dln_geometry.dynamics.orbit.MOST_EVALUATIONS", 20)
+    with pytest.raises(ValueError, match="with 20 evaluations"):
+        balancing_flow(layers_of((3, 3, 3, 3), generator), 5.0)
+
+
+def test_kirwan_ness_takes_a_number_of_times(generator):
+    layers = layers_of((3, 4, 3), generator, batch=(2,))
+    assert kirwan_ness_flow(layers, 0.5, save_at=5).t.tolist() == [0, 0.125, 0.25, 0.375, 0.5]
+    for a, b in zip(kirwan_ness_flow(layers, 0.0).final, layers, strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(ValueError, match="number >= 2, got 1"):
+        kirwan_ness_flow(layers, 0.5, save_at=1)
