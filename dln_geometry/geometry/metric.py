@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dln_geometry.geometry.derivative import apply_kernel, cometric_of_matrix
 from dln_geometry.geometry.doors import as_covector
 from dln_geometry.geometry.kernel import log_kernel_of_log, log_mixed_kernel
 from dln_geometry.geometry.point import Collapsed, EndToEnd, as_point
@@ -32,6 +33,7 @@ def cometric(point: EndToEnd | Collapsed, g: Any) -> Tensor:
     Returns
     -------
     Tensor, shape (..., m, n)
+        Differentiable in the matrix of ``EndToEnd.of(x, depth)`` at equal singular values too.
 
     Raises
     ------
@@ -49,7 +51,11 @@ def cometric(point: EndToEnd | Collapsed, g: Any) -> Tensor:
     >>> cometric(EndToEnd.of([[8.0]], 3), [[1.0]])
     tensor([[48.]])
     """
-    return _apply(point, g, "g", 1.0)
+    p = as_point(point)
+    if p._source is not None and torch.is_grad_enabled():
+        g = as_covector(g, p.s, p.shape, "g")
+        return cometric_of_matrix(p._source, g, p.depth, p.normalized, (p.u, p.s, p.vh))
+    return _apply(p, g, "g", 1.0)
 
 
 def cometric_sqrt(point: EndToEnd | Collapsed, z: Any) -> Tensor:
@@ -144,23 +150,7 @@ def _apply(point: EndToEnd | Collapsed, g: Any, name: str, power: float) -> Tens
     """Multiply the kernel's eigendirections by ``a^power``."""
     p = as_point(point)
     g = as_covector(g, p.s, p.shape, name)
-    if p.depth == 1.0:
-        return g.expand(torch.broadcast_shapes(g.shape, p.u.shape[:-1] + p.vh.shape[-1:]))
-    x = p.s.log()
-    inner_kernel = torch.exp(power * log_kernel_of_log(x, p.depth, p.normalized))
-    m, n = p.shape
-    gv = g @ p.vh.mT
-    core = p.u.mT @ gv
-    moved = p.u @ (inner_kernel * core) @ p.vh
-    if m == p.rank == n or math.isinf(p.depth):
-        return moved
-    mixed = torch.exp(power * log_mixed_kernel(x, p.depth, p.normalized))
-    if m > p.rank:
-        moved = moved + ((gv - p.u @ core) * mixed.unsqueeze(-2)) @ p.vh
-    if n > p.rank:
-        ug = p.u.mT @ g
-        moved = moved + p.u @ (mixed.unsqueeze(-1) * (ug - core @ p.vh))
-    return moved
+    return apply_kernel((p.u, p.s, p.vh), g, p.depth, p.normalized, power)
 
 
 def _check_tangent(p: EndToEnd, z: Tensor) -> None:

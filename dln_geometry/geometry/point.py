@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -58,6 +58,10 @@ class EndToEnd:
     vh: Tensor
     depth: float
     normalized: bool
+    # What was decomposed, where derivatives are asked of it: those through the singular vectors
+    # do not exist at equal singular values, those of the cometric do. No argument: a point made
+    # from parts of another one must not inherit it.
+    _source: Tensor | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         depth = as_depth(self.depth)
@@ -110,7 +114,10 @@ class EndToEnd:
         x = as_matrix(x, "x")
         r = min(x.shape[-2:]) if rank is None else as_rank(rank, min(x.shape[-2:]), "min(m, n)")
         u, s, vh = torch.linalg.svd(x, full_matrices=False)
-        return cls(u[..., :, :r], s[..., :r], vh[..., :r, :], depth, normalized)
+        point = cls(u[..., :, :r], s[..., :r], vh[..., :r, :], depth, normalized)
+        if x.requires_grad and r == min(x.shape[-2:]):
+            object.__setattr__(point, "_source", x)
+        return point
 
     @property
     def matrix(self) -> Tensor:
