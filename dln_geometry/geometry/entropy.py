@@ -65,7 +65,8 @@ def entropy(
         Depth, where `point` is a matrix.
     widths : sequence of int or int, optional
         ``(d_0, ..., d_N)`` (integer depth), or the width of every hidden layer (any finite
-        depth); `None` is ``min(m, n)``.
+        depth); `None` is ``min(m, n)``. At infinite depth, where wider layers make S diverge, the
+        rank.
 
     Returns
     -------
