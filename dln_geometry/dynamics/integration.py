@@ -147,6 +147,8 @@ class Integration:
             err = stepper.error(trial, flags.norms, np.maximum(scale, TINY))
             # NaN where the new state or its derivative is not finite.
             err = err + 0 * (flags.norms[0] + flags.norms[-1]).sum(axis=0)
+        # Nor is a state accepted whose observables (a loss) are no numbers.
+        err = np.where(np.isnan(flags.obs).any(axis=0), np.nan, err)
         accepted = running & (err <= 1)
         evaluations = stepper.evaluations
         faulty = None if flags.faulty is None else flags.faulty & accepted

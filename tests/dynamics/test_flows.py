@@ -587,3 +587,19 @@ def test_no_time_and_no_samples(generator):
     empty = dln.Collapsed(batch.L[:0], batch.R[:0], 3)
     with pytest.raises(ValueError, match="at least one sample"):
         dln.gradient_flow(loss, empty, t_end=1.0)
+
+
+def test_a_loss_that_ceases_to_be_a_number_is_not_recorded(generator):
+    """Its gradient stays finite: nothing but the value tells."""
+    y = torch.randn(6, 5, generator=generator, dtype=F64)
+
+    class Broken(losses.Quadratic):
+        def contract(self, left, right):
+            value, *rest = super().contract(left, right)
+            return torch.where(value < 1.0, torch.nan, value), *rest
+
+    with pytest.raises(dln.FlowError, match="step size must stay above") as caught:
+        dln.gradient_flow(Broken(y), start(generator, 2), t_end=50.0)
+    path = caught.value.trajectory
+    assert len(path) > 3
+    assert float(path.loss.min()) >= 1.0
