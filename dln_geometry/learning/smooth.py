@@ -1,0 +1,182 @@
+"""Normalisation layers whose derivatives are right to every order.
+
+Torch's fused kernels save the mean and the deviation of the forward pass and take them for
+constants where a derivative is differentiated once more (torch 2.13). Second derivatives of layer,
+batch and instance normalisation come out right only if the inner derivative is a backward pass,
+those of weight normalisation never, and neither do their third derivatives; no error is raised.
+Here the normalisations are written out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+
+class SmoothNormalisation(TorchFunctionMode):
+    """Within this context the normalisations of torch are computed by their definitions."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Call the written-out function in place of a fused one."""
+        return _WRITTEN_OUT.get(func, func)(*args, **(kwargs or {}))
+
+
+def _layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Tensor:
+    return _affine(_standard(input, _last(normalized_shape), eps), weight, bias)
+
+
+def _rms_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Tensor:
+    if eps is None:
+        eps = torch.finfo(input.dtype).eps
+    square = input.square().mean(_last(normalized_shape), keepdim=True)
+    return _affine(input * (square + eps).rsqrt(), weight, None)
+
+
+def _batch_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool = True,
+) -> Tensor:
+    """Normalise over the batch; running statistics are read, and never changed."""
+    if training or running_mean is None or running_var is None:
+        y = _standard(input, [d for d in range(input.ndim) if d != 1], eps)
+    else:
+        y = (input - _channels(running_mean, input)) * (_channels(running_var, input) + eps).rsqrt()
+    return _affine(y, _channels(weight, input), _channels(bias, input))
+
+
+def _instance_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool = True,
+) -> Tensor:
+    if not use_input_stats:
+        return _batch_norm(input, weight, bias, running_mean, running_var, False, momentum, eps)
+    y = _standard(input, list(range(2, input.ndim)), eps)
+    return _affine(y, _channels(weight, input), _channels(bias, input))
+
+
+def _group_norm(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Tensor:
+    groups = input.reshape(input.shape[0], num_groups, -1)
+    y = _standard(groups, [-1], eps).reshape(input.shape)
+    return _affine(y, _channels(weight, input), _channels(bias, input))
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    dims = [d for d in range(v.ndim) if d != dim % v.ndim] if dim != -1 else list(range(v.ndim))
+    return v * (g * v.square().sum(dims, keepdim=True).rsqrt())
+
+
+def _functional_batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if training and input.numel() // input.shape[1] == 1:
+        raise ValueError(
+            "batch normalisation must have more than one value per channel, got "
+            f"{tuple(input.shape)}"
+        )
+    return _batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps)
+
+
+def _functional_instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if use_input_stats and input.shape[2:].numel() == 1:
+        raise ValueError(
+            "instance normalisation must have more than one value per instance, got "
+            f"{tuple(input.shape)}"
+        )
+    return _instance_norm(
+        input, weight, bias, running_mean, running_var, use_input_stats, momentum, eps
+    )
+
+
+def _standard(x: Tensor, dims: list[int], eps: float) -> Tensor:
+    centred = x - x.mean(dims, keepdim=True)
+    return centred * (centred.square().mean(dims, keepdim=True) + eps).rsqrt()
+
+
+def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    if weight is not None:
+        y = y * weight
+    return y if bias is None else y + bias
+
+
+def _channels(v: Any, x: Tensor) -> Any:
+    """Return a vector of one entry a channel as it multiplies x; None stays None."""
+    return None if v is None else v.reshape(1, -1, *[1] * (x.ndim - 2))
+
+
+def _last(normalized_shape: Sequence[int]) -> list[int]:
+    return [-1 - d for d in range(len(normalized_shape))]
+
+
+_WRITTEN_OUT: dict[Any, Callable[..., Tensor]] = {
+    functional.layer_norm: _layer_norm,
+    functional.rms_norm: _rms_norm,
+    functional.batch_norm: _functional_batch_norm,
+    functional.instance_norm: _functional_instance_norm,
+    functional.group_norm: _group_norm,
+    torch._weight_norm: _weight_norm,
+    torch.layer_norm: _layer_norm,
+    torch.rms_norm: _rms_norm,
+    torch.batch_norm: _batch_norm,
+    torch.instance_norm: _instance_norm,
+    torch.group_norm: _group_norm,
+}
