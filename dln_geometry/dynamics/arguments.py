@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,10 @@ Method = str | RungeKutta | Chebyshev
 
 RESERVED = ("t_end", "steps", "evaluations", "seconds", "failed", "unfinished")
 """Status names that no stopping rule may take."""
+
+
+MOST_EVALUATIONS = 200_000
+"""Bound on a run without an end time: its rules may never be met."""
 
 
 @dataclass(frozen=True)
@@ -160,3 +165,31 @@ def check_resume(resume: dict[str, Any], y0: Tensor) -> None:
             f"resume must match y0 of shape {tuple(y0.shape)}, {y0.dtype}; "
             f"got {tuple(resume['y'].shape)}, {resume['y'].dtype}"
         )
+
+
+def until_rules(until: Mapping[str, float] | None, names: Sequence[str]) -> dict[str, float]:
+    """Return the stopping rules that a user gave, among these names."""
+    rules = dict(until or {})
+    for name, value in rules.items():
+        if name not in names:
+            raise ValueError(f"until must hold rules among {', '.join(names)}, got {name!r}")
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not value >= 0:
+            raise ValueError(f"until[{name!r}] must be a number >= 0, got {value!r}")
+    return rules
+
+
+def end_or_rules(t_end: float | None, rules: dict[str, float]) -> float:
+    """Return the end of time, infinite where rules end the run; they get a bound then."""
+    if t_end is None:
+        if not rules:
+            raise ValueError("t_end or until must be given, got neither")
+        t_end = math.inf
+    if isinstance(t_end, bool) or not isinstance(t_end, numbers.Real):
+        raise TypeError(f"t_end must be a number, got {t_end!r}")
+    if not t_end >= 0:
+        raise ValueError(f"t_end must be >= 0, got {t_end}")
+    if math.isinf(t_end) and not rules:
+        raise ValueError("until must be given if t_end is infinite, got no rule")
+    if math.isinf(t_end):
+        rules.setdefault("evaluations", MOST_EVALUATIONS)
+    return float(t_end)

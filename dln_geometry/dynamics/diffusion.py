@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,9 +11,12 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.chains import check_rank, randomness, repeated
-from dln_geometry.dynamics.downstairs import Downstairs, PlainStepper, Thermostat
+from dln_geometry.dynamics.deep_split_steps import DeepSplitting
+from dln_geometry.dynamics.downstairs import Downstairs, Thermostat
 from dln_geometry.dynamics.free_energy import free_energy_flow
 from dln_geometry.dynamics.losses import Loss, prepared
+from dln_geometry.dynamics.plain_steps import PlainStepper
+from dln_geometry.dynamics.split_steps import Splitting
 from dln_geometry.dynamics.store import Store
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.dynamics.upstairs import Upstairs, upstairs_start
@@ -21,6 +25,8 @@ from dln_geometry.geometry.entropy import hidden_excess
 from dln_geometry.geometry.point import Collapsed, EndToEnd, as_point
 
 __all__ = ["brownian_motion", "langevin"]
+
+METHODS = ("product", "splitting")
 
 Show = bool | Callable[[float, dict[str, Any]], None]
 
@@ -39,6 +45,7 @@ def langevin(
     save_at: Any = None,
     chains: int | None = None,
     widths: Sequence[int] | int | None = None,
+    method: str = "product",
     upstairs: bool = False,
     keep_points: bool = False,
     progress: Show = False,
@@ -48,11 +55,8 @@ def langevin(
 
     ``dX = -A(E') dt + (1/beta) grad_{g^N} S dt + (kappa/beta)(N-1) U Sigma^{1-2/N} V^T dt
     + sqrt(2 kappa/beta) U (sqrt(a_ij) dB_ij) V^T``, whose equilibrium is
-    ``exp(-(beta/kappa) F_beta) dvol_g``, by product steps: weak order 1, no drift correction, one
-    SVD a step, smooth through ``det X = 0``. (``2 E_{h/2} - E_h`` of two runs removes the leading
-    error of an expectation.) With
-    ``kappa = 0`` downstairs it is deterministic and is integrated adaptively (`free_energy_flow`;
-    `dt` and `generator` are not used).
+    ``exp(-(beta/kappa) F_beta) dvol_g``. With ``kappa = 0`` downstairs it is deterministic and is
+    integrated adaptively (`free_energy_flow`; `dt`, `generator` and `method` are not used).
 
     Square matrices of full rank pass through ``det X = 0`` at odd and at fractional depths; at even
     depths the sign of the determinant is conserved, as it is by networks of balanced layers, and
@@ -80,13 +84,21 @@ def langevin(
     increments : array_like, shape (steps, ..., m, n), optional
         In place of `generator` (and `dt`): independent Gaussians of variance ``t_end / steps``, the
         increments of the Brownian motion B of matrices; sums of consecutive ones refine to the same
-        path. Downstairs only.
+        path. Of product steps downstairs only.
     save_at : array_like, shape (T,), optional
         Increasing times to save; by default 101 equally spaced ones, or every step.
     chains : int, optional
         Repeat the start that many times, along a new first dimension.
     widths : sequence of int or int, optional
         Hidden widths: they enter the entropy. By default ``min(m, n)``, or those of the factors.
+    method : {"product", "splitting"}
+        ``"product"``: the layers move along a horizontal line and are multiplied out; weak order 1
+        (``2 E_{h/2} - E_h`` of two runs removes the leading error of an expectation), no drift
+        correction, one SVD a step. ``"splitting"``: a flat Brownian motion of
+        ``sqrt(N) U s^{1/N} V^T`` and random rotations of U and V; weak order 2, two SVDs a step and
+        the time of 3 to 4 product steps. Without a loss it takes one SVD, and without entropy the
+        law of the singular values is exact for every step at full rank. Both go smoothly through
+        ``det X = 0``.
     upstairs : bool
         Move the balanced factors themselves by noise on their tangent space; the law of the
         products is the same. Needs an integer depth.
@@ -108,10 +120,12 @@ def langevin(
         If `start` is no point, or an option no number.
     ValueError
         If `beta`, `kappa`, `t_end` or `dt` is not positive, the start has singular values that are
-        zero where the rank should be smaller, shapes do not fit, or there is no source of
-        randomness.
+        zero where the rank should be smaller, shapes do not fit, there is no source of randomness,
+        or the method is unknown, or upstairs another than product steps.
     FlowError
-        If the loss or the matrices cease to be finite; the error carries what was reached.
+        If the loss or the matrices of a chain cease to be finite: the error names the chains and
+        carries what was reached, with the last finite points of all chains and the status
+        ``"failed"`` of those, ``"unfinished"`` of the others.
 
     Warns
     -----
@@ -135,6 +149,10 @@ def langevin(
     """
     beta = as_positive(beta, "beta")
     kappa = as_positive(kappa, "kappa", zero=entropy)
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if method != "product" and (upstairs or increments is not None):
+        raise ValueError(f'method must be "product" upstairs and with increments, got {method!r}')
     if upstairs:
         point, frames, widths = upstairs_start(start, widths, generator)
     elif isinstance(start, Collapsed | EndToEnd):
@@ -173,16 +191,29 @@ def langevin(
         stepper = Upstairs(drive, noise, len(frames) - 1)
         state = (point.s, *frames)
     elif point.depth == 1.0:
-        stepper, state = PlainStepper(drive, noise), (point.matrix,)
+        stepper, state = PlainStepper(drive, noise, heun=method == "splitting"), (point.matrix,)
     else:
-        stepper = Downstairs(drive, noise, point, isinstance(start, Collapsed))
+        kind = Downstairs
+        if method == "splitting":
+            kind = DeepSplitting if math.isinf(point.depth) else Splitting
+        stepper = kind(drive, noise, point, isinstance(start, Collapsed))
         state = (point.u, point.s, point.vh)
+        if method == "splitting":
+            state = (*state, torch.zeros(1, dtype=torch.float64))
     saved = None
     if store is not None:
         identity = {
             "start": list(state),
             "times": grid.times,
-            "options": [beta, kappa, entropy, grid.counts, keep_points, type(stepper).__name__],
+            "options": [
+                beta,
+                kappa,
+                entropy,
+                grid.counts,
+                keep_points,
+                type(stepper).__name__,
+                method,
+            ],
             "loss": type(loss).__name__,
             "increments": "none" if increments is None else noise.increments,
         }
@@ -226,8 +257,8 @@ def brownian_motion(
         Brownian motion on the balanced manifold instead: pushed down, it has the additional drift
         ``1/2 grad_{g^N} S``, the mean curvature of the orbits.
     **options
-        ``increments``, ``save_at``, ``chains``, ``widths``, ``keep_points``, ``progress`` and
-        ``store`` of `langevin`.
+        ``increments``, ``save_at``, ``chains``, ``widths``, ``method``, ``keep_points``,
+        ``progress`` and ``store`` of `langevin`.
 
     Returns
     -------

@@ -13,9 +13,18 @@ from torch import Tensor
 from dln_geometry.dynamics.losses import contract, evaluate
 from dln_geometry.dynamics.walk import Diverged
 from dln_geometry.geometry.point import Collapsed, EndToEnd
-from dln_geometry.geometry.step import ProductFrame, thin_svd
+from dln_geometry.geometry.step import ProductFrame, layers_of_step, thin_svd
 
-__all__ = ["Downstairs", "Gaussians", "PlainStepper", "Thermostat", "descent", "gradient_parts"]
+__all__ = [
+    "Downstairs",
+    "Gaussians",
+    "StepWatch",
+    "Thermostat",
+    "decomposable",
+    "descent",
+    "gradient_parts",
+    "way_and_reach",
+]
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,30 @@ def gradient_parts(
     return value, point.u.mT @ gv, gv, gu.mT
 
 
+class StepWatch:
+    """Warn once if steps along the gradient are as long as points are from zero."""
+
+    def __init__(self, depth: float) -> None:
+        # At depths below 2 zero is no special place.
+        self._done = depth < 2
+
+    def __call__(self, squares: Tensor, reach: Tensor, h: float) -> None:
+        """Look at moves of these squared lengths, (...), at these squared distances."""
+        if self._done:
+            return
+        way, size = squares.mean().sqrt(), reach.mean().sqrt()
+        # A tamed move is never longer than the reach: half of it is 0.58 untamed.
+        if float(way) > 0.5 * float(size) > 0:
+            self._done = True
+            warnings.warn(
+                f"dt = {h:g} is too large for this loss: one step along the gradient is as long as "
+                f"{float(way / size):.2g} of the way to the zero matrix (1 is the most it may be), "
+                "and what follows means little; take a smaller dt",
+                UserWarning,
+                stacklevel=6,
+            )
+
+
 class Downstairs:
     r"""Langevin dynamics on the matrices of rank r by product steps.
 
@@ -116,20 +149,20 @@ class Downstairs:
         self.drive, self.noise = drive, noise
         self.depth, self.normalized = start.depth, start.normalized
         self.collapsed = collapsed
-        self._warned = False
+        self.watch = StepWatch(start.depth)
 
     def advance(self, state: tuple[Tensor, ...], h: float, index: int) -> tuple[Tensor, ...]:
         """Return the state after one step."""
         point, drive = self._at(state), self.drive
-        frame = ProductFrame(point)
-        value = point.s
+        frame = ProductFrame(point, layers=_factors(self.depth))
+        value = point.s.new_zeros(point.s.shape[:-1])
         moves: list[Tensor | None] = [None, None, None]
         if drive.kappa > 0:
             moves = self.noise.frames(point, h, index, drive.amplitude)
         if drive.loss is not None:
             value, parts = descent(drive.loss, frame, h, *state[3:])
             if index & (index - 1) == 0:
-                self._check_size(frame, parts, h)
+                self.watch(*way_and_reach(frame, parts), h)
             moves = [_sum(z, g) for z, g in zip(moves, parts, strict=True)]
         core, left, right = moves
         (m, n), r = point.shape, point.rank
@@ -145,11 +178,11 @@ class Downstairs:
                 moved = (*torch.linalg.svd(x, full_matrices=False), x)
             else:
                 moved = thin_svd(last, first, r)
-            finite = bool(torch.isfinite(moved[1]).all() & torch.isfinite(value).all())
+            finite = torch.isfinite(moved[1]).all(-1) & torch.isfinite(value)
         except torch.linalg.LinAlgError:
-            finite, moved = False, state
-        if not finite:
-            raise Diverged(self._cause(point, h))
+            finite, moved = decomposable(last @ first), state
+        if not bool(finite.all()):
+            raise self._diverged(point, finite, h)
         return moved
 
     def _entropic(self, frame: ProductFrame, h: float) -> Tensor:
@@ -167,21 +200,9 @@ class Downstairs:
         )
         return shift / frame.flat_speed
 
-    def _check_size(self, frame: ProductFrame, parts: list[Tensor | None], h: float) -> None:
-        """Warn once if the gradient moves points further than they are from zero."""
-        if self._warned or self.depth < 2:
-            return
-        way, size = _squares(parts).mean().sqrt(), _reach(frame).mean().sqrt()
-        # A tamed move is never longer than the reach: half of it is 0.58 untamed.
-        if float(way) > 0.5 * float(size) > 0:
-            self._warned = True
-            warnings.warn(
-                f"dt = {h:g} is too large for this loss: one step along the gradient is as long as "
-                f"{float(way / size):.2g} of the way to the zero matrix (1 is the most it may be), "
-                "and what follows means little; take a smaller dt",
-                UserWarning,
-                stacklevel=6,
-            )
+    def _diverged(self, point: EndToEnd, finite: Tensor, h: float) -> Diverged:
+        """Tell which chains left the finite numbers from a point, (...), and why."""
+        return Diverged(self._cause(point, h), ~finite.expand(point.s.shape[:-1]))
 
     def _cause(self, point: EndToEnd, h: float) -> str:
         if self.drive.loss is not None:
@@ -197,7 +218,7 @@ class Downstairs:
         """Return loss and singular values."""
         row = {"singular_values": state[1]}
         if self.drive.loss is not None:
-            value = gradient_parts(self.drive.loss, self._at(state), *state[3:])[0]
+            value = gradient_parts(self.drive.loss, self._at(state), *self._matrix(state))[0]
             row["loss"] = value.expand(state[1].shape[:-1])
         return row
 
@@ -210,39 +231,25 @@ class Downstairs:
         u, s, vh = state[:3]
         return EndToEnd(u, s, vh, self.depth, self.normalized)
 
+    def _matrix(self, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the matrix of a state as a tuple, which is empty if the state has none."""
+        return state[3:]
 
-class PlainStepper:
-    """Depth 1: the Euler step of ``dX = -E'(X) dt + sqrt(2 kappa / beta) dB``, any rank."""
 
-    depth = 1.0
+def _factors(depth: float) -> int:
+    """Return the number of factors: from six layers on, pairs of layers where that is possible.
 
-    def __init__(self, drive: Thermostat, noise: Gaussians) -> None:
-        self.drive, self.noise = drive, noise
+    Half of the products, and errors that were measured to be as large for values apart, and up to
+    twice as large for neighbours; fewer factors would cost more accuracy than time.
+    """
+    q = layers_of_step(depth)
+    return q // 2 if q == depth and q >= 6 and q % 2 == 0 else q
 
-    def advance(self, state: tuple[Tensor, ...], h: float, index: int) -> tuple[Tensor, ...]:
-        """Return the state after one step."""
-        (x,), drive = state, self.drive
-        if self.noise.increments is not None:
-            moved = x + drive.amplitude * self.noise.increments[index]
-        else:
-            moved = x + self.noise.draw(x.shape, x, drive.amplitude * math.sqrt(h))
-        if drive.loss is not None:
-            moved = moved - h * evaluate(drive.loss, x)[1]
-        if not bool(torch.isfinite(moved).all()):
-            raise Diverged(f"the matrices must stay finite, got overflow: take dt below {h:g}")
-        return (moved,)
 
-    def observe(self, state: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Return loss and singular values."""
-        (x,) = state
-        row = {"singular_values": torch.linalg.svdvals(x)}
-        if self.drive.loss is not None:
-            row["loss"] = evaluate(self.drive.loss, x)[0].expand(x.shape[:-2])
-        return row
-
-    def point(self, state: tuple[Tensor, ...]) -> EndToEnd:
-        """Return the matrix as a point."""
-        return EndToEnd.of(state[0], 1.0)
+def decomposable(x: Tensor) -> Tensor:
+    """Return which matrices of a batch without an SVD are finite, none if all are, (...)."""
+    finite = torch.isfinite(x).all(-1).all(-1)
+    return finite & ~finite.all()
 
 
 def descent(
@@ -270,6 +277,11 @@ def descent(
     shrink = (reach / (reach + way).clamp_min(torch.finfo(way.dtype).tiny)).sqrt()
     shrink = shrink[..., None, None]
     return value, [None if part is None else part * shrink for part in parts]
+
+
+def way_and_reach(frame: ProductFrame, parts: list[Tensor | None]) -> tuple[Tensor, Tensor]:
+    """Return the squared length of a move and the squared distance from zero, (...)."""
+    return _squares(parts), _reach(frame)
 
 
 def _squares(parts: list[Tensor | None]) -> Tensor:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -16,10 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dln_geometry.dynamics.arguments import end_or_rules, until_rules
 from dln_geometry.dynamics.engines.base import Blocks
 from dln_geometry.dynamics.orbit import LATE, SNAP, BalancingPath, Stack, balancing_generator
 from dln_geometry.dynamics.progress import Progress
 from dln_geometry.dynamics.solvers import integrate
+from dln_geometry.dynamics.store import Store
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.chain import chain_svd, product
 from dln_geometry.geometry.doors import as_factors
@@ -147,12 +150,14 @@ def balancing_flow(
 
 def kirwan_ness_flow(
     factors: Sequence[Any],
-    t_end: float,
+    t_end: float | None = None,
     *,
+    until: Mapping[str, float] | None = None,
     save_at: Any = None,
     rtol: float = 1e-8,
     atol: float | None = None,
     method: Any = None,
+    store: str | os.PathLike[str] | None = None,
     progress: bool | Callable[[float, dict[str, Any]], None] = False,
 ) -> Trajectory:
     r"""Integrate the gradient flow of ``1/2 sum_p |G_p|^2``, which ends at balanced factors.
@@ -167,18 +172,23 @@ def kirwan_ness_flow(
     factors : sequence of array_like
         Layers ``(W_1, ..., W_N)``, W_p of shape (..., d_p, d_{p-1}). Leading dimensions are a
         batch of independent runs, each with its own step sizes.
-    t_end : float
-        Time at which every run ends.
+    t_end : float, optional
+        Time at which every run ends; may be left out if `until` is given.
+    until : mapping, optional
+        Stopping rules, the first that is met ends a run: ``"loss"`` (``1/2 sum |G_p|^2`` at or
+        below), ``"steps"``, ``"evaluations"``, ``"seconds"``, as in `gradient_flow`.
     save_at : array_like of shape (T,) or int, optional
         Increasing times to save, hit exactly; or how many, equally spaced. By default
         every step of a single run, and 101 equally spaced times of a batch (start alone
-        if `t_end` is 0).
+        if `t_end` is 0, start and end if there is no `t_end`).
     rtol : float
         Tolerated local error of each layer relative to its Frobenius norm.
     atol : float, optional
         Absolute tolerance for the norms; by default ``1e-3 rtol`` times the norm of the start.
     method : str or method value, optional
         As for `integrate`; ``"auto"`` by default, for the flow is stiff.
+    store : path, optional
+        File that holds the state of the run; if it exists, the run continues from it.
     progress : bool or callable
         Show a progress bar; or call ``progress(fraction_done, info)``, at most ten times a second.
 
@@ -193,8 +203,9 @@ def kirwan_ness_flow(
     TypeError
         If `factors` is no sequence of real matrices.
     ValueError
-        If the layers do not chain, or mix dtypes or devices; if a time is negative, NaN or
-        infinite; if `save_at` is a number below 2; if the step size underflows
+        If the layers do not chain, or mix dtypes or devices; if a time is negative or NaN, or
+        neither it nor a rule ends the run; if a rule is unknown; if `save_at` is a number below 2,
+        or one without a finite `t_end`; if `store` is of another run; if the step size underflows
         (`IntegrationError`).
 
     Notes
@@ -206,19 +217,19 @@ def kirwan_ness_flow(
     Lindsey, Menon, arXiv 2511.01137.
     """
     layers = as_factors(factors)
-    if isinstance(t_end, bool) or not isinstance(t_end, numbers.Real):
-        raise TypeError(f"t_end must be a number, got {t_end!r}")
-    if not 0 <= t_end < math.inf:
-        raise ValueError(f"t_end must be finite and >= 0, got {t_end}")
+    rules = until_rules(until, ("loss", "steps", "evaluations", "seconds"))
+    t_end = end_or_rules(t_end, rules)
     batch = tuple(layers[0].shape[:-2])
     flat = _flat(layers)
     blocks = Blocks([(w.shape[-2], w.shape[-1]) for w in layers], flat[0].shape[:1])
     start = blocks.join(*flat)
-    if save_at is None and len(start) > 1:
+    if save_at is None and len(start) > 1 and not math.isinf(t_end):
         save_at = 101
     if isinstance(save_at, numbers.Integral) and not isinstance(save_at, bool):
-        if save_at < 2:
-            raise ValueError(f"save_at must be times, or a number >= 2, got {save_at}")
+        if save_at < 2 or math.isinf(t_end):
+            raise ValueError(
+                f"save_at must be times, or, with a finite t_end, a number >= 2, got {save_at}"
+            )
         count = int(save_at) if t_end > 0 else 1
         save_at = torch.linspace(0.0, float(t_end), count, dtype=torch.float64)
     x0 = product(flat)
@@ -241,29 +252,40 @@ def kirwan_ness_flow(
         # X itself: which samples these rows are, and so where they started, is known at the end.
         return {"loss": obs[:, 0], "singular_values": chain_svd(w)[1], "x": product(w)}
 
+    saved = None
+    if store is not None:
+        times = None if save_at is None else torch.as_tensor(save_at, dtype=torch.float64)
+        options = [rtol, atol, repr(method)]
+        saved = Store(store, {"start": start, "save_at": times, "options": options})
     with Progress(progress, "moments") as bar:
         solution = integrate(
             field,
             start,
-            t_end=float(t_end),
+            t_end=t_end,
             rtol=rtol,
             atol=atol,
             blocks=blocks.sizes,
             method="auto" if method is None else method,
             save_at=save_at,
             record=record,
+            stop={"loss": (0, rules["loss"])} if "loss" in rules else None,
+            max_steps=None if "steps" not in rules else int(rules["steps"]),
+            max_evaluations=None if "evaluations" not in rules else int(rules["evaluations"]),
+            max_seconds=rules.get("seconds"),
             progress=bar.callback,
+            checkpoint=None if saved is None else saved.save,
+            resume=None if saved is None else saved.load(),
         )
-    saved = solution.saved
-    drift = torch.linalg.matrix_norm(saved["x"] - x0) / torch.where(size > 0, size, 1.0)
+    rows = solution.saved
+    drift = torch.linalg.matrix_norm(rows["x"] - x0) / torch.where(size > 0, size, 1.0)
 
     def shaped(x: Tensor) -> Tensor:
         return x.reshape(x.shape[0], *batch, *x.shape[2:])
 
     return Trajectory(
         t=solution.t,
-        loss=shaped(saved["loss"]),
-        singular_values=shaped(saved["singular_values"]),
+        loss=shaped(rows["loss"]),
+        singular_values=shaped(rows["singular_values"]),
         defect=shaped(drift),
         final=_shaped(blocks.split(solution.y), layers),
         status=solution.status if batch else solution.status[0],

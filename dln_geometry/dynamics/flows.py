@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dln_geometry.dynamics.arguments import end_or_rules, until_rules
 from dln_geometry.dynamics.engines import (
     GRADIENT,
     LOSS,
@@ -30,9 +31,6 @@ from dln_geometry.geometry.point import Collapsed, EndToEnd
 __all__ = ["FlowError", "gradient_flow"]
 
 RULES = ("loss", "gradient", "steps", "evaluations", "seconds")
-
-MOST_EVALUATIONS = 200_000
-"""Bound on a run without an end time: its rules may never be met."""
 
 
 class FlowError(ValueError):
@@ -139,10 +137,8 @@ def gradient_flow(
     >>> round(float(path.final.matrix), 4)
     0.8808
     """
-    rules = _rules(until)
-    t_end = _end_time(t_end, rules)
-    if math.isinf(t_end):
-        rules.setdefault("evaluations", MOST_EVALUATIONS)
+    rules = until_rules(until, RULES)
+    t_end = end_or_rules(t_end, rules)
     chosen, batch = engine_for(loss, start, engine, watch="gradient" in rules)
     y0 = chosen.rows()
     times = _save_times(save_at, t_end, y0.shape[0])
@@ -214,32 +210,6 @@ def _trace(engine: Engine, y: Tensor) -> str:
     velocity = torch.empty_like(y)
     observed = engine.field(y.new_zeros(y.shape[0]), y, velocity)
     return f"{float(observed[:, LOSS].sum()):.5e} {float(torch.linalg.vector_norm(velocity)):.5e}"
-
-
-def _rules(until: Mapping[str, float] | None) -> dict[str, float]:
-    """Check the stopping rules."""
-    rules = dict(until or {})
-    for name, value in rules.items():
-        if name not in RULES:
-            raise ValueError(f"until must hold rules among {', '.join(RULES)}, got {name!r}")
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not value >= 0:
-            raise ValueError(f"until[{name!r}] must be a number >= 0, got {value!r}")
-    return rules
-
-
-def _end_time(t_end: float | None, rules: Mapping[str, float]) -> float:
-    """Check the end time; without one a stopping rule must end the run."""
-    if t_end is None:
-        if not rules:
-            raise ValueError("t_end or until must be given, got neither")
-        return math.inf
-    if isinstance(t_end, bool) or not isinstance(t_end, numbers.Real):
-        raise TypeError(f"t_end must be a number, got {t_end!r}")
-    if not t_end >= 0:
-        raise ValueError(f"t_end must be >= 0, got {t_end}")
-    if math.isinf(t_end) and not rules:
-        raise ValueError("until must be given if t_end is infinite, got no rule")
-    return float(t_end)
 
 
 def _save_times(save_at: Any, t_end: float, samples: int) -> Any:

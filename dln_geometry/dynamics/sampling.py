@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.downstairs import Gaussians
-from dln_geometry.dynamics.losses import Loss, contract, prepared
+from dln_geometry.dynamics.losses import Loss, prepared
+from dln_geometry.dynamics.potentials import DeepPotential, Potential
 from dln_geometry.dynamics.store import Store
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.dynamics.walk import Diverged, Grid, as_positive, walk
-from dln_geometry.geometry.entropy import entropy_slope, hidden_excess
-from dln_geometry.geometry.kernel import log_kernel_of_pairs, power_divided_difference
+from dln_geometry.geometry.entropy import hidden_excess
 from dln_geometry.geometry.point import Collapsed, EndToEnd, as_point
 
 __all__ = ["sample_gibbs"]
@@ -50,14 +50,19 @@ def sample_gibbs(
     proposals for A, the weight ``prod_k rho_k^{n-r}``, and random rotations of the frame Q. One SVD
     a proposal.
 
-    Both signs of the determinant are visited, at every depth.
+    Both signs of the determinant are visited, at every finite depth. At infinite depth the column
+    and row spaces stand still and X is an orthogonal matrix times ``exp(H)``: the volume is
+    Lebesgue measure of the symmetric H times Haar measure, proposals move H with its drift and
+    rotate at random. Zero is infinitely far there, with infinite volume on the way: a loss that
+    is finite at ``X = 0`` leaves the measure infinite, and the chain drifts off, unless the entropy
+    outweighs the volume.
 
     Parameters
     ----------
     loss : Loss
         The energy E.
     start : Collapsed or EndToEnd
-        A point of finite depth; leading dimensions are independent chains.
+        A point of any depth and rank; leading dimensions are independent chains.
     beta, kappa, entropy, widths
         As in `langevin`, whose equilibrium this is; `kappa` is positive.
     draws : int
@@ -84,7 +89,7 @@ def sample_gibbs(
     TypeError
         If `start` is no point or a count no integer.
     ValueError
-        If a parameter is out of range, the depth is infinite, the start has a singular value that
+        If a parameter is out of range, the start has a singular value that
         is zero, or there is no burn-in to tune `dt` in.
     FlowError
         If the loss is not finite at the start.
@@ -99,8 +104,6 @@ def sample_gibbs(
     burn_in = _as_count(burn_in, "burn_in", 0)
     if not isinstance(start, Collapsed | EndToEnd):
         raise TypeError(f"start must be a Collapsed or an EndToEnd, got {type(start).__name__}")
-    if math.isinf(start.depth):
-        raise ValueError("start must have a finite depth, got an infinite one")
     point = as_point(start)
     if bool((point.s <= 0).any()):
         raise ValueError(
@@ -114,9 +117,8 @@ def sample_gibbs(
     excess = hidden_excess(point.shape, point.rank, point.depth, widths)[1] if entropy else None
     like = point.s
     ready = prepared(loss, point.shape, dtype=like.dtype, device=like.device)
-    potential = _Potential(
-        ready, beta / kappa, None if excess is None else (1 / kappa, excess), point
-    )
+    kind = DeepPotential if math.isinf(point.depth) else Potential
+    potential = kind(ready, beta / kappa, None if excess is None else (1 / kappa, excess), point)
     chain = _Chain(potential, Gaussians(generator), burn_in, dt is None, start)
     counts = (burn_in + thin, *(thin,) * (draws - 1))
     grid = Grid(torch.tensor(counts, dtype=torch.float64).cumsum(0), counts, (1.0,) * draws)
@@ -147,77 +149,19 @@ def _as_count(value: Any, name: str, least: int) -> int:
     return value
 
 
-class _Potential:
-    """``V(A, Q)`` of the measure ``exp(-V) dA dQ``, and its gradient in A.
-
-    ``Y = A Q^T`` if the second side of X is not the shorter one, otherwise its transpose; Q is left
-    out where it is square.
-    """
-
-    def __init__(
-        self, loss: Any, weight: float, entropic: tuple[float, float] | None, point: EndToEnd
-    ) -> None:
-        self.loss, self.weight, self.entropic = loss, weight, entropic
-        (m, n), r = point.shape, point.rank
-        self.depth = point.depth
-        self.swapped = m == r < n
-        self.excess = (m if self.swapped else n) - r
-        self.root = math.sqrt(point.depth)
-
-    def at(self, a: Tensor, q: Tensor, h: Tensor) -> tuple[Tensor, ...]:
-        """Return ``V``, the drift, ``u, s, v`` of X, and the energy.
-
-        The drift is ``-V'`` but for the repulsion from zero, which is bounded where it passes
-        what a step can follow: the Metropolis test makes any drift right.
-        """
-        depth = self.depth
-        u, rho, oh = torch.linalg.svd(a, full_matrices=False)
-        lam = rho / self.root
-        s = lam**depth
-        v = q @ oh.mT if self.excess else oh.mT
-        left, right = (v, u) if self.swapped else (u, v)
-        energy, gr, gl = contract(self.loss, left * s.unsqueeze(-2), right)
-        if self.swapped:
-            scaled = torch.where(s > 0, s, math.inf).unsqueeze(-2)
-            g = gl / scaled
-        else:
-            g = gr
-        core = u.mT @ g
-        # The derivative of Y -> X: divided differences of odd powers.
-        even = power_divided_difference(lam, depth)
-        both = lam.unsqueeze(-1) + lam.unsqueeze(-2)
-        odd = (s.unsqueeze(-1) + s.unsqueeze(-2)) / torch.where(both > 0, both, math.inf)
-        moved = 0.5 * (even * (core + core.mT) + odd * (core - core.mT))
-        slope = u @ moved
-        if a.shape[-2] > a.shape[-1]:
-            slope = slope + (g - u @ core) * (lam ** (depth - 1.0)).unsqueeze(-2)
-        drift = (-self.weight / self.root) * slope
-        value = self.weight * energy
-        pull = torch.full_like(rho, float(self.excess))
-        log_rho = rho.clamp_min(torch.finfo(rho.dtype).tiny).log()
-        value = value - self.excess * log_rho.sum(-1)
-        if self.entropic is not None:
-            share, excess = self.entropic
-            x = s.log()
-            r = s.shape[-1]
-            i, j = torch.triu_indices(r, r, 1, device=s.device)
-            kernel = log_kernel_of_pairs(x[..., i], x[..., j], depth, False)
-            value = value - share * (0.5 * kernel.sum(-1) + excess * log_rho.sum(-1))
-            safe = s.clamp_min(torch.finfo(s.dtype).tiny ** 0.5)
-            pull = pull + share * safe * entropy_slope(safe, depth) * depth + share * excess
-        scale = pull * rho / (rho.square() + h * pull).clamp_min(torch.finfo(rho.dtype).tiny)
-        drift = (drift + u * scale.unsqueeze(-2)) @ oh
-        return value, drift, left, s, right, energy
-
-
 class _Chain:
     """The Metropolis-adjusted chain as a `Stepper`.
 
-    States are ``(dt, turn, accepted, A, Q)`` and what `_Potential.at` returned there.
+    States are ``(dt, turn, accepted, A, Q)`` and what `Potential.at` returned there.
     """
 
     def __init__(
-        self, potential: _Potential, noise: Gaussians, burn_in: int, tuned: bool, start: Any
+        self,
+        potential: Potential | DeepPotential,
+        noise: Gaussians,
+        burn_in: int,
+        tuned: bool,
+        start: Any,
     ) -> None:
         self.potential, self.noise = potential, noise
         self.burn_in, self.tuned = burn_in, tuned
@@ -227,22 +171,20 @@ class _Chain:
     def start(self, point: EndToEnd, dt: float) -> tuple[Tensor, ...]:
         """Return the first state."""
         potential = self.potential
-        rho = potential.root * point.s ** (1.0 / point.depth)
-        u, v = (point.vh.mT, point.u) if potential.swapped else (point.u, point.vh.mT)
-        a = u * rho.unsqueeze(-2)
-        a, q = (a, v) if potential.excess else (a @ v.mT, a.new_zeros(0))
-        h = a.new_tensor(dt)
-        turn = self._turn(h, rho)
-        return (h, turn, a.new_zeros(a.shape[:-2]), a, q, *potential.at(a, q, h))
+        a, q = potential.coordinates(point)
+        h = point.s.new_tensor(dt)
+        accepted = point.s.new_zeros(point.s.shape[:-1])
+        return (h, self._turn(h, a), accepted, a, q, *potential.at(a, q, h))
 
     def advance(self, state: tuple[Tensor, ...], h: float, index: int) -> tuple[Tensor, ...]:
         """Return the state after one proposal."""
         dt, turn, accepted, a, q, value, drift, *rest = state
-        if not bool(torch.isfinite(value).all() & torch.isfinite(drift).all()):
-            raise Diverged("loss must be finite with a finite gradient at the start")
-        z = self.noise.draw(a.shape, a, 1.0)
+        finite = torch.isfinite(value) & torch.isfinite(drift).all(-1).all(-1)
+        if not bool(finite.all()):
+            raise Diverged("loss must be finite with a finite gradient at the start", ~finite)
+        z = self.potential.increment(self.noise.draw(a.shape, a, 1.0))
         a_new, q_new = a + dt * drift + (2 * dt).sqrt() * z, q
-        if self.potential.excess:
+        if q.numel():
             b = self.noise.draw((*q.shape[:-1], q.shape[-2]), a, 1.0) * turn
             q_new = torch.linalg.matrix_exp(b - b.mT) @ q
         new = self.potential.at(a_new, q_new, dt)
@@ -260,14 +202,14 @@ class _Chain:
             chance = log_ratio.clamp(max=0.0).exp().nan_to_num(0.0).mean()
             if self.tuned:
                 dt = dt * torch.exp(2.0 * (index + 1.0) ** -0.6 * (chance - _BEST_ACCEPTANCE))
-            turn = self._turn(dt, torch.linalg.matrix_norm(parts[0]).unsqueeze(-1))
+            turn = self._turn(dt, parts[0])
         else:
             accepted = accepted + yes
         return (dt, turn, accepted, *parts)
 
-    def _turn(self, dt: Tensor, rho: Tensor) -> Tensor:
-        """Return the size of rotations that move Y as far as the noise; fixed after burn-in."""
-        return 0.5 * (2 * dt).sqrt() / rho.square().sum(-1).mean().sqrt()
+    def _turn(self, dt: Tensor, a: Tensor) -> Tensor:
+        """Return the size of rotations that move as far as the noise; fixed after burn-in."""
+        return 0.5 * (2 * dt).sqrt() / self.potential.size(a)
 
     @property
     def _device(self) -> torch.device:
@@ -286,7 +228,7 @@ class _Chain:
     def point(self, state: tuple[Tensor, ...]) -> Collapsed | EndToEnd:
         """Return the point, in the view of the start."""
         u, s, v = state[7:10]
-        point = EndToEnd(u, s, v.mT, self.depth, False)
+        point = EndToEnd(u, s, v.mT, self.depth, math.isinf(self.depth))
         return Collapsed.of(point) if self.collapsed else point
 
 

@@ -92,7 +92,8 @@ def dln_dyson(
     TypeError
         If the loss is a function of matrices.
     ValueError
-        If the start does not fit the shape, an argument is not as described, or the drift
+        If the start does not fit the shape, the loss is no symmetric function of the singular
+        values, an argument is not as described, or the drift
         leaves the finite numbers because `dt` is too large.
 
     References
@@ -121,7 +122,10 @@ def dln_dyson(
     excess = (n_depth - 1) * (n - r) if n > r else 0.0
     if math.isinf(excess) and entropy:
         raise ValueError(f"shape must be {r} x {r} at infinite depth with entropy, got {m} x {n}")
-    drift = _drift(n_depth, beta, _gradient(loss), entropy and n_depth > 1, excess)
+    gradient = _gradient(loss)
+    if gradient is not None:
+        _check_symmetry(gradient, s)
+    drift = _drift(n_depth, beta, gradient, entropy and n_depth > 1, excess)
     particles, values = _coordinates(n_depth)
     x = particles(s)
     if kappa == 0:
@@ -181,6 +185,22 @@ def _gradient(loss: Any) -> Drift | None:
             return torch.autograd.grad(value.sum(), s)[0]
 
     return gradient
+
+
+def _check_symmetry(gradient: Drift, s: Tensor) -> None:
+    """Refuse a loss that tells the singular values apart: it is none of the matrix."""
+    r = s.shape[-1]
+    probe = s.amax(-1, keepdim=True).clamp_min(torch.finfo(s.dtype).tiny ** 0.25)
+    probe = probe * torch.linspace(0.5, 1.0, r, dtype=s.dtype, device=s.device)
+    there, back = gradient(probe), gradient(probe.flip(-1)).flip(-1)
+    gap = (there - back).abs().amax(-1)
+    bound = 1e3 * torch.finfo(s.dtype).eps * r * there.abs().amax(-1)
+    # Where the loss is no number the motion will say so.
+    if bool((gap > bound).any()):
+        raise ValueError(
+            "loss must be a symmetric function of the singular values, got one that changes when "
+            "they are permuted"
+        )
 
 
 def _drift(

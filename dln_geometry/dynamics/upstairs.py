@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.downstairs import Gaussians, Thermostat, descent, gradient_parts
+from dln_geometry.dynamics.downstairs import (
+    Gaussians,
+    StepWatch,
+    Thermostat,
+    descent,
+    gradient_parts,
+    way_and_reach,
+)
 from dln_geometry.dynamics.walk import Diverged
 from dln_geometry.geometry.balanced import balanced_factors, is_balanced
 from dln_geometry.geometry.chain import balanced_frames, chain_from_frames
@@ -76,6 +83,7 @@ class Upstairs:
     def __init__(self, drive: Thermostat, noise: Gaussians, layers: int) -> None:
         self.drive, self.noise = drive, noise
         self.depth = float(layers)
+        self.watch = StepWatch(self.depth)
 
     def advance(self, state: tuple[Tensor, ...], h: float, index: int) -> tuple[Tensor, ...]:
         """Return the state after one step."""
@@ -83,7 +91,7 @@ class Upstairs:
         point, drive, count = self._at(state), self.drive, len(frames) - 1
         (m, n), r = point.shape, point.rank
         frame = ProductFrame(point, layers=count)
-        value = s
+        value = s.new_zeros(s.shape[:-1])
         moves: list[Tensor | None] = [
             s.new_zeros(*s.shape, r),
             s.new_zeros(*s.shape[:-1], m, r) if m > r else None,
@@ -93,6 +101,8 @@ class Upstairs:
             moves = self.noise.frames(point, h, index, drive.amplitude)
         if drive.loss is not None:
             value, parts = descent(drive.loss, frame, h)
+            if index & (index - 1) == 0:
+                self.watch(*way_and_reach(frame, parts), h)
             moves = [
                 z if g is None or z is None else z + g for z, g in zip(moves, parts, strict=True)
             ]
@@ -113,13 +123,15 @@ class Upstairs:
             right = right - (right @ point.vh.mT) @ point.vh
         try:
             u, s_new, vh = _product(point, layers, turns, left, right)
-            finite = bool(torch.isfinite(s_new).all() & torch.isfinite(value).all())
+            finite = torch.isfinite(s_new).all(-1) & torch.isfinite(value)
         except torch.linalg.LinAlgError:
-            u, s_new, vh, finite = point.u, s, point.vh, False
-        if not finite:
+            u, s_new, vh, finite = point.u, s, point.vh, _finite(layers) & torch.isfinite(value)
+            finite = finite & ~finite.all()
+        if not bool(finite.all()):
             raise Diverged(
                 "loss and layers must stay finite, got NaN or infinite: take a loss that is finite "
-                f"everywhere, or dt below {h:g}"
+                f"everywhere, or dt below {h:g}",
+                ~finite.expand(s.shape[:-1]),
             )
         hidden = _hidden_frames(frames, layers, turns, lam, (u, s_new ** (1.0 / count), vh))
         return (s_new, vh.mT, *hidden, u)
@@ -158,6 +170,11 @@ class Upstairs:
 
     def _at(self, state: tuple[Tensor, ...]) -> EndToEnd:
         return EndToEnd(state[-1], state[0], state[1].mT, self.depth, False)
+
+
+def _finite(layers: Sequence[Tensor]) -> Tensor:
+    """Return which chains have finite layers, (...)."""
+    return torch.stack([torch.isfinite(w).all(-1).all(-1) for w in layers]).all(0)
 
 
 def _product(

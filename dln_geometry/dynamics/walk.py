@@ -25,7 +25,19 @@ _SECONDS_BETWEEN_CHECKPOINTS = 5.0
 
 
 class Diverged(ArithmeticError):
-    """Tell that a step led to numbers that are not finite; the message names the cause."""
+    """Tell that a step led to numbers that are not finite.
+
+    Parameters
+    ----------
+    message : str
+        The cause.
+    samples : Tensor of bool, shape (...)
+        Which samples of the batch it was.
+    """
+
+    def __init__(self, message: str, samples: Tensor) -> None:
+        super().__init__(message)
+        self.samples = samples
 
 
 class Stepper(Protocol):
@@ -164,7 +176,7 @@ def walk(
         part = {"state": list(state), "rows": rows, "kept": [list(k) for k in kept]}
         store.save({**part, **memory, "interval": interval, "done": done})
 
-    def record(status: str) -> Trajectory:
+    def record(status: str | list[str]) -> Trajectory:
         stats = {"steps": taken, "dt": max(grid.sizes)}
         series = (
             {name: torch.stack([row[name] for row in rows]) for name in rows[0]} if rows else {}
@@ -188,7 +200,8 @@ def walk(
                     state = stepper.advance(state, h, taken)
                 except Diverged as error:
                     at = float(grid.times[interval]) - (grid.counts[interval] - k) * h
-                    raise FlowError(f"{error}, at t = {at:g}", record("failed")) from None
+                    where, status = _failure(error.samples)
+                    raise FlowError(f"{error}, at t = {at:g}{where}", record(status)) from None
                 taken += 1
                 if store is not None and time.monotonic() - saved_at > _SECONDS_BETWEEN_CHECKPOINTS:
                     checkpoint(interval, k + 1)
@@ -203,3 +216,13 @@ def walk(
                 bar.callback(taken / total, {"obs": [[value]]})
     checkpoint(len(grid.counts), 0)
     return record("t_end")
+
+
+def _failure(samples: Tensor) -> tuple[str, str | list[str]]:
+    """Return where a batch failed, in words, and the status of each of its samples."""
+    failed = samples.flatten().nonzero().flatten().tolist()
+    if samples.ndim == 0:
+        return "", "failed"
+    status = ["failed" if k in set(failed) else "unfinished" for k in range(samples.numel())]
+    named = ", ".join(map(str, failed[:5])) + (", ..." if len(failed) > 5 else "")
+    return f" in sample {named} of {samples.numel()}", status

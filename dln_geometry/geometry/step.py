@@ -116,6 +116,9 @@ class ProductFrame:
         depth, q = self.point.depth, self.layers
         if depth == q:
             return None if self._size != 1.0 else torch.full_like(self._norm, depth**-0.5)
+        if depth == 2 * q:
+            pair = self.roots.unsqueeze(-1) + self.roots.unsqueeze(-2)
+            return (pair if self._size != 1.0 else pair / depth).sqrt_()
         # a_ij(N; s) = a_ij(q; s) a_ij(N/q; l); at infinity the second is the logarithmic mean.
         x = self.roots
         if depth < q:
@@ -156,7 +159,7 @@ class ProductFrame:
         """Return ``s_i dS/ds_i``, shape (..., r): bounded, whatever vanishes or collides.
 
         ``sum_{j != i} sum_p (N-p)/N w_p^2 + excess/N`` with the weights w of the layers, where
-        there is one factor for every layer.
+        there is one factor for every layer, or for every two.
 
         Parameters
         ----------
@@ -164,16 +167,21 @@ class ProductFrame:
             ``sum_p (d_p - r)`` over the hidden layers.
         """
         depth, q, r = self.point.depth, self.layers, self.point.rank
-        if depth != q:
+        if depth not in (q, 2 * q):
             s = self.point.s.clamp_min(torch.finfo(self.roots.dtype).tiny ** 0.5)
             return s * entropy_slope(s, depth, excess=excess)
         weight = self._squares[0]
         for k, square in enumerate(self._squares[1:], start=2):
             weight = weight.add(square, alpha=k)
         weight = weight / self._total
+        most = q - 1.0
+        if depth == 2 * q:
+            # Of log(l_i + l_j): half the share of the smaller value.
+            weight = weight + 0.5 * self._powers[0] / (1.0 + self._powers[0])
+            most = q - 0.5
         below = r - 1 - torch.arange(r, dtype=weight.dtype, device=weight.device)
         signed = (weight * (self._above.mT - self._above)).sum(-1)
-        return (signed + (below * (q - 1.0) + excess)) / q
+        return (signed + below * most) / q + excess / depth
 
     def diagonal(self, eta: Tensor, keep: float = 1.0) -> tuple[Tensor, Tensor]:
         """Return the diagonal of every factor and the weight of what lies outside the range.

@@ -406,7 +406,7 @@ def test_a_loss_that_is_not_finite_says_so(generator):
     start = dln.EndToEnd.of(torch.eye(2, dtype=F64), 3)
     with pytest.raises(FlowError, match="loss must be finite with a finite gradient") as caught:
         langevin(loss, start, beta=0.05, t_end=2.0, dt=0.05, generator=generator, chains=20)
-    assert caught.value.trajectory.status == "failed"
+    assert set(caught.value.trajectory.status) == {"failed", "unfinished"}
     assert len(caught.value.trajectory) > 0
 
 

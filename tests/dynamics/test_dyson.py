@@ -319,6 +319,54 @@ def test_confinement_ends_in_equilibrium(scheme, generator):
     assert abs(float(squares.mean()) / wanted - 1) < bias + 4 * float(squares.std()) / 100 / wanted
 
 
+@pytest.mark.parametrize("index", [0.7, 3.3])
+def test_confinement_has_a_beta_ensemble_as_its_stationary_law(index, generator):
+    """At ``t = 1/(2c)`` of the free motion, for eigenvalues and for singular values."""
+    c, count = 0.8, 2000
+    options = {
+        "dyson_index": index, "t_end": 4.0, "dt": 0.2, "confinement": c, "save_at": [4.0],
+        "generator": generator,
+    }  # fmt: skip
+    rest = -math.expm1(-8 * c) / (2 * c)
+    x = dyson(torch.zeros(count, 4, dtype=F64), **options).final
+    assert_same_law(x, laws.beta_hermite(4, index, t=rest, size=count, generator=generator))
+    s = singular_dyson(torch.zeros(count, 3, dtype=F64), (5, 3), **options).final
+    assert_same_law(s, laws.beta_laguerre((5, 3), index, t=rest, size=count, generator=generator))
+
+
+@pytest.mark.parametrize("index", [0.7, 3.3])
+def test_edge_and_density_of_many_singular_values(index, generator):
+    shape, t = (450, 300), 1.9
+    path = singular_dyson(
+        torch.zeros(300, dtype=F64), shape, dyson_index=index, t_end=t, dt=t / 8,
+        generator=generator, save_at=[t],
+    )  # fmt: skip
+    s, order = path.final, torch.arange(1, 301)
+    count = 300 * laws.marchenko_pastur_distribution(s, shape, t)
+    assert (count - order).abs().max() < 3 * math.log(300) / min(index, 1)
+    edge = laws.marchenko_pastur_edges(shape, t)[1]
+    assert abs(float(s[-1]) / edge - 1) < 4 * 300 ** (-2 / 3) / min(index, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("scheme", "start", "count"),
+    [("tridiagonal", (-0.5, -0.2, 0.2, 0.5), 40_000), ("implicit", (-1.0, 0.1, 0.9), 8000)],
+)
+def test_other_schemes_are_of_weak_order_one(scheme, start, count, generator):
+    """Pairs are exact for the tridiagonal one, and three particles nearly so: four take part."""
+    t, index = 0.5, 3.3
+    x, steps, errors = torch.tensor(start, dtype=F64).repeat(count, 1), [], []
+    wanted = expected((4,), start, t, index)
+    for k in (8, 12, 16, 24):
+        end = dyson(
+            x, dyson_index=index, t_end=t, dt=t / k, generator=generator, save_at=[t], scheme=scheme
+        ).final
+        steps.append(t / k)
+        errors.append(abs(float(power_sums(end, (4,)).mean()) - wanted))
+    assert_order(steps, errors, 1, tol=0.5)
+
+
 def test_signed_singular_value_moves_through_zero(generator):
     """The determinant of a matrix Brownian motion is a martingale; its modulus is not."""
     start, count, t = torch.tensor([0.3, 1.0, 1.4], dtype=F64), 40_000, 0.2

@@ -206,12 +206,14 @@ def test_times_and_layers_are_checked(generator):
             flow((layers[0], layers[0]), 1.0)
         with pytest.raises(TypeError, match="factors must be a sequence"):
             flow(layers[0], 1.0)
-    with pytest.raises(ValueError, match="t_end must be finite and >= 0, got -1"):
+    with pytest.raises(ValueError, match="t_end must be >= 0, got -1"):
         kirwan_ness_flow(layers, -1.0)
-    with pytest.raises(ValueError, match="t_end must be finite and >= 0, got inf"):
+    with pytest.raises(ValueError, match="until must be given if t_end is infinite"):
         kirwan_ness_flow(layers, math.inf)
+    with pytest.raises(ValueError, match="t_end or until must be given"):
+        kirwan_ness_flow(layers)
     with pytest.raises(TypeError, match="t_end must be a number"):
-        kirwan_ness_flow(layers, None)
+        kirwan_ness_flow(layers, "soon")
 
 
 def half_square(*layers):
@@ -308,3 +310,35 @@ def test_kirwan_ness_takes_a_number_of_times(generator):
         assert torch.equal(a, b)
     with pytest.raises(ValueError, match="number >= 2, got 1"):
         kirwan_ness_flow(layers, 0.5, save_at=1)
+
+
+def test_kirwan_ness_stops_by_rules(generator):
+    layers = layers_of((3, 4, 3), generator)
+    path = kirwan_ness_flow(layers, until={"loss": 1e-6})
+    assert path.status == "loss"
+    # The step that passes the bound is the last.
+    assert float(path.loss[-1]) <= 1e-6 < float(path.loss[-2])
+    g = moments(path.final)
+    assert_close(path.loss[-1], 0.5 * sum(x.square().sum() for x in g), ops=1000)
+    many = kirwan_ness_flow(layers_of((3, 4, 3), generator, (2,)), 0.5, until={"evaluations": 40})
+    assert set(many.status) <= {"t_end", "evaluations"}
+    with pytest.raises(ValueError, match="until must hold rules among loss, steps"):
+        kirwan_ness_flow(layers, until={"gradient": 1.0})
+    with pytest.raises(
+        ValueError, match="save_at must be times, or, with a finite t_end, a number >= 2"
+    ):
+        kirwan_ness_flow(layers, until={"loss": 1e-6}, save_at=5)
+
+
+def test_kirwan_ness_continues_from_its_store(generator, tmp_path):
+    layers, store = layers_of((3, 4, 3), generator), tmp_path / "run.pt"
+    whole = kirwan_ness_flow(layers, 1.0)
+    part = kirwan_ness_flow(layers, 1.0, until={"steps": 5}, store=store)
+    assert part.status == "steps"
+    again = kirwan_ness_flow(layers, 1.0, store=store)
+    assert again.status == "t_end"
+    assert torch.equal(again.t, whole.t)
+    for a, b in zip(again.final, whole.final, strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(ValueError, match="store must belong to the same run"):
+        kirwan_ness_flow(layers, 1.0, rtol=1e-6, store=store)

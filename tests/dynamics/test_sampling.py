@@ -9,6 +9,7 @@ from scipy import stats
 import dln_geometry as dln
 from dln_geometry.dynamics import sampling
 from dln_geometry.dynamics.diffusion import langevin
+from dln_geometry.dynamics.potentials import DeepPotential, Potential
 from dln_geometry.dynamics.sampling import sample_gibbs
 from dln_geometry.geometry.step import thin_svd
 from dln_geometry.testing import assert_close, assert_mean, assert_order
@@ -99,7 +100,7 @@ def test_drift_is_the_gradient_of_the_potential(shape, rank, generator):
     p = _start(shape, rank, depth, generator).point()
     p = dln.EndToEnd(p.u, torch.tensor([1.4, 1.0, 0.5], dtype=F64)[:rank], p.vh, depth, False)
     loss = dln.losses.Quadratic(torch.randn(*shape, generator=generator, dtype=F64))
-    potential = sampling._Potential(loss, 1.7, (0.8, 3.0), p)
+    potential = Potential(loss, 1.7, (0.8, 3.0), p)
     # The repulsion from zero is exact where steps are small.
     h = torch.tensor(1e-14, dtype=F64)
     chain = sampling._Chain(potential, None, 0, False, p)
@@ -114,6 +115,97 @@ def test_drift_is_the_gradient_of_the_potential(shape, rank, generator):
     ]
     expected = -float((drift * direction).sum())
     assert_order(steps, [abs(slope - expected) for slope in slopes], 2)
+
+
+class LogRidge:
+    """``1/2 sum (log s)^2``: at infinite depth H is a Gaussian symmetric matrix."""
+
+    def value(self, x):
+        return 0.5 * torch.linalg.svdvals(x).log().square().sum(-1)
+
+    def gradient(self, x):
+        raise AssertionError("samplers contract")
+
+    def contract(self, left, right):
+        u, s, vh = thin_svd(left, right.mT, left.shape[-1])
+        slope = (s.log() / s).unsqueeze(-1)
+        value = 0.5 * s.log().square().sum(-1)
+        return value, u @ (slope * (vh @ right)), vh.mT @ (slope * (u.mT @ left))
+
+
+@pytest.mark.parametrize(("shape", "rank"), [((3, 3), 3), ((4, 3), 2), ((2, 3), 1)])
+def test_infinite_depth_is_a_gaussian_of_logarithms(shape, rank, generator):
+    """``beta/kappa sum (log s)^2`` is chi^2 of the r(r+1)/2 entries; the spaces stand still."""
+    beta, kappa = 1.7, 0.6
+    start = _start(shape, rank, math.inf, generator)
+    many = dln.Collapsed(*(x.expand(300, *x.shape) for x in (start.L, start.R)), math.inf)
+    path = sample_gibbs(
+        LogRidge(), many, beta=beta, kappa=kappa, entropy=False, draws=40, thin=2, burn_in=200,
+        generator=generator,
+    )  # fmt: skip
+    assert 0.45 < path.stats["acceptance"] < 0.75
+    squares = beta / kappa * path.singular_values.log().square().sum(-1)
+    freedom = rank * (rank + 1) / 2
+    assert_mean(squares.mean(0), freedom)
+    assert stats.kstest(squares[-1], stats.chi2(freedom).cdf).pvalue > 1e-3
+    u, v = start.point().u, start.point().vh
+    x = path.final.matrix
+    assert_close(u @ (u.mT @ x @ v.mT) @ v, x, ops=1000)
+
+
+@pytest.mark.slow
+def test_infinite_depth_agrees_with_langevin(generator):
+    """With entropy and a loss that is no function of the singular values.
+
+    Angles relax at rates of kappa/beta/2: that takes t = 30.
+    """
+    target = torch.tensor([[0.6, -0.2], [0.1, 0.3]], dtype=F64)
+
+    class Tilted(LogRidge):
+        def value(self, x):
+            return super().value(x) + 0.5 * (x - target).square().sum((-2, -1))
+
+        def contract(self, left, right):
+            value, gr, gl = super().contract(left, right)
+            g = left @ right.mT - target
+            return value + 0.5 * g.square().sum((-2, -1)), gr + g @ right, gl + g.mT @ left
+
+        def evaluate(self, x):
+            eye = torch.eye(2, dtype=x.dtype).expand_as(x)
+            value, gr, _ = self.contract(x, eye)
+            return value, gr
+
+    start = _start((2, 2), 2, math.inf, generator, (1000,))
+    options = {"beta": 2.3, "kappa": 0.7, "generator": generator}
+    exact = sample_gibbs(Tilted(), start, draws=1, burn_in=300, **options)
+    walked = langevin(
+        Tilted(), start, t_end=30.0, dt=0.2, save_at=[30.0], method="splitting", **options
+    )
+    assert stats.ks_2samp(exact.loss[-1], walked.loss[-1]).pvalue > 1e-3
+    for k in range(2):
+        a, b = (path.singular_values[-1][:, k] for path in (exact, walked))
+        assert stats.ks_2samp(a, b).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("shape", "rank"), [((3, 3), 3), ((4, 5), 2)])
+def test_drift_at_infinite_depth_is_the_gradient_of_the_potential(shape, rank, generator):
+    p = _start(shape, rank, math.inf, generator).point()
+    s = torch.tensor([1.4, 1.0, 0.5], dtype=F64)[:rank]
+    p = dln.EndToEnd(p.u, s, p.vh, math.inf, True)
+    loss = dln.losses.Quadratic(torch.randn(*shape, generator=generator, dtype=F64))
+    potential = DeepPotential(loss, 1.7, (0.8, 0.0), p)
+    a, q = potential.coordinates(p)
+    h = torch.tensor(0.1, dtype=F64)
+    _, drift, u, s, v, _ = potential.at(a, q, h)
+    assert_close((u * s) @ v.mT, p.matrix, ops=1000)
+    direction = potential.increment(torch.randn(a.shape, generator=generator, dtype=F64))
+    steps = [0.04 / 2**k for k in range(4)]
+    expected = -float((drift * direction).sum())
+    errors = []
+    for e in steps:
+        ahead, behind = (potential.at(a + t * direction, q, h)[0] for t in (e, -e))
+        errors.append(abs(float(ahead - behind) / (2 * e) - expected))
+    assert_order(steps, errors, 2)
 
 
 def test_burn_in_thinning_and_repetition(generator, tmp_path):
@@ -152,7 +244,7 @@ def test_burn_in_thinning_and_repetition(generator, tmp_path):
         ({"burn_in": 0}, ValueError, "dt must be given where there is no burn_in"),
         ({"dt": 0.0}, ValueError, "dt must be positive"),
         ({"start": torch.eye(2)}, TypeError, "start must be a Collapsed"),
-        ({"start": dln.EndToEnd.of(torch.eye(2), math.inf)}, ValueError, "finite depth"),
+        ({"start": dln.EndToEnd.of(torch.zeros(2, 2), math.inf)}, ValueError, "positive singular"),
         ({"start": dln.EndToEnd.of(torch.zeros(2, 2), 3)}, ValueError, "positive singular values"),
         ({"generator": None}, TypeError, "generator must be a torch.Generator"),
     ],

@@ -11,7 +11,7 @@ import dln_geometry as dln
 from dln_geometry.dynamics import laws
 from dln_geometry.dynamics.dyson import dyson
 from dln_geometry.dynamics.spectral_noise import dln_dyson
-from dln_geometry.testing import assert_close, assert_mean
+from dln_geometry.testing import assert_close, assert_mean, assert_order
 
 F64 = torch.float64
 START = (1.3, 0.7, 0.2)
@@ -129,6 +129,26 @@ def test_equilibria_in_the_ridge_energy(shape, rank, depth, beta, kappa, entropy
     assert_mean((4 * means[1] - means[0]) / 3, wanted)
 
 
+@pytest.mark.parametrize("depth", [3, 2.5])
+def test_weak_order_two(depth, generator):
+    """``E |rho|^2`` of the Ornstein-Uhlenbeck process of the ridge energy is known exactly."""
+    beta, kappa, t, count = 1.7, 0.6, 1.6, 40_000
+    rho = torch.tensor([0.4, 1.1], dtype=F64)
+    start = ((rho / depth**0.5) ** depth).repeat(count, 1)
+    fade = math.exp(-2 * t)
+    wanted = fade * float(rho.square().sum()) + 4 * kappa / beta * (1 - fade)
+    steps, errors = [], []
+    for number in (1, 2, 3, 4):
+        path = dln_dyson(
+            start, depth, beta=beta, kappa=kappa, entropy=False, t_end=t, dt=t / number,
+            loss=lambda s: depth / 2 * (s ** (2 / depth)).sum(-1), generator=generator,
+            save_at=[t],
+        )  # fmt: skip
+        steps.append(t / number)
+        errors.append(abs(float(path.states[0].square().sum(-1).mean()) - wanted))
+    assert_order(steps, errors, 2, tol=0.6, at_least=True)
+
+
 def test_gauge_noise_alone_follows_the_tanh():
     """``s' = 2 s (s*^2/s - s)`` for equal singular values at depth 2 in |X|^2/2."""
     d, beta, s0, times = 3, 1.3, 0.1, [0.3, 1.0, 2.5]
@@ -176,6 +196,7 @@ def test_gauge_noise_alone_is_the_flow_of_the_free_energy(depth):
         ({"shape": (3, 3), "depth": math.inf}, ValueError, "shape must be 2 x 2"),
         ({"loss": dln.losses.Quadratic(torch.eye(2))}, TypeError, "loss must be a function of the"),
         ({"loss": lambda s: s.sum()}, ValueError, "loss must return a tensor of shape"),
+        ({"loss": lambda s: s[..., 0] ** 2}, ValueError, "loss must be a symmetric function"),
         ({"loss": lambda s: s.pow(8).sum(-1) * 1e9}, ValueError, "dt must be smaller than 0.1"),
         ({"dt": None}, ValueError, "dt must be given"),
         ({"kappa": 0.0, "entropy": False}, ValueError, "nothing moves"),

@@ -9,6 +9,7 @@ from scipy import stats
 import dln_geometry as dln
 from dln_geometry.dynamics.diffusion import brownian_motion, langevin
 from dln_geometry.dynamics.downstairs import Gaussians, Thermostat
+from dln_geometry.dynamics.flows import FlowError
 from dln_geometry.dynamics.free_energy import FreeEnergy
 from dln_geometry.dynamics.upstairs import Upstairs, upstairs_start
 from dln_geometry.testing import assert_close, assert_mean
@@ -205,3 +206,26 @@ def test_points_start_in_the_canonical_gauge(generator):
 def test_bad_input(start, options, message, generator):
     with pytest.raises(ValueError, match=message):
         brownian_motion(start, t_end=0.1, dt=0.1, generator=generator, upstairs=True, **options)
+
+
+def test_a_step_that_is_too_large_warns_upstairs_too(generator):
+    loss = dln.losses.Quadratic(100 * torch.eye(3, dtype=F64))
+    layers = _layers((3, 3, 3, 3), 3, generator)
+    with pytest.warns(UserWarning, match="dt = 0.5 is too large .* take a smaller dt"):
+        langevin(loss, layers, beta=9.0, t_end=1.0, dt=0.5, generator=generator, upstairs=True)
+
+
+def test_the_chains_that_diverge_upstairs_are_named(generator):
+    class Cliff:
+        def value(self, x):
+            return 0.5 * x.square().sum((-2, -1))
+
+        def gradient(self, x):
+            g = x.clone()
+            g[1] = math.nan
+            return g
+
+    start = [torch.eye(2, dtype=F64).expand(3, 2, 2)] * 3
+    with pytest.raises(FlowError, match="in sample 1 of 3") as caught:
+        langevin(Cliff(), start, beta=9.0, t_end=1.0, dt=0.1, generator=generator, upstairs=True)
+    assert caught.value.trajectory.status == ["unfinished", "failed", "unfinished"]

@@ -119,6 +119,24 @@ def test_kernel_of_the_frame(depth, normalized, generator):
     assert_close(frame.entropy_pull(3.0), s * entropy_slope(s, depth, excess=3.0))
 
 
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("depth", [4, 6, 8, 16])
+def test_pairs_of_layers_have_the_same_kernel_and_entropy(depth, normalized, generator):
+    s = torch.tensor(SPECTRUM, dtype=F64)
+    eye = torch.eye(4, dtype=F64)
+    frame = ProductFrame(dln.EndToEnd(eye, s, eye, float(depth), normalized), layers=depth // 2)
+    assert_close(frame.root_kernel**2, dln.depth_kernel(s, depth, normalized=normalized))
+    assert_close(frame.entropy_pull(3.0), s * entropy_slope(s, depth, excess=3.0))
+    p = _point((6, 5), 4, depth, generator)
+    z = torch.randn(6, 5, generator=generator, dtype=F64)
+    velocity = dln.cometric_sqrt(p, z)
+    steps = [1e-2 / 2**k for k in range(5)]
+    errors = [
+        float((_moved(p, h * z, layers=depth // 2) - p.matrix - h * velocity).norm()) for h in steps
+    ]
+    assert_order(steps, errors, 2)
+
+
 @pytest.mark.parametrize("depth", [2, 3, 2.7])
 def test_entropy_pull_is_bounded_where_values_vanish_and_collide(depth):
     s = torch.tensor([1.0, 1.0, 0.3, 0.0], dtype=F64)

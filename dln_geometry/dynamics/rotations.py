@@ -1,0 +1,191 @@
+r"""What distinguishes Brownian motion of ``g^N`` from that of flat matrices: rotations alone.
+
+In ``Y = U rho V^T``, ``rho = sqrt(N) s^{1/N}``, the generator of Brownian motion of X is that of a
+flat Brownian motion of Y plus one of random rotations of U and V, at rates that depend on rho
+alone and are finite where singular values collide. With ``t = log rho_i/rho_j``, the relative
+rotation ``U^T dU +- V^T dV`` in the plane (i, j) has the variances
+
+    C+ = 2 N coth(N t/2) / (rho_i^2 - rho_j^2),    C- = 2 N tanh(N t/2) / (rho_i^2 - rho_j^2),
+
+flat ones have those of N = 1, and the differences are never negative. Out of its range a frame
+turns by ``N / rho_i^2`` in each direction, ``1 / rho_i^2`` of it by a flat motion. At infinite
+depth the flat motion is one of symmetric matrices, with eigenvalues ``log s``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Draw", "Rates", "deep_rates", "excess_rates", "polished", "rotated"]
+
+Draw = Callable[[tuple[int, ...]], Tensor]
+
+_MOST_VARIANCE = 0.25
+"""Variance of a row of angles above which a rotation is not resolved, and tamed."""
+
+_FASTEST = 1e5
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Variances of the angles of a random rotation.
+
+    Attributes
+    ----------
+    plus, minus : Tensor, shape (..., r, r)
+        Of the sum and of the difference of the angles of both frames, zero on the diagonal.
+    left, right : Tensor, shape (..., r)
+        Of the angle with every single direction outside a frame.
+    """
+
+    plus: Tensor
+    minus: Tensor
+    left: Tensor
+    right: Tensor
+
+
+def excess_rates(
+    rho: Tensor, depth: float, variance: float, *, left: float, right: float, signed: bool = False
+) -> Rates:
+    """Return by how much the rotations of depth N exceed flat ones.
+
+    Parameters
+    ----------
+    rho : Tensor, shape (..., r)
+        ``sqrt(N) s^{1/N}``, descending.
+    variance : float
+        Variance of the entries of the flat motion in this time.
+    left, right : float
+        Rates out of the ranges, in units of ``variance / rho^2``.
+    signed : bool
+        The last of `rho` may be negative: that of a flat motion that has passed ``det = 0`` while
+        the determinant of X, at even depths, keeps its sign.
+    """
+    size = rho.abs().clamp_min(torch.finfo(rho.dtype).tiny ** 0.25)
+    t, apart = _gaps(size.log())
+    scale = 2.0 * variance / torch.maximum(size.unsqueeze(-1), size.unsqueeze(-2)).square()
+    scale = scale * apart / -torch.expm1(-2.0 * t)
+    deep, flat = 0.5 * depth * t, 0.5 * t
+    # The poles of both hyperbolic cotangents are the same.
+    plus = scale * (depth * _langevin(deep) - _langevin(flat))
+    minus = scale * (depth * torch.tanh(deep) - torch.tanh(flat))
+    if signed:
+        # Flat rotations of a negative value are those of its modulus with the signs exchanged.
+        other = _crossed(rho) * scale * (1.0 / torch.tanh(flat) - torch.tanh(flat))
+        plus, minus = plus + other, (minus - other).clamp_min(0.0)
+    outer = variance / size.square()
+    return _bounded(plus, minus, left * outer, right * outer)
+
+
+def deep_rates(u: Tensor, variance: float) -> Rates:
+    """Return the same at infinite depth, ``u = log s``, against flat symmetric matrices."""
+    t, apart = _gaps(u)
+    plus = variance * apart * _langevin(0.5 * t) / t
+    minus = variance * apart * torch.tanh(0.5 * t) / t
+    zero = torch.zeros_like(u)
+    return _bounded(plus, minus, zero, zero)
+
+
+def _gaps(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``|x_i - x_j|``, at least what leaves quotients smooth, and 1 off the diagonal."""
+    t = (x.unsqueeze(-1) - x.unsqueeze(-2)).abs_().clamp_min_(torch.finfo(x.dtype).eps ** 0.5)
+    return t, 1.0 - torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+
+
+def _crossed(rho: Tensor) -> Tensor:
+    """Return 1 where one of two values is negative."""
+    negative = (rho < 0).to(rho.dtype)
+    return (negative.unsqueeze(-1) - negative.unsqueeze(-2)).abs()
+
+
+def _bounded(*rates: Tensor) -> Rates:
+    return Rates(*(rate.clamp_max(_FASTEST) for rate in rates))
+
+
+def _langevin(z: Tensor) -> Tensor:
+    """Return ``coth z - 1/z`` for z > 0, by its series where that cancels."""
+    near = z < 0.4
+    q = torch.where(near, z, 0.0).square()
+    series = 0.0
+    for c in (-1382 / 638512875, 2 / 93555, -1 / 4725, 2 / 945, -1 / 45, 1 / 3):
+        series = series * q + c
+    far = torch.where(near, 1.0, z)
+    return torch.where(near, series * z, 1.0 / torch.tanh(far) - 1.0 / far)
+
+
+def rotated(p: Tensor, q: Tensor, rates: Rates, draw: Draw) -> tuple[Tensor, Tensor]:
+    """Turn two frames (..., m, r) and (..., n, r) at random, with weak order 2.
+
+    Each by ``exp(Z) exp(W - Z)``, Z of half the variance of W and independent of it: of the fourth
+    moments those of ``exp(Z)^2``, in which neighbours come in pairs, are left, as in the square of
+    the generator (Ninomiya, Ninomiya 2009). Rotations that are too fast to be resolved are tamed,
+    which changes the others to fifth order in their variances.
+
+    Parameters
+    ----------
+    draw : callable
+        ``draw(shape)`` returns standard normal numbers.
+    """
+    (m, n), r, batch = (p.shape[-2], q.shape[-2]), p.shape[-1], p.shape[:-2]
+    inside = 0.25 * (rates.plus + rates.minus).sum(-1)
+    row = inside + torch.maximum((m - r) * rates.left, (n - r) * rates.right)
+    tame = (1.0 + (row / _MOST_VARIANCE).square().square()) ** -0.125
+    pair = tame.unsqueeze(-1) * tame.unsqueeze(-2)
+    z = draw((2, *batch, r, r))
+    above = torch.ones(r, r, dtype=z.dtype, device=z.device).triu_(1)
+    both = (rates.plus / 8).sqrt_().mul_(pair) * (above - above.mT) * (z + z.mT)
+    apart = (rates.minus / 8).sqrt_().mul_(pair) * (z - z.mT)
+    # First index: the two exponentials; second: the two frames.
+    turn = torch.stack((both + apart, both - apart), 1)
+    turn = torch.stack((math.sqrt(0.5) * turn[0], turn[1] - math.sqrt(0.5) * turn[0]))
+    x = _rotation(turn)
+    x = x[0] @ x[1]
+    ends = []
+    for k, (frame, rate) in enumerate(((p, rates.left), (q, rates.right))):
+        if frame.shape[-2] > r and bool(rate.any()):
+            out = _outwards(frame, rate.sqrt() * tame, draw)
+            ends.append(_turned(frame, turn[:, k], out))
+        else:
+            ends.append(frame @ x[k])
+    return ends[0], ends[1]
+
+
+def _outwards(frame: Tensor, size: Tensor, draw: Draw) -> Tensor:
+    """Return two random generators of rotations out of the range, (2, ..., m, r)."""
+    z = draw((2, *frame.shape)) * size.unsqueeze(-2)
+    z = z - frame @ (frame.mT @ z)
+    return torch.stack((math.sqrt(0.5) * z[0], z[1] - math.sqrt(0.5) * z[0]))
+
+
+def _turned(frame: Tensor, inside: Tensor, out: Tensor) -> Tensor:
+    """Apply two exponentials of ``[[A, -B^T], [B, 0]]`` to a frame, the second one first.
+
+    By four terms of their series, which leave lengths right up to the sixth order: what a QR
+    decomposition then changes is of the third order in the variances.
+    """
+    eye = torch.eye(frame.shape[-1], dtype=frame.dtype, device=frame.device)
+    x, y = eye.expand_as(inside[0]), torch.zeros_like(frame)
+    for a, b in ((inside[1], out[1]), (inside[0], out[0])):
+        x0, y0 = x, y
+        for k in (4, 3, 2, 1):
+            x, y = x0 + (a @ x - b.mT @ y) / k, y0 + b @ x / k
+    moved, upper = torch.linalg.qr(frame @ x + y)
+    sign = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(moved.dtype)
+    return moved * sign.unsqueeze(-2)
+
+
+def _rotation(a: Tensor) -> Tensor:
+    """Return ``exp(a)`` up to fifth order, as the Cayley transform of ``a - a^3/12``."""
+    half = 0.5 * a - (a @ a @ a) / 24.0
+    eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    return torch.linalg.solve(eye - half, eye + half)
+
+
+def polished(frame: Tensor) -> Tensor:
+    """Return a frame that is nearly orthonormal with its defect squared (Newton, Schulz)."""
+    return 1.5 * frame - 0.5 * frame @ (frame.mT @ frame)
