@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from dln_geometry.learning import bridge
 from dln_geometry.learning.actions import Gauge, Rescale, Rotation, Scale, Translation
 from dln_geometry.learning.adaptive import EffectiveRMSProp, RMSPropState, as_rmsprop
+from dln_geometry.learning.bridge import balance_step, momentum_balance_step
 from dln_geometry.learning.discrete_laws import Charges, DiscreteLaw, discrete_residual
+from dln_geometry.learning.discretization import (
+    accumulated_error,
+    discretization_error,
+    max_learning_rate,
+)
 from dln_geometry.learning.initialisation import balanced_
+from dln_geometry.learning.iterates import (
+    equation_of_motion_from_iterates,
+    momentum_step,
+    motion_of_iterates,
+    with_velocity,
+    without_velocity,
+)
 from dln_geometry.learning.modules import DeepLinear
+from dln_geometry.learning.motion import equation_of_motion, modified_loss
 from dln_geometry.learning.noether import (
     acceleration,
     charge,
@@ -23,7 +38,10 @@ from dln_geometry.learning.overdamped import (
     stationary_norm,
 )
 from dln_geometry.learning.parameters import ModuleLoss, flatten, functionalize, unflatten
+from dln_geometry.learning.rates import scale_velocity, translation_rate
 from dln_geometry.learning.rules import Rule
+from dln_geometry.learning.series import counter_terms
+from dln_geometry.learning.spectrum import hessian_product, sharpness
 from dln_geometry.learning.symmetry import (
     Symmetry,
     SymmetryError,
@@ -49,22 +67,40 @@ __all__ = [
     "SymmetryError",
     "Translation",
     "acceleration",
+    "accumulated_error",
     "as_rmsprop",
+    "balance_step",
     "balanced_",
+    "bridge",
     "charge",
     "charge_rate",
     "check_symmetric",
+    "counter_terms",
     "discrete_residual",
+    "discretization_error",
+    "equation_of_motion",
+    "equation_of_motion_from_iterates",
     "flatten",
     "functionalize",
+    "hessian_product",
     "is_symmetric",
     "kinetic_asymmetry",
     "kinetic_energy",
+    "max_learning_rate",
+    "modified_loss",
+    "momentum_balance_step",
+    "momentum_step",
+    "motion_of_iterates",
     "noether_residual",
     "overdamped_charge",
     "overdamped_norm",
+    "scale_velocity",
+    "sharpness",
     "stationary_angle",
     "stationary_norm",
     "symmetry_residual",
+    "translation_rate",
     "unflatten",
+    "with_velocity",
+    "without_velocity",
 ]

@@ -1,0 +1,121 @@
+"""Rates of decay of symmetric parameters under weight decay, by order of the equation of motion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from dln_geometry.learning.algebra import (
+    as_like,
+    as_nonnegative,
+    as_order,
+    as_parameters,
+    as_positive,
+    dot,
+)
+
+__all__ = ["scale_velocity", "translation_rate"]
+
+
+def translation_rate(lr: float, weight_decay: float, order: int | None = None) -> float:
+    """Return the rate at which a translation-invariant parameter decays, ``c' = -rate c``.
+
+    The loss does not depend on c, the learning rule multiplies it by ``1 - lr k``. The equation of
+    motion of an order gives ``k + lr k^2/2 + ... + lr^(order + 1) k^(order + 2) / (order + 2)``;
+    all orders together ``-log(1 - lr k) / lr``, which is exact at the iterates.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate.
+    weight_decay : float
+        k.
+    order : int, optional
+        Order of the equation of motion, -1 for gradient flow; `None` is all orders.
+
+    Raises
+    ------
+    TypeError
+        If an argument is no number.
+    ValueError
+        If one is out of range; ``lr k >= 1``, where the parameter jumps across zero.
+
+    References
+    ----------
+    Miyagawa, arXiv 2210.15898.
+
+    Examples
+    --------
+    >>> [round(translation_rate(0.5, 0.4, order), 5) for order in (-1, 0, 1, None)]
+    [0.4, 0.44, 0.44533, 0.44629]
+    """
+    lr, k = as_positive(lr, "lr"), as_nonnegative(weight_decay, "weight_decay")
+    if lr * k >= 1:
+        raise ValueError(
+            f"lr * weight_decay must be below 1, where an equation of motion exists, got {lr * k:g}"
+        )
+    if order is None:
+        return -math.log1p(-lr * k) / lr
+    return sum(lr ** (a - 1) * k**a / a for a in range(1, as_order(order, "order", -1) + 3))
+
+
+def scale_velocity(
+    params: Mapping[str, Tensor],
+    gradient: Mapping[str, Tensor],
+    lr: float,
+    weight_decay: float,
+    order: int,
+) -> Tensor:
+    """Return ``(r^2)'`` of scale-invariant parameters, ``r^2 = |q|^2``, a scalar tensor.
+
+    Gradient flow (order -1) gives ``-2 k r^2``, the equation of motion of order 0
+    ``-(2k + lr k^2) r^2 + lr |g|^2``: the step along the gradient, which is a tangent of the
+    sphere, leads outwards.
+
+    Parameters
+    ----------
+    params : dict of str to Tensor
+        The parameters whose common scale the loss does not depend on.
+    gradient : dict of str to Tensor
+        The gradient g of the loss by them, without weight decay.
+    lr, weight_decay : float
+        Learning rate, and k.
+    order : int
+        -1 or 0.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not of its kind.
+    ValueError
+        If one is out of range, or the gradient is not orthogonal to the parameters, as that of a
+        scale-invariant loss is.
+
+    References
+    ----------
+    Miyagawa, arXiv 2210.15898; Tanaka & Kunin, arXiv 2105.02716.
+
+    Examples
+    --------
+    >>> import torch
+    >>> q, g = {"q": torch.tensor([3.0, 0.0])}, {"q": torch.tensor([0.0, 2.0])}
+    >>> scale_velocity(q, g, 0.1, 0.5, -1), scale_velocity(q, g, 0.1, 0.5, 0)
+    (tensor(-9.), tensor(-8.8250))
+    """
+    q = as_parameters(params)
+    g = as_like(gradient, q, "gradient")
+    lr, k = as_positive(lr, "lr"), as_nonnegative(weight_decay, "weight_decay")
+    if as_order(order, "order", -1) > 0:
+        raise ValueError(f"order must be -1 or 0, got {order}")
+    r2, g2, overlap = dot(q, q), dot(g, g), dot(q, g)
+    # What rounding leaves of a gradient that is orthogonal is far below this.
+    if float(overlap.detach().abs()) > 1e-3 * float((r2 * g2).detach().sqrt()):
+        raise ValueError(
+            "gradient must be orthogonal to the parameters of a scale-invariant loss, got the "
+            f"cosine {float(overlap.detach() / (r2 * g2).detach().sqrt()):.2g}"
+        )
+    if order == -1:
+        return -2 * k * r2
+    return -(2 * k + lr * k**2) * r2 + lr * g2
