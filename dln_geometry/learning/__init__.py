@@ -5,13 +5,20 @@ from __future__ import annotations
 from dln_geometry.learning import bridge
 from dln_geometry.learning.actions import Gauge, Rescale, Rotation, Scale, Translation
 from dln_geometry.learning.adaptive import EffectiveRMSProp, RMSPropState, as_rmsprop
+from dln_geometry.learning.architecture import symmetries_of
 from dln_geometry.learning.bridge import balance_step, momentum_balance_step
+from dln_geometry.learning.collapse import Collapse, CollapseReport, collapse_report
+from dln_geometry.learning.constraint import dcs_norm, dcs_parameter_groups, dcs_penalty
+from dln_geometry.learning.dcs import dcs_
+from dln_geometry.learning.detection import MirrorFamily, mirrors_of
 from dln_geometry.learning.discrete_laws import Charges, DiscreteLaw, discrete_residual
 from dln_geometry.learning.discretization import (
     accumulated_error,
     discretization_error,
     max_learning_rate,
 )
+from dln_geometry.learning.exponents import Lyapunov, batch_curvatures, lyapunov, noise_threshold
+from dln_geometry.learning.groups import Part, SymmetricGroup
 from dln_geometry.learning.initialisation import balanced_
 from dln_geometry.learning.iterates import (
     equation_of_motion_from_iterates,
@@ -20,7 +27,9 @@ from dln_geometry.learning.iterates import (
     with_velocity,
     without_velocity,
 )
+from dln_geometry.learning.mirror import Mirror
 from dln_geometry.learning.modules import DeepLinear
+from dln_geometry.learning.monitor import ChargeMonitor, ChargeReport
 from dln_geometry.learning.motion import equation_of_motion, modified_loss
 from dln_geometry.learning.noether import (
     acceleration,
@@ -39,6 +48,7 @@ from dln_geometry.learning.overdamped import (
 )
 from dln_geometry.learning.parameters import ModuleLoss, flatten, functionalize, unflatten
 from dln_geometry.learning.rates import scale_velocity, translation_rate
+from dln_geometry.learning.record import ChargeRecord
 from dln_geometry.learning.rules import Rule
 from dln_geometry.learning.series import counter_terms
 from dln_geometry.learning.spectrum import hessian_product, sharpness
@@ -49,20 +59,33 @@ from dln_geometry.learning.symmetry import (
     is_symmetric,
     symmetry_residual,
 )
+from dln_geometry.learning.syre import syre_
+from dln_geometry.learning.thresholds import Stability, curvature, stability
 
 __all__ = [
+    "ChargeMonitor",
+    "ChargeRecord",
+    "ChargeReport",
     "Charges",
+    "Collapse",
+    "CollapseReport",
     "DeepLinear",
     "DiscreteLaw",
     "EffectiveRMSProp",
     "EndToEndSGD",
     "Gauge",
+    "Lyapunov",
+    "Mirror",
+    "MirrorFamily",
     "ModuleLoss",
+    "Part",
     "RMSPropState",
     "Rescale",
     "Rotation",
     "Rule",
     "Scale",
+    "Stability",
+    "SymmetricGroup",
     "Symmetry",
     "SymmetryError",
     "Translation",
@@ -71,11 +94,18 @@ __all__ = [
     "as_rmsprop",
     "balance_step",
     "balanced_",
+    "batch_curvatures",
     "bridge",
     "charge",
     "charge_rate",
     "check_symmetric",
+    "collapse_report",
     "counter_terms",
+    "curvature",
+    "dcs_",
+    "dcs_norm",
+    "dcs_parameter_groups",
+    "dcs_penalty",
     "discrete_residual",
     "discretization_error",
     "equation_of_motion",
@@ -86,19 +116,25 @@ __all__ = [
     "is_symmetric",
     "kinetic_asymmetry",
     "kinetic_energy",
+    "lyapunov",
     "max_learning_rate",
+    "mirrors_of",
     "modified_loss",
     "momentum_balance_step",
     "momentum_step",
     "motion_of_iterates",
     "noether_residual",
+    "noise_threshold",
     "overdamped_charge",
     "overdamped_norm",
     "scale_velocity",
     "sharpness",
+    "stability",
     "stationary_angle",
     "stationary_norm",
+    "symmetries_of",
     "symmetry_residual",
+    "syre_",
     "translation_rate",
     "unflatten",
     "with_velocity",

@@ -1,0 +1,296 @@
+"""Isometries from a few coordinates into named parameters, without their matrices."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Piece",
+    "Slot",
+    "Term",
+    "as_layout",
+    "as_units",
+    "named",
+    "term_dimension",
+    "terms_of_units",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """A linear map along one axis of a tensor: some of its rows, combined by a frame.
+
+    Parameters
+    ----------
+    axis : int
+        Negative: the axis of the tensor, counted from the end.
+    index : Tensor of int64, shape (s, b)
+        The rows met: s units of b rows each.
+    frame : Tensor, shape (s, k), or None
+        Orthonormal columns; the map along the axis is ``frame (x) I_b``. `None` is the identity.
+    """
+
+    axis: int
+    index: Tensor
+    frame: Tensor | None
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates along the axis."""
+        s, b = self.index.shape
+        return (s if self.frame is None else self.frame.shape[1]) * b
+
+    def like(self, x: Tensor) -> Slot:
+        """Return the slot on the device and with the precision of a tensor."""
+        frame = None if self.frame is None else self.frame.to(x)
+        return Slot(self.axis, self.index.to(x.device), frame)
+
+    def pull(self, x: Tensor) -> Tensor:
+        """Return the coordinates of `x` along the axis."""
+        rows = x.movedim(self.axis, -1).index_select(-1, self.index.reshape(-1).to(x.device))
+        if self.frame is not None:
+            rows = rows.unflatten(-1, self.index.shape)
+            rows = torch.einsum("...sb,sk->...kb", rows, self.frame.to(x)).flatten(-2)
+        return rows.movedim(-1, self.axis)
+
+    def push(self, c: Tensor, length: int) -> Tensor:
+        """Return the tensor with `length` rows along the axis that has these coordinates."""
+        rows = c.movedim(self.axis, -1)
+        if self.frame is not None:
+            rows = rows.unflatten(-1, (self.frame.shape[1], self.index.shape[1]))
+            rows = torch.einsum("...kb,sk->...sb", rows, self.frame.to(c)).flatten(-2)
+        index = self.index.reshape(-1).to(c.device)
+        whole = rows.new_zeros(*rows.shape[:-1], length).index_add(-1, index, rows)
+        return whole.movedim(-1, self.axis)
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """The part of an isometry that falls into one tensor: slots on some of its axes.
+
+    Parameters
+    ----------
+    name : str
+        Of the tensor.
+    shape : tuple of int
+        Its shape.
+    slots : tuple of Slot
+        Distinct axes; the others are met by the identity.
+    weight : float
+        Common factor.
+    dense : Tensor, shape (number of entries, k), optional
+        The matrix itself, in place of slots.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    slots: tuple[Slot, ...] = ()
+    weight: float = 1.0
+    dense: Tensor | None = None
+
+    @property
+    def dimension(self) -> int:
+        """Number of coordinates."""
+        if self.dense is not None:
+            return self.dense.shape[1]
+        sizes = dict(enumerate(self.shape, start=-len(self.shape)))
+        sizes.update((slot.axis, slot.size) for slot in self.slots)
+        return math.prod(sizes.values())
+
+    def like(self, x: Tensor) -> Piece:
+        """Return the part on the device and with the precision of a tensor."""
+        slots = tuple(slot.like(x) for slot in self.slots)
+        dense = None if self.dense is None else self.dense.to(x)
+        return replace(self, slots=slots, dense=dense)
+
+    def pull(self, x: Tensor) -> Tensor:
+        """Return ``O^T x``, shape (..., k), for `x` of shape (..., *shape)."""
+        for slot in self.slots:
+            x = slot.pull(x)
+        x = x.reshape(*x.shape[: x.ndim - len(self.shape)], -1)
+        if self.dense is not None:
+            x = x @ self.dense.to(x)
+        return x if self.weight == 1.0 else self.weight * x
+
+    def push(self, c: Tensor) -> Tensor:
+        """Return ``O c``, shape (..., *shape), for `c` of shape (..., k)."""
+        if self.dense is not None:
+            c = c @ self.dense.to(c).mT
+        sizes = list(self.shape)
+        for slot in self.slots:
+            sizes[slot.axis] = slot.size
+        x = (c if self.weight == 1.0 else self.weight * c).reshape(*c.shape[:-1], *sizes)
+        for slot in reversed(self.slots):
+            x = slot.push(x, self.shape[slot.axis])
+        return x
+
+
+# Parts that share their coordinates: O^T q is the sum over the parts.
+Term = tuple[Piece, ...]
+
+
+def term_dimension(term: Term) -> int:
+    """Return the number of coordinates of a term."""
+    return term[0].dimension
+
+
+def as_layout(axes: Any, params: Mapping[str, Tensor]) -> dict[str, list[tuple[int, Tensor]]]:
+    """Convert a description of where units live into ``{name: [(axis, positions)]}``.
+
+    Parameters
+    ----------
+    axes : mapping
+        ``{name: axis}``, ``{name: (axis, positions)}`` or a list of several of these. The
+        positions, shape (d,) or (d, b), say which rows along the axis belong to each of d units;
+        without them every row is a unit.
+    params : mapping of str to Tensor
+        The tensors named.
+
+    Raises
+    ------
+    TypeError
+        If an axis or a position is not an integer.
+    ValueError
+        If a name is missing, an axis or a position is out of range, or the numbers of units
+        differ.
+    """
+    if not isinstance(axes, Mapping) or not axes:
+        raise TypeError(f"axes must be a non-empty mapping from names to axes, got {axes!r}")
+    layout: dict[str, list[tuple[int, Tensor]]] = {}
+    counts: dict[str, int] = {}
+    for name, value in axes.items():
+        tensor = named(params, name)
+        entries = value if isinstance(value, list) else [value]
+        for entry in entries:
+            axis, positions = entry if isinstance(entry, tuple) else (entry, None)
+            axis = _as_axis(axis, tensor.ndim, name)
+            index = _as_positions(positions, tensor.shape[axis], name)
+            layout.setdefault(name, []).append((axis - tensor.ndim, index))
+            counts[name] = index.shape[0]
+        chosen = [axis for axis, _ in layout[name]]
+        if len(set(chosen)) < len(chosen):
+            raise ValueError(f"axes of {name!r} must be distinct, got {value!r}")
+        if {index.shape[0] for _, index in layout[name]} != {counts[name]}:
+            raise ValueError(f"axes of {name!r} must have one number of units, got {value!r}")
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"axes must all have the same number of units, got {counts}")
+    return layout
+
+
+def terms_of_units(
+    layout: Mapping[str, list[tuple[int, Tensor]]],
+    params: Mapping[str, Tensor],
+    units: Tensor,
+    frame: Tensor | None,
+) -> list[Term]:
+    """Return the terms of the reflection of some units, ``I - 2 F F^T`` on each of their axes.
+
+    A tensor that the reflection meets on several axes changes its sign where an odd number of
+    them lies in the frame and the others in the complement.
+
+    Parameters
+    ----------
+    layout, params
+        As in `as_layout`.
+    units : Tensor of int64, shape (s,)
+        The units that the frame combines.
+    frame : Tensor, shape (s, k), or None
+        Orthonormal columns; `None` is the identity.
+    """
+    terms: list[Term] = []
+    for name, entries in layout.items():
+        shape = tuple(params[name].shape)
+        inside = [Slot(axis, index[units], frame) for axis, index in entries]
+        if len(entries) == 1:
+            terms.append((Piece(name, shape, (inside[0],)),))
+            continue
+        outside = [_complement(slot, shape[slot.axis]) for slot in inside]
+        choices = [
+            [(1, a), *((0, slot) for slot in b)] for a, b in zip(inside, outside, strict=True)
+        ]
+        for choice in itertools.product(*choices):
+            if sum(parity for parity, _ in choice) % 2:
+                terms.append((Piece(name, shape, tuple(slot for _, slot in choice)),))
+    return terms
+
+
+def named(params: Mapping[str, Tensor], name: Any) -> Tensor:
+    """Return the parameter of a name, a real floating tensor."""
+    if not isinstance(params, Mapping):
+        raise TypeError(
+            f"params must be a mapping of names to tensors, got {type(params).__name__}"
+        )
+    if name not in params:
+        raise ValueError(f"params must hold {name!r}, got {', '.join(map(repr, params)) or 'none'}")
+    tensor = params[name]
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        what = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise TypeError(f"params[{name!r}] must be a real floating tensor, got {what}")
+    return tensor
+
+
+def _complement(slot: Slot, length: int) -> list[Slot]:
+    """Return slots for the orthogonal complement of a slot, those of them that are not empty."""
+    found = []
+    if slot.frame is not None and slot.frame.shape[1] < slot.frame.shape[0]:
+        basis = torch.linalg.qr(slot.frame, mode="complete").Q[:, slot.frame.shape[1] :]
+        found.append(Slot(slot.axis, slot.index, basis))
+    rest = torch.ones(length, dtype=torch.bool)
+    rest[slot.index.reshape(-1)] = False
+    if bool(rest.any()):
+        found.append(Slot(slot.axis, rest.nonzero(), None))
+    return found
+
+
+def _as_axis(axis: Any, ndim: int, name: str) -> int:
+    if isinstance(axis, bool) or not isinstance(axis, numbers.Integral):
+        raise TypeError(f"axis of {name!r} must be an integer, got {axis!r}")
+    if not -ndim <= int(axis) < ndim:
+        raise ValueError(f"axis of {name!r} must lie between 0 and {ndim - 1}, got {axis}")
+    return int(axis) % ndim
+
+
+def _as_positions(positions: Any, length: int, name: str) -> Tensor:
+    if positions is None:
+        return torch.arange(length).unsqueeze(-1)
+    index = torch.as_tensor(positions)
+    if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+        raise TypeError(f"positions of {name!r} must be integers, got {index.dtype}")
+    if index.ndim not in (1, 2) or index.numel() == 0:
+        raise ValueError(
+            f"positions of {name!r} must have shape (d,) or (d, b), got {tuple(index.shape)}"
+        )
+    index = (index if index.ndim == 2 else index.unsqueeze(-1)).to(torch.int64).cpu()
+    if int(index.min()) < 0 or int(index.max()) >= length:
+        raise ValueError(
+            f"positions of {name!r} must lie between 0 and {length - 1}, got "
+            f"{int(index.min())} to {int(index.max())}"
+        )
+    if index.unique().numel() < index.numel():
+        raise ValueError(f"positions of {name!r} must be distinct, got repeated rows")
+    return index
+
+
+def as_units(units: int | Sequence[int], count: int, name: str) -> Tensor:
+    """Return the numbers of some distinct units as a vector."""
+    chosen = [units] if isinstance(units, numbers.Integral) else units
+    if isinstance(chosen, Tensor):
+        chosen = chosen.tolist()
+    if isinstance(chosen, str) or not isinstance(chosen, Sequence | range):
+        raise TypeError(f"{name} must be an integer or a sequence of them, got {units!r}")
+    for unit in chosen:
+        if isinstance(unit, bool) or not isinstance(unit, numbers.Integral):
+            raise TypeError(f"{name} must be an integer or a sequence of them, got {units!r}")
+        if not 0 <= int(unit) < count:
+            raise ValueError(f"{name} must lie between 0 and {count - 1}, got {units!r}")
+    if len(chosen) == 0 or len(set(chosen)) < len(chosen):
+        raise ValueError(f"{name} must be one or more distinct units, got {units!r}")
+    return torch.tensor([int(unit) for unit in chosen])
