@@ -3,35 +3,44 @@
 from __future__ import annotations
 
 from dln_geometry.learning import bridge
-from dln_geometry.learning.actions import Gauge, Rescale, Rotation, Scale, Translation
-from dln_geometry.learning.adaptive import EffectiveRMSProp, RMSPropState, as_rmsprop
-from dln_geometry.learning.architecture import symmetries_of
+from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
+from dln_geometry.learning.architecture.search import symmetries_of
 from dln_geometry.learning.bridge import balance_step, momentum_balance_step
-from dln_geometry.learning.collapse import Collapse, CollapseReport, collapse_report
-from dln_geometry.learning.constraint import dcs_norm, dcs_parameter_groups, dcs_penalty
-from dln_geometry.learning.dcs import dcs_
-from dln_geometry.learning.detection import MirrorFamily, mirrors_of
-from dln_geometry.learning.discrete_laws import Charges, DiscreteLaw, discrete_residual
-from dln_geometry.learning.discretization import (
+from dln_geometry.learning.initialisation import balanced_
+from dln_geometry.learning.mirror.collapse import Collapse, CollapseReport, collapse_report
+from dln_geometry.learning.mirror.constraint import dcs_norm, dcs_parameter_groups, dcs_penalty
+from dln_geometry.learning.mirror.dcs import dcs_
+from dln_geometry.learning.mirror.detection import MirrorFamily, mirrors_of
+from dln_geometry.learning.mirror.exponents import (
+    Lyapunov,
+    batch_curvatures,
+    lyapunov,
+    noise_threshold,
+)
+from dln_geometry.learning.mirror.mirrors import Mirror
+from dln_geometry.learning.mirror.syre import syre_
+from dln_geometry.learning.mirror.thresholds import Stability, curvature, stability
+from dln_geometry.learning.modules import DeepLinear
+from dln_geometry.learning.monitor.charge_monitor import ChargeMonitor, ChargeReport
+from dln_geometry.learning.monitor.record import ChargeRecord
+from dln_geometry.learning.motion.discretization import (
     accumulated_error,
     discretization_error,
     max_learning_rate,
 )
-from dln_geometry.learning.exponents import Lyapunov, batch_curvatures, lyapunov, noise_threshold
-from dln_geometry.learning.groups import Part, SymmetricGroup
-from dln_geometry.learning.initialisation import balanced_
-from dln_geometry.learning.iterates import (
+from dln_geometry.learning.motion.equation import equation_of_motion, modified_loss
+from dln_geometry.learning.motion.iterates import (
     equation_of_motion_from_iterates,
     momentum_step,
     motion_of_iterates,
     with_velocity,
     without_velocity,
 )
-from dln_geometry.learning.mirror import Mirror
-from dln_geometry.learning.modules import DeepLinear
-from dln_geometry.learning.monitor import ChargeMonitor, ChargeReport
-from dln_geometry.learning.motion import equation_of_motion, modified_loss
-from dln_geometry.learning.noether import (
+from dln_geometry.learning.motion.rates import scale_velocity, translation_rate
+from dln_geometry.learning.motion.series import counter_terms
+from dln_geometry.learning.motion.spectrum import hessian_product, sharpness
+from dln_geometry.learning.noether.adaptive import EffectiveRMSProp, RMSPropState, as_rmsprop
+from dln_geometry.learning.noether.charges import (
     acceleration,
     charge,
     charge_rate,
@@ -39,28 +48,24 @@ from dln_geometry.learning.noether import (
     kinetic_energy,
     noether_residual,
 )
-from dln_geometry.learning.optim import EndToEndSGD
-from dln_geometry.learning.overdamped import (
+from dln_geometry.learning.noether.discrete_laws import Charges, DiscreteLaw, discrete_residual
+from dln_geometry.learning.noether.overdamped import (
     overdamped_charge,
     overdamped_norm,
     stationary_angle,
     stationary_norm,
 )
+from dln_geometry.learning.optim import EndToEndSGD
 from dln_geometry.learning.parameters import ModuleLoss, flatten, functionalize, unflatten
-from dln_geometry.learning.rates import scale_velocity, translation_rate
-from dln_geometry.learning.record import ChargeRecord
 from dln_geometry.learning.rules import Rule
-from dln_geometry.learning.series import counter_terms
-from dln_geometry.learning.spectrum import hessian_product, sharpness
-from dln_geometry.learning.symmetry import (
+from dln_geometry.learning.symmetry.actions import Gauge, Rescale, Rotation, Scale, Translation
+from dln_geometry.learning.symmetry.symmetries import (
     Symmetry,
     SymmetryError,
     check_symmetric,
     is_symmetric,
     symmetry_residual,
 )
-from dln_geometry.learning.syre import syre_
-from dln_geometry.learning.thresholds import Stability, curvature, stability
 
 __all__ = [
     "ChargeMonitor",

@@ -5,15 +5,15 @@ import math
 import pytest
 import torch
 
-from dln_geometry.learning.actions import Gauge
-from dln_geometry.learning.adaptive import as_rmsprop
-from dln_geometry.learning.overdamped import (
+from dln_geometry.learning.noether.adaptive import as_rmsprop
+from dln_geometry.learning.noether.overdamped import (
     overdamped_charge,
     overdamped_norm,
     stationary_angle,
     stationary_norm,
 )
 from dln_geometry.learning.rules import Rule
+from dln_geometry.learning.symmetry.actions import Gauge
 from dln_geometry.testing import assert_close, assert_order
 
 F64 = torch.float64

@@ -29,10 +29,10 @@ from dln_geometry.learning.bridge import (
     rotation_rate,
     stationary_moments,
 )
-from dln_geometry.learning.iterates import equation_of_motion_from_iterates
-from dln_geometry.learning.motion import equation_of_motion, modified_loss
-from dln_geometry.learning.series import counter_terms
-from dln_geometry.learning.spectrum import hessian_product
+from dln_geometry.learning.motion.equation import equation_of_motion, modified_loss
+from dln_geometry.learning.motion.iterates import equation_of_motion_from_iterates
+from dln_geometry.learning.motion.series import counter_terms
+from dln_geometry.learning.motion.spectrum import hessian_product
 from dln_geometry.testing import assert_close, assert_mean, assert_order
 
 F64 = torch.float64

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from dln_geometry.learning import dcs_, dcs_norm, dcs_parameter_groups, dcs_penalty
-from dln_geometry.learning.mirror import Mirror
+from dln_geometry.learning.mirror.mirrors import Mirror
 from dln_geometry.testing import assert_close
 
 F64 = torch.float64

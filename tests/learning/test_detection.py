@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from dln_geometry.learning.collapse import collapse_report
-from dln_geometry.learning.detection import MirrorFamily, mirrors_of
-from dln_geometry.learning.mirror import Mirror
+from dln_geometry.learning.mirror.collapse import collapse_report
+from dln_geometry.learning.mirror.detection import MirrorFamily, mirrors_of
+from dln_geometry.learning.mirror.mirrors import Mirror
 from dln_geometry.learning.parameters import functionalize
 from dln_geometry.testing import assert_close
 

@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional
 
 from dln_geometry.learning import functionalize
-from dln_geometry.learning.exponents import batch_curvatures, lyapunov, noise_threshold
-from dln_geometry.learning.mirror import Mirror
-from dln_geometry.learning.symmetry import SymmetryError
+from dln_geometry.learning.mirror.exponents import batch_curvatures, lyapunov, noise_threshold
+from dln_geometry.learning.mirror.mirrors import Mirror
+from dln_geometry.learning.symmetry.symmetries import SymmetryError
 from dln_geometry.testing import assert_close, assert_mean, assert_order
 
 F64 = torch.float64

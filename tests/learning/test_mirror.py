@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn import functional
 
 from dln_geometry.learning import functionalize
-from dln_geometry.learning.mirror import Mirror
-from dln_geometry.learning.symmetry import SymmetryError
-from dln_geometry.learning.thresholds import curvature
+from dln_geometry.learning.mirror.mirrors import Mirror
+from dln_geometry.learning.mirror.thresholds import curvature
+from dln_geometry.learning.symmetry.symmetries import SymmetryError
 from dln_geometry.testing import assert_close
 
 F64 = torch.float64

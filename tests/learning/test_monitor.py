@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn import functional
 
 from dln_geometry.learning import DeepLinear
-from dln_geometry.learning.groups import Part, SymmetricGroup
-from dln_geometry.learning.monitor import ChargeMonitor
-from dln_geometry.learning.record import ChargeRecord
-from dln_geometry.learning.symmetry import SymmetryError
+from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
+from dln_geometry.learning.monitor.charge_monitor import ChargeMonitor
+from dln_geometry.learning.monitor.record import ChargeRecord
+from dln_geometry.learning.symmetry.symmetries import SymmetryError
 from dln_geometry.testing import assert_close
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -385,7 +385,7 @@ def test_closures_and_gradients_that_are_missing(rule, foreach, generator):
     net = nn.ModuleDict({"one": one, "two": two})
     x = torch.randn(9, 5, generator=generator, dtype=F64)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, foreach=foreach, **RULES[rule])
-    from dln_geometry.learning.architecture import symmetries_of
+    from dln_geometry.learning.architecture.search import symmetries_of
 
     def named(prefix, group):
         first, second = (

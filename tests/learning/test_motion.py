@@ -10,22 +10,22 @@ from torch.func import grad, hessian, jacrev, jvp, vmap
 
 from dln_geometry.dynamics.solvers import integrate
 from dln_geometry.learning import Rule, flatten, functionalize, unflatten
-from dln_geometry.learning.discretization import (
+from dln_geometry.learning.motion.discretization import (
     accumulated_error,
     discretization_error,
     max_learning_rate,
 )
-from dln_geometry.learning.iterates import (
+from dln_geometry.learning.motion.equation import equation_of_motion, modified_loss
+from dln_geometry.learning.motion.iterates import (
     equation_of_motion_from_iterates,
     momentum_step,
     motion_of_iterates,
     with_velocity,
     without_velocity,
 )
-from dln_geometry.learning.motion import equation_of_motion, modified_loss
-from dln_geometry.learning.rates import scale_velocity, translation_rate
-from dln_geometry.learning.series import counter_terms, recursive_counter_terms
-from dln_geometry.learning.spectrum import sharpness
+from dln_geometry.learning.motion.rates import scale_velocity, translation_rate
+from dln_geometry.learning.motion.series import counter_terms, recursive_counter_terms
+from dln_geometry.learning.motion.spectrum import sharpness
 from dln_geometry.testing import assert_close, assert_order
 
 F64 = torch.float64

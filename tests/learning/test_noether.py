@@ -5,8 +5,7 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from dln_geometry.learning.actions import Gauge, Rescale, Rotation, Scale, Translation
-from dln_geometry.learning.noether import (
+from dln_geometry.learning.noether.charges import (
     acceleration,
     charge,
     charge_rate,
@@ -16,7 +15,8 @@ from dln_geometry.learning.noether import (
 )
 from dln_geometry.learning.parameters import flatten, unflatten
 from dln_geometry.learning.rules import Rule
-from dln_geometry.learning.symmetry import Symmetry
+from dln_geometry.learning.symmetry.actions import Gauge, Rescale, Rotation, Scale, Translation
+from dln_geometry.learning.symmetry.symmetries import Symmetry
 from dln_geometry.testing import assert_close, assert_order
 
 F64 = torch.float64

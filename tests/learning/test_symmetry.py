@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from dln_geometry.learning.actions import Gauge, Rescale, Rotation, Scale, Translation
-from dln_geometry.learning.symmetry import (
+from dln_geometry.learning.symmetry.actions import Gauge, Rescale, Rotation, Scale, Translation
+from dln_geometry.learning.symmetry.symmetries import (
     Symmetry,
     SymmetryError,
     check_symmetric,

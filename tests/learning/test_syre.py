@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from dln_geometry.learning.mirror import Mirror
-from dln_geometry.learning.syre import syre_
+from dln_geometry.learning.mirror.mirrors import Mirror
+from dln_geometry.learning.mirror.syre import syre_
 from dln_geometry.testing import assert_close
 
 F64 = torch.float64

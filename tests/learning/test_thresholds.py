@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn import functional
 
 from dln_geometry.learning import functionalize
-from dln_geometry.learning.mirror import Mirror
-from dln_geometry.learning.symmetry import SymmetryError
-from dln_geometry.learning.thresholds import _lowest, curvature, stability
+from dln_geometry.learning.mirror.mirrors import Mirror
+from dln_geometry.learning.mirror.thresholds import _lowest, curvature, stability
+from dln_geometry.learning.symmetry.symmetries import SymmetryError
 from dln_geometry.testing import assert_close
 
 F64 = torch.float64
@@ -93,7 +93,7 @@ def test_the_iteration_meets_every_spectrum(kind, k, generator):
 
 
 def test_the_iteration_says_if_it_fails(generator, monkeypatch):
-    monkeypatch.setattr("dln_geometry.learning.thresholds._LARGEST_COUNT", 70)
+    monkeypatch.setattr("dln_geometry.learning.mirror.thresholds._LARGEST_COUNT", 70)
     # A spectrum dense at the lower end, and a tolerance below rounding.
     values = torch.linspace(0, 1, 3000, dtype=F64).square()
     start = torch.randn(3000, generator=generator, dtype=F64)

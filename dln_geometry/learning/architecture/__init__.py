@@ -1,0 +1,3 @@
+"""What architectures have: symmetric groups of parameters, read from the graph of a module."""
+
+from __future__ import annotations

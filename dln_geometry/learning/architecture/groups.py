@@ -1,0 +1,316 @@
+"""Groups of parameters that a symmetry moves together, as the architecture of a module has them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from dln_geometry.learning.symmetry.symmetries import Symmetry
+
+__all__ = ["Element", "Part", "SymmetricGroup"]
+
+Kind = Literal["scale", "translation", "rescale", "gauge", "permutation"]
+Element = Tensor | tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of one parameter that the units of a group own: slices along one axis.
+
+    Unit u owns the indices ``start + u * block, ..., start + (u + 1) * block - 1`` of `axis`,
+    and everything along the other axes.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter, as in ``named_parameters()``.
+    axis : int
+        Axis that the units are counted along; not negative.
+    units, block, start : int
+        Number of units, indices that each owns, and the first of them all.
+
+    Examples
+    --------
+    >>> Part("weight", axis=1, units=3, block=2).slices(torch.arange(12.0).reshape(2, 6))[1]
+    tensor([[2., 8.],
+            [3., 9.]])
+    """
+
+    name: str
+    axis: int
+    units: int
+    block: int = 1
+    start: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"name must be a string, got {self.name!r}")
+        for field, least in (("axis", 0), ("units", 1), ("block", 1), ("start", 0)):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{field} must be an integer, got {value!r}")
+            if value < least:
+                raise ValueError(f"{field} must be at least {least}, got {value}")
+
+    @property
+    def stop(self) -> int:
+        """One past the last index that a unit owns."""
+        return self.start + self.units * self.block
+
+    def slices(self, tensor: Tensor) -> Tensor:
+        """Return the slices of the units, shape (units, block, rest); a view where there is one."""
+        moved = tensor.movedim(self.axis, 0)[self.start : self.stop]
+        # Not -1: the rest of an empty tensor would be ambiguous.
+        rest = moved[0].numel()
+        return moved.reshape(self.units, self.block, rest)
+
+    def replaced(self, tensor: Tensor, slices: Tensor) -> Tensor:
+        """Return the tensor with other slices, shape (units, block, rest); nothing in place."""
+        moved = tensor.movedim(self.axis, 0)
+        own = slices.reshape(self.stop - self.start, *moved.shape[1:])
+        whole = torch.cat([moved[: self.start], own, moved[self.stop :]])
+        return whole.movedim(0, self.axis)
+
+    def merged(self) -> Part:
+        """Return the part with all its units made one."""
+        return replace(self, units=1, block=self.units * self.block)
+
+    def check(self, params: Mapping[str, Tensor]) -> None:
+        """Refuse parameters that do not have this part.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter, or it is too small.
+        """
+        if self.name not in params:
+            raise ValueError(f"params must hold {self.name!r}, which a symmetric group names")
+        shape = tuple(params[self.name].shape)
+        if self.axis >= len(shape) or self.stop > shape[self.axis]:
+            raise ValueError(
+                f"{self.name} must have at least {self.stop} entries along axis {self.axis}, "
+                f"got shape {shape}"
+            )
+
+
+@dataclass(frozen=True)
+class SymmetricGroup:
+    r"""Parameters that a family of symmetries moves together.
+
+    With the slices ``x_u`` of unit u, shape (block, rest), the family is, by its kind,
+
+    - ``"scale"``: ``x_u -> e^{s_u} x_u`` on `first`, one number a unit;
+    - ``"translation"``: ``x_u -> x_u + 1 a_u^T`` on `first`, the same shift for all indices of a
+      block, another for every part, unit and index of the other axes;
+    - ``"rescale"``: ``x_u -> e^{s_u} x_u`` on `first` and ``e^{-s_u} x_u`` on `second`;
+    - ``"gauge"``: ``x_u -> h_u x_u`` on `first` and ``h_u^{-T} x_u`` on `second`, with any
+      invertible ``h_u``, shape (block, block);
+    - ``"permutation"``: the slices of the units are permuted, all of `first` in the same way.
+
+    Parameters
+    ----------
+    kind : str
+        One of the five.
+    first, second : tuple of Part
+        The parts that move; all have the same number of units, in a gauge the same block.
+    through : tuple of str
+        What lies between, by the names of the modules or functions.
+    epsilon : float
+        Largest epsilon of the normalisations that make a scale symmetry. It holds up to this
+        number relative to the variance that is normalised.
+
+    Raises
+    ------
+    TypeError
+        If a part is not a `Part`.
+    ValueError
+        If the kind is unknown, there are no parts where there must be, or they do not fit.
+
+    Examples
+    --------
+    >>> hidden = Part("0.weight", axis=0, units=3), Part("0.bias", axis=0, units=3)
+    >>> group = SymmetricGroup("rescale", hidden, (Part("2.weight", axis=1, units=3),))
+    >>> group.units, group.names
+    (3, ('0.weight', '0.bias', '2.weight'))
+    """
+
+    kind: Kind
+    first: tuple[Part, ...]
+    second: tuple[Part, ...] = ()
+    through: tuple[str, ...] = ()
+    epsilon: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"kind must be one of {get_args(Kind)}, got {self.kind!r}")
+        for field in ("first", "second"):
+            parts = getattr(self, field)
+            if not isinstance(parts, tuple) or not all(isinstance(p, Part) for p in parts):
+                raise TypeError(f"{field} must be a tuple of Part, got {parts!r}")
+        if not self.first:
+            raise ValueError("first must hold at least one part, got none")
+        if (self.kind in ("rescale", "gauge")) != bool(self.second):
+            raise ValueError(
+                f"second must {'hold parts' if not self.second else 'be empty'} in a group of "
+                f"kind {self.kind!r}, got {self.second!r}"
+            )
+        units = {p.units for p in self.parts}
+        if len(units) > 1:
+            raise ValueError(f"parts must have one number of units, got {sorted(units)}")
+        if self.kind == "gauge" and len({p.block for p in self.parts}) > 1:
+            raise ValueError(
+                f"parts of a gauge must have one block, got {[p.block for p in self.parts]}"
+            )
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """All parts, those of `first` before those of `second`."""
+        return self.first + self.second
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parameters, each once."""
+        return tuple(dict.fromkeys(p.name for p in self.parts))
+
+    @property
+    def units(self) -> int:
+        """Number of units."""
+        return self.first[0].units
+
+    def total(self) -> SymmetricGroup:
+        """Return the group with all units of a scale or rescale moved alike, or all else itself."""
+        if self.kind not in ("scale", "rescale"):
+            return self
+        first, second = (tuple(p.merged() for p in side) for side in (self.first, self.second))
+        return replace(self, first=first, second=second)
+
+    def diagonal(self) -> SymmetricGroup:
+        """Return the rescalings in a gauge group, one for every index of its blocks."""
+        if self.kind != "gauge":
+            return self
+        first, second = (
+            tuple(replace(p, units=p.units * p.block, block=1) for p in side)
+            for side in (self.first, self.second)
+        )
+        return replace(self, kind="rescale", first=first, second=second)
+
+    def check(self, params: Mapping[str, Tensor]) -> None:
+        """Refuse parameters that do not have the parts of this group.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is missing or too small.
+        """
+        for part in self.parts:
+            part.check(params)
+
+    def random_element(self, params: Mapping[str, Tensor], generator: torch.Generator) -> Element:
+        """Draw an element: a direction in the Lie algebra, or a permutation.
+
+        Parameters
+        ----------
+        params : dict of str to Tensor
+            Give shapes, dtype and device.
+        generator : torch.Generator
+            Source of randomness.
+        """
+        like = params[self.first[0].name]
+
+        def normal(*shape: int) -> Tensor:
+            z = torch.randn(
+                shape, generator=generator, dtype=torch.float64, device=generator.device
+            )
+            return z.to(like)
+
+        if self.kind == "translation":
+            return tuple(normal(*self._shift_shape(params, p)) for p in self.first)
+        if self.kind == "gauge":
+            d = self.first[0].block
+            return normal(self.units, d, d) / d**0.5
+        if self.kind == "permutation":
+            order = torch.randperm(self.units, generator=generator, device=generator.device)
+            return order.to(like.device)
+        return normal(self.units)
+
+    def act(self, params: Mapping[str, Tensor], element: Element) -> dict[str, Tensor]:
+        """Return the parameters moved by an element of the group; nothing is changed in place.
+
+        Parameters
+        ----------
+        params : dict of str to Tensor
+            The parameters; those that the group does not name stay as they are.
+        element : Tensor or tuple of Tensor
+            By kind: shape (units,), the logarithms of the factors; for a translation one tensor
+            of shape (units, rest) for every part; for a gauge shape (units, block, block), the
+            logarithm of h; for a permutation the new order of the units, shape (units,).
+
+        Returns
+        -------
+        dict of str to Tensor
+        """
+        moved = dict(params)
+        for side, parts in enumerate((self.first, self.second)):
+            for index, part in enumerate(parts):
+                x = part.slices(moved[part.name])
+                moved[part.name] = part.replaced(
+                    moved[part.name], self._moved(x, element, index, second=side == 1)
+                )
+        return moved
+
+    def symmetry(self, params: Mapping[str, Tensor]) -> Symmetry:
+        """Return the whole family as a `Symmetry`, one charge for each of its directions.
+
+        Its parameter s has the shape of the elements (see `act`); for a translation that of all
+        shifts, one part after the other, in one vector.
+
+        Parameters
+        ----------
+        params : dict of str to Tensor
+            Give the shapes.
+
+        Raises
+        ------
+        ValueError
+            If it is a permutation, which no continuous family leads to.
+        """
+        self.check(params)
+        if self.kind == "permutation":
+            raise ValueError("kind must be continuous to have generators, got 'permutation'")
+
+        def moved(at: Mapping[str, Tensor], s: Tensor) -> dict[str, Tensor]:
+            element = self._shifts(at, s) if self.kind == "translation" else s
+            after = self.act(at, element)
+            return {name: after[name] for name in self.names}
+
+        if self.kind == "translation":
+            shape = (sum(math.prod(self._shift_shape(params, p)) for p in self.first),)
+        elif self.kind == "gauge":
+            shape = (self.units, self.first[0].block, self.first[0].block)
+        else:
+            shape = (self.units,)
+        return Symmetry(moved, shape=shape, degree=0 if self.kind == "translation" else 1)
+
+    def _shift_shape(self, params: Mapping[str, Tensor], part: Part) -> tuple[int, int]:
+        return part.units, part.slices(params[part.name]).shape[-1]
+
+    def _shifts(self, params: Mapping[str, Tensor], s: Tensor) -> tuple[Tensor, ...]:
+        """Split a vector into the shifts of the parts."""
+        shapes = [self._shift_shape(params, p) for p in self.first]
+        pieces = s.split([math.prod(shape) for shape in shapes])
+        return tuple(piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True))
+
+    def _moved(self, x: Tensor, element: Any, index: int, *, second: bool) -> Tensor:
+        """Return the slices of one part after an element has acted."""
+        if self.kind == "translation":
+            return x + element[index].unsqueeze(-2)
+        if self.kind == "permutation":
+            return x[element]
+        if self.kind == "gauge":
+            return torch.linalg.matrix_exp(-element.mT if second else element) @ x
+        return x * torch.exp(-element if second else element)[:, None, None]

@@ -1,0 +1,3 @@
+"""Mirror symmetries: stability, collapse, constraints by weight decay, removal."""
+
+from __future__ import annotations

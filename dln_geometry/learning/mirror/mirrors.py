@@ -1,0 +1,308 @@
+"""Mirror symmetries of a loss: reflections of the parameters that leave it as it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.geometry.doors import as_float_tensor
+from dln_geometry.learning.mirror.isometry import (
+    Piece,
+    Term,
+    as_layout,
+    as_units,
+    named,
+    terms_of_units,
+)
+from dln_geometry.learning.mirror.reflection import FLAT, Reflection
+
+__all__ = ["Mirror"]
+
+
+class Mirror(Reflection):
+    r"""A mirror of the parameters: the reflection ``q -> (I - 2 O O^T) q``, ``O^T O = I``.
+
+    A loss f has the mirror symmetry if ``f((I - 2 O O^T) q) = f(q)`` for every q. The set
+    ``O^T q = 0`` is then invariant under gradient descent, and attracts it under enough weight
+    decay or noise: what the parameters could express along O is lost ("collapse"), or, if that is
+    wanted, constrained away (`dcs_`).
+
+    ``Mirror(o)`` takes the matrix O itself. The constructors `permutation`, `rescaling`,
+    `rotation`, `gauge` and `swap` never form it: their memory is at most that of the tensors
+    that they touch.
+
+    Parameters
+    ----------
+    o : array_like, shape (p, k), or mapping of str to array_like
+        Orthonormal columns: for a vector of all p parameters (in the order of the dict, if there
+        is one), or, by name, the rows of one O that belong to each tensor, of shape
+        (*shape of the tensor, k) or (number of its entries, k).
+
+    Attributes
+    ----------
+    dimension : int
+        Number k of columns.
+    names : tuple of str
+        The tensors touched; none for a mirror of flat vectors.
+    label : str
+        What is mirrored, in words.
+
+    Raises
+    ------
+    TypeError
+        If `o` is not numeric.
+    ValueError
+        If the columns are not orthonormal.
+
+    Notes
+    -----
+    Points q are dicts of tensors keyed as in ``named_parameters`` (tensors that the mirror does
+    not touch pass as they are), or, for a matrix O, flat vectors of shape (..., p).
+
+    References
+    ----------
+    Ziyin, Symmetry induces structure and constraint of learning, arXiv 2309.16932.
+
+    Examples
+    --------
+    >>> mirror = Mirror([[0.6], [-0.8]])
+    >>> q = torch.tensor([2.0, 1.0])
+    >>> mirror.reflect(q), mirror.coordinates(q)
+    (tensor([1.5200, 1.6400]), tensor([0.4000]))
+
+    Two hidden neurons of a network, exchanged:
+
+    >>> net = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3))
+    >>> hidden = {"0.weight": 0, "0.bias": 0, "2.weight": 1}
+    >>> Mirror.permutation(dict(net.named_parameters()), hidden, 0, 2)
+    Mirror('permutation of 0 and 2', dimension=9, names=('0.weight', '0.bias', '2.weight'))
+    """
+
+    def __init__(self, o: Any) -> None:
+        pieces = dict(o) if isinstance(o, Mapping) else {FLAT: o}
+        if not pieces:
+            raise ValueError("o must hold at least one matrix, got none")
+        parts = []
+        for name, piece in pieces.items():
+            what = f"o[{name!r}]" if isinstance(o, Mapping) else "o"
+            matrix = as_float_tensor(piece, what).detach()
+            if matrix.ndim < 2 or 0 in matrix.shape:
+                raise ValueError(f"{what} must have shape (..., k), got {tuple(matrix.shape)}")
+            shape = tuple(matrix.shape[:-1])
+            parts.append(Piece(name, shape, dense=matrix.reshape(-1, matrix.shape[-1])))
+        columns = {part.name: part.dimension for part in parts}
+        if len(set(columns.values())) > 1:
+            raise ValueError(f"o must have one number of columns, got {columns}")
+        super().__init__([tuple(parts)], "matrix")
+
+    @classmethod
+    def of_terms(cls, terms: Iterable[Term], label: str) -> Mirror:
+        """Return the mirror of an isometry given by its terms; see `learning.mirror.isometry`."""
+        mirror = cls.__new__(cls)
+        Reflection.__init__(mirror, terms, label)
+        return mirror
+
+    @classmethod
+    def permutation(
+        cls,
+        params: Mapping[str, Tensor],
+        axes: Mapping[str, Any],
+        first: int | Sequence[int],
+        second: int | Sequence[int],
+        *,
+        sign: float = 1.0,
+    ) -> Mirror:
+        """Return the exchange of two units: neurons, channels, heads. ``O = (e_i - e_j)/sqrt 2``.
+
+        Collapsed, the two are identical. Odd units (tanh) can also be exchanged with a change of
+        both signs, ``O = (e_i + e_j)/sqrt 2``: collapsed, the two are opposite.
+
+        Parameters
+        ----------
+        params : mapping of str to Tensor
+            The parameters; their shapes count.
+        axes : mapping
+            Where the units are: ``{name: axis}``, ``{name: (axis, positions)}`` with the rows of
+            each unit, shape (d,) or (d, b), or ``{name: [several of these]}``. For hidden neurons
+            the rows of the weight and bias before, and the columns of the weight after.
+        first, second : int or sequence of int
+            The units, or as many units on either side.
+        sign : 1.0 or -1.0
+            With -1 the exchange with a change of sign.
+
+        Raises
+        ------
+        TypeError
+            If an axis, position or unit is not an integer.
+        ValueError
+            If a name is missing, or an axis, position or unit is out of range or repeated.
+        """
+        layout = as_layout(axes, params)
+        count = _count(layout)
+        i, j = as_units(first, count, "first"), as_units(second, count, "second")
+        if i.numel() != j.numel():
+            raise ValueError(f"first and second must be as many, got {i.numel()} and {j.numel()}")
+        units = torch.cat([i, j])
+        if units.unique().numel() < units.numel():
+            raise ValueError(f"first and second must be distinct units, got {first} and {second}")
+        eye = torch.eye(i.numel(), dtype=torch.float64)
+        frame = torch.cat([eye, -_as_sign(sign) * eye]) / math.sqrt(2)
+        label = f"permutation of {first} and {second}" + (" with sign" if sign < 0 else "")
+        return cls.of_terms(terms_of_units(layout, params, units, frame), label)
+
+    @classmethod
+    def rescaling(
+        cls, params: Mapping[str, Tensor], axes: Mapping[str, Any], units: int | Sequence[int]
+    ) -> Mirror:
+        """Return the change of sign of what enters and what leaves some units. ``O = e_i``.
+
+        It is the element -1 of the rescaling ``(u, v) -> (c u, v / c)``, a symmetry of linear and
+        of odd units (tanh), and of the pairs of query and key, and of value and output, in
+        attention. Collapsed, the units are switched off.
+
+        Parameters
+        ----------
+        params, axes
+            As in `permutation`.
+        units : int or sequence of int
+            The units.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As in `permutation`.
+        """
+        layout = as_layout(axes, params)
+        chosen = as_units(units, _count(layout), "units")
+        return cls.of_terms(terms_of_units(layout, params, chosen, None), f"sign of {units}")
+
+    @classmethod
+    def rotation(
+        cls, params: Mapping[str, Tensor], axes: Mapping[str, Any], direction: Any
+    ) -> Mirror:
+        """Return the reflection of the space of units in a hyperplane, ``O = n (x) I``.
+
+        It is a symmetry wherever rotations of the units are one. Collapsed, the tensors lose a
+        rank: the direction n is dead.
+
+        Parameters
+        ----------
+        params, axes
+            As in `permutation`.
+        direction : array_like, shape (d,) or (d, k)
+            A direction in the space of the d units, of any length, or orthonormal columns.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As in `permutation`; if the direction is zero or of the wrong size, or columns are not
+            orthonormal.
+        """
+        layout = as_layout(axes, params)
+        count = _count(layout)
+        frame = as_float_tensor(direction, "direction").detach()
+        if frame.ndim not in (1, 2) or frame.shape[0] != count or frame.numel() == 0:
+            raise ValueError(
+                f"direction must have shape ({count},) or ({count}, k), got {tuple(frame.shape)}"
+            )
+        # Small next to the tensors: kept in double precision, on the CPU, until it is used.
+        frame = (frame / frame.norm() if frame.ndim == 1 else frame).double().cpu()
+        frame = frame.reshape(count, -1)
+        if not bool(torch.isfinite(frame).all()):
+            raise ValueError("direction must not be zero")
+        q, r = torch.linalg.qr(frame)
+        error = float((frame.mT @ frame - torch.eye(frame.shape[1], dtype=frame.dtype)).abs().max())
+        if not error <= 1e-3:
+            raise ValueError(
+                f"direction must have orthonormal columns, got an error of {error:.3e} in n^T n - I"
+            )
+        frame = q * r.diagonal().sign()
+        units = torch.arange(count)
+        return cls.of_terms(terms_of_units(layout, params, units, frame), "rotation")
+
+    @classmethod
+    def gauge(cls, params: Mapping[str, Tensor], first: str, second: str, direction: Any) -> Mirror:
+        """Return the mirror of a direction n between two consecutive linear layers.
+
+        Its fixed set is ``n^T W_p = 0``, ``W_{p+1} n = 0``: the product has lost a rank.
+
+        Parameters
+        ----------
+        params : mapping of str to Tensor
+            The parameters; their shapes count.
+        first, second : str
+            Names of W_p, shape (d_p, d_{p-1}), and of W_{p+1}, shape (d_{p+1}, d_p).
+        direction : array_like, shape (d_p,) or (d_p, k)
+            As in `rotation`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As in `rotation`.
+        """
+        mirror = cls.rotation(params, {first: 0, second: 1}, direction)
+        mirror.label = f"gauge of {first} and {second}"
+        return mirror
+
+    @classmethod
+    def swap(
+        cls, params: Mapping[str, Tensor], first: str, second: str, *, sign: float = 1.0
+    ) -> Mirror:
+        """Return the exchange of two tensors, ``O = (I; -I)/sqrt 2``: a mirror of ``f(u * v)``.
+
+        Parameters
+        ----------
+        params : mapping of str to Tensor
+            The parameters; their shapes count.
+        first, second : str
+            Names of tensors of one shape.
+        sign : 1.0 or -1.0
+            With -1 the exchange ``(u, v) -> (-v, -u)``.
+
+        Raises
+        ------
+        TypeError
+            If a parameter is not a real floating tensor.
+        ValueError
+            If a name is missing, the names are one, the shapes differ, or the sign is neither.
+        """
+        u, v = named(params, first), named(params, second)
+        if first == second or u.shape != v.shape:
+            raise ValueError(
+                f"first and second must be two tensors of one shape, got {first!r} of "
+                f"{tuple(u.shape)} and {second!r} of {tuple(v.shape)}"
+            )
+        root = math.sqrt(0.5)
+        parts = (
+            Piece(first, tuple(u.shape), weight=root),
+            Piece(second, tuple(v.shape), weight=-_as_sign(sign) * root),
+        )
+        return cls.of_terms([parts], f"swap of {first} and {second}")
+
+    @classmethod
+    def join(cls, *mirrors: Mirror) -> Mirror:
+        """Return the mirror of several that are orthogonal to each other: all of them at once.
+
+        Raises
+        ------
+        ValueError
+            If there are none, or they are not orthogonal to each other.
+        """
+        label = ", ".join(mirror.label for mirror in mirrors)
+        if not mirrors or len({mirror.is_flat for mirror in mirrors}) > 1:
+            raise ValueError("mirrors must be one or more of the same kind of point")
+        return cls.of_terms([term for mirror in mirrors for term in mirror.terms], label)
+
+
+def _count(layout: Mapping[str, list[tuple[int, Tensor]]]) -> int:
+    return next(iter(layout.values()))[0][1].shape[0]
+
+
+def _as_sign(sign: Any) -> float:
+    if sign not in (1.0, -1.0):
+        raise ValueError(f"sign must be 1 or -1, got {sign!r}")
+    return float(sign)

@@ -1,0 +1,181 @@
+"""How far gradient descent is from its flow: errors to leading order, and learning rates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from dln_geometry.learning.algebra import (
+    as_like,
+    as_order,
+    as_parameters,
+    as_positive,
+    combine,
+    norm,
+)
+from dln_geometry.learning.motion.series import counter_terms
+from dln_geometry.learning.motion.spectrum import hessian_product, sharpness
+from dln_geometry.learning.parameters import Parameters
+
+__all__ = ["accumulated_error", "discretization_error", "max_learning_rate"]
+
+Loss = Callable[[Parameters], Tensor]
+
+
+def discretization_error(
+    loss: Loss, lr: float, order: int
+) -> Callable[[Mapping[str, Tensor]], Parameters]:
+    """Return the error of one step, flow minus gradient descent, to leading order.
+
+    ``q(lr) - q_1 = lr^(order + 3) xi_{order + 1}`` for the equation of motion of this order, begun
+    at the same point; ``lr^2 xi_0`` for gradient flow, order -1.
+
+    Parameters
+    ----------
+    loss : callable
+        ``loss(params)``, a scalar tensor.
+    lr : float
+        Learning rate.
+    order : int
+        Order of the equation of motion, at least -1 (gradient flow).
+
+    Returns
+    -------
+    callable
+        ``discretization_error(loss, lr, order)(params)``, a dict like `params`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If lr is not positive or the order is below -1.
+
+    References
+    ----------
+    Miyagawa, arXiv 2210.15898.
+
+    Examples
+    --------
+    >>> loss = lambda p: p["q"].square().sum() / 2
+    >>> discretization_error(loss, 0.1, -1)({"q": torch.tensor([1.0])})
+    {'q': tensor([0.0050])}
+    >>> round(float(torch.tensor(-0.1).exp() - 0.9), 4)
+    0.0048
+    """
+    lr, order = as_positive(lr, "lr"), as_order(order, "order", -1)
+    terms = counter_terms(loss, order + 1)
+    return lambda params: combine([(lr ** (order + 3), terms(params)[-1])])
+
+
+def accumulated_error(
+    loss: Loss, lr: float, order: int, iterates: Iterable[Mapping[str, Tensor]]
+) -> Iterator[Parameters]:
+    """Yield the errors e_1, e_2, ... of the flow along the iterates of gradient descent.
+
+    ``e_{n+1} = (I - lr H(q_n)) e_n + lr^(order + 3) xi_{order + 1}(q_n)``, ``e_0 = 0``: to leading
+    order, ``e_n = q(n lr) - q_n`` for the flow q(t) of the equation of motion of this order, begun
+    at ``q_0``.
+
+    Parameters
+    ----------
+    loss : callable
+        ``loss(params)``, a scalar tensor.
+    lr : float
+        Learning rate.
+    order : int
+        Order of the equation of motion, at least -1 (gradient flow).
+    iterates : iterable of dicts
+        ``q_0, q_1, ...`` of gradient descent; one error is yielded for each, that of the next.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If lr is not positive or the order is below -1.
+
+    References
+    ----------
+    Miyagawa, arXiv 2210.15898.
+
+    Examples
+    --------
+    >>> loss = lambda p: p["q"].square().sum() / 2
+    >>> path = [{"q": torch.tensor([0.9**n])} for n in range(3)]
+    >>> [round(float(e["q"]), 5) for e in accumulated_error(loss, 0.1, -1, path)]
+    [0.005, 0.009, 0.01215]
+    """
+    source = discretization_error(loss, lr, order)
+    return _accumulate(loss, lr, source, iterates)
+
+
+def _accumulate(
+    loss: Loss,
+    lr: float,
+    source: Callable[[Mapping[str, Tensor]], Parameters],
+    iterates: Iterable[Mapping[str, Tensor]],
+) -> Iterator[Parameters]:
+    error: Parameters | None = None
+    for n, point in enumerate(iterates):
+        q = as_parameters(point, f"iterates[{n}]")
+        if error is None:
+            error = source(q)
+        else:
+            q = as_like(q, error, f"iterates[{n}]")
+            image = hessian_product(loss, q)(error)
+            error = combine([(1.0, error), (-lr, image), (1.0, source(q))])
+        yield error
+
+
+def max_learning_rate(
+    loss: Loss,
+    params: Mapping[str, Tensor],
+    eps: float,
+    order: int,
+    *,
+    generator: torch.Generator | None = None,
+) -> float:
+    """Return the largest learning rate whose error in one step is at most `eps` here.
+
+    ``min( (eps / |xi_{order + 1}|)^{1 / (order + 3)}, 1 / lambda_max )``: the first makes the
+    leading error of the equation of motion of this order equal to `eps`, the second is where the
+    equation ceases to exist; the second is left out where ``lambda_max <= 0``.
+
+    Parameters
+    ----------
+    loss : callable
+        ``loss(params)``, a scalar tensor.
+    params : dict of str to Tensor
+        The point.
+    eps : float
+        Euclidean norm of the error allowed.
+    order : int
+        Order of the equation of motion, at least -1 (gradient flow).
+    generator : torch.Generator, optional
+        Of the Lanczos method that gives lambda_max; a fresh one if not given.
+
+    Returns
+    -------
+    float
+        Infinite where neither bounds it: the loss is linear there.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If eps is not positive or the order is below -1.
+
+    References
+    ----------
+    Miyagawa, arXiv 2210.15898.
+
+    Examples
+    --------
+    >>> loss = lambda p: p["q"].square().sum() / 2
+    >>> round(max_learning_rate(loss, {"q": torch.tensor([1.0])}, 0.005, -1), 4)
+    0.1
+    """
+    eps, order = as_positive(eps, "eps"), as_order(order, "order", -1)
+    params = as_parameters(params)
+    size = float(norm(counter_terms(loss, order + 1)(params)[-1]).detach())
+    top = float(sharpness(loss, params, generator=generator).detach())
+    accuracy = (eps / size) ** (1 / (order + 3)) if size > 0 else float("inf")
+    return min(accuracy, 1 / top if top > 0 else float("inf"))

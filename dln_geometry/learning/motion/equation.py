@@ -1,0 +1,192 @@
+"""The equation of motion of gradient descent: the flow that passes through its iterates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from dln_geometry.learning.algebra import as_order, as_parameters, as_positive, dot
+from dln_geometry.learning.exactness import with_exact_derivatives
+from dln_geometry.learning.motion.field import VectorField
+from dln_geometry.learning.motion.series import closed_motion
+from dln_geometry.learning.motion.spectrum import hessian_product, largest_eigenvalue
+from dln_geometry.learning.parameters import Parameters, flatten, unflatten
+
+__all__ = ["EquationOfMotion", "equation_of_motion", "modified_loss"]
+
+Loss = Callable[[Parameters], Tensor]
+
+
+class EquationOfMotion(VectorField):
+    """The vector field ``F = -g - lr xi_0 - ... - lr^(order + 1) xi_order`` of a loss.
+
+    Made by `equation_of_motion`.
+
+    Attributes
+    ----------
+    loss : callable
+    lr : float
+    order : int
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        lr: float,
+        order: int,
+        check: bool,
+        generator: torch.Generator | None,
+    ) -> None:
+        super().__init__(closed_motion(loss, lr, order))
+        self.loss, self.lr, self.order = loss, lr, order
+        self._unchecked = check and order >= 0
+        self._generator = generator
+
+    def __call__(self, params: Mapping[str, Tensor]) -> Parameters:
+        """Return the velocity at `params`.
+
+        Raises
+        ------
+        TypeError
+            If `params` is no dict of real tensors.
+        ValueError
+            If the learning rate is beyond the validity, at the first point (see `check`).
+        """
+        params = as_parameters(params)
+        if self._unchecked:
+            self.check(params)
+            self._unchecked = False
+        return super().__call__(params)
+
+    def check(self, params: Mapping[str, Tensor]) -> float:
+        """Return ``lr max |lambda|`` over the eigenvalues of the Hessian, which must be below 1.
+
+        The series is that of ``-log(1 - lr lambda) / lr`` in each eigendirection. At
+        ``lr lambda = 1`` gradient descent comes to rest in one step, and beyond it changes sides
+        in every step: no real flow passes through such iterates. Below -1 there is a flow, but
+        the series diverges.
+
+        Raises
+        ------
+        ValueError
+            If it is 1 or more.
+        """
+        params = as_parameters(params)
+        product, flat = hessian_product(self.loss, params), flatten(params)
+        ends = []
+        for sign in (1.0, -1.0):
+
+            def matvec(x: Tensor, sign: float = sign) -> Tensor:
+                return sign * flatten(product(unflatten(x, params))).to(x.dtype)
+
+            # Three figures decide whether a series is of use.
+            value, _ = largest_eigenvalue(matvec, flat, rtol=1e-2, generator=self._generator)
+            ends.append(self.lr * float(value))
+        if ends[0] >= 1:
+            raise ValueError(
+                f"lr must be below 1 / lambda_max, where an equation of motion exists, got "
+                f"lr * lambda_max = {ends[0]:.4g}: gradient descent jumps across the minimum "
+                "along the sharpest direction, and no real flow does"
+            )
+        if ends[1] >= 1:
+            raise ValueError(
+                f"lr must be below 1 / |lambda_min|, where the counter terms converge, got "
+                f"lr * lambda_min = {-ends[1]:.4g}"
+            )
+        return max(ends)
+
+
+def equation_of_motion(
+    loss: Loss,
+    lr: float,
+    order: int,
+    *,
+    check: bool = True,
+    generator: torch.Generator | None = None,
+) -> EquationOfMotion:
+    """Return the field ``F = -g - lr xi_0 - ... - lr^(order + 1) xi_order`` of gradient descent.
+
+    Its flow q(t) passes through the iterates ``q_n`` of gradient descent at ``t = n lr``, up to a
+    global error of order ``lr^(order + 2)``. Order -1 is gradient flow.
+
+    Parameters
+    ----------
+    loss : callable
+        ``loss(params)``, a scalar tensor; with weight decay, the loss that includes it.
+    lr : float
+        Learning rate eta.
+    order : int
+        Index of the last counter term kept (see `counter_terms`), at least -1.
+    check : bool
+        Whether to refuse a learning rate at which there is no such flow, by the extreme
+        eigenvalues of the Hessian at the first point where the field is evaluated. Gradient flow
+        always exists.
+    generator : torch.Generator, optional
+        Of the Lanczos method in that check; a fresh one if not given.
+
+    Returns
+    -------
+    EquationOfMotion
+        ``equation_of_motion(...)(params)`` is the velocity, a dict like `params`;
+        ``.field(like)`` the same for a solver; ``.check(params)`` the check at another point.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If lr is not positive or the order is below -1; later, if the learning rate is beyond
+        the validity, ``lr lambda_max >= 1``.
+
+    References
+    ----------
+    Miyagawa, arXiv 2210.15898.
+
+    Examples
+    --------
+    >>> loss = lambda p: p["q"].square().sum() / 2
+    >>> point = {"q": torch.tensor([1.0])}
+    >>> [round(float(equation_of_motion(loss, 0.1, a)(point)["q"]), 5) for a in (-1, 0, 1, 2)]
+    [-1.0, -1.05, -1.05333, -1.05358]
+    >>> round(float(torch.tensor(0.9).log() / 0.1), 5)  # all orders: log(1 - lr) / lr
+    -1.05361
+    """
+    if not callable(loss):
+        raise TypeError(f"loss must be a function of the parameters, got {loss!r}")
+    if not isinstance(check, bool):
+        raise TypeError(f"check must be True or False, got {check!r}")
+    return EquationOfMotion(
+        loss, as_positive(lr, "lr"), as_order(order, "order", -1), check, generator
+    )
+
+
+def modified_loss(loss: Loss, lr: float) -> Loss:
+    """Return the loss ``f + lr/4 |grad f|^2`` whose gradient flow gradient descent follows.
+
+    Its gradient is ``g + lr xi_0``: the equation of motion of order 0 is its gradient flow, and
+    no higher one is the gradient flow of anything. It is differentiable like the loss.
+
+    Parameters
+    ----------
+    loss : callable
+        ``loss(params)``, a scalar tensor.
+    lr : float
+        Learning rate.
+
+    References
+    ----------
+    Barrett & Dherin, arXiv 2009.11162; Miyagawa, arXiv 2210.15898.
+
+    Examples
+    --------
+    >>> loss = lambda p: p["q"].square().sum() / 2
+    >>> modified_loss(loss, 0.4)({"q": torch.tensor([2.0])})
+    tensor(2.4000)
+    """
+    lr, loss = as_positive(lr, "lr"), with_exact_derivatives(loss)
+
+    def modified(params: Parameters) -> Tensor:
+        g, value = torch.func.grad_and_value(loss)(params)
+        return value + lr / 4 * dot(g, g)
+
+    return modified

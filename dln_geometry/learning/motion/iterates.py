@@ -1,0 +1,212 @@
+"""The equation of motion of any optimiser, from differences of its iterates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from dln_geometry.learning.algebra import (
+    as_like,
+    as_order,
+    as_parameters,
+    as_positive,
+    combine,
+    norm,
+)
+from dln_geometry.learning.motion.field import VectorField
+from dln_geometry.learning.motion.series import difference_weights
+from dln_geometry.learning.parameters import Parameters
+from dln_geometry.learning.rules import Rule
+
+__all__ = [
+    "equation_of_motion_from_iterates",
+    "momentum_step",
+    "motion_of_iterates",
+    "with_velocity",
+    "without_velocity",
+]
+
+Step = Callable[[Parameters], Parameters]
+PREFIX = "velocity."
+
+
+def equation_of_motion_from_iterates(step: Step, lr: float, order: int) -> VectorField:
+    """Return the field ``F = (1/lr) sum_{j=1}^J (-1)^{j+1}/j Delta^j q``, J = `order`.
+
+    ``Delta`` is the forward difference of the iterates of `step` from the point itself:
+    ``F = log(1 + Delta) q / lr``, cut off after J terms. The flow of F passes through the iterates
+    at ``t = n lr`` up to a global error of order ``lr^J``; J calls of the step, no Hessian, any
+    optimiser. For gradient descent J = 1 is gradient flow, and J = a + 2 is as accurate as the
+    equation of motion of order a.
+
+    Parameters
+    ----------
+    step : callable
+        ``step(params)`` returns the next parameters and changes nothing in place. A state that
+        the optimiser has is part of `params`: for momentum see `momentum_step`.
+    lr : float
+        Learning rate: the time of one step.
+    order : int
+        Number J of differences, at least 1.
+
+    Returns
+    -------
+    VectorField
+        ``(params)`` is the velocity, a dict like `params`; ``.field(like)`` is the same for a
+        solver.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If lr is not positive or the order is below 1; later, if a step returns other names or
+        shapes, or the differences do not decrease: the series does not converge, as where
+        ``lr lambda_max >= 1`` and no real equation of motion exists. (The check is free. Where
+        the sharp directions are at rest it sees nothing; `EquationOfMotion.check` does.)
+
+    References
+    ----------
+    Miyagawa, arXiv 2210.15898 (equation of motion); Henrici, Elements of Numerical Analysis
+    (``log(1 + Delta)``).
+
+    Examples
+    --------
+    >>> halve = lambda p: {"q": p["q"] * 0.75}
+    >>> field = equation_of_motion_from_iterates(halve, 0.25, 4)
+    >>> field({"q": torch.tensor([1.0])})["q"].round(decimals=3)
+    tensor([-1.1500])
+    >>> (torch.tensor(0.75).log() / 0.25).round(decimals=3)
+    tensor(-1.1510)
+    """
+    if not callable(step):
+        raise TypeError(f"step must be a function of the parameters, got {step!r}")
+    lr, order = as_positive(lr, "lr"), as_order(order, "order", 1)
+
+    def velocity(params: Parameters) -> Parameters:
+        now, moves = params, []
+        for _ in range(order):
+            after = as_like(step(now), params, "what step returns")
+            moves.append(combine([(1.0, after), (-1.0, now)]))
+            now = after
+        return _motion(moves, lr, float(norm(params).detach()))
+
+    return VectorField(velocity)
+
+
+def motion_of_iterates(iterates: Sequence[Mapping[str, Tensor]], lr: float) -> Parameters:
+    """Return the velocity F at the first of J + 1 consecutive iterates of any optimiser.
+
+    ``F = (1/lr) sum_{j=1}^J (-1)^{j+1}/j Delta^j q``, error of order ``lr^J``. The iterates may
+    come from a real training run on a fixed loss. With momentum b they must lie behind the
+    transient of the start, which decays like b^n: from there on they are smooth in ``n lr``.
+
+    Parameters
+    ----------
+    iterates : sequence of dicts
+        ``q_n, ..., q_{n+J}``, at least two.
+    lr : float
+        Learning rate.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there are fewer than two, their names or shapes differ, or the differences do not
+        decrease.
+
+    Examples
+    --------
+    >>> path = [{"q": torch.tensor([x])} for x in (1.0, 0.9, 0.81)]
+    >>> motion_of_iterates(path, 0.1)
+    {'q': tensor([-1.0500])}
+    """
+    lr = as_positive(lr, "lr")
+    if len(iterates) < 2:
+        raise ValueError(f"iterates must number at least 2, got {len(iterates)}")
+    first = as_parameters(iterates[0], "iterates[0]")
+    points = [as_like(q, first, f"iterates[{n}]") for n, q in enumerate(iterates)]
+    moves = [combine([(1.0, after), (-1.0, before)]) for before, after in pairwise(points)]
+    return _motion(moves, lr, float(norm(first).detach()))
+
+
+def momentum_step(loss: Callable[[Parameters], Tensor], rule: Rule) -> Step:
+    """Return the step of a rule with momentum as a map of parameters and velocities together.
+
+    The state is one dict: the parameters, and under ``velocity.<name>`` the momentum buffers, as
+    `with_velocity` joins them. The equation of motion of this map
+    (`equation_of_motion_from_iterates`) passes through the iterates if it is begun behind the
+    transient of the start: the buffers forget how they were begun like b^n. From other buffers,
+    zero for instance, its error is that of the transient, whatever the order.
+
+    Parameters
+    ----------
+    loss : callable
+        ``loss(params)``, a scalar tensor.
+    rule : Rule
+        The learning rule. Without momentum the parameters need no velocities.
+
+    Examples
+    --------
+    >>> loss = lambda p: p["q"].square().sum() / 2
+    >>> step = momentum_step(loss, Rule(lr=0.5, momentum=0.5))
+    >>> step(with_velocity({"q": torch.tensor([1.0])}, {"q": torch.tensor([2.0])}))
+    {'q': tensor([0.]), 'velocity.q': tensor([2.])}
+    """
+    if not isinstance(rule, Rule):
+        raise TypeError(f"rule must be a Rule, got {type(rule).__name__}")
+
+    def step(state: Parameters) -> Parameters:
+        params, velocity = without_velocity(state)
+        if not rule.momentum:
+            return rule.step(loss, params)[0]
+        if velocity.keys() != params.keys():
+            raise ValueError(
+                f"the state must hold a velocity for each of {sorted(params)}, got "
+                f"{sorted(velocity)}: join them by with_velocity"
+            )
+        return with_velocity(*rule.step(loss, params, velocity))
+
+    return step
+
+
+def with_velocity(params: Mapping[str, Tensor], velocity: Mapping[str, Tensor]) -> Parameters:
+    """Join parameters and momentum buffers into the state of `momentum_step`."""
+    params = as_parameters(params)
+    velocity = as_like(velocity, params, "velocity")
+    return {**params, **{PREFIX + name: v for name, v in velocity.items()}}
+
+
+def without_velocity(state: Mapping[str, Tensor]) -> tuple[Parameters, Parameters]:
+    """Split the state of `momentum_step` into parameters and momentum buffers."""
+    params = {name: x for name, x in state.items() if not name.startswith(PREFIX)}
+    return params, {name.removeprefix(PREFIX): x for name, x in state.items() if name not in params}
+
+
+def _motion(moves: list[Parameters], lr: float, size: float) -> Parameters:
+    """Sum the series from the increments: they are small, and cancel less than the iterates."""
+    count = len(moves)
+    weights = difference_weights(count)
+    _check_decrease(moves, size)
+    return combine([(w / lr, move) for w, move in zip(weights, moves, strict=True)])
+
+
+def _check_decrease(moves: list[Parameters], size: float) -> None:
+    """Refuse differences that grow: the series of the logarithm does not converge."""
+    eps = max(torch.finfo(x.dtype).eps for x in moves[0].values())
+    differences, before = moves, None
+    for j in range(len(moves)):
+        length = float(norm(differences[0]).detach())
+        if not length < float("inf"):
+            raise ValueError("the step must be finite, got NaN or infinite parameters")
+        # Below the rounding errors of the iterates, which the differences double, nothing is said.
+        floor = 4.0 * eps * size * 2**j
+        if before is not None and length >= before > floor:
+            raise ValueError(
+                f"the differences of the iterates must decrease, got |Delta^{j} q| = "
+                f"{before:.3g} and |Delta^{j + 1} q| = {length:.3g}: the series of "
+                "log(1 + Delta) does not converge, as where lr * lambda_max >= 1 and no real "
+                "equation of motion exists"
+            )
+        before = length
+        differences = [combine([(1.0, b), (-1.0, a)]) for a, b in pairwise(differences)]

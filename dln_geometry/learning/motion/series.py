@@ -1,0 +1,222 @@
+r"""Counter terms: the power series of the vector field whose flow gradient descent follows.
+
+Gradient descent ``q_{n+1} = q_n - eta g(q_n)`` passes through the points ``q(n eta)`` of a flow
+
+``q' = F = -g - eta xi,  xi = xi_0 + eta xi_1 + eta^2 xi_2 + ...``,
+
+a formal series in the learning rate, fixed by ``(e^{eta D} - 1) q = -eta g``, ``D = F . grad``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from itertools import product as cartesian
+
+import torch
+from torch import Tensor
+
+from dln_geometry.learning.algebra import as_order, as_parameters, combine
+from dln_geometry.learning.exactness import with_exact_derivatives
+from dln_geometry.learning.motion.spectrum import hessian_product
+from dln_geometry.learning.parameters import Parameters
+
+__all__ = ["closed_motion", "counter_terms", "difference_weights", "recursive_counter_terms"]
+
+Loss = Callable[[Parameters], Tensor]
+Field = Callable[[Parameters], Parameters]
+
+
+def counter_terms(loss: Loss, order: int) -> Callable[[Mapping[str, Tensor]], list[Parameters]]:
+    r"""Return the map from parameters to the counter terms ``[xi_0, ..., xi_order]``.
+
+    With the gradient g, the Hessian H and the third derivative T of the loss,
+
+    ``xi_0 = H g / 2``, ``xi_1 = H^2 g / 3 + T[g, g] / 12``,
+    ``xi_2 = H^3 g / 4 + H T[g, g] / 12 + T[g, H g] / 12``;
+
+    they are taken from adjoints of the pair ``(g, H g)`` alone, so that neither H nor T is ever
+    formed: ``xi_2 = K*(K*(H g, g), H g) / 12`` where ``K*(a, b) = H a + T[g, b] + H^2 b``. Above
+    order 2 the terms are the Taylor coefficients, in the learning rate, of the differences of the
+    iterates (`equation_of_motion_from_iterates`), which agree with the series exactly.
+
+    Parameters
+    ----------
+    loss : callable
+        ``loss(params)``, a scalar tensor, differentiable ``order + 2`` times.
+    order : int
+        At least 0.
+
+    Returns
+    -------
+    callable
+        ``counter_terms(loss, order)(params)`` is a list of ``order + 1`` dicts like `params`.
+        It can be differentiated and mapped by ``torch.func``.
+
+    Raises
+    ------
+    TypeError
+        If the order is no integer, or (later) the parameters are no dict of real tensors.
+    ValueError
+        If the order is negative.
+
+    Notes
+    -----
+    The normalisations of torch, whose own third derivatives are wrong, are replaced by plain ones
+    (`learning.smooth`). The time of order a > 2 grows like ``(a + 2) 2^(a + 1)`` gradients: for
+    high orders there is `equation_of_motion_from_iterates`, whose order a costs a gradients.
+
+    References
+    ----------
+    Miyagawa, arXiv 2210.15898 (counter terms and their recursion).
+
+    Examples
+    --------
+    >>> loss = lambda p: p["q"].square().sum()  # g = 2 q, H = 2
+    >>> counter_terms(loss, 2)({"q": torch.tensor([3.0])})
+    [{'q': tensor([6.])}, {'q': tensor([8.])}, {'q': tensor([12.])}]
+    """
+    order, loss = as_order(order, "order", 0), with_exact_derivatives(loss)
+    if order <= 2:
+        return lambda params: _closed_forms(loss, as_parameters(params), order)
+    return lambda params: _taylor_forms(loss, as_parameters(params), order)
+
+
+def closed_motion(loss: Loss, lr: float, order: int) -> Field:
+    """Return ``F = -g - lr xi_0 - ... - lr^(order + 1) xi_order`` as a map of parameters.
+
+    Order -1 is the gradient flow. Up to order 2 the terms share their adjoints, and one product
+    with the Hessian less is taken than by `counter_terms`.
+    """
+    loss = with_exact_derivatives(loss)
+
+    def motion(params: Parameters) -> Parameters:
+        if order < 0:
+            return combine([(-1.0, torch.func.grad(loss)(params))])
+        if order == 0:
+            g, u = _gradient_and_image(loss)(params)
+            return combine([(-1.0, g), (-lr / 2, u)])
+        if order > 2:
+            terms = [torch.func.grad(loss)(params), *_taylor_forms(loss, params, order)]
+            return combine([(-(lr**a), xi) for a, xi in enumerate(terms)])
+        (g, u), pull = torch.func.vjp(_gradient_and_image(loss), params)[:2]
+        if order == 1:
+            (last,) = pull((combine([(3 * lr**2, u)]), combine([(lr**2, g)])))
+        else:
+            (w,) = pull((u, g))
+            # lr^2 (K*(u, g) + 2 H u) + lr^3 K*(w, u), the adjoints but the first in one sweep.
+            (last,) = pull((combine([(lr**3, w), (2 * lr**2, u)]), combine([(lr**3, u)])))
+            last = combine([(1.0, last), (lr**2, w)])
+        return combine([(-1.0, g), (-lr / 2, u), (-1 / 12, last)])
+
+    return motion
+
+
+def recursive_counter_terms(loss: Loss, order: int) -> Callable[[Parameters], list[Parameters]]:
+    """Return the counter terms by their recursion, in nested forward derivatives.
+
+    ``F_i = - sum_{j=1}^i 1/(j+1)! sum_{k_1+..+k_{j+1} = i-j} D_{k_1} .. D_{k_j} F_{k_{j+1}}``
+    with ``F_0 = -g``, ``F_i = -xi_{i-1}`` and ``D_k = F_k . grad``. It is exact at every order,
+    and slower than `counter_terms` by orders of magnitude above order 2: a check.
+
+    References
+    ----------
+    Miyagawa, arXiv 2210.15898.
+    """
+    order = as_order(order, "order", 0)
+    gradient = torch.func.grad(with_exact_derivatives(loss))
+    fields: list[Field] = [lambda q: combine([(-1.0, gradient(q))])]
+
+    def along(k: int, h: Field) -> Field:
+        return lambda q: torch.func.jvp(h, (q,), (fields[k](q),))[1]
+
+    def next_field(i: int) -> Field:
+        def field(q: Parameters) -> Parameters:
+            terms = []
+            for j in range(1, i + 1):
+                for ks in cartesian(range(i - j + 1), repeat=j + 1):
+                    if sum(ks) == i - j:
+                        h = fields[ks[-1]]
+                        for k in reversed(ks[:-1]):
+                            h = along(k, h)
+                        terms.append((-1.0 / math.factorial(j + 1), h(q)))
+            return combine(terms)
+
+        return field
+
+    for i in range(1, order + 2):
+        fields.append(next_field(i))
+    return lambda params: [combine([(-1.0, f(as_parameters(params)))]) for f in fields[1:]]
+
+
+def difference_weights(count: int) -> list[float]:
+    """Return w with ``sum_{j=1}^J (-1)^{j+1}/j Delta^j q = sum_n w_n (q_{n+1} - q_n)``.
+
+    Examples
+    --------
+    >>> difference_weights(2)
+    [1.5, -0.5]
+    """
+    return [
+        sum((-1) ** n / j * math.comb(j - 1, n) for j in range(n + 1, count + 1))
+        for n in range(count)
+    ]
+
+
+def _gradient_and_image(loss: Loss) -> Callable[[Parameters], tuple[Parameters, Parameters]]:
+    """Return ``q -> (g, H g)``, whose adjoint is ``K*(a, b) = H a + T[g, b] + H^2 b``."""
+
+    def both(q: Parameters) -> tuple[Parameters, Parameters]:
+        g, pull = torch.func.vjp(torch.func.grad(loss), q)[:2]
+        return g, pull(g)[0]
+
+    return both
+
+
+def _closed_forms(loss: Loss, params: Parameters, order: int) -> list[Parameters]:
+    if order == 0:
+        _, u = _gradient_and_image(loss)(params)
+        return [combine([(0.5, u)])]
+    (g, u), pull = torch.func.vjp(_gradient_and_image(loss), params)[:2]
+    xi_0 = combine([(0.5, u)])
+    if order == 1:
+        return [xi_0, combine([(1 / 12, pull((combine([(3.0, u)]), g))[0])])]
+    # w = T[g, g] + 2 H^2 g, the gradient of <g, H g>.
+    (w,) = pull((u, g))
+    # A graph of the gradient alone: half the time of the adjoint above.
+    xi_1 = combine([(1 / 12, w), (1 / 6, hessian_product(loss, params)(u))])
+    return [xi_0, xi_1, combine([(1 / 12, pull((w, u))[0])])]
+
+
+def _taylor_forms(loss: Loss, params: Parameters, order: int) -> list[Parameters]:
+    """Take the Taylor coefficients of ``F(eta) = -sum_n w_n g(q_n(eta))`` at eta = 0.
+
+    ``q_n(eta)`` are the iterates from `params`. The j-th difference of the gradients is
+    ``O(eta^j)``: ``order + 2`` of them leave nothing out.
+    """
+    gradient = torch.func.grad(loss)
+    weights = difference_weights(order + 2)
+
+    def motion(eta: Tensor) -> list[Parameters]:
+        q, terms = params, []
+        for n, weight in enumerate(weights):
+            if n:
+                q = {name: x - eta * terms[-1][1][name] for name, x in q.items()}
+            terms.append((-weight, gradient(q)))
+        return [combine(terms)]
+
+    def with_derivative(f: Callable[[Tensor], list[Parameters]]) -> Callable:
+        def extended(eta: Tensor) -> list[Parameters]:
+            values, slopes = torch.func.jvp(f, (eta,), (torch.ones_like(eta),))[:2]
+            return [*values, slopes[-1]]
+
+        return extended
+
+    taylor = motion
+    for _ in range(order + 1):
+        taylor = with_derivative(taylor)
+    first = next(iter(params.values()))
+    derivatives = taylor(torch.zeros((), dtype=first.dtype, device=first.device))
+    return [
+        combine([(-1.0 / math.factorial(k), value)]) for k, value in enumerate(derivatives) if k > 0
+    ]

@@ -1,0 +1,206 @@
+"""Normalised layers as RMSProp: gradient descent on scale-invariant parameters."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.geometry.doors import as_float_tensor
+from dln_geometry.learning.noether.overdamped import (
+    check_positive,
+    decay_factor,
+    growth,
+    slow_amplitude,
+    stationary_norm,
+)
+from dln_geometry.learning.rules import Rule
+
+__all__ = ["EffectiveRMSProp", "RMSPropState", "as_rmsprop"]
+
+
+@dataclass(frozen=True)
+class RMSPropState:
+    """What the effective RMSProp remembers.
+
+    Parameters
+    ----------
+    second_moment : Tensor, shape (...)
+        G, the moving average of the squared gradient; the norm is ``C^{1/2} G^{1/4}``.
+    buffer : Tensor, shape (..., d)
+        The momentum W, what was last taken from the direction.
+    last : Tensor, shape (..., d)
+        ``ghat / sqrt(G)`` of the step before, which Nesterov's momentum needs.
+    boost : float
+        Weight of the next gradient: the first one is not dampened.
+    """
+
+    second_moment: Tensor
+    buffer: Tensor
+    last: Tensor
+    boost: float = 1.0
+
+
+@dataclass(frozen=True)
+class EffectiveRMSProp:
+    r"""RMSProp on the unit sphere, as gradient descent acts on scale-invariant parameters.
+
+    With ghat the gradient at the direction theta (of unit norm), a step is
+
+    ``W+ = b' W + (1 - b') lr ghat / sqrt(G)``, ``theta+ = (theta - W+) / |theta - W+|``,
+    ``G+ = rho G + (1 - rho) |W+|^2 G / lr^2``,
+
+    and the norm of the parameters is ``r^2 = C sqrt(G)``. The last term is ``|ghat|^2`` without
+    momentum, and with it the square of the moving average of ghat: the two differ where gradients
+    are not those of the steps before, in minibatches.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate: about ``sqrt(2 eta k / (1 + b))`` for a rule of learning rate eta.
+    rho : float
+        Decay of the second moment.
+    scale : float
+        C.
+    momentum : float
+        b'.
+    lookahead : float
+        a: with Nesterov's momentum the gradient term is replaced by ``[(1 + b) x - a x_last]`` of
+        the last two; zero otherwise.
+    drive : float
+        Factor (1 + b) of that, one without Nesterov's momentum.
+    amplitude : float
+        Factor by which the norm of the slow motion exceeds that of a start from rest.
+    boost : float
+        Weight of the first gradient: with dampening it is ``1 / (1 - dampening)``.
+    """
+
+    lr: float
+    rho: float
+    scale: float
+    momentum: float = 0.0
+    lookahead: float = 0.0
+    drive: float = 1.0
+    amplitude: float = 1.0
+    boost: float = 1.0
+
+    def init(self, direction: Any, norm: Any) -> RMSPropState:
+        """Return the state of a start from rest with these parameters.
+
+        Parameters
+        ----------
+        direction : Tensor, shape (..., d)
+            theta, of norm one along the last axis.
+        norm : Tensor, shape (...)
+            The norm r, positive.
+        """
+        theta = as_float_tensor(direction, "direction")
+        r = as_float_tensor(norm, "norm", dtype=theta.dtype, device=theta.device)
+        check_positive(r, "norm")
+        if bool((torch.linalg.vector_norm(theta, dim=-1) - 1).abs().max() > 1e-3):
+            raise ValueError("direction must have norm one along its last axis")
+        fourth = (self.amplitude * r) ** 4 / self.scale**2
+        fourth = fourth.expand(theta.shape[:-1])
+        return RMSPropState(fourth, torch.zeros_like(theta), torch.zeros_like(theta), self.boost)
+
+    def norm(self, state: RMSPropState) -> Tensor:
+        """Return the norm r of the parameters, ``r^2 = C sqrt(G)``."""
+        return (self.scale * state.second_moment.sqrt()).sqrt()
+
+    def step(
+        self, direction: Tensor, gradient: Tensor, state: RMSPropState
+    ) -> tuple[Tensor, RMSPropState]:
+        """Make one step.
+
+        Parameters
+        ----------
+        direction, gradient : Tensor, shape (..., d)
+            theta, of unit norm, and the gradient of the loss there.
+        state : RMSPropState
+            What `init` or the last step returned.
+
+        Returns
+        -------
+        direction : Tensor, shape (..., d)
+            ``theta+``.
+        state : RMSPropState
+            With ``G+`` and ``W+``.
+        """
+        scaled = gradient / state.second_moment.sqrt().unsqueeze(-1)
+        push = scaled if self.lookahead == 0 else self.drive * scaled - self.lookahead * state.last
+        rate = (1 - self.momentum) * self.lr * state.boost
+        if self.lookahead:
+            rate /= self.drive - self.lookahead
+        buffer = self.momentum * state.buffer + rate * push
+        moved = direction - buffer
+        # The norm grows by what is moved, in which the noise of momentum's gradients averages out.
+        square = state.second_moment * buffer.square().sum(-1) / self.lr**2
+        after = self.rho * state.second_moment + (1 - self.rho) * square
+        unit = moved / torch.linalg.vector_norm(moved, dim=-1, keepdim=True)
+        return unit, RMSPropState(after, buffer, scaled)
+
+
+def as_rmsprop(rule: Rule, *, corrected: bool = True) -> EffectiveRMSProp:
+    r"""Return the RMSProp that a rule with weight decay is for scale-invariant parameters.
+
+    As printed, ``rho = 1 - 4 eta k / (1 - b)``, ``lr = sqrt(2 eta k / (1 + b))``,
+    ``C = sqrt(eta (1 + b) / (2 k)) / (1 - b)`` and no momentum: right to O(eta) along a run of
+    fixed time. The corrected one follows from the substitution ``q = lambda_+^n p``, which turns
+    weight decay exactly into growing learning rates, and is right to O(eta^2), direction and norm:
+
+    ``rho = lambda_+^4``, ``b' = b / lambda_+^2``, ``C = r*^2 / |ghat|`` (`stationary_norm`),
+    ``lr = eta / ((1 - b') lambda_+ C)``.
+
+    Parameters
+    ----------
+    rule : Rule
+        A rule with weight decay and without a potential.
+    corrected : bool
+        Which of the two.
+
+    Raises
+    ------
+    ValueError
+        If the rule has no weight decay (the accumulator is then AdaGrad's: see
+        `overdamped_norm`), a potential, or lets charges oscillate; with ``corrected=False`` also
+        if rho would not be positive.
+
+    References
+    ----------
+    Tanaka & Kunin, arXiv 2105.02716, section 5. The matching of the constants and the correction
+    are this library's.
+
+    Examples
+    --------
+    >>> adaptive = as_rmsprop(Rule(lr=0.125, momentum=0.5, weight_decay=0.03), corrected=False)
+    >>> print(f"{adaptive.rho:.4f} {adaptive.lr:.4f} {adaptive.scale:.4f}")
+    0.9700 0.0707 3.5355
+    """
+    if not rule.weight_decay:
+        raise ValueError("weight_decay must be positive, got 0: there is no moving average")
+    eta, b, k = rule.time_step, rule.momentum, rule.weight_decay
+    root = decay_factor(rule, True)
+    if not corrected:
+        rho = 1 - 4 * eta * k / (1 - b)
+        if not rho > 0:
+            raise ValueError(
+                "4 lr weight_decay must be below 1 - momentum for the printed correspondence, got "
+                f"rho = {rho:g}"
+            )
+        sigma = growth(rule) * (1 - b) ** 3 / eta
+        scale = math.sqrt(eta * sigma / (2 * k)) / (1 - b)
+        return EffectiveRMSProp(eta / ((1 - b) * scale), rho, scale)
+    scale = stationary_norm(rule, 1.0) ** 2
+    amplitude = slow_amplitude(rule)
+    if not rule.nesterov:
+        momentum = b / root**2
+        lr = eta / ((1 - momentum) * root * scale)
+        boost = rule.lr / eta
+        return EffectiveRMSProp(lr, root**4, scale, momentum, amplitude=amplitude, boost=boost)
+    momentum = b * (1 - eta * k) / root**2
+    drive, lookahead = 1 + b, b / root
+    lr = eta * (drive - lookahead) / ((1 - momentum) * root * scale)
+    return EffectiveRMSProp(lr, root**4, scale, momentum, lookahead, drive, amplitude)

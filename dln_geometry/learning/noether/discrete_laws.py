@@ -1,0 +1,218 @@
+"""Exact laws of the charges under discrete steps: every step of SGD, minibatches included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dln_geometry.learning.parameters import Parameters
+from dln_geometry.learning.rules import Rule
+from dln_geometry.learning.symmetry.symmetries import Symmetry, check_symmetric
+
+__all__ = ["Charges", "DiscreteLaw", "discrete_residual"]
+
+
+@dataclass(frozen=True)
+class Charges:
+    """The charges of a symmetry at one step.
+
+    Parameters
+    ----------
+    conserved : Tensor
+        ``c = <q, dQ(q)>``, which gradient flow conserves: one entry for each of s.
+    momentum : Tensor
+        ``w = <v, dQ(q)>`` with the buffer v of the rule; zero before the first step.
+    transposed : Tensor
+        ``<v, A^T q>`` for a linear generator ``dQ = A q``: the momentum itself for translation,
+        scale and rescale, its negative for rotations, its transpose for the gauge.
+    """
+
+    conserved: Tensor
+    momentum: Tensor
+    transposed: Tensor
+
+
+@dataclass(frozen=True)
+class DiscreteLaw:
+    r"""The exact motion of the charges of a symmetry under the steps of a rule.
+
+    Let v be the buffer of the rule before a step and v+ after it, k its decay, and u the direction
+    of the step ``q+ = q - lr u``: ``u = v+``, or with Nesterov's momentum ``u = (1 + b) v+ - b v``.
+    For a linear generator ``dQ = A q`` and ``c = <q, A q>``, ``w = <v, A q>``,
+
+    ``P = b w + k c``,  ``U = P``, or with Nesterov's momentum ``U = k c + b P``,
+    ``w+ = P - lr <v+, A u>``,  ``c+ = c - 2 lr U + lr^2 <u, A u>``
+
+    (in place of 2 U stands U + U', the same of the transpose of A, where A is not symmetric). For
+    a constant generator, ``dQ = n``, ``c = <q, n>``,
+
+    ``w+ = P``,  ``c+ = c - lr U``.
+
+    With dampening k is multiplied by (1 - dampening) from the second step on. No gradient and no
+    parameter enters: charges follow from the buffers alone, whatever the batches were. A
+    translation needs not even those, and a rotation's momentum is ``w+ = b w`` for heavy ball,
+    with or without decay.
+
+    Parameters
+    ----------
+    symmetry : Symmetry
+        A symmetry or a family, of the loss of every batch, with a `degree`.
+    rule : Rule
+        A rule without a potential.
+
+    Raises
+    ------
+    ValueError
+        If the symmetry has no degree, or the rule has a potential: `discrete_residual` holds there
+        too.
+
+    References
+    ----------
+    Tanaka & Kunin, arXiv 2105.02716 (in continuous time). The discrete laws are this library's.
+
+    Examples
+    --------
+    The norm of two weights before a normalisation, in one step of momentum and one more:
+
+    >>> from dln_geometry.learning.symmetry.actions import Scale
+    >>> rule, symmetry = Rule(lr=0.5, momentum=0.5, weight_decay=0.1), Scale("w")
+    >>> angle = lambda params: params["w"][0] / params["w"].norm()
+    >>> law = DiscreteLaw(symmetry, rule)
+    >>> q, state = {"w": torch.tensor([1.0, 1.0], dtype=torch.float64)}, None
+    >>> charges = law.observe(q)
+    >>> for _ in range(2):
+    ...     q, after = rule.step(angle, q, state)
+    ...     charges, state = law.step(charges, state, after), after
+    >>> print(f"{charges.conserved:.12f} {q['w'].square().sum():.12f}")
+    1.840479706719 1.840479706719
+    """
+
+    symmetry: Symmetry
+    rule: Rule
+
+    def __post_init__(self) -> None:
+        if self.symmetry.degree is None:
+            raise ValueError(
+                "symmetry must have linear or constant generators (degree 1 or 0) for a closed "
+                "law, got no degree"
+            )
+        if self.rule.potential is not None:
+            raise ValueError("rule must have no potential for a closed law, got one")
+
+    def observe(
+        self,
+        params: Mapping[str, Tensor],
+        state: Mapping[str, Tensor] | None = None,
+        *,
+        loss: Callable[[Parameters], Tensor] | None = None,
+        rtol: float | None = None,
+    ) -> Charges:
+        """Return the charges as they are: to begin with, and to compare a prediction with.
+
+        Parameters
+        ----------
+        params : dict of str to Tensor
+            The parameters q.
+        state : dict of str to Tensor, optional
+            The buffer v that the last step returned; none before the first.
+        loss : callable, optional
+            If given, it must have the symmetry at `params`.
+        rtol : float, optional
+            How well, as in `is_symmetric`.
+
+        Raises
+        ------
+        SymmetryError
+            If the loss lacks the symmetry; its attribute `residual` says by how much.
+        """
+        if loss is not None:
+            check_symmetric(loss, self.symmetry, params, rtol=rtol)
+        conserved = self.symmetry.conserved(params)
+        if state is None:
+            return Charges(conserved, torch.zeros_like(conserved), torch.zeros_like(conserved))
+        momentum = self.symmetry.pair(params, state)
+        if self.symmetry.degree == 0:
+            return Charges(conserved, momentum, momentum)
+        return Charges(conserved, momentum, self.symmetry.pair(state, params))
+
+    def step(
+        self,
+        charges: Charges,
+        before: Mapping[str, Tensor] | None,
+        after: Mapping[str, Tensor],
+    ) -> Charges:
+        """Return the charges after a step, from those before it and the buffers.
+
+        Parameters
+        ----------
+        charges : Charges
+            Those before the step, predicted or observed.
+        before, after : dict of str to Tensor
+            The buffers v and v+ of the rule; `before` is None in the first step.
+        """
+        lr, b, k = self.rule.lr, self.rule.momentum, _decay(self.rule, before)
+        c = charges.conserved
+        both = [b * w + k * c for w in (charges.momentum, charges.transposed)]
+        turned = [k * c + b * p for p in both] if self.rule.nesterov else both
+        if self.symmetry.degree == 0:
+            return Charges(c - lr * turned[0], both[0], both[1])
+        linear = c - lr * (turned[0] + turned[1])
+        pair = self.symmetry.pair
+        if not self.rule.nesterov:
+            source = pair(after, after)
+            return Charges(linear + lr**2 * source, both[0] - lr * source, both[1] - lr * source)
+        u = {name: (1 + b) * v for name, v in after.items()}
+        if before is not None:
+            u = {name: x - b * before[name] for name, x in u.items()}
+        return Charges(
+            linear + lr**2 * pair(u, u),
+            both[0] - lr * pair(u, after),
+            both[1] - lr * pair(after, u),
+        )
+
+
+def discrete_residual(
+    symmetry: Symmetry,
+    rule: Rule,
+    params: Mapping[str, Tensor],
+    before: Mapping[str, Tensor] | None,
+    after: Mapping[str, Tensor],
+) -> Tensor:
+    r"""Return by how much a step breaks a symmetry: ``<v+ - b v, dQ(q)> - k <q, dQ(q)>``.
+
+    That is ``<grad f, dQ>`` of the loss of the batch, met without its gradient, and so zero for a
+    symmetry of it. It holds for every symmetry, linear or not, and every rule: momentum,
+    Nesterov's momentum, dampening, and mirror descent, where
+    ``-lr <v+, dQ> = <grad h(q+) - grad h(q), dQ>`` is the charge of the step.
+
+    Parameters
+    ----------
+    symmetry : Symmetry
+        A symmetry or a family.
+    rule : Rule
+        The learning rule.
+    params : dict of str to Tensor
+        The parameters q before the step.
+    before, after : dict of str to Tensor
+        The buffers v before and v+ after it; `before` is None in the first step.
+
+    Returns
+    -------
+    Tensor
+        One number for each entry of s.
+    """
+    k, b = _decay(rule, before), rule.momentum
+    kick = dict(after)
+    if before is not None and b:
+        kick = {name: v - b * before[name] for name, v in after.items()}
+    return symmetry.pair(params, kick) - k * symmetry.conserved(params)
+
+
+def _decay(rule: Rule, before: Mapping[str, Tensor] | None) -> float:
+    """Return the decay as it enters the buffer: not dampened in the first step."""
+    if before is None or not rule.momentum:
+        return rule.weight_decay
+    return rule.weight_decay * (1 - rule.dampening)

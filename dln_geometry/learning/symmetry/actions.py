@@ -1,0 +1,349 @@
+"""The symmetries that common architectures have: translation, scale, rescale, rotation, gauge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.geometry.doors import as_float_tensor
+from dln_geometry.learning.parameters import Parameters
+from dln_geometry.learning.symmetry.axes import (
+    algebra_shape,
+    along,
+    as_axis,
+    as_names,
+    as_square,
+    check_disjoint,
+    multiplied,
+    outer_products,
+    parameter,
+    unit_products,
+    units,
+)
+from dln_geometry.learning.symmetry.symmetries import Symmetry
+
+__all__ = ["Gauge", "Rescale", "Rotation", "Scale", "Translation"]
+
+
+@dataclass(frozen=True, eq=False)
+class Translation(Symmetry):
+    """The translation ``q -> q + s n`` of one parameter along a direction.
+
+    A softmax has it: its logits may all be shifted, so that the weight and the bias of the layer
+    before it may be translated along their first axis.
+
+    Parameters
+    ----------
+    name : str
+        The parameter.
+    direction : Tensor, shape that broadcasts to the parameter's, optional
+        The direction n.
+    axis : int, optional
+        Instead of a direction: the family of all translations that are constant along this axis,
+        with s (and the charges) of the parameter's shape without it.
+
+    Raises
+    ------
+    ValueError
+        If neither or both of `direction` and `axis` are given, or the direction is zero.
+
+    Examples
+    --------
+    >>> params = {"bias": torch.tensor([1.0, 2.0])}
+    >>> Translation("bias", direction=torch.ones(2)).conserved(params)
+    tensor(3.)
+    """
+
+    name: str
+    direction: Any = field(default=None, repr=False)
+    axis: int | None = None
+
+    degree = 0
+
+    def __post_init__(self) -> None:
+        if (self.direction is None) == (self.axis is None):
+            raise ValueError("a Translation must have either a direction or an axis")
+        if self.direction is not None:
+            direction = as_float_tensor(self.direction, "direction")
+            if not bool(direction.any()):
+                raise ValueError("direction must not be zero")
+            object.__setattr__(self, "direction", direction)
+
+    def shape(self, params: Mapping[str, Tensor]) -> tuple[int, ...]:
+        q = parameter(params, self.name)
+        if self.axis is None:
+            return ()
+        sizes = list(q.shape)
+        del sizes[as_axis(q, self.axis, self.name)]
+        return tuple(sizes)
+
+    def generated(self, params: Parameters, s: Tensor) -> Parameters:
+        q = parameter(params, self.name)
+        if self.axis is not None:
+            return {self.name: s.unsqueeze(as_axis(q, self.axis, self.name)).expand_as(q)}
+        direction = self.direction.to(q)
+        sizes = zip(direction.shape[::-1], q.shape[::-1], strict=False)
+        if direction.ndim > q.ndim or any(n not in (1, size) for n, size in sizes):
+            raise ValueError(
+                f"direction must broadcast to the shape {tuple(q.shape)} of {self.name!r}, "
+                f"got {tuple(direction.shape)}"
+            )
+        return {self.name: s * direction.expand_as(q)}
+
+    def moved(self, params: Parameters, s: Tensor) -> Parameters:
+        return {name: params[name] + d for name, d in self.generated(params, s).items()}
+
+    def pair(self, params: Mapping[str, Tensor], covector: Mapping[str, Tensor]) -> Tensor:
+        if self.axis is not None:
+            return covector[self.name].sum(self.axis)
+        (field,) = self.generated(dict(params), self.zero(params) + 1).values()
+        return (covector[self.name] * field).sum()
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(Symmetry):
+    """The scaling ``q -> e^s q`` of parameters before a normalisation.
+
+    Parameters
+    ----------
+    names : str or sequence of str
+        The parameters that are scaled together, such as the weight and the bias of the layer.
+    axis : int, optional
+        One scale for each index along this axis (0 for the channels of batch normalisation), with
+        s and the charges a vector. By default one scale in all.
+
+    Examples
+    --------
+    >>> params = {"weight": torch.tensor([[1.0, 2.0], [3.0, 4.0]])}
+    >>> Scale("weight").conserved(params), Scale("weight", axis=0).conserved(params)
+    (tensor(30.), tensor([ 5., 25.]))
+    """
+
+    names: str | Sequence[str]
+    axis: int | None = None
+
+    degree = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", as_names(self.names, "names"))
+
+    def shape(self, params: Mapping[str, Tensor]) -> tuple[int, ...]:
+        if self.axis is None:
+            _present(params, self.names)
+            return ()
+        return (units(params, dict.fromkeys(self.names, self.axis)),)
+
+    def generated(self, params: Parameters, s: Tensor) -> Parameters:
+        return {n: params[n] * along(s, params[n], self.axis) for n in self.names}
+
+    def moved(self, params: Parameters, s: Tensor) -> Parameters:
+        return self.generated(params, s.exp())
+
+    def pair(self, params: Mapping[str, Tensor], covector: Mapping[str, Tensor]) -> Tensor:
+        return unit_products(covector, params, self.names, self.axis, self.shape(params))
+
+
+@dataclass(frozen=True, eq=False)
+class Rescale(Symmetry):
+    """The scaling ``q_1 -> e^s q_1``, ``q_2 -> e^{-s} q_2`` of consecutive layers.
+
+    Layers that are joined by a positively homogeneous activation (ReLU, leaky ReLU, the identity)
+    or by a product have it, one for each hidden unit.
+
+    Parameters
+    ----------
+    first, second : str or sequence of str
+        What comes in (the weight and the bias of the first layer), and what goes out (the weight
+        of the second).
+    axes : tuple of two int, optional
+        ``(0, 1)`` is one scale for each hidden unit, which are the rows of the first and the
+        columns of the second, with s and the charges a vector. A second layer with a multiple of
+        the units has that many consecutive columns for each (a convolution that is flattened).
+        By default one scale in all.
+
+    Examples
+    --------
+    >>> params = {"in": torch.tensor([[3.0], [1.0]]), "out": torch.tensor([[2.0, 1.0]])}
+    >>> Rescale("in", "out").conserved(params)
+    tensor(5.)
+    >>> Rescale("in", "out", axes=(0, 1)).conserved(params)
+    tensor([5., 0.])
+    """
+
+    first: str | Sequence[str]
+    second: str | Sequence[str]
+    axes: tuple[int, int] | None = None
+
+    degree = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "first", as_names(self.first, "first"))
+        object.__setattr__(self, "second", as_names(self.second, "second"))
+        check_disjoint(self.first, self.second)
+
+    def shape(self, params: Mapping[str, Tensor]) -> tuple[int, ...]:
+        if self.axes is None:
+            _present(params, (*self.first, *self.second))
+            return ()
+        sides = dict.fromkeys(self.first, self.axes[0]) | dict.fromkeys(self.second, self.axes[1])
+        return (units(params, sides, multiples=self.second),)
+
+    def generated(self, params: Parameters, s: Tensor) -> Parameters:
+        return self._scaled(params, s, -s)
+
+    def moved(self, params: Parameters, s: Tensor) -> Parameters:
+        return self._scaled(params, s.exp(), (-s).exp())
+
+    def pair(self, params: Mapping[str, Tensor], covector: Mapping[str, Tensor]) -> Tensor:
+        axes, shape = self.axes or (None, None), self.shape(params)
+        first = unit_products(covector, params, self.first, axes[0], shape)
+        return first - unit_products(covector, params, self.second, axes[1], shape)
+
+    def _scaled(self, params: Parameters, s: Tensor, t: Tensor) -> Parameters:
+        first, second = self.axes or (None, None)
+        return {
+            **{n: params[n] * along(s, params[n], first) for n in self.first},
+            **{n: params[n] * along(t, params[n], second) for n in self.second},
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Rotation(Symmetry):
+    """The rotation ``q -> e^{s S} q`` along one axis of one or more parameters.
+
+    The matrix multiplies from the left what it finds along the axis: for a matrix q and axis 0
+    that is ``e^{s S} q``, for axis 1 ``q e^{-s S}``.
+
+    Parameters
+    ----------
+    names : str or sequence of str
+        The parameters that are rotated together.
+    generator : Tensor, shape (d, d), optional
+        The antisymmetric matrix S. By default the whole rotation group: s is a matrix whose
+        antisymmetric part is the generator, and the charge is an antisymmetric matrix.
+    axis : int
+        The axis of length d.
+
+    Raises
+    ------
+    ValueError
+        If the generator is not antisymmetric.
+
+    Examples
+    --------
+    >>> turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    >>> Rotation("q", turn).field({"q": torch.tensor([2.0, 1.0])})
+    {'q': tensor([-1.,  2.])}
+    """
+
+    names: str | Sequence[str]
+    generator: Any = field(default=None, repr=False)
+    axis: int = 0
+
+    degree = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", as_names(self.names, "names"))
+        if self.generator is not None:
+            matrix = as_square(self.generator)
+            bound = 8 * torch.finfo(matrix.dtype).eps * matrix.abs().max()
+            if bool((matrix + matrix.T).abs().max() > bound):
+                raise ValueError("generator must be antisymmetric, got S + S^T different from 0")
+            object.__setattr__(self, "generator", matrix)
+
+    def shape(self, params: Mapping[str, Tensor]) -> tuple[int, ...]:
+        return algebra_shape(self.generator, units(params, dict.fromkeys(self.names, self.axis)))
+
+    def generated(self, params: Parameters, s: Tensor) -> Parameters:
+        m = self._matrix(params, s)
+        return {n: multiplied(m, params[n], self.axis) for n in self.names}
+
+    def moved(self, params: Parameters, s: Tensor) -> Parameters:
+        m = torch.linalg.matrix_exp(self._matrix(params, s))
+        return {n: multiplied(m, params[n], self.axis) for n in self.names}
+
+    def pair(self, params: Mapping[str, Tensor], covector: Mapping[str, Tensor]) -> Tensor:
+        self.shape(params)
+        m = outer_products(covector, params, self.names, self.axis)
+        return (m - m.mT) / 2 if self.generator is None else (self.generator.to(m) * m).sum()
+
+    def _matrix(self, params: Parameters, s: Tensor) -> Tensor:
+        if self.generator is not None:
+            return s * self.generator.to(params[self.names[0]])
+        return (s - s.mT) / 2
+
+
+@dataclass(frozen=True, eq=False)
+class Gauge(Symmetry):
+    """The gauge ``W_1 -> e^{s S} W_1``, ``W_2 -> W_2 e^{-s S}`` of consecutive linear layers.
+
+    Parameters
+    ----------
+    first, second : str or sequence of str
+        The weight of the first layer with its bias, if it has one; the weight of the second.
+    generator : Tensor, shape (d, d), optional
+        The matrix S, d the width between the layers. By default the whole group GL(d): s is a
+        matrix and the charges are, with the conserved ``W_1 W_1^T - W_2^T W_2``.
+    axes : tuple of two int
+        The axes of length d. The second is multiplied by the inverse transpose, so that ``(0, 0)``
+        is the gauge ``e^{s S} W_1``, ``e^{-s S^T} W_2`` of the queries and the keys of attention.
+
+    Examples
+    --------
+    >>> params = {"w1": torch.tensor([[3.0], [1.0]]), "w2": torch.tensor([[2.0, 1.0]])}
+    >>> Gauge("w1", "w2").conserved(params)
+    tensor([[5., 1.],
+            [1., 0.]])
+    """
+
+    first: str | Sequence[str]
+    second: str | Sequence[str]
+    generator: Any = field(default=None, repr=False)
+    axes: tuple[int, int] = (0, 1)
+
+    degree = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "first", as_names(self.first, "first"))
+        object.__setattr__(self, "second", as_names(self.second, "second"))
+        check_disjoint(self.first, self.second)
+        if self.generator is not None:
+            object.__setattr__(self, "generator", as_square(self.generator))
+
+    def shape(self, params: Mapping[str, Tensor]) -> tuple[int, ...]:
+        sides = dict.fromkeys(self.first, self.axes[0]) | dict.fromkeys(self.second, self.axes[1])
+        return algebra_shape(self.generator, units(params, sides))
+
+    def generated(self, params: Parameters, s: Tensor) -> Parameters:
+        m = self._matrix(params, s)
+        return self._turned(params, m, -m.mT)
+
+    def moved(self, params: Parameters, s: Tensor) -> Parameters:
+        m = self._matrix(params, s)
+        return self._turned(params, torch.linalg.matrix_exp(m), torch.linalg.matrix_exp(-m.mT))
+
+    def pair(self, params: Mapping[str, Tensor], covector: Mapping[str, Tensor]) -> Tensor:
+        self.shape(params)
+        m = outer_products(covector, params, self.first, self.axes[0])
+        m = m - outer_products(covector, params, self.second, self.axes[1]).mT
+        return m if self.generator is None else (self.generator.to(m) * m).sum()
+
+    def _turned(self, params: Parameters, m: Tensor, inverse: Tensor) -> Parameters:
+        return {
+            **{n: multiplied(m, params[n], self.axes[0]) for n in self.first},
+            **{n: multiplied(inverse, params[n], self.axes[1]) for n in self.second},
+        }
+
+    def _matrix(self, params: Parameters, s: Tensor) -> Tensor:
+        if self.generator is None:
+            return s
+        return s * self.generator.to(params[self.first[0]])
+
+
+def _present(params: Mapping[str, Tensor], names: Sequence[str]) -> None:
+    for name in names:
+        parameter(params, name)
