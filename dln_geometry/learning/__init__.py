@@ -21,8 +21,8 @@ from dln_geometry.learning.mirror.mirrors import Mirror
 from dln_geometry.learning.mirror.syre import syre_
 from dln_geometry.learning.mirror.thresholds import Stability, curvature, stability
 from dln_geometry.learning.modules import DeepLinear
-from dln_geometry.learning.monitor.charge_monitor import ChargeMonitor, ChargeReport
-from dln_geometry.learning.monitor.record import ChargeRecord
+from dln_geometry.learning.monitor.charge_monitor import ChargeMonitor
+from dln_geometry.learning.monitor.record import ChargeRecord, ChargeReport
 from dln_geometry.learning.motion.discretization import (
     accumulated_error,
     discretization_error,

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 
-from dln_geometry.learning import DeepLinear
 from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
 from dln_geometry.learning.monitor.charge_monitor import ChargeMonitor
 from dln_geometry.learning.monitor.record import ChargeRecord
@@ -18,62 +16,7 @@ from dln_geometry.learning.symmetry.symmetries import SymmetryError
 from dln_geometry.testing import assert_close
 
 sys.path.insert(0, str(Path(__file__).parent))
-from networks import build
-
-F64 = torch.float64
-
-
-def deep_linear(generator, dtype=F64):
-    net = nn.Sequential(
-        nn.Linear(5, 4),
-        nn.ReLU(),
-        DeepLinear((4, 6, 3, 4), generator=generator),
-    ).to(dtype)
-    # Not balanced: from zero moments nothing could be lost.
-    with torch.no_grad():
-        for p in net.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator, dtype=F64).to(dtype) / 2)
-    return net, torch.randn(9, 5, generator=generator, dtype=F64).to(dtype)
-
-
-def made(name, generator, dtype=F64):
-    return deep_linear(generator, dtype) if name == "deep linear" else build(name, generator, dtype)
-
-
-def batch(net, x, generator):
-    """Return fresh data like x, and the loss of the network on it."""
-    if x.is_floating_point():
-        data = torch.randn(x.shape, generator=generator, dtype=F64).to(x.dtype)
-    else:
-        data = torch.randint(11, x.shape, generator=generator)
-    y = net(data)
-    y = y.reshape(-1, y.shape[-1])
-    target = torch.randint(y.shape[-1], (y.shape[0],), generator=generator)
-    return functional.cross_entropy(y, target)
-
-
-def train(net, x, optimizer, steps, generator, schedule=None, every_step=None):
-    for n in range(steps):
-        optimizer.zero_grad()
-        batch(net, x, generator).backward()
-        if every_step is not None:
-            every_step(n)
-        optimizer.step()
-        if schedule is not None:
-            schedule.step()
-
-
-RULES = {
-    "plain": {"weight_decay": 0.02},
-    "heavy ball": {"momentum": 0.9, "weight_decay": 0.01},
-    "dampened": {"momentum": 0.7, "dampening": 0.4, "weight_decay": 0.02},
-    "nesterov": {"momentum": 0.8, "nesterov": True, "weight_decay": 0.02},
-}
-REAL = ["layer norm", "convolution", "attention", "mlp", "deep linear"]
-
-
-def worst(monitor):
-    return {line.label: line.worst for line in monitor.report()}
+from loops import F64, REAL, RULES, batch, made, train, watched, worst
 
 
 @pytest.mark.slow
@@ -86,7 +29,7 @@ def test_the_laws_are_exact_over_500_minibatches(name, rule, generator):
     optimizer = torch.optim.SGD(net.parameters(), lr=lr, **RULES[rule])
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: 0.6 + 0.4 * math.cos(n / 9))
     start = {n: p.detach().clone() for n, p in net.named_parameters()}
-    with ChargeMonitor(net, optimizer, loss="cross_entropy", every=10) as monitor:
+    with watched(net, optimizer, loss="cross_entropy", every=10) as monitor:
         train(net, x, optimizer, 500, generator, schedule)
     record = monitor.record()
     assert record.steps.tolist() == list(range(0, 501, 10))
@@ -111,7 +54,7 @@ def test_groups_of_parameters_with_rates_and_decays_of_their_own(name, rule, gen
     ]
     optimizer = torch.optim.SGD([g for g in groups if g["params"]], lr=0.05, **RULES[rule])
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 20, gamma=0.8)
-    with ChargeMonitor(net, optimizer, loss="cross_entropy", units=True) as monitor:
+    with watched(net, optimizer, loss="cross_entropy", units=True) as monitor:
         train(net, x, optimizer, 100, generator, schedule)
     assert max(worst(monitor).values()) < 1e-12
 
@@ -134,7 +77,7 @@ def test_schedules_that_change_the_ratio_of_rates_and_the_momentum(rule, generat
                 low = 0.1 if rule == "nesterov" else 0.0
                 group["momentum"] = [0.9, low, 0.5][n // 4 % 3]
 
-    with ChargeMonitor(net, optimizer, loss="cross_entropy") as monitor:
+    with watched(net, optimizer, loss="cross_entropy") as monitor:
         train(net, x, optimizer, 40, generator, schedule, change)
     assert max(worst(monitor).values()) < 1e-12
 
@@ -150,7 +93,7 @@ def by_hand(net, group, unit):
 def test_charges_are_what_they_are_called(generator):
     net, x = made("mlp", generator)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.5)
-    monitor = ChargeMonitor(net, optimizer, loss="cross_entropy", units=True)
+    monitor = watched(net, optimizer, loss="cross_entropy", units=True)
     train(net, x, optimizer, 3, generator)
     record = monitor.record()
     rescale = record.labels.index("rescale(0.weight, 0.bias, 2.weight)")
@@ -172,7 +115,7 @@ def test_charges_are_what_they_are_called(generator):
 def test_moments_of_deep_layers_are_the_librarys(generator):
     net, x = made("deep linear", generator)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.5)
-    monitor = ChargeMonitor(net, optimizer, units=True)
+    monitor = watched(net, optimizer, units=True)
     train(net, x, optimizer, 3, generator)
     record = monitor.record()
     owner = np.array(record.unit_group)
@@ -184,7 +127,7 @@ def test_moments_of_deep_layers_are_the_librarys(generator):
             -moment.trace(),
             scale=float(moment.detach().diagonal().abs().sum()),
         )
-    narrow = ChargeMonitor(net, optimizer, moments=4)
+    narrow = watched(net, optimizer, moments=4)
     assert "rescale(2.weights.0, 2.weights.1)" in narrow.labels
     assert "gauge(2.weights.1, 2.weights.2)" in narrow.labels
 
@@ -193,9 +136,7 @@ def test_moments_of_deep_layers_are_the_librarys(generator):
 def test_thinning_changes_no_prediction(rule, generator):
     net, x = made("layer norm", generator)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, **RULES[rule])
-    monitors = [
-        ChargeMonitor(net, optimizer, every=every, units=True, flush_every=5) for every in (1, 7)
-    ]
+    monitors = [watched(net, optimizer, every=every, units=True, flush_every=5) for every in (1, 7)]
     train(net, x, optimizer, 30, generator)
     dense, thin = (m.record() for m in monitors)
     assert thin.steps.tolist() == [0, 7, 14, 21, 28]
@@ -210,7 +151,7 @@ def test_float32(rule, generator):
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps = 1e-12
-    with ChargeMonitor(net, optimizer, loss="cross_entropy", every=5) as monitor:
+    with watched(net, optimizer, loss="cross_entropy", every=5) as monitor:
         train(net, x, optimizer, 100, generator)
     # Roundings of a hundred steps.
     assert max(worst(monitor).values()) < 100 * torch.finfo(torch.float32).eps
@@ -223,7 +164,7 @@ def test_an_epsilon_breaks_the_scale_by_as_much(generator):
         net, x = made("layer norm", torch.Generator().manual_seed(3))
         net[1].eps = eps
         optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
-        with ChargeMonitor(net, optimizer) as monitor:
+        with watched(net, optimizer) as monitor:
             train(net, x, optimizer, 30, torch.Generator().manual_seed(4))
         residuals.append(worst(monitor)["scale(0.weight, 0.bias)"])
         assert not any(line.is_broken for line in monitor.report())
@@ -245,9 +186,7 @@ BREAKS = {
 def test_a_broken_symmetry_is_seen(how, on_break, generator):
     net, x = made("layer norm", generator)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
-    monitor = ChargeMonitor(
-        net, optimizer, loss="cross_entropy", on_break=on_break, flush_every=1000
-    )
+    monitor = watched(net, optimizer, loss="cross_entropy", on_break=on_break, flush_every=1000)
 
     def step(n):
         optimizer.zero_grad()
@@ -293,7 +232,7 @@ def test_resume_goes_on_as_if_nothing_had_happened(rule, generator, tmp_path):
     def start():
         net, x = made("layer norm", torch.Generator().manual_seed(1))
         optimizer = torch.optim.SGD(net.parameters(), lr=0.05, **RULES[rule])
-        return net, x, optimizer, ChargeMonitor(net, optimizer, every=3, units=True)
+        return net, x, optimizer, watched(net, optimizer, every=3, units=True)
 
     net, x, optimizer, monitor = start()
     data = torch.Generator().manual_seed(2)
@@ -315,14 +254,14 @@ def test_resume_goes_on_as_if_nothing_had_happened(rule, generator, tmp_path):
     assert_close(two.unit_predicted, one.unit_predicted, ops=10)
     assert max(worst(resumed).values()) < 1e-12
     with pytest.raises(ValueError, match="state must be of the groups"):
-        ChargeMonitor(net, optimizer, loss="cross_entropy").load_state_dict(loaded["monitor"])
+        watched(net, optimizer, loss="cross_entropy").load_state_dict(loaded["monitor"])
 
 
 @pytest.mark.parametrize("units", [False, True])
 def test_records_are_saved_and_exported(units, generator, tmp_path):
     net, x = made("mlp", generator)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
-    monitor = ChargeMonitor(net, optimizer, units=units)
+    monitor = watched(net, optimizer, units=units)
     train(net, x, optimizer, 4, generator)
     path = monitor.save(tmp_path / "new" / "charges")
     assert path.name == "charges.npz"
@@ -361,7 +300,7 @@ def test_history_and_writer(generator):
     net, x = made("mlp", generator)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
     writer = Writer()
-    with ChargeMonitor(net, optimizer, history=4, writer=writer, prefix="run", flush_every=3) as m:
+    with watched(net, optimizer, history=4, writer=writer, prefix="run", flush_every=3) as m:
         train(net, x, optimizer, 10, generator)
         assert {step for _, _, step in writer.scalars} == set(range(9))
     record = m.record()
@@ -399,7 +338,7 @@ def test_closures_and_gradients_that_are_missing(rule, foreach, generator):
         for prefix, part in net.items()
         for g in symmetries_of(part, loss="cross_entropy")
     ]
-    monitor = ChargeMonitor(net, optimizer, groups)
+    monitor = watched(net, optimizer, groups)
     for n in range(30):
         # Each is left out now and then; their buffers begin at different times.
         part = net["one"] if n % 3 == 1 else net["two"]
@@ -421,7 +360,7 @@ def test_closures_and_gradients_that_are_missing(rule, foreach, generator):
 def test_a_group_that_moves_in_part_only_is_refused(generator):
     net, x = made("mlp", generator)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
-    ChargeMonitor(net, optimizer)
+    watched(net, optimizer)
     batch(net, x, generator).backward()
     net[0].bias.grad = None
     with pytest.raises(RuntimeError, match="must have gradients or none of them, got none for"):
@@ -441,7 +380,7 @@ def test_begins_in_mid_run_and_maximises(rule, generator):
             optimizer.step()
 
     run(7)
-    with ChargeMonitor(net, optimizer, loss="cross_entropy") as monitor:
+    with watched(net, optimizer, loss="cross_entropy") as monitor:
         run(30)
     assert max(worst(monitor).values()) < 1e-12
 
@@ -450,7 +389,7 @@ def test_skipped_steps_are_no_steps(generator):
     net, x = made("mlp", generator, torch.float32)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
-    monitor = ChargeMonitor(net, optimizer, loss="cross_entropy")
+    monitor = watched(net, optimizer, loss="cross_entropy")
     for n in range(12):
         optimizer.zero_grad()
         loss = batch(net, x, generator)
@@ -464,7 +403,7 @@ def test_skipped_steps_are_no_steps(generator):
 def test_fused_steps_are_exact_but_not_under_a_scaler(generator):
     net, x = made("mlp", generator)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, fused=True)
-    monitor = ChargeMonitor(net, optimizer, loss="cross_entropy")
+    monitor = watched(net, optimizer, loss="cross_entropy")
     train(net, x, optimizer, 20, generator)
     assert max(worst(monitor).values()) < 1e-12
     scaler = torch.amp.GradScaler("cpu")
@@ -477,24 +416,24 @@ def test_frozen_parameters_are_left_out(generator):
     net, _ = made("mlp", generator)
     net[2].weight.requires_grad_(False)
     optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
-    monitor = ChargeMonitor(net, optimizer, loss="cross_entropy")
+    monitor = watched(net, optimizer, loss="cross_entropy")
     assert monitor.labels == ("translation(4.weight, 4.bias)",)
     # The parts of a translation move on their own.
     optimizer = torch.optim.SGD([net[4].bias], lr=0.1)
-    assert ChargeMonitor(net, optimizer, loss="cross_entropy").labels == ("translation(4.bias)",)
+    assert watched(net, optimizer, loss="cross_entropy").labels == ("translation(4.bias)",)
     group = SymmetricGroup("scale", (Part("2.weight", 0, 1, 6),))
     with pytest.raises(ValueError, match=r"groups must hold .* got \['2.weight'\]"):
-        ChargeMonitor(net, optimizer, [group])
+        watched(net, optimizer, [group])
 
 
 def test_the_loop_is_left_as_it_is(generator):
     """The same parameters to the last bit, with a monitor and without."""
     finals = []
-    for watched in (False, True):
+    for is_watched in (False, True):
         net, x = made("convolution", torch.Generator().manual_seed(5))
         optimizer = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9, nesterov=True)
-        if watched:
-            ChargeMonitor(net, optimizer, example_input=x, loss="cross_entropy")
+        if is_watched:
+            watched(net, optimizer, example_input=x, loss="cross_entropy")
         train(net, x, optimizer, 5, torch.Generator().manual_seed(6))
         finals.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
     assert torch.equal(*finals)
@@ -532,6 +471,17 @@ class Overridden(torch.optim.SGD):
         (mixed, ValueError, "momentum must be the same for all parameters of a symmetric group"),
         (lambda net: ChargeMonitor(net, sgd(net), every=0), ValueError, "every must be at least 1"),
         (lambda net: ChargeMonitor(net, sgd(net), every=1.5), TypeError, "every must be an integ"),
+        (
+            lambda net: ChargeMonitor(net, sgd(net), every=4, window=5),
+            ValueError,
+            "window must be None or at most every = 4, got 5",
+        ),
+        (lambda net: ChargeMonitor(net, sgd(net), window=0), ValueError, "window must be at least"),
+        (
+            lambda net: ChargeMonitor(net, sgd(net), tolerance="small"),
+            TypeError,
+            "tolerance must be a number or None, got 'small'",
+        ),
         (lambda net: ChargeMonitor(net, sgd(net), history=0), ValueError, "history must be at"),
         (
             lambda net: ChargeMonitor(net, sgd(net), on_break="cry"),

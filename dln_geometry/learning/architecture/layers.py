@@ -42,7 +42,8 @@ class Layer:
     dense : bool
         Whether rows can be mixed, and columns too if there are any.
     additive : bool
-        Whether the output is linear in the weight itself, entry by entry.
+        Whether the output is linear in the weight itself, and all outputs read the same inputs: a
+        common shift of all rows is a common shift of the outputs.
     more : tuple of str
         Further parameters with one row an output, which permutations carry along.
     """
@@ -221,8 +222,10 @@ class Network:
         if module.groups == inputs:
             # Depthwise: every input has rows of its own.
             block = outputs // inputs
-            return Layer(weight, bias, 0, outputs, layout, 0, inputs, block, dense=False)
-        return Layer(weight, bias, 0, outputs, layout, dense=False)
+            return Layer(
+                weight, bias, 0, outputs, layout, 0, inputs, block, dense=False, additive=False
+            )
+        return Layer(weight, bias, 0, outputs, layout, dense=False, additive=False)
 
     def _weight_normed(self, node: fx.Node, module: Any, bias: str | None) -> Layer | None:
         """Return a layer with normalised rows, whose lengths are parameters."""

@@ -73,7 +73,8 @@ def readings(
         if not network.traced.readers(source):
             return None
         for user in network.traced.readers(source):
-            if user in layouts:
+            # A layer of the sum may read another one of it.
+            if user in layouts and user not in reading.makers:
                 continue
             if what != "mixing" and _is_sum(network, user):
                 sums.append(user)

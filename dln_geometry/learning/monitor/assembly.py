@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD
 
 from dln_geometry.learning.architecture.groups import SymmetricGroup
+from dln_geometry.learning.architecture.search import symmetries_of
 from dln_geometry.learning.monitor.laws import Law
 from dln_geometry.learning.monitor.linear_laws import LinearLaw
 from dln_geometry.learning.monitor.products import Products, StepOptions
@@ -21,9 +22,45 @@ __all__ = [
     "check_options",
     "labels_of",
     "laws_of",
-    "narrowed",
-    "trained_part",
+    "watched_groups",
 ]
+
+
+def watched_groups(
+    module: nn.Module,
+    optimizer: SGD,
+    groups: Sequence[SymmetricGroup] | None,
+    example_input: Any,
+    loss: str | None,
+    moments: int,
+) -> list[SymmetricGroup]:
+    """Return what a monitor watches: given groups, or all that are found and trained.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing, or a given group has parameters that the optimiser does not train.
+    """
+    named = dict(module.named_parameters())
+    owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    trained = {n for n, p in named.items() if id(p) in owned and p.requires_grad}
+    if groups is None:
+        found = symmetries_of(module, example_input, loss=loss)
+        groups = [g for group in found for g in _trained_part(group, trained)]
+    watched = [_narrowed(group, moments) for group in groups if group.kind != "permutation"]
+    for group in watched:
+        group.check(named)
+        missing = sorted(set(group.names) - trained)
+        if missing:
+            raise ValueError(
+                f"groups must hold parameters that the optimizer trains, got {missing}"
+            )
+    if not watched:
+        raise ValueError(
+            "module must have symmetric groups that the optimizer trains, got none: give "
+            "groups, or an example_input and a loss to find more"
+        )
+    return watched
 
 
 def laws_of(
@@ -71,7 +108,7 @@ def laws_of(
     return products, laws
 
 
-def narrowed(group: SymmetricGroup, moments: int) -> SymmetricGroup:
+def _narrowed(group: SymmetricGroup, moments: int) -> SymmetricGroup:
     """Return the diagonal of a gauge that is wider than this, or the group itself."""
     wide = group.kind == "gauge" and group.first[0].block > moments
     return group.diagonal() if wide else group
@@ -95,7 +132,7 @@ def check_options(options: StepOptions) -> None:
             raise TypeError(f"{name} must be a number, got a tensor")
 
 
-def trained_part(group: SymmetricGroup, trained: set[str]) -> list[SymmetricGroup]:
+def _trained_part(group: SymmetricGroup, trained: set[str]) -> list[SymmetricGroup]:
     """Return what is left of a group if only these parameters move."""
     if trained.issuperset(group.names):
         return [group]

@@ -23,6 +23,9 @@ right stand products of the buffers alone. Heavy ball needs ``B(v+, v+)``; other
 ``B(u, v+) = B(d, v+) + b B(v+, v+)``,
 ``B(u, u) = B(d, d) + b (B(d, v+) + B(d, v+)^T) + b^2 B(v+, v+)``.
 
+Where B is a number, ``2 B(d, v+) = B(v+, v+) + B(d, d) - b^2 B(v, v)`` saves the product of two
+different tensors.
+
 *Several learning rates.* If the parts j of a group have their own ``eta_j`` and ``k_j``, the
 symmetry binds their sum alone, and ``C = sum_j (eta_1 / eta_j) B_j(q, q)`` has the law
 
@@ -126,8 +129,7 @@ class Law:
         """Take the charges as they are for the prediction."""
         self._weights = self._ratios(self._options(snapshot.options))
         self.charges = self.measured(snapshot)
-        self.momenta = None
-        self.velocities = None
+        self.momenta = self.velocities = self._pending = None
 
     def before(self, snapshot: Snapshot, held: frozenset[str], fresh: frozenset[str]) -> None:
         """Prepare a step: gradients are known, nothing has moved.

@@ -1,4 +1,4 @@
-"""The laws of translations; `dln_geometry.learning.monitor.laws` says what they are."""
+"""The laws of translations; `monitor.laws` says what they are."""
 
 from __future__ import annotations
 

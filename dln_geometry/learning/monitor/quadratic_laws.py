@@ -25,7 +25,8 @@ def step_matrix(options: StepOptions) -> np.ndarray:
     """Return the coefficients of one step of numbers ``(C, R, V)``, shape (3, 5).
 
     ``V = B(v, v)``. Columns are C, R, V and what is added: ``B(v+, v+)`` for heavy ball,
-    ``B(g, g)`` without momentum, ``B(g, g)`` and ``B(g, v)`` with Nesterov's.
+    ``B(g, g)`` without momentum, ``B(g, g)`` and ``B(v+, v+)`` with Nesterov's. There the three
+    squares give the product ``B(d, v+)``: squares are much cheaper to sum than products.
     """
     lr, b, k = options.lr, options.momentum, options.weight_decay
     c, r, v, x, y = np.eye(5)
@@ -34,11 +35,10 @@ def step_matrix(options: StepOptions) -> np.ndarray:
     p = b * r + (1 - options.dampening) * k * c
     if not options.nesterov:
         return np.array([c - 2 * lr * p + lr**2 * x, p - lr * x, 0 * v])
-    dd, dv = x + k**2 * c, y + k * r
-    vv = b**2 * v + 2 * b * dv + dd
-    d_after = b * dv + dd
-    uu = dd + 2 * b * d_after + b**2 * vv
-    return np.array([c - 2 * lr * (k * c + b * p) + lr**2 * uu, p - lr * (d_after + b * vv), vv])
+    dd = x + k**2 * c
+    d_after = (y + dd - b**2 * v) / 2
+    uu = dd + 2 * b * d_after + b**2 * y
+    return np.array([c - 2 * lr * (k * c + b * p) + lr**2 * uu, p - lr * (d_after + b * y), y])
 
 
 class QuadraticLaw(Law):
@@ -61,7 +61,7 @@ class QuadraticLaw(Law):
         super().__init__(groups, slots)
         self.units = sum(g.units for g in groups)
         self._noted: list[tuple[np.ndarray, tuple[Tensor, ...]]] = []
-        self._awaited: StepOptions | None = None
+        self._awaited: tuple[np.ndarray, tuple[Tensor, ...]] | None = None
         self._rule = ""
         source, target, sign, owner = [], [], [], []
         start = 0
@@ -101,17 +101,16 @@ class QuadraticLaw(Law):
             return
         if self.momenta is None:
             self.momenta = self.pairs(snapshot, "q", "v").sum(0)
-        if rule == "heavy":
-            self._awaited = o
-            return
-        if self.velocities is None:
+        if rule == "nesterov" and self.velocities is None:
             self.velocities = self.pairs(snapshot, "v", "v")
-        sums = snapshot.sums("g", "g"), snapshot.sums("g", "v")
-        self._noted.append((step_matrix(o), sums))
+        # The step may overwrite the gradients: they are summed now, the buffers afterwards.
+        sums = (snapshot.sums("g", "g"),) if rule == "nesterov" else ()
+        self._awaited = step_matrix(o), sums
 
     def after(self, snapshot: Snapshot) -> None:
         if self._awaited is not None:
-            self._noted.append((step_matrix(self._awaited), (snapshot.sums("v", "v"),)))
+            matrix, sums = self._awaited
+            self._noted.append((matrix, (*sums, snapshot.sums("v", "v"))))
             self._awaited = None
         if len(self._noted) >= _PATIENCE:
             self.settle()
@@ -146,10 +145,12 @@ class QuadraticLaw(Law):
 
     def begin(self, snapshot: Snapshot) -> None:
         self._noted.clear()
+        self._awaited = None
         super().begin(snapshot)
 
     def load(self, state: Mapping[str, Any]) -> None:
         self._noted.clear()
+        self._awaited = None
         super().load(state)
 
     def pairs(self, snapshot: Snapshot, first: str, second: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a monitor has recorded: charges as measured and as predicted, saved and exported."""
+"""What a monitor tells: charges as measured and as predicted, saved and exported."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dln_geometry.learning.architecture.groups import SymmetricGroup
+
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["ChargeRecord"]
+__all__ = ["ChargeRecord", "ChargeReport"]
 
 _FORMAT = 1
 _SERIES = ("steps", "charge", "predicted", "residual", "unit_charge", "unit_predicted")
@@ -143,6 +145,38 @@ class ChargeRecord:
             raise
         except _DAMAGED as error:
             raise ValueError(f"path must be a saved record, got {source}: {error}") from None
+
+
+@dataclass(frozen=True)
+class ChargeReport:
+    """How one symmetric group fares.
+
+    Attributes
+    ----------
+    label : str
+        Kind and names of the parameters.
+    group : SymmetricGroup
+        The group.
+    charge, predicted : float
+        At the last record; see `ChargeRecord`.
+    residual, worst : float
+        At the last record, and the largest of all that are kept.
+    tolerance : float
+        Above it the symmetry counts as broken.
+    """
+
+    label: str
+    group: SymmetricGroup
+    charge: float
+    predicted: float
+    residual: float
+    worst: float
+    tolerance: float
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the loss does not have the symmetry, or something else moved parameters."""
+        return not self.worst <= self.tolerance
 
 
 def _with_suffix(path: Path) -> Path:

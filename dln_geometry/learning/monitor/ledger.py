@@ -1,0 +1,174 @@
+"""Keep the figures of a monitor: on the device until they are fetched, then on the host."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.learning.monitor.record import ChargeRecord
+from dln_geometry.learning.symmetry.symmetries import SymmetryError
+
+__all__ = ["Ledger", "as_count"]
+
+
+class Ledger:
+    """Rows of figures: charges, predictions and residuals of all groups, then single charges.
+
+    Parameters
+    ----------
+    labels : sequence of str
+        Of the groups.
+    tolerances : sequence of float
+        Largest residual of each group whose symmetry is not broken; one may stand for all.
+    history, on_break, writer, prefix, flush_every
+        As of `ChargeMonitor`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one of them is not what it must be.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        tolerances: Sequence[float],
+        *,
+        history: int | None,
+        on_break: str,
+        writer: Any,
+        prefix: str,
+        flush_every: int,
+    ) -> None:
+        if on_break not in ("ignore", "warn", "raise"):
+            raise ValueError(f'on_break must be "ignore", "warn" or "raise", got {on_break!r}')
+        for value in tolerances:
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"tolerance must be a number or None, got {value!r}")
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"tolerance must be positive and finite, got {value}")
+        if writer is not None and not callable(getattr(writer, "add_scalar", None)):
+            raise TypeError(f"writer must have a method add_scalar, got {type(writer).__name__}")
+        self.labels = tuple(labels)
+        self.tolerances = (
+            tuple(tolerances) * len(self.labels) if len(tolerances) == 1 else tuple(tolerances)
+        )
+        self.on_break, self.writer, self.prefix = on_break, writer, prefix
+        self.flush_every = as_count(flush_every, "flush_every")
+        self.warned = False
+        self._waiting: list[tuple[int, Tensor]] = []
+        self._kept: deque[tuple[int, Tensor]] = deque(
+            maxlen=None if history is None else as_count(history, "history")
+        )
+
+    def add(self, step: int, figures: Tensor) -> None:
+        """Keep a row, and fetch all that wait when they are many."""
+        self._waiting.append((step, figures))
+        if len(self._waiting) >= self.flush_every:
+            self.flush()
+
+    def flush(self) -> None:
+        """Fetch what waits, write it to the writer, and check the tolerances.
+
+        Raises
+        ------
+        SymmetryError
+            If a symmetry is broken and ``on_break="raise"``.
+
+        Warns
+        -----
+        UserWarning
+            The first time that a symmetry is broken, with ``on_break="warn"``.
+        """
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        values = torch.stack([figures for _, figures in waiting]).cpu()
+        rows = [(step, row) for (step, _), row in zip(waiting, values, strict=True)]
+        self._kept.extend(rows)
+        count = len(self.labels)
+        if self.writer is not None:
+            for step, row in rows:
+                for k, label in enumerate(self.labels):
+                    self.writer.add_scalar(f"{self.prefix}/{label}", float(row[k]), step)
+                    self.writer.add_scalar(
+                        f"{self.prefix}_residual/{label}", float(row[2 * count + k]), step
+                    )
+        if self.on_break != "ignore" and not self.warned:
+            self._check(rows)
+
+    def _check(self, rows: Sequence[tuple[int, Tensor]]) -> None:
+        count = len(self.labels)
+        allowed = torch.tensor(self.tolerances, dtype=rows[0][1].dtype)
+        for step, row in rows:
+            residual = row[2 * count : 3 * count]
+            broken = ~(residual <= allowed)
+            if bool(broken.any()):
+                k = int(torch.where(broken, residual / allowed, -1.0).nan_to_num(math.inf).argmax())
+                message = (
+                    f"{self.labels[k]} must be a symmetry within {self.tolerances[k]:.1e}, got a "
+                    f"residual of {float(residual[k]):.3e} after {step} steps"
+                )
+                if self.on_break == "raise":
+                    raise SymmetryError(message, float(residual[k]))
+                self.warned = True
+                warnings.warn(message, UserWarning, stacklevel=2)
+                return
+
+    def record(self, owners: tuple[int, ...] | None) -> ChargeRecord:
+        """Return all rows that are kept; `owners` are the groups of the single charges.
+
+        Raises
+        ------
+        SymmetryError
+            As `flush`.
+        RuntimeError
+            If there are none.
+        """
+        self.flush()
+        if not self._kept:
+            raise RuntimeError("nothing is recorded yet: the first step of the optimizer begins")
+        values = torch.stack([row for _, row in self._kept])
+        g = len(self.labels)
+        charge, predicted, residual, rest = values.split([g, g, g, values.shape[1] - 3 * g], dim=1)
+        steps = torch.tensor([step for step, _ in self._kept])
+        if owners is None:
+            return ChargeRecord(steps, self.labels, charge, predicted, residual)
+        singles, predictions = rest.chunk(2, dim=1)
+        return ChargeRecord(
+            steps, self.labels, charge, predicted, residual, singles, predictions, owners
+        )
+
+    def state(self) -> list[tuple[int, Tensor]]:
+        """Return the rows that are kept."""
+        self.flush()
+        return [(step, row.clone()) for step, row in self._kept]
+
+    def load(self, rows: Sequence[tuple[int, Tensor]]) -> None:
+        """Go on from what `state` returned."""
+        self._waiting = []
+        self._kept.clear()
+        self._kept.extend((step, row.clone()) for step, row in rows)
+
+
+def as_count(value: Any, name: str, least: int = 1) -> int:
+    """Return an integer that is large enough.
+
+    Raises
+    ------
+    TypeError
+        If it is no integer.
+    ValueError
+        If it is too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return value
