@@ -37,13 +37,23 @@ from dln_geometry.geometry.bundle import (
     vertical,
     vertical_frame,
 )
+from dln_geometry.geometry.connection import connection, riemannian_hessian
+from dln_geometry.geometry.curvature import (
+    ricci_curvature,
+    riemann_curvature,
+    scalar_curvature,
+    sectional_curvature,
+)
 from dln_geometry.geometry.entropy import (
     entropy,
     entropy_gradient,
     free_energy,
     log_stiefel_volume,
 )
+from dln_geometry.geometry.geodesics import exponential, geodesic, parallel_transport
+from dln_geometry.geometry.hamiltonian import GeodesicError
 from dln_geometry.geometry.kernel import depth_kernel, log_depth_kernel
+from dln_geometry.geometry.logarithm import distance, logarithm
 from dln_geometry.geometry.metric import (
     cometric,
     cometric_sqrt,
@@ -52,6 +62,11 @@ from dln_geometry.geometry.metric import (
     metric,
 )
 from dln_geometry.geometry.point import Collapsed, EndToEnd
+from dln_geometry.geometry.second_form import (
+    horizontal_lift,
+    integrability,
+    second_fundamental_form,
+)
 
 __version__ = "0.1.0"
 
@@ -60,6 +75,7 @@ __all__ = [
     "EndToEnd",
     "FlowError",
     "FreeEnergy",
+    "GeodesicError",
     "Trajectory",
     "balance",
     "balanced_dimension",
@@ -69,21 +85,27 @@ __all__ = [
     "brownian_motion",
     "cometric",
     "cometric_sqrt",
+    "connection",
     "depth_kernel",
     "diagnostics",
+    "distance",
     "dln_dyson",
     "dyson",
     "end_to_end",
     "entropy",
     "entropy_gradient",
     "exact",
+    "exponential",
     "free_energy",
     "free_energy_flow",
     "gauge_action",
+    "geodesic",
     "gradient_flow",
     "horizontal",
     "horizontal_frame",
+    "horizontal_lift",
     "inner",
+    "integrability",
     "is_balanced",
     "isospectral_flow",
     "kirwan_ness_flow",
@@ -94,13 +116,21 @@ __all__ = [
     "log_depth_kernel",
     "log_stiefel_volume",
     "log_volume_density",
+    "logarithm",
     "losses",
     "metric",
     "moments",
+    "parallel_transport",
     "plot",
     "pushforward",
     "random_balanced",
+    "ricci_curvature",
+    "riemann_curvature",
+    "riemannian_hessian",
     "sample_gibbs",
+    "scalar_curvature",
+    "second_fundamental_form",
+    "sectional_curvature",
     "singular_dyson",
     "tangent",
     "testing",

@@ -66,7 +66,7 @@ def pushforward(factors: Sequence[Any], v: Sequence[Any]) -> Tensor:
     tensor([[23.]])
     """
     layers = as_factors(factors)
-    moves = _as_ambient(v, layers)
+    moves = as_ambient(v, layers)
     value, moved = layers[0], moves[0]
     for w, dw in zip(layers[1:], moves[1:], strict=True):
         value, moved = w @ value, w @ moved + dw @ value
@@ -156,7 +156,7 @@ def horizontal(factors: Sequence[Any], v: Sequence[Any]) -> tuple[Tensor, ...]:
     (tensor([[3.0000]]), tensor([[3.0000]]))
     """
     layers, frames, lam = split(factors)
-    return _horizontal(frames, lam, _as_ambient(v, layers))
+    return horizontal_part(frames, lam, as_ambient(v, layers))
 
 
 def vertical(factors: Sequence[Any], v: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -171,7 +171,7 @@ def vertical(factors: Sequence[Any], v: Sequence[Any]) -> tuple[Tensor, ...]:
     Parameters, errors and references as in `horizontal`.
     """
     layers, frames, lam = split(factors)
-    return _vertical(frames, lam, _as_ambient(v, layers))
+    return vertical_part(frames, lam, as_ambient(v, layers))
 
 
 def tangent(factors: Sequence[Any], v: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -180,8 +180,8 @@ def tangent(factors: Sequence[Any], v: Sequence[Any]) -> tuple[Tensor, ...]:
     The sum of `horizontal` and `vertical`: parameters, errors and references as there.
     """
     layers, frames, lam = split(factors)
-    moves = _as_ambient(v, layers)
-    across, along = _horizontal(frames, lam, moves), _vertical(frames, lam, moves)
+    moves = as_ambient(v, layers)
+    across, along = horizontal_part(frames, lam, moves), vertical_part(frames, lam, moves)
     return tuple(a + b for a, b in zip(across, along, strict=True))
 
 
@@ -272,7 +272,7 @@ def vertical_frame(factors: Sequence[Any]) -> tuple[Tensor, ...]:
     return tuple(parts)
 
 
-def _as_ambient(v: Sequence[Any], layers: tuple[Tensor, ...]) -> list[Tensor]:
+def as_ambient(v: Sequence[Any], layers: tuple[Tensor, ...]) -> list[Tensor]:
     """Convert a vector of the ambient space: one matrix for every layer, of its shape."""
     if isinstance(v, Tensor | str) or not isinstance(v, Sequence):
         raise TypeError(f"v must be a sequence of matrices, got {type(v).__name__}")
@@ -284,7 +284,8 @@ def _as_ambient(v: Sequence[Any], layers: tuple[Tensor, ...]) -> list[Tensor]:
     ]
 
 
-def _horizontal(frames: list[Tensor], lam: Tensor, v: list[Tensor]) -> tuple[Tensor, ...]:
+def horizontal_part(frames: list[Tensor], lam: Tensor, v: list[Tensor]) -> tuple[Tensor, ...]:
+    """Return what `horizontal` does, from the frames of balanced layers."""
     depth = len(v)
     cores = cores_of(frames, v)
     weights = horizontal_weights(lam, depth)
@@ -296,7 +297,8 @@ def _horizontal(frames: list[Tensor], lam: Tensor, v: list[Tensor]) -> tuple[Ten
     return tuple(parts)
 
 
-def _vertical(frames: list[Tensor], lam: Tensor, v: list[Tensor]) -> tuple[Tensor, ...]:
+def vertical_part(frames: list[Tensor], lam: Tensor, v: list[Tensor]) -> tuple[Tensor, ...]:
+    """Return what `vertical` does, from the frames of balanced layers."""
     depth = len(v)
     cores = cores_of(frames, v)
     sine, cosine, cos_psi, sin_psi = jacobi_angles(lam, depth)

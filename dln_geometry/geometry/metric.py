@@ -102,7 +102,7 @@ def metric(point: EndToEnd | Collapsed, z: Any) -> Tensor:
             "give the rank when making the point"
         )
     z = as_covector(z, p.s, p.shape, "z")
-    _check_tangent(p, z)
+    check_tangent(p, z, "z")
     return _apply(p, z, "z", -1.0)
 
 
@@ -118,7 +118,7 @@ def inner(point: EndToEnd | Collapsed, z1: Any, z2: Any) -> Tensor:
     """
     p = as_point(point)
     z1 = as_covector(z1, p.s, p.shape, "z1")
-    _check_tangent(p, z1)
+    check_tangent(p, z1, "z")
     return (z1 * metric(p, z2)).sum((-2, -1))
 
 
@@ -153,7 +153,7 @@ def _apply(point: EndToEnd | Collapsed, g: Any, name: str, power: float) -> Tens
     return apply_kernel((p.u, p.s, p.vh), g, p.depth, p.normalized, power)
 
 
-def _check_tangent(p: EndToEnd, z: Tensor) -> None:
+def check_tangent(p: EndToEnd, z: Tensor, name: str) -> None:
     """Refuse vectors that leave the tangent space of the matrices of rank r."""
     m, n = p.shape
     if p.depth == 1.0 or (p.rank == m == n):
@@ -168,6 +168,6 @@ def _check_tangent(p: EndToEnd, z: Tensor) -> None:
     if bool((outside > tolerance**2 * size).any()):
         worst = float((outside / size.clamp_min(torch.finfo(z.dtype).tiny)).max().sqrt())
         raise ValueError(
-            f"z must be tangent to the matrices of rank {p.rank} at the point, got a vector with "
-            f"a relative part {worst:.1e} outside"
+            f"{name} must be tangent to the matrices of rank {p.rank} at the point, got a vector "
+            f"with a relative part {worst:.1e} outside"
         )

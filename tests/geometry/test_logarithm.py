@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import dln_geometry as dln
+from dln_geometry.geometry.geodesics import GeodesicError, exponential
+from dln_geometry.geometry.logarithm import distance, logarithm
+from dln_geometry.testing import assert_close
+from tests.geometry.geodesic_routes import draw, gaussian, tangent
+
+# The default tolerance, eps^{3/4}, in units of eps.
+RTOL_OPS = 3e4
+POINTS = [
+    ((3, 3), (1.9, 0.8, 0.4)),
+    ((3, 3), (1.2, 1.2, 0.5)),
+    ((4, 2), (0.7, 0.7 - 1e-9)),
+    ((5, 7), (1.6, 0.6)),
+    ((1, 4), (0.6,)),
+]
+
+
+@pytest.mark.parametrize(("shape", "spectrum"), POINTS, ids=str)
+@pytest.mark.parametrize("depth", [1, 1.5, 2, 3, math.inf])
+def test_inverts_the_exponential_map_and_gives_a_symmetric_distance(
+    shape, spectrum, depth, generator
+):
+    point = draw(shape, spectrum, depth, generator, normalized=math.isinf(depth) or depth == 3)
+    length = 0.3 if depth == 3 else 0.7
+    z = tangent(point, generator, length)
+    end = exponential(point, z)
+    assert_close(logarithm(point, end), z, ops=RTOL_OPS, condition=2)
+    if len(spectrum) == end.rank:
+        assert_close(distance(point, end), length, ops=RTOL_OPS)
+        assert_close(distance(end, point), length, ops=RTOL_OPS)
+
+
+@pytest.mark.parametrize("depth", [1.5, 3, 8, math.inf])
+@pytest.mark.parametrize("shape", [(3, 3), (4, 5)])
+def test_radial_distance_is_exact(depth, shape, generator):
+    """sqrt(N) |Lam_1 - Lam_0|, through crossing singular values too."""
+    point = draw(shape, (1.9, 0.8, 0.4), depth, generator)
+    s = torch.tensor([0.7, 1.1, 2.5], dtype=torch.float64)
+    end = dln.EndToEnd(point.u.flip(-1), s.flip(-1), point.vh.flip(-2), depth, point.normalized)
+    if math.isinf(depth):
+        expected = (s.log() - point.s.log()).norm()
+    else:
+        expected = math.sqrt(depth) * (s ** (1 / depth) - point.s ** (1 / depth)).norm()
+    assert_close(distance(point, end), expected)
+    flat = distance(point, point)
+    assert_close(flat, 0.0, scale=1.0)
+
+
+def test_depth_one_is_flat(generator):
+    p, q = draw((4, 3), (1.2, 0.5), 1, generator), draw((4, 3), (1.0, 0.9), 1, generator)
+    assert_close(distance(p, q), (p.matrix - q.matrix).norm())
+    assert_close(logarithm(p, q), q.matrix - p.matrix)
+
+
+@pytest.mark.parametrize("depth", [2, 2.7])
+def test_cone_of_vectors(depth, generator):
+    """Chords of the unrolled cone with opening angle 2 pi / sqrt N."""
+    p, q = draw((1, 3), (0.7,), depth, generator), draw((1, 3), (1.4,), depth, generator)
+    x, y = p.matrix.flatten(), q.matrix.flatten()
+    theta = torch.acos(x @ y / (x.norm() * y.norm())) / math.sqrt(depth)
+    a, b = (math.sqrt(depth) * v.norm() ** (1 / depth) for v in (x, y))
+    expected = (a * a + b * b - 2 * a * b * torch.cos(theta)).sqrt()
+    assert_close(distance(p, q), expected, ops=RTOL_OPS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_batches_and_dtypes(dtype, generator):
+    point = draw((3, 3), (1.9, 0.8, 0.4), 3, generator, dtype=dtype, batch=(3,))
+    z = tangent(point, generator)
+    z = z * (torch.tensor([0.2, 0.6, 0.4]).to(dtype) / dln.inner(point, z, z).sqrt())[:, None, None]
+    end = exponential(point, z)
+    found = logarithm(point, end)
+    assert found.dtype == dtype
+    ops = RTOL_OPS if dtype == torch.float64 else 1000.0
+    assert_close(found, z, ops=ops, condition=5)
+    single = dln.EndToEnd(point.u[1], point.s[1], point.vh[1], 3, False)
+    ends = exponential(single, torch.stack([z[1], 0.5 * z[1]]))
+    length = dln.inner(single, z[1], z[1]).sqrt()
+    assert_close(distance(single, ends) / length, [1.0, 0.5], ops=ops, condition=5)
+
+
+def test_moderately_distant_pairs(generator):
+    """Random pairs of a 3 x 3 problem: the geodesic found reaches its goal."""
+    for depth in (2.0, 3.0, math.inf):
+        p = draw((3, 3), (1.9, 0.8, 0.5), depth, generator)
+        turn = torch.linalg.matrix_exp(0.4 * (g := gaussian((3, 3), generator)) - 0.4 * g.mT)
+        q = dln.EndToEnd.of(turn @ p.matrix + 0.1 * gaussian((3, 3), generator), depth)
+        z = logarithm(p, q)
+        assert_close(exponential(p, z).matrix, q.matrix, ops=RTOL_OPS, condition=4)
+
+
+def test_the_point_itself_in_a_batch(generator):
+    point = draw((3, 3), (1.2, 0.7, 0.4), 3, generator, batch=(2,))
+    z = tangent(point, generator, 0.2) * torch.tensor([0.0, 1.0]).double()[:, None, None]
+    assert_close(logarithm(point, exponential(point, z)), z, ops=RTOL_OPS, scale=1.0)
+
+
+@pytest.mark.parametrize("depth", [2.7, 8, math.inf])
+def test_wide_spectra_are_found_as_well_as_they_are_known(depth, generator):
+    point = draw((3, 3), (1.0, 1e-3, 1e-6), depth, generator)
+    z = tangent(point, generator, 0.1 if math.isinf(depth) else 0.3e-6 ** (1 / depth))
+    found = logarithm(point, exponential(point, z))
+    missed = dln.inner(point, found - z, found - z).sqrt() / dln.inner(point, z, z).sqrt()
+    assert_close(missed, 0.0, scale=1.0, ops=1e4, condition=1e6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("depth", [2, 2.7, 3, 8])
+def test_multiples_of_equal_singular_values_lie_straight_ahead(depth, dtype, generator):
+    """The singular vectors of the two points are free to differ; the frames that matter agree."""
+    x = dln.Collapsed.random((10, 8), 4, depth, scale=0.1, generator=generator, dtype=dtype).matrix
+    p, q = (dln.EndToEnd.of(c * x, depth, rank=4) for c in (1.0, 1.2))
+    # sqrt(N) |Lam_1 - Lam_0|, four times the same value.
+    expected = 2.0 * depth**0.5 * (0.12 ** (1 / depth) - 0.1 ** (1 / depth))
+    assert_close(distance(p, q), torch.tensor(expected, dtype=dtype), ops=1000, scale=1.0)
+    assert_close(exponential(p, logarithm(p, q)).matrix, 1.2 * x, ops=1000)
+
+
+def test_says_how_far_it_came(generator, monkeypatch):
+    p, q = (draw((1, 3), (s,), 3, generator) for s in (0.7, 1.4))
+    monkeypatch.setattr("dln_geometry.geometry.logarithm._MOST_SHOTS", 2)
+    with pytest.raises(GeodesicError, match="no geodesic was found from p to q: shooting reached"):
+        logarithm(p, q)
+
+
+def test_what_has_no_logarithm(generator):
+    eye = torch.eye(2, dtype=torch.float64)
+    p = dln.EndToEnd.of(eye, 3)
+    with pytest.raises(ValueError, match="p and q must have determinants of one sign"):
+        logarithm(p, dln.EndToEnd.of(torch.diag(torch.tensor([1.0, -1.0]).double()), 3))
+    with pytest.raises(ValueError, match="p and q must have one shape, rank, depth"):
+        distance(p, dln.EndToEnd.of(eye, 4))
+    with pytest.raises(ValueError, match="q must have positive singular values"):
+        distance(p, dln.EndToEnd.of(torch.diag(torch.tensor([1.0, 0.0]).double()), 3))
+    with pytest.raises(TypeError, match="point must be an EndToEnd"):
+        distance(p, eye)
+    thin = draw((3, 3), (1.0,), math.inf, generator)
+    other = draw((3, 3), (1.0,), math.inf, generator)
+    with pytest.raises(ValueError, match="one row and one column space at infinite depth"):
+        distance(thin, other)
