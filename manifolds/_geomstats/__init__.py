@@ -1,0 +1,3 @@
+"""The rooms behind `manifolds.geomstats_dln`."""
+
+from __future__ import annotations

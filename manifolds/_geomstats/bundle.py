@@ -1,0 +1,328 @@
+"""The balanced networks as a bundle over their end-to-end matrices, for geomstats.
+
+The fibres are the orbits of the hidden rotations; the quotient by them is the space of the
+end-to-end matrices with the metric of depth N.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import geomstats.backend as gs  # pyright: ignore[reportMissingImports]
+import torch
+from geomstats.geometry.fiber_bundle import FiberBundle
+from geomstats.geometry.manifold import register_quotient
+from geomstats.geometry.quotient_metric import QuotientMetric
+from geomstats.geometry.riemannian_metric import RiemannianMetric
+from torch import Tensor
+
+from dln_geometry.geometry.balanced import balanced_factors
+from dln_geometry.geometry.bundle import horizontal, pushforward, vertical
+from dln_geometry.geometry.chain import balanced_frames, chain_from_frames, product
+from dln_geometry.geometry.point import EndToEnd
+from dln_geometry.geometry.second_form import horizontal_lift, integrability
+from manifolds._geomstats.arrays import as_layers, as_tensor, to_backend, to_padded
+from manifolds._geomstats.metrics import DepthMetric
+from manifolds._geomstats.networks import BalancedNetworks
+from manifolds._geomstats.rotations import HiddenRotationAction
+from manifolds._geomstats.upstairs import BalancedMetric
+
+__all__ = ["BalancedBundle", "BalancedQuotientMetric"]
+
+
+class BalancedBundle(FiberBundle):
+    """The balanced networks over their end-to-end matrices, a Riemannian submersion.
+
+    Parameters
+    ----------
+    total_space : BalancedNetworks
+        Equipped with `BalancedMetric`.
+
+    References
+    ----------
+    Menon, arXiv 2411.09004; Menon, Yu, arXiv 2509.09088.
+    """
+
+    def __init__(self, total_space: BalancedNetworks) -> None:
+        super().__init__(total_space=total_space)
+        self._widths = total_space.widths
+        self._below = DepthMetric(total_space.base(equip=False), depth=total_space.depth)
+
+    def riemannian_submersion(self, point: Any) -> Any:
+        """Return the end-to-end matrix ``W_N ... W_1``.
+
+        Parameters
+        ----------
+        point : array-like, shape=[..., N, D, D]
+
+        Returns
+        -------
+        projection : array-like, shape=[..., d_N, d_0]
+        """
+        return to_backend(product(as_layers(point, self._widths)))
+
+    def lift(self, point: Any) -> Any:
+        """Return balanced factors of a matrix, in the canonical gauge.
+
+        Parameters
+        ----------
+        point : array-like, shape=[..., d_N, d_0]
+
+        Returns
+        -------
+        lift : array-like, shape=[..., N, D, D]
+        """
+        p = EndToEnd.of(as_tensor(point), len(self._widths) - 1, rank=self._total_space.rank)
+        return self._padded(balanced_factors(p, widths=self._widths))
+
+    def tangent_riemannian_submersion(self, tangent_vec: Any, base_point: Any) -> Any:
+        """Return the differential of the product.
+
+        Parameters
+        ----------
+        tangent_vec : array-like, shape=[..., N, D, D]
+        base_point : array-like, shape=[..., N, D, D]
+
+        Returns
+        -------
+        projection : array-like, shape=[..., d_N, d_0]
+        """
+        layers, moves = self._both(base_point, tangent_vec)
+        return to_backend(pushforward(layers, moves))
+
+    def horizontal_projection(self, tangent_vec: Any, base_point: Any) -> Any:
+        """Project orthogonally on the horizontal space.
+
+        Parameters
+        ----------
+        tangent_vec : array-like, shape=[..., N, D, D]
+        base_point : array-like, shape=[..., N, D, D]
+
+        Returns
+        -------
+        horizontal : array-like, shape=[..., N, D, D]
+        """
+        return self._padded(horizontal(*self._both(base_point, tangent_vec)))
+
+    def vertical_projection(self, tangent_vec: Any, base_point: Any) -> Any:
+        """Project orthogonally on the vertical space, the tangent space of the orbit.
+
+        Parameters
+        ----------
+        tangent_vec : array-like, shape=[..., N, D, D]
+        base_point : array-like, shape=[..., N, D, D]
+
+        Returns
+        -------
+        vertical : array-like, shape=[..., N, D, D]
+        """
+        return self._padded(vertical(*self._both(base_point, tangent_vec)))
+
+    def is_horizontal(self, tangent_vec: Any, base_point: Any, atol: float = gs.atol) -> Any:
+        """Tell whether a vector equals its horizontal projection.
+
+        Parameters
+        ----------
+        tangent_vec : array-like, shape=[..., N, D, D]
+        base_point : array-like, shape=[..., N, D, D]
+        atol : float
+            Tolerance on the entries.
+
+        Returns
+        -------
+        is_horizontal : array-like, shape=[...,]
+        """
+        return self._is_small(tangent_vec, self.horizontal_projection, base_point, atol)
+
+    def is_vertical(self, tangent_vec: Any, base_point: Any, atol: float = gs.atol) -> Any:
+        """Tell whether a vector equals its vertical projection.
+
+        Parameters
+        ----------
+        tangent_vec : array-like, shape=[..., N, D, D]
+        base_point : array-like, shape=[..., N, D, D]
+        atol : float
+            Tolerance on the entries.
+
+        Returns
+        -------
+        is_vertical : array-like, shape=[...,]
+        """
+        return self._is_small(tangent_vec, self.vertical_projection, base_point, atol)
+
+    def horizontal_lift(
+        self, tangent_vec: Any, base_point: Any = None, fiber_point: Any = None
+    ) -> Any:
+        """Return the horizontal vector over a tangent vector of the matrices.
+
+        Parameters
+        ----------
+        tangent_vec : array-like, shape=[..., d_N, d_0]
+        base_point : array-like, shape=[..., d_N, d_0], optional
+            Lifted by `lift` if no point of the fibre is given.
+        fiber_point : array-like, shape=[..., N, D, D], optional
+
+        Returns
+        -------
+        horizontal_lift : array-like, shape=[..., N, D, D]
+
+        Raises
+        ------
+        ValueError
+            If neither point is given.
+        """
+        if fiber_point is None:
+            if base_point is None:
+                raise ValueError("base_point or fiber_point must be given, got neither")
+            fiber_point = self.lift(base_point)
+        layers = as_layers(fiber_point, self._widths)
+        return self._padded(horizontal_lift(layers, as_tensor(tangent_vec, like=layers[0])))
+
+    def align(self, point: Any, base_point: Any) -> Any:
+        """Return the point of the same orbit that a shortest geodesic across the fibres reaches.
+
+        The shortest geodesic of the end-to-end matrices is lifted to start at `base_point`; where
+        it ends, the gauge is read off.
+
+        Parameters
+        ----------
+        point : array-like, shape=[..., N, D, D]
+        base_point : array-like, shape=[..., N, D, D]
+
+        Returns
+        -------
+        aligned_point : array-like, shape=[..., N, D, D]
+        """
+        layers, start = self._both(point, base_point)
+        velocity = self._below.log(to_backend(product(layers)), to_backend(product(start)))
+        across = self.horizontal_lift(velocity, fiber_point=base_point)
+        end = self._total_space.metric.exp(across, base_point)
+        return self._in_gauge_of(layers, as_layers(end, self._widths, like=layers[0]))
+
+    def integrability_tensor(self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any) -> Any:
+        """Return O'Neill's tensor ``A_X Y``.
+
+        Parameters
+        ----------
+        tangent_vec_a, tangent_vec_b : array-like, shape=[..., N, D, D]
+        base_point : array-like, shape=[..., N, D, D]
+
+        Returns
+        -------
+        vector : array-like, shape=[..., N, D, D]
+        """
+        layers, a = self._both(base_point, tangent_vec_a)
+        b = as_layers(tangent_vec_b, self._widths, like=layers[0])
+        return self._padded(integrability(layers, a, b))
+
+    def _both(self, base_point: Any, vector: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        layers = as_layers(base_point, self._widths)
+        return layers, as_layers(vector, self._widths, like=layers[0])
+
+    def _padded(self, layers: Sequence[Tensor]) -> Any:
+        return to_backend(to_padded(layers, max(self._widths)))
+
+    def _is_small(self, vector: Any, projection: Any, base_point: Any, atol: float) -> Any:
+        v = as_tensor(vector)
+        rest = v - as_tensor(projection(vector, base_point), like=v)
+        return to_backend((rest.abs() <= atol).flatten(-3).all(-1))
+
+    def _in_gauge_of(self, layers: tuple[Tensor, ...], goal: tuple[Tensor, ...]) -> Any:
+        """Return the point of the orbit whose hidden frames are those of another network."""
+        batch = torch.broadcast_shapes(layers[0].shape[:-2], goal[0].shape[:-2])
+        frames, lam = balanced_frames([w.expand(*batch, *w.shape[-2:]) for w in layers])
+        gauge = [frames[0]]
+        for w in goal[:-1]:
+            # The polar factor is right for every choice of the singular vectors of equal values.
+            u, _, vh = torch.linalg.svd((w @ gauge[-1]) / lam.unsqueeze(-2), full_matrices=False)
+            gauge.append(u @ vh)
+        return self._padded(chain_from_frames([*gauge, frames[-1]], lam ** len(layers)))
+
+
+class BalancedQuotientMetric(QuotientMetric, DepthMetric):
+    """The metric of depth N on the end-to-end matrices, as the quotient of `BalancedMetric`.
+
+    Inner products, geodesics and curvature come from upstairs; what geomstats leaves open for
+    quotients (transport, matrices of the metric, Christoffel symbols) from `DepthMetric`. The
+    curvature is O'Neill's formula with the signs of `RiemannianMetric`, which those of geomstats
+    2.8's `QuotientMetric` are not.
+
+    Parameters
+    ----------
+    space : FullRankEndToEnd or FixedRankEndToEnd
+        The base; given a `BalancedNetworks`, its base.
+    total_space : BalancedNetworks
+        Equipped with `BalancedMetric` and `BalancedBundle`.
+
+    Attributes
+    ----------
+    base : FullRankEndToEnd or FixedRankEndToEnd
+        The space that the metric is of.
+    """
+
+    def __init__(self, space: Any, total_space: BalancedNetworks) -> None:
+        self._total_space: Any = total_space
+        self.base = space.base(equip=False) if isinstance(space, BalancedNetworks) else space
+        DepthMetric.__init__(self, self.base, depth=total_space.depth)
+
+    def curvature(
+        self, tangent_vec_a: Any, tangent_vec_b: Any, tangent_vec_c: Any, base_point: Any = None
+    ) -> Any:
+        """Return ``R(A, B) C`` as what the curvature upstairs and O'Neill's tensor leave of it.
+
+        ``dphi(R(X, Y) Z) + 2 A_Z A_X Y - A_X A_Y Z + A_Y A_X Z`` of the horizontal lifts: the
+        quotient is curved no less than what it is a quotient of.
+
+        Parameters
+        ----------
+        tangent_vec_a, tangent_vec_b, tangent_vec_c : array-like, shape=[..., d_N, d_0]
+        base_point : array-like, shape=[..., d_N, d_0]
+
+        Returns
+        -------
+        curvature : array-like, shape=[..., d_N, d_0]
+
+        References
+        ----------
+        O'Neill, The fundamental equations of a submersion, 1966.
+        """
+        bundle = self._fiber_bundle
+        w = bundle.lift(base_point)
+        x, y, z = (
+            bundle.horizontal_lift(v, fiber_point=w)
+            for v in (tangent_vec_a, tangent_vec_b, tangent_vec_c)
+        )
+        turn = bundle.integrability_tensor
+        total = (
+            self._total_space.metric.curvature(x, y, z, w)
+            + 2.0 * turn(z, turn(x, y, w), w)
+            - turn(x, turn(y, z, w), w)
+            + turn(y, turn(x, z, w), w)
+        )
+        return bundle.tangent_riemannian_submersion(total, w)
+
+    def sectional_curvature(
+        self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any = None
+    ) -> Any:
+        """Return the sectional curvature of the plane of two tangent vectors.
+
+        Parameters
+        ----------
+        tangent_vec_a, tangent_vec_b : array-like, shape=[..., d_N, d_0]
+        base_point : array-like, shape=[..., d_N, d_0]
+
+        Returns
+        -------
+        sectional_curvature : array-like, shape=[...,]
+        """
+        return RiemannianMetric.sectional_curvature(self, tangent_vec_a, tangent_vec_b, base_point)
+
+
+register_quotient(
+    Space=BalancedNetworks,
+    Metric=BalancedMetric,
+    GroupAction=HiddenRotationAction,
+    FiberBundle=BalancedBundle,
+    QuotientMetric=BalancedQuotientMetric,
+)

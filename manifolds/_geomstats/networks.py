@@ -1,0 +1,302 @@
+"""The variety of balanced networks for geomstats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import geomstats.backend as gs  # pyright: ignore[reportMissingImports]
+import torch
+from geomstats.geometry.base import LevelSet
+from torch import Tensor
+
+from dln_geometry.geometry.balanced import balance, balanced_dimension, balanced_factors
+from dln_geometry.geometry.bundle import tangent
+from dln_geometry.geometry.chain import balanced_frames, chain_from_frames, layer_moments
+from dln_geometry.geometry.doors import as_rank, as_width_sequence
+from dln_geometry.geometry.point import EndToEnd
+from manifolds._geomstats.arrays import as_layers, as_tensor, to_backend, to_padded
+from manifolds._geomstats.layers import LayeredNetworks
+from manifolds._geomstats.metrics import DepthMetric
+from manifolds._geomstats.spaces import FixedRankEndToEnd, FullRankEndToEnd
+from manifolds._geomstats.upstairs import BalancedMetric
+
+__all__ = ["BalancedNetworks"]
+
+
+class BalancedNetworks(LevelSet):
+    """The balanced networks of given widths and rank, the total space over the matrices.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        ``(d_0, ..., d_N)``, the width of the input first.
+    rank : int, optional
+        Rank r of the layers; the default is the smallest width.
+    positive_det : bool
+        Keep to the networks with end-to-end matrices of positive determinant (square ones of full
+        rank).
+    equip : bool
+        If True, equip with `BalancedMetric`, which the Frobenius metric induces.
+
+    Raises
+    ------
+    ValueError
+        If the rank is out of range, or `positive_det` is asked where there is no determinant.
+
+    References
+    ----------
+    Menon, arXiv 2411.09004.
+    """
+
+    embedding_space: LayeredNetworks
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        rank: int | None = None,
+        positive_det: bool = False,
+        equip: bool = True,
+    ) -> None:
+        self.widths = as_width_sequence(widths)
+        self.depth = len(self.widths) - 1
+        smallest = min(self.widths)
+        self.rank = smallest if rank is None else as_rank(rank, smallest, "the smallest width")
+        self.positive_det = positive_det
+        self._base = self._end_to_end(equip=False)
+        super().__init__(
+            dim=balanced_dimension(self.widths, self.rank), intrinsic=False, equip=equip
+        )
+
+    def new(self, equip: bool = True) -> BalancedNetworks:
+        """Return a space with the same parameters."""
+        return BalancedNetworks(self.widths, self.rank, self.positive_det, equip)
+
+    @staticmethod
+    def default_metric() -> Any:
+        """Metric to equip the space with if equip is True."""
+        return BalancedMetric
+
+    def base(self, equip: bool = True) -> FullRankEndToEnd | FixedRankEndToEnd:
+        """Return the space of the end-to-end matrices, with the metric of the depth.
+
+        Parameters
+        ----------
+        equip : bool
+            If True, equip with `DepthMetric` of depth N.
+        """
+        space = self._end_to_end(equip=False)
+        return space.equip_with_metric(DepthMetric, depth=self.depth) if equip else space
+
+    def equip_with_quotient(self) -> Any:
+        """Equip with `BalancedBundle`, and make the quotient: the end-to-end matrices.
+
+        Returns
+        -------
+        quotient : Manifold
+            The base, equipped with `BalancedQuotientMetric`.
+        """
+        # geomstats takes a copy of the total space for the quotient; the metric knows the other.
+        copy: Any = super().equip_with_quotient()
+        self.quotient = copy.metric.base
+        self.quotient.metric = copy.metric
+        return self.quotient
+
+    def stack(self, layers: Sequence[Any]) -> Any:
+        """Return layers ``(W_1, ..., W_N)``, input side first, as one point.
+
+        Parameters
+        ----------
+        layers : sequence of array-like, W_p of shape=[..., d_p, d_{p-1}]
+        """
+        return self.embedding_space.stack(layers)
+
+    def layers(self, point: Any) -> tuple[Any, ...]:
+        """Return the layers ``(W_1, ..., W_N)`` of a point, input side first.
+
+        Parameters
+        ----------
+        point : array-like, shape=[..., N, D, D]
+        """
+        return self.embedding_space.layers(point)
+
+    def submersion(self, point: Any) -> Any:
+        """Return what vanishes on balanced networks of rank r: moments, and what exceeds the rank.
+
+        The moments ``G_p``, p = 1..N-1, then for every layer its distance from the nearest matrix
+        of rank r. Moments alone are not enough below full rank: they are not regular there.
+
+        Parameters
+        ----------
+        point : array-like, shape=[..., N, D, D]
+
+        Returns
+        -------
+        submersed_point : array-like, shape=[..., 2N - 1, D, D]
+        """
+        layers = as_layers(point, self.widths)
+        parts = [*layer_moments(layers), *(self._excess(w) for w in layers)]
+        return to_backend(to_padded(parts, self.shape[-1]))
+
+    def tangent_submersion(self, vector: Any, point: Any) -> Any:
+        """Return the differential of `submersion`, whose kernel is the tangent space.
+
+        Parameters
+        ----------
+        vector : array-like, shape=[..., N, D, D]
+        point : array-like, shape=[..., N, D, D]
+
+        Returns
+        -------
+        submersed_vector : array-like, shape=[..., 2N - 1, D, D]
+        """
+        layers = as_layers(point, self.widths)
+        moves = as_layers(vector, self.widths, like=layers[0])
+        parts = []
+        for p in range(self.depth - 1):
+            change = layers[p + 1].mT @ moves[p + 1] - moves[p] @ layers[p].mT
+            parts.append(change + change.mT)
+        parts += [self._tangent_excess(w, v) for w, v in zip(layers, moves, strict=True)]
+        return to_backend(to_padded(parts, self.shape[-1]))
+
+    def belongs(self, point: Any, atol: float = gs.atol) -> Any:
+        """Tell whether a network is balanced and of rank r.
+
+        Parameters
+        ----------
+        point : array-like, shape=[..., N, D, D]
+        atol : float
+            Tolerance on the entries of `submersion` and on the r-th singular value.
+
+        Returns
+        -------
+        belongs : array-like, shape=[...,]
+        """
+        inside = super().belongs(point, atol)
+        if not gs.any(inside):
+            return inside
+        layers = as_layers(point, self.widths)
+        reached = torch.linalg.svdvals(layers[0])[..., self.rank - 1] > atol
+        if self.positive_det:
+            reached = reached & (self._determinant_sign(layers) > 0)
+        return gs.logical_and(inside, to_backend(reached))
+
+    def to_tangent(self, vector: Any, base_point: Any) -> Any:
+        """Project orthogonally on the tangent space.
+
+        Parameters
+        ----------
+        vector : array-like, shape=[..., N, D, D]
+        base_point : array-like, shape=[..., N, D, D]
+
+        Returns
+        -------
+        tangent_vec : array-like, shape=[..., N, D, D]
+        """
+        layers = as_layers(base_point, self.widths)
+        moves = as_layers(vector, self.widths, like=layers[0])
+        return to_backend(to_padded(tangent(layers, moves), self.shape[-1]))
+
+    def projection(self, point: Any) -> Any:
+        """Return the balanced network of the same end-to-end matrix, in the nearest gauge.
+
+        It is the point of smallest norm on the fibre; singular values beyond the rank are
+        dropped. With ``positive_det`` the smallest one of a matrix of negative determinant
+        changes its sign.
+
+        Parameters
+        ----------
+        point : array-like, shape=[..., N, D, D]
+
+        Returns
+        -------
+        projected : array-like, shape=[..., N, D, D]
+
+        Raises
+        ------
+        ValueError
+            If an end-to-end matrix has a rank below r: no network of rank r is nearest to it.
+        """
+        frames, lam = balanced_frames(balance(as_layers(point, self.widths)))
+        if lam.shape[-1] < self.rank or bool((lam[..., self.rank - 1] == 0).any()):
+            raise ValueError(
+                f"point must have end-to-end matrices of rank {self.rank} at least, got less"
+            )
+        lam = lam[..., : self.rank]
+        frames = [q[..., : self.rank] for q in frames]
+        if self.positive_det:
+            layers = chain_from_frames(frames, lam**self.depth)
+            turn = torch.ones_like(lam)
+            turn[..., -1] = self._determinant_sign(layers)
+            frames[-1] = frames[-1] * turn.unsqueeze(-2)
+        return to_backend(to_padded(chain_from_frames(frames, lam**self.depth), self.shape[-1]))
+
+    def random_point(self, n_samples: int = 1, bound: float = 1.0) -> Any:
+        """Draw end-to-end matrices as their own space does, and their hidden gauge uniformly.
+
+        Parameters
+        ----------
+        n_samples : int
+            Number of networks; no leading dimension if 1.
+        bound : float
+            Size of the entries of the end-to-end matrices.
+
+        Returns
+        -------
+        samples : array-like, shape=[..., N, D, D]
+        """
+        x = as_tensor(self._base.random_point(n_samples, bound))
+        gauge = []
+        for d in self.widths[1:-1]:
+            normal = as_tensor(gs.random.normal(size=(*x.shape[:-2], d, self.rank)), like=x)
+            q, upper = torch.linalg.qr(normal)
+            # QR fixes no signs; a positive diagonal of R makes the law exactly uniform.
+            signs = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)
+            gauge.append(q * signs.to(q.dtype).unsqueeze(-2))
+        p = EndToEnd.of(x, self.depth, rank=self.rank)
+        layers = balanced_factors(p, widths=self.widths, gauge=gauge)
+        return to_backend(to_padded(layers, self.shape[-1]))
+
+    def _define_embedding_space(self) -> LayeredNetworks:
+        return LayeredNetworks(self.widths)
+
+    def _end_to_end(self, equip: bool) -> FullRankEndToEnd | FixedRankEndToEnd:
+        m, n = self.widths[-1], self.widths[0]
+        if self.rank == min(m, n):
+            return FullRankEndToEnd(m, n, self.positive_det, equip)
+        if self.positive_det:
+            raise ValueError(
+                f"positive_det must be False below full rank, got rank {self.rank} of {(m, n)}"
+            )
+        return FixedRankEndToEnd(m, n, self.rank, equip)
+
+    @staticmethod
+    def _determinant_sign(layers: Sequence[Tensor]) -> Tensor:
+        """Return the sign of ``det X``, from the frames: that of the product may round to zero."""
+        frames, _ = balanced_frames(layers)
+        return torch.linalg.det(frames[-1]).sign() * torch.linalg.det(frames[0]).sign()
+
+    def _excess(self, w: Tensor) -> Tensor:
+        """Return the part of a matrix beyond its first r singular values."""
+        r = self.rank
+        if r >= min(w.shape[-2:]):
+            return torch.zeros_like(w)
+        u, s, vh = torch.linalg.svd(w, full_matrices=False)
+        return (u[..., r:] * s[..., None, r:]) @ vh[..., r:, :]
+
+    def _tangent_excess(self, w: Tensor, v: Tensor) -> Tensor:
+        """Return the derivative of `_excess`: a spectral function, smooth across the cut."""
+        r = self.rank
+        if r >= min(w.shape[-2:]):
+            return torch.zeros_like(w + v)
+        u, s, vh = torch.linalg.svd(w, full_matrices=False)
+        kept, dropped = s[..., :r, None], s[..., None, r:]
+        left, right = u[..., :r], vh[..., :r, :]
+        outside = v - left @ (left.mT @ v)
+        moved = outside - (outside @ right.mT) @ right
+        # Rotations of the kept singular vectors into the dropped ones carry these with them.
+        a, b = left.mT @ v @ vh[..., r:, :].mT, u[..., r:].mT @ v @ right.mT
+        ratio, gap = dropped / kept, 1.0 - (dropped / kept).square()
+        above = -(a * ratio + b.mT) * ratio / gap
+        below = -(b.mT * ratio + a) * ratio / gap
+        return moved + left @ above @ vh[..., r:, :] + u[..., r:] @ below.mT @ right

@@ -1,0 +1,190 @@
+"""The rotations of the hidden layers and their action on networks, for geomstats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import geomstats.backend as gs  # pyright: ignore[reportMissingImports]
+import torch
+from geomstats.geometry.group_action import GroupAction
+from geomstats.geometry.manifold import Manifold
+from torch import Tensor
+
+from dln_geometry.geometry.doors import as_width_sequence
+from manifolds._geomstats.arrays import as_tensor, to_backend
+
+__all__ = ["HiddenRotationAction", "HiddenRotations"]
+
+
+class HiddenRotations(Manifold):
+    """The group ``O(d_1) x ... x O(d_{N-1})`` of the rotations of the hidden layers.
+
+    An element is an array of shape (N - 1, D, D), D the largest width, that holds g_p in the first
+    ``d_p`` rows and columns of slice ``p - 1`` and continues it by the identity, so that products
+    and transposes of slices are those of the group.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        ``(d_0, ..., d_N)``, the width of the input first.
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        self.widths = as_width_sequence(widths)
+        hidden = self.widths[1:-1]
+        side = max(self.widths)
+        dim = sum(d * (d - 1) // 2 for d in hidden)
+        # geomstats refuses the dimension of a finite group.
+        shape = (len(hidden), side, side)
+        super().__init__(dim=dim or None, shape=shape, intrinsic=False, equip=False)
+        self.dim = dim
+
+    @property
+    def identity(self) -> Any:
+        """The neutral element, shape=[N - 1, D, D]."""
+        return gs.broadcast_to(gs.eye(self.shape[-1]), self.shape)
+
+    def compose(self, point_a: Any, point_b: Any) -> Any:
+        """Return the products ``a_p b_p``.
+
+        Parameters
+        ----------
+        point_a, point_b : array-like, shape=[..., N - 1, D, D]
+        """
+        return gs.matmul(point_a, point_b)
+
+    def inverse(self, point: Any) -> Any:
+        """Return the transposed rotations.
+
+        Parameters
+        ----------
+        point : array-like, shape=[..., N - 1, D, D]
+        """
+        return to_backend(as_tensor(point).mT)
+
+    def belongs(self, point: Any, atol: float = gs.atol) -> Any:
+        """Tell whether every slice is orthogonal, and the identity outside its block.
+
+        Parameters
+        ----------
+        point : array-like, shape=[..., N - 1, D, D]
+        atol : float
+            Tolerance on the entries.
+
+        Returns
+        -------
+        belongs : array-like, shape=[...,]
+        """
+        g = as_tensor(point)
+        if tuple(g.shape[-3:]) != self.shape:
+            return gs.zeros(tuple(g.shape[:-3]), dtype=bool)
+        eye = torch.eye(self.shape[-1], dtype=g.dtype, device=g.device)
+        defect = torch.cat((g.mT @ g - eye, self._block(g - eye) - (g - eye)), -3)
+        return to_backend((defect.abs() <= atol).flatten(-3).all(-1))
+
+    def is_tangent(self, vector: Any, base_point: Any, atol: float = gs.atol) -> Any:
+        """Tell whether ``g^T V`` is antisymmetric, and zero outside the blocks.
+
+        Parameters
+        ----------
+        vector : array-like, shape=[..., N - 1, D, D]
+        base_point : array-like, shape=[..., N - 1, D, D]
+        atol : float
+            Tolerance on the entries.
+
+        Returns
+        -------
+        is_tangent : array-like, shape=[...,]
+        """
+        g, v = as_tensor(base_point), as_tensor(vector)
+        turn = g.mT @ v
+        defect = torch.cat((turn + turn.mT, v - self._block(v).expand_as(v)), -3)
+        return to_backend((defect.abs() <= atol).flatten(-3).all(-1))
+
+    def to_tangent(self, vector: Any, base_point: Any) -> Any:
+        """Project orthogonally on the tangent space, ``g (g^T V - V^T g)/2``.
+
+        Parameters
+        ----------
+        vector : array-like, shape=[..., N - 1, D, D]
+        base_point : array-like, shape=[..., N - 1, D, D]
+        """
+        g = as_tensor(base_point)
+        turn = g.mT @ self._block(as_tensor(vector, like=g))
+        return to_backend(0.5 * g @ (turn - turn.mT))
+
+    def projection(self, point: Any) -> Any:
+        """Return the nearest element: the polar factor of every block.
+
+        Parameters
+        ----------
+        point : array-like, shape=[..., N - 1, D, D]
+        """
+        g = as_tensor(point)
+        eye = torch.eye(self.shape[-1], dtype=g.dtype, device=g.device)
+        u, _, vh = torch.linalg.svd(self._block(g - eye) + eye)
+        return to_backend(u @ vh)
+
+    def random_point(self, n_samples: int = 1, bound: float = 1.0) -> Any:
+        """Draw from the uniform law of the group.
+
+        Parameters
+        ----------
+        n_samples : int
+            Number of elements; no leading dimension if 1.
+        bound : float
+            Unused: the group is compact.
+        """
+        size = self.shape if n_samples == 1 else (n_samples, *self.shape)
+        normal = self._block(as_tensor(gs.random.normal(size=size)))
+        filler = torch.eye(self.shape[-1], dtype=normal.dtype)
+        q, upper = torch.linalg.qr(normal + filler - self._block(filler))
+        # QR fixes no signs; a positive diagonal of R makes the law exactly uniform.
+        signs = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(q.dtype)
+        return to_backend(q * signs.unsqueeze(-2))
+
+    def _block(self, x: Tensor) -> Tensor:
+        """Set what lies outside the blocks of the group to zero."""
+        inside = torch.zeros(self.shape, dtype=torch.bool, device=x.device)
+        for p, d in enumerate(self.widths[1:-1]):
+            inside[p, :d, :d] = True
+        return torch.where(inside, x, torch.zeros_like(x))
+
+
+class HiddenRotationAction(GroupAction):
+    """Action of the hidden rotations, ``W_p -> g_p W_p g_{p-1}^T`` with ``g_0 = g_N = 1``.
+
+    It keeps end-to-end matrix, norm and balance.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        ``(d_0, ..., d_N)``, the width of the input first.
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        self.group = HiddenRotations(widths)
+
+    @property
+    def group_elem_shape(self) -> tuple[int, ...]:
+        """Shape of the group elements."""
+        return self.group.shape
+
+    def __call__(self, group_elem: Any, point: Any) -> Any:
+        """Rotate the hidden layers of networks.
+
+        Parameters
+        ----------
+        group_elem : array-like, shape=[..., N - 1, D, D]
+        point : array-like, shape=[..., N, D, D]
+
+        Returns
+        -------
+        orbit_point : array-like, shape=[..., N, D, D]
+        """
+        w = as_tensor(point)
+        g = as_tensor(group_elem, like=w)
+        eye = torch.eye(w.shape[-1], dtype=w.dtype, device=w.device)
+        rim = eye.expand(*g.shape[:-3], 1, -1, -1)
+        return to_backend(torch.cat((g, rim), -3) @ w @ torch.cat((rim, g), -3).mT)

@@ -1,0 +1,257 @@
+"""Spaces of end-to-end matrices for geomstats: of full rank, and of one fixed rank."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import geomstats.backend as gs  # pyright: ignore[reportMissingImports]
+import torch
+from geomstats.geometry.base import VectorSpaceOpenSet
+from geomstats.geometry.manifold import Manifold
+from geomstats.geometry.matrices import Matrices
+from torch import Tensor
+
+from dln_geometry.geometry.doors import as_rank
+from manifolds._geomstats.arrays import as_tensor, to_backend
+from manifolds._geomstats.metrics import DepthMetric
+
+__all__ = ["FixedRankEndToEnd", "FullRankEndToEnd"]
+
+
+class FullRankEndToEnd(VectorSpaceOpenSet):
+    """End-to-end matrices of full rank, an open set of the m x n matrices.
+
+    Square ones have two components, told apart by the sign of the determinant: no geodesic of
+    finite depth joins them, so that distances and logarithms want ``positive_det=True``.
+
+    Parameters
+    ----------
+    m, n : int
+        Shape of the matrices: width of the output and of the input of the network.
+    positive_det : bool
+        Keep to the matrices of positive determinant, if m = n.
+    equip : bool
+        If True, equip with `DepthMetric` of depth 2.
+
+    Raises
+    ------
+    ValueError
+        If `positive_det` is asked of matrices that are not square.
+    """
+
+    def __init__(self, m: int, n: int, positive_det: bool = False, equip: bool = True) -> None:
+        if positive_det and m != n:
+            raise ValueError(f"positive_det must be False unless m = n, got shape {(m, n)}")
+        self.m = m
+        self.n = n
+        self.rank = min(m, n)
+        self.positive_det = positive_det
+        embedding = Matrices(m, n, equip=False)
+        super().__init__(dim=m * n, embedding_space=embedding, equip=equip)
+
+    def new(self, equip: bool = True) -> FullRankEndToEnd:
+        """Return a space with the same parameters."""
+        return FullRankEndToEnd(self.m, self.n, self.positive_det, equip)
+
+    @staticmethod
+    def default_metric() -> Any:
+        """Metric to equip the space with if equip is True."""
+        return DepthMetric
+
+    def belongs(self, point: Any, atol: float = gs.atol) -> Any:
+        """Tell whether the smallest singular value (and the determinant) is above the tolerance.
+
+        Parameters
+        ----------
+        point : array-like, shape=[..., m, n]
+        atol : float
+            Tolerance on the smallest singular value.
+
+        Returns
+        -------
+        belongs : array-like, shape=[...,]
+        """
+        right_shape = self.embedding_space.belongs(point, atol)
+        if not gs.all(right_shape):
+            return right_shape
+        x = as_tensor(point)
+        inside = torch.linalg.svdvals(x)[..., -1] > atol
+        if self.positive_det:
+            inside = inside & (torch.linalg.slogdet(x).sign > 0)
+        return to_backend(inside)
+
+    def projection(self, point: Any) -> Any:
+        """Return the nearest matrix whose singular values are at least twice the tolerance.
+
+        With ``positive_det`` the smallest singular value of a matrix of negative determinant
+        changes its sign, which keeps the matrix as far from the boundary as it was.
+
+        Parameters
+        ----------
+        point : array-like, shape=[..., m, n]
+
+        Returns
+        -------
+        projected : array-like, shape=[..., m, n]
+        """
+        x = as_tensor(point)
+        u, s, vh = torch.linalg.svd(x, full_matrices=False)
+        sign = torch.ones_like(s)
+        if self.positive_det:
+            turned = (torch.linalg.det(u) * torch.linalg.det(vh) < 0).unsqueeze(-1)
+            sign = torch.cat((sign[..., :-1], torch.where(turned, -1.0, sign[..., -1:])), -1)
+        outside = (s[..., -1:] < 2 * gs.atol) | (sign[..., -1:] < 0)
+        lifted = (u * (sign * s.clamp_min(2 * gs.atol)).unsqueeze(-2)) @ vh
+        return to_backend(torch.where(outside.unsqueeze(-1), lifted, x))
+
+    def random_point(self, n_samples: int = 1, bound: float = 1.0) -> Any:
+        """Draw matrices with independent normal entries from geomstats' generator.
+
+        Parameters
+        ----------
+        n_samples : int
+            Number of matrices; no leading dimension if 1.
+        bound : float
+            Standard deviation of the entries.
+
+        Returns
+        -------
+        samples : array-like, shape=[..., m, n]
+        """
+        size = (self.m, self.n) if n_samples == 1 else (n_samples, self.m, self.n)
+        return self.projection(bound * gs.random.normal(size=size))
+
+
+class FixedRankEndToEnd(Manifold):
+    """End-to-end matrices of one rank r, a manifold of dimension ``r (m + n - r)``.
+
+    Parameters
+    ----------
+    m, n : int
+        Shape of the matrices.
+    rank : int
+        Rank r, from 1 to ``min(m, n)``.
+    equip : bool
+        If True, equip with `DepthMetric` of depth 2.
+
+    Raises
+    ------
+    ValueError
+        If the rank is out of range.
+    """
+
+    def __init__(self, m: int, n: int, rank: int, equip: bool = True) -> None:
+        self.m = m
+        self.n = n
+        self.rank = as_rank(rank, min(m, n), "min(m, n)")
+        self.embedding_space = Matrices(m, n, equip=False)
+        super().__init__(
+            dim=self.rank * (m + n - self.rank), shape=(m, n), intrinsic=False, equip=equip
+        )
+
+    def new(self, equip: bool = True) -> FixedRankEndToEnd:
+        """Return a space with the same parameters."""
+        return FixedRankEndToEnd(self.m, self.n, self.rank, equip)
+
+    @staticmethod
+    def default_metric() -> Any:
+        """Metric to equip the space with if equip is True."""
+        return DepthMetric
+
+    def belongs(self, point: Any, atol: float = gs.atol) -> Any:
+        """Tell whether r singular values are above the tolerance and the others within it.
+
+        Parameters
+        ----------
+        point : array-like, shape=[..., m, n]
+        atol : float
+            Tolerance on the singular values.
+
+        Returns
+        -------
+        belongs : array-like, shape=[...,]
+        """
+        right_shape = self.embedding_space.belongs(point, atol)
+        if not gs.all(right_shape):
+            return right_shape
+        s = torch.linalg.svdvals(as_tensor(point))
+        return to_backend((s > atol).sum(-1) == self.rank)
+
+    def projection(self, point: Any) -> Any:
+        """Return the nearest matrix of rank r, its singular values at least twice the tolerance.
+
+        Parameters
+        ----------
+        point : array-like, shape=[..., m, n]
+
+        Returns
+        -------
+        projected : array-like, shape=[..., m, n]
+        """
+        u, s, vh = self._frames(as_tensor(point))
+        return to_backend((u * s.clamp_min(2 * gs.atol).unsqueeze(-2)) @ vh)
+
+    def to_tangent(self, vector: Any, base_point: Any) -> Any:
+        """Project orthogonally: ``Z - (1 - U U^T) Z (1 - V V^T)``.
+
+        Parameters
+        ----------
+        vector : array-like, shape=[..., m, n]
+        base_point : array-like, shape=[..., m, n]
+
+        Returns
+        -------
+        tangent_vec : array-like, shape=[..., m, n]
+        """
+        x = as_tensor(base_point)
+        z = as_tensor(vector, like=x)
+        return to_backend(z - self._outside(z, x))
+
+    def is_tangent(self, vector: Any, base_point: Any, atol: float = gs.atol) -> Any:
+        """Tell whether a vector has no part outside both range and corange of the point.
+
+        Parameters
+        ----------
+        vector : array-like, shape=[..., m, n]
+        base_point : array-like, shape=[..., m, n]
+        atol : float
+            Tolerance on the entries of that part.
+
+        Returns
+        -------
+        is_tangent : array-like, shape=[...,]
+        """
+        right_shape = self.embedding_space.is_tangent(vector, base_point, atol)
+        if not gs.all(right_shape):
+            return right_shape
+        x = as_tensor(base_point)
+        outside = self._outside(as_tensor(vector, like=x), x)
+        return to_backend((outside.abs() <= atol).all(-1).all(-1))
+
+    def random_point(self, n_samples: int = 1, bound: float = 1.0) -> Any:
+        """Draw products of an m x r and an r x n normal matrix, over the root of the rank.
+
+        Parameters
+        ----------
+        n_samples : int
+            Number of matrices; no leading dimension if 1.
+        bound : float
+            Standard deviation of the entries.
+
+        Returns
+        -------
+        samples : array-like, shape=[..., m, n]
+        """
+        batch = () if n_samples == 1 else (n_samples,)
+        left = gs.random.normal(size=(*batch, self.m, self.rank))
+        right = gs.random.normal(size=(*batch, self.rank, self.n))
+        return self.projection(bound * gs.matmul(left, right) / self.rank**0.5)
+
+    def _frames(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        u, s, vh = torch.linalg.svd(x, full_matrices=False)
+        return u[..., : self.rank], s[..., : self.rank], vh[..., : self.rank, :]
+
+    def _outside(self, z: Tensor, x: Tensor) -> Tensor:
+        u, _, vh = self._frames(x)
+        left = z - u @ (u.mT @ z)
+        return left - (left @ vh.mT) @ vh

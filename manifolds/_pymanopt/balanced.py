@@ -1,0 +1,223 @@
+"""The balanced networks of rank r with the Frobenius metric of their layers, for pymanopt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from pymanopt.manifolds.manifold import Manifold
+from torch import Tensor
+
+from dln_geometry.geometry.balanced import balanced_dimension, random_balanced
+from dln_geometry.geometry.bundle import horizontal_part, vertical_part
+from dln_geometry.geometry.chain import product
+from dln_geometry.geometry.doors import as_rank, as_width_sequence
+from dln_geometry.geometry.splitting import split
+from manifolds._convert import to_numpy, to_torch
+from manifolds._pymanopt.shape import nearest_balanced, normal_derivative
+from manifolds._pymanopt.vectors import FactorPoint, FactorVector
+
+__all__ = ["BalancedManifold"]
+
+
+class BalancedManifold(Manifold):
+    r"""Balanced networks ``(W_1, ..., W_N)`` of rank r, ``W_{p+1}^T W_{p+1} = W_p W_p^T``.
+
+    A submanifold of the space of all layers with their Frobenius metric; the product of the layers
+    maps it onto the matrices of rank r with the metric of depth N as a Riemannian submersion.
+    A point is a tuple of layers, input side first, a tangent vector a list of matrices of their
+    shapes; both are bare arrays where there is one layer. A cost is any function of the layers,
+    ``cost(w1, w2, w3)``: for one of their product the gradient is horizontal, the lift of the
+    gradient on `EndToEndManifold`.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        ``(d_0, ..., d_N)``, the input width first.
+    rank : int, optional
+        Rank r; the smallest width by default.
+    rng : numpy.random.Generator or int, optional
+        Source of random points and tangent vectors, or a seed; by default a fresh one. The global
+        generators are never touched.
+
+    Raises
+    ------
+    TypeError
+        If a size is no integer.
+    ValueError
+        If a width is not positive, or the rank above the smallest width.
+
+    References
+    ----------
+    Menon, arXiv 2411.09004; Menon, Yu, arXiv 2509.09088 (the submersion).
+
+    Examples
+    --------
+    >>> BalancedManifold((3, 3, 3)).dim
+    12
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        rank: int | None = None,
+        *,
+        rng: np.random.Generator | int | None = None,
+    ) -> None:
+        self._widths = as_width_sequence(widths)
+        smallest = min(self._widths)
+        self._r = smallest if rank is None else as_rank(rank, smallest, "the smallest width")
+        self._layers = len(self._widths) - 1
+        self._rng = np.random.default_rng(rng)
+        shown = ", ".join(str(width) for width in self._widths)
+        super().__init__(
+            f"Balanced networks of widths ({shown}) and rank {self._r}",
+            balanced_dimension(self._widths, self._r),
+            point_layout=self._layers,
+        )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The widths ``(d_0, ..., d_N)``."""
+        return self._widths
+
+    @property
+    def rank(self) -> int:
+        """The rank r of every layer."""
+        return self._r
+
+    @property
+    def typical_dist(self) -> float:
+        """As of `EndToEndManifold`: a norm of the layers, ``sqrt(N r) s^{1/N}``."""
+        s = max(self.dim / math.sqrt(self._r), 1.0)
+        return math.sqrt(self._layers * self._r) * s ** (1.0 / self._layers)
+
+    def product(self, point: Any) -> np.ndarray:
+        """Return the end-to-end matrix of a point, shape (d_N, d_0)."""
+        return to_numpy(product(self._open(point)))
+
+    def inner_product(self, point: Any, tangent_vector_a: Any, tangent_vector_b: Any) -> float:
+        """Return the sum of the Frobenius inner products of the layers."""
+        pairs = zip(self._list(tangent_vector_a), self._list(tangent_vector_b), strict=True)
+        return float(sum(np.vdot(a, b) for a, b in pairs))
+
+    def norm(self, point: Any, tangent_vector: Any) -> float:
+        """Return the length of a tangent vector."""
+        return math.sqrt(self.inner_product(point, tangent_vector, tangent_vector))
+
+    def projection(self, point: Any, vector: Any) -> Any:
+        """Return the tangent vector nearest to one matrix for every layer."""
+        frames, lam = self._frames(point)
+        return self._close(_tangent(frames, lam, self._open(vector)))
+
+    def to_tangent_space(self, point: Any, vector: Any) -> Any:
+        """Return the tangent vector nearest to one matrix for every layer."""
+        return self.projection(point, vector)
+
+    def euclidean_to_riemannian_gradient(self, point: Any, euclidean_gradient: Any) -> Any:
+        """Project the derivatives by the layers."""
+        return self.projection(point, euclidean_gradient)
+
+    def euclidean_to_riemannian_hessian(
+        self, point: Any, euclidean_gradient: Any, euclidean_hessian: Any, tangent_vector: Any
+    ) -> Any:
+        """Return the projection of the Hessian by the layers and of the turn of the gradient.
+
+        The normal part of the gradient, extended to a field of normal vectors, moves along the
+        tangent vector; what is tangent of this is taken off (the Weingarten map).
+        """
+        frames, lam = self._frames(point)
+        gradient, z = self._open(euclidean_gradient), self._open(tangent_vector)
+        tangent = _tangent(frames, lam, gradient)
+        normal = [g - t for g, t in zip(gradient, tangent, strict=True)]
+        turn = normal_derivative(frames, lam, normal, z)
+        moved = [h - t for h, t in zip(self._open(euclidean_hessian), turn, strict=True)]
+        return self._close(_tangent(frames, lam, moved))
+
+    def retraction(self, point: Any, tangent_vector: Any) -> Any:
+        """Add, and take the balanced factors of the product that are nearest: of second order."""
+        pairs = zip(self._open(point), self._open(tangent_vector), strict=True)
+        moved = [w + v for w, v in pairs]
+        return self._point(nearest_balanced(moved, self._r))
+
+    def transport(self, point_a: Any, point_b: Any, tangent_vector_a: Any) -> Any:
+        """Project on the tangent space at b: no vector becomes longer."""
+        return self.projection(point_b, tangent_vector_a)
+
+    def log(self, point_a: Any, point_b: Any) -> Any:
+        """Return the projection of the chord from a to b on the tangent space at a.
+
+        The inverse of the orthographic retraction: the logarithm to second order. Geodesics of this
+        manifold have no closed form, and `exp` is not offered.
+        """
+        pairs = zip(self._list(point_b), self._list(point_a), strict=True)
+        return self.projection(point_a, self._close([b - a for b, a in pairs]))
+
+    def dist(self, point_a: Any, point_b: Any) -> float:
+        """Return the length of the chord, the distance up to terms of third order."""
+        pairs = zip(self._list(point_b), self._list(point_a), strict=True)
+        return math.sqrt(sum(float(((b - a) ** 2).sum()) for b, a in pairs))
+
+    def pair_mean(self, point_a: Any, point_b: Any) -> Any:
+        """Return the balanced point next to the middle of the chord."""
+        pairs = zip(self._open(point_a), self._open(point_b), strict=True)
+        return self._point(nearest_balanced([0.5 * (a + b) for a, b in pairs], self._r))
+
+    def random_point(self) -> Any:
+        """Return a network with Haar frames and singular values of its product in [1/2, 3/2]."""
+        seed = int(self._rng.integers(2**62))
+        spectrum = self._rng.uniform(0.5, 1.5, self._r)
+        generator = torch.Generator().manual_seed(seed)
+        return self._point(
+            random_balanced(self._widths, rank=self._r, spectrum=spectrum, generator=generator)
+        )
+
+    def random_tangent_vector(self, point: Any) -> Any:
+        """Return a tangent vector of length 1, uniform in direction."""
+        noise = [self._rng.standard_normal(w.shape) for w in self._list(point)]
+        z = self.projection(point, self._close(noise))
+        return z / self.norm(point, z)
+
+    def zero_vector(self, point: Any) -> Any:
+        """Return the zero tangent vector."""
+        return self._close([np.zeros_like(w) for w in self._list(point)])
+
+    def _list(self, x: Any) -> Sequence[np.ndarray]:
+        """Return a point or vector as one matrix for every layer, its shapes checked."""
+        parts = [x] if self._layers == 1 and not isinstance(x, tuple | list) else x
+        shapes = [tuple(np.shape(w)) for w in parts]
+        expected = [(b, a) for a, b in zip(self._widths, self._widths[1:], strict=False)]
+        if shapes != expected:
+            raise ValueError(f"the layers must have the shapes {expected}, got {shapes}")
+        return parts
+
+    def _open(self, x: Any) -> list[Tensor]:
+        return [to_torch(w) for w in self._list(x)]
+
+    def _close(self, parts: Sequence[Any]) -> Any:
+        arrays = [to_numpy(part) for part in parts]
+        return arrays[0] if self._layers == 1 else FactorVector(arrays)
+
+    def _point(self, layers: Sequence[Tensor]) -> Any:
+        arrays = [to_numpy(layer) for layer in layers]
+        return arrays[0] if self._layers == 1 else FactorPoint(arrays)
+
+    def _frames(self, point: Any) -> tuple[list[Tensor], Tensor]:
+        """Return frames and singular values of the layers; a point keeps them."""
+        found = getattr(point, "_frames", None)
+        if found is None:
+            _, frames, lam = split(self._open(point))
+            if lam.shape[-1] != self._r:
+                raise ValueError(f"point must have rank {self._r}, got rank {lam.shape[-1]}")
+            found = frames, lam
+            if isinstance(point, FactorPoint):
+                point._frames = found
+        return found
+
+
+def _tangent(frames: list[Tensor], lam: Tensor, v: list[Tensor]) -> list[Tensor]:
+    across, along = horizontal_part(frames, lam, v), vertical_part(frames, lam, v)
+    return [a + b for a, b in zip(across, along, strict=True)]

@@ -1,0 +1,110 @@
+"""Matrices of rank r in thin form, whatever their metric: points, tangent vectors, projections."""
+
+from __future__ import annotations
+
+from abc import ABCMeta
+from typing import Any
+
+import numpy as np
+from pymanopt.manifolds.manifold import Manifold
+
+from dln_geometry.geometry.doors import as_rank
+from manifolds._pymanopt.vectors import FixedRankPoint, FixedRankTangent
+
+__all__ = ["FixedRankMatrices"]
+
+
+class FixedRankMatrices(Manifold, metaclass=ABCMeta):
+    """What the matrices of rank r are made of, for manifolds with a metric to inherit.
+
+    Parameters
+    ----------
+    m, n : int
+        Shape.
+    rank : int
+    frozen : bool
+        Row and column spaces do not move: tangent vectors have no ``up`` and ``vp``.
+    name : str
+    """
+
+    def __init__(self, m: int, n: int, rank: int, *, frozen: bool, name: str) -> None:
+        for letter, size in (("m", m), ("n", n)):
+            if isinstance(size, bool) or not isinstance(size, int | np.integer):
+                raise TypeError(f"{letter} must be an integer, got {type(size).__name__}")
+            if size < 1:
+                raise ValueError(f"{letter} must be positive, got {size}")
+        self._m, self._n = int(m), int(n)
+        self._r = r = as_rank(rank, min(m, n), "min(m, n)")
+        self._frozen = frozen
+        super().__init__(name, int(r * r if frozen else r * (m + n - r)), point_layout=3)
+
+    @property
+    def rank(self) -> int:
+        """The rank r of the matrices."""
+        return self._r
+
+    def point(self, x: Any) -> FixedRankPoint:
+        """Return the point of a matrix of shape (m, n): its r leading singular values.
+
+        Raises
+        ------
+        ValueError
+            If the shape differs, or the matrix has a smaller rank.
+        """
+        x = np.asarray(x)
+        if x.shape != (self._m, self._n):
+            raise ValueError(f"x must have shape ({self._m}, {self._n}), got {x.shape}")
+        if not np.issubdtype(x.dtype, np.floating):
+            x = x.astype(float)
+        u, s, vt = np.linalg.svd(x, full_matrices=False)
+        r = self._r
+        if not s[r - 1] > np.finfo(s.dtype).eps * max(x.shape) * s[0]:
+            raise ValueError(f"x must have rank {r}, got singular values {s}")
+        return FixedRankPoint(u[:, :r].copy(), s[:r].copy(), vt[:r].copy())
+
+    def matrix(self, point: Any) -> np.ndarray:
+        """Return the matrix ``u @ diag(s) @ vt`` of a point, shape (m, n)."""
+        u, s, vt = point
+        return (u * s) @ vt
+
+    def tangent_matrix(self, point: Any, tangent_vector: FixedRankTangent) -> np.ndarray:
+        """Return a tangent vector as a matrix of shape (m, n)."""
+        (u, _, vt), (up, core, vp) = point, tangent_vector
+        return (u @ core + up) @ vt + u @ vp.T
+
+    def projection(self, point: Any, vector: Any) -> FixedRankTangent:
+        """Return the tangent vector nearest to a matrix in the Frobenius norm.
+
+        Parameters
+        ----------
+        point : tuple of ndarray
+        vector : ndarray, shape (m, n), sparse array, or tuple of ndarray
+            A tuple ``(A, B, C)`` is the matrix ``A @ B @ C.T``, as for `FixedRankEmbedded`.
+        """
+        u, _, vt = point
+        if isinstance(vector, tuple | list):
+            left, middle, right = vector
+            zv, ztu = left @ (middle @ (right.T @ vt.T)), right @ (middle.T @ (left.T @ u))
+        else:
+            if tuple(np.shape(vector)) != (self._m, self._n):
+                raise ValueError(
+                    f"vector must have shape ({self._m}, {self._n}), got {np.shape(vector)}"
+                )
+            zv, ztu = vector @ vt.T, vector.T @ u
+        core = u.T @ zv
+        return self.to_tangent_space(point, FixedRankTangent(zv, core, ztu))
+
+    def to_tangent_space(self, point: Any, vector: FixedRankTangent) -> FixedRankTangent:
+        """Take from ``up`` and ``vp`` what lies in the spaces of u and of vt."""
+        u, _, vt = point
+        up, core, vp = vector
+        if self._frozen:
+            return FixedRankTangent(np.zeros_like(up), core, np.zeros_like(vp))
+        return FixedRankTangent(up - u @ (u.T @ up), core, vp - vt.T @ (vt @ vp))
+
+    def zero_vector(self, point: Any) -> FixedRankTangent:
+        """Return the zero tangent vector."""
+        r, dtype = self._r, np.asarray(point[1]).dtype
+        return FixedRankTangent(
+            np.zeros((self._m, r), dtype), np.zeros((r, r), dtype), np.zeros((self._n, r), dtype)
+        )

@@ -1,0 +1,109 @@
+r"""How the balanced manifold bends in the space of all layers.
+
+At ``W_p = Q_p Lam Q_{p-1}^T`` the normal vectors are ``W_p sigma_{p-1} - sigma_p W_p`` with
+symmetric ``sigma_p`` (``sigma_0 = sigma_N = 0``), the gradients of the moments, and, below full
+rank, whatever lies outside of both ``Q_p`` and ``Q_{p-1}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from dln_geometry.geometry.bundle import vertical_part
+from dln_geometry.geometry.chain import chain_from_frames, chain_svd
+from dln_geometry.geometry.splitting import cores_of
+
+__all__ = ["nearest_balanced", "normal_derivative"]
+
+
+def normal_derivative(
+    frames: list[Tensor], lam: Tensor, normal: list[Tensor], z: list[Tensor]
+) -> list[Tensor]:
+    r"""Return the derivative along a tangent vector of a field of normal vectors.
+
+    The multipliers ``sigma_p`` and what is outside the frames stay as they are while the point
+    moves by z. From the cores ``lam_i sigma_{p-1} - sigma_p lam_j`` of the normal vector the
+    multipliers follow layer by layer, dividing by the larger value of each pair.
+    """
+    multipliers = _multipliers(frames, lam, normal)
+    turns = _turns(frames, lam, z)
+    parts = []
+    for p, ((before, after), n, v) in enumerate(zip(pairwise(frames), normal, z, strict=True)):
+        moved = torch.zeros_like(v)
+        if p > 0:
+            moved = moved + _apply(multipliers[p - 1], before, v.mT).mT
+        if p < len(z) - 1:
+            moved = moved - _apply(multipliers[p], after, v)
+        beyond = _outside(before, _outside(after, n).mT).mT
+        moved = moved - after @ (turns[p + 1].mT @ beyond) - (beyond @ turns[p]) @ before.mT
+        parts.append(moved)
+    return parts
+
+
+def nearest_balanced(moved: Sequence[Tensor], rank: int) -> tuple[Tensor, ...]:
+    """Return balanced factors of the product of the layers, cut to rank r, near the layers.
+
+    Hidden frames follow the layers from the input side on; two Newton steps then turn them so that
+    nothing of the difference lies along the orbit.
+    """
+    u, s, vh = chain_svd(moved, keep=True)
+    u, s, vh = u[..., :rank], s[..., :rank], vh[..., :rank, :]
+    lam = s ** (1.0 / len(moved))
+    frames = [vh.mT]
+    for w in moved[:-1]:
+        frames.append(_polar(w @ (frames[-1] * lam)))
+    frames.append(u)
+    for _ in range(2 if len(moved) > 1 and bool((s > 0).all()) else 0):
+        layers = chain_from_frames(frames, s)
+        gap = [w - layer for w, layer in zip(moved, layers, strict=True)]
+        along = list(vertical_part(frames, lam, gap))
+        turns = _turns(frames, lam, along)
+        rotation = torch.zeros_like(lam.diag())
+        for p, core in enumerate(cores_of(frames, along)[:-1], start=1):
+            # The orbit moves by a_p W_p - W_p a_{p-1}, a_p antisymmetric.
+            lower = ((core + lam[:, None] * rotation) / lam).tril(-1)
+            rotation = lower - lower.mT
+            frames[p] = _polar(frames[p] + frames[p] @ rotation + turns[p])
+    return chain_from_frames(frames, s)
+
+
+def _multipliers(
+    frames: list[Tensor], lam: Tensor, normal: list[Tensor]
+) -> list[tuple[Tensor, Tensor]]:
+    """Return for every hidden layer ``Q^T sigma Q`` and ``(1 - Q Q^T) sigma Q``."""
+    inside = torch.zeros_like(lam.diag())
+    found = []
+    cores = cores_of(frames, normal)
+    for p, n in enumerate(normal[:-1]):
+        lower = ((lam[:, None] * inside - cores[p]) / lam).tril()
+        inside = lower + lower.tril(-1).mT
+        found.append((inside, -_outside(frames[p + 1], n @ frames[p]) / lam))
+    return found
+
+
+def _turns(frames: list[Tensor], lam: Tensor, z: list[Tensor]) -> list[Tensor]:
+    """Return how a tangent vector moves every frame out of its span, ``(1 - Q Q^T) dQ``."""
+    turns = [_outside(frames[0], z[0].mT @ frames[1]) / lam]
+    for p, v in enumerate(z):
+        turns.append(_outside(frames[p + 1], v @ frames[p]) / lam)
+    return turns
+
+
+def _apply(multiplier: tuple[Tensor, Tensor], q: Tensor, v: Tensor) -> Tensor:
+    inside, outside = multiplier
+    core = q.mT @ v
+    return q @ (inside @ core + outside.mT @ v) + outside @ core
+
+
+def _outside(q: Tensor, x: Tensor) -> Tensor:
+    return x - q @ (q.mT @ x)
+
+
+def _polar(a: Tensor) -> Tensor:
+    """Return the orthonormal frame nearest to `a`."""
+    u, _, vh = torch.linalg.svd(a, full_matrices=False)
+    return u @ vh

@@ -1,0 +1,114 @@
+r"""Steps on the matrices of rank r: the product step in thin form, of second order at every depth.
+
+With ``l = s^{1/q}`` the layers of the canonical balanced factors move along a horizontal line,
+``F_b = diag(l) + w_b o M``, ``w_b,ij = l_i^{q-b} l_j^{b-1} / a_ij``, and are multiplied out (see
+`dln_geometry.geometry.step`; here in numpy, as at r x r the calls cost more than the work). At
+integer depth q = N. At another each factor stands for N/q layers; its diagonal moves as
+``|y|^{N/q}`` with y the flat coordinate, and what the factors lack of the second order is added to
+the velocity.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from dln_geometry.geometry.step import thin_svd
+from manifolds._convert import to_numpy, to_torch
+from manifolds._pymanopt.frame import Frame
+from manifolds._pymanopt.vectors import FixedRankPoint, FixedRankTangent
+
+__all__ = ["retract"]
+
+
+def retract(frame: Frame, z: FixedRankTangent) -> FixedRankPoint:
+    """Return the point reached by a step; see `EndToEndManifold.retraction`."""
+    (u, s, vt), r = frame.point, len(frame.point.s)
+    up, core, vp = z
+    left = right = None
+    if frame.depth == 1.0:
+        left, above = _basis(u, up)
+        right, below = _basis(vt.T, vp)
+        corner = np.zeros((len(above), len(below)), s.dtype)
+        moved = np.block([[np.diag(s) + core, below.T], [above, corner]])
+        turned, s, turned_t = np.linalg.svd(moved, full_matrices=False)
+        turned, s, turned_t = turned[:, :r], s[:r], turned_t[:r]
+    else:
+        up, core, vp = _corrected(frame, FixedRankTangent(up, core, vp))
+        (first, *hidden, last), outside = _factors(frame, core)
+        if not math.isinf(frame.depth):
+            left, above = _basis(u, up * outside)
+            right, below = _basis(vt.T, vp * outside)
+            last, first = np.concatenate((last, above)), np.concatenate((first, below.T), 1)
+        for factor in hidden:
+            first = factor @ first
+        turned, s, turned_t = to_numpy(thin_svd(to_torch(last), to_torch(first), r))
+    return FixedRankPoint(_in_whole(u, left, turned), s, _in_whole(vt.T, right, turned_t.T).T)
+
+
+def _factors(frame: Frame, core: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return the factors of a step, first factor first, and the weight of what is outside."""
+    s, depth, q = frame.point.s, frame.depth, frame.layers
+    factors = list(frame.step_weights * core)
+    k = np.arange(len(s))
+    if math.isinf(depth):
+        diagonal, outside = s ** (1 / q) * np.exp(core.diagonal() / (q * s)), np.zeros_like(s)
+    else:
+        growth = 1 + core.diagonal() / (depth * s)
+        outside = s ** (1 / depth - 1)
+        if depth == q:
+            diagonal = s ** (1 / depth) * growth
+        else:
+            # A factor of fewer layers than one would be infinite where the diagonal meets zero.
+            size = np.maximum(np.abs(growth), np.finfo(s.dtype).tiny)
+            diagonal = np.sign(growth) * s ** (1 / q) * size ** (depth / q)
+            outside = s ** (1 / q - 1) * size ** (depth / q - 1)
+    # Of an even number of factors for other layers only one takes the sign of a determinant.
+    once = q % 2 == 0 and depth != q and depth % 2 != 0
+    for b, factor in enumerate(factors):
+        factor[k, k] = np.abs(diagonal) if once and b > 0 else diagonal
+    return factors, outside
+
+
+def _basis(q: np.ndarray, move: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+    """Return Q and R with ``move = Q R`` and ``q^T Q = 0`` for a move orthogonal to q.
+
+    Without columns to spare no Q; of fewer than r, all that are orthogonal to q.
+    """
+    size, r = q.shape
+    if size == r:
+        return None, move[:0]
+    if size <= 2 * r:
+        more = np.linalg.qr(q, mode="complete")[0][:, r:]
+        return more, more.T @ move
+    return to_numpy(torch.linalg.qr(to_torch(np.ascontiguousarray(move))))
+
+
+def _in_whole(q: np.ndarray, more: np.ndarray | None, x: np.ndarray) -> np.ndarray:
+    """Return the columns of x, which are given in the basis (q, more)."""
+    r = q.shape[1]
+    return q @ x if more is None else q @ x[:r] + more @ x[r:]
+
+
+def _corrected(frame: Frame, z: FixedRankTangent) -> FixedRankTangent:
+    """Add what the factors of a step lack of the second order, never more than Z itself."""
+    if frame.step_correction is None:
+        return z
+    inside, outside = frame.step_correction
+    up, core, vp = z
+    more = FixedRankTangent(
+        up @ (outside * core), np.einsum("ikj,ik,kj->ij", inside, core, core),
+        vp @ (outside * core.T),
+    )  # fmt: skip
+    size, length = _length(frame, more), _length(frame, z)
+    return z + more * (length / math.hypot(length, size)) if size > 0 else z
+
+
+def _length(frame: Frame, z: FixedRankTangent) -> float:
+    inside, outside = frame.roots
+    parts = [z.M / inside] if math.isinf(frame.depth) else [
+        z.up / outside, z.M / inside, z.vp / outside
+    ]  # fmt: skip
+    return math.sqrt(sum(float(np.vdot(part, part)) for part in parts))

@@ -1,0 +1,106 @@
+"""Points and tangent vectors as pymanopt wants them: small tuples of arrays with arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+__all__ = ["FactorPoint", "FactorVector", "FixedRankPoint", "FixedRankTangent"]
+
+_Self = TypeVar("_Self", bound="_Arithmetic")
+
+
+class _Arithmetic:
+    """The arithmetic of a vector space, part by part.
+
+    numpy scalars must not take the parts for the rows of one array: hence the two attributes.
+    """
+
+    __array_priority__ = 1000
+    __array_ufunc__ = None
+
+    @classmethod
+    def _of(cls: type[_Self], parts: Iterable[np.ndarray]) -> _Self:
+        raise NotImplementedError
+
+    def _parts(self) -> tuple[np.ndarray, ...]:
+        return tuple(self)  # pyright: ignore[reportArgumentType]
+
+    def __add__(self: _Self, other: Any) -> _Self:
+        return self._of(a + b for a, b in zip(self._parts(), other, strict=True))
+
+    def __sub__(self: _Self, other: Any) -> _Self:
+        return self._of(a - b for a, b in zip(self._parts(), other, strict=True))
+
+    def __mul__(self: _Self, factor: Any) -> _Self:
+        return self._of(factor * a for a in self._parts())
+
+    def __rmul__(self: _Self, factor: Any) -> _Self:
+        return self * factor
+
+    def __truediv__(self: _Self, divisor: Any) -> _Self:
+        return self._of(a / divisor for a in self._parts())
+
+    def __neg__(self: _Self) -> _Self:
+        return self._of(-a for a in self._parts())
+
+
+class _PointParts(NamedTuple):
+    u: np.ndarray
+    s: np.ndarray
+    vt: np.ndarray
+
+
+class FixedRankPoint(_PointParts):
+    """A matrix ``u @ diag(s) @ vt`` of rank r as its thin singular value decomposition.
+
+    The manifold keeps tables of its metric with the point: its arrays must not change.
+
+    Attributes
+    ----------
+    u : ndarray, shape (m, r)
+    s : ndarray, shape (r,)
+    vt : ndarray, shape (r, n)
+    """
+
+    _frame: Any = None
+
+
+class _TangentParts(NamedTuple):
+    up: np.ndarray
+    M: np.ndarray
+    vp: np.ndarray
+
+
+class FixedRankTangent(_Arithmetic, _TangentParts):
+    """A tangent vector ``u @ M @ vt + up @ vt + u @ vp.T`` with ``u.T @ up = vt @ vp = 0``.
+
+    Attributes
+    ----------
+    up : ndarray, shape (m, r)
+    M : ndarray, shape (r, r)
+    vp : ndarray, shape (n, r)
+    """
+
+    @classmethod
+    def _of(cls, parts: Iterable[np.ndarray]) -> FixedRankTangent:
+        return cls(*parts)
+
+
+class FactorVector(_Arithmetic, list):
+    """A tangent vector of the balanced manifold: one matrix for every layer, input side first."""
+
+    @classmethod
+    def _of(cls, parts: Iterable[np.ndarray]) -> FactorVector:
+        return cls(parts)
+
+
+class FactorPoint(tuple):
+    """A balanced network: its layers, input side first.
+
+    The manifold keeps singular vectors of the layers with the point: they must not change.
+    """
+
+    _frames: Any = None

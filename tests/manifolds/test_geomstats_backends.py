@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+OURS = ["tests/manifolds/geomstats_suite", "tests/manifolds/test_geomstats.py"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    os.environ.get("GEOMSTATS_BACKEND", "numpy") != "numpy", reason="this is the other backend"
+)
+def test_the_same_tests_pass_on_the_backend_of_torch():
+    """geomstats chooses its backend when it is imported: a process has one."""
+    environment = {**os.environ, "GEOMSTATS_BACKEND": "pytorch", "PYTEST_ADDOPTS": ""}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *OURS]
+    outcome = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    summary = outcome.stdout.strip().splitlines()[-1] if outcome.stdout.strip() else ""
+    assert outcome.returncode == 0, outcome.stdout[-4000:] + outcome.stderr[-2000:]
+    # "1234 passed, 99 deselected in 60.00s": nothing skipped, nothing expected to fail.
+    assert re.fullmatch(r"=*\s*\d+ passed(, \d+ deselected)?( in .*)?", summary), summary

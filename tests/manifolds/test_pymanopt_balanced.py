@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pymanopt
+import pytest
+import torch
+
+import dln_geometry as dln
+from dln_geometry.testing import assert_close, assert_order
+from manifolds.pymanopt_dln import BalancedManifold, EndToEndManifold, FactorVector
+
+CASES = [
+    ((3, 3, 3), 3),
+    ((3, 4), 2),
+    ((4, 4), 4),
+    ((3, 4, 5, 2), 2),
+    ((4, 3, 4, 5, 3), 2),
+    ((2, 2, 2, 2, 2, 2), 2),
+    ((2, 3, 2, 3, 2, 2, 3, 2, 2), 1),
+]
+STEPS = 0.04 * 2.0 ** -np.arange(5)
+
+each_case = pytest.mark.parametrize(("widths", "rank"), CASES, ids=str)
+
+
+def listed(x):
+    return list(x) if isinstance(x, tuple | list) else [x]
+
+
+def a_point(manifold, rng, spectrum=None):
+    """Return a random point, all singular values equal if asked for."""
+    if spectrum is None:
+        return manifold.random_point()
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    factors = dln.random_balanced(
+        manifold.widths, rank=manifold.rank, spectrum=np.full(manifold.rank, spectrum),
+        generator=generator,
+    )  # fmt: skip
+    arrays = [w.numpy() for w in factors]
+    return arrays[0] if len(arrays) == 1 else tuple(arrays)
+
+
+def skewed_cost(rng, widths):
+    """Return a cost of the layers that sees more than their product."""
+    weights = [
+        torch.from_numpy(rng.standard_normal((after, before))) for before, after in pairwise(widths)
+    ]
+
+    def cost(*layers):
+        x = layers[0]
+        for w in layers[1:]:
+            x = w @ x
+        parts = sum(
+            (torch.sin(w * a) + 0.2 * w.square() * a).sum()
+            for w, a in zip(layers, weights, strict=True)
+        )
+        return x.pow(3).sum() + parts
+
+    return cost
+
+
+def problem_of(manifold, cost):
+    @pymanopt.function.pytorch(manifold)
+    def wrapped(*layers):
+        return cost(*layers)
+
+    return pymanopt.Problem(manifold, wrapped)
+
+
+@each_case
+def test_dimension_is_the_rank_of_a_parametrisation(widths, rank, generator):
+    """Frames by Cayley transforms of antisymmetric matrices, and singular values."""
+    sizes = [d * (d - 1) // 2 for d in widths]
+
+    def layers(theta):
+        parts = theta.split([*sizes, rank])
+        frames = []
+        for d, part in zip(widths, parts, strict=False):
+            rows, columns = torch.tril_indices(d, d, -1)
+            a = torch.zeros(d, d, dtype=theta.dtype).index_put((rows, columns), part)
+            a, eye = a - a.mT, torch.eye(d, dtype=theta.dtype)
+            frames.append(torch.linalg.solve(eye + a, eye - a)[:, :rank])
+        lam = parts[-1]
+        return torch.cat([((q * lam) @ p.mT).flatten() for p, q in pairwise(frames)])
+
+    theta = torch.randn(sum(sizes) + rank, generator=generator, dtype=torch.float64)
+    jacobian = torch.func.jacrev(layers)(theta)
+    assert BalancedManifold(widths, rank).dim == int(torch.linalg.matrix_rank(jacobian, rtol=1e-9))
+
+
+@each_case
+@pytest.mark.parametrize("spectrum", [None, 0.8])
+def test_projection_is_orthogonal_with_the_dimension_as_trace(widths, rank, spectrum, rng):
+    manifold = BalancedManifold(widths, rank, rng=rng)
+    x = a_point(manifold, rng, spectrum)
+    shapes = [w.shape for w in listed(x)]
+
+    def noise():
+        parts = [rng.standard_normal(shape) for shape in shapes]
+        return parts[0] if len(parts) == 1 else parts
+
+    a, b = noise(), noise()
+    pa, pb = manifold.projection(x, a), manifold.projection(x, b)
+    for got, expected in zip(listed(manifold.projection(x, pa)), listed(pa), strict=True):
+        assert_close(got, expected, scale=3.0)
+    left, right = manifold.inner_product(x, pa, b), manifold.inner_product(x, a, pb)
+    assert_close(left, right, scale=30.0)
+    trace = 0.0
+    for p, shape in enumerate(shapes):
+        for entry in np.eye(shape[0] * shape[1]).reshape(-1, *shape):
+            unit = [entry if q == p else np.zeros(s) for q, s in enumerate(shapes)]
+            moved = manifold.projection(x, unit[0] if len(unit) == 1 else unit)
+            trace += (listed(moved)[p] * entry).sum()
+    assert_close(trace, float(manifold.dim), ops=1000)
+
+
+@each_case
+@pytest.mark.parametrize("spectrum", [None, 0.8])
+def test_taylor_expansion_of_a_cost_of_the_layers(widths, rank, spectrum, rng):
+    """Gradient and Hessian along a retraction of second order, with their slopes."""
+    manifold = BalancedManifold(widths, rank, rng=rng)
+    x = a_point(manifold, rng, spectrum)
+    problem = problem_of(manifold, skewed_cost(rng, widths))
+    z, w = (manifold.random_tangent_vector(x) for _ in range(2))
+    gradient, hz, hw = (
+        problem.riemannian_gradient(x), problem.riemannian_hessian(x, z),
+        problem.riemannian_hessian(x, w),
+    )  # fmt: skip
+    slope, curvature = manifold.inner_product(x, gradient, z), manifold.inner_product(x, hz, z)
+    ahead, back = (
+        np.array([problem.cost(manifold.retraction(x, h * z)) for h in sign * STEPS])
+        for sign in (1, -1)
+    )
+    odd, even = 0.5 * (ahead - back), 0.5 * (ahead + back) - problem.cost(x)
+    assert_order(STEPS, np.abs(odd - STEPS * slope), 3, at_least=True)
+    assert_order(STEPS, np.abs(even - 0.5 * STEPS**2 * curvature), 4, at_least=True)
+    size = manifold.norm(x, hz) + manifold.norm(x, hw)
+    one, two = manifold.inner_product(x, hz, w), manifold.inner_product(x, z, hw)
+    assert_close(one, two, ops=1000, scale=size)
+    for vector in (gradient, hz):
+        residual = manifold.to_tangent_space(x, vector) - vector
+        assert_close(manifold.norm(x, residual), 0.0, ops=1000, scale=size)
+
+
+@each_case
+def test_retraction_stays_on_the_manifold(widths, rank, rng):
+    manifold = BalancedManifold(widths, rank, rng=rng)
+    x = manifold.random_point()
+    z = manifold.random_tangent_vector(x)
+    for length in (0.0, 0.3, 3.0):
+        y = listed(manifold.retraction(x, length * z))
+        assert bool(dln.is_balanced([torch.from_numpy(w) for w in y]))
+        for w in y:
+            assert np.linalg.matrix_rank(w) == rank
+        if length == 0.0:
+            for got, expected in zip(y, listed(x), strict=True):
+                assert_close(got, expected, scale=2.0)
+
+
+@each_case
+@pytest.mark.parametrize("spectrum", [None, 0.8])
+def test_product_is_a_riemannian_submersion(widths, rank, spectrum, rng):
+    """A cost of the product alone: everything upstairs is the lift of what is downstairs."""
+    layers = len(widths) - 1
+    up = BalancedManifold(widths, rank, rng=rng)
+    down = EndToEndManifold(widths[-1], widths[0], rank, layers, rng=rng)
+    x = a_point(up, rng, spectrum)
+    factors = [torch.from_numpy(w) for w in listed(x)]
+    y = down.point(up.product(x))
+    a = torch.from_numpy(rng.standard_normal((widths[-1], widths[0])))
+
+    def of_product(product):
+        return torch.sin(product * a).sum() + (product @ a.mT).trace() ** 2
+
+    @pymanopt.function.pytorch(up)
+    def cost_up(*ws):
+        return of_product(dln.end_to_end(ws))
+
+    @pymanopt.function.pytorch(down)
+    def cost_down(u, s, vt):
+        return of_product((u * s) @ vt)
+
+    above, below = pymanopt.Problem(up, cost_up), pymanopt.Problem(down, cost_down)
+    gradient = above.riemannian_gradient(x)
+    g = [torch.from_numpy(w) for w in listed(gradient)]
+    for part, other in zip(dln.horizontal(factors, g), g, strict=True):
+        assert_close(part, other, scale=10.0)
+    pushed = dln.pushforward(factors, g)
+    assert_close(pushed, down.tangent_matrix(y, below.riemannian_gradient(y)), ops=1000)
+    # Second derivatives agree on horizontal vectors, by two formulas that share nothing.
+    z = down.random_tangent_vector(y)
+    covector = dln.metric(_in_library(down, y), torch.from_numpy(down.tangent_matrix(y, z)))
+    lifted = up.projection(x, _closed([w.numpy() for w in dln.lift(factors, covector)]))
+    assert_close(up.norm(x, lifted), down.norm(y, z))
+    curvature = up.inner_product(x, lifted, above.riemannian_hessian(x, lifted))
+    assert_close(
+        curvature, down.inner_product(y, z, below.riemannian_hessian(y, z)), ops=1000, scale=30.0
+    )
+    # And a step of the layers is the product step of the matrix.
+    moved = up.product(up.retraction(x, 0.1 * lifted))
+    if layers > 1:
+        assert_close(moved, down.matrix(down.retraction(y, 0.1 * z)), ops=1000)
+
+
+def _in_library(manifold, point):
+    x = torch.from_numpy(manifold.matrix(point))
+    depth = np.nextafter(1.0, 2.0) if manifold.depth == 1 else manifold.depth
+    return dln.EndToEnd.of(x, depth, rank=manifold.rank)
+
+
+def _closed(parts):
+    return parts[0] if len(parts) == 1 else parts
+
+
+@each_case
+def test_transport_never_lengthens(widths, rank, rng):
+    manifold = BalancedManifold(widths, rank, rng=rng)
+    x = manifold.random_point()
+    z, w = (manifold.random_tangent_vector(x) for _ in range(2))
+    y = manifold.retraction(x, 0.3 * w)
+    moved = manifold.transport(x, y, z)
+    assert 0.3 < manifold.norm(y, moved) <= 1 + 1e-12
+    residual = manifold.to_tangent_space(y, moved) - moved
+    assert_close(manifold.norm(y, residual), 0.0, scale=1.0)
+    in_place = manifold.transport(x, x, z) - z
+    assert_close(manifold.norm(x, in_place), 0.0, scale=1.0)
+
+
+@each_case
+def test_chords_are_logarithms_to_second_order(widths, rank, rng):
+    manifold = BalancedManifold(widths, rank, rng=rng)
+    x = manifold.random_point()
+    z = manifold.random_tangent_vector(x)
+    gaps, lengths = [], []
+    for h in STEPS:
+        y = manifold.retraction(x, h * z)
+        gaps.append(manifold.norm(x, manifold.log(x, y) - h * z))
+        lengths.append(abs(manifold.dist(x, y) - h))
+        assert_close(manifold.dist(x, y), manifold.dist(y, x))
+        middle = manifold.pair_mean(x, y)
+        assert abs(manifold.dist(x, middle) - manifold.dist(middle, y)) < 1e-2 * h
+    if max(gaps) > 1e-12:
+        assert_order(STEPS, gaps, 3, 0.2, at_least=True)
+        assert_order(STEPS, lengths, 3, 0.2, at_least=True)
+
+
+def test_points_and_vectors_of_one_layer_are_arrays(rng):
+    manifold = BalancedManifold((4, 3), 2, rng=rng)
+    x = manifold.random_point()
+    assert isinstance(x, np.ndarray)
+    assert isinstance(manifold.random_tangent_vector(x), np.ndarray)
+    assert manifold.point_layout == 1
+    two = BalancedManifold((4, 3, 2), rng=rng)
+    z = two.random_tangent_vector(two.random_point())
+    assert isinstance(2 * z - z / 3, FactorVector)
+    assert two.rank == 2
+    assert two.typical_dist > 1
+
+
+def test_random_points_leave_the_global_generators_alone():
+    state, seed = np.random.get_state()[1].copy(), torch.random.get_rng_state()  # noqa: NPY002
+    x, y = (BalancedManifold((3, 4, 3), 2, rng=3).random_point() for _ in range(2))
+    for a, b in zip(x, y, strict=True):
+        assert np.array_equal(a, b)
+    assert np.array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+    assert torch.equal(torch.random.get_rng_state(), seed)
+
+
+def test_what_does_not_fit_is_refused(rng):
+    manifold = BalancedManifold((3, 4, 2), 2, rng=rng)
+    x = manifold.random_point()
+    z = manifold.random_tangent_vector(x)
+    for bad in (((3, 0), 1), ((3, 4, 2), 3), ((3, 4, 2), 0)):
+        with pytest.raises(ValueError, match="must"):
+            BalancedManifold(*bad)
+    with pytest.raises(TypeError, match="must"):
+        BalancedManifold("34")
+    with pytest.raises(ValueError, match="the layers must have the shapes"):
+        manifold.norm(x, z[:1])
+    with pytest.raises(ValueError, match="the layers must have the shapes"):
+        manifold.projection(x, [w.T for w in z])
+    with pytest.raises(ValueError, match="factors must be balanced"):
+        manifold.projection([2 * x[0], x[1]], z)
+    thinner = BalancedManifold((3, 4, 2), 1, rng=rng).random_point()
+    with pytest.raises(ValueError, match="point must have rank 2, got rank 1"):
+        manifold.projection(thinner, z)
