@@ -206,6 +206,56 @@ def test_the_drift_is_the_gradient_flow(depth, shape, rank, entropy, generator):
     assert_order(steps, errors, 2, tol=0.2)
 
 
+class _Mirrored(Gaussians):
+    """The same draws with both signs, for the even and the odd part of a step."""
+
+    def __init__(self, seed, sign):
+        super().__init__(torch.Generator().manual_seed(seed))
+        self.sign = sign
+
+    def draw(self, shape, like, scale):
+        return self.sign * super().draw(shape, like, scale)
+
+
+@pytest.mark.parametrize("entropy", [True, False])
+@pytest.mark.parametrize(
+    ("depth", "shape", "rank", "normalized"),
+    [(1.5, (3, 3), 3, False), (2, (3, 3), 3, False), (3, (3, 3), 3, True), (3, (4, 3), 3, False),
+     (2.7, (3, 4), 2, False), (3, (5, 4), 2, False), (40, (3, 3), 3, True),
+     (math.inf, (3, 3), 3, True), (math.inf, (4, 5), 3, True)],
+    ids=str,
+)  # fmt: skip
+def test_generator_of_one_step(depth, shape, rank, normalized, entropy, generator):
+    """Flat motion, rotations and radial flow make drift and covariance in X, as one equation."""
+    chains, h, (m, n) = 8000, 1e-4, shape
+    p = _start(shape, rank, depth, generator).point()
+    p = dln.EndToEnd(p.u, p.s, p.vh, depth, normalized)
+    loss = _quadratic(shape, generator)
+    drive = Thermostat(loss, BETA, KAPPA, entropy, 0.0)
+    kind = DeepSplitting if math.isinf(depth) else Splitting
+    many = [x.expand(chains, *x.shape) for x in (p.u, p.s, p.vh)]
+    ends = []
+    for sign in (1, -1):
+        start = dln.EndToEnd(*many, depth, normalized)
+        stepper = kind(drive, _Mirrored(5, sign), start, False)
+        state = stepper.advance((*many, torch.zeros(1, dtype=F64)), h, 3)
+        ends.append(stepper.point(state).matrix)
+    even, odd = (ends[0] + ends[1]) / 2, (ends[0] - ends[1]) / 2
+    slow = depth if normalized and not math.isinf(depth) else 1.0
+    layers = 1.0 if math.isinf(depth) else (depth - 1.0) / slow
+    drift = -dln.cometric(p, loss.gradient(p.matrix))
+    drift = drift + KAPPA / BETA * layers * (p.u * p.s ** (1 - 2 / depth)) @ p.vh
+    if entropy:
+        drift = drift + dln.cometric(p, dln.entropy_gradient(p, widths=rank)) / BETA
+    assert_mean((even - p.matrix) / h, drift, sigmas=4.5)
+    basis = torch.eye(m * n, dtype=F64).reshape(-1, m, n)
+    covariance = 2 * KAPPA / BETA * dln.cometric(p, basis).flatten(1)
+    moved = odd.flatten(1) / math.sqrt(h)
+    samples = moved.unsqueeze(-1) * moved.unsqueeze(-2)
+    error = (samples.mean(0) - covariance).abs()
+    assert bool((error < 5 * samples.std(0) / chains**0.5 + 1e-9).all())
+
+
 class _Shared(Gaussians):
     """Increments of Brownian motions of m x n matrices, which coarser steps share."""
 
