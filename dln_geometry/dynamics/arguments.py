@@ -142,7 +142,10 @@ def save_times(save_at: Any, t_end: float, batch: int) -> np.ndarray | None:
     if save_at is None:
         return None if batch == 1 else np.array([0.0, t_end])
     if not isinstance(save_at, torch.Tensor):
-        save_at = np.asarray(save_at, dtype=np.float64)
+        try:
+            save_at = np.asarray(save_at, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise TypeError(f"save_at must be a vector of times, got {save_at!r}") from None
     stops = torch.as_tensor(save_at).detach().cpu().to(torch.float64).numpy().copy()
     if stops.ndim != 1 or len(stops) == 0:
         raise ValueError(f"save_at must be a non-empty vector, got shape {stops.shape}")

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.downstairs import Gaussians
+from dln_geometry.dynamics.downstairs import Gaussians, gradient_parts
+from dln_geometry.dynamics.laws.draws import as_count
 from dln_geometry.dynamics.walk import Grid, time_grid
 from dln_geometry.geometry.doors import as_float_tensor, as_generator
 from dln_geometry.geometry.point import EndToEnd
 
-__all__ = ["check_rank", "randomness", "repeated"]
+__all__ = ["check_rank", "randomness", "repeated", "trace"]
 
 
 def check_rank(point: EndToEnd) -> None:
@@ -35,10 +36,7 @@ def repeated(
     """Put a dimension of independent chains in front."""
     if chains is None:
         return point, frames
-    if isinstance(chains, bool) or not isinstance(chains, int):
-        raise TypeError(f"chains must be an integer, got {chains!r}")
-    if chains < 1:
-        raise ValueError(f"chains must be positive, got {chains}")
+    chains = as_count(chains, "chains")
 
     def copies(x: Tensor) -> Tensor:
         return x.expand(chains, *x.shape).clone()
@@ -46,6 +44,15 @@ def repeated(
     u, s, vh = copies(point.u), copies(point.s), copies(point.vh)
     more = EndToEnd(u, s, vh, point.depth, point.normalized)
     return more, None if frames is None else [copies(q) for q in frames]
+
+
+def trace(loss: Any, point: EndToEnd) -> str:
+    """Return what tells a loss from another one: its figures at the start, to six digits."""
+    if loss is None:
+        return "none"
+    value, core, _, _ = gradient_parts(loss, point)
+    size = torch.linalg.vector_norm(core)
+    return f"{type(loss).__name__} {float(value.sum()):.5e} {float(size):.5e}"
 
 
 def randomness(

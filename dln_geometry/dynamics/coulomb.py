@@ -58,7 +58,7 @@ def coulomb_path(x0: Tensor, times: list[float], confinement: float, rtol: float
 
 
 def singular_coulomb_path(
-    s0: Tensor, excess: int, times: list[float], confinement: float, rtol: float
+    s0: Tensor, times: list[float], *, excess: int, confinement: float, rtol: float
 ) -> Tensor:
     """Return the solutions of ``ds = singular_repulsion(s) dt - c s dt``, as `coulomb_path`."""
     n = s0.shape[-1]

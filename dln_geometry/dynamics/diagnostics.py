@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from dln_geometry.dynamics.laws.draws import as_count
 from dln_geometry.dynamics.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -45,11 +46,7 @@ def chains(trajectory: Trajectory, *, burn_in: int = 0, thin: int = 1) -> xarray
 
     if not isinstance(trajectory, Trajectory):
         raise TypeError(f"trajectory must be a Trajectory, got {type(trajectory).__name__}")
-    for name, value, least in (("burn_in", burn_in, 0), ("thin", thin, 1)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be an integer, got {value!r}")
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+    burn_in, thin = as_count(burn_in, "burn_in", 0), as_count(thin, "thin")
     rows = slice(burn_in, None, thin)
     kept = len(trajectory.t[rows])
     if kept < 4:
@@ -100,9 +97,11 @@ def effective_sample_size(
 def split_rhat(trajectory: Trajectory, *, burn_in: int = 0, thin: int = 1) -> xarray.Dataset:
     """Return the rank-normalised split R-hat of every series; 1 for chains that agree.
 
-    Parameters, errors and references as in `effective_sample_size`.
+    Parameters, errors and references as in `effective_sample_size`; there must be two chains.
     """
     data = chains(trajectory, burn_in=burn_in, thin=thin).drop_vars("time")
+    if data.sizes["chain"] < 2:
+        raise ValueError("trajectory must hold at least two chains, got 1: run it with chains=4")
     return _arviz().rhat(data, method="rank")
 
 

@@ -10,17 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.chains import check_rank, randomness, repeated
+from dln_geometry.dynamics.chains import check_rank, randomness, repeated, trace
 from dln_geometry.dynamics.deep_split_steps import DeepSplitting
 from dln_geometry.dynamics.downstairs import Downstairs, Thermostat
 from dln_geometry.dynamics.free_energy import free_energy_flow
+from dln_geometry.dynamics.laws.draws import as_flag, as_positive
 from dln_geometry.dynamics.losses import Loss, prepared
 from dln_geometry.dynamics.plain_steps import PlainStepper
 from dln_geometry.dynamics.split_steps import Splitting
 from dln_geometry.dynamics.store import Store
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.dynamics.upstairs import Upstairs, upstairs_start
-from dln_geometry.dynamics.walk import Stepper, as_positive, time_grid, walk
+from dln_geometry.dynamics.walk import Stepper, time_grid, walk
 from dln_geometry.geometry.entropy import hidden_excess
 from dln_geometry.geometry.point import Collapsed, EndToEnd, as_point
 
@@ -147,7 +148,7 @@ def langevin(
     >>> path.singular_values.shape
     torch.Size([101, 20, 3])
     """
-    beta = as_positive(beta, "beta")
+    beta, entropy = as_positive(beta, "beta"), as_flag(entropy, "entropy")
     kappa = as_positive(kappa, "kappa", zero=entropy)
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
@@ -209,12 +210,13 @@ def langevin(
                 beta,
                 kappa,
                 entropy,
+                excess,
                 grid.counts,
                 keep_points,
                 type(stepper).__name__,
                 method,
             ],
-            "loss": type(loss).__name__,
+            "loss": trace(loss, point),
             "increments": "none" if increments is None else noise.increments,
         }
         saved = Store(store, identity)

@@ -275,7 +275,8 @@ def descent(
         parts[2] = -h * ratio.unsqueeze(-1) * gu
     way, reach = _squares(parts), _reach(frame)
     shrink = (reach / (reach + way).clamp_min(torch.finfo(way.dtype).tiny)).sqrt()
-    shrink = shrink[..., None, None]
+    # A square that overflows must not pass for a gradient of zero.
+    shrink = (shrink + 0.0 * way)[..., None, None]
     return value, [None if part is None else part * shrink for part in parts]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,6 @@ from dln_geometry.dynamics.paths import (
     schedule,
     simulate,
     stacked,
-    warn_if_coarse,
 )
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.doors import as_float_tensor, as_generator
@@ -127,21 +127,19 @@ def dyson(
     rate = as_confinement(confinement)
     if scheme not in SCHEMES:
         raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, got {scheme!r}")
+    if increments is not None and (scheme != "implicit" or math.isinf(index)):
+        raise ValueError(
+            f'increments must go with scheme "implicit" and a finite index, got {scheme!r} and '
+            f"{index:g}"
+        )
     if math.isinf(index):
-        times, _ = schedule(t_end, None, save_at, exact=True)
-
-        def path(rows: Tensor, at: list[float]) -> Tensor:
-            return coulomb_path(rows, at, rate, rtol)
-
-        return deterministic(path, x, times, float(t_end))
+        return deterministic(partial(coulomb_path, confinement=rate, rtol=rtol), x, t_end, save_at)
     if scheme == "exact" and index not in (1, 2, 4):
         raise ValueError(
             f'dyson_index must be 1, 2 or 4 for scheme "exact", got {index:g}; '
             'scheme "isospectral" takes every index'
         )
     if increments is not None:
-        if scheme != "implicit":
-            raise ValueError(f'increments must go with scheme "implicit", got {scheme!r}')
         dw = as_float_tensor(increments, "increments", dtype=x.dtype, device=x.device)
         if dw.ndim != x.ndim + 1 or dw.shape[-1] != x.shape[-1] or dw.shape[0] == 0:
             raise ValueError(
@@ -151,11 +149,9 @@ def dyson(
         x = x.expand(dw.shape[1:])
         return _driven(x, index, dw, t_end, save_at, rate)
     exact = scheme == "exact" or (index == 1 and scheme == "isospectral")
-    plan = schedule(t_end, dt, save_at, exact=exact)
-    if not exact:
-        warn_if_coarse(t_end, dt, "Dyson Brownian motion")
-    generator = as_generator(generator, x.device)
-    return simulate(x, _step(scheme, index, generator), plan, t_end, rate, progress, scheme)
+    step = _step(scheme, index, as_generator(generator, x.device))
+    options = {"exact": exact, "rate": rate, "progress": progress, "scheme": scheme}
+    return simulate(x, step, t_end, dt, save_at, **options)
 
 
 def _step(scheme: str, index: float, generator: torch.Generator) -> Step:

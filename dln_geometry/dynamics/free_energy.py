@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.flows import gradient_flow
+from dln_geometry.dynamics.laws.draws import as_count, as_positive
 from dln_geometry.dynamics.losses import Loss, as_dense, contract, prepared
 from dln_geometry.dynamics.trajectory import Trajectory
-from dln_geometry.dynamics.walk import as_positive
 from dln_geometry.geometry.doors import as_depth, as_rank
 from dln_geometry.geometry.entropy import entropy, entropy_slope, hidden_excess
 from dln_geometry.geometry.point import Collapsed, EndToEnd
@@ -63,8 +63,11 @@ class FreeEnergy:
     ) -> None:
         self.loss, self.beta = loss, as_positive(beta, "beta")
         self.depth, self.widths = as_depth(depth), widths
-        self.shape = (int(shape[0]), int(shape[1]))
-        self.rank = min(shape) if rank is None else as_rank(rank, min(shape), "min(m, n)")
+        if not (isinstance(shape, Sequence | torch.Size) and len(shape) == 2):
+            raise TypeError(f"shape must be a pair (m, n), got {shape!r}")
+        m, n = (as_count(d, "shape") for d in shape)
+        self.shape, least = (m, n), min(m, n)
+        self.rank = least if rank is None else as_rank(rank, least, "min(m, n)")
         self._excess = hidden_excess(self.shape, self.rank, self.depth, widths)[1]
 
     def to(

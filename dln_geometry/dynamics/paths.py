@@ -23,6 +23,8 @@ __all__ = ["deterministic", "follow", "schedule", "simulate"]
 DEFAULT_ROWS = 100
 """Intervals between saved times if the user gives none."""
 
+_OVERFLOW = "start, t_end and the size of the noise must leave positions finite, got overflow"
+
 FEW_STEPS = 8
 """Number of steps below which a scheme that is not exact is said to be too coarse."""
 
@@ -65,7 +67,7 @@ def warn_if_coarse(t_end: float, dt: float | None, what: str) -> None:
             f"dt = {dt:g} makes {max(1, math.ceil(t_end / dt))} step(s) of {what}, which are not "
             f"exact: the law of the gaps will be wrong; take dt below {t_end / FEW_STEPS:g}",
             UserWarning,
-            stacklevel=3,
+            stacklevel=5,
         )
 
 
@@ -78,14 +80,23 @@ def follow(
     progress: bool = False,
     label: str = "paths",
 ) -> Iterator[Any]:
-    """Yield the state at every saved time, then at `t_end`."""
+    """Yield the state at every saved time, then at `t_end`.
+
+    Raises
+    ------
+    ValueError
+        If a step finds no decomposition: positions have left the finite numbers.
+    """
     times, counts = plan
     edges = [0.0, *times, t_end]
     total, done = max(1, sum(counts)), 0
     with _bar(progress, label) as advance:
         for k, count in enumerate(counts):
             for _ in range(count):
-                state = step(state, (edges[k + 1] - edges[k]) / count)
+                try:
+                    state = step(state, (edges[k + 1] - edges[k]) / count)
+                except torch.linalg.LinAlgError:
+                    raise ValueError(_OVERFLOW) from None
                 done += 1
                 advance(done / total)
             yield state
@@ -122,9 +133,7 @@ def as_singular_values(start: Any, name: str = "start") -> Tensor:
 
 def as_confinement(confinement: Any) -> float:
     """Return the rate of an Ornstein-Uhlenbeck drift, at least 0."""
-    if confinement == 0:
-        return 0.0
-    return as_positive(confinement, "confinement")
+    return as_positive(confinement, "confinement", zero=True)
 
 
 def confined(step: Callable[[Tensor, float], Tensor], rate: float) -> Callable[..., Tensor]:
@@ -151,14 +160,29 @@ def stacked(rows: list[Tensor], like: Tensor) -> Tensor:
 def simulate(
     x: Tensor,
     step: Callable[[Tensor, float], Tensor],
-    plan: tuple[list[float], list[int]],
     t_end: float,
+    dt: float | None,
+    save_at: Any,
+    *,
+    exact: bool,
     rate: float,
     progress: bool,
     scheme: str,
 ) -> Trajectory:
-    """Follow particles through equal steps."""
-    *rows, final = follow(x, confined(step, rate), plan, t_end, progress=progress, label="Dyson")
+    """Follow particles through equal steps.
+
+    Raises
+    ------
+    ValueError
+        If the times are not as described in `schedule`, or particles leave the finite numbers.
+    """
+    plan = schedule(t_end, dt, save_at, exact=exact)
+    if not exact:
+        warn_if_coarse(t_end, dt, "Dyson Brownian motion")
+    motion = follow(x, confined(step, rate), plan, t_end, progress=progress, label="Dyson")
+    *rows, final = motion
+    if not bool(torch.isfinite(final).all()):
+        raise ValueError(_OVERFLOW)
     return Trajectory(
         t=torch.tensor(plan[0], dtype=torch.float64, device=x.device),
         states=stacked(rows, x),
@@ -168,9 +192,11 @@ def simulate(
 
 
 def deterministic(
-    path: Callable[[Tensor, list[float]], Tensor], x: Tensor, times: list[float], t_end: float
+    path: Callable[[Tensor, list[float]], Tensor], x: Tensor, t_end: float, save_at: Any
 ) -> Trajectory:
-    """Follow particles of infinite index."""
+    """Follow particles of infinite index; `path` takes them and the times."""
+    times, _ = schedule(t_end, None, save_at, exact=True)
+    t_end = float(t_end)
     flat = x.reshape(-1, x.shape[-1]).double()
     at = times if times and times[-1] == t_end else [*times, t_end]
     rows = path(flat, at).to(x.dtype).reshape(len(at), *x.shape)

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dln_geometry.dynamics.chains import trace
 from dln_geometry.dynamics.downstairs import Gaussians
+from dln_geometry.dynamics.laws.draws import as_count, as_flag, as_positive
 from dln_geometry.dynamics.losses import Loss, prepared
 from dln_geometry.dynamics.potentials import DeepPotential, Potential
 from dln_geometry.dynamics.store import Store
 from dln_geometry.dynamics.trajectory import Trajectory
-from dln_geometry.dynamics.walk import Diverged, Grid, as_positive, walk
+from dln_geometry.dynamics.walk import Diverged, Grid, walk
 from dln_geometry.geometry.entropy import hidden_excess
 from dln_geometry.geometry.point import Collapsed, EndToEnd, as_point
 
@@ -100,8 +102,8 @@ def sample_gibbs(
     (1996) (the algorithm).
     """
     beta, kappa = as_positive(beta, "beta"), as_positive(kappa, "kappa")
-    draws, thin = _as_count(draws, "draws", 1), _as_count(thin, "thin", 1)
-    burn_in = _as_count(burn_in, "burn_in", 0)
+    draws, thin = as_count(draws, "draws"), as_count(thin, "thin")
+    burn_in, entropy = as_count(burn_in, "burn_in", 0), as_flag(entropy, "entropy")
     if not isinstance(start, Collapsed | EndToEnd):
         raise TypeError(f"start must be a Collapsed or an EndToEnd, got {type(start).__name__}")
     point = as_point(start)
@@ -125,8 +127,9 @@ def sample_gibbs(
     state = chain.start(point, size)
     saved = None
     if store is not None:
-        options = [beta, kappa, entropy, draws, thin, burn_in, dt, keep_points]
-        identity = {"start": like, "options": options, "loss": type(loss).__name__}
+        options = [beta, kappa, excess, draws, thin, burn_in, dt, keep_points, point.depth]
+        at = [point.u, point.s, point.vh]
+        identity = {"start": at, "options": options, "loss": trace(ready, point)}
         saved = Store(store, identity)
     return walk(
         chain,
@@ -139,14 +142,6 @@ def sample_gibbs(
         store=saved,
         summary=chain.summary,
     )
-
-
-def _as_count(value: Any, name: str, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return value
 
 
 class _Chain:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,9 +17,7 @@ from dln_geometry.dynamics.paths import (
     as_particles,
     as_singular_values,
     deterministic,
-    schedule,
     simulate,
-    warn_if_coarse,
 )
 from dln_geometry.dynamics.singular_steps import real_singular_values, singular_step
 from dln_geometry.dynamics.trajectory import Trajectory
@@ -100,18 +99,12 @@ def singular_dyson(
     if s.shape[-1] != n:
         raise ValueError(f"start must have shape (..., {n}) for {m} x {n}, got {tuple(s.shape)}")
     if math.isinf(index):
-        times, _ = schedule(t_end, None, save_at, exact=True)
-
-        def path(rows: Tensor, at: list[float]) -> Tensor:
-            return singular_coulomb_path(rows, m - n, at, rate, rtol)
-
-        return deterministic(path, s, times, float(t_end))
-    plan = schedule(t_end, dt, save_at, exact=index == 1)
-    if index != 1:
-        warn_if_coarse(t_end, dt, "Dyson Brownian motion")
+        path = partial(singular_coulomb_path, excess=m - n, confinement=rate, rtol=rtol)
+        return deterministic(path, s, t_end, save_at)
     generator = as_generator(generator, s.device)
     step = _signed_step(generator) if signed else singular_step(m - n, index, generator)
-    return simulate(s, step, plan, t_end, rate, progress, "isospectral")
+    options = {"exact": index == 1, "rate": rate, "progress": progress, "scheme": "isospectral"}
+    return simulate(s, step, t_end, dt, save_at, **options)
 
 
 def _signed_step(generator: torch.Generator) -> Step:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dln_geometry.dynamics.downstairs import StepWatch
 from dln_geometry.dynamics.dyson_steps import isospectral_step
-from dln_geometry.dynamics.laws.draws import as_positive, as_shape
+from dln_geometry.dynamics.laws.draws import as_flag, as_positive, as_shape
 from dln_geometry.dynamics.paths import as_singular_values, follow, schedule, stacked
 from dln_geometry.dynamics.singular_steps import real_singular_values
 from dln_geometry.dynamics.solvers import integrate
@@ -96,6 +98,11 @@ def dln_dyson(
         values, an argument is not as described, or the drift
         leaves the finite numbers because `dt` is too large.
 
+    Warns
+    -----
+    UserWarning
+        If `dt` is so large that a step along the gradient leaves the region of the start.
+
     References
     ----------
     Menon, arXiv 2411.09004; Menon, Yu, arXiv 2509.09088.
@@ -111,7 +118,7 @@ def dln_dyson(
     """
     n_depth, s = as_depth(depth), as_singular_values(start)
     beta = as_positive(beta, "beta")
-    kappa = 0.0 if kappa == 0 else as_positive(kappa, "kappa")
+    kappa, entropy = as_positive(kappa, "kappa", zero=True), as_flag(entropy, "entropy")
     r = s.shape[-1]
     m, n = as_shape((r, r) if shape is None else shape)
     if r > n:
@@ -125,6 +132,8 @@ def dln_dyson(
     gradient = _gradient(loss)
     if gradient is not None:
         _check_symmetry(gradient, s)
+        if not bool(torch.isfinite(gradient(s)).all()):
+            raise ValueError("loss must have a finite gradient at the start, got NaN or infinite")
     drift = _drift(n_depth, beta, gradient, entropy and n_depth > 1, excess)
     particles, values = _coordinates(n_depth)
     x = particles(s)
@@ -136,7 +145,8 @@ def dln_dyson(
         plan = schedule(t_end, dt, save_at, exact=drift is None)
         generator = as_generator(generator, s.device)
         noise = kappa / (beta * slow)
-        step = _langevin_step(n_depth, m + n - 2 * r, noise, drift, slow, generator)
+        pull = _drift(n_depth, beta, gradient, False, 0.0)
+        step = _langevin_step(n_depth, m + n - 2 * r, noise, drift, pull, slow, generator)
         rows = list(follow(x, step, plan, t_end, progress=progress, label="singular values"))
         times, stats = plan[0], {"steps": sum(plan[1])}
     states, final = stacked(rows[:-1], x), rows[-1]
@@ -181,6 +191,11 @@ def _gradient(loss: Any) -> Drift | None:
                 raise ValueError(
                     f"loss must return a tensor of shape {tuple(s.shape[:-1])} for singular values "
                     f"{tuple(s.shape)}, got {type(value).__name__} {tuple(shape or ())}"
+                )
+            if not value.requires_grad:
+                raise ValueError(
+                    "loss must be differentiable by autograd, got a result that does not depend "
+                    "on the singular values"
                 )
             return torch.autograd.grad(value.sum(), s)[0]
 
@@ -235,6 +250,7 @@ def _langevin_step(
     wall: int,
     noise: float,
     drift: Drift | None,
+    pull: Drift | None,
     slow: float,
     generator: torch.Generator,
 ) -> Callable[[Tensor, float], Tensor]:
@@ -248,16 +264,24 @@ def _langevin_step(
 
     if drift is None:
         return brownian
+    watch, steps = StepWatch(depth), count()
 
     def step(x: Tensor, h: float) -> Tensor:
         x = brownian(x, 0.5 * h)
         first = drift(x) * (h / slow)
         moved = x + first if math.isinf(depth) else (x + first).abs()
-        x = x + 0.5 * (first + drift(moved) * (h / slow))
+        before, x = x, x + 0.5 * (first + drift(moved) * (h / slow))
         if not bool(torch.isfinite(x).all()):
             raise ValueError(
-                f"dt must be smaller than {h:.3g}: the drift of the loss left the finite numbers"
+                f"dt must be smaller than {h:.3g}: the drift of the loss left the finite numbers "
+                "(if every dt is too large, the loss is not finite there)"
             )
+        k = next(steps)
+        if pull is not None and k & (k - 1) == 0:
+            # Of the loss alone: the entropy is steep at zero, and pushes away from it.
+            way = pull(before).square().sum(-1) * (h / slow) ** 2
+            deep = math.isinf(depth)
+            watch(way, torch.full_like(way, x.shape[-1]) if deep else before.square().sum(-1), h)
         x = x if math.isinf(depth) else x.abs()
         return brownian(x, 0.5 * h)
 

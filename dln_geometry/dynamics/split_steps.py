@@ -190,7 +190,7 @@ class Splitting(Split):
         if turn is not None:
             way = way + (turn * rho.unsqueeze(-2)).square().sum((-2, -1))
         total = (reach + way).clamp_min(torch.finfo(way.dtype).tiny)
-        shrink = (reach / total).sqrt()[..., None, None]
+        shrink = ((reach / total).sqrt() + 0.0 * way)[..., None, None]
         return value, drift * shrink, None if turn is None else turn * shrink
 
     def _weights(self, lam: Tensor) -> tuple[Tensor, Tensor]:

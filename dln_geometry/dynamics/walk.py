@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-import numbers
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from dln_geometry.dynamics.arguments import save_times
 from dln_geometry.dynamics.flows import FlowError
+from dln_geometry.dynamics.laws.draws import as_positive
 from dln_geometry.dynamics.progress import Progress
 from dln_geometry.dynamics.store import Store
 from dln_geometry.dynamics.trajectory import Trajectory
 
-__all__ = ["Diverged", "Grid", "Stepper", "as_positive", "time_grid", "walk"]
+__all__ = ["Diverged", "Grid", "Stepper", "time_grid", "walk"]
 
 _ROWS = 101
 _SECONDS_BETWEEN_CHECKPOINTS = 5.0
@@ -72,17 +72,6 @@ class Grid:
         return sum(self.counts)
 
 
-def as_positive(value: Any, name: str, *, zero: bool = False) -> float:
-    """Return a positive finite number (or 0, where that is allowed)."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a real number, got {value!r}")
-    number = float(value)
-    if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
-        sign = "non-negative" if zero else "positive"
-        raise ValueError(f"{name} must be {sign} and finite, got {value!r}")
-    return number
-
-
 def time_grid(t_end: Any, dt: Any, save_at: Any = None, *, steps: int | None = None) -> Grid:
     """Return a grid of equal steps of at most `dt` between saved times.
 
@@ -110,18 +99,8 @@ def time_grid(t_end: Any, dt: Any, save_at: Any = None, *, steps: int | None = N
         index = torch.linspace(0, steps, min(_ROWS, steps + 1), dtype=torch.float64).round()
         counts = tuple(int(c) for c in (0, *index.diff().tolist()))
         return Grid(index * h, counts, (h,) * len(counts))
-    if not isinstance(save_at, Tensor):
-        save_at = np.asarray(save_at, dtype=np.float64)
-    times = torch.as_tensor(save_at).detach().cpu().to(torch.float64)
-    if times.ndim != 1 or len(times) == 0:
-        raise ValueError(f"save_at must be a non-empty vector, got shape {tuple(times.shape)}")
     rounding = 1e-6 * t_end
-    if not bool(torch.isfinite(times).all()) or bool((times.diff() <= 0).any()):
-        raise ValueError(f"save_at must be finite and increasing, got {times.tolist()}")
-    if float(times[0]) < 0 or float(times[-1]) > t_end + rounding:
-        raise ValueError(
-            f"save_at must lie in [0, {t_end:g}], got {float(times[0]):g} to {float(times[-1]):g}"
-        )
+    times = torch.from_numpy(save_times(save_at, t_end, 2))
     gaps = torch.cat((times[:1], times.diff()))
     if given:
         counts = (gaps / h).round()

@@ -44,6 +44,11 @@ def test_without_arviz_the_remedy_is_named(generator, monkeypatch):
         diagnostics.split_rhat(_trajectory(8, 2, generator=generator))
 
 
+def test_one_chain_has_no_split_rhat(generator):
+    with pytest.raises(ValueError, match="at least two chains, got 1"):
+        diagnostics.split_rhat(_trajectory(8, 1, generator=generator))
+
+
 @pytest.mark.parametrize(
     ("path", "options", "error", "message"),
     [

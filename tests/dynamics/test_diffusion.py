@@ -70,7 +70,11 @@ def _both_ways(loss, start, shape, h, chains, generator, **options):
 
 
 @pytest.mark.parametrize("entropy", [True, False])
-@pytest.mark.parametrize(("depth", "shape", "rank"), CASES, ids=str)
+@pytest.mark.parametrize(
+    ("depth", "shape", "rank"),
+    [*CASES, (1.5, (3, 3), 3), (2, (2, 4), 1), (12, (3, 3), 3), (math.inf, (4, 5), 2)],
+    ids=str,
+)
 def test_generator_of_one_step(depth, shape, rank, entropy, generator):
     """Drift and covariance of theory, every parameter generic."""
     chains, h = 8000, 1e-4
@@ -338,6 +342,10 @@ def test_a_killed_run_continues_to_the_same_bits(generator, tmp_path, monkeypatc
     assert seen == [0.0, 0.5]
     with pytest.raises(ValueError, match="store must belong to the same run"):
         langevin(loss, p, generator=generator, store=store, **{**options, "beta": 4.0})
+    other = _quadratic((3, 3), generator)
+    for energy, change in ((other, {}), (loss, {"widths": 4})):
+        with pytest.raises(ValueError, match="store must belong to the same run"):
+            langevin(energy, p, generator=generator, store=store, **options, **change)
 
 
 def test_saved_times_are_met(generator):
@@ -351,6 +359,7 @@ def test_saved_times_are_met(generator):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
+        ({"entropy": "no"}, TypeError, "entropy must be True or False"),
         ({"beta": 0.0}, ValueError, "beta must be positive"),
         ({"beta": math.inf}, ValueError, "beta must be positive and finite"),
         ({"beta": "cold"}, TypeError, "beta must be a real number"),
@@ -361,9 +370,9 @@ def test_saved_times_are_met(generator):
         ({"t_end": -1.0}, ValueError, "t_end must be positive"),
         ({"generator": None}, ValueError, "generator or increments must be given"),
         ({"generator": 3}, TypeError, "generator must be a torch.Generator"),
-        ({"chains": 0}, ValueError, "chains must be positive"),
+        ({"chains": 0}, ValueError, "chains must be at least 1"),
         ({"chains": 1.5}, TypeError, "chains must be an integer"),
-        ({"save_at": [0.2, 0.1]}, ValueError, "save_at must be finite and increasing"),
+        ({"save_at": [0.2, 0.1]}, ValueError, "save_at must be finite and strictly increasing"),
         ({"save_at": [5.0]}, ValueError, "save_at must lie in"),
         ({"save_at": []}, ValueError, "save_at must be a non-empty vector"),
         ({"increments": torch.zeros(4, 3, 3)}, ValueError, "increments must come without"),
@@ -415,3 +424,12 @@ def test_a_step_that_is_too_large_warns_and_names_the_remedy(generator):
     start = _start((3, 3), 3, 4, generator)
     with pytest.warns(UserWarning, match="dt = 0.5 is too large .* take a smaller dt"):
         langevin(loss, start, beta=1.0, t_end=1.0, dt=0.5, generator=generator)
+
+
+@pytest.mark.parametrize("method", ["product", "splitting"])
+def test_a_gradient_that_overflows_is_no_gradient_of_zero(method, generator):
+    """Squares of single precision overflow long before the matrices do."""
+    start = _start((3, 3), 3, 3, generator, dtype=torch.float32)
+    loss = _quadratic((3, 3), generator, torch.float32)
+    with pytest.raises(FlowError, match="got overflow: take dt below"):
+        langevin(loss, start, beta=1e-12, t_end=0.2, dt=0.05, generator=generator, method=method)

@@ -434,7 +434,11 @@ def test_progress_bars_do_not_disturb(generator, capsys):
         ({"dt": None}, ValueError, "dt must be given"),
         ({"t_end": -1.0}, ValueError, "t_end must be positive"),
         ({"t_end": math.inf}, ValueError, "t_end must be positive and finite"),
-        ({"confinement": -0.1}, ValueError, "confinement must be positive"),
+        ({"confinement": -0.1}, ValueError, "confinement must be non-negative"),
+        ({"confinement": "much"}, TypeError, "confinement must be a real number"),
+        ({"start": [math.inf, 1.0]}, ValueError, "start must be finite"),
+        ({"dyson_index": 1e-300}, ValueError, "must leave positions finite, got overflow"),
+        ({"save_at": "now"}, TypeError, "save_at must be a vector of times"),
         ({"scheme": "euler"}, ValueError, "scheme must be one of isospectral"),
         ({"scheme": "exact"}, ValueError, "dyson_index must be 1, 2 or 4"),
         ({"start": [math.nan, 1.0]}, ValueError, "start must be finite"),
@@ -442,6 +446,11 @@ def test_progress_bars_do_not_disturb(generator, capsys):
         ({"start": "zero"}, TypeError, "start must be a real array"),
         ({"save_at": [0.5, 2.0]}, ValueError, "save_at must lie in"),
         ({"increments": [[0.1, 0.1]]}, ValueError, "increments must go with"),
+        (
+            {"increments": [[0.1, 0.1]], "scheme": "implicit", "dyson_index": math.inf},
+            ValueError,
+            "increments must go with .* finite index",
+        ),
         (
             {"increments": [0.1, 0.1], "scheme": "implicit"},
             ValueError,
@@ -464,6 +473,15 @@ def test_errors_of_singular_values():
         singular_dyson([1.0, 2.0], (3, 2), t_end=1.0, signed=True)
     with pytest.raises(ValueError, match="but for the smallest"):
         singular_dyson([-2.0, 1.0], (2, 2), t_end=1.0, signed=True)
+
+
+def test_huge_indices_are_infinity(generator):
+    start, options = [-1.0, 0.2, 0.9], {"t_end": 1.0, "dt": 0.01, "save_at": [1.0]}
+    for motion, rest in ((dyson, {}), (singular_dyson, {"shape": (4, 3)})):
+        x = torch.tensor(start, dtype=F64).abs()
+        near = motion(x, dyson_index=1e300, generator=generator, **rest, **options)
+        limit = motion(x, dyson_index=math.inf, **rest, **options)
+        assert float((near.final - limit.final).abs().max()) < 1e-2
 
 
 def test_hardly_any_steps_are_warned_of(generator):

@@ -224,6 +224,12 @@ def test_burn_in_thinning_and_repetition(generator, tmp_path):
     fixed = sample_gibbs(
         loss, start, dt=0.3, generator=generator, keep_points=True, **{**options, "burn_in": 0}
     )
+    other = _start((3, 2), 2, 3, generator, (4,))
+    again = {"generator": generator, "store": tmp_path / "chain.pt", **options}
+    for change in ({"start": other}, {"loss": dln.losses.Quadratic(torch.eye(3, 2, dtype=F64))},
+                   {"widths": 4}):  # fmt: skip
+        with pytest.raises(ValueError, match="store must belong to the same run"):
+            sample_gibbs(**{"loss": loss, "start": start, **again, **change})
     assert fixed.stats["dt"] == pytest.approx(0.3)
     assert_close(fixed.points[-1].singular_values(), fixed.singular_values[-1], ops=1000)
     single = sample_gibbs(

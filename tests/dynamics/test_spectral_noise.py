@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -187,7 +188,7 @@ def test_gauge_noise_alone_is_the_flow_of_the_free_energy(depth):
     ("change", "error", "words"),
     [
         ({"beta": 0.0}, ValueError, "beta must be positive"),
-        ({"kappa": -1.0}, ValueError, "kappa must be positive"),
+        ({"kappa": -1.0}, ValueError, "kappa must be non-negative"),
         ({"dt": -0.1}, ValueError, "dt must be positive"),
         ({"depth": 0.5}, ValueError, "depth must be a real number >= 1"),
         ({"start": [-1.0, 1.0]}, ValueError, "start must be non-negative"),
@@ -198,6 +199,9 @@ def test_gauge_noise_alone_is_the_flow_of_the_free_energy(depth):
         ({"loss": lambda s: s.sum()}, ValueError, "loss must return a tensor of shape"),
         ({"loss": lambda s: s[..., 0] ** 2}, ValueError, "loss must be a symmetric function"),
         ({"loss": lambda s: s.pow(8).sum(-1) * 1e9}, ValueError, "dt must be smaller than 0.1"),
+        ({"loss": lambda s: s.sum(-1) * math.nan}, ValueError, "finite gradient at the start"),
+        ({"loss": lambda s: s.detach().sum(-1)}, ValueError, "loss must be differentiable"),
+        ({"entropy": "no"}, TypeError, "entropy must be True or False"),
         ({"dt": None}, ValueError, "dt must be given"),
         ({"kappa": 0.0, "entropy": False}, ValueError, "nothing moves"),
     ],
@@ -209,3 +213,14 @@ def test_errors_say_what_was_required(change, error, words, generator):
     }  # fmt: skip
     with pytest.raises(error, match=words):
         dln_dyson(arguments.pop("start"), arguments.pop("depth"), **arguments)
+
+
+def test_a_step_that_is_too_large_warns_and_names_the_remedy(generator):
+    start = torch.tensor([2.0, 1.0, 0.5], dtype=F64)
+    options = {"beta": 2.0, "loss": lambda s: 0.5 * s.square().sum(-1), "generator": generator}
+    with pytest.warns(UserWarning, match="take a smaller dt"):
+        dln_dyson(start, 3, t_end=0.4, dt=0.2, **options)
+    # The entropy is steep at zero: no matter of the step.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dln_dyson(0.0 * start, 10, t_end=0.4, dt=0.02, **options)

@@ -7,8 +7,12 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+_MOST_INDEX = 1e30
+"""Finite index above which noise is below the rounding of what repels, and overflows squared."""
 
 
 def normal(
@@ -34,25 +38,35 @@ def as_index(dyson_index: Any) -> float:
         raise TypeError(f"dyson_index must be a number in (0, inf], got {dyson_index!r}")
     if not float(dyson_index) > 0:
         raise ValueError(f"dyson_index must be positive (inf is allowed), got {dyson_index}")
-    return float(dyson_index)
+    index = float(dyson_index)
+    return index if math.isinf(index) else min(index, _MOST_INDEX)
 
 
-def as_positive(value: Any, name: str) -> float:
-    """Return a positive finite number."""
+def as_positive(value: Any, name: str, *, zero: bool = False) -> float:
+    """Return a positive finite number (or 0, where that is allowed)."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not 0 < float(value) < math.inf:
-        raise ValueError(f"{name} must be positive and finite, got {value}")
-    return float(value)
+        raise TypeError(f"{name} must be a real number, got {value!r}")
+    number = float(value)
+    if not 0 <= number < math.inf or (number == 0 and not zero):
+        sign = "non-negative" if zero else "positive"
+        raise ValueError(f"{name} must be {sign} and finite, got {value!r}")
+    return number
 
 
-def as_count(value: Any, name: str) -> int:
-    """Return a positive integer."""
+def as_count(value: Any, name: str, least: int = 1) -> int:
+    """Return an integer that is not too small."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
     return int(value)
+
+
+def as_flag(value: Any, name: str) -> bool:
+    """Return a truth value: a string or a number in its place is a mistake."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
 
 
 def as_shape(shape: Any) -> tuple[int, int]:
@@ -65,5 +79,5 @@ def as_shape(shape: Any) -> tuple[int, int]:
 
 def as_size(size: Any) -> tuple[int, ...]:
     """Return the shape of a batch."""
-    sizes = (size,) if isinstance(size, numbers.Integral) else tuple(size)
+    sizes = size if isinstance(size, Sequence) and not isinstance(size, str) else (size,)
     return tuple(as_count(d, "size") for d in sizes)

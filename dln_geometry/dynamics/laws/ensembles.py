@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,7 +20,7 @@ from dln_geometry.dynamics.laws.draws import (
     chi,
     normal,
 )
-from dln_geometry.geometry.doors import as_generator
+from dln_geometry.geometry.doors import as_dtype, as_generator
 
 __all__ = ["beta_hermite", "beta_laguerre", "hermite_zeros", "laguerre_zeros"]
 
@@ -79,7 +80,7 @@ def beta_hermite(
     tensor([-3.4641,  0.0000,  3.4641], dtype=torch.float64)
     """
     n, b, t = as_count(n, "n"), as_index(dyson_index), as_positive(t, "t")
-    batch = as_size(size)
+    batch, dtype = as_size(size), as_dtype(dtype)
     if math.isinf(b):
         zeros = math.sqrt(t) * hermite_zeros(n, dtype=dtype, device=device)
         return zeros.expand(*batch, n).clone()
@@ -138,6 +139,7 @@ def beta_laguerre(
     """
     m, n = as_shape(shape)
     b, t, batch = as_index(dyson_index), as_positive(t, "t"), as_size(size)
+    dtype = as_dtype(dtype)
     if math.isinf(b):
         roots = (t * laguerre_zeros(n, m - n, dtype=dtype, device=device)).sqrt()
         return roots.expand(*batch, n).clone()
@@ -186,8 +188,10 @@ def laguerre_zeros(
     tensor([3.], dtype=torch.float64)
     """
     n = as_count(n, "n")
-    if not excess > -1:
-        raise ValueError(f"excess must be above -1, got {excess}")
+    if isinstance(excess, bool) or not isinstance(excess, numbers.Real):
+        raise TypeError(f"excess must be a real number, got {excess!r}")
+    if not -1 < excess < math.inf:
+        raise ValueError(f"excess must be finite and above -1, got {excess}")
     k = torch.arange(n, dtype=torch.float64)
     off = (k[1:] * (k[1:] + excess)).sqrt()
     return tridiagonal_eigenvalues(2 * k + excess + 1, off).to(dtype=dtype, device=device)
