@@ -10,7 +10,7 @@ from torch import Tensor
 from dln_geometry.dynamics.downstairs import decomposable, gradient_parts
 from dln_geometry.dynamics.rotations import deep_rates, polished, rotated
 from dln_geometry.dynamics.split_steps import Split, rotates_first
-from dln_geometry.geometry.entropy import entropy_slope
+from dln_geometry.geometry.entropy import entropy_pull
 from dln_geometry.geometry.point import EndToEnd
 
 __all__ = ["DeepSplitting"]
@@ -72,13 +72,8 @@ class DeepSplitting(Split):
         """Follow the entropy by the midpoint rule."""
         if not self.drive.entropy:
             return x
-        middle = x + (0.5 * h / self.drive.beta) * self._pull(x)
-        return x + (h / self.drive.beta) * self._pull(middle)
-
-    def _pull(self, x: Tensor) -> Tensor:
-        # Homogeneous of degree 0 in s: from the largest, so that exp cannot overflow.
-        s = (x - x[..., :1]).exp().clamp_min(torch.finfo(x.dtype).tiny ** 0.5)
-        return s * entropy_slope(s, math.inf)
+        middle = x + (0.5 * h / self.drive.beta) * entropy_pull(x, math.inf)
+        return x + (h / self.drive.beta) * entropy_pull(middle, math.inf)
 
     def _turned(self, u: Tensor, q: Tensor, x: Tensor, h: float) -> tuple[Tensor, Tensor]:
         if self.drive.kappa == 0:

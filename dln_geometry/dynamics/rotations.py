@@ -21,6 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dln_geometry.geometry.kernel import langevin_function
+
 __all__ = ["Draw", "Rates", "deep_rates", "excess_rates", "polished", "rotated"]
 
 Draw = Callable[[tuple[int, ...]], Tensor]
@@ -72,7 +74,7 @@ def excess_rates(
     scale = scale * apart / -torch.expm1(-2.0 * t)
     deep, flat = 0.5 * depth * t, 0.5 * t
     # The poles of both hyperbolic cotangents are the same.
-    plus = scale * (depth * _langevin(deep) - _langevin(flat))
+    plus = scale * (depth * langevin_function(deep) - langevin_function(flat))
     minus = scale * (depth * torch.tanh(deep) - torch.tanh(flat))
     if signed:
         # Flat rotations of a negative value are those of its modulus with the signs exchanged.
@@ -85,7 +87,7 @@ def excess_rates(
 def deep_rates(u: Tensor, variance: float) -> Rates:
     """Return the same at infinite depth, ``u = log s``, against flat symmetric matrices."""
     t, apart = _gaps(u)
-    plus = variance * apart * _langevin(0.5 * t) / t
+    plus = variance * apart * langevin_function(0.5 * t) / t
     minus = variance * apart * torch.tanh(0.5 * t) / t
     zero = torch.zeros_like(u)
     return _bounded(plus, minus, zero, zero)
@@ -105,17 +107,6 @@ def _crossed(rho: Tensor) -> Tensor:
 
 def _bounded(*rates: Tensor) -> Rates:
     return Rates(*(rate.clamp_max(_FASTEST) for rate in rates))
-
-
-def _langevin(z: Tensor) -> Tensor:
-    """Return ``coth z - 1/z`` for z > 0, by its series where that cancels."""
-    near = z < 0.4
-    q = torch.where(near, z, 0.0).square()
-    series = 0.0
-    for c in (-1382 / 638512875, 2 / 93555, -1 / 4725, 2 / 945, -1 / 45, 1 / 3):
-        series = series * q + c
-    far = torch.where(near, 1.0, z)
-    return torch.where(near, series * z, 1.0 / torch.tanh(far) - 1.0 / far)
 
 
 def rotated(p: Tensor, q: Tensor, rates: Rates, draw: Draw) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from dln_geometry.dynamics.rotations import (
     polished,
     rotated,
 )
-from dln_geometry.geometry.entropy import entropy_slope
+from dln_geometry.geometry.entropy import entropy_pull
 from dln_geometry.geometry.kernel import power_divided_difference
 from dln_geometry.geometry.point import EndToEnd
 
@@ -132,7 +132,7 @@ class Splitting(Split):
         """Return ``(rho dS/drho + kappa q) / beta``."""
         tiny = torch.finfo(rho.dtype).tiny ** 0.5
         s = ((rho / self.root) ** self.depth).clamp_min(tiny)
-        pull = s * entropy_slope(s, self.depth, excess=self.drive.excess)
+        pull = entropy_pull(s.log(), self.depth, excess=self.drive.excess)
         return (self.depth / self.drive.beta) * pull + self.wall
 
     def _turned(self, p: Tensor, q: Tensor, rho: Tensor, h: float) -> tuple[Tensor, Tensor]:

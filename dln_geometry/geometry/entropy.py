@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.doors import as_depth, as_layer_count, as_matrix, as_widths
-from dln_geometry.geometry.kernel import log_kernel_of_pairs, log_kernel_slope
+from dln_geometry.geometry.kernel import langevin_function, log_kernel_of_pairs, log_kernel_slope
 from dln_geometry.geometry.point import Collapsed, EndToEnd, as_point
 
 __all__ = [
     "entropy",
     "entropy_gradient",
+    "entropy_pull",
     "entropy_slope",
     "free_energy",
     "hidden_excess",
@@ -152,6 +153,24 @@ def entropy_slope(s: Tensor, depth: float, *, excess: float = 0.0) -> Tensor:
     diagonal = torch.eye(s.shape[-1], dtype=torch.bool, device=s.device)
     total = slope.masked_fill(diagonal, 0.0).sum(-1)
     return total + excess / (depth * s) if excess else total
+
+
+def entropy_pull(x: Tensor, depth: float, *, excess: float = 0.0) -> Tensor:
+    """Return ``s_i dS/ds_i`` of descending, finite ``x = log s``, shape (..., r), without checks.
+
+    `entropy_slope` at less than half the price, to absolute precision: with ``t = x_i - x_j >= 0``
+    and ``L(t) = coth t - 1/t`` the pair (i, j) gives i the share ``(c + L(t) - L(t/N)/N)/2`` of
+    ``c = 1 - 1/N``, and j the rest.
+    """
+    r, inverse = x.shape[-1], 1.0 / depth
+    i, j = torch.triu_indices(r, r, 1, device=x.device)
+    t = (x[..., i] - x[..., j]).clamp_min(torch.finfo(x.dtype).tiny)
+    odd = langevin_function(t)
+    if inverse:
+        odd = odd - inverse * langevin_function(inverse * t)
+    eye = 0.5 * torch.eye(r, dtype=x.dtype, device=x.device)
+    total = odd @ (eye[i] - eye[j]) + 0.5 * (1.0 - inverse) * (r - 1)
+    return total + excess * inverse if excess else total
 
 
 def entropy_gradient(

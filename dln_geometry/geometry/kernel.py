@@ -19,6 +19,7 @@ from dln_geometry.geometry.doors import as_depth, as_float_tensor, as_normalized
 __all__ = [
     "depth_kernel",
     "geometric_sum",
+    "langevin_function",
     "log_depth_kernel",
     "log_kernel_slope",
     "power_divided_difference",
@@ -193,6 +194,30 @@ def log_kernel_slope(s: Tensor, depth: float) -> Tensor:
 def _logistic_pole(z: Tensor) -> Tensor:
     """Return ``1/(1 - e^{-z})`` for z away from 0, without overflow on either side."""
     return torch.exp(-torch.relu(-z)) / -torch.expm1(-z.abs()) * torch.sign(z)
+
+
+_COTH = (
+    -3617 / 162820783125,
+    4 / 18243225,
+    -1382 / 638512875,
+    2 / 93555,
+    -1 / 4725,
+    2 / 945,
+    -1 / 45,
+    1 / 3,
+)
+"""Coefficients of ``coth z - 1/z``, highest first: below z = 0.4 the next term is 4e-16."""
+
+
+def langevin_function(z: Tensor) -> Tensor:
+    """Return ``coth z - 1/z`` for z > 0, by its series where that cancels."""
+    near = z < 0.4
+    q = torch.where(near, z, 0.0).square()
+    series = 0.0
+    for c in _COTH:
+        series = series * q + c
+    far = torch.where(near, 1.0, z)
+    return torch.where(near, series * z, 1.0 / torch.tanh(far) - 1.0 / far)
 
 
 def _series(x: Tensor, coefficients: list[float]) -> Tensor:

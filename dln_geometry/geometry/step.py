@@ -16,7 +16,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.entropy import entropy_slope
+from dln_geometry.geometry.entropy import entropy_pull
 from dln_geometry.geometry.kernel import log_kernel_of_log
 from dln_geometry.geometry.point import EndToEnd
 
@@ -169,7 +169,7 @@ class ProductFrame:
         depth, q, r = self.point.depth, self.layers, self.point.rank
         if depth not in (q, 2 * q):
             s = self.point.s.clamp_min(torch.finfo(self.roots.dtype).tiny ** 0.5)
-            return s * entropy_slope(s, depth, excess=excess)
+            return entropy_pull(s.log(), depth, excess=excess)
         weight = self._squares[0]
         for k, square in enumerate(self._squares[1:], start=2):
             weight = weight.add(square, alpha=k)

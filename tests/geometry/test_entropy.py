@@ -10,7 +10,7 @@ import scipy.integrate
 import torch
 
 import dln_geometry as dln
-from dln_geometry.geometry.entropy import entropy_slope, log_stiefel_volume
+from dln_geometry.geometry.entropy import entropy_pull, entropy_slope, log_stiefel_volume
 from dln_geometry.testing import assert_close, assert_mean
 
 DTYPES = [torch.float64, torch.float32]
@@ -407,3 +407,13 @@ def test_entropy_of_a_matrix_is_that_of_its_point(depth, generator):
         dln.entropy(x)
     with pytest.raises(ValueError, match="depth must be that of the point"):
         dln.entropy(p, depth=3.3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("depth", [1, 1.5, 2, 2.7, 3, 40, 1e4, math.inf])
+def test_the_pull_of_pairs_is_the_slope(depth, dtype):
+    """Values apart, nearly equal, equal, and far below the others."""
+    s = torch.tensor([[3.0, 2.999, 2.0, 0.7, 0.7], [5.0, 1e-3, 1e-9, 1e-18, 1e-18]], dtype=dtype)
+    for excess in (0.0, 3.0):
+        pull = entropy_pull(s.log(), depth, excess=excess)
+        assert_close(pull, s * entropy_slope(s, depth, excess=excess), ops=30)
