@@ -41,14 +41,13 @@ from dln_geometry.learning.motion.series import counter_terms
 from dln_geometry.learning.motion.spectrum import hessian_product, sharpness
 from dln_geometry.learning.noether.adaptive import EffectiveRMSProp, RMSPropState, as_rmsprop
 from dln_geometry.learning.noether.charges import (
-    acceleration,
     charge,
     charge_rate,
     kinetic_asymmetry,
-    kinetic_energy,
     noether_residual,
 )
 from dln_geometry.learning.noether.discrete_laws import Charges, DiscreteLaw, discrete_residual
+from dln_geometry.learning.noether.mechanics import acceleration, kinetic_energy
 from dln_geometry.learning.noether.overdamped import (
     overdamped_charge,
     overdamped_norm,
@@ -58,7 +57,7 @@ from dln_geometry.learning.noether.overdamped import (
 from dln_geometry.learning.optim import EndToEndSGD
 from dln_geometry.learning.parameters import ModuleLoss, flatten, functionalize, unflatten
 from dln_geometry.learning.rules import Rule
-from dln_geometry.learning.symmetry.actions import Gauge, Rescale, Rotation, Scale, Translation
+from dln_geometry.learning.symmetry.actions import Rescale, Scale, Translation
 from dln_geometry.learning.symmetry.symmetries import (
     Symmetry,
     SymmetryError,
@@ -66,6 +65,7 @@ from dln_geometry.learning.symmetry.symmetries import (
     is_symmetric,
     symmetry_residual,
 )
+from dln_geometry.learning.symmetry.turns import Gauge, Rotation
 
 __all__ = [
     "ChargeMonitor",

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
+from dln_geometry.learning.losses import as_loss
 from dln_geometry.learning.smooth import SmoothNormalisation
 
 __all__ = ["ExactDerivatives", "with_exact_derivatives"]
@@ -47,7 +48,14 @@ class ExactDerivatives(SmoothNormalisation):
 
 
 def with_exact_derivatives(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return the same function, evaluated in `ExactDerivatives`."""
+    """Return the same function, evaluated in `ExactDerivatives`.
+
+    Raises
+    ------
+    TypeError
+        If it cannot be called.
+    """
+    loss = as_loss(loss)
 
     @wraps(loss, updated=())
     def exact(*args: Any, **kwargs: Any) -> Tensor:

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from dln_geometry.learning.algebra import as_like, as_parameters
 from dln_geometry.learning.legendre import legendre_inverse
+from dln_geometry.learning.losses import gradient_of
 from dln_geometry.learning.parameters import Parameters
 
 __all__ = ["Rule"]
@@ -58,6 +59,7 @@ class Rule:
 
     Examples
     --------
+    >>> import torch
     >>> rule = Rule(lr=0.5, momentum=0.5)
     >>> rule.mass, rule.friction
     (0.375, 0.5)
@@ -191,8 +193,16 @@ class Rule:
         -------
         params, state : dict of str to Tensor
             ``q+`` and ``v+``.
+
+        Raises
+        ------
+        TypeError
+            If `params` or `state` is no dict of real tensors, or the loss returns no tensor.
+        ValueError
+            If `state` does not have the names and shapes of `params`, the loss is no scalar or
+            does not depend on them, or the step leaves the range of the potential's gradient.
         """
-        return self.update(torch.func.grad(loss)(dict(params)), params, state)
+        return self.update(gradient_of(loss)(as_parameters(params)), params, state)
 
     def update(
         self,
@@ -213,7 +223,16 @@ class Rule:
         -------
         params, state : dict of str to Tensor
             ``q+`` and ``v+``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `step`; the gradients too must have the names and shapes of `params`.
         """
+        params = as_parameters(params)
+        gradients = as_like(gradients, params, "gradients")
+        if state is not None:
+            state = as_like(state, params, "state")
         velocity, direction = {}, {}
         for name, q in params.items():
             # The order of operations is torch.optim.SGD's: results agree to the last bit.
@@ -228,9 +247,9 @@ class Rule:
         if self.potential is None:
             after = {name: q.add(direction[name], alpha=-self.lr) for name, q in params.items()}
         else:
-            dual = torch.func.grad(self.potential)(dict(params))
+            dual = gradient_of(self.potential, "potential")(params)
             target = {name: y.add(direction[name], alpha=-self.lr) for name, y in dual.items()}
-            after = legendre_inverse(self.potential, target, dict(params))
+            after = legendre_inverse(self.potential, target, params)
         return after, velocity
 
 

@@ -13,7 +13,7 @@ from dln_geometry.learning.noether.overdamped import (
     stationary_norm,
 )
 from dln_geometry.learning.rules import Rule
-from dln_geometry.learning.symmetry.actions import Gauge
+from dln_geometry.learning.symmetry.turns import Gauge
 from dln_geometry.testing import assert_close, assert_order
 
 F64 = torch.float64

@@ -158,16 +158,16 @@ def test_the_law_in_single_precision_and_batches(generator):
         assert a.dtype == torch.float32
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.4])
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.4, False), (0.4, True)])
 @pytest.mark.parametrize("corrected", [False, True])
-def test_overdamped_moments_have_the_stated_order(momentum, corrected, generator):
+def test_overdamped_moments_have_the_stated_order(momentum, nesterov, corrected, generator):
     widths, k, t_end = (3, 4, 2), 0.4, 1.5
     loss = end_to_end_loss(widths, generator)
     total = upstairs(loss, widths)
     params = as_params(draw(widths, generator))
     lrs, errors = [0.025 / 2**j for j in range(4)], []
     for lr in lrs:
-        rule = Rule(lr, momentum=momentum, weight_decay=k)
+        rule = Rule(lr, momentum=momentum, weight_decay=k, nesterov=nesterov)
         state, steps = None, round(t_end / lr)
         q = params
         # The transient: begun at the same time for every learning rate.

@@ -8,8 +8,9 @@ from torch.nn import functional
 from dln_geometry.learning.noether.discrete_laws import DiscreteLaw, discrete_residual
 from dln_geometry.learning.parameters import functionalize
 from dln_geometry.learning.rules import Rule
-from dln_geometry.learning.symmetry.actions import Gauge, Rescale, Rotation, Scale, Translation
+from dln_geometry.learning.symmetry.actions import Rescale, Scale, Translation
 from dln_geometry.learning.symmetry.symmetries import Symmetry, SymmetryError, is_symmetric
+from dln_geometry.learning.symmetry.turns import Gauge, Rotation
 from dln_geometry.testing import assert_close
 
 F64 = torch.float64

@@ -6,17 +6,17 @@ import torch
 from scipy.integrate import solve_ivp
 
 from dln_geometry.learning.noether.charges import (
-    acceleration,
     charge,
     charge_rate,
     kinetic_asymmetry,
-    kinetic_energy,
     noether_residual,
 )
+from dln_geometry.learning.noether.mechanics import acceleration, kinetic_energy
 from dln_geometry.learning.parameters import flatten, unflatten
 from dln_geometry.learning.rules import Rule
-from dln_geometry.learning.symmetry.actions import Gauge, Rescale, Rotation, Scale, Translation
+from dln_geometry.learning.symmetry.actions import Rescale, Scale, Translation
 from dln_geometry.learning.symmetry.symmetries import Symmetry
+from dln_geometry.learning.symmetry.turns import Gauge, Rotation
 from dln_geometry.testing import assert_close, assert_order
 
 F64 = torch.float64

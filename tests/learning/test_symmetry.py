@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dln_geometry.learning.symmetry.actions import Gauge, Rescale, Rotation, Scale, Translation
+from dln_geometry.learning.symmetry.actions import Rescale, Scale, Translation
 from dln_geometry.learning.symmetry.symmetries import (
     Symmetry,
     SymmetryError,
@@ -13,6 +13,7 @@ from dln_geometry.learning.symmetry.symmetries import (
     is_symmetric,
     symmetry_residual,
 )
+from dln_geometry.learning.symmetry.turns import Gauge, Rotation
 from dln_geometry.testing import assert_close, assert_order
 
 F64 = torch.float64

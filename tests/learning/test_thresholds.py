@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from dln_geometry.learning import functionalize
 from dln_geometry.learning.mirror.mirrors import Mirror
-from dln_geometry.learning.mirror.thresholds import _lowest, curvature, stability
+from dln_geometry.learning.mirror.thresholds import curvature, stability
 from dln_geometry.learning.symmetry.symmetries import SymmetryError
 from dln_geometry.testing import assert_close
 
@@ -67,38 +67,6 @@ def test_single_precision(generator):
     found = stability(loss, mirror, params, generator=generator)
     h = torch.linalg.eigvalsh(curvature(loss, mirror, mirror.project(params)))
     assert_close(found.threshold, -h[0], ops=100, scale=h.abs().max())
-
-
-@pytest.mark.parametrize("k", [33, 120, 700])
-@pytest.mark.parametrize("kind", ["generic", "multiple", "semidefinite", "zero"])
-def test_the_iteration_meets_every_spectrum(kind, k, generator):
-    q = torch.linalg.qr(torch.randn(k, k, generator=generator, dtype=F64)).Q
-    values = torch.randn(k, generator=generator, dtype=F64).sort().values
-    if kind == "multiple":
-        values[:5] = values[0]
-        values[5:] = values[5:].abs() + 1
-    elif kind == "semidefinite":
-        values = values.abs()
-        values[: k // 2] = 0.0
-    elif kind == "zero":
-        values[:] = 0.0
-    h = (q * values) @ q.mT
-    start = torch.randn(k, generator=generator, dtype=F64)
-    value, vector, residual = _lowest(lambda v: h @ v, start, 1e-8)
-    scale = max(float(values.abs().max()), 1.0)
-    # The error of a Ritz value is at most the residual, and its square over the gap.
-    assert abs(value - float(values.min())) < 1e-8 * scale
-    assert_close(vector.norm(), 1.0)
-    assert float((h @ vector - value * vector).norm()) <= residual + 1e-12 * scale
-
-
-def test_the_iteration_says_if_it_fails(generator, monkeypatch):
-    monkeypatch.setattr("dln_geometry.learning.mirror.thresholds._LARGEST_COUNT", 70)
-    # A spectrum dense at the lower end, and a tolerance below rounding.
-    values = torch.linspace(0, 1, 3000, dtype=F64).square()
-    start = torch.randn(3000, generator=generator, dtype=F64)
-    with pytest.raises(RuntimeError, match="must converge in 70 products, got a residual of"):
-        _lowest(lambda v: values * v, start, 1e-30)
 
 
 def _minimum(loss, mirror, start, decay):

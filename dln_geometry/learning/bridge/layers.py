@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dln_geometry.geometry.chain import product
 from dln_geometry.geometry.doors import as_factors, as_float_tensor
+from dln_geometry.learning.losses import gradient_of
 from dln_geometry.learning.rules import Rule
 
 __all__ = ["as_moments", "as_rule", "as_velocities", "cross", "layer_gradients", "partial_products"]
@@ -30,7 +30,7 @@ def partial_products(layers: Sequence[Tensor]) -> tuple[list[Tensor | None], lis
 
 def layer_gradients(loss: Callable[[Tensor], Tensor], layers: Sequence[Tensor]) -> Layers:
     """Return ``D_p = (W_N..W_{p+1})^T E'(X) (W_{p-1}..W_1)^T``, differentiable, without checks."""
-    gradient = torch.func.grad(loss)(product(layers))
+    gradient = gradient_of(loss)(product(layers))
     before, behind = partial_products(layers)
     result = []
     for a, b in zip(before, behind, strict=True):

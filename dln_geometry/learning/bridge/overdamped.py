@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from dln_geometry.geometry.doors import as_float_tensor
 from dln_geometry.learning.bridge.layers import as_moments, as_rule
+from dln_geometry.learning.noether.overdamped import decay_factor, growth
 from dln_geometry.learning.rules import Rule
 
 __all__ = ["overdamped_moments"]
@@ -30,7 +32,8 @@ def overdamped_moments(
     and K the moments of the gradients D of the loss. As printed ``c = 2 k / mu``, with an error of
     the order of the learning rate; corrected ``c = -(2/lr) log lambda_+``, with the factor
     ``lambda_+`` by which a step shrinks a parameter, an error of its square. With momentum time
-    begins behind the transient of the start, which decays like b^n.
+    begins behind the transient of the start, which decays like b^n. Nesterov's momentum has the
+    factor ``lr (1 - b + 2 b^2) / (1 - b)^3`` in place of ``2 m / mu^3``.
 
     Parameters
     ----------
@@ -41,7 +44,7 @@ def overdamped_moments(
     times : array_like, shape (T,)
         Increasing, from 0. A step takes the time ``lr``.
     rule : Rule
-        Learning rule with or without heavy-ball momentum.
+        Learning rule.
     corrected : bool
         The corrected exponent or the printed one.
 
@@ -55,8 +58,8 @@ def overdamped_moments(
     TypeError
         If an argument is not of its kind.
     ValueError
-        If the rule is not overdamped, or has Nesterov's momentum (whose friction depends on the
-        Hessian) or a potential; if times do not increase from 0, or shapes do not fit.
+        If the rule is not overdamped or has a potential; if times do not increase from 0, or
+        shapes do not fit.
 
     References
     ----------
@@ -72,11 +75,9 @@ def overdamped_moments(
     start, forces, rule = as_moments(moments), as_moments(kinetic, "kinetic"), as_rule(rule)
     if not isinstance(corrected, bool):
         raise TypeError(f"corrected must be True or False, got {corrected!r}")
-    if rule.nesterov:
-        raise ValueError("rule must not have Nesterov's momentum: its friction is not constant")
     rule.check_overdamped()
     t = as_float_tensor(times, "times", dtype=torch.float64).tolist()
-    if not isinstance(t, list) or not t or t[0] != 0 or any(b <= a for a, b in zip(t, t[1:])):  # noqa: B905, RUF007
+    if not isinstance(t, list) or not t or t[0] != 0 or any(b <= a for a, b in pairwise(t)):
         raise ValueError("times must increase from 0, and be a vector of shape (T,)")
     if len(start) != len(forces):
         raise ValueError(
@@ -87,11 +88,8 @@ def overdamped_moments(
             raise ValueError(
                 f"kinetic[{p}] must have shape {(len(t), *g.shape)}, got {tuple(k.shape)}"
             )
-    if corrected:
-        rate = -2.0 * math.log(rule.discrete_root) / rule.time_step
-    else:
-        rate = 2.0 * rule.weight_decay / rule.friction
-    strength = 2.0 * rule.mass / rule.friction**3
+    rate = -2.0 * math.log(decay_factor(rule, corrected)) / rule.time_step
+    strength = growth(rule)
     paths = [[g] for g in start]
     for n in range(len(t) - 1):
         h = t[n + 1] - t[n]

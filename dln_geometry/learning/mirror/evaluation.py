@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dln_geometry.learning.losses import as_value
+
 __all__ = ["NotFiniteError", "as_scalar", "value_and_gradient"]
 
 
@@ -44,12 +46,7 @@ def value_and_gradient(loss: Callable[[Any], Tensor], q: Any) -> tuple[float, An
 
 def as_scalar(value: Any) -> Tensor:
     """Return the value of a loss: a finite, differentiable, real scalar tensor."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"loss must return a tensor, got {type(value).__name__}")
-    if value.shape != () or not value.is_floating_point():
-        raise ValueError(
-            f"loss must return a real scalar of shape (), got {tuple(value.shape)} of {value.dtype}"
-        )
+    value = as_value(value)
     if not bool(torch.isfinite(value.detach())):
         raise NotFiniteError(f"loss must be finite, got {float(value.detach())}")
     if not value.requires_grad:

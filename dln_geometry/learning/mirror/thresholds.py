@@ -10,15 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.doors import as_generator
+from dln_geometry.learning.lanczos import largest_eigenvalue
 from dln_geometry.learning.mirror.evaluation import NotFiniteError, as_scalar
 from dln_geometry.learning.mirror.mirrors import Mirror
 
 __all__ = ["Stability", "curvature", "stability"]
 
 _DENSE = 32
-_BASIS, _KEPT = 48, 12
-_LARGEST_COUNT = 2000
+_MOST_PRODUCTS = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,12 +114,18 @@ def stability(
     if mirror.dimension <= _DENSE:
         values, vectors = torch.linalg.eigh(_dense(product))
         value, direction = float(values[0]), vectors[:, 0]
-        residual = float((product(direction) - value * direction).norm())
     else:
         if tol is None:
             tol = 1e-8 if like.dtype == torch.float64 else 1e-4
-        start = _random_like(like, generator)
-        value, direction, residual = _lowest(product, start, tol)
+        top, direction = largest_eigenvalue(
+            lambda v: -product(v.to(like)).to(v),
+            like,
+            rtol=tol,
+            max_products=_MOST_PRODUCTS,
+            generator=generator,
+        )
+        value, direction = -float(top), direction.to(like)
+    residual = float((product(direction) - value * direction).norm())
     part = float(mirror.coordinates(params).detach().square().sum())
     defect = float(mirror.defect(params).detach())
     pointwise = None
@@ -192,45 +197,3 @@ def _dense(product: _Curvature) -> Tensor:
     eye = torch.eye(product.origin.numel()).to(product.origin)
     h = torch.stack([product(e) for e in eye])
     return (h + h.mT) / 2
-
-
-def _random_like(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    generator = as_generator(generator, like.device)
-    v = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=generator.device)
-    return v.to(like.device)
-
-
-def _lowest(
-    product: Callable[[Tensor], Tensor], start: Tensor, tol: float
-) -> tuple[float, Tensor, float]:
-    """Return the lowest eigenvalue of a symmetric map, its vector and the residual.
-
-    Lanczos iteration with full orthogonalisation in a basis of bounded size: when it is full, the
-    lowest Ritz vectors are kept. The convergence is judged against the largest eigenvalue, so
-    that the lowest may be zero, and any number of times.
-    """
-    k = start.numel()
-    basis, images = start.new_empty(0, k), start.new_empty(0, k)
-    v, largest = start / start.norm(), 0.0
-    for _ in range(_LARGEST_COUNT):
-        basis = torch.cat([basis, v.unsqueeze(0)])
-        images = torch.cat([images, product(v).unsqueeze(0)])
-        small = basis @ images.mT
-        values, vectors = torch.linalg.eigh((small + small.mT) / 2)
-        largest = max(largest, float(values.abs().max()))
-        ritz = vectors[:, 0] @ basis
-        r = vectors[:, 0] @ images - values[0] * ritz
-        residual = float(r.norm())
-        if residual <= tol * largest or basis.shape[0] == k:
-            return float(values[0]), ritz, residual
-        if basis.shape[0] == min(_BASIS, k):
-            basis, images = vectors[:, :_KEPT].mT @ basis, vectors[:, :_KEPT].mT @ images
-        for _ in range(2):
-            # Twice is enough: after the first pass rounding alone is left along the basis.
-            r = r - (basis @ r) @ basis
-            r = r / r.norm()
-        v = r
-    raise RuntimeError(
-        f"lowest curvature must converge in {_LARGEST_COUNT} products, got a residual of "
-        f"{residual:.3e} at a largest curvature of {largest:.3e}; a larger tol takes it"
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
@@ -161,7 +162,8 @@ def max_learning_rate(
     Raises
     ------
     TypeError, ValueError
-        If eps is not positive or the order is below -1.
+        If eps is not positive or the order is below -1, or the counter terms at `params` are not
+        finite.
 
     References
     ----------
@@ -176,6 +178,8 @@ def max_learning_rate(
     eps, order = as_positive(eps, "eps"), as_order(order, "order", -1)
     params = as_parameters(params)
     size = float(norm(counter_terms(loss, order + 1)(params)[-1]).detach())
+    if not math.isfinite(size):
+        raise ValueError(f"the counter terms must be finite, got |xi_{order + 1}| = {size}")
     top = float(sharpness(loss, params, generator=generator).detach())
     accuracy = (eps / size) ** (1 / (order + 3)) if size > 0 else float("inf")
     return min(accuracy, 1 / top if top > 0 else float("inf"))

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from dln_geometry.learning.algebra import as_order, as_parameters, as_positive, dot
 from dln_geometry.learning.exactness import with_exact_derivatives
+from dln_geometry.learning.lanczos import largest_eigenvalue
+from dln_geometry.learning.losses import gradient_and_value_of
 from dln_geometry.learning.motion.field import VectorField
 from dln_geometry.learning.motion.series import closed_motion
-from dln_geometry.learning.motion.spectrum import hessian_product, largest_eigenvalue
+from dln_geometry.learning.motion.spectrum import hessian_product
 from dln_geometry.learning.parameters import Parameters, flatten, unflatten
 
 __all__ = ["EquationOfMotion", "equation_of_motion", "modified_loss"]
@@ -71,10 +73,12 @@ class EquationOfMotion(VectorField):
         Raises
         ------
         ValueError
-            If it is 1 or more.
+            If it is 1 or more, or the parameters or the Hessian are not finite.
         """
         params = as_parameters(params)
         product, flat = hessian_product(self.loss, params), flatten(params)
+        if not bool(torch.isfinite(flat.detach()).all()):
+            raise ValueError("params must be finite, got NaN or infinite entries")
         ends = []
         for sign in (1.0, -1.0):
 
@@ -135,8 +139,9 @@ def equation_of_motion(
     Raises
     ------
     TypeError, ValueError
-        If lr is not positive or the order is below -1; later, if the learning rate is beyond
-        the validity, ``lr lambda_max >= 1``.
+        If the loss cannot be called, lr is not positive or the order is below -1; later, if the
+        parameters are not finite, or the learning rate is beyond the validity,
+        ``lr lambda_max >= 1``.
 
     References
     ----------
@@ -151,8 +156,6 @@ def equation_of_motion(
     >>> round(float(torch.tensor(0.9).log() / 0.1), 5)  # all orders: log(1 - lr) / lr
     -1.05361
     """
-    if not callable(loss):
-        raise TypeError(f"loss must be a function of the parameters, got {loss!r}")
     if not isinstance(check, bool):
         raise TypeError(f"check must be True or False, got {check!r}")
     return EquationOfMotion(
@@ -186,7 +189,7 @@ def modified_loss(loss: Loss, lr: float) -> Loss:
     lr, loss = as_positive(lr, "lr"), with_exact_derivatives(loss)
 
     def modified(params: Parameters) -> Tensor:
-        g, value = torch.func.grad_and_value(loss)(params)
+        g, value = gradient_and_value_of(loss)(as_parameters(params))
         return value + lr / 4 * dot(g, g)
 
     return modified

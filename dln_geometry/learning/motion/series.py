@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dln_geometry.learning.algebra import as_order, as_parameters, combine
 from dln_geometry.learning.exactness import with_exact_derivatives
+from dln_geometry.learning.losses import gradient_of
 from dln_geometry.learning.motion.spectrum import hessian_product
 from dln_geometry.learning.parameters import Parameters
 
@@ -56,9 +57,11 @@ def counter_terms(loss: Loss, order: int) -> Callable[[Mapping[str, Tensor]], li
     Raises
     ------
     TypeError
-        If the order is no integer, or (later) the parameters are no dict of real tensors.
+        If the loss cannot be called or the order is no integer, or (later) the parameters are no
+        dict of real tensors.
     ValueError
-        If the order is negative.
+        If the order is negative, or (later) the loss is no scalar or does not depend on the
+        parameters.
 
     Notes
     -----
@@ -92,12 +95,12 @@ def closed_motion(loss: Loss, lr: float, order: int) -> Field:
 
     def motion(params: Parameters) -> Parameters:
         if order < 0:
-            return combine([(-1.0, torch.func.grad(loss)(params))])
+            return combine([(-1.0, gradient_of(loss)(params))])
         if order == 0:
             g, u = _gradient_and_image(loss)(params)
             return combine([(-1.0, g), (-lr / 2, u)])
         if order > 2:
-            terms = [torch.func.grad(loss)(params), *_taylor_forms(loss, params, order)]
+            terms = [gradient_of(loss)(params), *_taylor_forms(loss, params, order)]
             return combine([(-(lr**a), xi) for a, xi in enumerate(terms)])
         (g, u), pull = torch.func.vjp(_gradient_and_image(loss), params)[:2]
         if order == 1:
@@ -124,7 +127,7 @@ def recursive_counter_terms(loss: Loss, order: int) -> Callable[[Parameters], li
     Miyagawa, arXiv 2210.15898.
     """
     order = as_order(order, "order", 0)
-    gradient = torch.func.grad(with_exact_derivatives(loss))
+    gradient = gradient_of(with_exact_derivatives(loss))
     fields: list[Field] = [lambda q: combine([(-1.0, gradient(q))])]
 
     def along(k: int, h: Field) -> Field:
@@ -167,7 +170,7 @@ def _gradient_and_image(loss: Loss) -> Callable[[Parameters], tuple[Parameters, 
     """Return ``q -> (g, H g)``, whose adjoint is ``K*(a, b) = H a + T[g, b] + H^2 b``."""
 
     def both(q: Parameters) -> tuple[Parameters, Parameters]:
-        g, pull = torch.func.vjp(torch.func.grad(loss), q)[:2]
+        g, pull = torch.func.vjp(gradient_of(loss), q)[:2]
         return g, pull(g)[0]
 
     return both
@@ -194,7 +197,7 @@ def _taylor_forms(loss: Loss, params: Parameters, order: int) -> list[Parameters
     ``q_n(eta)`` are the iterates from `params`. The j-th difference of the gradients is
     ``O(eta^j)``: ``order + 2`` of them leave nothing out.
     """
-    gradient = torch.func.grad(loss)
+    gradient = gradient_of(loss)
     weights = difference_weights(order + 2)
 
     def motion(eta: Tensor) -> list[Parameters]:
@@ -218,5 +221,15 @@ def _taylor_forms(loss: Loss, params: Parameters, order: int) -> list[Parameters
     first = next(iter(params.values()))
     derivatives = taylor(torch.zeros((), dtype=first.dtype, device=first.device))
     return [
-        combine([(-1.0 / math.factorial(k), value)]) for k, value in enumerate(derivatives) if k > 0
+        _like(params, combine([(-1.0 / math.factorial(k), value)]))
+        for k, value in enumerate(derivatives)
+        if k > 0
     ]
+
+
+def _like(params: Parameters, vector: Parameters) -> Parameters:
+    """Return a vector in the dtypes of the parameters.
+
+    The tangent of a number that Python multiplies comes out in double precision (torch 2.13).
+    """
+    return {name: x.to(params[name].dtype) for name, x in vector.items()}

@@ -1,19 +1,19 @@
-"""Products with the Hessian of a loss, and its largest eigenvalue by the Lanczos method."""
+"""Products with the Hessian of a loss, and its largest eigenvalue."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.doors import as_generator
-from dln_geometry.learning.algebra import as_like, as_order, as_parameters, as_positive
+from dln_geometry.learning.algebra import as_like, as_parameters
 from dln_geometry.learning.exactness import with_exact_derivatives
+from dln_geometry.learning.lanczos import largest_eigenvalue
+from dln_geometry.learning.losses import gradient_of
 from dln_geometry.learning.parameters import Parameters, flatten, unflatten
 
-__all__ = ["hessian_product", "largest_eigenvalue", "sharpness"]
+__all__ = ["hessian_product", "sharpness"]
 
 Loss = Callable[[Parameters], Tensor]
 
@@ -35,9 +35,10 @@ def hessian_product(
     Raises
     ------
     TypeError
-        If `params` (or later v) is no dict of real tensors.
+        If the loss cannot be called, or `params` (or later v) is no dict of real tensors.
     ValueError
-        If v does not have the names and shapes of `params`.
+        If the loss is no scalar or does not depend on the parameters, or v does not have the names
+        and shapes of `params`.
 
     Examples
     --------
@@ -46,7 +47,7 @@ def hessian_product(
     {'q': tensor([0., 1.])}
     """
     params = as_parameters(params)
-    _, pull = torch.func.vjp(torch.func.grad(with_exact_derivatives(loss)), params)[:2]
+    _, pull = torch.func.vjp(gradient_of(with_exact_derivatives(loss)), params)[:2]
     # The Hessian is symmetric: the adjoint that reverse mode gives is the product itself.
     return lambda v: pull(as_like(v, params, "v"))[0]
 
@@ -105,95 +106,3 @@ def sharpness(
     flat = flatten(params)
     options = {"rtol": rtol, "max_products": max_products, "generator": generator}
     return largest_eigenvalue(matvec, flat, **options)[0]
-
-
-def largest_eigenvalue(
-    matvec: Callable[[Tensor], Tensor],
-    like: Tensor,
-    *,
-    rtol: float | None = None,
-    max_products: int = 1000,
-    subspace: int = 64,
-    generator: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return the largest eigenvalue of a symmetric operator and a unit eigenvector.
-
-    Lanczos with full reorthogonalisation, begun anew from the best vector when `subspace` vectors
-    are stored.
-
-    Parameters
-    ----------
-    matvec : callable
-        ``matvec(x)``, both of shape (n,).
-    like : Tensor, shape (n,)
-        Size, dtype and device of the vectors.
-    rtol, max_products, generator : optional
-        As in `sharpness`.
-    subspace : int
-        Most vectors that are stored, at least 2.
-
-    Returns
-    -------
-    value : Tensor, shape ()
-    vector : Tensor, shape (n,)
-
-    Raises
-    ------
-    RuntimeError
-        If the bound is not reached in `max_products` products.
-    ValueError
-        If a product is not finite.
-    """
-    dtype = like.dtype if like.dtype.itemsize >= 4 else torch.float32
-    eps = torch.finfo(dtype).eps
-    bound = max(eps ** (1 / 3) if rtol is None else as_positive(rtol, "rtol"), 100 * eps)
-    left, n = as_order(max_products, "max_products", 1), like.numel()
-    generator = as_generator(generator, like.device)
-    x = torch.randn(n, generator=generator, dtype=dtype, device=generator.device).to(like.device)
-    residual = math.inf
-    while left > 0:
-        value, x, residual, spent = _krylov(
-            matvec, x, bound, min(left, as_order(subspace, "subspace", 2), n)
-        )
-        if residual <= bound:
-            return value, x
-        left -= spent
-    raise RuntimeError(
-        f"the largest eigenvalue must be found to the relative residual {bound:.1e} in "
-        f"{max_products} products, got {residual:.1e}: allow more, or a larger rtol"
-    )
-
-
-def _krylov(
-    matvec: Callable[[Tensor], Tensor], start: Tensor, rtol: float, most: int
-) -> tuple[Tensor, Tensor, float, int]:
-    """Return value, vector and relative residual of one Krylov space, and the products spent."""
-    basis = start.new_empty(most, len(start))
-    basis[0] = start / torch.linalg.vector_norm(start)
-    image = start.new_zeros(most, most)
-    for k in range(most):
-        w = matvec(basis[k]).detach()
-        spanned = basis[: k + 1]
-        # Twice is enough (Kahan, Parlett): once leaves the rounding errors of what cancels.
-        coefficients = spanned @ w
-        w = w - coefficients @ spanned
-        again = spanned @ w
-        w, beta = (rest := w - again @ spanned), torch.linalg.vector_norm(rest)
-        image[k, : k + 1] = image[: k + 1, k] = coefficients + again
-        # On the host, in double precision: the small matrix costs nothing, a decomposition of
-        # it on a GPU does.
-        small = image[: k + 1, : k + 1].double().cpu()
-        if not bool(torch.isfinite(small).all()):
-            raise ValueError("the operator must be finite, got a product with NaN or infinity")
-        values, vectors = torch.linalg.eigh(small)
-        size = float(values.abs().max())
-        error = float(beta) * abs(float(vectors[-1, -1]))
-        relative = error / size if size > 0 else 0.0
-        if relative <= rtol or k + 1 == most:
-            x = vectors[:, -1].to(start) @ spanned
-            if k + 1 == len(start):
-                relative = 0.0
-            return values[-1].to(start), x / torch.linalg.vector_norm(x), relative, k + 1
-        # A space that is invariant ends above, with the residual zero.
-        basis[k + 1] = w / beta
-    raise AssertionError("unreachable: the last vector returns")

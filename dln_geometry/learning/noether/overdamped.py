@@ -19,7 +19,16 @@ from torch import Tensor
 from dln_geometry.geometry.doors import as_float_tensor
 from dln_geometry.learning.rules import Rule
 
-__all__ = ["overdamped_charge", "overdamped_norm", "stationary_angle", "stationary_norm"]
+__all__ = [
+    "check_positive",
+    "decay_factor",
+    "growth",
+    "overdamped_charge",
+    "overdamped_norm",
+    "slow_amplitude",
+    "stationary_angle",
+    "stationary_norm",
+]
 
 
 def overdamped_charge(

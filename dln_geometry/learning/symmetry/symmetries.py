@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dln_geometry.learning.algebra import as_parameters
+from dln_geometry.learning.losses import gradient_and_value_of
 from dln_geometry.learning.parameters import Parameters
 
 __all__ = ["Symmetry", "SymmetryError", "check_symmetric", "is_symmetric", "symmetry_residual"]
@@ -192,15 +194,22 @@ def symmetry_residual(
     -------
     float
         The residual, infinite if the loss is not finite along the orbit.
+
+    Raises
+    ------
+    TypeError
+        If `params` is no dict of real tensors, or the loss returns no tensor.
+    ValueError
+        If it is empty, or the loss is no scalar or does not depend on it.
     """
-    params = dict(params)
+    params = {name: q.detach() for name, q in as_parameters(params).items()}
     zero = symmetry.zero(params)
     # Directions of no special kind, without random numbers; not antisymmetric as a matrix either.
     count = torch.arange(zero.numel(), dtype=zero.dtype, device=zero.device)
     s = _STRETCH * (1 + 2.4 * count).cos().reshape(zero.shape)
     if not zero.ndim:
         s = torch.full_like(zero, _STRETCH)
-    gradient, value = torch.func.grad_and_value(loss)(params)
+    gradient, value = gradient_and_value_of(loss)(params)
     field = symmetry.generated(params, s)
     slope = sum(float((gradient[name] * d).sum()) for name, d in field.items())
     size = _norm({name: gradient[name] for name in field}) * _norm(field)
@@ -232,6 +241,11 @@ def is_symmetric(
     rtol : float, optional
         Largest `symmetry_residual` allowed. The default is the square root of the eps of the
         parameters' dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `symmetry_residual`; if `rtol` is not positive.
 
     Examples
     --------

@@ -1,0 +1,156 @@
+"""The mechanics of a learning rule: kinetic energy, momentum, and the Euler-Lagrange equation.
+
+A rule moves the parameters, to second order in the learning rate, by the Euler-Lagrange equation
+of a Lagrangian with the kinetic energy
+
+``T = D_h(q + m q', q) / m``,  ``D_h(x, y) = h(x) - h(y) - <grad h(y), x - y>``,
+
+with the mass m and the potential h of the rule (``m/2 |q'|^2`` without one). With
+``Delta = grad h(q + m q') - grad h(q)`` (``m q'``) and the force ``F = grad f + k q`` it reads
+
+``d/dt Delta + (mu / m) Delta = (Delta - m hess h(q) q') / m - F``.
+
+Nesterov's momentum adds the friction ``b lr dF/dt`` to F.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from dln_geometry.learning.algebra import as_like, as_parameters, dot
+from dln_geometry.learning.legendre import hessian_inverse
+from dln_geometry.learning.losses import as_value, gradient_and_value_of, gradient_of
+from dln_geometry.learning.parameters import Parameters
+from dln_geometry.learning.rules import Rule
+
+__all__ = ["acceleration", "as_state", "hessian_along", "kinetic_energy", "momentum"]
+
+
+def kinetic_energy(
+    rule: Rule, params: Mapping[str, Tensor], velocity: Mapping[str, Tensor]
+) -> Tensor:
+    r"""Return the kinetic energy ``D_h(q + m q', q) / m``, which is ``m/2 |q'|^2`` without h.
+
+    Parameters
+    ----------
+    rule : Rule
+        Its mass and potential.
+    params, velocity : dict of str to Tensor
+        q, and its rate of change q'. In units of the learning rate: -v of a slow trajectory.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If q' does not have the names and shapes of q.
+
+    References
+    ----------
+    Tanaka & Kunin, arXiv 2105.02716, section 4.
+    """
+    m = rule.mass
+    params, velocity = as_state(params, velocity)
+    if rule.potential is None:
+        return m / 2 * dot(velocity, velocity)
+    ahead = {name: q + m * velocity[name] for name, q in params.items()}
+    dual, here = gradient_and_value_of(rule.potential, "potential")(params)
+    return (as_value(rule.potential(ahead), "potential") - here) / m - dot(dual, velocity)
+
+
+def acceleration(
+    rule: Rule,
+    loss: Callable[[Parameters], Tensor],
+    params: Mapping[str, Tensor],
+    velocity: Mapping[str, Tensor],
+) -> Parameters:
+    r"""Return q'' of the Euler-Lagrange equation of a rule.
+
+    ``m hess h(q + m q') q'' = (1 - mu)/m Delta - hess h(q + m q') q' - grad f - k q``, which is
+    ``m q'' + mu q' + grad f + k q = 0`` without a potential, and with Nesterov's momentum has the
+    further force ``-b lr (H q' + k q')``. With a potential the linear system is solved by
+    conjugate gradients, and the result is not differentiable.
+
+    Iterates of the rule are ``lr^2`` close to its solutions, after a time of ``lr / (1 - b)``; a
+    rule with both a potential and momentum only ``lr`` close.
+
+    Parameters
+    ----------
+    rule : Rule
+        The learning rule.
+    loss : callable
+        ``loss(params)``, a scalar tensor.
+    params, velocity : dict of str to Tensor
+        q and q'.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If q' does not have the names and shapes of q, the loss is no scalar or does not depend
+        on q, or the potential is not strictly convex.
+
+    References
+    ----------
+    Tanaka & Kunin, arXiv 2105.02716, section 4.
+
+    Examples
+    --------
+    >>> half_square = lambda params: params["q"].square().sum() / 2
+    >>> q, v = {"q": torch.tensor([1.0])}, {"q": torch.tensor([0.0])}
+    >>> acceleration(Rule(lr=0.5), half_square, q, v)
+    {'q': tensor([-4.])}
+    """
+    params, velocity = as_state(params, velocity)
+    m, b, k = rule.mass, rule.momentum, rule.weight_decay
+    force = gradient_of(loss)(params)
+    if rule.nesterov:
+        turn = hessian_along(loss, params, velocity)
+        drag = b * rule.time_step
+        force = {n: f + drag * (turn[n] + k * velocity[n]) for n, f in force.items()}
+    force = {name: -f - k * params[name] for name, f in force.items()}
+    if rule.potential is None:
+        return {n: (f - rule.friction * velocity[n]) / m for n, f in force.items()}
+    delta = momentum(rule, params, velocity)
+    ahead = {name: q + m * velocity[name] for name, q in params.items()}
+    # What the Hessian multiplies is taken out of the system, which is then solved more precisely.
+    right = {name: f + b / m * delta[name] for name, f in force.items()}
+    solved = hessian_inverse(rule.potential, ahead, right)
+    return {name: (x - velocity[name]) / m for name, x in solved.items()}
+
+
+def as_state(
+    params: Mapping[str, Tensor], velocity: Mapping[str, Tensor]
+) -> tuple[Parameters, Parameters]:
+    """Return q and q' as dicts with the same keys and shapes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `as_parameters` and `as_like`.
+    """
+    params = as_parameters(params)
+    return params, as_like(velocity, params, "velocity")
+
+
+def momentum(
+    rule: Rule, params: Mapping[str, Tensor], velocity: Mapping[str, Tensor]
+) -> Parameters:
+    """Return ``Delta = grad h(q + m q') - grad h(q)``."""
+    m = rule.mass
+    if rule.potential is None:
+        return {name: m * v for name, v in velocity.items()}
+    dual = gradient_of(rule.potential, "potential")
+    ahead = dual({name: q + m * velocity[name] for name, q in params.items()})
+    return {name: ahead[name] - y for name, y in dual(dict(params)).items()}
+
+
+def hessian_along(
+    f: Callable[[Parameters], Tensor],
+    params: Mapping[str, Tensor],
+    velocity: Mapping[str, Tensor],
+) -> Parameters:
+    """Return ``hess f(q) q'``, in forward mode over reverse."""
+    image = torch.func.jvp(gradient_of(f), (dict(params),), (dict(velocity),))[1]
+    # The tangent of a number that Python multiplies comes out in double precision (torch 2.13).
+    return {name: x.to(params[name].dtype) for name, x in image.items()}
