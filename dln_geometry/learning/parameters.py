@@ -116,10 +116,10 @@ def functionalize(
     Raises
     ------
     TypeError
-        If `module` is not a Module or cannot be copied, `loss_fn` cannot be called or does not
+        If `module` is not a Module of Python or cannot be copied, `loss_fn` cannot be called or does not
         return a tensor, or a parameter is not real.
     ValueError
-        If the module has no parameters, or the loss is not a scalar, is not finite, is not
+        If the module has no parameters, or some without values (lazy or meta), or the loss is not a scalar, is not finite, is not
         differentiable, draws random numbers (dropout) or changes a buffer.
 
     Notes
@@ -145,6 +145,11 @@ def functionalize(
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+    if isinstance(module, torch.jit.ScriptModule):
+        raise TypeError(
+            f"module must be a module of Python, got a {type(module).__name__}: take what it was "
+            "scripted from"
+        )
     if not callable(loss_fn):
         raise TypeError(f"loss_fn must be callable, got {type(loss_fn).__name__}")
     params = {}
@@ -154,6 +159,8 @@ def functionalize(
                 f"module must have all its parameters, got {name!r} without a shape: call the "
                 "module once"
             )
+        if p.is_meta:
+            raise ValueError(f"module must have values, got {name!r} on the meta device")
         if p.requires_grad:
             if not p.is_floating_point():
                 raise TypeError(f"parameters must be real, got {p.dtype} for {name!r}")

@@ -177,6 +177,22 @@ def _key(record):
     return record.family.kind, record.member
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_what_starts_at_zero_has_no_sign_of_its_own(dtype, generator):
+    """The bias of a fresh normalisation is zero, and any sign of it the same."""
+    net = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3)).to(dtype)
+    x = torch.randn(8, 5, generator=generator).to(dtype)
+    y = torch.randn(8, 3, generator=generator).to(dtype)
+    kinds = [(family.kind, family.names) for family in mirrors_of(net, x)]
+    hidden = ("0.weight", "0.bias", "1.weight")
+    assert sorted(kinds) == [
+        ("permutation", (*hidden, "1.bias", "3.weight")),
+        ("rescaling", hidden),
+    ]
+    report = collapse_report(net, nn.functional.mse_loss, (x, y), count=1)
+    assert len(report) == 2
+
+
 def test_the_rate_is_that_of_gradient_flow(generator):
     net, x, y = _tanh_net(generator)
     decay, lr = 0.3, 1e-6

@@ -277,9 +277,15 @@ class _Probe:
         self.arguments = tuple(
             a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in example
         )
-        self.params = {name: p.detach() for name, p in self.clone.named_parameters()}
         self.generator = torch.Generator().manual_seed(0)
+        # A generic point: what starts at zero, like the bias of a normalisation, has every sign.
+        self.params = {name: self._shaken(p.detach()) for name, p in self.clone.named_parameters()}
         self.base = self.outputs(self.params)
+
+    def _shaken(self, p: Tensor) -> Tensor:
+        noise = torch.randn(p.shape, generator=self.generator, dtype=torch.float64).to(p)
+        size = torch.linalg.vector_norm(p) / max(p.numel(), 1) ** 0.5
+        return p + 0.3 * torch.where(size > 0, size, 1.0) * noise
 
     def outputs(self, params: dict[str, Tensor]) -> Tensor:
         buffers = {name: b.clone() for name, b in self.clone.named_buffers()}

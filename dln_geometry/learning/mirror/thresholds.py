@@ -112,8 +112,10 @@ def stability(
     product = _Curvature(loss, mirror, symmetric)
     like = product.origin
     if mirror.dimension <= _DENSE:
-        values, vectors = torch.linalg.eigh(_dense(product))
-        value, direction = float(values[0]), vectors[:, 0]
+        dense = _dense(product)
+        # There is no decomposition in half precision.
+        values, vectors = torch.linalg.eigh(dense if dense.itemsize >= 4 else dense.float())
+        value, direction = float(values[0]), vectors[:, 0].to(like)
     else:
         if tol is None:
             tol = 1e-8 if like.dtype == torch.float64 else 1e-4
