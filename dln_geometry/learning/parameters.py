@@ -116,11 +116,11 @@ def functionalize(
     Raises
     ------
     TypeError
-        If `module` is not a Module of Python or cannot be copied, `loss_fn` cannot be called or does not
-        return a tensor, or a parameter is not real.
+        If `module` is not a Module of Python or cannot be copied, `loss_fn` cannot be called or
+        does not return a tensor, or a parameter is not real.
     ValueError
-        If the module has no parameters, or some without values (lazy or meta), or the loss is not a scalar, is not finite, is not
-        differentiable, draws random numbers (dropout) or changes a buffer.
+        If the module has no parameters, or some without values (lazy or meta), or the loss is not
+        a scalar, is not finite, is not differentiable, draws random numbers (dropout) or changes a buffer.
 
     Notes
     -----

@@ -15,7 +15,7 @@ from dln_geometry.learning.legendre import legendre_inverse
 from dln_geometry.learning.losses import gradient_of
 from dln_geometry.learning.parameters import Parameters
 
-__all__ = ["Rule"]
+__all__ = ["Rule", "as_rule"]
 
 
 @dataclass(frozen=True)
@@ -251,6 +251,19 @@ class Rule:
             target = {name: y.add(direction[name], alpha=-self.lr) for name, y in dual.items()}
             after = legendre_inverse(self.potential, target, params)
         return after, velocity
+
+
+def as_rule(rule: Any) -> Rule:
+    """Return a learning rule.
+
+    Raises
+    ------
+    TypeError
+        If it is none.
+    """
+    if not isinstance(rule, Rule):
+        raise TypeError(f"rule must be a Rule, got {type(rule).__name__}")
+    return rule
 
 
 def _as_number(value: Any, name: str) -> float:

@@ -220,6 +220,11 @@ def test_without_decay_the_norm_is_the_accumulator_of_adagrad(generator):
 
 
 def test_bad_input_is_refused():
+    for function in (as_rmsprop, stationary_angle):
+        with pytest.raises(TypeError, match="rule must be a Rule, got int"):
+            function(3)
+    with pytest.raises(ValueError, match="must be squares of norms, got -50"):
+        overdamped_norm(Rule(lr=0.1), 1.0, [-50.0])
     wild = Rule(lr=1.0, momentum=0.5, weight_decay=0.2)
     for ask in (
         as_rmsprop,

@@ -160,6 +160,11 @@ def test_counter_terms_of_a_quadratic_are_the_logarithm(order, generator):
         assert_close(xi["q"], expected, ops=10000)
 
 
+def test_numbers_as_parameters_keep_their_precision():
+    terms = counter_terms(lambda p: (0.5 * p["q"] * 2.0).square(), 4)({"q": torch.tensor(1.5)})
+    assert [xi["q"].dtype for xi in terms] == [torch.float32] * 5
+
+
 def test_counter_terms_can_be_differentiated_and_mapped(generator):
     loss, params = network(generator)
     v = {name: torch.randn(p.shape, generator=generator, dtype=F64) for name, p in params.items()}
@@ -478,6 +483,37 @@ class TestDoors:
     def test_rest_is_no_reason_to_refuse(self):
         field = equation_of_motion_from_iterates(lambda p: {"q": p["q"] * 1.0}, 0.1, 4)
         assert torch.equal(field({"q": torch.ones(2)})["q"], torch.zeros(2))
+
+    @pytest.mark.parametrize(
+        ("loss", "error", "message"),
+        [
+            (None, TypeError, "loss must be a function of the parameters"),
+            (lambda p: 1.0, TypeError, "loss must return a tensor, got float"),
+            (lambda p: p["q"], ValueError, r"real scalar of shape \(\), got \(2,\)"),
+            (lambda p: p["q"].detach().sum(), ValueError, "must depend on the parameters"),
+        ],
+    )
+    def test_bad_losses(self, loss, error, message):
+        q = {"q": torch.ones(2)}
+        for function in (
+            lambda f: counter_terms(f, 0)(q),
+            lambda f: counter_terms(f, 3)(q),
+            lambda f: equation_of_motion(f, 0.1, -1)(q),
+            lambda f: equation_of_motion(f, 0.1, 1)(q),
+            lambda f: modified_loss(f, 0.1)(q),
+            lambda f: sharpness(f, q),
+            lambda f: max_learning_rate(f, q, 0.1, 0),
+            lambda f: next(accumulated_error(f, 0.1, 0, [q])),
+        ):
+            with pytest.raises(error, match=message):
+                function(loss)
+
+    def test_points_that_are_no_numbers_are_refused(self):
+        q = {"q": torch.tensor([1.0, math.nan])}
+        with pytest.raises(ValueError, match="counter terms must be finite"):
+            max_learning_rate(lambda p: p["q"].square().sum(), q, 0.1, 0)
+        with pytest.raises(ValueError, match="params must be finite"):
+            equation_of_motion(lambda p: p["q"].square().sum(), 0.1, 0)(q)
 
     @pytest.mark.parametrize(
         ("call", "error", "message"),

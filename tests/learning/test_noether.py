@@ -266,6 +266,33 @@ def test_bad_input_is_refused(generator):
         charge_rate(Scale("a"), RULES["Nesterov"], q, v)
     with pytest.raises(ValueError, match="one of the parameters"):
         charge(Scale("c"), RULES["descent"], q, v)
+    for wrong in ({"a": v["a"]}, {**v, "b": v["b"].T}):
+        for function in (charge, kinetic_asymmetry):
+            with pytest.raises(ValueError, match="velocity must have the names and shapes"):
+                function(Scale("a"), RULES["descent"], q, wrong)
+        with pytest.raises(ValueError, match="velocity must have the names and shapes"):
+            kinetic_energy(RULES["descent"], q, wrong)
+    with pytest.raises(TypeError, match="symmetry must be a Symmetry, got str"):
+        charge("scale", RULES["descent"], q, v)
+    with pytest.raises(TypeError, match="rule must be a Rule, got float"):
+        noether_residual(Scale("a"), 0.1, _linear_layers, q, v)
+    with pytest.raises(ValueError, match="loss must depend on the parameters"):
+        noether_residual(Scale("a"), RULES["descent"], lambda p: torch.ones(()), q, v)
+    with pytest.raises(ValueError, match=r"must return a real scalar of shape \(\), got \(2, 2\)"):
+        acceleration(RULES["descent"], lambda p: p["a"], q, v)
     saddle = Rule(lr=0.1, potential=lambda p: p["a"].square().sum() - p["b"].square().sum())
     with pytest.raises(ValueError, match="strictly convex"):
         acceleration(saddle, _linear_layers, q, v)
+
+
+def test_numbers_as_parameters_keep_their_precision(generator):
+    """Torch gives tangents of numbers that Python multiplies in double precision."""
+    q = {"a": torch.tensor(1.5), "b": torch.tensor(-0.5)}
+    rule = Rule(lr=0.1, momentum=0.5, weight_decay=0.2, nesterov=True)
+    loss = lambda p: (0.5 * p["a"] * p["b"] * 2.0 - 1.0).square()  # noqa: E731
+    symmetry = Rescale("a", "b")
+    assert kinetic_asymmetry(symmetry, rule, q, q).dtype == torch.float32
+    assert {x.dtype for x in acceleration(rule, loss, q, q).values()} == {torch.float32}
+    residual = noether_residual(symmetry, rule, loss, q, q)
+    assert residual.dtype == torch.float32
+    assert_close(residual, torch.zeros(()), scale=10.0)

@@ -203,6 +203,7 @@ def test_bad_input_is_refused(generator):
         (TypeError, "loss_fn must be callable", layer, 3, (x, y)),
         (ValueError, "must have parameters", nn.ReLU(), mse, (x, y)),
         (ValueError, "without a shape", nn.LazyLinear(2), mse, (x, y)),
+        (ValueError, "on the meta device", nn.Linear(2, 2, device="meta"), mse, (x, y)),
         (ValueError, "scalar of shape \\(\\), got shape \\(3, 2\\)", layer, torch.sub, (x, y)),
         (ValueError, "got a constant", layer, lambda out: out.detach().sum(), x),
         (ValueError, "real floating number", layer, lambda out: out.argmax(), x),

@@ -177,3 +177,29 @@ def test_bad_input_is_refused(generator):
         saddle.step(linear, start)
     with pytest.raises(ValueError, match="smooth at the parameters"):
         burg.step(linear, {"q": torch.zeros(2, dtype=F64)})
+    rule = Rule(lr=0.1, momentum=0.5)
+    wrong = [
+        (ValueError, "gradients must have the names", {"q": start["q"][:1]}, start, None),
+        (ValueError, "gradients must have the names", {**start, "r": start["q"]}, start, None),
+        (ValueError, "state must have the names", start, start, {"q": start["q"][:1]}),
+        (ValueError, "params must hold at least one", start, {}, None),
+        (
+            TypeError,
+            "real floating tensor, got torch.int64",
+            start,
+            {"q": torch.ones(2).long()},
+            None,
+        ),
+    ]
+    for error, message, gradients, params, state in wrong:
+        with pytest.raises(error, match=message):
+            rule.update(gradients, params, state)
+    losses = [
+        (TypeError, "loss must be a function of the parameters", 3),
+        (TypeError, "loss must return a tensor, got float", lambda p: 1.0),
+        (ValueError, "real scalar of shape", lambda p: p["q"]),
+        (ValueError, "loss must depend on the parameters", lambda p: p["q"].detach().sum()),
+    ]
+    for error, message, loss in losses:
+        with pytest.raises(error, match=message):
+            rule.step(loss, start)

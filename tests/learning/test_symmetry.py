@@ -224,5 +224,23 @@ def test_bad_input_is_refused(params):
     for symmetry, message in bad:
         with pytest.raises(ValueError, match=message):
             symmetry.conserved(params)
+    wrong = [
+        (lambda p, s: {"t": p["t"] + 1 + s}, ValueError, "identity at s = 0, got a change of 't'"),
+        (lambda p, s: {"z": p["t"] * s.exp()}, ValueError, "must return parameters of .* got 'z'"),
+        (lambda p, s: {"t": p["t"].sum() * s.exp()}, ValueError, r"got 't' of \(\)"),
+        (lambda p, s: [p["t"]], TypeError, "action must return a dict of tensors, got list"),
+    ]
+    point = {"t": params["t"].detach()}
+    for action, error, message in wrong:
+        with pytest.raises(error, match=message):
+            is_symmetric(lambda p: p["t"].square().sum(), Symmetry(action), point)
+    with pytest.raises(TypeError, match="symmetry must be a Symmetry, got str"):
+        is_symmetric(_loss, "scale", params)
+    with pytest.raises(ValueError, match="at least one tensor, got none"):
+        is_symmetric(_loss, Scale("t"), {})
+    with pytest.raises(ValueError, match=r"real scalar of shape \(\), got \(6,\)"):
+        is_symmetric(lambda p: p["t"], Scale("t"), point)
+    leaves = {"t": point["t"].clone().requires_grad_()}
+    assert is_symmetric(lambda p: p["t"][0] / p["t"].norm(), Scale("t"), leaves)
     with pytest.raises(ValueError, match="rtol must be positive"):
         is_symmetric(_loss, Scale("z"), params, rtol=0)

@@ -209,6 +209,8 @@ def test_a_loss_that_is_linear_along_the_mirror_has_no_curvature():
 
 
 def test_bad_input(generator):
+    with pytest.raises(TypeError, match="mirror must be a Mirror, got int"):
+        stability(lambda q: q.sum(), 3, torch.ones(2))
     loss, params = _mlp(generator)
     with pytest.raises(SymmetryError, match="got the relative residual"):
         stability(loss, Mirror.rotation(params, HIDDEN, torch.ones(6)), params)

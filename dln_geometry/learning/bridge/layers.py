@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dln_geometry.geometry.chain import product
 from dln_geometry.geometry.doors import as_factors, as_float_tensor
+from dln_geometry.learning import rules
 from dln_geometry.learning.losses import gradient_of
 from dln_geometry.learning.rules import Rule
 
@@ -69,8 +70,7 @@ def as_moments(moments: Any, name: str = "moments") -> Layers:
 
 def as_rule(rule: Any) -> Rule:
     """Return a Euclidean learning rule: the laws of the moments hold for no other geometry."""
-    if not isinstance(rule, Rule):
-        raise TypeError(f"rule must be a Rule, got {type(rule).__name__}")
+    rule = rules.as_rule(rule)
     if rule.potential is not None:
         raise ValueError(
             "rule must have no potential: only the Euclidean kinetic energy is invariant under "

@@ -13,6 +13,7 @@ from torch import Tensor
 from dln_geometry.learning.lanczos import largest_eigenvalue
 from dln_geometry.learning.mirror.evaluation import NotFiniteError, as_scalar
 from dln_geometry.learning.mirror.mirrors import Mirror
+from dln_geometry.learning.mirror.reflection import Reflection
 
 __all__ = ["Stability", "curvature", "stability"]
 
@@ -91,7 +92,7 @@ def stability(
     Raises
     ------
     TypeError
-        If the loss does not return a tensor.
+        If `mirror` is none, or the loss does not return a tensor.
     ValueError
         If the loss is not a differentiable scalar, is not finite on the symmetric set
         (`NotFiniteError`), or does not have the symmetry (`SymmetryError`, with the residual).
@@ -107,6 +108,8 @@ def stability(
     >>> found.threshold, found.is_stable(4.1), found.is_stable(3.9)
     (4.0, True, False)
     """
+    if not isinstance(mirror, Reflection):
+        raise TypeError(f"mirror must be a Mirror, got {type(mirror).__name__}")
     mirror.require(loss, params)
     symmetric = mirror.project(params)
     product = _Curvature(loss, mirror, symmetric)

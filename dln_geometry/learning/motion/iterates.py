@@ -19,7 +19,7 @@ from dln_geometry.learning.algebra import (
 from dln_geometry.learning.motion.field import VectorField
 from dln_geometry.learning.motion.series import difference_weights
 from dln_geometry.learning.parameters import Parameters
-from dln_geometry.learning.rules import Rule
+from dln_geometry.learning.rules import Rule, as_rule
 
 __all__ = [
     "equation_of_motion_from_iterates",
@@ -153,8 +153,7 @@ def momentum_step(loss: Callable[[Parameters], Tensor], rule: Rule) -> Step:
     >>> step(with_velocity({"q": torch.tensor([1.0])}, {"q": torch.tensor([2.0])}))
     {'q': tensor([0.]), 'velocity.q': tensor([2.])}
     """
-    if not isinstance(rule, Rule):
-        raise TypeError(f"rule must be a Rule, got {type(rule).__name__}")
+    rule = as_rule(rule)
 
     def step(state: Parameters) -> Parameters:
         params, velocity = without_velocity(state)

@@ -17,7 +17,7 @@ from dln_geometry.learning.noether.overdamped import (
     slow_amplitude,
     stationary_norm,
 )
-from dln_geometry.learning.rules import Rule
+from dln_geometry.learning.rules import Rule, as_rule
 
 __all__ = ["EffectiveRMSProp", "RMSPropState", "as_rmsprop"]
 
@@ -179,7 +179,7 @@ def as_rmsprop(rule: Rule, *, corrected: bool = True) -> EffectiveRMSProp:
     >>> print(f"{adaptive.rho:.4f} {adaptive.lr:.4f} {adaptive.scale:.4f}")
     0.9700 0.0707 3.5355
     """
-    if not rule.weight_decay:
+    if not as_rule(rule).weight_decay:
         raise ValueError("weight_decay must be positive, got 0: there is no moving average")
     eta, b, k = rule.time_step, rule.momentum, rule.weight_decay
     root = decay_factor(rule, True)

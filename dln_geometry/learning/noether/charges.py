@@ -20,8 +20,8 @@ from dln_geometry.learning.noether.mechanics import (
     momentum,
 )
 from dln_geometry.learning.parameters import Parameters
-from dln_geometry.learning.rules import Rule
-from dln_geometry.learning.symmetry.symmetries import Symmetry
+from dln_geometry.learning.rules import Rule, as_rule
+from dln_geometry.learning.symmetry.symmetries import Symmetry, as_symmetry
 
 __all__ = ["charge", "charge_rate", "kinetic_asymmetry", "noether_residual"]
 
@@ -69,6 +69,7 @@ def kinetic_asymmetry(
     >>> kinetic_asymmetry(Scale("w"), Rule(lr=0.5), q, v)
     tensor(2.2500)
     """
+    symmetry, rule = as_symmetry(symmetry), as_rule(rule)
     params, velocity = as_state(params, velocity)
     delta = momentum(rule, params, velocity)
     result = _along_path(symmetry, params, velocity, delta)
@@ -119,6 +120,7 @@ def charge(
     >>> charge(Scale("w"), Rule(lr=0.5), q, v)
     tensor(0.7500)
     """
+    symmetry, rule = as_symmetry(symmetry), as_rule(rule)
     params, velocity = as_state(params, velocity)
     return symmetry.pair(params, momentum(rule, params, velocity))
 
@@ -159,6 +161,7 @@ def charge_rate(
     ----------
     Tanaka & Kunin, arXiv 2105.02716, section 4 (Noether's learning dynamics).
     """
+    symmetry, rule = as_symmetry(symmetry), as_rule(rule)
     params, velocity = as_state(params, velocity)
     rate = (
         kinetic_asymmetry(symmetry, rule, params, velocity)
@@ -218,6 +221,7 @@ def noether_residual(
     >>> noether_residual(Scale("w"), Rule(lr=0.5), loss, q, v)
     tensor(-3.)
     """
+    symmetry, rule = as_symmetry(symmetry), as_rule(rule)
     params, velocity = as_state(params, velocity)
     rate = torch.func.jvp(
         lambda q, v: charge(symmetry, rule, q, v),

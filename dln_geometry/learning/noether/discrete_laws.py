@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dln_geometry.learning.algebra import as_like, as_parameters
 from dln_geometry.learning.parameters import Parameters
-from dln_geometry.learning.rules import Rule
-from dln_geometry.learning.symmetry.symmetries import Symmetry, check_symmetric
+from dln_geometry.learning.rules import Rule, as_rule
+from dln_geometry.learning.symmetry.symmetries import Symmetry, as_symmetry, check_symmetric
 
 __all__ = ["Charges", "DiscreteLaw", "discrete_residual"]
 
@@ -65,6 +66,8 @@ class DiscreteLaw:
 
     Raises
     ------
+    TypeError
+        If they are no symmetry and no rule.
     ValueError
         If the symmetry has no degree, or the rule has a potential: `discrete_residual` holds there
         too.
@@ -94,6 +97,7 @@ class DiscreteLaw:
     rule: Rule
 
     def __post_init__(self) -> None:
+        as_symmetry(self.symmetry), as_rule(self.rule)
         if self.symmetry.degree is None:
             raise ValueError(
                 "symmetry must have linear or constant generators (degree 1 or 0) for a closed "
@@ -130,9 +134,11 @@ class DiscreteLaw:
         """
         if loss is not None:
             check_symmetric(loss, self.symmetry, params, rtol=rtol)
+        params = as_parameters(params)
         conserved = self.symmetry.conserved(params)
         if state is None:
             return Charges(conserved, torch.zeros_like(conserved), torch.zeros_like(conserved))
+        state = as_like(state, params, "state")
         momentum = self.symmetry.pair(params, state)
         if self.symmetry.degree == 0:
             return Charges(conserved, momentum, momentum)
@@ -203,7 +209,17 @@ def discrete_residual(
     -------
     Tensor
         One number for each entry of s.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not of its kind, or the buffers do not have the names and shapes of q.
     """
+    symmetry, rule = as_symmetry(symmetry), as_rule(rule)
+    params = as_parameters(params)
+    after = as_like(after, params, "after")
+    if before is not None:
+        before = as_like(before, params, "before")
     k, b = _decay(rule, before), rule.momentum
     kick = dict(after)
     if before is not None and b:

@@ -24,7 +24,7 @@ from dln_geometry.learning.algebra import as_like, as_parameters, dot
 from dln_geometry.learning.legendre import hessian_inverse
 from dln_geometry.learning.losses import as_value, gradient_and_value_of, gradient_of
 from dln_geometry.learning.parameters import Parameters
-from dln_geometry.learning.rules import Rule
+from dln_geometry.learning.rules import Rule, as_rule
 
 __all__ = ["acceleration", "as_state", "hessian_along", "kinetic_energy", "momentum"]
 
@@ -50,7 +50,7 @@ def kinetic_energy(
     ----------
     Tanaka & Kunin, arXiv 2105.02716, section 4.
     """
-    m = rule.mass
+    m = as_rule(rule).mass
     params, velocity = as_state(params, velocity)
     if rule.potential is None:
         return m / 2 * dot(velocity, velocity)
@@ -102,7 +102,7 @@ def acceleration(
     {'q': tensor([-4.])}
     """
     params, velocity = as_state(params, velocity)
-    m, b, k = rule.mass, rule.momentum, rule.weight_decay
+    m, b, k = as_rule(rule).mass, rule.momentum, rule.weight_decay
     force = gradient_of(loss)(params)
     if rule.nesterov:
         turn = hessian_along(loss, params, velocity)

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.doors import as_float_tensor
-from dln_geometry.learning.rules import Rule
+from dln_geometry.learning.algebra import as_positive
+from dln_geometry.learning.rules import Rule, as_rule
 
 __all__ = [
     "check_positive",
@@ -113,7 +114,8 @@ def overdamped_norm(
     Raises
     ------
     ValueError
-        If a norm is not positive, the rule has a potential, or lets charges oscillate.
+        If a norm is not positive, a square is negative, the rule has a potential, or lets charges
+        oscillate.
 
     References
     ----------
@@ -122,6 +124,8 @@ def overdamped_norm(
     factor = decay_factor(rule, corrected) ** 4
     r, terms = _together(norm, "norm", gradients, "gradients")
     check_positive(r, "norm")
+    if bool((terms < 0).any()):
+        raise ValueError(f"gradients must be squares of norms, got {float(terms.min())}")
     if corrected and from_rest:
         r = r * slow_amplitude(rule)
     return _averaged(r**4, terms, factor, 2 * rule.time_step * growth(rule)) ** 0.25
@@ -154,8 +158,7 @@ def stationary_norm(rule: Rule, gradient: float) -> float:
     >>> stationary_norm(Rule(lr=0.5, weight_decay=0.4), 1.2)
     1.0
     """
-    if not gradient > 0:
-        raise ValueError(f"gradient must be positive, got {gradient}")
+    gradient = as_positive(gradient, "gradient")
     angle = stationary_angle(rule)
     b, eta = rule.momentum, rule.time_step
     cosine, sine = math.cos(angle), math.sin(angle)
@@ -183,7 +186,7 @@ def stationary_angle(rule: Rule) -> float:
     ValueError
         If the rule has no weight decay, a potential, or lets charges oscillate.
     """
-    if not rule.weight_decay:
+    if not as_rule(rule).weight_decay:
         raise ValueError("weight_decay must be positive, got 0: nothing settles")
     decay_factor(rule, True)
     b, product = rule.momentum, rule.time_step * rule.weight_decay
@@ -218,7 +221,7 @@ def _averaged(start: Tensor, terms: Tensor, factor: float, gain: float) -> Tenso
 
 def decay_factor(rule: Rule, corrected: bool) -> float:
     """Return the factor of a parameter in one step, by which weight decay shrinks it."""
-    if rule.potential is not None:
+    if as_rule(rule).potential is not None:
         raise ValueError("rule must have no potential, got one")
     root = rule.discrete_root
     return root if corrected else math.exp(-rule.time_step * rule.weight_decay / rule.friction)

@@ -13,7 +13,14 @@ from dln_geometry.learning.algebra import as_parameters
 from dln_geometry.learning.losses import gradient_and_value_of
 from dln_geometry.learning.parameters import Parameters
 
-__all__ = ["Symmetry", "SymmetryError", "check_symmetric", "is_symmetric", "symmetry_residual"]
+__all__ = [
+    "Symmetry",
+    "SymmetryError",
+    "as_symmetry",
+    "check_symmetric",
+    "is_symmetric",
+    "symmetry_residual",
+]
 
 # How far along the orbit the loss is compared: far enough to see more than the slope.
 _STRETCH = 0.3
@@ -170,6 +177,19 @@ class Symmetry:
         return torch.zeros(self.shape(params), dtype=like.dtype, device=like.device)
 
 
+def as_symmetry(symmetry: Any) -> Symmetry:
+    """Return a symmetry.
+
+    Raises
+    ------
+    TypeError
+        If it is none.
+    """
+    if not isinstance(symmetry, Symmetry):
+        raise TypeError(f"symmetry must be a Symmetry, got {type(symmetry).__name__}")
+    return symmetry
+
+
 def symmetry_residual(
     loss: Callable[[Parameters], Tensor], symmetry: Symmetry, params: Mapping[str, Tensor]
 ) -> float:
@@ -198,12 +218,14 @@ def symmetry_residual(
     Raises
     ------
     TypeError
-        If `params` is no dict of real tensors, or the loss returns no tensor.
+        If `symmetry` is none, `params` is no dict of real tensors, or the loss returns no tensor.
     ValueError
-        If it is empty, or the loss is no scalar or does not depend on it.
+        If `params` is empty, the loss is no scalar or does not depend on them, or the action is
+        not the identity at ``s = 0``.
     """
     params = {name: q.detach() for name, q in as_parameters(params).items()}
-    zero = symmetry.zero(params)
+    zero = as_symmetry(symmetry).zero(params)
+    _check_identity(symmetry, params, zero)
     # Directions of no special kind, without random numbers; not antisymmetric as a matrix either.
     count = torch.arange(zero.numel(), dtype=zero.dtype, device=zero.device)
     s = _STRETCH * (1 + 2.4 * count).cos().reshape(zero.shape)
@@ -285,6 +307,27 @@ def check_symmetric(
             f"a residual of {residual:.3e}",
             residual,
         )
+
+
+def _check_identity(symmetry: Symmetry, params: Parameters, zero: Tensor) -> None:
+    """Refuse an action that moves the parameters at s = 0, or makes others of them."""
+    still = symmetry.moved(params, zero)
+    if not isinstance(still, Mapping):
+        raise TypeError(f"action must return a dict of tensors, got {type(still).__name__}")
+    for name, q in still.items():
+        if name not in params or q.shape != params[name].shape:
+            shapes = {n: tuple(p.shape) for n, p in params.items()}
+            raise ValueError(
+                f"action must return parameters of {shapes}, got {name!r} of {tuple(q.shape)}"
+            )
+        if not q.numel():
+            continue
+        change = float((q - params[name]).abs().max())
+        bound = math.sqrt(torch.finfo(q.dtype).eps) * (1 + float(params[name].abs().max()))
+        if change > bound:
+            raise ValueError(
+                f"action must be the identity at s = 0, got a change of {name!r} by {change:.3e}"
+            )
 
 
 def _tolerance(params: Mapping[str, Tensor], rtol: float | None) -> float:
