@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ def as_loss(loss: Any, name: str = "loss") -> Callable[..., Tensor]:
     """
     if not callable(loss):
         raise TypeError(f"{name} must be a function of the parameters, got {loss!r}")
-    return loss
+    return cast(Callable[..., Tensor], loss)
 
 
 def as_value(value: Any, name: str = "loss") -> Tensor:

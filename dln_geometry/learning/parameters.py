@@ -120,7 +120,8 @@ def functionalize(
         does not return a tensor, or a parameter is not real.
     ValueError
         If the module has no parameters, or some without values (lazy or meta), or the loss is not
-        a scalar, is not finite, is not differentiable, draws random numbers (dropout) or changes a buffer.
+        a scalar, is not finite, is not differentiable, draws random numbers (dropout) or changes a
+        buffer.
 
     Notes
     -----

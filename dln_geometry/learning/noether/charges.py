@@ -228,7 +228,8 @@ def noether_residual(
         (params, velocity),
         (velocity, acceleration(rule, loss, params, velocity)),
     )[1]
-    return rate - charge_rate(symmetry, rule, params, velocity, loss=loss)
+    expected = charge_rate(symmetry, rule, params, velocity, loss=loss)
+    return rate.to(expected.dtype) - expected
 
 
 def _along_path(

@@ -97,7 +97,8 @@ class DiscreteLaw:
     rule: Rule
 
     def __post_init__(self) -> None:
-        as_symmetry(self.symmetry), as_rule(self.rule)
+        as_symmetry(self.symmetry)
+        as_rule(self.rule)
         if self.symmetry.degree is None:
             raise ValueError(
                 "symmetry must have linear or constant generators (degree 1 or 0) for a closed "
