@@ -58,13 +58,8 @@ from dln_geometry.learning.optim import EndToEndSGD
 from dln_geometry.learning.parameters import ModuleLoss, flatten, functionalize, unflatten
 from dln_geometry.learning.rules import Rule
 from dln_geometry.learning.symmetry.actions import Rescale, Scale, Translation
-from dln_geometry.learning.symmetry.symmetries import (
-    Symmetry,
-    SymmetryError,
-    check_symmetric,
-    is_symmetric,
-    symmetry_residual,
-)
+from dln_geometry.learning.symmetry.claims import check_symmetric, is_symmetric, symmetry_residual
+from dln_geometry.learning.symmetry.symmetries import Symmetry, SymmetryError
 from dln_geometry.learning.symmetry.turns import Gauge, Rotation
 
 __all__ = [

@@ -13,7 +13,7 @@ from torch.nn import functional
 from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
 from dln_geometry.learning.architecture.search import symmetries_of
 from dln_geometry.learning.parameters import functionalize
-from dln_geometry.learning.symmetry.symmetries import symmetry_residual
+from dln_geometry.learning.symmetry.claims import symmetry_residual
 from dln_geometry.testing import assert_close
 
 sys.path.insert(0, str(Path(__file__).parent))

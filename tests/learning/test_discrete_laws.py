@@ -9,7 +9,8 @@ from dln_geometry.learning.noether.discrete_laws import DiscreteLaw, discrete_re
 from dln_geometry.learning.parameters import functionalize
 from dln_geometry.learning.rules import Rule
 from dln_geometry.learning.symmetry.actions import Rescale, Scale, Translation
-from dln_geometry.learning.symmetry.symmetries import Symmetry, SymmetryError, is_symmetric
+from dln_geometry.learning.symmetry.claims import is_symmetric
+from dln_geometry.learning.symmetry.symmetries import Symmetry, SymmetryError
 from dln_geometry.learning.symmetry.turns import Gauge, Rotation
 from dln_geometry.testing import assert_close
 

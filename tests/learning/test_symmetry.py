@@ -6,13 +6,8 @@ import pytest
 import torch
 
 from dln_geometry.learning.symmetry.actions import Rescale, Scale, Translation
-from dln_geometry.learning.symmetry.symmetries import (
-    Symmetry,
-    SymmetryError,
-    check_symmetric,
-    is_symmetric,
-    symmetry_residual,
-)
+from dln_geometry.learning.symmetry.claims import check_symmetric, is_symmetric, symmetry_residual
+from dln_geometry.learning.symmetry.symmetries import Symmetry, SymmetryError
 from dln_geometry.learning.symmetry.turns import Gauge, Rotation
 from dln_geometry.testing import assert_close, assert_order
 
