@@ -179,15 +179,15 @@ class Shooting:
             torch.finfo(start.dtype).tiny
         )
 
-        def error(difference: Tensor) -> float:
-            return float((difference.flatten(-3).norm(dim=-1) / scale.unsqueeze(1)).max())
+        def coordinates(difference: Tensor) -> Tensor:
+            return difference.flatten(-3) / scale.unsqueeze(1).unsqueeze(-1)
 
         try:
             return integrate(
                 field,
                 start,
                 times,
-                error_at=lambda _: error,
+                coordinates_at=lambda _: coordinates,
                 rtol=self.rtol,
                 shortest=times[-1] * torch.finfo(start.dtype).eps ** 0.75,
             )

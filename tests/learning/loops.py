@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from networks import build
 from torch import nn
 from torch.nn import functional
 
 from dln_geometry.learning import ChargeMonitor, DeepLinear
+from tests.learning.networks import build
 
 F64 = torch.float64
 

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,9 +13,7 @@ from dln_geometry.learning.architecture.search import symmetries_of
 from dln_geometry.learning.parameters import functionalize
 from dln_geometry.learning.symmetry.claims import symmetry_residual
 from dln_geometry.testing import assert_close
-
-sys.path.insert(0, str(Path(__file__).parent))
-from networks import EPS, NETWORKS, build
+from tests.learning.networks import EPS, NETWORKS, build
 
 CE = "cross_entropy"
 

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -12,9 +9,7 @@ from dln_geometry.learning.mirror.detection import MirrorFamily, mirrors_of
 from dln_geometry.learning.mirror.mirrors import Mirror
 from dln_geometry.learning.parameters import functionalize
 from dln_geometry.testing import assert_close
-
-sys.path.insert(0, str(Path(__file__).parent))
-from networks import NETWORKS, build
+from tests.learning.networks import NETWORKS, build
 
 F64 = torch.float64
 

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +12,7 @@ from dln_geometry.learning.monitor.charge_monitor import ChargeMonitor
 from dln_geometry.learning.monitor.record import ChargeRecord
 from dln_geometry.learning.symmetry.symmetries import SymmetryError
 from dln_geometry.testing import assert_close
-
-sys.path.insert(0, str(Path(__file__).parent))
-from loops import F64, REAL, RULES, batch, made, train, watched, worst
+from tests.learning.loops import F64, REAL, RULES, batch, made, train, watched, worst
 
 
 @pytest.mark.slow

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +11,7 @@ from torch import nn
 
 from dln_geometry.learning.monitor.charge_monitor import ChargeMonitor
 from dln_geometry.testing import assert_close
-
-sys.path.insert(0, str(Path(__file__).parent))
-from loops import F64, REAL, RULES, batch, made, train, watched, worst
+from tests.learning.loops import F64, REAL, RULES, batch, made, train, watched, worst
 
 
 @pytest.mark.parametrize("window", [1, 3, 5])
