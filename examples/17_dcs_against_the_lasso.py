@@ -1,14 +1,11 @@
 """Weight decay on redundant factors is a sparse penalty: DCS against the Lasso.
 
 A parameter that is written as a product ``u * v`` and trained with weight decay kappa on u and v is
-trained with the penalty ``kappa |w|_1``: the exchange of u and v is a mirror symmetry of the loss,
-and decay draws the pair onto its fixed points. `dcs_` rewrites any parameter of any module so. One
-sees a regression in 40 dimensions whose path of coefficients is scikit-learn's Lasso to the last
-digit that was asked for; the fraction of zeros as the decay grows; and a matrix written as ``U V``,
-whose singular values are thresholded: its rank is the number of those above kappa.
+trained with the penalty ``kappa |w|_1``; `dcs_` rewrites any parameter of any module so. One sees a
+regression in 40 dimensions whose coefficients are scikit-learn's Lasso; the fraction of zeros; and
+a matrix written as ``U V``, whose rank is the number of singular values above kappa.
 
-Source: Ziyin, Symmetry induces structure and constraint of learning, arXiv 2309.16932 (the data are
-our own, so its figures are met in kind, not in number).
+Source: Ziyin, Symmetry induces structure and constraint of learning, arXiv 2309.16932.
 """
 
 from __future__ import annotations
@@ -28,11 +25,9 @@ KAPPAS = (0.0, 0.05, 0.2, 0.5)
 
 
 def train(layer, loss, kappa):
-    """Minimise a loss of a layer, with weight decay kappa on its factors, to rounding."""
-    optimiser = torch.optim.LBFGS(
-        layer.parameters(), max_iter=4000, max_eval=8000, history_size=60, tolerance_grad=1e-12,
-        tolerance_change=0.0, line_search_fn="strong_wolfe",
-    )  # fmt: skip
+    options = {"max_iter": 4000, "max_eval": 8000, "history_size": 60, "tolerance_grad": 1e-12}
+    options |= {"tolerance_change": 0.0, "line_search_fn": "strong_wolfe"}
+    optimiser = torch.optim.LBFGS(layer.parameters(), **options)
 
     def closure():
         optimiser.zero_grad()
@@ -45,7 +40,7 @@ def train(layer, loss, kappa):
 
 
 def linear(d_in, d_out, generator):
-    layer = nn.Linear(d_in, d_out, bias=False, dtype=F64)
+    layer = nn.utils.skip_init(nn.Linear, d_in, d_out, bias=False, dtype=F64)
     nn.init.normal_(layer.weight, generator=generator)
     return layer
 
@@ -61,10 +56,10 @@ def main(quick=False):
 
     fine = torch.linspace(0.005, 0.7, 30 if quick else 80).tolist()
     lassos = [Lasso(alpha=a, fit_intercept=False, tol=1e-10).fit(x, y).coef_ for a in fine]
-    path = torch.from_numpy(np.stack(lassos))
+    path = torch.tensor(np.stack(lassos))
     figure = Figure(figsize=(12, 3.6), layout="constrained")
-    axes = figure.subplots(1, 3, width_ratios=(1.4, 1, 1))
-    axes[0].plot(fine, path, color="C0", linewidth=0.8)
+    axes = figure.subplots(1, 3)
+    axes[0].plot(fine, path, "C0", linewidth=0.8)
     grid = KAPPAS if quick else (*KAPPAS, 0.1, 0.3, 0.4, 0.6)
     fractions, ranks, largest = {}, {}, 0.0
     for kappa in sorted(grid):
@@ -75,35 +70,29 @@ def main(quick=False):
             peer = Lasso(alpha=kappa, fit_intercept=False, tol=1e-14, max_iter=100000).fit(x, y)
             largest = max(largest, float((w - torch.from_numpy(peer.coef_)).abs().max()))
         axes[0].plot([kappa] * d, w, "k.", markersize=3, zorder=3)
-
         layer = learning.dcs_(linear(10, 10, generator), "weight", groups="nuclear")
-        s = torch.linalg.svdvals(
-            train(layer, lambda m: (m.weight - target).square().sum() / 2, kappa)
-        )
+        w = train(layer, lambda m: (m.weight - target).square().sum() / 2, kappa)
+        s = torch.linalg.svdvals(w)
         ranks[kappa] = int((s > 1e-6).sum())
         assert (s - (spectrum - kappa).clamp(min=0)).abs().max() < 1e-6
         assert ranks[kappa] == int((spectrum > kappa).sum())
         axes[2].plot([kappa] * 10, s, "k.", markersize=4, zorder=3)
-    print("kappa           ", *(f"{k:>6g}" for k in KAPPAS))
-    print("fraction of zeros", *(f"{fractions[k]:>5.2f} " for k in KAPPAS))
-    print("rank             ", *(f"{ranks[k]:>5d} " for k in KAPPAS))
+    for k in KAPPAS:
+        print(f"kappa {k:<5g} fraction of zeros {fractions[k]:.2f}   rank {ranks[k]}")
     print(f"largest difference from the Lasso: {largest:.1e}")
     assert largest < 1e-6
     assert fractions[0.0] == 0.0 < fractions[0.05] < fractions[0.2] < fractions[0.5]
-
     axes[0].plot([], [], "C0", label="scikit-learn's Lasso")
     axes[0].plot([], [], "k.", label="u * v with weight decay")
-    axes[0].legend(loc="upper right", fontsize="small")
-    axes[0].set(title="coefficients", xlabel=r"$\kappa$", xlim=(-0.01, 0.7))
-    zeros = [float((w.abs() < 1e-6).double().mean()) for w in path]
-    axes[1].plot(fine, zeros, "C0")
+    axes[1].plot(fine, (path.abs() < 1e-6).double().mean(1), "C0")
     axes[1].plot(list(fractions), list(fractions.values()), "k.")
-    axes[1].set(title="fraction of zeros", xlabel=r"$\kappa$", ylim=(-0.03, 1))
     shade = torch.linspace(0, 0.7, 80, dtype=F64)
     axes[2].plot(shade, (spectrum - shade.unsqueeze(-1)).clamp(min=0), "C1", linewidth=0.8)
     axes[2].plot([], [], "C1", label="soft threshold")
-    axes[2].legend(loc="upper right", fontsize="small")
-    axes[2].set(title="singular values of U V", xlabel=r"$\kappa$", xlim=(-0.01, 0.7))
+    titles = ("coefficients", "fraction of zeros", "singular values of U V")
+    for ax, title in zip(axes, titles, strict=True):
+        ax.set(title=title, xlabel=r"$\kappa$", xlim=(-0.01, 0.7))
+    figure.legend(loc="outside lower center", ncols=3)
     figure.savefig("dcs_against_the_lasso.png", dpi=150)
 
 
