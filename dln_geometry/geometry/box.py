@@ -74,9 +74,11 @@ class Box:
         return u[..., :r], s[..., :r], vh[..., :r, :]
 
     def point_of(self, x: Tensor) -> EndToEnd:
+        """Return the nearest matrix of the rank of the point, as a point of the box."""
         return EndToEnd(*self.frames(x), self.point.depth, self.point.normalized)
 
     def differences(self, s: Tensor) -> Differences:
+        """Return the divided differences at these singular values."""
         return Differences(s, self.point.depth, self.point.normalized)
 
 
