@@ -24,6 +24,9 @@ __all__ = [
     "log_stiefel_volume",
 ]
 
+# Number of singular values up to which pairs are summed by a product.
+_FEW = 16
+
 
 def log_stiefel_volume(d: int, r: int) -> float:
     """Return log of the volume of the orthonormal frames St(d, r), metric of the Frobenius norm.
@@ -168,8 +171,15 @@ def entropy_pull(x: Tensor, depth: float, *, excess: float = 0.0) -> Tensor:
     odd = langevin_function(t)
     if inverse:
         odd = odd - inverse * langevin_function(inverse * t)
-    eye = 0.5 * torch.eye(r, dtype=x.dtype, device=x.device)
-    total = odd @ (eye[i] - eye[j]) + 0.5 * (1.0 - inverse) * (r - 1)
+    if r <= _FEW:
+        # For few values one small product is quicker than filling a matrix.
+        eye = 0.5 * torch.eye(r, dtype=x.dtype, device=x.device)
+        total = odd @ (eye[i] - eye[j])
+    else:
+        pairs = x.new_zeros((*x.shape, r))
+        pairs[..., i, j] = 0.5 * odd
+        total = pairs.sum(-1) - pairs.sum(-2)
+    total = total + 0.5 * (1.0 - inverse) * (r - 1)
     return total + excess * inverse if excess else total
 
 

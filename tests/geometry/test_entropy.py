@@ -417,3 +417,11 @@ def test_the_pull_of_pairs_is_the_slope(depth, dtype):
     for excess in (0.0, 3.0):
         pull = entropy_pull(s.log(), depth, excess=excess)
         assert_close(pull, s * entropy_slope(s, depth, excess=excess), ops=30)
+
+
+@pytest.mark.parametrize("depth", [1.5, 2.7, 40, math.inf])
+@pytest.mark.parametrize("r", [5, 16, 17, 60])
+def test_pull_is_the_slope_times_the_value_at_few_and_at_many_values(r, depth, generator):
+    s = torch.rand(3, r, generator=generator, dtype=torch.float64).sort(descending=True).values
+    s = s + 0.1
+    assert_close(entropy_pull(s.log(), depth, excess=3.0), s * entropy_slope(s, depth, excess=3.0))
