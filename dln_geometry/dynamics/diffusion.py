@@ -97,7 +97,7 @@ def langevin(
         (``2 E_{h/2} - E_h`` of two runs removes the leading error of an expectation), no drift
         correction, one SVD a step. ``"splitting"``: a flat Brownian motion of
         ``sqrt(N) U s^{1/N} V^T`` and random rotations of U and V; weak order 2, two SVDs a step and
-        the time of 3 to 4 product steps. Without a loss it takes one SVD, and without entropy the
+        the time of 2 to 4 product steps. Without a loss it takes one SVD, and without entropy the
         law of the singular values is exact for every step at full rank. Both go smoothly through
         ``det X = 0``.
     upstairs : bool

@@ -7,6 +7,7 @@ squares of the factors is then N/2 times the sum of ``size^{2/N}``: a norm for N
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 __all__ = ["Elementwise", "Grouped", "LowRank", "Redundancy", "Sliced", "block_labels"]
 
 
-class Redundancy:
+class Redundancy(ABC):
     """A way to write coordinates as a product of `depth` factors.
 
     Parameters
@@ -30,17 +31,17 @@ class Redundancy:
         self.depth = depth
         self.spread = spread
 
+    @abstractmethod
     def factors(self, c: Tensor) -> tuple[Tensor, ...]:
         """Return factors whose product is `c`, away from the fixed points of gradient descent."""
-        raise NotImplementedError
 
+    @abstractmethod
     def product(self, factors: tuple[Tensor, ...]) -> Tensor:
         """Return the coordinates that the factors multiply to."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sizes(self, c: Tensor) -> Tensor:
         """Return the sizes that the norm adds up: absolute values, lengths, singular values."""
-        raise NotImplementedError
 
     def _others(self, sizes: Tensor) -> Tensor:
         """Return the common size of all factors but the first, which carries the rest.
