@@ -1,9 +1,10 @@
-r"""Divided differences behind the metric: what its first and second variations are made of.
+r"""Divided differences behind the metric: what its first variation is made of.
 
 With ``p = s^2`` and ``l = N s^{2/N}`` (without the N if the metric is not divided by N,
 ``log s^2`` at infinite depth), the depth kernel is the divided difference ``a_ij = p[l_i, l_j]``.
-Its variations are those of higher order, ``p[l_i, l_j, l_k]``: symmetric in the indices, positive,
-and finite at equal singular values. The values outside the range and corange have ``l = 0``.
+Its variations are those of higher order: symmetric in the indices, positive, and finite at equal
+singular values. The values outside the range and corange have ``l = 0``; so do zeros among the
+singular values themselves, between which nothing moves along the matrices of one rank.
 """
 
 from __future__ import annotations
@@ -14,13 +15,17 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.derivative import log_second_difference
-from dln_geometry.geometry.kernel import log_kernel_of_log, log_kernel_of_pairs
+from dln_geometry.geometry.kernel import log_kernel_of_log
+from dln_geometry.geometry.ratios import (
+    MOST_TERMS,
+    mixed_ratios,
+    outer_ratios,
+    ratios,
+    slice_of_ratios,
+)
 
-__all__ = ["Differences", "power_slope"]
+__all__ = ["Differences"]
 
-# Up to this integer depth a second difference is summed term by term, as products of matrices.
-_MOST_TERMS = 16
 # Above this number of entries the tensor of second differences is made slice by slice.
 _MOST_ENTRIES = 1 << 23
 
@@ -31,7 +36,7 @@ class Differences:
     Parameters
     ----------
     s : Tensor, shape (..., r)
-        Positive singular values, in any order.
+        Singular values, in any order; zeros are allowed.
     depth : float
     normalized : bool
     """
@@ -63,60 +68,79 @@ class Differences:
         return self.unit * self.s ** (2.0 - 2.0 / self.depth)
 
     @cached_property
-    def mixed_second(self) -> Tensor:
-        """``p[l_i, l_j, 0]``, shape (..., r, r)."""
-        if math.isinf(self.depth):
-            return torch.zeros_like(self.kernel)
-        return self.unit**2 * power_slope(2.0 / self.depth * self.x, self.depth - 1.0)
+    def mixed_slopes(self) -> Tensor:
+        """``s_k p[l_i, l_k, 0] / p[l_i, l_k]``, shape (..., r, r) in (k, i)."""
+        return self._mixed * self.s.unsqueeze(-1)
+
+    @cached_property
+    def outer_slopes(self) -> Tensor:
+        """``s_k p[0, l_k, l_j] / p[0, l_k]``, shape (..., r, r) in (k, j)."""
+        return self._outer * self.s.unsqueeze(-1)
 
     @cached_property
     def turning(self) -> Tensor:
-        """``s_i p[l_i, 0, 0] / p[l_i, 0]``, shape (..., r): ``1/s_i`` times the kernel."""
-        if math.isinf(self.depth):
-            return torch.zeros_like(self.s)
-        return self.mixed / self.s
+        """``s_k p[l_k, 0, 0] / p[l_k, 0]``, shape (..., r): ``1/s_k`` times the kernel."""
+        return self.s * self._lone
 
-    @cached_property
-    def bending(self) -> Tensor:
-        """``s_i / p[l_i, 0]``, shape (..., r): what turns a move outwards into one of l."""
-        if math.isinf(self.depth):
-            return torch.zeros_like(self.s)
-        return self.s ** (2.0 / self.depth - 1.0) / self.unit
+    def push(self, y: Tensor, g: Tensor) -> Tensor:
+        """Return ``sum_k p[l_i, l_k, l_j] b_ik g_kj``, ``b_ik = (y_ik s_k + s_i y_ki) / a_ik``.
 
-    def inner(self, g: Tensor, h: Tensor) -> Tensor:
-        """Return ``sum_j p[l_i, l_k, l_j] g_ij h_kj``, shape (..., r, r) in (i, k)."""
+        Shape (..., r, r) in (i, j).
+        """
+        turn = y * self.s.unsqueeze(-2)
+        turn = turn + turn.mT
+        if self._summed:
+            turn = turn * self._inverse_kernel
+            total, power = torch.zeros_like(turn @ g), g
+            for q in range(int(self.depth) - 1):
+                total = total + (self._homogeneous[-2 - q] * turn) @ power
+                power = power * self._roots.unsqueeze(-2)
+            return self.unit**2 * total
+        if not self._sliced:
+            return (self._ratios * (turn.unsqueeze(-1) * g.unsqueeze(-3))).sum(-2)
+        rows = [(self._ratios_of(i) * (turn[..., i, :, None] * g)).sum(-2) for i in self._indices]
+        return torch.stack(rows, -2)
+
+    def pull(self, g: Tensor, h: Tensor) -> Tensor:
+        """Return the gradient in y of ``<h, push(y, g)>``.
+
+        ``s_k / a_ik sum_j p[l_i, l_k, l_j] (g_ij h_kj + h_ij g_kj)``, shape (..., r, r) in (i, k).
+        """
         if self._summed:
             total, power = torch.zeros_like(g @ h.mT), g
             for b in range(int(self.depth) - 1):
                 total = total + self._homogeneous[-2 - b] * (power @ h.mT)
                 power = power * self._roots.unsqueeze(-2)
-            return self.unit**2 * total
-        if not self._sliced:
+            total = self.unit**2 * self._inverse_kernel * total
+        elif not self._sliced:
             pairs = g.unsqueeze(-2) * h.unsqueeze(-3)
-            return (self._second * pairs).sum(-1)
-        rows = [(self._second_of(i) * (g[..., i, None, :] * h)).sum(-1) for i in range(g.shape[-2])]
-        return torch.stack(rows, -2)
+            total = (self._ratios * pairs).sum(-1)
+        else:
+            rows = [(self._ratios_of(i) * (g[..., i, None, :] * h)).sum(-1) for i in self._indices]
+            total = torch.stack(rows, -2)
+        return (total + total.mT) * self.s.unsqueeze(-2)
 
-    def outer(self, b: Tensor, g: Tensor) -> Tensor:
-        """Return ``sum_k p[l_i, l_k, l_j] b_ik g_kj``, shape (..., r, r) in (i, j)."""
-        if self._summed:
-            total, power = torch.zeros_like(b @ g), g
-            for q in range(int(self.depth) - 1):
-                total = total + (self._homogeneous[-2 - q] * b) @ power
-                power = power * self._roots.unsqueeze(-2)
-            return self.unit**2 * total
-        if not self._sliced:
-            return (self._second * (b.unsqueeze(-1) * g.unsqueeze(-3))).sum(-2)
-        rows = [(self._second_of(i) * (b[..., i, :, None] * g)).sum(-2) for i in range(b.shape[-2])]
-        return torch.stack(rows, -2)
-
-    @property
+    @cached_property
     def _summed(self) -> bool:
-        return self.depth.is_integer() and self.depth <= _MOST_TERMS
+        """Whether differences are sums of products over the layers, within range of numbers."""
+        if not (self.depth.is_integer() and 2 <= self.depth <= MOST_TERMS):
+            return False
+        bound = torch.finfo(self.s.dtype).tiny ** 0.4
+        outside = (self.s < bound) & (self.s > 0) | (self.s > 1.0 / bound)
+        return not bool(outside.any())
 
     @property
     def _sliced(self) -> bool:
         return self.s.numel() * self.s.shape[-1] ** 2 > _MOST_ENTRIES
+
+    @property
+    def _indices(self) -> range:
+        return range(self.s.shape[-1])
+
+    @property
+    def _scale(self) -> float:
+        """What the ratios have over those of the metric divided by N."""
+        return 1.0 if self.normalized else self.depth
 
     @cached_property
     def _roots(self) -> Tensor:
@@ -134,32 +158,66 @@ class Differences:
         return terms
 
     @cached_property
-    def _second(self) -> Tensor:
-        """``p[l_i, l_k, l_j]``, shape (..., r, r, r)."""
-        x = self.x
-        return self.second_of_logs(
-            x[..., :, None, None], x[..., None, :, None], x[..., None, None, :]
-        )
+    def _inverse_kernel(self) -> Tensor:
+        return torch.where(self.kernel > 0, 1.0 / self.kernel, 0.0)
 
-    def _second_of(self, i: int) -> Tensor:
-        x = self.x
-        return self.second_of_logs(x[..., i, None, None], x[..., :, None], x[..., None, :])
+    @cached_property
+    def _zero(self) -> Tensor:
+        return self.s == 0
 
-    def second_of_logs(self, xi: Tensor, xk: Tensor, xj: Tensor) -> Tensor:
-        """Return the second difference at ``s = e^x``, entry by entry: the arguments broadcast."""
-        log_second = log_second_difference(2.0 * xi, 2.0 * xk, 2.0 * xj, self.depth)
-        for one, two in ((xi, xk), (xk, xj), (xi, xj)):
-            log_second = log_second + log_kernel_of_pairs(one, two, self.depth, self.normalized)
-        if not self.normalized:
-            log_second = log_second - math.log(self.depth)
-        return torch.exp(log_second)
+    @cached_property
+    def _holed(self) -> bool:
+        return bool(self._zero.any())
 
+    @cached_property
+    def _positive(self) -> Tensor:
+        """Logarithms with something finite for those of zeros."""
+        return torch.where(self._zero, 0.0, self.x) if self._holed else self.x
 
-def power_slope(y: Tensor, exponent: float) -> Tensor:
-    """Return the divided differences of ``l^e`` at pairs of ``l = e^y``, shape (..., r, r)."""
-    row, column = y.unsqueeze(-1), y.unsqueeze(-2)
-    gap = (row - column).abs()
-    apart = gap > 0
-    gap = torch.where(apart, gap, 1.0)
-    ratio = torch.where(apart, torch.expm1(-exponent * gap) / torch.expm1(-gap), exponent)
-    return torch.exp((exponent - 1.0) * torch.maximum(row, column)) * ratio
+    @cached_property
+    def _lone(self) -> Tensor:
+        """``p[l_k, 0, 0] / p[l_k, 0]``, shape (..., r); 0 for zeros."""
+        if math.isinf(self.depth):
+            return torch.zeros_like(self.s)
+        value = self.unit * self.s ** (-2.0 / self.depth)
+        return torch.where(self._zero, 0.0, value) if self._holed else value
+
+    @cached_property
+    def _mixed(self) -> Tensor:
+        """``p[l_i, l_k, 0] / p[l_i, l_k]``, symmetric, shape (..., r, r)."""
+        table = self._scale * mixed_ratios(self._positive, self.depth)
+        if not self._holed:
+            return table
+        table = self._against_zeros(table)
+        return torch.where(self._zero.unsqueeze(-1), table.mT, table)
+
+    @cached_property
+    def _outer(self) -> Tensor:
+        """``p[0, l_k, l_j] / p[0, l_k]``, shape (..., r, r) in (k, j); 0 where l_k = 0."""
+        table = self._scale * outer_ratios(self._positive, self.depth)
+        return self._against_zeros(table) if self._holed else table
+
+    def _against_zeros(self, table: Tensor) -> Tensor:
+        """Put in what a row of a positive value has in the column of a zero; no row of a zero."""
+        table = torch.where(self._zero.unsqueeze(-2), self._lone.unsqueeze(-1), table)
+        return torch.where(self._zero.unsqueeze(-1), 0.0, table)
+
+    @cached_property
+    def _ratios(self) -> Tensor:
+        """``p[l_i, l_k, l_j] / p[l_i, l_k]``, shape (..., r, r, r); 0 where l_i = l_k = 0."""
+        table = self._scale * ratios(self._positive, self.depth)
+        return self._filled(table, slice(None)) if self._holed else table
+
+    def _ratios_of(self, i: int) -> Tensor:
+        table = self._scale * slice_of_ratios(self._positive, i, self.depth)
+        return self._filled(table, i) if self._holed else table
+
+    def _filled(self, table: Tensor, at: int | slice) -> Tensor:
+        """Put in what triples with zeros have, for one or for all first indices i."""
+        zero, outer = self._zero, self._outer
+        own, last = zero.unsqueeze(-1), zero.unsqueeze(-2)
+        if isinstance(at, slice):
+            own, last, outer = (part.unsqueeze(-3) for part in (own, last, outer))
+        table = torch.where(last, self._mixed[..., at, :, None], table)
+        table = torch.where(own, self._outer[..., at, None, :], table)
+        return torch.where(zero[..., at, None, None], outer, table)

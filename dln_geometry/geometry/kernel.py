@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dln_geometry.geometry.arrays import Array, namespace
 from dln_geometry.geometry.doors import as_depth, as_float_tensor, as_normalized
 
 __all__ = [
@@ -89,44 +90,55 @@ def depth_kernel(s: Any, depth: float, *, normalized: bool | None = None) -> Ten
     return log_depth_kernel(s, depth, normalized=normalized).exp()
 
 
-def log_kernel_of_log(x: Tensor, depth: float, normalized: bool) -> Tensor:
+def log_kernel_of_log(x: Array, depth: float, normalized: bool) -> Array:
     """Return `log_depth_kernel` from ``x = log s`` (``-inf`` allowed), without checks."""
-    return log_kernel_of_pairs(x.unsqueeze(-1), x.unsqueeze(-2), depth, normalized)
+    return log_kernel_of_pairs(x[..., :, None], x[..., None, :], depth, normalized)
 
 
-def log_kernel_of_pairs(xi: Tensor, xj: Tensor, depth: float, normalized: bool) -> Tensor:
-    """Return log of the kernel entry by entry: `xi` and `xj` broadcast."""
-    if depth == 1.0:
-        return torch.zeros_like(xi + xj)
-    larger = torch.maximum(xi, xj)
-    at_equal = 0.0 if math.isinf(depth) else math.log(depth)
+def log_kernel_of_pairs(xi: Array, xj: Array, depth: float, normalized: bool) -> Array:
+    """Return log of the kernel entry by entry: `xi` and `xj` broadcast.
+
+    Of numpy arrays, too: floating-point warnings are the caller's to silence.
+    """
+    xp = namespace(xi)
     t = xi - xj
-    if torch.is_grad_enabled() and t.requires_grad:
-        # Next to a zero the gap is infinite; two zeros have no difference, and no ratio matters.
-        t = torch.where(torch.isneginf(torch.minimum(xi, xj)), math.inf, t)
-        near = t.abs() < _NEAR
-        log_ratio = _log_ratio(torch.where(near, 1.0, t.abs()), depth)
-        close = _log_kernel_nearby(0.5 * (xi + xj), torch.where(near, t, 0.0), depth)
-        log_kernel = torch.where(near, close, _exponent(depth) * larger + log_ratio)
+    if depth == 1.0:
+        return xp.zeros_like(t)
+    at_equal = 0.0 if math.isinf(depth) else math.log(depth)
+    log_kernel: Any
+    if torch.is_grad_enabled() and getattr(t, "requires_grad", False):
+        log_kernel = _differentiable_log_kernel(xi, xj, depth)
     else:
         # Without derivatives nothing cancels down to the last bit of a gap; two zeros have a gap
         # that is no number, and no ratio matters.
-        gap = t.abs_()
-        apart = gap > 0
-        log_kernel = torch.where(apart, _log_ratio(gap, depth), at_equal)
-        log_kernel = log_kernel.add_(larger, alpha=_exponent(depth))
-    return log_kernel - at_equal if normalized else log_kernel
+        gap = xp.abs(t)
+        log_kernel = xp.where(gap > 0, _log_ratio(gap, depth), at_equal)
+        log_kernel += _exponent(depth) * xp.maximum(xi, xj)
+    if normalized and at_equal:
+        log_kernel = log_kernel - at_equal
+    return log_kernel
+
+
+def _differentiable_log_kernel(xi: Any, xj: Any, depth: float) -> Tensor:
+    """Return log of the kernel, not divided by N, with its derivatives right at equal values."""
+    # Next to a zero the gap is infinite; two zeros have no difference, and no ratio matters.
+    t = torch.where(torch.isneginf(torch.minimum(xi, xj)), math.inf, xi - xj)
+    near = t.abs() < _NEAR
+    log_ratio = _log_ratio(torch.where(near, 1.0, t.abs()), depth)
+    close = _log_kernel_nearby(0.5 * (xi + xj), torch.where(near, t, 0.0), depth)
+    return torch.where(near, close, _exponent(depth) * torch.maximum(xi, xj) + log_ratio)
 
 
 def _exponent(depth: float) -> float:
     return 2.0 * (1.0 - 1.0 / depth)
 
 
-def _log_ratio(gap: Tensor, depth: float) -> Tensor:
+def _log_ratio(gap: Array, depth: float) -> Array:
     """Return ``log( expm1(-2 gap) / expm1(-2 gap/N) )``, N times as much at infinite depth."""
+    xp = namespace(gap)
     if math.isinf(depth):
-        return torch.log(-torch.expm1(-2 * gap) / (2 * gap))
-    return torch.log(torch.expm1(-2 * gap) / torch.expm1((-2 / depth) * gap))
+        return xp.log(-xp.expm1(-2 * gap) / (2 * gap))
+    return xp.log(xp.expm1(-2 * gap) / xp.expm1((-2 / depth) * gap))
 
 
 def _log_kernel_nearby(middle: Tensor, t: Tensor, depth: float) -> Tensor:
@@ -141,17 +153,18 @@ def _log_kernel_nearby(middle: Tensor, t: Tensor, depth: float) -> Tensor:
     return _exponent(depth) * middle + series + at_equal
 
 
-def log_mixed_kernel(x: Tensor, depth: float, normalized: bool) -> Tensor:
+def log_mixed_kernel(x: Array, depth: float, normalized: bool) -> Array:
     """Return log of the kernel between ``s = e^x`` and zero: ``s^{2-2/N}``, shape of `x`.
 
     These are the directions outside the range or corange of the point.
     """
+    xp = namespace(x)
     if depth == 1.0:
-        return torch.zeros_like(x)
+        return xp.zeros_like(x)
     if math.isinf(depth):
-        return torch.full_like(x, -math.inf)
+        return xp.full_like(x, -math.inf)
     shift = math.log(depth) if normalized else 0.0
-    return 2.0 * (1.0 - 1.0 / depth) * x - shift
+    return _exponent(depth) * x - shift
 
 
 def log_kernel_slope(s: Tensor, depth: float) -> Tensor:

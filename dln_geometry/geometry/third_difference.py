@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.differences import Differences
+from dln_geometry.geometry.kernel import log_kernel_of_pairs
+from dln_geometry.geometry.second_difference import log_second_difference
 
 __all__ = ["second_difference", "third_difference"]
 
@@ -29,7 +31,11 @@ def second_difference(k: Differences, x: Tensor) -> Tensor:
     y1 = torch.where(zeros > 2, 0.0, x1)
     y2 = torch.where(zeros > 1, 0.0, x2)
     y3 = torch.where(zeros > 0, 0.0, x3)
-    value = k.second_of_logs(y1, y2, y3)
+    log_second = log_second_difference(2.0 * y1, 2.0 * y2, 2.0 * y3, k.depth)
+    for one, two in ((y1, y2), (y2, y3), (y1, y3)):
+        log_second = log_second + log_kernel_of_pairs(one, two, k.depth, True)
+    scale = 1.0 if k.normalized else k.depth**2
+    value = scale * torch.exp(log_second)
     if not bool((zeros > 0).any()):
         return value
     if math.isinf(k.depth):

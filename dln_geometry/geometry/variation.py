@@ -4,11 +4,17 @@ In the frames of ``X = U Sigma V^T`` a tangent vector or a covector has the bloc
 ``core = U^T Z V`` (r x r), ``left = (1 - U U^T) Z V`` (m x r) and ``right = U^T Z (1 - V V^T)``
 (r x n); what lies beyond both is no part of a tangent vector, and of a covector it enters by its
 products with these.
-With ``P = X X^T`` and ``Q = X^T X``, a move Y turns ``l(P)`` and ``l(Q)`` by
+With ``P = X X^T`` and ``Q = X^T X``, a move Y turns ``l(P)`` and ``l(Q)`` (see `differences`) by
 
 ``b_ik = (Y_ik s_k + s_i Y_ki) / a_ik``,  ``b'_kj = (s_k Y_kj + Y_jk s_j) / a_kj``,
 
 and ``dA(G)_ij = sum_k p[l_i, l_k, l_j] (b_ik G_kj + G_ik b'_kj)``, indices running over zeros too.
+Singular values that are zero may stand among the others: where X loses rank, the derivative is the
+one along the matrices of its rank.
+
+References
+----------
+Daleckii, Krein 1965; Bhatia, Matrix Analysis, theorem V.3.3 (divided differences).
 """
 
 from __future__ import annotations
@@ -101,19 +107,6 @@ def combine(*terms: tuple[float, Blocks]) -> Blocks:
     return Blocks(*parts)
 
 
-def _moves(k: Differences, y: Blocks) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Return how l of ``X X^T`` and of ``X^T X`` move: inside both, and across to the zeros."""
-    rows, columns = k.s.unsqueeze(-1), k.s.unsqueeze(-2)
-    one, two = y.core * columns, rows * y.core
-    across = k.bending
-    return (
-        (one + one.mT) / k.kernel,
-        (two + two.mT) / k.kernel,
-        None if y.left is None else y.left * across.unsqueeze(-2),
-        None if y.right is None else y.right * across.unsqueeze(-1),
-    )
-
-
 def push(k: Differences, y: Blocks, g: Blocks, across: _Across = (None, None)) -> Blocks:
     """Return the tangent blocks of ``dA(G)`` along Y.
 
@@ -128,18 +121,18 @@ def push(k: Differences, y: Blocks, g: Blocks, across: _Across = (None, None)) -
         ``G'  Y_right^T`` (m x r) and ``Y_left^T G'`` (r x n), with G' what of G lies beyond range
         and corange; None where it is zero.
     """
-    b_left, b_right, outer_left, outer_right = _moves(k, y)
-    second = k.mixed_second
-    core = k.outer(b_left, g.core) + k.outer(b_right, g.core.mT).mT
+    core = k.push(y.core, g.core) + k.push(y.core.mT, g.core.mT).mT
     left = right = None
-    if outer_left is not None and g.left is not None:
-        core = core + second * (outer_left.mT @ g.left)
-        left = outer_left @ (second * g.core) + g.left @ (second * b_right)
+    if y.left is not None and g.left is not None:
+        core = core + k.outer_slopes * (y.left.mT @ g.left)
+        turn = k.mixed_slopes * y.core
+        left = y.left @ (k.outer_slopes * g.core) + g.left @ (turn + turn.mT)
         if across[0] is not None:
             left = left + across[0] * k.turning.unsqueeze(-2)
-    if outer_right is not None and g.right is not None:
-        core = core + second * (g.right @ outer_right.mT)
-        right = (second * b_left) @ g.right + (second * g.core) @ outer_right
+    if y.right is not None and g.right is not None:
+        core = core + k.outer_slopes.mT * (g.right @ y.right.mT)
+        turn = k.mixed_slopes.mT * y.core
+        right = (turn + turn.mT) @ g.right + (k.outer_slopes.mT * g.core) @ y.right
         if across[1] is not None:
             right = right + across[1] * k.turning.unsqueeze(-1)
     return Blocks(core, left, right)
@@ -165,23 +158,18 @@ def pull(k: Differences, h: Blocks, g: Blocks, across: _Across = (None, None)) -
         ``G' H_right^T + H' G_right^T`` (m x r) and ``H_left^T G' + G_left^T H'`` (r x n), with G'
         and H' what lies beyond range and corange; None where both are zero.
     """
-    rows, columns = k.s.unsqueeze(-1), k.s.unsqueeze(-2)
-    second = k.mixed_second
-    one, two = k.inner(h.core, g.core), k.inner(h.core.mT, g.core.mT)
-    if h.right is not None and g.right is not None:
-        one = one + second * (h.right @ g.right.mT)
-    if h.left is not None and g.left is not None:
-        two = two + second * (h.left.mT @ g.left)
-    core = ((one + one.mT) * columns + rows * (two + two.mT)) / k.kernel
+    core = k.pull(g.core, h.core) + k.pull(g.core.mT, h.core.mT).mT
     left = right = None
     if h.left is not None and g.left is not None:
-        left = h.left @ (second * g.core).mT + g.left @ (second * h.core).mT
-        left = left * k.bending.unsqueeze(-2)
+        both = h.left.mT @ g.left
+        core = core + k.mixed_slopes * (both + both.mT)
+        left = h.left @ (k.outer_slopes * g.core).mT + g.left @ (k.outer_slopes * h.core).mT
         if across[0] is not None:
             left = left + across[0] * k.turning.unsqueeze(-2)
     if h.right is not None and g.right is not None:
-        right = (second * h.core).mT @ g.right + (second * g.core).mT @ h.right
-        right = right * k.bending.unsqueeze(-1)
+        both = h.right @ g.right.mT
+        core = core + k.mixed_slopes.mT * (both + both.mT)
+        right = (k.outer_slopes * h.core.mT) @ g.right + (k.outer_slopes * g.core.mT) @ h.right
         if across[1] is not None:
             right = right + across[1] * k.turning.unsqueeze(-1)
     return Blocks(core, left, right)

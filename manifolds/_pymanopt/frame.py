@@ -21,17 +21,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
-from dln_geometry.geometry.derivative import log_second_difference
 from dln_geometry.geometry.kernel import log_kernel_of_log, log_mixed_kernel
+from dln_geometry.geometry.ratios import outer_ratios, ratios
 from dln_geometry.geometry.step import layers_of_step
-from manifolds._convert import to_torch
 from manifolds._pymanopt.vectors import FixedRankPoint, FixedRankTangent
 
-__all__ = ["Frame", "christoffel_tables", "frame_of"]
-
-_MOST_LAYERS = 16
+__all__ = ["Frame", "frame_of", "inner_christoffel", "outer_christoffel"]
 
 
 class Frame:
@@ -44,7 +40,7 @@ class Frame:
                 "point must have positive singular values, got "
                 f"{float(point.s.min())}: the metric is infinite where the rank drops"
             )
-        self._x = to_torch(point.s).log()
+        self._x = np.log(point.s)
         # The singular values (an array, by its identity) of the point from which the last logarithm
         # to this one was taken, and that logarithm.
         self.last_log: tuple[weakref.ref[np.ndarray], FixedRankTangent] | None = None
@@ -53,9 +49,8 @@ class Frame:
     def _logs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Logarithms of s, of the kernel, and of it between the range and what is outside."""
         x = self._x
-        inside = log_kernel_of_log(x, self.depth, self.normalized)
-        outside = log_mixed_kernel(x, self.depth, self.normalized)
-        return x.numpy(), inside.numpy(), outside.numpy()
+        inside = _log_kernel(x, self.depth, self.normalized)
+        return x, inside, log_mixed_kernel(x, self.depth, self.normalized)
 
     @cached_property
     def kernel(self) -> np.ndarray:
@@ -97,7 +92,14 @@ class Frame:
     @cached_property
     def christoffel(self) -> tuple[np.ndarray, np.ndarray]:
         """The tables v, shape (r, r, r), and l, shape (r, r)."""
-        return christoffel_tables(self._x, self.depth)
+        return self._inner_christoffel, outer_christoffel(self._x, self.depth)
+
+    @cached_property
+    def _inner_christoffel(self) -> np.ndarray:
+        log_kernel = self._logs[1]
+        if not self.normalized and self.depth > 1.0:
+            log_kernel = log_kernel - math.log(self.depth)
+        return inner_christoffel(self._x, self.depth, log_kernel)
 
     @cached_property
     def roots(self) -> tuple[np.ndarray, np.ndarray]:
@@ -115,28 +117,35 @@ class Frame:
 
         First factor first; shape (q, r, r).
         """
-        q, x = self.layers, self._logs[0]
-        inside = self._logs[1]
-        if self.depth != q or self.normalized:
-            inside = log_kernel_of_log(self._x, float(q), False).numpy()
+        q, x = self.layers, self._x
         after = np.arange(q, dtype=x.dtype)[:, None, None] / q
-        return np.exp((1 - 1 / q - after) * x[:, None] + after * x - inside)
+        return np.exp((1 - 1 / q - after) * x[:, None] + after * x - self._log_step_kernel)
 
     @cached_property
     def step_correction(self) -> tuple[np.ndarray, np.ndarray] | None:
         """What the tables of the depth have more than those of the factors of a product step.
 
         `None` where the step has one factor for every layer. On the diagonal the factors move
-        exactly.
+        exactly; at infinite depth nothing moves outside.
         """
         if self.depth == self.layers:
             return None
-        pairs = zip(self.christoffel, christoffel_tables(self._x, float(self.layers)), strict=True)
-        core, outside = (a - b for a, b in pairs)
-        k = np.arange(len(self.point.s))
+        x, q, k = self._x, float(self.layers), np.arange(len(self.point.s))
+        log_kernel = self._log_step_kernel - math.log(q)
+        core = self._inner_christoffel - inner_christoffel(x, q, log_kernel)
         core[k, k, k] = 0
+        if math.isinf(self.depth):
+            return core, np.zeros_like(core[0])
+        outside = outer_christoffel(x, self.depth) - outer_christoffel(x, q)
         outside[k, k] = 0
         return core, outside
+
+    @cached_property
+    def _log_step_kernel(self) -> np.ndarray:
+        """The logarithm of the kernel of the depth q."""
+        if self.depth == self.layers and not self.normalized:
+            return self._logs[1]
+        return _log_kernel(self._x, float(self.layers), False)
 
 
 def frame_of(point: Any, depth: float, normalized: bool) -> Frame:
@@ -150,39 +159,19 @@ def frame_of(point: Any, depth: float, normalized: bool) -> Frame:
     return frame
 
 
-def christoffel_tables(x: torch.Tensor, depth: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return v and l of the module's text from ``x = log s``."""
-    if depth.is_integer() and 2 <= depth <= _MOST_LAYERS:
-        core = _integer_table(x, int(depth))
-    else:
-        kernel = log_kernel_of_log(x, depth, True)
-        xi, xk, xj = 2 * x[:, None, None], 2 * x[:, None], 2 * x
-        core = log_second_difference(xi, xk, xj, depth) + x[:, None] + kernel.unsqueeze(-2)
-        core = core.exp().numpy()
-    # With two of three values zero the differences are those of p^{1-1/N}, relative to those of p.
-    gap = 2 * (x.unsqueeze(-1) - x).abs()
-    apart = gap > 0
-    rate = 1 - 1 / depth
-    safe = torch.where(apart, gap, 1.0)
-    ratio = torch.where(apart, torch.expm1(-rate * safe) / torch.expm1(-safe), rate)
-    lead = 0.0 if math.isinf(depth) else 2 / depth
-    outside = (lead * (x.unsqueeze(-1) - torch.maximum(x.unsqueeze(-1), x)) - x.unsqueeze(-1)).exp()
-    return core, (outside * ratio).numpy()
+def inner_christoffel(x: np.ndarray, depth: float, log_kernel: np.ndarray) -> np.ndarray:
+    """Return v of the module's text from ``x = log s`` and the logarithm of a kernel over N."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        table = ratios(x, depth, log_kernel)
+    table *= np.exp(x[:, None] - log_kernel)
+    return table
 
 
-def _integer_table(x: torch.Tensor, depth: int) -> np.ndarray:
-    """Return v by sums of positive numbers, ``s_k h_{N-2}(y_i, y_k, y_j) / (a_ik a_kj)``.
+def outer_christoffel(x: np.ndarray, depth: float) -> np.ndarray:
+    """Return l of the module's text from ``x = log s``."""
+    return outer_ratios(x, depth, x[:, None])
 
-    h are the complete homogeneous symmetric polynomials of ``y = s^{2/N}``: what the double sum
-    over pairs of layers comes to. Much quicker than the differences of real depths.
-    """
-    kernel = log_kernel_of_log(x, float(depth), False).numpy()
-    log_s = x.numpy()
-    y = np.exp(log_s * (2 / depth))
-    pair, total = np.ones((len(y), len(y)), y.dtype), np.ones((len(y),) * 3, y.dtype)
-    power = np.ones_like(y)
-    for _ in range(depth - 2):
-        power = power * y
-        pair = y[:, None] * pair + power
-        total = y[:, None, None] * total + pair
-    return np.exp(np.log(total) + log_s[:, None] - kernel[:, :, None] - kernel)
+
+def _log_kernel(x: np.ndarray, depth: float, normalized: bool) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return log_kernel_of_log(x, depth, normalized)

@@ -74,7 +74,8 @@ def chart_of(frame: Frame, other: Frame) -> FixedRankTangent:
     left, right = u.T @ end_u, vt @ end_v
     change = (gauge.T * end_root) @ gauge - np.diag(root)
     # (s_i - s_j)/(s_i^{1/N} - s_j^{1/N}) is the depth kernel of the square roots.
-    secant = log_kernel_of_log(0.5 * to_torch(s).log(), frame.depth, False).exp().numpy()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        secant = np.exp(log_kernel_of_log(0.5 * np.log(s), frame.depth, False))
     core = 0.5 * ((left - left.T) * s - s[:, None] * (right - right.T)) + secant * change
     up, vp = (end_u - u @ left) * s, (end_v - vt.T @ right) * s
     if frozen:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from dln_geometry.geometry.step import thin_svd
-from manifolds._convert import to_numpy, to_torch
+from manifolds._convert import to_torch
 from manifolds._pymanopt.frame import Frame
 from manifolds._pymanopt.vectors import FixedRankPoint, FixedRankTangent
 
@@ -28,23 +28,24 @@ def retract(frame: Frame, z: FixedRankTangent) -> FixedRankPoint:
     (u, s, vt), r = frame.point, len(frame.point.s)
     up, core, vp = z
     left = right = None
-    if frame.depth == 1.0:
+    above = below = core[:0]
+    if not math.isinf(frame.depth):
         left, above = _basis(u, up)
         right, below = _basis(vt.T, vp)
+    if frame.depth == 1.0:
         corner = np.zeros((len(above), len(below)), s.dtype)
         moved = np.block([[np.diag(s) + core, below.T], [above, corner]])
         turned, s, turned_t = np.linalg.svd(moved, full_matrices=False)
         turned, s, turned_t = turned[:, :r], s[:r], turned_t[:r]
     else:
-        up, core, vp = _corrected(frame, FixedRankTangent(up, core, vp))
+        above, core, below = _corrected(frame, above, core, below)
         (first, *hidden, last), outside = _factors(frame, core)
-        if not math.isinf(frame.depth):
-            left, above = _basis(u, up * outside)
-            right, below = _basis(vt.T, vp * outside)
-            last, first = np.concatenate((last, above)), np.concatenate((first, below.T), 1)
+        last = np.concatenate((last, above * outside))
+        first = np.concatenate((first, (below * outside).T), 1)
         for factor in hidden:
             first = factor @ first
-        turned, s, turned_t = to_numpy(thin_svd(to_torch(last), to_torch(first), r))
+        parts = thin_svd(torch.from_numpy(last), torch.from_numpy(first), r)
+        turned, s, turned_t = (part.numpy() for part in parts)
     return FixedRankPoint(_in_whole(u, left, turned), s, _in_whole(vt.T, right, turned_t.T).T)
 
 
@@ -83,7 +84,8 @@ def _basis(q: np.ndarray, move: np.ndarray) -> tuple[np.ndarray | None, np.ndarr
     if size <= 2 * r:
         more = np.linalg.qr(q, mode="complete")[0][:, r:]
         return more, more.T @ move
-    return to_numpy(torch.linalg.qr(to_torch(np.ascontiguousarray(move))))
+    basis, upper = torch.linalg.qr(to_torch(move))
+    return basis.numpy(), upper.numpy()
 
 
 def _in_whole(q: np.ndarray, more: np.ndarray | None, x: np.ndarray) -> np.ndarray:
@@ -92,23 +94,26 @@ def _in_whole(q: np.ndarray, more: np.ndarray | None, x: np.ndarray) -> np.ndarr
     return q @ x if more is None else q @ x[:r] + more @ x[r:]
 
 
-def _corrected(frame: Frame, z: FixedRankTangent) -> FixedRankTangent:
-    """Add what the factors of a step lack of the second order, never more than Z itself."""
+def _corrected(
+    frame: Frame, above: np.ndarray, core: np.ndarray, below: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Add what the factors of a step lack of the second order, never more than Z itself.
+
+    Of ``up`` and ``vp``, and of what they become, the coordinates in the bases of their moves.
+    """
     if frame.step_correction is None:
-        return z
+        return above, core, below
     inside, outside = frame.step_correction
-    up, core, vp = z
-    more = FixedRankTangent(
-        up @ (outside * core), np.einsum("ikj,ik,kj->ij", inside, core, core),
-        vp @ (outside * core.T),
-    )  # fmt: skip
-    size, length = _length(frame, more), _length(frame, z)
-    return z + more * (length / math.hypot(length, size)) if size > 0 else z
+    more = (core[:, None, :] @ (inside * core))[:, 0, :]
+    bent = above @ (outside * core), below @ (outside * core.T)
+    unit, outer_unit = frame.roots
+    length, size = _square(core / unit), _square(more / unit)
+    if len(above) + len(below) > 0:
+        length += _square(above / outer_unit) + _square(below / outer_unit)
+        size += _square(bent[0] / outer_unit) + _square(bent[1] / outer_unit)
+    part = math.sqrt(length / (length + size)) if size > 0 else 0.0
+    return above + part * bent[0], core + part * more, below + part * bent[1]
 
 
-def _length(frame: Frame, z: FixedRankTangent) -> float:
-    inside, outside = frame.roots
-    parts = [z.M / inside] if math.isinf(frame.depth) else [
-        z.up / outside, z.M / inside, z.vp / outside
-    ]  # fmt: skip
-    return math.sqrt(sum(float(np.vdot(part, part)) for part in parts))
+def _square(x: np.ndarray) -> float:
+    return float(np.vdot(x, x))

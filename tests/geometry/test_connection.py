@@ -192,7 +192,7 @@ def test_large_problems_are_summed_in_slices(depth, generator, monkeypatch):
     monkeypatch.setattr("dln_geometry.geometry.differences._MOST_ENTRIES", 10)
     assert_close(connection(point, z, w), expected)
     # The sum over terms of an integer depth is the tensor of second differences.
-    monkeypatch.setattr("dln_geometry.geometry.differences._MOST_TERMS", 0)
+    monkeypatch.setattr("dln_geometry.geometry.differences.MOST_TERMS", 0)
     assert_close(connection(point, z, w), expected, ops=1000)
 
 

@@ -11,8 +11,8 @@ from dln_geometry.geometry.chain import haar_stiefel
 from dln_geometry.geometry.derivative import (
     apply_kernel,
     cometric_of_matrix,
-    log_second_difference,
 )
+from dln_geometry.geometry.second_difference import log_second_difference
 from dln_geometry.testing import assert_close, assert_order
 
 DEPTHS = [1.0, 1.5, 2.0, 3.0, 7.0, math.inf]

@@ -11,9 +11,10 @@ from scipy import sparse
 import dln_geometry as dln
 from dln_geometry.geometry.connection import riemannian_hessian
 from dln_geometry.geometry.geodesics import exponential
+from dln_geometry.geometry.kernel import log_kernel_of_log
 from dln_geometry.geometry.point import EndToEnd
 from dln_geometry.testing import assert_close, assert_order
-from manifolds._pymanopt.frame import christoffel_tables
+from manifolds._pymanopt.frame import inner_christoffel, outer_christoffel
 from manifolds.pymanopt_dln import EndToEndManifold, FixedRankPoint, FixedRankTangent
 
 DEPTHS = [1, 1.4, 2, 2.7, 3, 8, 20, math.inf]
@@ -598,8 +599,11 @@ def test_what_does_not_fit_is_refused(rng):
 def test_tables_of_integer_depths_are_those_of_real_ones(depth, rng):
     """Sums over pairs of layers against divided differences."""
     s = np.sort(np.concatenate((rng.uniform(0.5, 1.5, 4), [0.9, 0.9, 1e-3, 1e-8])))[::-1].copy()
-    x = torch.from_numpy(s).log()
-    sums = christoffel_tables(x, float(depth))
-    differences = christoffel_tables(x, math.nextafter(depth, 20))
+    x = np.log(s)
+    kernel = log_kernel_of_log(torch.from_numpy(x), depth, True).numpy()
+    sums, differences = (
+        (inner_christoffel(x, n, kernel), outer_christoffel(x, n))
+        for n in (float(depth), math.nextafter(depth, 20))
+    )
     for got, expected in zip(sums, differences, strict=True):
         assert_close(got / expected, np.ones_like(got), ops=1000)
