@@ -22,8 +22,9 @@ class _Arithmetic:
     __array_ufunc__ = None
 
     @classmethod
-    def _of(cls: type[_Self], parts: Iterable[np.ndarray]) -> _Self:
-        raise NotImplementedError
+    def _of(cls: type[_Self], parts: Iterable[Any]) -> _Self:
+        """Return the vector of some parts; a list is made of them as they come."""
+        return cls(parts)  # pyright: ignore[reportCallIssue]
 
     def _parts(self) -> tuple[np.ndarray, ...]:
         return tuple(self)  # pyright: ignore[reportArgumentType]
@@ -91,10 +92,6 @@ class FixedRankTangent(_Arithmetic, _TangentParts):
 
 class FactorVector(_Arithmetic, list):
     """A tangent vector of the balanced manifold: one matrix for every layer, input side first."""
-
-    @classmethod
-    def _of(cls, parts: Iterable[np.ndarray]) -> FactorVector:
-        return cls(parts)
 
 
 class FactorPoint(tuple):

@@ -1,4 +1,9 @@
-"""The laws of translations; `monitor.laws` says what they are."""
+"""The exact motion of linear charges, those of translations.
+
+With ``c = <q, n>``, ``<g, n> = 0``: with ``w = <v, n>``,
+``w+ = b w + s k c``, and ``c+ = c - eta w+``, or with Nesterov's momentum
+``c+ = c - eta (k c + b w+)``. No gradient enters.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The laws of scales, rescalings and gauges; `monitor.laws` says what they are."""
+"""The laws of scales, rescalings and gauges; `bilinear_laws` says what they are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from dln_geometry.learning.architecture.groups import SymmetricGroup
-from dln_geometry.learning.monitor.laws import Law, present, weighted
+from dln_geometry.learning.monitor.bilinear_laws import BilinearLaw, weighted
+from dln_geometry.learning.monitor.laws import present
 from dln_geometry.learning.monitor.products import Products, Snapshot, StepOptions, wide_dtype
 
 __all__ = ["GaugeLaw", "QuadraticLaw"]
@@ -41,13 +42,13 @@ def step_matrix(options: StepOptions) -> np.ndarray:
     return np.array([c - 2 * lr * (k * c + b * p) + lr**2 * uu, p - lr * (d_after + b * y), y])
 
 
-class QuadraticLaw(Law):
+class QuadraticLaw(BilinearLaw):
     """Scales and rescalings: one number for each unit of each group.
 
     Parameters
     ----------
     groups, slots
-        As of `Law`.
+        As of `BilinearLaw`.
     products : Products
         Where the sums of products are.
     """
@@ -173,7 +174,7 @@ class QuadraticLaw(Law):
         return weighted(self._gathered(snapshot.sums("q", "q"), None), self._weights)
 
 
-class GaugeLaw(Law):
+class GaugeLaw(BilinearLaw):
     """The gauge of consecutive linear maps: a symmetric matrix for each unit of one group."""
 
     def __init__(
