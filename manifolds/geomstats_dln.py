@@ -1,6 +1,7 @@
 """Deep linear networks as geomstats manifolds.
 
-Spaces of end-to-end matrices with the metric of any depth, the balanced networks over them, and
+Spaces of end-to-end matrices with the metric of any depth (of full rank, of one rank, or with one
+column and one row space, all that moves at infinite depth), the balanced networks over them, and
 the bundle that joins the two:
 
 >>> import geomstats.backend as gs
@@ -17,13 +18,12 @@ that library's arrays.
 
 from __future__ import annotations
 
-from manifolds._geomstats.bundle import (
-    BalancedBundle,
-    BalancedQuotientMetric,
-)
+from manifolds._geomstats.bundle import BalancedBundle
+from manifolds._geomstats.fixed_spaces import FixedSpacesEndToEnd
 from manifolds._geomstats.layers import FrobeniusMetric, LayeredNetworks
 from manifolds._geomstats.metrics import DepthMetric
 from manifolds._geomstats.networks import BalancedNetworks
+from manifolds._geomstats.quotient import BalancedQuotientMetric
 from manifolds._geomstats.rotations import HiddenRotationAction, HiddenRotations
 from manifolds._geomstats.spaces import FixedRankEndToEnd, FullRankEndToEnd
 from manifolds._geomstats.upstairs import BalancedMetric
@@ -35,6 +35,7 @@ __all__ = [
     "BalancedQuotientMetric",
     "DepthMetric",
     "FixedRankEndToEnd",
+    "FixedSpacesEndToEnd",
     "FrobeniusMetric",
     "FullRankEndToEnd",
     "HiddenRotationAction",

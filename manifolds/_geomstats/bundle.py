@@ -1,7 +1,6 @@
 """The balanced networks as a bundle over their end-to-end matrices, for geomstats.
 
-The fibres are the orbits of the hidden rotations; the quotient by them is the space of the
-end-to-end matrices with the metric of depth N.
+The fibres are the orbits of the hidden rotations.
 """
 
 from __future__ import annotations
@@ -12,9 +11,6 @@ from typing import Any
 import geomstats.backend as gs  # pyright: ignore[reportMissingImports]
 import torch
 from geomstats.geometry.fiber_bundle import FiberBundle
-from geomstats.geometry.manifold import register_quotient
-from geomstats.geometry.quotient_metric import QuotientMetric
-from geomstats.geometry.riemannian_metric import RiemannianMetric
 from torch import Tensor
 
 from dln_geometry.geometry.balanced import balanced_factors
@@ -25,10 +21,9 @@ from dln_geometry.geometry.second_form import horizontal_lift, integrability
 from manifolds._geomstats.arrays import as_layers, as_tensor, to_backend, to_padded
 from manifolds._geomstats.metrics import DepthMetric
 from manifolds._geomstats.networks import BalancedNetworks
-from manifolds._geomstats.rotations import HiddenRotationAction
-from manifolds._geomstats.upstairs import BalancedMetric
+from manifolds._geomstats.tangents import without_roundings
 
-__all__ = ["BalancedBundle", "BalancedQuotientMetric"]
+__all__ = ["BalancedBundle"]
 
 
 class BalancedBundle(FiberBundle):
@@ -177,7 +172,11 @@ class BalancedBundle(FiberBundle):
                 raise ValueError("base_point or fiber_point must be given, got neither")
             fiber_point = self.lift(base_point)
         layers = as_layers(fiber_point, self._widths)
-        return self._padded(horizontal_lift(layers, as_tensor(tangent_vec, like=layers[0])))
+        vector = as_tensor(tangent_vec, like=layers[0])
+        if self._total_space.rank < min(vector.shape[-2:]):
+            p = EndToEnd.of(product(layers), len(layers), rank=self._total_space.rank)
+            vector = without_roundings(p, vector)
+        return self._padded(horizontal_lift(layers, vector))
 
     def align(self, point: Any, base_point: Any) -> Any:
         """Return the point of the same orbit that a shortest geodesic across the fibres reaches.
@@ -195,6 +194,9 @@ class BalancedBundle(FiberBundle):
         aligned_point : array-like, shape=[..., N, D, D]
         """
         layers, start = self._both(point, base_point)
+        if len(layers) == 1:
+            # Nothing is hidden: the orbits are points.
+            return self._padded(torch.broadcast_tensors(*layers, *start)[:1])
         velocity = self._below.log(to_backend(product(layers)), to_backend(product(start)))
         across = self.horizontal_lift(velocity, fiber_point=base_point)
         end = self._total_space.metric.exp(across, base_point)
@@ -238,91 +240,3 @@ class BalancedBundle(FiberBundle):
             u, _, vh = torch.linalg.svd((w @ gauge[-1]) / lam.unsqueeze(-2), full_matrices=False)
             gauge.append(u @ vh)
         return self._padded(chain_from_frames([*gauge, frames[-1]], lam ** len(layers)))
-
-
-class BalancedQuotientMetric(QuotientMetric, DepthMetric):
-    """The metric of depth N on the end-to-end matrices, as the quotient of `BalancedMetric`.
-
-    Inner products, geodesics and curvature come from upstairs; what geomstats leaves open for
-    quotients (transport, matrices of the metric, Christoffel symbols) from `DepthMetric`. The
-    curvature is O'Neill's formula with the signs of `RiemannianMetric`, which those of geomstats
-    2.8's `QuotientMetric` are not.
-
-    Parameters
-    ----------
-    space : FullRankEndToEnd or FixedRankEndToEnd
-        The base; given a `BalancedNetworks`, its base.
-    total_space : BalancedNetworks
-        Equipped with `BalancedMetric` and `BalancedBundle`.
-
-    Attributes
-    ----------
-    base : FullRankEndToEnd or FixedRankEndToEnd
-        The space that the metric is of.
-    """
-
-    def __init__(self, space: Any, total_space: BalancedNetworks) -> None:
-        self._total_space: Any = total_space
-        self.base = space.base(equip=False) if isinstance(space, BalancedNetworks) else space
-        DepthMetric.__init__(self, self.base, depth=total_space.depth)
-
-    def curvature(
-        self, tangent_vec_a: Any, tangent_vec_b: Any, tangent_vec_c: Any, base_point: Any = None
-    ) -> Any:
-        """Return ``R(A, B) C`` as what the curvature upstairs and O'Neill's tensor leave of it.
-
-        ``dphi(R(X, Y) Z) + 2 A_Z A_X Y - A_X A_Y Z + A_Y A_X Z`` of the horizontal lifts: the
-        quotient is curved no less than what it is a quotient of.
-
-        Parameters
-        ----------
-        tangent_vec_a, tangent_vec_b, tangent_vec_c : array-like, shape=[..., d_N, d_0]
-        base_point : array-like, shape=[..., d_N, d_0]
-
-        Returns
-        -------
-        curvature : array-like, shape=[..., d_N, d_0]
-
-        References
-        ----------
-        O'Neill, The fundamental equations of a submersion, 1966.
-        """
-        bundle = self._fiber_bundle
-        w = bundle.lift(base_point)
-        x, y, z = (
-            bundle.horizontal_lift(v, fiber_point=w)
-            for v in (tangent_vec_a, tangent_vec_b, tangent_vec_c)
-        )
-        turn = bundle.integrability_tensor
-        total = (
-            self._total_space.metric.curvature(x, y, z, w)
-            + 2.0 * turn(z, turn(x, y, w), w)
-            - turn(x, turn(y, z, w), w)
-            + turn(y, turn(x, z, w), w)
-        )
-        return bundle.tangent_riemannian_submersion(total, w)
-
-    def sectional_curvature(
-        self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any = None
-    ) -> Any:
-        """Return the sectional curvature of the plane of two tangent vectors.
-
-        Parameters
-        ----------
-        tangent_vec_a, tangent_vec_b : array-like, shape=[..., d_N, d_0]
-        base_point : array-like, shape=[..., d_N, d_0]
-
-        Returns
-        -------
-        sectional_curvature : array-like, shape=[...,]
-        """
-        return RiemannianMetric.sectional_curvature(self, tangent_vec_a, tangent_vec_b, base_point)
-
-
-register_quotient(
-    Space=BalancedNetworks,
-    Metric=BalancedMetric,
-    GroupAction=HiddenRotationAction,
-    FiberBundle=BalancedBundle,
-    QuotientMetric=BalancedQuotientMetric,
-)

@@ -10,11 +10,18 @@ from geomstats.geometry.riemannian_metric import RiemannianMetric
 from torch import Tensor
 
 from dln_geometry.geometry.connection import connection
-from dln_geometry.geometry.curvature import ricci_curvature, riemann_curvature
 from dln_geometry.geometry.doors import as_depth, as_normalized
 from dln_geometry.geometry.metric import cometric, metric
 from dln_geometry.geometry.point import EndToEnd
+from manifolds._depth import depth_at_rank
 from manifolds._geomstats.arrays import as_tensor, to_backend
+from manifolds._geomstats.frames import Frames
+from manifolds._geomstats.tangents import (
+    rounding_size,
+    tangent_part,
+    widened,
+    without_roundings,
+)
 
 __all__ = ["DepthTensors"]
 
@@ -37,15 +44,16 @@ class DepthTensors(RiemannianMetric):
         self.rtol = rtol
         m, n = space.shape
         self.rank = getattr(space, "rank", min(m, n))
-        if self.depth == 1.0 and self.rank < min(m, n):
+        # Between two fixed spaces everything is done on the square cores.
+        self._frames: Frames | None = getattr(space, "frames", None)
+        side = (m, n) if self._frames is None else (self.rank, self.rank)
+        self._depth = depth_at_rank(self.depth, self.rank, side)
+        if math.isinf(self.depth) and not side[0] == side[1] == self.rank:
             raise ValueError(
-                f"depth must be above 1 on the matrices of rank {self.rank}, got 1: its geodesics "
-                "are straight lines, which leave them"
-            )
-        if math.isinf(self.depth) and not m == n == self.rank:
-            raise ValueError(
-                "depth must be finite unless the matrices are square and of full rank, got inf on "
-                f"matrices of shape {(m, n)} and rank {self.rank}"
+                "depth must be finite unless the matrices are square and of full rank or have one "
+                f"column and one row space, got inf on matrices of shape {(m, n)} and rank "
+                f"{self.rank}: most of their tangent vectors have infinite length there; "
+                "FixedSpacesEndToEnd(left, right) is made of those that have not"
             )
         super().__init__(space)
 
@@ -60,8 +68,8 @@ class DepthTensors(RiemannianMetric):
         -------
         mat : array-like, shape=[..., m n, m n]
         """
-        p = self._wide(self._point(base_point))
-        return to_backend(metric(p, self._basis(p)).flatten(-2))
+        p = widened(self._point(base_point))
+        return self._tensor(metric(p, self._basis(p)).flatten(-2), 2)
 
     def cometric_matrix(self, base_point: Any = None) -> Any:
         """Return the matrix of the coproduct: the inverse of `metric_matrix` on the tangent space.
@@ -74,8 +82,8 @@ class DepthTensors(RiemannianMetric):
         -------
         mat : array-like, shape=[..., m n, m n]
         """
-        p = self._wide(self._point(base_point))
-        return to_backend(cometric(p, self._basis(p)).flatten(-2))
+        p = widened(self._point(base_point))
+        return self._tensor(cometric(p, self._basis(p)).flatten(-2), 2)
 
     def christoffels(self, base_point: Any = None) -> Any:
         """Return the Christoffel symbols ``Gamma^k_ij``, the contravariant index k first.
@@ -88,7 +96,7 @@ class DepthTensors(RiemannianMetric):
         -------
         christoffels : array-like, shape=[..., m n, m n, m n]
         """
-        return to_backend(self._gamma(self._point(base_point)).movedim(-1, -3))
+        return self._tensor(self._gamma(self._point(base_point)).movedim(-1, -3), 3)
 
     def inner_product_derivative_matrix(self, base_point: Any = None) -> Any:
         """Return the derivatives ``d_k g_ij`` of `metric_matrix`, the index k last.
@@ -106,88 +114,62 @@ class DepthTensors(RiemannianMetric):
         ValueError
             At fixed rank: there the entries of the matrix are no coordinates.
         """
-        if self.rank < min(self._space.shape):
+        p = self._point(base_point)
+        if p.rank < min(p.shape):
             raise ValueError(
                 "space must be of full rank for the derivatives of the metric matrix, got matrices "
                 f"of rank {self.rank}"
             )
-        p = self._point(base_point)
-        wide = self._wide(p)
+        wide = widened(p)
         # The connection keeps the metric: d_k g_ij = <Gamma_ki, e_j> + <e_i, Gamma_kj>.
-        lowered = metric(self._wide(wide), self._gamma(p).unflatten(-1, p.shape)).flatten(-2)
+        lowered = metric(widened(wide), self._gamma(p).unflatten(-1, p.shape)).flatten(-2)
         half = lowered.movedim(-3, -1)
-        return to_backend(half + half.transpose(-3, -2))
+        return self._tensor(half + half.transpose(-3, -2), 3)
 
-    def riemann_tensor(self, base_point: Any = None) -> Any:
-        """Return the curvature on flattened matrices, ``R(e_j, e_k) e_i`` in row (i, j, k).
-
-        Parameters
-        ----------
-        base_point : array-like, shape=[..., m, n]
-
-        Returns
-        -------
-        riemann_tensor : array-like, shape=[..., m n, m n, m n, m n]
-        """
-        p = self._point(base_point)
-        e = self._basis(self._wide(p))
-        # <R(e_j, e_k) e_i, e_l> changes its sign with (j, k) and with (i, l).
-        size = e.shape[-3]
-        j, k = torch.triu_indices(size, size, 1, device=e.device)
-        one, two = e[..., j, :, :], e[..., k, :, :]
-        wide = self._wide(self._wide(p))
-        pairs = riemann_curvature(
-            wide, one.unsqueeze(-3), two.unsqueeze(-3), one.unsqueeze(-4), two.unsqueeze(-4)
-        )
-        lowered = pairs.new_zeros((*pairs.shape[:-2], size, size, len(j)))
-        lowered[..., j, k, :], lowered[..., k, j, :] = pairs, -pairs
-        every = pairs.new_zeros((*pairs.shape[:-2], *(size,) * 4))
-        every[..., j, k], every[..., k, j] = lowered, -lowered
-        # Axes (j, k, i, l) so far; the index l is raised.
-        cometric_matrix = cometric(self._wide(p), e).flatten(-2)
-        return to_backend(torch.einsum("...jkil,...lm->...ijkm", every, cometric_matrix))
-
-    def ricci_tensor(self, base_point: Any = None) -> Any:
-        """Return the Ricci curvature on flattened matrices.
-
-        Parameters
-        ----------
-        base_point : array-like, shape=[..., m, n]
-
-        Returns
-        -------
-        ricci_tensor : array-like, shape=[..., m n, m n]
-        """
-        p = self._point(base_point)
-        e = self._basis(self._wide(p))
-        wide = self._wide(self._wide(p))
-        return to_backend(ricci_curvature(wide, e.unsqueeze(-3), e.unsqueeze(-4)))
-
-    def _point(self, base_point: Any) -> EndToEnd:
-        return EndToEnd.of(
-            as_tensor(base_point), self.depth, rank=self.rank, normalized=self.normalized
-        )
+    def _point(self, point: Any, name: str = "base_point") -> EndToEnd:
+        x = self._shaped(as_tensor(point), name)
+        x = x if self._frames is None else self._frames.core_within(x, name)
+        return EndToEnd.of(x, self._depth, rank=self.rank, normalized=self.normalized)
 
     def _at(self, base_point: Any, *vectors: Any) -> tuple[Any, ...]:
+        """Return a point and tangent vectors, of fixed spaces their cores."""
         p = self._point(base_point)
-        return p, *(as_tensor(v, like=p.s) for v in vectors)
+        return p, *(self._tangent(p, as_tensor(v, like=p.s)) for v in vectors)
 
-    def _wide(self, p: EndToEnd) -> EndToEnd:
-        """Return the point with one more leading dimension, for a basis of vectors."""
-        u, s, vh = p.u.unsqueeze(-3), p.s.unsqueeze(-2), p.vh.unsqueeze(-3)
-        return EndToEnd(u, s, vh, p.depth, p.normalized)
+    def _at_covectors(self, base_point: Any, *covectors: Any) -> tuple[Any, ...]:
+        """Return a point and covectors: what of these lies outside fixed spaces does not count."""
+        p = self._point(base_point)
+        g = [self._shaped(as_tensor(v, like=p.s), "cotangent_vec") for v in covectors]
+        return p, *(g if self._frames is None else map(self._frames.core, g))
+
+    def _matrix(self, z: Tensor) -> Any:
+        """Return a matrix, made of its core between fixed spaces, as the backend's array."""
+        return to_backend(z if self._frames is None else self._frames.embed(z))
+
+    def _tensor(self, tensor: Tensor, axes: int) -> Any:
+        """Return a tensor whose last axes are of flattened matrices as the backend's array."""
+        return to_backend(tensor if self._frames is None else self._frames.spread(tensor, axes))
+
+    def _tangent(self, p: EndToEnd, v: Tensor) -> Tensor:
+        v = self._shaped(v, "tangent_vec")
+        if self._frames is None:
+            return without_roundings(p, v)
+        return self._frames.core_within(v, "tangent_vec", rounding_size(p))
+
+    def _shaped(self, x: Tensor, name: str) -> Tensor:
+        if x.shape[-2:] != self._space.shape:
+            m, n = self._space.shape
+            raise ValueError(f"{name} must have shape (..., {m}, {n}), got {tuple(x.shape)}")
+        return x
 
     def _basis(self, p: EndToEnd) -> Tensor:
         """Return the coordinate vectors, projected on the tangent space, (..., m n, m, n)."""
         m, n = p.shape
         e = torch.eye(m * n, dtype=p.s.dtype, device=p.s.device).unflatten(-1, (m, n))
-        if p.rank == min(m, n):
-            return e
-        left = e - p.u @ (p.u.mT @ e)
-        return e - left + (left @ p.vh.mT) @ p.vh
+        return tangent_part(p, e)
 
     def _gamma(self, p: EndToEnd) -> Tensor:
         """Return ``Gamma(e_i, e_j)``, shape (..., i, j, m n)."""
-        wide = self._wide(p)
+        wide = widened(p)
         e = self._basis(wide)
-        return connection(self._wide(wide), e.unsqueeze(-3), e.unsqueeze(-4)).flatten(-2)
+        return connection(widened(wide), e.unsqueeze(-3), e.unsqueeze(-4)).flatten(-2)

@@ -2,44 +2,42 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
+import geomstats.backend as gs  # pyright: ignore[reportMissingImports]
 import torch
-from torch import Tensor
 
 from dln_geometry.geometry.connection import connection
-from dln_geometry.geometry.curvature import (
-    riemann_curvature,
-    scalar_curvature,
-    sectional_curvature,
-)
 from dln_geometry.geometry.geodesics import geodesic, parallel_transport
 from dln_geometry.geometry.logarithm import distance, logarithm
-from dln_geometry.geometry.metric import cometric, inner, metric
-from dln_geometry.geometry.point import EndToEnd
+from dln_geometry.geometry.metric import cometric, cometric_sqrt, inner, metric
 from manifolds._geomstats.arrays import as_tensor, to_backend
-from manifolds._geomstats.coordinates import DepthTensors
+from manifolds._geomstats.curvatures import DepthCurvature
 
 __all__ = ["DepthMetric"]
 
 
-class DepthMetric(DepthTensors):
+class DepthMetric(DepthCurvature):
     """The metric ``g^N(Z, Z) = <Z, A^{-1} Z>`` of a deep linear network of depth N.
 
     ``A(G) = sum_p (X X^T)^{(N-p)/N} G (X^T X)^{(p-1)/N}``. Everything is in closed form but
     geodesics, which are integrated (flat where no singular vector turns), and logarithms, found
     by shooting; neither they nor curvatures are differentiable by autograd. Matrices of metric
     and cometric, Christoffel symbols and curvature tensors are in the coordinates of the
-    flattened matrix, row by row; at fixed rank they are those of the tangent space, extended by
-    zero to what is orthogonal to it.
+    flattened matrix, row by row; at fixed rank and between fixed spaces they are those of the
+    tangent space, extended by zero to what is orthogonal to it.
+
+    At depth 1 it is the Frobenius metric: flat on matrices of full rank, with straight geodesics;
+    below full rank the induced metric of an embedded submanifold. At infinite depth it is the
+    limit of ``N g^N``, and finite only where the column and row spaces stay as they are.
 
     Parameters
     ----------
     space : Manifold
-        `FullRankEndToEnd`, `FixedRankEndToEnd`, or any space of m x n matrices of full rank.
+        `FullRankEndToEnd`, `FixedRankEndToEnd`, `FixedSpacesEndToEnd`, or any space of m x n
+        matrices of full rank.
     depth : float
-        Real depth N >= 1, or ``math.inf`` (square matrices of full rank).
+        Real depth N >= 1, or ``math.inf`` (`FixedSpacesEndToEnd`, or square matrices of full rank).
     normalized : bool, optional
         Divide the cometric by N; `None` does so at infinite depth only.
     rtol : float, optional
@@ -48,9 +46,8 @@ class DepthMetric(DepthTensors):
     Raises
     ------
     ValueError
-        If the depth is below 1; if it is 1 at fixed rank, where geodesics are straight lines that
-        leave the space; if it is infinite and the matrices are not square or not of full rank,
-        where most tangent vectors have infinite length.
+        If the depth is below 1, or infinite on a space where most tangent vectors have infinite
+        length.
 
     References
     ----------
@@ -87,7 +84,7 @@ class DepthMetric(DepthTensors):
         -------
         inner_coproduct : array-like, shape=[...,]
         """
-        p, a, b = self._at(base_point, cotangent_vec_a, cotangent_vec_b)
+        p, a, b = self._at_covectors(base_point, cotangent_vec_a, cotangent_vec_b)
         return to_backend((a * cometric(p, b)).sum((-2, -1)))
 
     def sharp(self, cotangent_vec: Any, base_point: Any) -> Any:
@@ -102,8 +99,8 @@ class DepthMetric(DepthTensors):
         -------
         tangent_vec : array-like, shape=[..., m, n]
         """
-        p, g = self._at(base_point, cotangent_vec)
-        return to_backend(cometric(p, g))
+        p, g = self._at_covectors(base_point, cotangent_vec)
+        return self._matrix(cometric(p, g))
 
     def flat(self, tangent_vec: Any, base_point: Any) -> Any:
         """Return the covector of a tangent vector, the inverse of `sharp`.
@@ -118,7 +115,37 @@ class DepthMetric(DepthTensors):
         cotangent_vec : array-like, shape=[..., m, n]
         """
         p, z = self._at(base_point, tangent_vec)
-        return to_backend(metric(p, z))
+        return self._matrix(metric(p, z))
+
+    def random_unit_tangent_vec(self, base_point: Any = None, n_vectors: int = 1) -> Any:
+        """Draw unit tangent vectors of uniform direction in the metric, by geomstats' generator.
+
+        (What geomstats inherits draws vectors that need not be tangent.)
+
+        Parameters
+        ----------
+        base_point : array-like, shape=[..., m, n]
+        n_vectors : int
+            Number of vectors, at one point if more than 1; no dimension of their own if 1.
+
+        Returns
+        -------
+        normalized_vector : array-like, shape=[..., n_vectors, m, n]
+
+        Raises
+        ------
+        ValueError
+            If several vectors are asked of several points.
+        """
+        p, count = self._point(base_point), () if n_vectors == 1 else (n_vectors,)
+        if count and p.s.ndim > 1:
+            raise ValueError(
+                f"n_vectors must be 1 at several points, got {n_vectors} at points of shape "
+                f"{tuple(p.s.shape[:-1])}"
+            )
+        normal = gs.random.normal(size=(*count, *p.s.shape[:-1], *p.shape))
+        z = cometric_sqrt(p, as_tensor(normal, like=p.s))
+        return self._matrix(z / inner(p, z, z).sqrt()[..., None, None])
 
     def geodesic_equation(self, state: Any) -> Any:
         """Return velocity and acceleration, ``(X', -Gamma(X', X'))``.
@@ -133,9 +160,8 @@ class DepthMetric(DepthTensors):
         field : array-like, shape=[..., 2, m, n]
         """
         y = as_tensor(state)
-        v = y[..., 1, :, :]
-        gamma = connection(self._point(y[..., 0, :, :]), v, v)
-        return to_backend(torch.stack((v, -gamma), -3))
+        p, v = self._at(y[..., 0, :, :], y[..., 1, :, :])
+        return self._matrix(torch.stack((v, -connection(p, v, v)), -3))
 
     def exp(self, tangent_vec: Any, base_point: Any) -> Any:
         """Return the end of the geodesic that starts with a velocity.
@@ -155,7 +181,7 @@ class DepthMetric(DepthTensors):
             If the geodesic meets matrices of lower rank, where it ends.
         """
         p, z = self._at(base_point, tangent_vec)
-        return to_backend(geodesic(p, z, 1.0, rtol=self.rtol).matrix)
+        return self._matrix(geodesic(p, z, 1.0, rtol=self.rtol).matrix)
 
     def log(self, point: Any, base_point: Any) -> Any:
         """Return the velocity of the geodesic from one matrix to another.
@@ -172,12 +198,13 @@ class DepthMetric(DepthTensors):
         Raises
         ------
         ValueError
-            If square matrices of full rank have determinants of opposite signs (depth above 1).
+            If square matrices of full rank, or cores, have determinants of opposite signs (depth
+            above 1).
         GeodesicError
             If no geodesic was found.
         """
-        p, q = self._point(base_point), self._point(point)
-        return to_backend(logarithm(p, q, rtol=self.rtol))
+        p, q = self._point(base_point), self._point(point, "point")
+        return self._matrix(logarithm(p, q, rtol=self.rtol))
 
     def dist(self, point_a: Any, point_b: Any) -> Any:
         """Return the length of the geodesic of `log`.
@@ -190,7 +217,7 @@ class DepthMetric(DepthTensors):
         -------
         dist : array-like, shape=[...,]
         """
-        p, q = self._point(point_a), self._point(point_b)
+        p, q = self._point(point_a, "point_a"), self._point(point_b, "point_b")
         return to_backend(distance(p, q, rtol=self.rtol))
 
     def squared_dist(self, point_a: Any, point_b: Any) -> Any:
@@ -234,68 +261,13 @@ class DepthMetric(DepthTensors):
                 raise ValueError("direction or end_point must be given, got neither")
             direction = self.log(end_point, base_point)
         p, z, w = self._at(base_point, direction, tangent_vec)
-        return to_backend(parallel_transport(p, z, w, rtol=self.rtol)[1])
-
-    def curvature(
-        self, tangent_vec_a: Any, tangent_vec_b: Any, tangent_vec_c: Any, base_point: Any = None
-    ) -> Any:
-        """Return ``R(A, B) C``, with the sign of which ``<R(A, B) B, A>`` is that of the sphere.
-
-        Parameters
-        ----------
-        tangent_vec_a, tangent_vec_b, tangent_vec_c : array-like, shape=[..., m, n]
-        base_point : array-like, shape=[..., m, n]
-
-        Returns
-        -------
-        curvature : array-like, shape=[..., m, n]
-        """
-        p, a, b, c = self._at(base_point, tangent_vec_a, tangent_vec_b, tangent_vec_c)
-        return to_backend(self._curvature(p, a, b, c).unflatten(-1, p.shape))
-
-    def sectional_curvature(
-        self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any = None
-    ) -> Any:
-        """Return the sectional curvature of the plane of two tangent vectors.
-
-        Parameters
-        ----------
-        tangent_vec_a, tangent_vec_b : array-like, shape=[..., m, n]
-        base_point : array-like, shape=[..., m, n]
-
-        Returns
-        -------
-        sectional_curvature : array-like, shape=[...,]
-        """
-        return to_backend(sectional_curvature(*self._at(base_point, tangent_vec_a, tangent_vec_b)))
-
-    def scalar_curvature(self, base_point: Any = None) -> Any:
-        """Return the scalar curvature.
-
-        Parameters
-        ----------
-        base_point : array-like, shape=[..., m, n]
-
-        Returns
-        -------
-        scalar_curvature : array-like, shape=[...,]
-        """
-        return to_backend(scalar_curvature(self._point(base_point)))
-
-    def _curvature(self, p: EndToEnd, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-        """Return ``R(A, B) C`` flattened: its products with the covectors of the entries."""
-        wide = self._wide(p)
-        raised = cometric(
-            wide, torch.eye(math.prod(p.shape), dtype=p.s.dtype).unflatten(-1, p.shape)
-        )
-        a, b, c = (x.unsqueeze(-3) for x in (a, b, c))
-        return riemann_curvature(wide, a, b, c, raised)
+        return self._matrix(parallel_transport(p, z, w, rtol=self.rtol)[1])
 
     def _geodesic_ivp(self, initial_point: Any, initial_tangent_vec: Any) -> Any:
         p, z = self._at(initial_point, initial_tangent_vec)
 
         def path(t: Any) -> Any:
             times = torch.atleast_1d(as_tensor(t)).double()
-            return to_backend(geodesic(p, z, times, rtol=self.rtol).matrix.movedim(0, -3))
+            return self._matrix(geodesic(p, z, times, rtol=self.rtol).matrix.movedim(0, -3))
 
         return path

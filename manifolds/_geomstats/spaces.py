@@ -125,6 +125,9 @@ class FullRankEndToEnd(VectorSpaceOpenSet):
 class FixedRankEndToEnd(Manifold):
     """End-to-end matrices of one rank r, a manifold of dimension ``r (m + n - r)``.
 
+    At depth 1 it is a submanifold of all matrices with the Frobenius metric. At infinite depth only
+    the matrices of one column and one row space have a metric: `FixedSpacesEndToEnd`.
+
     Parameters
     ----------
     m, n : int

@@ -16,6 +16,7 @@ from dln_geometry.geometry import geodesics, logarithm
 from dln_geometry.geometry.kernel import log_kernel_of_log
 from dln_geometry.geometry.point import EndToEnd
 from manifolds._convert import to_numpy, to_torch
+from manifolds._depth import depth_at_rank
 from manifolds._pymanopt.frame import Frame
 from manifolds._pymanopt.vectors import FixedRankPoint, FixedRankTangent
 
@@ -128,15 +129,9 @@ def _basis(frame: Frame, q: np.ndarray, move: np.ndarray) -> np.ndarray:
 
 
 def _point(frame: Frame, parts: tuple[np.ndarray, ...]) -> EndToEnd:
-    """Return a point of the library, in double precision: the work is small.
-
-    Below full rank depth 1 is the limit of greater depths: there the library takes all matrices
-    for its manifold, and their geodesics are straight.
-    """
+    """Return a point of the library, in double precision: the work is small."""
     u, s, vt = (to_torch(np.ascontiguousarray(part, dtype=float)) for part in parts)
-    depth = frame.depth
-    if depth == 1.0 and len(s) < min(u.shape[0], vt.shape[1]):
-        depth = math.nextafter(1.0, 2.0)
+    depth = depth_at_rank(frame.depth, len(s), (u.shape[0], vt.shape[1]))
     return EndToEnd(u, s, vt, depth, frame.normalized)
 
 

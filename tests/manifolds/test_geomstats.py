@@ -36,6 +36,7 @@ NETWORKS = [
     ((3, 4, 3, 5), 2),
     ((2, 1, 3), 1),
     ((2, 3), 2),
+    ((3, 4), 2),
 ]
 
 
@@ -214,6 +215,18 @@ def test_mean_of_two_points_and_their_middle_is_the_middle(depth):
     assert float((found - as_tensor(middle)).abs().max()) < 1e-8
 
 
+@pytest.mark.parametrize(("widths", "rank"), [((3, 4, 2), 1), ((3, 3), 2)])
+def test_mean_in_the_quotient_below_full_rank(widths, rank, generator):
+    """Near its end the descent lifts vectors as small as roundings of others."""
+    space = equipped(widths, rank)
+    a = array(dln.end_to_end(network(widths, rank, generator)))
+    z = space.quotient.to_tangent(array(0.1 * normal(generator, *space.quotient.shape)), a)
+    metric = space.quotient.metric
+    b, middle = metric.exp(z, a), metric.exp(0.5 * z, a)
+    mean = FrechetMean(space.quotient).set(epsilon=1e-18).fit(gs.stack([a, b, middle]))
+    assert float((as_tensor(mean.estimate_) - as_tensor(middle)).abs().max()) < 1e-8
+
+
 def test_quotient_is_the_space_of_end_to_end_matrices():
     space = equipped((3, 4, 2))
     assert isinstance(space.quotient, FullRankEndToEnd)
@@ -245,8 +258,14 @@ def test_arrays_keep_their_backend_and_dtype():
         (lambda: LayeredNetworks((3,)), "widths must hold at least two"),
         (lambda: HiddenRotations((3, 0, 2)), "widths must be positive"),
         (lambda: DepthMetric(FullRankEndToEnd(2, 2), depth=0.5), "depth must be a real number"),
-        (lambda: DepthMetric(FixedRankEndToEnd(3, 3, 2), depth=1), "depth must be above 1"),
-        (lambda: DepthMetric(FullRankEndToEnd(3, 2), depth=math.inf), "depth must be finite"),
+        (
+            lambda: DepthMetric(FullRankEndToEnd(3, 2), depth=math.inf),
+            r"depth must be finite .* FixedSpacesEndToEnd\(left, right\)",
+        ),
+        (
+            lambda: DepthMetric(FixedRankEndToEnd(3, 3, 2), depth=math.inf),
+            r"depth must be finite .* FixedSpacesEndToEnd\(left, right\)",
+        ),
         (lambda: LayeredNetworks((2, 3)).stack([gs.ones((2, 3))]), "layers must have the shapes"),
         (lambda: LayeredNetworks((2, 3)).layers(gs.ones((2, 3))), "point must have shape"),
         (

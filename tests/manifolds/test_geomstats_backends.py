@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-OURS = ["tests/manifolds/geomstats_suite", "tests/manifolds/test_geomstats.py"]
+OURS = [
+    "tests/manifolds/geomstats_suite",
+    "tests/manifolds/test_geomstats.py",
+    "tests/manifolds/test_geomstats_fixed_spaces.py",
+]
 
 
 @pytest.mark.slow

@@ -11,6 +11,13 @@ import torch
 from geomstats.test.conf import pytest_collection_modifyitems  # noqa: F401
 from geomstats.test.random import RandomDataGenerator
 
+from manifolds.geomstats_dln import (
+    DepthMetric,
+    FixedRankEndToEnd,
+    FixedSpacesEndToEnd,
+    FullRankEndToEnd,
+)
+
 
 def pytest_configure(config):
     for name in ("ignore", "mathprop", "random", "shape", "type", "vec"):
@@ -61,3 +68,21 @@ class ModestGenerator(RandomDataGenerator):
 @pytest.fixture(scope="session")
 def modest_generator():
     return ModestGenerator
+
+
+def _equipped(m, n, rank, depth, kind=None, rtol=None):
+    """Return a space with the metric of a depth; `rank` is None at full rank."""
+    if kind == "fixed spaces":
+        rows = [[1.0 - 0.3 * i if i == j else 0.2 * (i - j) for j in range(rank)] for i in range(4)]
+        left, right = (gs.array(rows[:size]) for size in (m, n))
+        space = FixedSpacesEndToEnd(left, right, positive_det=True)
+    elif rank is None:
+        space = FullRankEndToEnd(m, n, positive_det=m == n)
+    else:
+        space = FixedRankEndToEnd(m, n, rank)
+    return space.equip_with_metric(DepthMetric, depth=depth, rtol=rtol)
+
+
+@pytest.fixture(scope="session")
+def equipped():
+    return _equipped

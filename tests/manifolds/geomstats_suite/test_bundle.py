@@ -23,6 +23,7 @@ NETWORKS = [
     ((3, 3, 2, 4), 2, False),
     ((3, 2), None, False),
     ((2, 1, 3), None, False),
+    ((3, 2), 1, False),
 ]
 
 
@@ -248,7 +249,11 @@ class TestHiddenRotationAction(GroupActionTestCase, metaclass=DataBasedParametri
     testing_data = ActionData()
 
 
-@pytest.fixture(scope="class", params=[((2, 2, 2, 2), None, True), ((3, 4, 2), 1, False)], ids=str)
+@pytest.fixture(
+    scope="class",
+    params=[((2, 2, 2, 2), None, True), ((3, 4, 2), 1, False), ((3, 2), 1, False)],
+    ids=str,
+)
 def below(request, modest_generator):
     cls = request.cls
     cls.space = quotient(*request.param).quotient

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import geomstats.backend as gs
 import pytest
 from geomstats.test.data import TestData
 from geomstats.test.parametrizers import DataBasedParametrizer
@@ -17,6 +18,7 @@ from geomstats.test_cases.geometry.mixins import ProjectionTestCaseMixins
 from manifolds.geomstats_dln import (
     BalancedNetworks,
     FixedRankEndToEnd,
+    FixedSpacesEndToEnd,
     FullRankEndToEnd,
     HiddenRotations,
     LayeredNetworks,
@@ -135,6 +137,27 @@ def fixed_rank(request):
 
 @pytest.mark.usefixtures("fixed_rank")
 class TestFixedRankEndToEnd(
+    ProjectionTestCaseMixins, ManifoldTestCase, metaclass=DataBasedParametrizer
+):
+    testing_data = ProjectionData()
+
+
+@pytest.fixture(
+    scope="class",
+    params=[(3, 3, 2, True), (2, 4, 1, False), (4, 3, 2, False), (3, 2, 2, True), (3, 3, 3, True)],
+    ids=str,
+)
+def fixed_spaces(request):
+    m, n, rank, positive_det = request.param
+    left, right = (
+        gs.reshape(gs.cos(gs.arange(1.0, size * rank + 1.0) ** 2), (size, rank)) for size in (m, n)
+    )
+    request.cls.space = FixedSpacesEndToEnd(left, right, positive_det)
+    request.cls.data_generator = EmbeddedSpaceRandomDataGenerator(request.cls.space)
+
+
+@pytest.mark.usefixtures("fixed_spaces")
+class TestFixedSpacesEndToEnd(
     ProjectionTestCaseMixins, ManifoldTestCase, metaclass=DataBasedParametrizer
 ):
     testing_data = ProjectionData()

@@ -1,0 +1,240 @@
+"""The space of end-to-end matrices with one column space and one row space, for geomstats."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import geomstats.backend as gs  # pyright: ignore[reportMissingImports]
+import torch
+from geomstats.geometry.manifold import Manifold
+from geomstats.geometry.matrices import Matrices
+from torch import Tensor
+
+from dln_geometry.geometry.point import EndToEnd
+from manifolds._geomstats.arrays import as_tensor, to_backend
+from manifolds._geomstats.frames import Frames
+from manifolds._geomstats.metrics import DepthMetric
+from manifolds._geomstats.spaces import FullRankEndToEnd
+
+__all__ = ["FixedSpacesEndToEnd"]
+
+
+class FixedSpacesEndToEnd(Manifold):
+    """End-to-end matrices ``X = U Y V^T`` of one column and one row space, Y any invertible core.
+
+    A manifold of dimension ``r^2``: all that moves at infinite depth, where the column and row
+    spaces of X are frozen. At finite depth it is what the reflections ``2 U U^T - 1`` and
+    ``2 V V^T - 1``, isometries of the matrices of rank r, leave fixed: totally geodesic there, and
+    isometric to the full-rank r x r matrices by ``X -> Y``.
+
+    It has two components, told apart by the sign of the determinant of Y: no geodesic of a depth
+    above 1 joins them, so that distances and logarithms want ``positive_det=True``.
+
+    Parameters
+    ----------
+    left : array-like, shape=[m, r]
+        Matrix whose columns span the column space; they are orthonormalised in their order.
+    right : array-like, shape=[n, r]
+        Matrix whose columns span the row space.
+    positive_det : bool
+        Keep to the matrices whose core has a positive determinant.
+    equip : bool
+        If True, equip with `DepthMetric` of infinite depth.
+
+    Raises
+    ------
+    ValueError
+        If `left` or `right` is no matrix of independent columns, or they have different numbers
+        of columns.
+
+    Examples
+    --------
+    >>> space = FixedSpacesEndToEnd([[3.0], [4.0]], [[0.0], [2.0], [0.0]])
+    >>> x = space.embed([[5.0]])
+    >>> [round(float(entry), 6) for entry in x[:, 1]]
+    [3.0, 4.0]
+    >>> round(float(space.metric.dist(x, 2.0 * x)), 6)  # log 2
+    0.693147
+    """
+
+    def __init__(
+        self, left: Any, right: Any, positive_det: bool = False, equip: bool = True
+    ) -> None:
+        self.frames = Frames.of(left, right)
+        self.rank = self.frames.rank
+        self.positive_det = positive_det
+        self.cores = FullRankEndToEnd(self.rank, self.rank, positive_det, equip=False)
+        self.m, self.n = self.frames.shape
+        self.embedding_space = Matrices(self.m, self.n, equip=False)
+        super().__init__(dim=self.rank**2, shape=self.frames.shape, intrinsic=False, equip=equip)
+
+    @classmethod
+    def of(
+        cls,
+        point: Any,
+        rank: int | None = None,
+        positive_det: bool = False,
+        equip: bool = True,
+    ) -> FixedSpacesEndToEnd:
+        """Return the space of the matrices with the spaces of one, whose core is positive.
+
+        Parameters
+        ----------
+        point : array-like, shape=[m, n]
+        rank : int, optional
+            How many singular vectors are kept; the default is ``min(m, n)``.
+        positive_det, equip : bool
+            As of the class; `point` belongs to its space either way.
+
+        Raises
+        ------
+        ValueError
+            If the point is no matrix, or its rank is smaller.
+        """
+        x = as_tensor(point)
+        if x.ndim != 2:
+            raise ValueError(f"point must be one matrix, got shape {tuple(x.shape)}")
+        p = EndToEnd.of(x, 1.0, rank=rank)
+        if float(p.s[-1]) <= max(p.shape) * torch.finfo(p.s.dtype).eps * float(p.s[0]):
+            raise ValueError(
+                f"point must have rank {p.rank}, got singular values {p.s.tolist()}: give its rank"
+            )
+        return cls(to_backend(p.u), to_backend(p.vh.mT), positive_det, equip)
+
+    @property
+    def left(self) -> Any:
+        """Orthonormal basis U of the column space, array-like, shape=[m, r]."""
+        return to_backend(self.frames.left)
+
+    @property
+    def right(self) -> Any:
+        """Orthonormal basis V of the row space, array-like, shape=[n, r]."""
+        return to_backend(self.frames.right)
+
+    def new(self, equip: bool = True) -> FixedSpacesEndToEnd:
+        """Return a space with the same parameters."""
+        return FixedSpacesEndToEnd(self.left, self.right, self.positive_det, equip)
+
+    @staticmethod
+    def default_metric() -> Any:
+        """Metric to equip the space with if equip is True."""
+        return DepthMetric, {"depth": math.inf}
+
+    def core(self, point: Any) -> Any:
+        """Return the core ``Y = U^T X V``, of tangent vectors too.
+
+        Parameters
+        ----------
+        point : array-like, shape=[..., m, n]
+
+        Returns
+        -------
+        core : array-like, shape=[..., r, r]
+        """
+        return to_backend(self.frames.core(as_tensor(point)))
+
+    def embed(self, core: Any) -> Any:
+        """Return the matrix ``X = U Y V^T`` of a core, the inverse of `core`.
+
+        Parameters
+        ----------
+        core : array-like, shape=[..., r, r]
+
+        Returns
+        -------
+        point : array-like, shape=[..., m, n]
+        """
+        return to_backend(self.frames.embed(as_tensor(core)))
+
+    def belongs(self, point: Any, atol: float = gs.atol) -> Any:
+        """Tell whether nothing lies outside the spaces, and the core is invertible.
+
+        Parameters
+        ----------
+        point : array-like, shape=[..., m, n]
+        atol : float
+            Tolerance on the entries outside and on the smallest singular value of the core.
+
+        Returns
+        -------
+        belongs : array-like, shape=[...,]
+        """
+        right_shape = self.embedding_space.belongs(point, atol)
+        if not gs.all(right_shape):
+            return right_shape
+        inside = to_backend(self._is_inside(as_tensor(point), atol))
+        return gs.logical_and(inside, self.cores.belongs(self.core(point), atol))
+
+    def projection(self, point: Any) -> Any:
+        """Return the nearest matrix whose core has singular values at least twice the tolerance.
+
+        Parameters
+        ----------
+        point : array-like, shape=[..., m, n]
+
+        Returns
+        -------
+        projected : array-like, shape=[..., m, n]
+        """
+        return self.embed(self.cores.projection(self.core(point)))
+
+    def to_tangent(self, vector: Any, base_point: Any = None) -> Any:
+        """Project orthogonally, ``U U^T Z V V^T``: at every point the same.
+
+        Parameters
+        ----------
+        vector : array-like, shape=[..., m, n]
+        base_point : array-like, shape=[..., m, n], optional
+
+        Returns
+        -------
+        tangent_vec : array-like, shape=[..., m, n]
+        """
+        z = as_tensor(vector)
+        projected = self.frames.embed(self.frames.core(z))
+        if base_point is not None:
+            batch = torch.broadcast_shapes(z.shape, as_tensor(base_point).shape)
+            projected = projected.expand(batch).clone()
+        return to_backend(projected)
+
+    def is_tangent(self, vector: Any, base_point: Any = None, atol: float = gs.atol) -> Any:
+        """Tell whether nothing of a vector lies outside the spaces.
+
+        Parameters
+        ----------
+        vector : array-like, shape=[..., m, n]
+        base_point : array-like, shape=[..., m, n], optional
+        atol : float
+            Tolerance on the entries outside.
+
+        Returns
+        -------
+        is_tangent : array-like, shape=[...,]
+        """
+        right_shape = self.embedding_space.is_tangent(vector, base_point, atol)
+        if not gs.all(right_shape):
+            return right_shape
+        z = as_tensor(vector)
+        if base_point is not None:
+            z = z.expand(torch.broadcast_shapes(z.shape, as_tensor(base_point).shape))
+        return to_backend(self._is_inside(z, atol))
+
+    def random_point(self, n_samples: int = 1, bound: float = 1.0) -> Any:
+        """Draw matrices whose cores have independent normal entries from geomstats' generator.
+
+        Parameters
+        ----------
+        n_samples : int
+            Number of matrices; no leading dimension if 1.
+        bound : float
+            Standard deviation of the entries of the cores.
+
+        Returns
+        -------
+        samples : array-like, shape=[..., m, n]
+        """
+        return self.embed(self.cores.random_point(n_samples, bound))
+
+    def _is_inside(self, x: Tensor, atol: float) -> Tensor:
+        return (self.frames.outside(x).abs() <= atol).all(-1).all(-1)
