@@ -53,6 +53,8 @@ from dln_geometry.geometry.entropy import (
 from dln_geometry.geometry.geodesics import exponential, geodesic, parallel_transport
 from dln_geometry.geometry.hamiltonian import GeodesicError
 from dln_geometry.geometry.kernel import depth_kernel, log_depth_kernel
+from dln_geometry.geometry.layer_geodesics import balanced_geodesic, balanced_transport
+from dln_geometry.geometry.layer_logarithm import balanced_distance, balanced_logarithm
 from dln_geometry.geometry.logarithm import distance, logarithm
 from dln_geometry.geometry.metric import (
     cometric,
@@ -79,7 +81,11 @@ __all__ = [
     "Trajectory",
     "balance",
     "balanced_dimension",
+    "balanced_distance",
     "balanced_factors",
+    "balanced_geodesic",
+    "balanced_logarithm",
+    "balanced_transport",
     "balancing_flow",
     "balancing_velocity",
     "brownian_motion",

@@ -7,7 +7,6 @@ no exception.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -18,9 +17,9 @@ from torch import Tensor
 from dln_geometry.geometry.bundle import as_ambient, horizontal_part, vertical_part
 from dln_geometry.geometry.metric import metric
 from dln_geometry.geometry.point import EndToEnd
-from dln_geometry.geometry.splitting import split, transform
+from dln_geometry.geometry.splitting import jacobi_solve, split
 
-__all__ = ["acceleration", "horizontal_lift", "integrability", "second_fundamental_form"]
+__all__ = ["horizontal_lift", "integrability", "second_fundamental_form"]
 
 _Layers = Sequence[Tensor]
 
@@ -61,29 +60,6 @@ def second_fundamental_form(
     """
     layers, frames, lam = split(factors)
     return _normal(frames, lam, as_ambient(v, layers), as_ambient(w, layers))
-
-
-def acceleration(layers: _Layers, v: _Layers, w: _Layers, rank: int) -> tuple[Tensor, ...]:
-    """Return `second_fundamental_form` without its checks, near the balanced manifold too.
-
-    The stages of an integrator leave the manifold a little. What is taken for the frames there is
-    as smooth as the layers, at equal singular values too: the polar factors follow every rotation
-    of the singular vectors, as the factors of a QR decomposition would not.
-
-    Parameters
-    ----------
-    layers : sequence of Tensor
-        All but balanced layers of that rank.
-    v, w : sequence of Tensor
-        Velocities.
-    rank : int
-    """
-    _, lam, vh = torch.linalg.svd(layers[0], full_matrices=False)
-    lam, frames = lam[..., :rank], [vh[..., :rank, :].mT]
-    for a in layers:
-        left, _, right = torch.linalg.svd((a @ frames[-1]) / lam.unsqueeze(-2), full_matrices=False)
-        frames.append(left @ right)
-    return _normal(frames, lam, v, w)
 
 
 def horizontal_lift(factors: Sequence[Any], z: Any) -> tuple[Tensor, ...]:
@@ -165,7 +141,7 @@ def _normal(frames: list[Tensor], lam: Tensor, v: _Layers, w: _Layers) -> tuple[
         _symmetric(v[p] @ w[p].mT) - _symmetric(v[p + 1].mT @ w[p + 1]) for p in range(depth - 1)
     ]
     cores = [q.mT @ e @ q for q, e in zip(frames[1:-1], bends, strict=True)]
-    mu = _jacobi_solve(torch.stack(cores, -3), lam, depth)
+    mu = jacobi_solve(torch.stack(cores, -3), lam, depth)
     rim = mu.new_zeros((*mu.shape[:-3], 1, *mu.shape[-2:]))
     before, after = torch.cat((rim, mu), -3), torch.cat((mu, rim), -3)
     inside = lam[..., None, :, None] * before - lam[..., None, None, :] * after
@@ -190,17 +166,6 @@ def _beyond_rank(frames: list[Tensor], lam: Tensor, v: _Layers, w: _Layers) -> l
         bend = bend - q_out @ (q_out.mT @ bend)
         parts.append(bend - (bend @ q_in) @ q_in.mT)
     return parts
-
-
-def _jacobi_solve(e: Tensor, lam: Tensor, depth: int) -> Tensor:
-    """Solve ``2 (lam_i^2 + lam_j^2) mu_p - 2 lam_i lam_j (mu_{p-1} + mu_{p+1}) = e_p``."""
-    k = torch.arange(1, depth, device=lam.device, dtype=torch.float64)
-    sines = torch.sin(torch.outer(k, k) * (math.pi / depth)).to(lam.dtype)
-    rows, columns = lam[..., None, :, None], lam[..., None, None, :]
-    # lam_i^2 + lam_j^2 - 2 lam_i lam_j cos(k pi/N), without cancellation.
-    half = torch.sin(k * (0.5 * math.pi / depth)).to(lam.dtype)[:, None, None]
-    eigenvalues = (rows - columns).square() + 4 * rows * columns * half.square()
-    return transform(sines, transform(sines, e) / eigenvalues) / depth
 
 
 def _push(layers: _Layers, v: _Layers) -> Tensor:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +22,7 @@ __all__ = [
     "from_cores",
     "horizontal_weights",
     "jacobi_angles",
+    "jacobi_solve",
     "split",
     "transform",
 ]
@@ -79,6 +82,28 @@ def jacobi_angles(lam: Tensor, depth: int) -> tuple[Tensor, Tensor, Tensor, Tens
     return sine, cosine, difference / length, total / length
 
 
+def jacobi_solve(e: Tensor, lam: Tensor, depth: int) -> Tensor:
+    """Solve ``2 (lam_i^2 + lam_j^2) mu_p - 2 lam_i lam_j (mu_{p-1} + mu_{p+1}) = e_p``.
+
+    Shape (..., N-1, r, r). Diagonal in the sines ``sin(k p pi/N)``; of ``n_p = lam_i mu_{p-1} -
+    lam_j mu_p``, normal to the balanced networks, the moments have the derivatives ``e_p``.
+    """
+    sines, half = _sines(depth)
+    table = torch.as_tensor(sines, dtype=lam.dtype, device=lam.device)
+    square = torch.as_tensor(4.0 * half**2, dtype=lam.dtype, device=lam.device)[:, None, None]
+    rows, columns = lam[..., None, :, None], lam[..., None, None, :]
+    # lam_i^2 + lam_j^2 - 2 lam_i lam_j cos(k pi/N), without cancellation.
+    eigenvalues = (rows - columns).square() + rows * columns * square
+    return transform(table, transform(table, e) / eigenvalues) / depth
+
+
+@cache
+def _sines(depth: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``sin(k p pi/N)`` for k, p = 1..N-1, and ``sin(k pi/2N)``."""
+    k = np.arange(1, depth)
+    return np.sin(np.outer(k, k) * (math.pi / depth)), np.sin(k * (0.5 * math.pi / depth))
+
+
 def cores_of(frames: list[Tensor], v: list[Tensor]) -> Tensor:
     """Return ``Q_p^T v_p Q_{p-1}``, shape (..., N, r, r)."""
     cores = (q.mT @ a @ before for (before, q), a in zip(pairwise(frames), v, strict=True))
@@ -93,7 +118,7 @@ def from_cores(frames: list[Tensor], cores: Tensor) -> list[Tensor]:
 
 def transform(table: Tensor, cores: Tensor) -> Tensor:
     """Sum over the layers with one row of `table` for every mode, shape (..., K, r, r)."""
-    return torch.einsum("kp,...pij->...kij", table, cores)
+    return (table @ cores.flatten(-2)).unflatten(-1, cores.shape[-2:])
 
 
 def complement(q: Tensor) -> Tensor:

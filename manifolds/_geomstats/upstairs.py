@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from geomstats.geometry.riemannian_metric import RiemannianMetric
 from torch import Tensor
 
+from dln_geometry.geometry.bundle import horizontal_frame, vertical_frame
+from dln_geometry.geometry.geodesics import GeodesicError
+from dln_geometry.geometry.layer_geodesics import balanced_geodesic, balanced_transport
+from dln_geometry.geometry.layer_logarithm import balanced_logarithm
 from dln_geometry.geometry.second_form import second_fundamental_form
 from manifolds._geomstats.arrays import as_layers, as_tensor, to_backend, to_padded
 from manifolds._geomstats.layers import frobenius
-from manifolds._geomstats.shooting import Shooting
 
 __all__ = ["BalancedMetric"]
 
@@ -35,7 +39,7 @@ class BalancedMetric(RiemannianMetric):
 
     def __init__(self, space: Any, rtol: float = 1e-10) -> None:
         super().__init__(space)
-        self._shooting = Shooting(space.widths, space.rank, rtol)
+        self.rtol = rtol
 
     def inner_product(self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any = None) -> Any:
         """Return ``sum_p <A_p, B_p>``.
@@ -98,7 +102,7 @@ class BalancedMetric(RiemannianMetric):
         exp : array-like, shape=[..., N, D, D]
         """
         x, v = self._tensors(base_point, tangent_vec)
-        return to_backend(self._shooting.path(x, v, torch.ones(1))[0][..., 0, :, :, :])
+        return self._padded(balanced_geodesic(self._layers(x), self._layers(v), rtol=self._rtol(x)))
 
     def log(self, point: Any, base_point: Any) -> Any:
         """Return the velocity of the geodesic from one network to another, by shooting.
@@ -119,7 +123,14 @@ class BalancedMetric(RiemannianMetric):
             geodesic joins, and a geodesic may leave them through a network of smaller rank.
         """
         x, y = self._tensors(base_point, point)
-        return to_backend(self._shooting.velocity(x, y))
+        try:
+            found = balanced_logarithm(self._layers(x), self._layers(y), rtol=self._rtol(x))
+        except (GeodesicError, ValueError) as reason:
+            raise GeodesicError(
+                "point must be joined to base_point by a geodesic within the balanced networks: "
+                f"{reason}"
+            ) from reason
+        return self._padded(found)
 
     def parallel_transport(
         self, tangent_vec: Any, base_point: Any, direction: Any = None, end_point: Any = None
@@ -148,9 +159,8 @@ class BalancedMetric(RiemannianMetric):
             if end_point is None:
                 raise ValueError("direction or end_point must be given, got neither")
             direction = self.log(end_point, base_point)
-        x, v, w = self._tensors(base_point, direction, tangent_vec)
-        moved = self._shooting.path(x, v, torch.ones(1), w)[2]
-        return to_backend(moved[..., 0, :, :, :])
+        x, v, w = (self._layers(a) for a in self._tensors(base_point, direction, tangent_vec))
+        return self._padded(balanced_transport(x, v, w, rtol=self._rtol(x[0]))[1])
 
     def curvature(
         self, tangent_vec_a: Any, tangent_vec_b: Any, tangent_vec_c: Any, base_point: Any = None
@@ -170,7 +180,7 @@ class BalancedMetric(RiemannianMetric):
         curvature : array-like, shape=[..., N, D, D]
         """
         x, a, b, c = self._tensors(base_point, tangent_vec_a, tangent_vec_b, tangent_vec_c)
-        frame = self._shooting.frame(x)
+        frame = self._frame(x)
         along = frame.reshape(*frame.shape[:-1], *x.shape[-3:])
         wide = x.unsqueeze(-4)
         bc, ac = self._bend(x, b, c).flatten(-3), self._bend(x, a, c).flatten(-3)
@@ -182,10 +192,13 @@ class BalancedMetric(RiemannianMetric):
 
     def _geodesic_ivp(self, initial_point: Any, initial_tangent_vec: Any) -> Any:
         x, v = self._tensors(initial_point, initial_tangent_vec)
+        ends = self._layers(x), self._layers(v)
 
         def path(t: Any) -> Any:
             times = torch.atleast_1d(as_tensor(t, like=x))
-            return to_backend(self._shooting.path(x, v, times)[0])
+            layers = balanced_geodesic(*ends, times, rtol=self._rtol(x))
+            # geomstats has the times last of the leading dimensions.
+            return to_backend(to_padded(layers, x.shape[-1]).movedim(0, -4))
 
         return path
 
@@ -196,6 +209,19 @@ class BalancedMetric(RiemannianMetric):
 
     def _layers(self, x: Tensor) -> tuple[Tensor, ...]:
         return as_layers(x, self._space.widths)
+
+    def _padded(self, layers: Sequence[Tensor]) -> Any:
+        return to_backend(to_padded(layers, self._space.shape[-1]))
+
+    def _rtol(self, x: Tensor) -> float:
+        """Return the tolerance, or what the precision of an array allows."""
+        return max(self.rtol, torch.finfo(x.dtype).eps ** 0.75)
+
+    def _frame(self, x: Tensor) -> Tensor:
+        """Return an orthonormal frame of the tangent space, shape (..., dim, N D D)."""
+        layers = self._layers(x)
+        parts = zip(horizontal_frame(layers), vertical_frame(layers), strict=True)
+        return to_padded([torch.cat(p, -3) for p in parts], x.shape[-1]).flatten(-3)
 
     def _bend(self, x: Tensor, v: Tensor, w: Tensor) -> Tensor:
         x = x.expand(torch.broadcast_shapes(x.shape, v.shape, w.shape))

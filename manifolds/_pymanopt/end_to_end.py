@@ -215,8 +215,10 @@ class EndToEndManifold(FixedRankMatrices):
         """
         a, b = self._frame(point_a), self._frame(point_b)
         # Optimizers that ask for distances ask for the logarithms, too.
-        if b.last_log is not None and b.last_log[0]() is a.point.s:
-            return b.last_log[1]
+        if b.last_log is not None:
+            ref, exact, z = b.last_log
+            if ref() is a.point.s and exact == self._exact_log:
+                return z
         paths.check_connected(a, b)
         if self._exact_log:
             z = paths.chord_of(a, b)
@@ -226,7 +228,7 @@ class EndToEndManifold(FixedRankMatrices):
                 z = paths.logarithm_of(a, b)
         else:
             z = paths.chart_of(a, b)
-        b.last_log = (weakref.ref(a.point.s), z)
+        b.last_log = (weakref.ref(a.point.s), self._exact_log, z)
         return z
 
     def dist(self, point_a: Any, point_b: Any) -> float:

@@ -42,8 +42,8 @@ class Frame:
             )
         self._x = np.log(point.s)
         # The singular values (an array, by its identity) of the point from which the last logarithm
-        # to this one was taken, and that logarithm.
-        self.last_log: tuple[weakref.ref[np.ndarray], FixedRankTangent] | None = None
+        # to this one was taken, whether it was an exact one, and that logarithm.
+        self.last_log: tuple[weakref.ref[np.ndarray], bool, FixedRankTangent] | None = None
 
     @cached_property
     def _logs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

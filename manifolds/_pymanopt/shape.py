@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.bundle import vertical_part
-from dln_geometry.geometry.chain import chain_from_frames, chain_svd
+from dln_geometry.geometry.chain import balanced_frames, chain_from_frames, chain_svd
 from dln_geometry.geometry.splitting import cores_of
 
-__all__ = ["nearest_balanced", "normal_derivative"]
+__all__ = ["nearest_balanced", "normal_derivative", "on_first_component"]
 
 
 def normal_derivative(
@@ -69,6 +69,28 @@ def nearest_balanced(moved: Sequence[Tensor], rank: int) -> tuple[Tensor, ...]:
             rotation = lower - lower.mT
             frames[p] = _polar(frames[p] + frames[p] @ rotation + turns[p])
     return chain_from_frames(frames, s)
+
+
+def on_first_component(layers: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return a balanced network with reflections where frames are square and not alike oriented.
+
+    What they reflect is the last direction of a layer whose width is the rank: uniform frames stay
+    uniform among those of one orientation.
+    """
+    frames, lam = balanced_frames(layers)
+    moved, first = list(layers), None
+    for p, q in enumerate(frames):
+        if q.shape[-2] != lam.shape[-1]:
+            continue
+        sign = torch.linalg.det(q).sign()
+        first = sign if first is None else first
+        reflection = torch.ones_like(q[:, 0])
+        reflection[-1] = sign * first
+        if p > 0:
+            moved[p - 1] = reflection[:, None] * moved[p - 1]
+        if p < len(layers):
+            moved[p] = moved[p] * reflection
+    return tuple(moved)
 
 
 def _multipliers(

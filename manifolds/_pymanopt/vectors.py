@@ -97,7 +97,9 @@ class FactorVector(_Arithmetic, list):
 class FactorPoint(tuple):
     """A balanced network: its layers, input side first.
 
-    The manifold keeps singular vectors of the layers with the point: they must not change.
+    The manifold keeps singular vectors of the layers and the last logarithm with the point: its
+    arrays must not change.
     """
 
     _frames: Any = None
+    _last_log: Any = None

@@ -7,7 +7,6 @@ import dln_geometry as dln
 from dln_geometry.geometry.chain import balanced_frames, chain_from_frames
 from dln_geometry.geometry.curvature import riemann_curvature
 from dln_geometry.geometry.second_form import (
-    acceleration,
     horizontal_lift,
     integrability,
     second_fundamental_form,
@@ -80,14 +79,6 @@ def test_second_form_is_normal_symmetric_and_the_derivative_of_the_projection(
         wanted = second_fundamental_form(layers, velocity, w)
         errors.append(size([a - b for a, b in zip(turned, wanted, strict=True)]))
     assert_order(STEPS, errors, 2)
-
-
-@pytest.mark.parametrize(("widths", "rank"), CASES)
-def test_acceleration_is_the_second_form_on_the_manifold(widths, rank, generator):
-    layers, v, w = network(widths, rank, generator)
-    exact = second_fundamental_form(layers, v, w)
-    for a, b in zip(acceleration(layers, v, w, rank), exact, strict=True):
-        assert_close(a, b, scale=1 + size(exact), ops=1000)
 
 
 @pytest.mark.parametrize(("widths", "rank"), TURNING)

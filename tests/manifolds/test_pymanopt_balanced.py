@@ -230,7 +230,7 @@ def test_transport_never_lengthens(widths, rank, rng):
 
 @each_case
 def test_chords_are_logarithms_to_second_order(widths, rank, rng):
-    manifold = BalancedManifold(widths, rank, rng=rng)
+    manifold = BalancedManifold(widths, rank, rng=rng, exact_log=False)
     x = manifold.random_point()
     z = manifold.random_tangent_vector(x)
     gaps, lengths = [], []
@@ -244,6 +244,116 @@ def test_chords_are_logarithms_to_second_order(widths, rank, rng):
     if max(gaps) > 1e-12:
         assert_order(STEPS, gaps, 3, 0.2, at_least=True)
         assert_order(STEPS, lengths, 3, 0.2, at_least=True)
+
+
+# The default tolerance of geodesics, eps^{3/4}, in units of eps.
+RTOL_OPS = 1e4
+
+
+@each_case
+@pytest.mark.parametrize("spectrum", [None, 0.8])
+def test_exponential_map_and_logarithm_are_inverse(widths, rank, spectrum, rng):
+    manifold = BalancedManifold(widths, rank, rng=rng)
+    x = a_point(manifold, rng, spectrum)
+    z = 0.5 * manifold.random_tangent_vector(x)
+    y = manifold.exp(x, z)
+    assert type(y) is type(manifold.random_point())
+    found = manifold.log(x, y)
+    assert type(found) is type(z)
+    assert_close(manifold.norm(x, found - z), 0.0, ops=RTOL_OPS, scale=1.0)
+    back = listed(manifold.exp(x, found))
+    assert_same(back, listed(y))
+    assert_close(manifold.dist(x, y), 0.5, ops=RTOL_OPS)
+    assert_close(manifold.dist(y, x), 0.5, ops=RTOL_OPS)
+    middle = manifold.pair_mean(x, y)
+    assert_same(listed(middle), listed(manifold.exp(x, 0.5 * z)))
+    assert_close(manifold.dist(middle, y), 0.25, ops=RTOL_OPS)
+    assert manifold.exp(x, 0.0 * z) is x
+    assert_close(manifold.dist(x, x), 0.0, scale=1.0)
+
+
+def assert_same(parts, others):
+    for a, b in zip(parts, others, strict=True):
+        assert_close(a, b, ops=RTOL_OPS, scale=2.0)
+
+
+@each_case
+def test_retraction_is_the_exponential_map_to_second_order(widths, rank, rng):
+    manifold = BalancedManifold(widths, rank, rng=rng)
+    x = manifold.random_point()
+    z = manifold.random_tangent_vector(x)
+    gaps = []
+    for h in STEPS:
+        pairs = zip(
+            listed(manifold.exp(x, h * z)), listed(manifold.retraction(x, h * z)), strict=True
+        )
+        gaps.append(np.sqrt(sum(((a - b) ** 2).sum() for a, b in pairs)))
+    if max(gaps) > 1e-11:
+        assert_order(STEPS, gaps, 3, 0.2, at_least=True)
+
+
+@each_case
+def test_horizontal_logarithms_are_those_below(widths, rank, rng):
+    """From the nearest point of the fibre: the end of a horizontal geodesic."""
+    up = BalancedManifold(widths, rank, rng=rng)
+    down = EndToEndManifold(widths[-1], widths[0], rank, len(widths) - 1, rng=rng)
+    x = up.random_point()
+    factors = [torch.from_numpy(w) for w in listed(x)]
+    move = [torch.from_numpy(w) for w in listed(up.random_tangent_vector(x))]
+    across = dln.horizontal(factors, move)
+    z = up.projection(x, _closed([0.4 * w.numpy() for w in across]))
+    y = up.exp(x, z)
+    a, b = down.point(up.product(x)), down.point(up.product(y))
+    assert_close(up.dist(x, y), down.dist(a, b), ops=RTOL_OPS, scale=1.0)
+    pushed = dln.pushforward(factors, [torch.from_numpy(w) for w in listed(up.log(x, y))])
+    assert_close(pushed, down.tangent_matrix(a, down.log(a, b)), ops=RTOL_OPS, scale=2.0)
+
+
+@pytest.mark.parametrize(("widths", "rank"), [((3, 4, 2), 2), ((4, 3), 2), ((3, 2, 3), 1)])
+def test_geodesics_in_single_precision(widths, rank, rng):
+    manifold = BalancedManifold(widths, rank, rng=rng)
+    x = _in_single(manifold.random_point())
+    z = _in_single(0.5 * manifold.random_tangent_vector(x))
+    y = manifold.exp(x, z)
+    assert {w.dtype for w in listed(y)} == {np.dtype(np.float32)}
+    found = manifold.log(x, y)
+    for a, b in zip(listed(found), listed(z), strict=True):
+        assert a.dtype == np.float32
+        assert_close(a, b, ops=1000, scale=1.0)
+
+
+def _in_single(x):
+    parts = [w.astype(np.float32) for w in listed(x)]
+    if len(parts) == 1:
+        return parts[0]
+    return FactorVector(parts) if isinstance(x, list) else tuple(parts)
+
+
+def test_the_last_logarithm_is_kept_with_the_point(rng):
+    manifold = BalancedManifold((3, 4, 2), 2, rng=rng)
+    x, y = manifold.random_point(), manifold.random_point()
+    y = manifold.exp(x, 0.3 * manifold.random_tangent_vector(x))
+    z = manifold.log(x, y)
+    assert manifold.log(x, y) is z
+    other = manifold.exp(x, 0.1 * z)
+    assert_close(manifold.norm(other, manifold.log(other, y)), 0.27, ops=RTOL_OPS)
+    quick = BalancedManifold((3, 4, 2), 2, rng=rng, exact_log=False)
+    w = quick.retraction(x, 0.3 * z)
+    assert quick.norm(x, quick.log(x, w)) < quick.dist(x, w) < manifold.dist(x, w)
+
+
+def test_what_no_geodesic_joins_or_ends(rng):
+    manifold = BalancedManifold((2, 3, 2), 2, rng=rng)
+    x = manifold.random_point()
+    flipped = tuple(w.copy() for w in x)
+    flipped[0][:, 0] *= -1
+    with pytest.raises(ValueError, match="must lie on one component"):
+        manifold.log(x, flipped)
+    with pytest.raises(ArithmeticError, match="must keep its rank"):
+        manifold.exp(x, FactorVector([-2 * w for w in x]))
+    # Random points are joined, at least as far as determinants can tell.
+    signs = {np.sign(np.linalg.det(manifold.product(manifold.random_point()))) for _ in range(20)}
+    assert len(signs) == 1
 
 
 def test_points_and_vectors_of_one_layer_are_arrays(rng):

@@ -607,3 +607,15 @@ def test_tables_of_integer_depths_are_those_of_real_ones(depth, rng):
     )
     for got, expected in zip(sums, differences, strict=True):
         assert_close(got / expected, np.ones_like(got), ops=1000)
+
+
+def test_exact_logarithms_are_not_those_of_chords(rng):
+    """Two manifolds that share points keep their logarithms apart."""
+    exact, quick = (EndToEndManifold(4, 3, 2, 3, rng=rng, exact_log=e) for e in (True, False))
+    x = exact.random_point()
+    y = exact.retraction(x, 0.6 * exact.random_tangent_vector(x))
+    short = quick.dist(x, y)
+    length = exact.dist(x, y)
+    assert_close(length, exact.dist(x, FixedRankPoint(*y)))
+    assert abs(length - short) > 1e-6
+    assert quick.dist(x, y) == short
