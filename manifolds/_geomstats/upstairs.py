@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import geomstats.backend as gs  # pyright: ignore[reportMissingImports]
 import torch
 from geomstats.geometry.riemannian_metric import RiemannianMetric
 from torch import Tensor
@@ -189,6 +190,36 @@ class BalancedMetric(RiemannianMetric):
         coefficients = torch.einsum("...km,...m->...k", ad, bc)
         coefficients = coefficients - torch.einsum("...km,...m->...k", bd, ac)
         return to_backend(torch.einsum("...k,...km->...m", coefficients, frame).reshape(x.shape))
+
+    def random_unit_tangent_vec(self, base_point: Any = None, n_vectors: int = 1) -> Any:
+        """Draw unit tangent vectors of uniform direction, by geomstats' generator.
+
+        (What geomstats inherits draws vectors that need not be tangent.)
+
+        Parameters
+        ----------
+        base_point : array-like, shape=[..., N, D, D]
+        n_vectors : int
+            Number of vectors, at one point if more than 1; no dimension of their own if 1.
+
+        Returns
+        -------
+        normalized_vector : array-like, shape=[..., n_vectors, N, D, D]
+
+        Raises
+        ------
+        ValueError
+            If several vectors are asked of several points.
+        """
+        x, count = as_tensor(base_point), () if n_vectors == 1 else (n_vectors,)
+        if count and x.ndim > 3:
+            raise ValueError(
+                f"n_vectors must be 1 at several points, got {n_vectors} at points of shape "
+                f"{tuple(x.shape[:-3])}"
+            )
+        normal = gs.random.normal(size=(*count, *x.shape))
+        z = as_tensor(self._space.to_tangent(normal, base_point), like=x)
+        return to_backend(z / z.flatten(-3).norm(dim=-1)[..., None, None, None])
 
     def _geodesic_ivp(self, initial_point: Any, initial_tangent_vec: Any) -> Any:
         x, v = self._tensors(initial_point, initial_tangent_vec)

@@ -146,3 +146,17 @@ def test_random_unit_vectors_of_several_points():
     assert space.metric.random_unit_tangent_vec(x[0], 4).shape == (4, 3, 2)
     with pytest.raises(ValueError, match="n_vectors must be 1 at several points"):
         space.metric.random_unit_tangent_vec(x, 2)
+
+
+def test_random_unit_vectors_of_balanced_networks():
+    networks = BalancedNetworks((2, 3, 2), 1)
+    gs.random.seed(2)
+    w = networks.random_point()
+    v = networks.metric.random_unit_tangent_vec(w, 4000)
+    assert bool(gs.all(networks.is_tangent(v, w, atol=1e-9)))
+    assert_close(as_tensor(networks.metric.norm(v, w)), torch.ones(4000, dtype=torch.float64))
+    one = as_tensor(networks.metric.random_unit_tangent_vec(w)).flatten()
+    assert_mean((as_tensor(v).flatten(1) @ one) ** 2, 1.0 / networks.dim)
+    assert networks.metric.random_unit_tangent_vec(gs.stack([w, w])).shape == (2, 2, 3, 3)
+    with pytest.raises(ValueError, match="n_vectors must be 1 at several points"):
+        networks.metric.random_unit_tangent_vec(gs.stack([w, w]), 2)
