@@ -173,6 +173,64 @@ def main():
         ["d, N", "exp s", "log s", "|log exp z - z| / |z|"],
         rows,
     )
+    beyond()
+
+
+def beyond():
+    """Time geodesics up to rank loss, logarithms of far points, and a batch with a hard sample."""
+    rows = []
+    for depth in (3, 8, 64):
+        g = torch.Generator().manual_seed(0)
+        point, _ = start(3, depth, g, 1.0)
+        reach = depth**0.5 * float(point.s[-1]) ** (1 / depth)
+        seconds: dict[str, list[float]] = {"exp": [], "log": [], "rank lost": []}
+        found = 0
+        for _ in range(8):
+            z = dln.cometric(point, torch.randn(3, 3, generator=g, dtype=torch.float64))
+            z = z * (1.5 * reach / dln.inner(point, z, z).sqrt())
+            begun = time.perf_counter()
+            try:
+                end = exponential(point, z)
+            except dln.GeodesicError:
+                seconds["rank lost"].append(time.perf_counter() - begun)
+                continue
+            seconds["exp"].append(time.perf_counter() - begun)
+            begun = time.perf_counter()
+            try:
+                missed = exponential(point, logarithm(point, end)).matrix - end.matrix
+                found += bool(missed.abs().max() < 1e-8 * end.matrix.abs().max())
+            except dln.GeodesicError:
+                pass
+            seconds["log"].append(time.perf_counter() - begun)
+        shown = [f"{sum(t) / len(t):.3f}, {max(t):.3f}" if t else "-" for t in seconds.values()]
+        rows.append([f"{depth}", *shown, f"{found} of {len(seconds['log'])}"])
+    table(
+        "d = 3, length 1.5 times the distance to rank loss: mean and worst seconds",
+        ["N", "exponential", "logarithm, and back", "rank lost", "logarithms found"],
+        rows,
+    )
+    g = torch.Generator().manual_seed(0)
+    point, z = start(3, 3, g, 0.3)
+    many = z.repeat(64, 1, 1)
+    mixed = many.clone()
+    # Almost straight at the singular matrices, and past them.
+    straight = -(point.u[:, -1:] @ point.vh[-1:]) + 0.05 * z
+    reach = 3**0.5 * float(point.s[-1]) ** (1 / 3)
+    mixed[0] = straight * (0.98 * reach / dln.inner(point, straight, straight).sqrt())
+    times = side_by_side(
+        {
+            "one": lambda: exponential(point, z),
+            "one hard": lambda: exponential(point, mixed[0]),
+            "64": lambda: exponential(point, many),
+            "63 and one hard": lambda: exponential(point, mixed),
+        },
+        rounds=5,
+    )
+    table(
+        "Batches of geodesics, d = 3, N = 3: seconds",
+        list(times),
+        [[f"{t:.4f}" for t in times.values()]],
+    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from torch import Tensor
 from dln_geometry.geometry.differences import Differences
 from dln_geometry.geometry.kernel import log_kernel_of_log
 from dln_geometry.geometry.point import EndToEnd
+from dln_geometry.geometry.roots import Rooted
 from dln_geometry.geometry.variation import Blocks, apply
 
 __all__ = ["Chart"]
@@ -28,54 +29,65 @@ class Chart:
         """Return the chart around a point."""
         return cls(point, Differences(point.s, point.depth, point.normalized))
 
-    def of(self, q: EndToEnd) -> Blocks:
-        """Return the tangent vector of a point."""
+    @property
+    def size(self) -> Tensor:
+        """Length of the point itself as a velocity, shape (...): what roundings are relative to."""
+        kernel = self.differences.kernel.diagonal(dim1=-2, dim2=-1)
+        return (self.point.s.square() / kernel).sum(-1).sqrt()
+
+    def flattened(self) -> Chart:
+        """Return the charts of a batch in one row."""
         p = self.point
-        u, vh, gauge = self.gauged(q)
-        step = _root(q.s, q.depth)
-        change = (gauge.mT * step.unsqueeze(-2)) @ gauge - torch.diag_embed(_root(p.s, p.depth))
+        u, s, vh = (x.reshape(-1, *x.shape[-k:]) for x, k in ((p.u, 2), (p.s, 1), (p.vh, 2)))
+        return Chart.at(EndToEnd(u, s, vh, p.depth, p.normalized))
+
+    def of_samples(self, samples: Tensor) -> Chart:
+        """Return the charts of some samples of a row."""
+        p = self.point
+        return Chart.at(EndToEnd(p.u[samples], p.s[samples], p.vh[samples], p.depth, p.normalized))
+
+    def of(self, q: Rooted) -> Blocks:
+        """Return the tangent vector that stands for a point."""
+        return self.between(Rooted.of(self.point), q)
+
+    def between(self, a: Rooted, q: Rooted) -> Blocks:
+        """Return the tangent vector that stands for the difference of two points.
+
+        Zero if and only if they are the same, for points that are not far apart: the frames of q
+        are turned to those of a, whose gauge is that of the chart or comes from there.
+        """
+        p = self.point
+        q = _turned(a, q, math.isinf(p.depth))
         # (s_i - s_j)/(s_i^{1/N} - s_j^{1/N}) is the depth kernel of the square roots.
-        change = change * torch.exp(log_kernel_of_log(0.5 * p.s.log(), p.depth, False))
-        left, right = p.u.mT @ u, vh @ p.vh.mT
-        turn_left, turn_right = 0.5 * (left - left.mT), 0.5 * (right - right.mT)
+        change = torch.exp(log_kernel_of_log(0.5 * p.s.log(), p.depth, False)) * (q.k - a.k)
         rows, columns = p.s.unsqueeze(-1), p.s.unsqueeze(-2)
-        core = turn_left * columns + change + rows * turn_right
+        core = _turn(a.u.mT @ q.u) * columns + change + rows * _turn(q.v.mT @ a.v)
         outer_left = outer_right = None
         frozen = math.isinf(p.depth)
         if p.shape[0] > p.rank and not frozen:
-            outer_left = (u - p.u @ left) * columns
+            outer_left = _departure(p.u, a.u, q.u) * columns
         if p.shape[1] > p.rank and not frozen:
-            outer_right = rows * (vh - right @ p.vh)
+            outer_right = rows * _departure(p.vh.mT, a.v, q.v).mT
         return Blocks(core, outer_left, outer_right)
 
-    def gauged(self, q: EndToEnd) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the frames of a point turned as near as can be to those of the chart."""
-        p = self.point
-        one, two = (
-            torch.ones_like(x.s) if math.isinf(p.depth) else _root(x.s, p.depth) for x in (p, q)
-        )
-        overlap = q.u.mT @ p.u + q.vh @ p.vh.mT
-        a, _, bh = torch.linalg.svd(two.unsqueeze(-1) * overlap * one.unsqueeze(-2))
-        gauge = a @ bh
-        return q.u @ gauge, gauge.mT @ q.vh, gauge
-
-    def towards(self, q: EndToEnd, part: float) -> EndToEnd:
+    def towards(self, q: Rooted, part: float) -> Rooted:
         """Return a point on the way to q."""
-        p = self.point
-        u, vh, gauge = self.gauged(q)
-        root = (gauge.mT * _root(q.s, q.depth).unsqueeze(-2)) @ gauge
-        root = (1.0 - part) * torch.diag_embed(_root(p.s, p.depth)) + part * root
-        values, basis = torch.linalg.eigh(root)
-        values, basis = values.flip(-1), basis.flip(-1)
-        s = values.exp() if math.isinf(p.depth) else values.clamp_min(0.0) ** p.depth
-        left = _isometry((1.0 - part) * p.u + part * u) @ basis
-        right = _isometry(((1.0 - part) * p.vh + part * vh).mT) @ basis
-        return EndToEnd(left, s, right.mT, p.depth, p.normalized)
+        a = Rooted.of(self.point)
+        q = _turned(a, q, math.isinf(self.point.depth))
+        u, v = (_isometry((1.0 - part) * x + part * y) for x, y in ((a.u, q.u), (a.v, q.v)))
+        return Rooted(u, (1.0 - part) * a.k + part * q.k, v)
 
     def coordinates(self, z: Blocks) -> Tensor:
         """Return orthonormal coordinates, shape (..., k)."""
         unit = apply(self.differences, z, -0.5)
         return torch.cat([part.flatten(-2) for part in unit if part is not None], -1)
+
+    def tangential(self, coordinates: Tensor) -> Tensor:
+        """Return the coordinates without what is along the range and corange in outer blocks."""
+        p, (core, left, right) = self.point, self.blocks(coordinates)
+        left = None if left is None else left - p.u @ (p.u.mT @ left)
+        right = None if right is None else right - (right @ p.vh.mT) @ p.vh
+        return self.coordinates(Blocks(core, left, right))
 
     def blocks(self, coordinates: Tensor) -> Blocks:
         """Return the tangent vector with these coordinates."""
@@ -97,9 +109,33 @@ class Chart:
         return apply(self.differences, Blocks(*parts), 0.5)
 
 
-def _root(s: Tensor, depth: float) -> Tensor:
-    """Return the flat coordinate ``s^{1/N}``, ``log s`` at infinite depth."""
-    return s.log() if math.isinf(depth) else s ** (1.0 / depth)
+def _turned(a: Rooted, q: Rooted, frozen: bool) -> Rooted:
+    """Return q in the gauge that is nearest to that of a."""
+    overlap = q.u.mT @ a.u + q.v.mT @ a.v
+    left, _, right = torch.linalg.svd(overlap if frozen else q.k @ overlap @ a.k)
+    gauge = left @ right
+    return Rooted(q.u @ gauge, gauge.mT @ q.k @ gauge, q.v @ gauge)
+
+
+def _departure(base: Tensor, a: Tensor, q: Tensor) -> Tensor:
+    """Return how q leaves the range of a, where that is turned to the range of the base.
+
+    Twice the tangent of half the angle; of columns orthogonal to the base, by the rotation that
+    takes a to the base.
+    """
+    one = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    overlap = a.mT @ q
+    away = q - a @ overlap
+    away = 2.0 * torch.linalg.solve_ex(one + overlap, away, left=False).result
+    along = base.mT @ away
+    return away - (a + base) @ torch.linalg.solve_ex(one + base.mT @ a, along).result
+
+
+def _turn(x: Tensor) -> Tensor:
+    """Return twice the tangent of half the angles of a rotation: the angles, where small."""
+    one = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    half = torch.linalg.solve_ex(x + one, x - one).result
+    return half - half.mT
 
 
 def _isometry(x: Tensor) -> Tensor:

@@ -107,11 +107,7 @@ class Differences:
         ``s_k / a_ik sum_j p[l_i, l_k, l_j] (g_ij h_kj + h_ij g_kj)``, shape (..., r, r) in (i, k).
         """
         if self._summed:
-            total, power = torch.zeros_like(g @ h.mT), g
-            for b in range(int(self.depth) - 1):
-                total = total + self._homogeneous[-2 - b] * (power @ h.mT)
-                power = power * self._roots.unsqueeze(-2)
-            total = self.unit**2 * self._inverse_kernel * total
+            total = self.unit**2 * self._inverse_kernel * self._sum_over_columns(g, h)
         elif not self._sliced:
             pairs = g.unsqueeze(-2) * h.unsqueeze(-3)
             total = (self._ratios * pairs).sum(-1)
@@ -119,6 +115,14 @@ class Differences:
             rows = [(self._ratios_of(i) * (g[..., i, None, :] * h)).sum(-1) for i in self._indices]
             total = torch.stack(rows, -2)
         return (total + total.mT) * self.s.unsqueeze(-2)
+
+    def _sum_over_columns(self, g: Tensor, h: Tensor) -> Tensor:
+        """Return ``sum_j c_ikj g_ij h_kj``, c the polynomial of degree N - 2, term by term."""
+        total, power = torch.zeros_like(g @ h.mT), g
+        for b in range(int(self.depth) - 1):
+            total = total + self._homogeneous[-2 - b] * (power @ h.mT)
+            power = power * self._roots.unsqueeze(-2)
+        return total
 
     @cached_property
     def _summed(self) -> bool:

@@ -1,9 +1,9 @@
 r"""Geodesics of the depth-N metric, and parallel transport along them.
 
-``dX/dt = V``, ``dV/dt = -Gamma_X(V, V)`` with the connection in closed form: next to matrices of
-lower rank V stays bounded, where the momentum does not. A geodesic of matrices of rank r stays in
-the span of the point's frames and of what the initial velocity adds to them: at most 2r dimensions
-on either side, whatever the shape.
+They are followed in the roots ``X = U K^N V^T``, where nothing happens at a singular value of zero:
+that one reaches zero is seen from the sign of an eigenvalue of K. A geodesic of matrices of rank r
+stays in the span of the point's frames and of what the initial velocity adds to them: at most 2r
+dimensions on either side, whatever the shape.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dln_geometry.geometry.box import Box
 from dln_geometry.geometry.connection import tangent_argument
 from dln_geometry.geometry.doors import as_float_tensor
-from dln_geometry.geometry.hamiltonian import GeodesicError, trajectory
+from dln_geometry.geometry.hamiltonian import GeodesicError, Lost, follow
 from dln_geometry.geometry.point import Collapsed, EndToEnd, as_point
 from dln_geometry.geometry.variation import blocks_of, squared_length
 
@@ -131,9 +132,9 @@ def parallel_transport(
             end = _trajectory(p, z, torch.ones((), dtype=torch.float64), rtol)
             return end, w.expand(torch.broadcast_shapes(end.matrix.shape, w.shape))
         box = Box.around(p, z, w)
-        (state,) = trajectory(box, [1.0], rtol)
-        end = box.point_of(state[0])
-        return box.embed(end), box.embed_matrix(state[2])
+        ends, vectors, lost = follow(box, [1.0], rtol)
+        lost.refuse(1.0)
+        return box.embed(ends[0].point(p)), box.embed_matrix(vectors[0])
 
 
 def as_tolerance(rtol: float | None, dtype: torch.dtype) -> float:
@@ -165,10 +166,9 @@ def _trajectory(p: EndToEnd, z: Tensor, times: Tensor, rtol: float) -> EndToEnd:
             ahead = sorted({float(t) for t in sign * times.reshape(-1) if t > 0})
             if ahead:
                 signed = Box(box.point, (sign * box.vectors[0],), None, None)
-                found = trajectory(signed, ahead, rtol)
-                states |= {
-                    sign * t: box.point_of(state[0]) for t, state in zip(ahead, found, strict=True)
-                }
+                found, _, lost = follow(signed, ahead, rtol)
+                lost.refuse(sign * ahead[-1])
+                states |= {sign * t: q.point(p) for t, q in zip(ahead, found, strict=True)}
         every = [states[float(t)] for t in times.reshape(-1)]
     if times.ndim == 0:
         return box.embed(every[0])
@@ -198,7 +198,9 @@ def _aligned(box: Box) -> Callable[[float], EndToEnd] | None:
     def at(t: float) -> EndToEnd:
         growth = 1.0 + t * speed
         if bool((growth <= 0).any()):
-            raise _rank_lost(float((-1.0 / speed[growth <= 0]).abs().min()))
+            meets = torch.where(growth > 0, math.inf, -1.0 / speed).abs().amin(-1).cpu().numpy()
+            times = np.where(np.isinf(meets), math.nan, meets)
+            Lost(times, np.isfinite(meets)).refuse(t)
         return _sorted(p, p.s * growth**p.depth)
 
     return at
@@ -210,10 +212,3 @@ def _sorted(p: EndToEnd, s: Tensor) -> EndToEnd:
     u = p.u.take_along_dim(order.unsqueeze(-2), -1)
     vh = p.vh.take_along_dim(order.unsqueeze(-1), -2)
     return EndToEnd(u, s, vh, p.depth, p.normalized)
-
-
-def _rank_lost(time: float) -> GeodesicError:
-    return GeodesicError(
-        f"the geodesic must keep its rank, but a singular value reaches zero at t = {time:.6g}: "
-        "the metric has no geodesics beyond (at finite depth it is at finite distance)"
-    )

@@ -1,34 +1,30 @@
-r"""The logarithm of the depth-N metric by shooting, and the distance.
+r"""The logarithm of the depth-N metric, and the distance.
 
-Both points are written in one gauge, ``X = U K V^T`` with K symmetric: the chart at the first,
-``Z = dU S V^T + U dK V^T + U S dV^T`` with K measured by its N-th root, is the exact logarithm
-where the singular vectors agree. Elsewhere the geodesic is shot and what it misses in the chart
-corrects the velocity, accelerated by the secants of earlier shots.
+Both points are written in one gauge, ``X = U K^N V^T`` with K symmetric: the chart at the first,
+in which K and the turns of U and V are flat, is the exact logarithm where the singular vectors
+agree. Elsewhere the geodesic is found by shooting.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from dln_geometry.geometry.box import Box
 from dln_geometry.geometry.chart import Chart
-from dln_geometry.geometry.geodesics import (
-    GeodesicError,
-    as_tolerance,
-    exponential,
-)
+from dln_geometry.geometry.geodesics import as_tolerance
+from dln_geometry.geometry.hamiltonian import follow
+from dln_geometry.geometry.metric import metric
 from dln_geometry.geometry.point import Collapsed, EndToEnd, as_point
-from dln_geometry.geometry.variation import Blocks, tangent_matrix
+from dln_geometry.geometry.roots import Rooted, root
+from dln_geometry.geometry.shooting import shoot
+from dln_geometry.geometry.variation import tangent_matrix
 
 __all__ = ["distance", "logarithm"]
-
-_MOST_SHOTS = 60
-_SECANTS = 12
-_SHORTEST_STAGE = 1.0 / 64.0
-_BLUR = 250.0
 
 
 def logarithm(
@@ -45,8 +41,7 @@ def logarithm(
         Points of one shape, rank, depth and normalisation, their singular values positive.
         Leading dimensions broadcast.
     rtol : float, optional
-        Error allowed, relative to the distance; ``eps^{3/4}`` by default. It is widened where
-        ``250 eps s_max/s_min`` is larger, since small singular values are known no better.
+        Error allowed, relative to the distance; ``eps^{3/4}`` by default.
 
     Returns
     -------
@@ -76,9 +71,9 @@ def logarithm(
             return end.matrix - start.matrix
         box, goal = _common_box(start, end)
         chart = Chart.at(box.point)
-        blocks = _shoot(chart, goal, tolerance)
-        z = tangent_matrix(box.point.u, box.point.vh, blocks)
-        return box.embed_matrix(z)
+        velocity = chart.blocks(shoot(chart, goal, tolerance))
+        z = tangent_matrix(box.point.u, box.point.vh, velocity)
+        return box.embed_matrix(z).to(start.s.dtype)
 
 
 def distance(
@@ -87,7 +82,10 @@ def distance(
     r"""Return the length of the geodesic of `logarithm`, shape (...).
 
     ``sqrt(N) |Lam_1 - Lam_0|_F``, ``Lam = Sigma^{1/N}``, where the singular vectors agree;
-    symmetric. Parameters and errors as in `logarithm`.
+    symmetric. Parameters and errors as in `logarithm`. Once differentiable by autograd in the
+    matrices of the points, along their manifold: by q it is ``A^{-1}`` of the unit velocity with
+    which the geodesic arrives, by p that of the one with which it leaves, times -1; zero where
+    the points are the same.
 
     Examples
     --------
@@ -96,12 +94,52 @@ def distance(
     """
     start, end = _pair(p, q)
     tolerance = as_tolerance(rtol, start.s.dtype)
+    sources = [_source(x, start.s.shape[:-1]) for x in (p, q)]
+    if start.depth == 1.0:
+        return torch.linalg.matrix_norm(sources[1] - sources[0])
     with torch.no_grad():
-        if start.depth == 1.0:
-            return torch.linalg.matrix_norm(end.matrix - start.matrix)
         box, goal = _common_box(start, end)
         chart = Chart.at(box.point)
-        return chart.coordinates(_shoot(chart, goal, tolerance)).square().sum(-1).sqrt()
+        coordinates = shoot(chart, goal, tolerance)
+        length = coordinates.norm(dim=-1)
+    if not torch.is_grad_enabled() or not any(x.requires_grad for x in sources):
+        return length.to(start.s.dtype)
+    with torch.no_grad():
+        # Of unit speed, and of none where the points are the same but for roundings.
+        apart = length > 100.0 * torch.finfo(start.s.dtype).eps * chart.size
+        unit = coordinates / torch.where(apart, length, math.inf).unsqueeze(-1)
+        z = tangent_matrix(box.point.u, box.point.vh, chart.blocks(coordinates))
+        w = tangent_matrix(box.point.u, box.point.vh, chart.blocks(unit))
+        ends, (w_end,), _ = follow(Box(box.point, (z, w), None, None), [1.0], tolerance)
+        there = ends[0].point(box.point)
+        slopes = [-box.embed_matrix(metric(box.point, w)), box.embed_matrix(metric(there, w_end))]
+        slopes = [slope.to(start.s.dtype) for slope in slopes]
+    return _Distance.apply(*sources, length.to(start.s.dtype), *slopes)
+
+
+def _source(p: EndToEnd | Collapsed, batch: torch.Size) -> Tensor:
+    """Return the matrix that derivatives are asked of, at a point whose parts they are not."""
+    point = as_point(p)
+    x = point.matrix if point._source is None else point._source
+    return x.expand(*batch, *x.shape[-2:])
+
+
+class _Distance(torch.autograd.Function):
+    """The distance, whose derivative by an end point is the covector of the unit velocity there."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, p: Tensor, q: Tensor, length: Tensor, slope_p: Tensor, slope_q: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(slope_p, slope_q)
+        return length.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        slope_p, slope_q = ctx.saved_tensors
+        weight = gradients[0][..., None, None]
+        return weight * slope_p, weight * slope_q, None, None, None
 
 
 def _pair(p: EndToEnd | Collapsed, q: EndToEnd | Collapsed) -> tuple[EndToEnd, EndToEnd]:
@@ -141,14 +179,18 @@ def _expand(p: EndToEnd, batch: torch.Size) -> EndToEnd:
     return EndToEnd(u, s, vh, p.depth, p.normalized)
 
 
-def _common_box(p: EndToEnd, q: EndToEnd) -> tuple[Box, EndToEnd]:
+def _common_box(p: EndToEnd, q: EndToEnd) -> tuple[Box, Rooted]:
     """Return the box of the geodesics between two points, and the second point in it."""
+    known = torch.finfo(p.s.dtype).eps
+    p, q = (
+        EndToEnd(x.u.double(), x.s.double(), x.vh.double(), x.depth, x.normalized) for x in (p, q)
+    )
     # The chord spans what the geodesic spans; the moves of the frames, not of X, whose small
     # singular values would lose digits.
     move = (q.u - p.u @ (p.u.mT @ q.u)) @ p.vh + p.u @ (q.vh - (q.vh @ p.vh.mT) @ p.vh)
     if math.isinf(p.depth):
         outside = torch.linalg.matrix_norm(move).max()
-        if float(outside) > math.sqrt(torch.finfo(p.s.dtype).eps):
+        if float(outside) > math.sqrt(known):
             raise ValueError(
                 "p and q must have one row and one column space at infinite depth, got spaces "
                 f"that differ by {float(outside):.1e}"
@@ -156,128 +198,4 @@ def _common_box(p: EndToEnd, q: EndToEnd) -> tuple[Box, EndToEnd]:
     box = Box.around(p, move)
     u = q.u if box.left is None else box.left.mT @ q.u
     vh = q.vh if box.right is None else q.vh @ box.right.mT
-    return box, EndToEnd(u, q.s, vh, q.depth, q.normalized)
-
-
-def _shoot(chart: Chart, goal: EndToEnd, rtol: float) -> Blocks:
-    """Find the velocity that reaches the goal, by way of nearer goals if need be."""
-    guess = chart.coordinates(chart.of(goal))
-    found, missed = _correct(chart, goal, guess, rtol)
-    if found is not None:
-        return chart.blocks(found)
-    _refuse_roundings(missed, rtol, guess.dtype)
-    reached, stage = 0.0, 0.5
-    velocity = torch.zeros_like(guess)
-    while reached < 1.0:
-        part = min(1.0, reached + stage)
-        way = goal if part == 1.0 else chart.towards(goal, part)
-        if reached == 0.0:
-            guess = chart.coordinates(chart.of(way))
-        else:
-            guess = velocity * (part / reached)
-        # On the way it is enough to be near.
-        found, missed = _correct(chart, way, guess, rtol if part == 1.0 else max(rtol, 1e-4))
-        if found is None:
-            if part == 1.0:
-                _refuse_roundings(missed, rtol, guess.dtype)
-            stage *= 0.5
-            if stage < _SHORTEST_STAGE:
-                raise GeodesicError(
-                    f"no geodesic was found from p to q: shooting reached {reached:.0%} of the way "
-                    f"and missed the next goal by {missed:.1e} of its distance (the logarithm is "
-                    "local, and the metric is not complete)"
-                )
-            continue
-        velocity, reached = found, part
-        stage *= 1.5
-    return chart.blocks(velocity)
-
-
-def _refuse_roundings(missed: float, rtol: float, dtype: torch.dtype) -> None:
-    """Tell apart what shorter stages do not help: the roundings of tiny singular values."""
-    if missed < 10.0 * math.sqrt(torch.finfo(dtype).eps):
-        raise GeodesicError(
-            f"a geodesic from p to q was found to a relative error {missed:.1e} only, not rtol = "
-            f"{rtol:.1e}: small singular values on the way are known no better; give a larger rtol"
-        )
-
-
-def _correct(
-    chart: Chart, goal: EndToEnd, velocity: Tensor, rtol: float
-) -> tuple[Tensor | None, float]:
-    """Return the velocity that reaches the goal, or None, and the relative error left.
-
-    Anderson acceleration of ``v <- v + chart(goal) - chart(exp v)``, sample by sample.
-    """
-    p = chart.point
-    target = chart.coordinates(chart.of(goal))
-    eps = torch.finfo(velocity.dtype).eps
-    kernel = chart.differences.kernel.diagonal(dim1=-2, dim2=-1)
-    size = (p.s.square() / kernel).sum(-1).sqrt()
-    # As in the exponential map, small singular values are known to eps of the large ones.
-    condition = (p.s[..., 0] / p.s[..., -1]).maximum(goal.s[..., 0] / goal.s[..., -1])
-    blur = (_BLUR * eps / rtol * condition).clamp_min(1.0)
-    moves: list[Tensor] = []
-    changes: list[Tensor] = []
-    last_velocity = last_miss = None
-    best = nearest = math.inf
-    stalled, finest = 0, max(eps, 0.1 * rtol)
-    resolved = max(finest, 1e-6)
-    for _ in range(_MOST_SHOTS):
-        try:
-            z = tangent_matrix(p.u, p.vh, chart.blocks(velocity))
-            end = exponential(p, z, rtol=resolved)
-        except GeodesicError:
-            stalled += 1
-            if stalled > 6:
-                return None, min(nearest, 1.0)
-            # Too far: half of the last move, or of the first guess.
-            nearer = torch.zeros_like(velocity) if last_velocity is None else last_velocity
-            velocity = 0.5 * (velocity + nearer)
-            continue
-        miss = target - chart.coordinates(chart.of(end))
-        length = velocity.norm(dim=-1)
-        bound = (rtol * length + 100.0 * eps * size) * blur
-        error = miss.norm(dim=-1)
-        # Relative to the length, or to what roundings leave of it.
-        worst = rtol * float((error / bound).max())
-        nearest = min(nearest, worst)
-        done = error <= bound
-        if bool(done.all()) and resolved <= finest:
-            return velocity + torch.where(done.unsqueeze(-1), 0.0, miss), worst
-        # Where the shot misses by much, it need not be a fine one.
-        if resolved > finest and worst < 10.0 * resolved:
-            finer = finest if bool(done.all()) else max(finest, 1e-3 * worst)
-            if finer < resolved:
-                # The same shot again: neither a step nor a secant may know less than is asked for.
-                resolved, moves, changes = finer, [], []
-                last_velocity = last_miss = None
-                continue
-        excess = worst / rtol
-        stalled = stalled + 1 if excess > 0.7 * best else 0
-        best = min(best, excess)
-        if stalled > 8 or not math.isfinite(excess):
-            return None, nearest
-        if last_miss is not None and last_velocity is not None:
-            moves = [*moves, velocity - last_velocity][-_SECANTS:]
-            changes = [*changes, miss - last_miss][-_SECANTS:]
-        last_velocity, last_miss = velocity, miss
-        step = miss + _secant_step(moves, changes, miss)
-        velocity = velocity + torch.where(done.unsqueeze(-1), 0.0, step)
-    return None, nearest
-
-
-def _secant_step(moves: list[Tensor], changes: list[Tensor], miss: Tensor) -> Tensor:
-    """Return what the secants add to the plain step."""
-    if not moves:
-        return torch.zeros_like(miss)
-    f, v = torch.stack(changes, -1), torch.stack(moves, -1)
-    # Columns of unit length: old, long moves must not drown the new ones.
-    scale = f.norm(dim=-2, keepdim=True).clamp_min(torch.finfo(f.dtype).tiny)
-    f, v = f / scale, v / scale
-    gram = f.mT @ f
-    floor = (
-        100.0 * torch.finfo(f.dtype).eps * torch.eye(f.shape[-1], dtype=f.dtype, device=f.device)
-    )
-    weights = torch.linalg.solve(gram + floor, f.mT @ miss.unsqueeze(-1))
-    return -((v + f) @ weights).squeeze(-1)
+    return box, Rooted(u, torch.diag_embed(root(q.s, q.depth)), vh.mT)

@@ -21,7 +21,7 @@ from dln_geometry.geometry.arrays import Array, least, namespace
 from dln_geometry.geometry.kernel import log_kernel_of_log, log_kernel_of_pairs
 from dln_geometry.geometry.second_difference import log_second_difference
 
-__all__ = ["MOST_TERMS", "mixed_ratios", "outer_ratios", "ratios", "slice_of_ratios"]
+__all__ = ["MOST_TERMS", "mixed_ratios", "outer_ratios", "ratios", "slice_of_ratios", "triples"]
 
 MOST_TERMS = 16
 """Up to this integer depth differences are summed term by term: all terms are positive."""
@@ -44,7 +44,7 @@ def ratios(x: Array, depth: float, log_kernel: Array | None = None) -> Array:
         largest = xp.amax(x, axis=-1, keepdims=True)[..., None]
         lead = (2.0 - 4.0 / depth) * largest - 2.0 * math.log(depth) - log_kernel
         return xp.exp(lead)[..., None] * _sum(x - largest[..., 0], int(depth))
-    i, k, j, place = _triples(x.shape[-1], xp)
+    i, k, j, place = triples(x.shape[-1], xp is torch)
     y = 2.0 * x
     log_second = log_second_difference(y[..., i], y[..., k], y[..., j], depth)[..., place]
     return xp.exp(log_second + log_kernel[..., None, :, :] + log_kernel[..., :, None, :])
@@ -111,12 +111,12 @@ def _sum(x: Array, depth: int) -> Array:
 
 
 @cache
-def _triples(r: int, xp: Any) -> tuple[Any, Any, Any, Any]:
-    """Return indices ``i <= k <= j`` of all triples, and the place of every ordered one."""
+def triples(r: int, tensors: bool) -> tuple[Any, Any, Any, Any]:
+    """Return all ``i <= k <= j``, and the place of every triple; tensors or numpy arrays."""
     every = np.indices((r, r, r))
     i, k, j = np.sort(every.reshape(3, -1), axis=0)
     code = (i * r + k) * r + j
     _, first, place = np.unique(code, return_index=True, return_inverse=True)
     parts = [i[first], k[first], j[first], place.reshape(r, r, r)]
-    i, k, j, place = (torch.from_numpy(part) if xp is torch else part for part in parts)
+    i, k, j, place = (torch.from_numpy(part) if tensors else part for part in parts)
     return i, k, j, place

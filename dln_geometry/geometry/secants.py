@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["Secants"]
+__all__ = ["Secants", "secant_step"]
 
 
 class Secants:
@@ -54,14 +54,26 @@ class Secants:
             self._moves = [*self._moves, velocity - self._last[0]][-self._most :]
             self._changes = [*self._changes, miss - self._last[1]][-self._most :]
         self._last = velocity, miss
-        if not self._moves:
-            return miss
-        f, v = torch.stack(self._changes, -1), torch.stack(self._moves, -1)
-        # Columns of unit length: old, long moves must not drown the new ones.
-        scale = f.norm(dim=-2, keepdim=True).clamp_min(torch.finfo(f.dtype).tiny)
-        f, v = f / scale, v / scale
-        gram = f.mT @ f
-        eye = torch.eye(f.shape[-1], dtype=f.dtype, device=f.device)
-        floor = 100.0 * torch.finfo(f.dtype).eps * eye
-        weights = torch.linalg.solve(gram + floor, f.mT @ miss.unsqueeze(-1))
-        return miss - ((v + f) @ weights).squeeze(-1)
+        return miss + secant_step(self._moves, self._changes, miss)
+
+
+def secant_step(moves: list[Tensor], changes: list[Tensor], miss: Tensor) -> Tensor:
+    """Return what secants add to the plain step, sample by sample.
+
+    Parameters
+    ----------
+    moves, changes : list of Tensor, shape (..., k)
+        Of the velocity, and of what it misses.
+    miss : Tensor, shape (..., k)
+    """
+    if not moves:
+        return torch.zeros_like(miss)
+    f, v = torch.stack(changes, -1), torch.stack(moves, -1)
+    # Columns of unit length: old, long moves must not drown the new ones.
+    scale = f.norm(dim=-2, keepdim=True).clamp_min(torch.finfo(f.dtype).tiny)
+    f, v = f / scale, v / scale
+    gram = f.mT @ f
+    eye = torch.eye(f.shape[-1], dtype=f.dtype, device=f.device)
+    floor = 100.0 * torch.finfo(f.dtype).eps * eye
+    weights = torch.linalg.solve(gram + floor, f.mT @ miss.unsqueeze(-1))
+    return -((v + f) @ weights).squeeze(-1)

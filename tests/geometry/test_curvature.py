@@ -276,3 +276,39 @@ def test_bad_input():
         ricci_curvature(torch.eye(3), z)
     with pytest.raises(ValueError, match="y must be tangent"):
         riemann_curvature(point, z, torch.eye(3), z, z)
+
+
+def plane_at_many_digits(sa, sb, depth):
+    """Return ``K(e_aa, e_ab)`` of the closed form, at 90 digits, by plain divided differences."""
+
+    def divided(*nodes):
+        # Equal nodes are told apart in the 22nd digit.
+        nodes = [x * (1 + i * mpmath.mpf(10) ** -22) for i, x in enumerate(nodes)]
+        table = [x**depth for x in nodes]
+        for k in range(1, len(nodes)):
+            pairs = itertools.pairwise(table)
+            table = [(b - a) / (nodes[i + k] - nodes[i]) for i, (a, b) in enumerate(pairs)]
+        return table[0]
+
+    with mpmath.workdps(90):
+        depth = mpmath.mpf(depth)
+        la, lb = (mpmath.mpf(s) ** (2 / depth) for s in (sa, sb))
+        own, cross, cube = divided(la, la), divided(la, lb), divided(la, la, la)
+        second, third = divided(la, la, lb), divided(la, la, la, lb)
+        pa, pb = mpmath.mpf(sa) ** 2, mpmath.mpf(sb) ** 2
+        total = (pa + pb) * (third - cube * second / own) / (own * cross)
+        return float(total + cross * cube / own**2 - pb * second**2 / (own * cross**2))
+
+
+@pytest.mark.parametrize("depth", [2, 2.7, 3, 8])
+def test_how_many_digits_wide_spectra_leave(depth):
+    """A few eps (s_max/s_min)^2 are lost, as is said, in a plane of the smallest value."""
+    eye = torch.eye(3, dtype=torch.float64)
+    for ratio in (1e1, 1e3, 1e5):
+        s = torch.tensor([1.0, 0.5, 1.0 / ratio], dtype=torch.float64)
+        point = dln.EndToEnd(eye, s, eye, depth, False)
+        z, w = torch.zeros(2, 3, 3, dtype=torch.float64)
+        z[2, 2] = w[2, 0] = 1.0
+        found = sectional_curvature(point, z, w)
+        expected = plane_at_many_digits(1.0 / ratio, 1.0, depth)
+        assert_close(found, expected, scale=1.0, ops=100, condition=ratio**2)

@@ -8,7 +8,7 @@ import torch
 import dln_geometry as dln
 from dln_geometry.geometry.geodesics import GeodesicError, exponential
 from dln_geometry.geometry.logarithm import distance, logarithm
-from dln_geometry.testing import assert_close
+from dln_geometry.testing import assert_close, assert_order
 from tests.geometry.geodesic_routes import draw, gaussian, tangent
 
 # The default tolerance, eps^{3/4}, in units of eps.
@@ -125,9 +125,122 @@ def test_multiples_of_equal_singular_values_lie_straight_ahead(depth, dtype, gen
 
 def test_says_how_far_it_came(generator, monkeypatch):
     p, q = (draw((1, 3), (s,), 3, generator) for s in (0.7, 1.4))
-    monkeypatch.setattr("dln_geometry.geometry.logarithm._MOST_SHOTS", 2)
+    monkeypatch.setattr("dln_geometry.geometry.shooting._MOST_SHOTS", 2)
     with pytest.raises(GeodesicError, match="no geodesic was found from p to q: shooting reached"):
         logarithm(p, q)
+    with pytest.raises(GeodesicError, match=r"from p to q \(sample 1 of the batch\): shooting"):
+        logarithm(p, exponential(p, torch.stack((0.0 * p.matrix, q.matrix))))
+
+
+@pytest.mark.parametrize("times", [0.5, 1.0, 1.5, 2.0])
+@pytest.mark.parametrize("depth", [2, 2.7, 8, math.inf])
+def test_points_beyond_the_distance_to_rank_loss(depth, times, generator):
+    """Where a geodesic exists one is found, and it is no longer."""
+    found = 0
+    for _ in range(8):
+        point = draw((3, 3), (1.2, 0.7, 0.4), depth, generator)
+        reach = 1.0 if math.isinf(depth) else math.sqrt(depth) * 0.4 ** (1 / depth)
+        z = tangent(point, generator, times * reach)
+        try:
+            end = exponential(point, z)
+        except GeodesicError:
+            continue
+        found += 1
+        if found > 2:
+            break
+        w = logarithm(point, end)
+        there = exponential(point, w)
+        assert_close(there.matrix, end.matrix, ops=RTOL_OPS)
+        assert_close(there.s.log(), end.s.log(), ops=RTOL_OPS * 100)
+        assert float(dln.inner(point, w, w).sqrt()) < 1.02 * times * reach
+    assert found
+
+
+@pytest.mark.parametrize(
+    ("shape", "spectrum"), [((1, 4), (0.6,)), ((5, 1), (0.6,)), ((4, 6), (1.0, 0.5))]
+)
+@pytest.mark.parametrize("depth", [8, 17])
+def test_frames_that_turn_by_more_than_a_right_angle(shape, spectrum, depth, generator):
+    """Deep metrics turn vectors cheaply; where the sine comes back is not where they arrive."""
+    point = draw(shape, spectrum, depth, generator)
+    for _ in range(3):
+        z = tangent(point, generator, 0.6 * math.sqrt(depth) * spectrum[-1] ** (1 / depth))
+        end = exponential(point, z)
+        assert_close(exponential(point, logarithm(point, end)).matrix, end.matrix, ops=RTOL_OPS)
+
+
+@pytest.mark.parametrize("depth", [3, 8])
+def test_geodesics_that_pass_through_zero_are_no_logarithms(depth, generator):
+    """Turned by a half turn, the straight way leads through zero; the way around is found."""
+    s = torch.tensor([1.0, 0.5], dtype=torch.float64)
+    eye = torch.eye(2, dtype=torch.float64)
+    angle = 3.0
+    turn = torch.tensor(
+        [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]],
+        dtype=torch.float64,
+    )
+    p, q = dln.EndToEnd(eye, s, eye, depth, False), dln.EndToEnd(turn, s, eye, depth, False)
+    path = dln.geodesic(p, logarithm(p, q), torch.linspace(0.0, 1.0, 21))
+    assert_close(path.matrix[-1], q.matrix, ops=RTOL_OPS)
+    assert bool((path.s > 0).all())
+    assert bool((torch.linalg.det(path.matrix) > 0).all())
+
+
+def test_a_batch_is_its_samples(generator, monkeypatch):
+    """Near and far ones together, each on its own way."""
+    point = draw((3, 3), (1.2, 0.7, 0.4), 3, generator, batch=(2, 1))
+    z = tangent(point, generator)
+    z = z / dln.inner(point, z, z).sqrt()[..., None, None]
+    z = z * torch.tensor([0.01, 0.5, 1.2], dtype=torch.float64)[:, None, None]
+    end = exponential(point, z)
+    assert_close(logarithm(point, end), z, ops=RTOL_OPS, scale=1.0)
+    assert_close(distance(point, end), [[0.01, 0.5, 1.2]] * 2, ops=RTOL_OPS)
+    # Derivatives a few samples at a time.
+    monkeypatch.setattr("dln_geometry.geometry.shooting._MOST_ENTRIES", 200)
+    assert_close(distance(point, end), [[0.01, 0.5, 1.2]] * 2, ops=RTOL_OPS)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spectrum"),
+    [((3, 3), (1.2, 0.7, 0.4)), ((3, 3), (0.8, 0.8, 0.8)), ((4, 2), (0.9, 0.5))],
+)
+@pytest.mark.parametrize("depth", [1, 2.7, 3, math.inf])
+def test_the_derivative_of_the_distance(shape, spectrum, depth, generator):
+    """Of both ends at once, against differences along tangent vectors."""
+    if shape != (3, 3) and math.isinf(depth):
+        # Range and corange do not move: square instead.
+        shape = (2, 2)
+    p = draw(shape, spectrum, depth, generator)
+    q = exponential(p, tangent(p, generator, 0.6))
+    moves = [tangent(x, generator, 0.5) for x in (p, q)]
+    x, y = (point.matrix.clone().requires_grad_() for point in (p, q))
+    value = distance(dln.EndToEnd.of(x, depth), dln.EndToEnd.of(y, depth))
+    assert_close(value, distance(p, q), ops=RTOL_OPS)
+    slopes = torch.autograd.grad(value, (x, y))
+    found = sum((slope * move).sum() for slope, move in zip(slopes, moves, strict=True))
+    steps, errors = [0.2, 0.1, 0.05, 0.025], []
+    for h in steps:
+        ahead, behind = (
+            distance(
+                dln.EndToEnd.of(p.matrix + t * moves[0], depth),
+                dln.EndToEnd.of(q.matrix + t * moves[1], depth),
+            )
+            for t in (h, -h)
+        )
+        errors.append(float(((ahead - behind) / (2 * h) - found).abs()))
+    assert_order(steps, errors, 2, tol=0.15)
+
+
+def test_the_derivative_in_batches_and_at_the_point_itself(generator):
+    p = draw((3, 3), (1.2, 0.7, 0.4), 3, generator)
+    ends = exponential(p, torch.stack((0.0 * p.matrix, tangent(p, generator, 0.4))))
+    x = p.matrix.clone().requires_grad_()
+    lengths = distance(dln.EndToEnd.of(x, 3), ends)
+    (slope,) = torch.autograd.grad(lengths[0], x, retain_graph=True)
+    assert_close(slope, torch.zeros(3, 3), scale=1.0)
+    (slope,) = torch.autograd.grad(lengths.sum(), x)
+    lowered = dln.metric(p, logarithm(p, dln.EndToEnd(ends.u[1], ends.s[1], ends.vh[1], 3, False)))
+    assert_close(slope, -lowered / 0.4, ops=RTOL_OPS)
 
 
 def test_what_has_no_logarithm(generator):
