@@ -16,6 +16,9 @@ from dln_geometry.geometry.variation import Blocks, apply
 
 __all__ = ["Chart"]
 
+# In the place of the infinite tangent of a right angle.
+_LARGE = 1e8
+
 
 @dataclass(frozen=True)
 class Chart:
@@ -46,28 +49,32 @@ class Chart:
         p = self.point
         return Chart.at(EndToEnd(p.u[samples], p.s[samples], p.vh[samples], p.depth, p.normalized))
 
-    def of(self, q: Rooted) -> Blocks:
-        """Return the tangent vector that stands for a point."""
-        return self.between(Rooted.of(self.point), q)
+    def guess(self, q: Rooted) -> Blocks:
+        """Return the velocity at the point that would reach q if frames turned evenly."""
+        return self.between(Rooted.of(self.point), q, even=True)
 
-    def between(self, a: Rooted, q: Rooted) -> Blocks:
+    def between(self, a: Rooted, q: Rooted, *, even: bool = False) -> Blocks:
         """Return the tangent vector that stands for the difference of two points.
 
         Zero if and only if they are the same, for points that are not far apart: the frames of q
-        are turned to those of a, whose gauge is that of the chart or comes from there.
+        are turned to those of a, whose gauge is that of the chart or comes from there. Turns are
+        measured by twice the tangent of half their angles, which grows up to two right angles, or
+        (`even`) by the angles.
         """
+        measure = _angles if even else _unchanged
         p = self.point
         q = _turned(a, q, math.isinf(p.depth))
         # (s_i - s_j)/(s_i^{1/N} - s_j^{1/N}) is the depth kernel of the square roots.
         change = torch.exp(log_kernel_of_log(0.5 * p.s.log(), p.depth, False)) * (q.k - a.k)
         rows, columns = p.s.unsqueeze(-1), p.s.unsqueeze(-2)
-        core = _turn(a.u.mT @ q.u) * columns + change + rows * _turn(q.v.mT @ a.v)
+        core = measure(_turn(a.u.mT @ q.u)) * columns + change
+        core = core + rows * measure(_turn(q.v.mT @ a.v))
         outer_left = outer_right = None
         frozen = math.isinf(p.depth)
         if p.shape[0] > p.rank and not frozen:
-            outer_left = _departure(p.u, a.u, q.u) * columns
+            outer_left = measure(_departure(p.u, a.u, q.u)) * columns
         if p.shape[1] > p.rank and not frozen:
-            outer_right = rows * _departure(p.vh.mT, a.v, q.v).mT
+            outer_right = rows * measure(_departure(p.vh.mT, a.v, q.v)).mT
         return Blocks(core, outer_left, outer_right)
 
     def towards(self, q: Rooted, part: float) -> Rooted:
@@ -136,6 +143,16 @@ def _turn(x: Tensor) -> Tensor:
     one = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
     half = torch.linalg.solve_ex(x + one, x - one).result
     return half - half.mT
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
+
+
+def _angles(x: Tensor) -> Tensor:
+    """Return turns by their angles, from what is twice the tangents of half of these."""
+    u, s, vh = torch.linalg.svd(x.nan_to_num(0.0, _LARGE, -_LARGE), full_matrices=False)
+    return (u * (2.0 * torch.atan(0.5 * s)).unsqueeze(-2)) @ vh
 
 
 def _isometry(x: Tensor) -> Tensor:

@@ -29,8 +29,8 @@ def cometric_of_matrix(
 
     The first derivative is right at equal and at nearly equal singular values. Second derivatives
     go through the singular value decomposition: right at distinct values, NaN at equal ones.
-    Where X loses rank, the derivative is the one along the matrices of the same rank; it is the
-    full one for N < 2, while across ranks ``A`` has a kink at N = 2 and infinite slope above.
+    Where X loses rank, the derivative is the one along the matrices of the same rank; across ranks
+    ``A`` has none: its slopes are infinite, with ``s^{2-2/N}`` or ``s^{2/N}``, or kinks at N = 2.
 
     Parameters
     ----------

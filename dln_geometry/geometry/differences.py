@@ -70,24 +70,30 @@ class Differences:
     @cached_property
     def mixed_slopes(self) -> Tensor:
         """``s_k p[l_i, l_k, 0] / p[l_i, l_k]``, shape (..., r, r) in (k, i)."""
-        return self._mixed * self.s.unsqueeze(-1)
+        return self._mixed * self._shares.mT
 
     @cached_property
     def outer_slopes(self) -> Tensor:
-        """``s_k p[0, l_k, l_j] / p[0, l_k]``, shape (..., r, r) in (k, j)."""
-        return self._outer * self.s.unsqueeze(-1)
+        """``s_k p[0, l_k, l_j] / p[0, l_k]``, shape (..., r, r) in (k, j); 0 where l_k = 0."""
+        x = self._positive
+        weight = x.unsqueeze(-1) + log_kernel_of_log(x, self.depth, True)
+        table = self._scale * outer_ratios(x, self.depth, weight)
+        return self._against_zeros(table) if self._holed else table
 
     @cached_property
     def turning(self) -> Tensor:
         """``s_k p[l_k, 0, 0] / p[l_k, 0]``, shape (..., r): ``1/s_k`` times the kernel."""
-        return self.s * self._lone
+        if math.isinf(self.depth):
+            return torch.zeros_like(self.s)
+        value = self.unit * self.s ** (1.0 - 2.0 / self.depth)
+        return torch.where(self._zero, 0.0, value) if self._holed else value
 
     def push(self, y: Tensor, g: Tensor) -> Tensor:
         """Return ``sum_k p[l_i, l_k, l_j] b_ik g_kj``, ``b_ik = (y_ik s_k + s_i y_ki) / a_ik``.
 
         Shape (..., r, r) in (i, j).
         """
-        turn = y * self.s.unsqueeze(-2)
+        turn = y * (self.s.unsqueeze(-2) if self._summed else self._shares)
         turn = turn + turn.mT
         if self._summed:
             turn = turn * self._inverse_kernel
@@ -108,13 +114,14 @@ class Differences:
         """
         if self._summed:
             total = self.unit**2 * self._inverse_kernel * self._sum_over_columns(g, h)
-        elif not self._sliced:
+            return (total + total.mT) * self.s.unsqueeze(-2)
+        if not self._sliced:
             pairs = g.unsqueeze(-2) * h.unsqueeze(-3)
             total = (self._ratios * pairs).sum(-1)
         else:
             rows = [(self._ratios_of(i) * (g[..., i, None, :] * h)).sum(-1) for i in self._indices]
             total = torch.stack(rows, -2)
-        return (total + total.mT) * self.s.unsqueeze(-2)
+        return (total + total.mT) * self._shares
 
     def _sum_over_columns(self, g: Tensor, h: Tensor) -> Tensor:
         """Return ``sum_j c_ikj g_ij h_kj``, c the polynomial of degree N - 2, term by term."""
@@ -179,49 +186,50 @@ class Differences:
         return torch.where(self._zero, 0.0, self.x) if self._holed else self.x
 
     @cached_property
-    def _lone(self) -> Tensor:
-        """``p[l_k, 0, 0] / p[l_k, 0]``, shape (..., r); 0 for zeros."""
-        if math.isinf(self.depth):
-            return torch.zeros_like(self.s)
-        value = self.unit * self.s ** (-2.0 / self.depth)
-        return torch.where(self._zero, 0.0, value) if self._holed else value
+    def _shares(self) -> Tensor:
+        """``s_k / max(s_i, s_k)``, shape (..., r, r); 0 for two zeros."""
+        rows, columns = self.s.unsqueeze(-1), self.s.unsqueeze(-2)
+        larger = torch.maximum(rows, columns)
+        return columns / (torch.where(larger > 0, larger, 1.0) if self._holed else larger)
+
+    @cached_property
+    def _log_larger(self) -> Tensor:
+        """Logarithms of the larger one of two values, shape (..., r, r)."""
+        x = self._positive
+        return torch.maximum(x.unsqueeze(-1), x.unsqueeze(-2))
 
     @cached_property
     def _mixed(self) -> Tensor:
-        """``p[l_i, l_k, 0] / p[l_i, l_k]``, symmetric, shape (..., r, r)."""
-        table = self._scale * mixed_ratios(self._positive, self.depth)
+        """``max(s_i, s_k) p[l_i, l_k, 0] / p[l_i, l_k]``, symmetric, shape (..., r, r)."""
+        table = self._scale * mixed_ratios(self._positive, self.depth, self._log_larger)
         if not self._holed:
             return table
         table = self._against_zeros(table)
         return torch.where(self._zero.unsqueeze(-1), table.mT, table)
 
-    @cached_property
-    def _outer(self) -> Tensor:
-        """``p[0, l_k, l_j] / p[0, l_k]``, shape (..., r, r) in (k, j); 0 where l_k = 0."""
-        table = self._scale * outer_ratios(self._positive, self.depth)
-        return self._against_zeros(table) if self._holed else table
-
     def _against_zeros(self, table: Tensor) -> Tensor:
         """Put in what a row of a positive value has in the column of a zero; no row of a zero."""
-        table = torch.where(self._zero.unsqueeze(-2), self._lone.unsqueeze(-1), table)
+        table = torch.where(self._zero.unsqueeze(-2), self.turning.unsqueeze(-1), table)
         return torch.where(self._zero.unsqueeze(-1), 0.0, table)
 
     @cached_property
     def _ratios(self) -> Tensor:
-        """``p[l_i, l_k, l_j] / p[l_i, l_k]``, shape (..., r, r, r); 0 where l_i = l_k = 0."""
-        table = self._scale * ratios(self._positive, self.depth)
+        """``max(s_i, s_k) p[l_i, l_k, l_j] / p[l_i, l_k]``, (..., r, r, r); 0 if l_i = l_k = 0."""
+        x, weight = self._positive, self._log_larger
+        table = self._scale * ratios(x, self.depth, log_weight=weight)
         return self._filled(table, slice(None)) if self._holed else table
 
     def _ratios_of(self, i: int) -> Tensor:
-        table = self._scale * slice_of_ratios(self._positive, i, self.depth)
+        weight = self._log_larger[..., i, :]
+        table = self._scale * slice_of_ratios(self._positive, i, self.depth, weight)
         return self._filled(table, i) if self._holed else table
 
     def _filled(self, table: Tensor, at: int | slice) -> Tensor:
         """Put in what triples with zeros have, for one or for all first indices i."""
-        zero, outer = self._zero, self._outer
+        zero, outer = self._zero, self.outer_slopes
         own, last = zero.unsqueeze(-1), zero.unsqueeze(-2)
         if isinstance(at, slice):
             own, last, outer = (part.unsqueeze(-3) for part in (own, last, outer))
         table = torch.where(last, self._mixed[..., at, :, None], table)
-        table = torch.where(own, self._outer[..., at, None, :], table)
+        table = torch.where(own, self.outer_slopes[..., at, None, :], table)
         return torch.where(zero[..., at, None, None], outer, table)

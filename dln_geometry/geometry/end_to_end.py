@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.doors import as_depth, as_matrix, as_normalized, as_rank
+from dln_geometry.geometry.truncation import truncated
 
 __all__ = ["EndToEnd", "check_alike"]
 
@@ -40,6 +41,8 @@ class EndToEnd:
     # do not exist at equal singular values, those of the cometric do. No argument: a point made
     # from parts of another one must not inherit it.
     _source: Tensor | None = field(default=None, init=False, repr=False, compare=False)
+    # Below full rank, what of it was kept, with derivatives that exist there, too.
+    _kept: Tensor | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         depth = as_depth(self.depth)
@@ -93,8 +96,10 @@ class EndToEnd:
         r = min(x.shape[-2:]) if rank is None else as_rank(rank, min(x.shape[-2:]), "min(m, n)")
         u, s, vh = torch.linalg.svd(x, full_matrices=False)
         point = cls(u[..., :, :r], s[..., :r], vh[..., :r, :], depth, normalized)
-        if x.requires_grad and r == min(x.shape[-2:]):
-            object.__setattr__(point, "_source", x)
+        if x.requires_grad:
+            whole = r == min(x.shape[-2:])
+            name = "_source" if whole else "_kept"
+            object.__setattr__(point, name, x if whole else truncated(x, (u, s, vh), r))
         return point
 
     @property

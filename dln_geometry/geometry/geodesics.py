@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -142,7 +143,7 @@ def as_tolerance(rtol: float | None, dtype: torch.dtype) -> float:
     eps = torch.finfo(dtype).eps
     if rtol is None:
         return eps**0.75
-    if isinstance(rtol, bool) or not isinstance(rtol, int | float):
+    if isinstance(rtol, bool) or not isinstance(rtol, Real):
         raise TypeError(f"rtol must be a number, got {rtol!r}")
     if not eps <= rtol < 1.0:
         raise ValueError(f"rtol must lie between eps = {eps:.1e} and 1, got {rtol!r}")
@@ -208,6 +209,8 @@ def _aligned(box: Box) -> Callable[[float], EndToEnd] | None:
 
 def _sorted(p: EndToEnd, s: Tensor) -> EndToEnd:
     """Return the point with other singular values in the frames of p, in descending order."""
+    if not bool(torch.isfinite(s).all()):
+        raise GeodesicError("the geodesic must stay within the range of numbers, and leaves it")
     s, order = s.sort(-1, descending=True)
     u = p.u.take_along_dim(order.unsqueeze(-2), -1)
     vh = p.vh.take_along_dim(order.unsqueeze(-1), -2)

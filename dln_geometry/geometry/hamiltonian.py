@@ -52,8 +52,9 @@ class Lost:
         time, where = float(np.nanmin(np.abs(self.times))), ""
         if self.times.ndim:
             indices = [tuple(int(i) for i in index) for index in np.argwhere(self.which)]
+            noun = "sample" if len(indices) == 1 else "samples"
             named = ", ".join(str(i[0] if len(i) == 1 else i) for i in indices[:8])
-            where = f" (samples {named}{', ...' if len(indices) > 8 else ''} of the batch)"
+            where = f" ({noun} {named}{', ...' if len(indices) > 8 else ''} of the batch)"
         if self.barred[self.which].all():
             raise GeodesicError(
                 f"the geodesic must keep its rank, but a singular value reaches zero at "
@@ -61,8 +62,9 @@ class Lost:
                 "is at finite distance)"
             )
         raise GeodesicError(
-            f"the geodesic must keep its rank up to t = {end:g}, but beyond t = {time:.6g} it "
-            f"cannot be followed{where}: singular values pass zero too closely"
+            f"the geodesic must be one that can be followed up to t = {end:g}, but beyond "
+            f"t = {time:.6g} no step succeeds{where}: singular values pass zero too closely, or "
+            "leave the range of numbers"
         )
 
 
@@ -96,13 +98,13 @@ def follow(
     batch, scale = box.point.s.shape[:-1], box.point.s[..., :1].double()
     points = []
     for state in journey.states:
-        u, v, k, *_ = flow.parts(state[0].reshape(*batch, -1))
+        u, v, k, *_ = flow.parts(state[0].reshape(*batch, state.shape[-1]))
         if math.isinf(flow.depth):
             k = k + torch.diag_embed(scale.log().expand(*batch, k.shape[-1]))
         else:
             k = k * scale.unsqueeze(-1) ** (1.0 / flow.depth)
         points.append(Rooted(_orthonormal(u), k, _orthonormal(v)))
-    carried = flow.parts(journey.states[-1][0].reshape(*batch, -1))[4:]
+    carried = flow.parts(journey.states[-1][0].reshape(*batch, state.shape[-1]))[4:]
     vectors = [(w * scale.unsqueeze(-1)).to(box.point.s.dtype) for w in carried]
     lost = Lost(journey.lost.reshape(batch), journey.barred.reshape(batch))
     return points, vectors, lost

@@ -8,7 +8,6 @@ Networks of rank r stay in a small box, whatever their widths.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -175,10 +174,12 @@ def _in_frames(
     left = stacked([a.mT @ after for a, after in zip(v, q[1:], strict=True)], frames.shape[-2])
     found = tangent_blocks(frames, lam, right, left)
     pairs = zip(v, whole.vector(frames, found), strict=True)
-    outside = torch.stack([(a - b).square().sum((-2, -1)) for a, b in pairs]).sum(0)
-    size = torch.stack([a.square().sum((-2, -1)) for a in v]).sum(0)
-    bound = math.sqrt(torch.finfo(lam.dtype).eps)
-    if not bool((outside <= bound**2 * size).all()):
+    outside = sum(((a - b).square().sum((-2, -1)) for a, b in pairs), torch.zeros(()).to(lam))
+    size = sum((a.square().sum((-2, -1)) for a in v), torch.zeros(()).to(lam))
+    # Of what is left of long vectors that cancel, roundings are no part.
+    eps = torch.finfo(lam.dtype).eps
+    bound = eps * size + (1000.0 * eps) ** 2 * lam.square().sum(-1)
+    if not bool((outside <= bound).all()):
         worst = float((outside / size.clamp_min(torch.finfo(lam.dtype).tiny)).max().sqrt())
         raise ValueError(
             f"{name} must be tangent to the balanced networks of rank {lam.shape[-1]} at the "

@@ -84,7 +84,7 @@ def balanced_logarithm(
     >>> balanced_logarithm(([[2.0]], [[2.0]]), ([[5.0]], [[5.0]]))
     (tensor([[3.]]), tensor([[3.]]))
     """
-    return logarithm_of(split(factors), split(other), rtol=rtol)
+    return logarithm_of(split(factors), split(other, "other"), rtol=rtol)
 
 
 def logarithm_of(
@@ -111,7 +111,7 @@ def balanced_distance(
     tensor(18.0000)
     """
     with torch.no_grad():
-        _, aim = _prepare(split(factors), split(other))
+        _, aim = _prepare(split(factors), split(other, "other"))
         return torch.linalg.vector_norm(_shoot(aim, as_tolerance(rtol, aim.lam.dtype)), dim=-1)
 
 

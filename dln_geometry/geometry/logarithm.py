@@ -33,7 +33,8 @@ def logarithm(
     r"""Return the velocity at `p` of a geodesic that is at `q` at time 1.
 
     It is the short one for points that are not far apart; for distant points it is a geodesic,
-    found by moving `q` away from `p`, and another may be shorter.
+    and another may be shorter. At depth 1 it is ``q - p``, whatever the rank. Not differentiable
+    by autograd; `distance` is.
 
     Parameters
     ----------
@@ -120,7 +121,8 @@ def distance(
 def _source(p: EndToEnd | Collapsed, batch: torch.Size) -> Tensor:
     """Return the matrix that derivatives are asked of, at a point whose parts they are not."""
     point = as_point(p)
-    x = point.matrix if point._source is None else point._source
+    x = point._kept if point._source is None else point._source
+    x = point.matrix if x is None else x
     return x.expand(*batch, *x.shape[-2:])
 
 
@@ -189,11 +191,11 @@ def _common_box(p: EndToEnd, q: EndToEnd) -> tuple[Box, Rooted]:
     # singular values would lose digits.
     move = (q.u - p.u @ (p.u.mT @ q.u)) @ p.vh + p.u @ (q.vh - (q.vh @ p.vh.mT) @ p.vh)
     if math.isinf(p.depth):
-        outside = torch.linalg.matrix_norm(move).max()
-        if float(outside) > math.sqrt(known):
+        outside = torch.linalg.matrix_norm(move)
+        if bool((outside > math.sqrt(known)).any()):
             raise ValueError(
                 "p and q must have one row and one column space at infinite depth, got spaces "
-                f"that differ by {float(outside):.1e}"
+                f"that differ by {float(outside.max()):.1e}"
             )
     box = Box.around(p, move)
     u = q.u if box.left is None else box.left.mT @ q.u

@@ -27,7 +27,9 @@ MOST_TERMS = 16
 """Up to this integer depth differences are summed term by term: all terms are positive."""
 
 
-def ratios(x: Array, depth: float, log_kernel: Array | None = None) -> Array:
+def ratios(
+    x: Array, depth: float, log_kernel: Array | None = None, log_weight: Array | None = None
+) -> Array:
     """Return ``p[l_i, l_k, l_j] / p[l_i, l_k]``, shape (..., r, r, r), from ``x = log s``.
 
     Parameters
@@ -36,6 +38,8 @@ def ratios(x: Array, depth: float, log_kernel: Array | None = None) -> Array:
     depth : float
     log_kernel : Tensor or ndarray, shape (..., r, r), optional
         Logarithms of the kernel divided by N, if at hand.
+    log_weight : Tensor or ndarray, shape (..., r, r) in (i, k), optional
+        Logarithms of factors.
     """
     xp = namespace(x)
     if log_kernel is None:
@@ -43,28 +47,37 @@ def ratios(x: Array, depth: float, log_kernel: Array | None = None) -> Array:
     if depth.is_integer() and 2 <= depth <= MOST_TERMS:
         largest = xp.amax(x, axis=-1, keepdims=True)[..., None]
         lead = (2.0 - 4.0 / depth) * largest - 2.0 * math.log(depth) - log_kernel
+        lead = lead if log_weight is None else lead + log_weight
         return xp.exp(lead)[..., None] * _sum(x - largest[..., 0], int(depth))
     i, k, j, place = triples(x.shape[-1], xp is torch)
     y = 2.0 * x
     log_second = log_second_difference(y[..., i], y[..., k], y[..., j], depth)[..., place]
-    return xp.exp(log_second + log_kernel[..., None, :, :] + log_kernel[..., :, None, :])
+    log_second = log_second + log_kernel[..., None, :, :] + log_kernel[..., :, None, :]
+    if log_weight is not None:
+        log_second = log_second + log_weight[..., :, :, None]
+    return xp.exp(log_second)
 
 
-def slice_of_ratios(x: Array, i: int, depth: float) -> Array:
-    """Return the slice i of `ratios`, shape (..., r, r)."""
+def slice_of_ratios(x: Array, i: int, depth: float, log_weight: Array | None = None) -> Array:
+    """Return the slice i of `ratios`, shape (..., r, r); of `log_weight` the row i, (..., r)."""
     y, xi = 2.0 * x, x[..., i, None]
     log_second = log_second_difference(2.0 * xi[..., None], y[..., :, None], y[..., None, :], depth)
     rows = log_kernel_of_log(x, depth, True)
     row = log_kernel_of_pairs(xi, x, depth, True)
-    return namespace(x).exp(log_second + rows + row[..., None, :])
+    log_second = log_second + rows + row[..., None, :]
+    if log_weight is not None:
+        log_second = log_second + log_weight[..., :, None]
+    return namespace(x).exp(log_second)
 
 
-def mixed_ratios(x: Array, depth: float) -> Array:
-    """Return ``p[l_i, l_k, 0] / p[l_i, l_k]``, symmetric, shape (..., r, r)."""
+def mixed_ratios(x: Array, depth: float, log_weight: Array | None = None) -> Array:
+    """Return ``p[l_i, l_k, 0] / p[l_i, l_k]``, symmetric, shape (..., r, r), times a factor."""
     xp, inverse = namespace(x), 1.0 / depth
     rows, columns = x[..., :, None], x[..., None, :]
     larger = xp.maximum(rows, columns)
-    return inverse * _slope(rows - columns, depth) * xp.exp(-2.0 * inverse * larger)
+    slope = inverse * _slope(rows - columns, depth)
+    shift = -2.0 * inverse * larger
+    return slope * xp.exp(shift if log_weight is None else shift + log_weight)
 
 
 def outer_ratios(x: Array, depth: float, log_weight: Array | None = None) -> Array:

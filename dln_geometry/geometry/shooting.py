@@ -46,7 +46,7 @@ def shoot(chart: Chart, goal: Rooted, rtol: float) -> Tensor:
     """Find the coordinates of the velocity that reaches the goal, shape (..., k)."""
     batch = chart.point.s.shape[:-1]
     chart, goal = chart.flattened(), _flattened(goal)
-    guess = chart.coordinates(chart.of(goal))
+    guess = chart.coordinates(chart.guess(goal))
     found, done, missed = _correct(chart, goal, guess, rtol)
     done &= ~_crosses(chart, goal, found, rtol)
     for i in torch.nonzero(~done).flatten().tolist():
@@ -56,7 +56,7 @@ def shoot(chart: Chart, goal: Rooted, rtol: float) -> Tensor:
             where = f" (sample {index[0] if len(index) == 1 else index} of the batch)"
         one = torch.tensor([i], device=guess.device)
         found[i] = _approach(chart.of_samples(one), _some(goal, one), rtol, float(missed[i]), where)
-    return found.reshape(*batch, -1)
+    return found.reshape(*batch, found.shape[-1])
 
 
 def _flattened(q: Rooted) -> Rooted:
@@ -78,7 +78,7 @@ def _approach(chart: Chart, goal: Rooted, rtol: float, missed: float, where: str
         if reached:
             guess = velocity + (velocity - before[0]) * ((part - reached) / (reached - before[1]))
         else:
-            guess = chart.coordinates(chart.of(way))
+            guess = chart.coordinates(chart.guess(way))
         # On the way it is enough to be near.
         near = rtol if part == 1.0 else max(rtol, 1e-4)
         found, done, error = _correct(chart, way, guess, near)
@@ -88,13 +88,19 @@ def _approach(chart: Chart, goal: Rooted, rtol: float, missed: float, where: str
             if stage < _SHORTEST_STAGE:
                 raise GeodesicError(
                     f"no geodesic was found from p to q{where}: shooting reached {reached:.0%} of "
-                    f"the way and missed the next goal by {missed:.1e} of its distance (the "
-                    "logarithm is local, and the metric is not complete)"
+                    f"the way and {_how_far(missed)} (the logarithm is local, and the metric is "
+                    "not complete)"
                 )
             continue
         before, velocity, reached = (velocity, reached), found, part
         stage *= 1.5
     return velocity[0]
+
+
+def _how_far(missed: float) -> str:
+    if math.isinf(missed):
+        return "no geodesic came to the next goal"
+    return f"missed the next goal by {missed:.1e} of its distance"
 
 
 def _arrival(chart: Chart, velocity: Tensor, rtol: float) -> tuple[Rooted, Tensor]:

@@ -28,21 +28,25 @@ __all__ = [
 ]
 
 
-def split(factors: Sequence[Any]) -> tuple[tuple[Tensor, ...], list[Tensor], Tensor]:
+def split(
+    factors: Sequence[Any], name: str = "factors"
+) -> tuple[tuple[Tensor, ...], list[Tensor], Tensor]:
     """Return the layers, the frames ``(Q_0, ..., Q_N)`` and ``lam`` of balanced factors."""
-    layers = as_factors(factors)
+    layers = as_factors(factors, name)
     size = moment_size(layers)
+    if size.numel() == 0:
+        raise ValueError(f"{name} must not be an empty batch")
     if bool((size > math.sqrt(torch.finfo(size.dtype).eps)).any()):
         raise ValueError(
-            f"factors must be balanced, got moments of relative size {float(size.max()):.1e}"
+            f"{name} must be balanced, got moments of relative size {float(size.max()):.1e}"
         )
     frames, lam = balanced_frames(layers)
     ranks = (lam > 0).sum(-1)
     if int(ranks.max()) == 0:
-        raise ValueError("factors must not all vanish, got a zero network")
+        raise ValueError(f"{name} must not all vanish, got a zero network")
     if int(ranks.min()) != lam.shape[-1]:
         raise ValueError(
-            "factors must have one rank throughout the batch, got ranks "
+            f"{name} must have one rank throughout the batch, got ranks "
             f"{int(ranks.min())} to {lam.shape[-1]}"
         )
     return layers, frames, lam

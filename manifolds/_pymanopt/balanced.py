@@ -185,16 +185,20 @@ class BalancedManifold(Manifold):
         """
         # Optimizers that ask for distances ask for the logarithms, too.
         start = self._list(point_a)
-        exact, refs, z = getattr(point_b, "_last_log", None) or (None, (), None)
-        if exact == self._exact_log and all(ref() is w for ref, w in zip(refs, start, strict=True)):
-            return z
+        # Only arrays of this manifold's own points are known not to change.
+        kept = isinstance(point_a, FactorPoint) and isinstance(point_b, FactorPoint)
+        if kept and point_b._last_log is not None:
+            exact, refs, z = point_b._last_log
+            same = all(ref() is w for ref, w in zip(refs, start, strict=True))
+            if same and exact == self._exact_log:
+                return z * 1.0
         if self._exact_log:
             z = self._close(logarithm_of(self._framed(point_a), self._framed(point_b)))
         else:
             z = self.projection(point_a, self._chord(point_a, point_b))
-        if isinstance(point_b, FactorPoint):
+        if kept:
             point_b._last_log = self._exact_log, tuple(weakref.ref(w) for w in start), z
-        return z
+        return z * 1.0
 
     def dist(self, point_a: Any, point_b: Any) -> float:
         """Return the length of the geodesic of `log`; errors as there.

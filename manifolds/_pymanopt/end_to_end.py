@@ -217,8 +217,8 @@ class EndToEndManifold(FixedRankMatrices):
         # Optimizers that ask for distances ask for the logarithms, too.
         if b.last_log is not None:
             ref, exact, z = b.last_log
-            if ref() is a.point.s and exact == self._exact_log:
-                return z
+            if ref() is a and exact == self._exact_log:
+                return z * 1.0
         paths.check_connected(a, b)
         if self._exact_log:
             z = paths.chord_of(a, b)
@@ -228,8 +228,9 @@ class EndToEndManifold(FixedRankMatrices):
                 z = paths.logarithm_of(a, b)
         else:
             z = paths.chart_of(a, b)
-        b.last_log = (weakref.ref(a.point.s), self._exact_log, z)
-        return z
+        # What is kept is no array that the caller may change.
+        b.last_log = (weakref.ref(a), self._exact_log, z)
+        return z * 1.0
 
     def dist(self, point_a: Any, point_b: Any) -> float:
         """Return the length of the geodesic of `log`; errors as there."""

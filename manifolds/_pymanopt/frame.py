@@ -41,9 +41,8 @@ class Frame:
                 f"{float(point.s.min())}: the metric is infinite where the rank drops"
             )
         self._x = np.log(point.s)
-        # The singular values (an array, by its identity) of the point from which the last logarithm
-        # to this one was taken, whether it was an exact one, and that logarithm.
-        self.last_log: tuple[weakref.ref[np.ndarray], bool, FixedRankTangent] | None = None
+        # Where the last logarithm to this point was taken, whether it was an exact one, and it.
+        self.last_log: tuple[weakref.ref[Frame], bool, FixedRankTangent] | None = None
 
     @cached_property
     def _logs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -189,6 +189,21 @@ def test_tiny_and_huge_values_keep_their_digits(depth, generator):
         assert_close(gradient(c) / c ** (1.0 - 2.0 / depth), gradient(1.0), ops=1000)
 
 
+@pytest.mark.parametrize("depth", [1.1, 1.2, 1.5, 2.0, 8.0, 17.0, math.inf])
+@pytest.mark.parametrize("size", [1e-30, 1e-12, 1e15])
+def test_float32_of_any_size(depth, size, generator):
+    x, (g, h) = matrix((3, 3), (1.9, 0.8, 0.8), generator), gaussian((2, 3, 3), generator)
+
+    def gradient(x):
+        x = x.clone().requires_grad_()
+        a, b = g.to(x.dtype), h.to(x.dtype)
+        value = cometric_of_matrix(x, a, depth, is_normalized(depth))
+        return torch.autograd.grad(value, x, b)[0]
+
+    found = gradient((size * x).float()).double() / size ** (1.0 - 2.0 / depth)
+    assert_close(found.float(), gradient(x).float(), ops=3000)
+
+
 def test_batches_broadcast_both_ways(generator):
     x = matrix((4, 3), (1.2, 1.2, 0.5), generator, batch=(2, 1)).requires_grad_()
     g = gaussian((3, 4, 3), generator).requires_grad_()

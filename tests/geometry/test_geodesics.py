@@ -371,7 +371,7 @@ def test_the_samples_that_fail_are_named(generator):
         exponential(point, z)
     straight = (point.u * torch.tensor([0.0, -1.0], dtype=torch.float64)) @ point.vh
     straight = straight * torch.tensor([0.1, 4.0, 0.1], dtype=torch.float64)[:, None, None]
-    with pytest.raises(GeodesicError, match=r"\(samples 1 of the batch\)"):
+    with pytest.raises(GeodesicError, match=r"\(sample 1 of the batch\)"):
         exponential(point, straight)
     with pytest.raises(GeodesicError, match=r"\(samples \(0, 1\), \(0, 2\) of the batch\)"):
         exponential(point, torch.stack((z, 0.1 * z)))
@@ -393,7 +393,7 @@ def test_a_hard_sample_does_not_slow_the_others(generator, monkeypatch):
     exponential(point, z)
     alone = sum(calls)
     calls.clear()
-    with pytest.raises(GeodesicError, match=r"samples 7 of"):
+    with pytest.raises(GeodesicError, match=r"sample 7 of"):
         exponential(point, torch.cat((z[:7], hard[None], z[8:])))
     assert sum(calls) < 1.5 * alone + 300
 

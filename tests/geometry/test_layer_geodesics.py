@@ -264,3 +264,17 @@ def test_what_makes_no_sense_is_refused(generator):
     mixed = [torch.stack(pair) for pair in zip(layers, thinner, strict=True)]
     with pytest.raises(ValueError, match="factors must have one rank throughout the batch"):
         balanced_geodesic(mixed, v)
+
+
+def test_leading_dimensions_of_every_layer_broadcast(generator):
+    factors = dln.random_balanced((3, 3, 3), generator=generator, dtype=torch.float64)
+    noise = [torch.randn(2, 3, 3, generator=generator, dtype=torch.float64) for _ in range(2)]
+    straight = [0.1 * w for w in factors]
+    v = [straight[0].expand(2, 3, 3), straight[1]]
+    ends = balanced_geodesic(factors, v)
+    assert ends[0].shape == (2, 3, 3)
+    assert_close(ends[0][0], 1.1 * factors[0])
+    with pytest.raises(ValueError, match="v must be tangent"):
+        balanced_geodesic(factors, [noise[0], noise[1][0]])
+    with pytest.raises(ValueError, match="factors must not be an empty batch"):
+        balanced_geodesic([w.expand(0, 3, 3) for w in factors], straight)

@@ -231,7 +231,7 @@ def test_what_does_not_fit_is_refused(generator):
                   [w.float() for w in layers]):  # fmt: skip
         with pytest.raises(ValueError, match="must have the same widths, rank, dtype"):
             balanced_logarithm(layers, other)
-    with pytest.raises(ValueError, match="factors must be balanced"):
+    with pytest.raises(ValueError, match="other must be balanced"):
         balanced_distance(layers, (layers[0], 2 * layers[1]))
     with pytest.raises(ValueError, match="rtol must lie between"):
         balanced_distance(layers, layers, rtol=0.0)

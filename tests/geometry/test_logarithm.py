@@ -243,6 +243,64 @@ def test_the_derivative_in_batches_and_at_the_point_itself(generator):
     assert_close(slope, -lowered / 0.4, ops=RTOL_OPS)
 
 
+@pytest.mark.parametrize("depth", [1, 3, 2.7, math.inf])
+@pytest.mark.parametrize("spectrum", [(1.2, 0.5, 0.0), (1.1, 1.1, 0.2)])
+def test_the_derivative_through_the_nearest_matrix_of_smaller_rank(spectrum, depth, generator):
+    """Central differences in the matrices, the kept values equal, others dropped."""
+    point = draw((3, 3), spectrum, 3, generator)
+    x = point.matrix.clone().requires_grad_()
+    y = point.matrix + 0.0
+    if math.isfinite(depth):
+        y = y @ torch.linalg.matrix_exp(0.3 * gaussian((3, 3), generator))
+    else:
+        y = 1.4 * y
+    move = gaussian((3, 3), generator)
+
+    def length(x):
+        p, q = (dln.EndToEnd.of(v, depth, rank=2) for v in (x, y))
+        return distance(p, q)
+
+    if math.isinf(depth):
+        # The spaces must stay as they are.
+        u, vh = point.u[:, :2], point.vh[:2]
+        move = u @ (u.mT @ move @ vh.mT) @ vh
+    (slope,) = torch.autograd.grad(length(x), x)
+    steps = [0.02 / 2**k for k in range(4)]
+    with torch.no_grad():
+        numbers = [float(length(x + t * move) - length(x - t * move)) / (2 * t) for t in steps]
+    assert_order(steps, [abs(v - float((slope * move).sum())) for v in numbers], 2)
+
+
+@pytest.mark.parametrize("depth", [8, 20, 30, 100, 1000])
+def test_great_depth_winds_no_further_than_it_must(depth):
+    """Of vectors at an angle: the law of cosines on the cone, at every angle below pi."""
+    angles = torch.tensor([0.5, 2.0, 2.7, 2.9, 3.1], dtype=torch.float64)
+    q = 2.0 * torch.stack((angles.cos(), angles.sin()), -1).unsqueeze(-2)
+    p = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    one, two = depth**0.5, depth**0.5 * 2.0 ** (1 / depth)
+    # Without the cancellation of great radii.
+    half = torch.sin(0.5 * angles / depth**0.5)
+    expected = ((two - one) ** 2 + 4.0 * one * two * half.square()).sqrt()
+    actual = distance(dln.EndToEnd.of(p, depth), dln.EndToEnd.of(q, depth))
+    assert_close(actual, expected, ops=1e5)
+
+
+@pytest.mark.parametrize("depth", [1, 2.7, math.inf])
+def test_empty_batches(depth):
+    point = dln.EndToEnd.of(torch.zeros(0, 3, 3), depth)
+    assert logarithm(point, point).shape == (0, 3, 3)
+    assert distance(point, point).shape == (0,)
+
+
+def test_what_is_left_of_long_vectors_is_tangent(generator):
+    point = draw((4, 3), (1.2, 0.5), 3, generator)
+    z = tangent(point, generator)
+    again = logarithm(point, exponential(point, 0.1 * z)) - 0.1 * z
+    assert float(dln.inner(point, again, again)) < 1e-20
+    with pytest.raises(ValueError, match="must be tangent"):
+        dln.inner(point, again, torch.eye(4, 3, dtype=torch.float64))
+
+
 def test_what_has_no_logarithm(generator):
     eye = torch.eye(2, dtype=torch.float64)
     p = dln.EndToEnd.of(eye, 3)

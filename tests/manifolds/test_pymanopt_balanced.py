@@ -334,7 +334,9 @@ def test_the_last_logarithm_is_kept_with_the_point(rng):
     x, y = manifold.random_point(), manifold.random_point()
     y = manifold.exp(x, 0.3 * manifold.random_tangent_vector(x))
     z = manifold.log(x, y)
-    assert manifold.log(x, y) is z
+    kept = y._last_log
+    assert all(np.array_equal(a, b) for a, b in zip(manifold.log(x, y), z, strict=True))
+    assert y._last_log is kept
     other = manifold.exp(x, 0.1 * z)
     assert_close(manifold.norm(other, manifold.log(other, y)), 0.27, ops=RTOL_OPS)
     quick = BalancedManifold((3, 4, 2), 2, rng=rng, exact_log=False)
@@ -396,3 +398,19 @@ def test_what_does_not_fit_is_refused(rng):
     thinner = BalancedManifold((3, 4, 2), 1, rng=rng).random_point()
     with pytest.raises(ValueError, match="point must have rank 2, got rank 1"):
         manifold.projection(thinner, z)
+
+
+def test_the_logarithm_that_is_kept_belongs_to_its_points(rng):
+    manifold = BalancedManifold((2, 3, 2), 2, rng=rng)
+    x = manifold.random_point()
+    z = manifold.random_tangent_vector(x) * 0.3
+    y = manifold.exp(x, z)
+    manifold.log(x, y)[0][:] = 0
+    assert manifold.dist(x, y) == pytest.approx(0.3)
+    # Arrays of the caller's own may change.
+    mine = [w.copy() for w in x]
+    assert manifold.dist(mine, y) == pytest.approx(0.3)
+    turn = np.array([[0.0, -1.0], [1.0, 0.0]])
+    mine[0][:] = mine[0] @ turn
+    assert manifold.dist(mine, y) == pytest.approx(manifold.dist([w.copy() for w in mine], y))
+    assert manifold.dist(mine, y) > 0.5

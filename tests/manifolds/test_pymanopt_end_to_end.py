@@ -609,6 +609,20 @@ def test_tables_of_integer_depths_are_those_of_real_ones(depth, rng):
         assert_close(got / expected, np.ones_like(got), ops=1000)
 
 
+def test_the_logarithm_that_is_kept_belongs_to_its_points(rng):
+    """Another point may share the array of singular values; a vector given out may be changed."""
+    manifold = EndToEndManifold(5, 4, 2, 3, rng=rng)
+    x = manifold.random_point()
+    z = manifold.random_tangent_vector(x) * 0.3
+    y, near = manifold.exp(x, z), manifold.exp(x, z * 0.3)
+    other = FixedRankPoint(near.u, x.s, near.vt)
+    assert manifold.dist(x, y) == pytest.approx(0.3)
+    fresh = manifold.dist(*(FixedRankPoint(*(part.copy() for part in p)) for p in (other, y)))
+    assert manifold.dist(other, y) == pytest.approx(fresh)
+    manifold.log(x, y).M[:] = 0
+    assert manifold.dist(x, y) == pytest.approx(0.3)
+
+
 def test_exact_logarithms_are_not_those_of_chords(rng):
     """Two manifolds that share points keep their logarithms apart."""
     exact, quick = (EndToEndManifold(4, 3, 2, 3, rng=rng, exact_log=e) for e in (True, False))
