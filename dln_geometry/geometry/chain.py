@@ -23,7 +23,6 @@ __all__ = [
     "chain_from_frames",
     "chain_svd",
     "haar_stiefel",
-    "hidden_frames",
     "layer_moments",
     "moment_size",
     "product",
@@ -143,10 +142,10 @@ def balanced_chain(
     u, s, vh = svd
     layers = as_layer_count(depth)
     resolved = as_widths(widths, (u.shape[-2], vh.shape[-1]), layers, s.shape[-1])
-    return chain_from_frames((vh.mT, *hidden_frames(s, resolved, gauge, generator), u), s)
+    return chain_from_frames((vh.mT, *_hidden_frames(s, resolved, gauge, generator), u), s)
 
 
-def hidden_frames(
+def _hidden_frames(
     s: Tensor,
     widths: tuple[int, ...],
     gauge: str | Sequence[Any] | None,

@@ -2,10 +2,11 @@ r"""Ratios of second to first divided differences of ``p(l)``: all that turns wh
 
 With ``p = s^2``, ``l = N s^{2/N}`` (``log s^2`` at infinite depth) the metric's kernel is
 ``a_ij = p[l_i, l_j]``, divided by N. A move Y of the point changes ``l(X X^T)`` by
-``(Y_ik s_k + s_i Y_ki) / a_ik``, and that changes the cometric by ``p[l_i, l_k, l_j]``: the ratios
-``p[l_i, l_k, l_j] / p[l_i, l_k]`` stay within the range of numbers where neither does. They are
-made from logarithms of positive s, tensors or numpy arrays (of these, floating-point warnings are
-the caller's to silence); those against zeros are limits.
+``(Y_ik s_k + s_i Y_ki) / a_ik``, and that changes the cometric by ``p[l_i, l_k, l_j]``. The ratio
+``p[l_i, l_k, l_j] / p[l_i, l_k]`` is of the size ``s^{-2/N}`` where both may be out of the range of
+numbers; times the larger value of i and k, a factor that Y brings, it is in range wherever the
+derivative is. All are made from logarithms of positive s, tensors or numpy arrays (of these,
+floating-point warnings are the caller's to silence); those against zeros are limits.
 """
 
 from __future__ import annotations

@@ -22,10 +22,10 @@ class DepthMetric(DepthCurvature):
 
     ``A(G) = sum_p (X X^T)^{(N-p)/N} G (X^T X)^{(p-1)/N}``. Everything is in closed form but
     geodesics, which are integrated (flat where no singular vector turns), and logarithms, found
-    by shooting; neither they nor curvatures are differentiable by autograd. Matrices of metric
-    and cometric, Christoffel symbols and curvature tensors are in the coordinates of the
-    flattened matrix, row by row; at fixed rank and between fixed spaces they are those of the
-    tangent space, extended by zero to what is orthogonal to it.
+    by shooting. Of geodesics, logarithms and curvatures autograd has no derivatives; `dist` has its
+    first one. Matrices of metric and cometric, Christoffel symbols and curvature tensors are in the
+    coordinates of the flattened matrix, row by row; at fixed rank and between fixed spaces they are
+    those of the tangent space, extended by zero to what is orthogonal to it.
 
     At depth 1 it is the Frobenius metric: flat on matrices of full rank, with straight geodesics;
     below full rank the induced metric of an embedded submanifold. At infinite depth it is the

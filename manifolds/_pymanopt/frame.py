@@ -160,9 +160,12 @@ def frame_of(point: Any, depth: float, normalized: bool) -> Frame:
 
 def inner_christoffel(x: np.ndarray, depth: float, log_kernel: np.ndarray) -> np.ndarray:
     """Return v of the module's text from ``x = log s`` and the logarithm of a kernel over N."""
+    # In units of the largest value, over which v is divided: within the range of numbers.
+    top = x.max()
+    x, log_kernel = x - top, log_kernel - 2 * (1 - 1 / depth) * top
     with np.errstate(divide="ignore", invalid="ignore"):
         table = ratios(x, depth, log_kernel)
-    table *= np.exp(x[:, None] - log_kernel)
+    table *= np.exp(x[:, None] - log_kernel - top)
     return table
 
 

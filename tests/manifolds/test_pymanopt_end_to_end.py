@@ -609,6 +609,22 @@ def test_tables_of_integer_depths_are_those_of_real_ones(depth, rng):
         assert_close(got / expected, np.ones_like(got), ops=1000)
 
 
+@pytest.mark.parametrize("depth", [1.2, 1.5, 3.0, 8.0, 17.0, math.inf])
+@pytest.mark.parametrize("size", [1e-200, 1e200])
+def test_tables_scale(depth, size):
+    """The Christoffel symbols are of degree -1 in the point."""
+    s = np.array([1.9, 0.8, 0.8, 0.3])
+
+    def tables(s):
+        x = np.log(s)
+        kernel = log_kernel_of_log(torch.from_numpy(x), depth, True).numpy()
+        return inner_christoffel(x, depth, kernel), outer_christoffel(x, depth)
+
+    for got, expected in zip(tables(size * s), tables(s), strict=True):
+        # A logarithm of size 460 goes in.
+        assert_close(size * got, expected, ops=5000)
+
+
 def test_the_logarithm_that_is_kept_belongs_to_its_points(rng):
     """Another point may share the array of singular values; a vector given out may be changed."""
     manifold = EndToEndManifold(5, 4, 2, 3, rng=rng)
