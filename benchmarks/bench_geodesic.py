@@ -16,8 +16,7 @@ import torch
 from timing import machine, side_by_side, table
 
 import dln_geometry as dln
-from dln_geometry.geometry.geodesics import exponential
-from dln_geometry.geometry.logarithm import logarithm
+from dln_geometry.geometry.geodesics import exponential, logarithm
 
 
 def cometric_matrix(x, d, depth):

@@ -17,7 +17,7 @@ import torch
 from timing import machine, table
 
 import dln_geometry as dln
-from dln_geometry.dynamics.diffusion import brownian_motion, langevin
+from dln_geometry.dynamics.noise import brownian_motion, langevin
 
 CASES = [
     # chains, m, n, rank

@@ -17,8 +17,7 @@ from scipy.integrate import solve_ivp
 from timing import machine, side_by_side, table
 
 import dln_geometry as dln
-from dln_geometry.geometry.layer_geodesics import balanced_geodesic
-from dln_geometry.geometry.layer_logarithm import balanced_logarithm
+from dln_geometry.geometry.network_geodesics import balanced_geodesic, balanced_logarithm
 
 SIZES = [
     ((3, 3, 3, 3), 3),

@@ -12,10 +12,12 @@ from timing import machine, side_by_side, table
 from torch import nn
 
 from dln_geometry.learning import Rule, functionalize
-from dln_geometry.learning.motion.equation import equation_of_motion
-from dln_geometry.learning.motion.iterates import equation_of_motion_from_iterates
-from dln_geometry.learning.motion.series import counter_terms
-from dln_geometry.learning.motion.spectrum import hessian_product
+from dln_geometry.learning.motion import (
+    counter_terms,
+    equation_of_motion,
+    equation_of_motion_from_iterates,
+    hessian_product,
+)
 
 
 def network(widths, count, dtype, generator):

@@ -15,7 +15,7 @@ import torch
 from pymanopt.manifolds import FixedRankEmbedded
 from timing import machine, side_by_side, table
 
-from manifolds.pymanopt_dln import EndToEndManifold, FixedRankPoint
+from manifolds._pymanopt import EndToEndManifold, FixedRankPoint
 
 DEPTHS = (1, 2, 3, 8, 2.7, math.inf)
 COMPARED = ("gradient", "retraction", "both", "transport")

@@ -7,18 +7,59 @@ them in the depth-N metric, flow, and compute the entropy of end-to-end matrices
 from __future__ import annotations
 
 from dln_geometry import learning, plot, testing
-from dln_geometry.dynamics import diagnostics, exact, laws, losses
-from dln_geometry.dynamics.diffusion import brownian_motion, langevin
-from dln_geometry.dynamics.dyson import dyson
-from dln_geometry.dynamics.fibre import balancing_flow, balancing_velocity, kirwan_ness_flow
-from dln_geometry.dynamics.flows import FlowError, gradient_flow
-from dln_geometry.dynamics.free_energy import FreeEnergy, free_energy_flow
-from dln_geometry.dynamics.isospectral import isospectral_flow
-from dln_geometry.dynamics.sampling import sample_gibbs
-from dln_geometry.dynamics.singular_dyson import singular_dyson
-from dln_geometry.dynamics.spectral_noise import dln_dyson
+from dln_geometry.dynamics import laws, losses
+from dln_geometry.dynamics.dyson import dln_dyson, dyson, isospectral_flow, singular_dyson
+from dln_geometry.dynamics.flows import (
+    FlowError,
+    FreeEnergy,
+    balancing_flow,
+    balancing_velocity,
+    exact,
+    free_energy_flow,
+    gradient_flow,
+    kirwan_ness_flow,
+)
+from dln_geometry.dynamics.noise import brownian_motion, langevin
+from dln_geometry.dynamics.sampling import diagnostics, sample_gibbs
 from dln_geometry.dynamics.trajectory import Trajectory
-from dln_geometry.geometry.balanced import (
+from dln_geometry.geometry.curvature import (
+    ricci_curvature,
+    riemann_curvature,
+    scalar_curvature,
+    sectional_curvature,
+)
+from dln_geometry.geometry.geodesics import (
+    GeodesicError,
+    distance,
+    exponential,
+    geodesic,
+    logarithm,
+    parallel_transport,
+)
+from dln_geometry.geometry.kernel import depth_kernel, log_depth_kernel
+from dln_geometry.geometry.metric import (
+    cometric,
+    cometric_sqrt,
+    connection,
+    entropy,
+    entropy_gradient,
+    free_energy,
+    inner,
+    log_stiefel_volume,
+    log_volume_density,
+    metric,
+    riemannian_hessian,
+)
+from dln_geometry.geometry.network_geodesics import (
+    balanced_distance,
+    balanced_geodesic,
+    balanced_logarithm,
+    balanced_transport,
+)
+from dln_geometry.geometry.points import (
+    Collapsed,
+    EndToEnd,
+    Network,
     balance,
     balanced_dimension,
     balanced_factors,
@@ -28,46 +69,17 @@ from dln_geometry.geometry.balanced import (
     moments,
     random_balanced,
 )
-from dln_geometry.geometry.bundle import (
+from dln_geometry.geometry.submersion import (
     horizontal,
     horizontal_frame,
+    horizontal_lift,
+    integrability,
     lift,
     pushforward,
+    second_fundamental_form,
     tangent,
     vertical,
     vertical_frame,
-)
-from dln_geometry.geometry.connection import connection, riemannian_hessian
-from dln_geometry.geometry.curvature import (
-    ricci_curvature,
-    riemann_curvature,
-    scalar_curvature,
-    sectional_curvature,
-)
-from dln_geometry.geometry.entropy import (
-    entropy,
-    entropy_gradient,
-    free_energy,
-    log_stiefel_volume,
-)
-from dln_geometry.geometry.geodesics import exponential, geodesic, parallel_transport
-from dln_geometry.geometry.hamiltonian import GeodesicError
-from dln_geometry.geometry.kernel import depth_kernel, log_depth_kernel
-from dln_geometry.geometry.layer_geodesics import balanced_geodesic, balanced_transport
-from dln_geometry.geometry.layer_logarithm import balanced_distance, balanced_logarithm
-from dln_geometry.geometry.logarithm import distance, logarithm
-from dln_geometry.geometry.metric import (
-    cometric,
-    cometric_sqrt,
-    inner,
-    log_volume_density,
-    metric,
-)
-from dln_geometry.geometry.point import Collapsed, EndToEnd
-from dln_geometry.geometry.second_form import (
-    horizontal_lift,
-    integrability,
-    second_fundamental_form,
 )
 
 __version__ = "0.1.0"
@@ -78,6 +90,7 @@ __all__ = [
     "FlowError",
     "FreeEnergy",
     "GeodesicError",
+    "Network",
     "Trajectory",
     "balance",
     "balanced_dimension",

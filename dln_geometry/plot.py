@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.trajectory import Trajectory
-from dln_geometry.geometry.doors import as_matrix
-from dln_geometry.geometry.entropy import entropy as entropy_of
-from dln_geometry.geometry.point import Collapsed, EndToEnd
+from dln_geometry.geometry.metric import entropy as entropy_of
+from dln_geometry.geometry.points import Collapsed, EndToEnd
+from dln_geometry.support import as_matrix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -22,9 +22,8 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 import dln_geometry as dln
-from dln_geometry.dynamics.diffusion import brownian_motion
-from dln_geometry.dynamics.dyson import dyson
-from dln_geometry.dynamics.singular_dyson import singular_dyson
+from dln_geometry.dynamics.dyson import dyson, singular_dyson
+from dln_geometry.dynamics.noise import brownian_motion
 
 F64 = torch.float64
 DEPTHS = (1, 3, 10)

@@ -21,8 +21,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from dln_geometry.dynamics.dyson import dyson
-from dln_geometry.dynamics.isospectral import isospectral_flow
+from dln_geometry.dynamics.dyson import dyson, isospectral_flow
 
 F64, C128 = torch.float64, torch.complex128
 

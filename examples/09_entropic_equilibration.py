@@ -21,8 +21,8 @@ import torch
 from matplotlib.figure import Figure
 
 import dln_geometry as dln
-from dln_geometry.dynamics.diffusion import langevin
-from dln_geometry.dynamics.free_energy import free_energy_flow
+from dln_geometry.dynamics.flows import free_energy_flow
+from dln_geometry.dynamics.noise import langevin
 
 F64 = torch.float64
 

@@ -23,7 +23,7 @@ import torch
 from matplotlib.figure import Figure
 from pymanopt.optimizers import ConjugateGradient, SteepestDescent, TrustRegions
 
-from manifolds.pymanopt_dln import EndToEndManifold, FixedRankPoint
+from manifolds._pymanopt import EndToEndManifold, FixedRankPoint
 
 DEPTHS = (1, 2, 3, 8)
 M, N, RANK = 30, 25, 3

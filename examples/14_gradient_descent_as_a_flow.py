@@ -17,11 +17,13 @@ import torch
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 
-from dln_geometry.dynamics.solvers import integrate
 from dln_geometry.learning import Rule, flatten
-from dln_geometry.learning.motion.equation import equation_of_motion
-from dln_geometry.learning.motion.iterates import equation_of_motion_from_iterates
-from dln_geometry.learning.motion.spectrum import sharpness
+from dln_geometry.learning.motion import (
+    equation_of_motion,
+    equation_of_motion_from_iterates,
+    sharpness,
+)
+from dln_geometry.ode import integrate
 
 F64 = torch.float64
 

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import dln_geometry as dln
-from dln_geometry.learning.bridge import branch_end, decayed_singular_values, global_switch
+from dln_geometry.learning.closed_forms import branch_end, decayed_singular_values, global_switch
 
 F64 = torch.float64
 PHI = torch.tensor([2.0, 1.6, 1.2, 0.9, 0.6, 0.4, 0.35, 0.3, 0.15, 0.1], dtype=F64)

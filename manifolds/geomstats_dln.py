@@ -18,15 +18,20 @@ that library's arrays.
 
 from __future__ import annotations
 
-from manifolds._geomstats.bundle import BalancedBundle
-from manifolds._geomstats.fixed_spaces import FixedSpacesEndToEnd
-from manifolds._geomstats.layers import FrobeniusMetric, LayeredNetworks
-from manifolds._geomstats.metrics import DepthMetric
-from manifolds._geomstats.networks import BalancedNetworks
-from manifolds._geomstats.quotient import BalancedQuotientMetric
-from manifolds._geomstats.rotations import HiddenRotationAction, HiddenRotations
-from manifolds._geomstats.spaces import FixedRankEndToEnd, FullRankEndToEnd
-from manifolds._geomstats.upstairs import BalancedMetric
+from manifolds._geomstats import (
+    BalancedBundle,
+    BalancedMetric,
+    BalancedNetworks,
+    BalancedQuotientMetric,
+    DepthMetric,
+    FixedRankEndToEnd,
+    FixedSpacesEndToEnd,
+    FrobeniusMetric,
+    FullRankEndToEnd,
+    HiddenRotationAction,
+    HiddenRotations,
+    LayeredNetworks,
+)
 
 __all__ = [
     "BalancedBundle",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from manifolds._pymanopt.balanced import BalancedManifold
-from manifolds._pymanopt.end_to_end import EndToEndManifold
-from manifolds._pymanopt.vectors import (
+from manifolds._pymanopt import (
+    BalancedManifold,
+    EndToEndManifold,
     FactorPoint,
     FactorVector,
     FixedRankPoint,

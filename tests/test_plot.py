@@ -11,9 +11,8 @@ from dln_geometry import plot
 from dln_geometry.dynamics.flows import gradient_flow
 from dln_geometry.dynamics.losses import Quadratic
 from dln_geometry.dynamics.trajectory import Trajectory
-from dln_geometry.geometry.balanced import random_balanced
-from dln_geometry.geometry.entropy import entropy
-from dln_geometry.geometry.point import Collapsed, EndToEnd
+from dln_geometry.geometry.metric import entropy
+from dln_geometry.geometry.points import Collapsed, EndToEnd, random_balanced
 from dln_geometry.testing import assert_close
 
 

@@ -148,9 +148,8 @@ def balance(
 ) -> None:
     """Write balanced factors W_1, ..., W_N of a matrix, input side first."""
     from dln_geometry.cli import files, report
-    from dln_geometry.dynamics.files import written_whole
-    from dln_geometry.geometry.balanced import balanced_factors, end_to_end, moments
-    from dln_geometry.geometry.point import EndToEnd
+    from dln_geometry.geometry.points import EndToEnd, balanced_factors, end_to_end, moments
+    from dln_geometry.support import written_whole
 
     report.writable(out, (".npz",))
     x = torch.from_numpy(files.read_matrix(matrix))
@@ -187,8 +186,8 @@ def entropy(
 ) -> None:
     """Print the entropy of a matrix: the logarithm of the volume of its balanced factorisations."""
     from dln_geometry.cli import files, report
-    from dln_geometry.geometry.entropy import entropy as entropy_of
-    from dln_geometry.geometry.point import EndToEnd
+    from dln_geometry.geometry.metric import entropy as entropy_of
+    from dln_geometry.geometry.points import EndToEnd
 
     x = torch.from_numpy(files.read_matrix(matrix))
     point = EndToEnd.of(x, depth, rank=_rank(x) if rank is None else rank)

@@ -16,13 +16,12 @@ from torch import Tensor
 from dln_geometry import plot
 from dln_geometry.cli.files import Entries
 from dln_geometry.cli.report import decibel, effective_rank, number, print_table, writable
-from dln_geometry.dynamics.files import written_whole
 from dln_geometry.dynamics.flows import gradient_flow
 from dln_geometry.dynamics.losses import Completion
 from dln_geometry.dynamics.trajectory import Trajectory
-from dln_geometry.geometry.doors import as_depth, as_rank
-from dln_geometry.geometry.entropy import entropy
-from dln_geometry.geometry.point import Collapsed, EndToEnd
+from dln_geometry.geometry.metric import entropy
+from dln_geometry.geometry.points import Collapsed, EndToEnd
+from dln_geometry.support import as_depth, as_rank, written_whole
 
 __all__ = ["WRITTEN", "Plan", "run"]
 

@@ -26,8 +26,8 @@ from dln_geometry.cli.report import (
 from dln_geometry.dynamics.flows import gradient_flow
 from dln_geometry.dynamics.losses import Completion
 from dln_geometry.dynamics.trajectory import Trajectory
-from dln_geometry.geometry.entropy import entropy
-from dln_geometry.geometry.point import Collapsed, EndToEnd
+from dln_geometry.geometry.metric import entropy
+from dln_geometry.geometry.points import Collapsed, EndToEnd
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.files import written_whole
+from dln_geometry.support import written_whole
 
 __all__ = ["Store"]
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.files import written_whole
-from dln_geometry.geometry.point import Collapsed, EndToEnd
+from dln_geometry.geometry.points import Collapsed, EndToEnd
+from dln_geometry.support import written_whole
 
 if TYPE_CHECKING:
     import xarray

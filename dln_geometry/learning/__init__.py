@@ -2,65 +2,82 @@
 
 from __future__ import annotations
 
-from dln_geometry.learning import bridge
-from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
-from dln_geometry.learning.architecture.search import symmetries_of
-from dln_geometry.learning.bridge import balance_step, momentum_balance_step
-from dln_geometry.learning.initialisation import balanced_
-from dln_geometry.learning.mirror.collapse import Collapse, CollapseReport, collapse_report
-from dln_geometry.learning.mirror.constraint import dcs_norm, dcs_parameter_groups, dcs_penalty
-from dln_geometry.learning.mirror.dcs import dcs_
-from dln_geometry.learning.mirror.detection import MirrorFamily, mirrors_of
-from dln_geometry.learning.mirror.exponents import (
+from dln_geometry.learning import bridge, closed_forms
+from dln_geometry.learning.architecture import Part, SymmetricGroup, symmetries_of
+from dln_geometry.learning.closed_forms import balance_step, momentum_balance_step
+from dln_geometry.learning.collapse import (
+    Collapse,
+    CollapseReport,
     Lyapunov,
+    MirrorFamily,
+    Stability,
     batch_curvatures,
+    collapse_report,
+    curvature,
     lyapunov,
+    mirrors_of,
     noise_threshold,
+    stability,
 )
-from dln_geometry.learning.mirror.mirrors import Mirror
-from dln_geometry.learning.mirror.syre import syre_
-from dln_geometry.learning.mirror.thresholds import Stability, curvature, stability
-from dln_geometry.learning.modules import DeepLinear
-from dln_geometry.learning.monitor.charge_monitor import ChargeMonitor
-from dln_geometry.learning.monitor.record import ChargeRecord, ChargeReport
-from dln_geometry.learning.motion.discretization import (
+from dln_geometry.learning.constraints import (
+    dcs_,
+    dcs_norm,
+    dcs_parameter_groups,
+    dcs_penalty,
+    syre_,
+)
+from dln_geometry.learning.functional import ModuleLoss, flatten, functionalize, unflatten
+from dln_geometry.learning.layers import DeepLinear, EndToEndSGD, balanced_
+from dln_geometry.learning.mirror import Mirror
+from dln_geometry.learning.monitor import ChargeMonitor, ChargeRecord, ChargeReport
+from dln_geometry.learning.motion import (
     accumulated_error,
+    counter_terms,
     discretization_error,
-    max_learning_rate,
-)
-from dln_geometry.learning.motion.equation import equation_of_motion, modified_loss
-from dln_geometry.learning.motion.iterates import (
+    equation_of_motion,
     equation_of_motion_from_iterates,
+    hessian_product,
+    max_learning_rate,
+    modified_loss,
     momentum_step,
     motion_of_iterates,
+    scale_velocity,
+    sharpness,
+    translation_rate,
     with_velocity,
     without_velocity,
 )
-from dln_geometry.learning.motion.rates import scale_velocity, translation_rate
-from dln_geometry.learning.motion.series import counter_terms
-from dln_geometry.learning.motion.spectrum import hessian_product, sharpness
-from dln_geometry.learning.noether.adaptive import EffectiveRMSProp, RMSPropState, as_rmsprop
-from dln_geometry.learning.noether.charges import (
+from dln_geometry.learning.noether import (
+    Charges,
+    DiscreteLaw,
+    EffectiveRMSProp,
+    RMSPropState,
+    acceleration,
+    as_rmsprop,
     charge,
     charge_rate,
+    discrete_residual,
     kinetic_asymmetry,
+    kinetic_energy,
     noether_residual,
-)
-from dln_geometry.learning.noether.discrete_laws import Charges, DiscreteLaw, discrete_residual
-from dln_geometry.learning.noether.mechanics import acceleration, kinetic_energy
-from dln_geometry.learning.noether.overdamped import (
     overdamped_charge,
     overdamped_norm,
     stationary_angle,
     stationary_norm,
 )
-from dln_geometry.learning.optim import EndToEndSGD
-from dln_geometry.learning.parameters import ModuleLoss, flatten, functionalize, unflatten
 from dln_geometry.learning.rules import Rule
-from dln_geometry.learning.symmetry.actions import Rescale, Scale, Translation
-from dln_geometry.learning.symmetry.claims import check_symmetric, is_symmetric, symmetry_residual
-from dln_geometry.learning.symmetry.symmetries import Symmetry, SymmetryError
-from dln_geometry.learning.symmetry.turns import Gauge, Rotation
+from dln_geometry.learning.symmetry import (
+    Gauge,
+    Rescale,
+    Rotation,
+    Scale,
+    Symmetry,
+    SymmetryError,
+    Translation,
+    check_symmetric,
+    is_symmetric,
+    symmetry_residual,
+)
 
 __all__ = [
     "ChargeMonitor",
@@ -99,6 +116,7 @@ __all__ = [
     "charge",
     "charge_rate",
     "check_symmetric",
+    "closed_forms",
     "collapse_report",
     "counter_terms",
     "curvature",

@@ -13,11 +13,20 @@ import torch
 from geomstats.geometry.fiber_bundle import FiberBundle
 from torch import Tensor
 
-from dln_geometry.geometry.balanced import balanced_factors
-from dln_geometry.geometry.bundle import horizontal, pushforward, vertical
-from dln_geometry.geometry.chain import balanced_frames, chain_from_frames, product
-from dln_geometry.geometry.point import EndToEnd
-from dln_geometry.geometry.second_form import horizontal_lift, integrability
+from dln_geometry.geometry.points import (
+    EndToEnd,
+    balanced_factors,
+    balanced_frames,
+    chain_from_frames,
+    product,
+)
+from dln_geometry.geometry.submersion import (
+    horizontal,
+    horizontal_lift,
+    integrability,
+    pushforward,
+    vertical,
+)
 from manifolds._geomstats.arrays import as_layers, as_tensor, to_backend, to_padded
 from manifolds._geomstats.metrics import DepthMetric
 from manifolds._geomstats.networks import BalancedNetworks

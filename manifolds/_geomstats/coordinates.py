@@ -9,19 +9,13 @@ import torch
 from geomstats.geometry.riemannian_metric import RiemannianMetric
 from torch import Tensor
 
-from dln_geometry.geometry.connection import connection
-from dln_geometry.geometry.doors import as_depth, as_normalized
-from dln_geometry.geometry.metric import cometric, metric
-from dln_geometry.geometry.point import EndToEnd
+from dln_geometry.geometry.metric import cometric, connection, metric
+from dln_geometry.geometry.points import EndToEnd
+from dln_geometry.support import as_depth, as_normalized
 from manifolds._depth import depth_at_rank
 from manifolds._geomstats.arrays import as_tensor, to_backend
 from manifolds._geomstats.frames import Frames
-from manifolds._geomstats.tangents import (
-    rounding_size,
-    tangent_part,
-    widened,
-    without_roundings,
-)
+from manifolds._geomstats.tangents import rounding_size, tangent_part, widened, without_roundings
 
 __all__ = ["DepthTensors"]
 

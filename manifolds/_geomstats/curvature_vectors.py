@@ -15,10 +15,9 @@ import math
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.connection import connection
 from dln_geometry.geometry.curvature import riemann_curvature
-from dln_geometry.geometry.metric import cometric
-from dln_geometry.geometry.point import EndToEnd
+from dln_geometry.geometry.metric import cometric, connection
+from dln_geometry.geometry.points import EndToEnd
 from manifolds._geomstats.tangents import tangent_part, widened
 
 __all__ = ["curvature_derivative", "curvature_vector"]

@@ -11,7 +11,7 @@ from geomstats.geometry.manifold import Manifold
 from geomstats.geometry.matrices import Matrices
 from torch import Tensor
 
-from dln_geometry.geometry.point import EndToEnd
+from dln_geometry.geometry.points import EndToEnd
 from manifolds._geomstats.arrays import as_tensor, to_backend
 from manifolds._geomstats.frames import Frames
 from manifolds._geomstats.metrics import DepthMetric

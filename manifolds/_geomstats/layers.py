@@ -16,7 +16,7 @@ import torch
 from geomstats.geometry.base import VectorSpace
 from geomstats.geometry.euclidean import EuclideanMetric
 
-from dln_geometry.geometry.doors import as_width_sequence
+from dln_geometry.support import as_width_sequence
 from manifolds._geomstats.arrays import as_layers, as_tensor, to_backend, to_padded
 
 __all__ = ["FrobeniusMetric", "LayeredNetworks", "frobenius"]

@@ -7,10 +7,8 @@ from typing import Any
 import geomstats.backend as gs  # pyright: ignore[reportMissingImports]
 import torch
 
-from dln_geometry.geometry.connection import connection
-from dln_geometry.geometry.geodesics import geodesic, parallel_transport
-from dln_geometry.geometry.logarithm import distance, logarithm
-from dln_geometry.geometry.metric import cometric, cometric_sqrt, inner, metric
+from dln_geometry.geometry.geodesics import distance, geodesic, logarithm, parallel_transport
+from dln_geometry.geometry.metric import cometric, cometric_sqrt, connection, inner, metric
 from manifolds._geomstats.arrays import as_tensor, to_backend
 from manifolds._geomstats.curvatures import DepthCurvature
 

@@ -10,11 +10,17 @@ import torch
 from geomstats.geometry.base import LevelSet
 from torch import Tensor
 
-from dln_geometry.geometry.balanced import balance, balanced_dimension, balanced_factors
-from dln_geometry.geometry.bundle import tangent
-from dln_geometry.geometry.chain import balanced_frames, chain_from_frames, layer_moments
-from dln_geometry.geometry.doors import as_rank, as_width_sequence
-from dln_geometry.geometry.point import EndToEnd
+from dln_geometry.geometry.points import (
+    EndToEnd,
+    balance,
+    balanced_dimension,
+    balanced_factors,
+    balanced_frames,
+    chain_from_frames,
+    layer_moments,
+)
+from dln_geometry.geometry.submersion import tangent
+from dln_geometry.support import as_rank, as_width_sequence
 from manifolds._geomstats.arrays import as_layers, as_tensor, to_backend, to_padded
 from manifolds._geomstats.layers import LayeredNetworks
 from manifolds._geomstats.metrics import DepthMetric

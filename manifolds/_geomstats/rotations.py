@@ -11,7 +11,7 @@ from geomstats.geometry.group_action import GroupAction
 from geomstats.geometry.manifold import Manifold
 from torch import Tensor
 
-from dln_geometry.geometry.doors import as_width_sequence
+from dln_geometry.support import as_width_sequence
 from manifolds._geomstats.arrays import as_tensor, to_backend
 
 __all__ = ["HiddenRotationAction", "HiddenRotations"]

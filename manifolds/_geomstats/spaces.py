@@ -11,7 +11,7 @@ from geomstats.geometry.manifold import Manifold
 from geomstats.geometry.matrices import Matrices
 from torch import Tensor
 
-from dln_geometry.geometry.doors import as_rank
+from dln_geometry.support import as_rank
 from manifolds._geomstats.arrays import as_tensor, to_backend
 from manifolds._geomstats.metrics import DepthMetric
 

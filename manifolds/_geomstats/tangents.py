@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.point import EndToEnd
+from dln_geometry.geometry.points import EndToEnd
 
 __all__ = ["rounding_size", "tangent_part", "widened", "without_roundings"]
 

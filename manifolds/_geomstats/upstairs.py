@@ -10,11 +10,17 @@ import torch
 from geomstats.geometry.riemannian_metric import RiemannianMetric
 from torch import Tensor
 
-from dln_geometry.geometry.bundle import horizontal_frame, vertical_frame
 from dln_geometry.geometry.geodesics import GeodesicError
-from dln_geometry.geometry.layer_geodesics import balanced_geodesic, balanced_transport
-from dln_geometry.geometry.layer_logarithm import balanced_logarithm
-from dln_geometry.geometry.second_form import second_fundamental_form
+from dln_geometry.geometry.network_geodesics import (
+    balanced_geodesic,
+    balanced_logarithm,
+    balanced_transport,
+)
+from dln_geometry.geometry.submersion import (
+    horizontal_frame,
+    second_fundamental_form,
+    vertical_frame,
+)
 from manifolds._geomstats.arrays import as_layers, as_tensor, to_backend, to_padded
 from manifolds._geomstats.layers import frobenius
 

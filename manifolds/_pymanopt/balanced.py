@@ -12,13 +12,10 @@ import torch
 from pymanopt.manifolds.manifold import Manifold
 from torch import Tensor
 
-from dln_geometry.geometry.balanced import balanced_dimension, random_balanced
-from dln_geometry.geometry.bundle import horizontal_part, vertical_part
-from dln_geometry.geometry.chain import product
-from dln_geometry.geometry.doors import as_rank, as_width_sequence
-from dln_geometry.geometry.layer_geodesics import Framed, geodesic_of
-from dln_geometry.geometry.layer_logarithm import logarithm_of
-from dln_geometry.geometry.splitting import split
+from dln_geometry.geometry.network_geodesics import Framed, geodesic_of, logarithm_of
+from dln_geometry.geometry.points import balanced_dimension, product, random_balanced
+from dln_geometry.geometry.submersion import horizontal_part, split, vertical_part
+from dln_geometry.support import as_rank, as_width_sequence
 from manifolds._convert import to_numpy, to_torch
 from manifolds._pymanopt.shape import nearest_balanced, normal_derivative, on_first_component
 from manifolds._pymanopt.vectors import FactorPoint, FactorVector

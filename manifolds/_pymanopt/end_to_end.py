@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dln_geometry.geometry.doors import as_depth, as_normalized
+from dln_geometry.support import as_depth, as_normalized
 from manifolds._pymanopt import conversion, paths, steps
 from manifolds._pymanopt.fixed_rank import FixedRankMatrices
 from manifolds._pymanopt.frame import Frame, frame_of

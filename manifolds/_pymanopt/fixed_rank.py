@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pymanopt.manifolds.manifold import Manifold
 
-from dln_geometry.geometry.doors import as_rank
+from dln_geometry.support import as_rank
 from manifolds._pymanopt.vectors import FixedRankPoint, FixedRankTangent
 
 __all__ = ["FixedRankMatrices"]

@@ -22,9 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from dln_geometry.geometry.kernel import log_kernel_of_log, log_mixed_kernel
-from dln_geometry.geometry.ratios import outer_ratios, ratios
-from dln_geometry.geometry.step import layers_of_step
+from dln_geometry.geometry.kernel import log_kernel_of_log, log_mixed_kernel, outer_ratios, ratios
+from dln_geometry.geometry.metric import layers_of_step
 from manifolds._pymanopt.vectors import FixedRankPoint, FixedRankTangent
 
 __all__ = ["Frame", "frame_of", "inner_christoffel", "outer_christoffel"]

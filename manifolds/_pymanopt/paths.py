@@ -12,9 +12,10 @@ import math
 
 import numpy as np
 
-from dln_geometry.geometry import geodesics, logarithm
+from dln_geometry.geometry.geodesics import exponential as geodesics
+from dln_geometry.geometry.geodesics import logarithm
 from dln_geometry.geometry.kernel import log_kernel_of_log
-from dln_geometry.geometry.point import EndToEnd
+from dln_geometry.geometry.points import EndToEnd
 from manifolds._convert import to_numpy, to_torch
 from manifolds._depth import depth_at_rank
 from manifolds._pymanopt.frame import Frame

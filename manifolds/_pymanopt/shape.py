@@ -13,9 +13,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.bundle import vertical_part
-from dln_geometry.geometry.chain import balanced_frames, chain_from_frames, chain_svd
-from dln_geometry.geometry.splitting import cores_of
+from dln_geometry.geometry.points import balanced_frames, chain_from_frames, chain_svd
+from dln_geometry.geometry.submersion import cores_of, vertical_part
 
 __all__ = ["nearest_balanced", "normal_derivative", "on_first_component"]
 

@@ -15,7 +15,7 @@ import math
 import numpy as np
 import torch
 
-from dln_geometry.geometry.step import thin_svd
+from dln_geometry.geometry.metric import thin_svd
 from manifolds._convert import to_torch
 from manifolds._pymanopt.frame import Frame
 from manifolds._pymanopt.vectors import FixedRankPoint, FixedRankTangent

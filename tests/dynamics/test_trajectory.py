@@ -13,8 +13,8 @@ import torch
 
 import dln_geometry as dln
 from dln_geometry import losses
-from dln_geometry.dynamics.files import written_whole
 from dln_geometry.dynamics.store import Store
+from dln_geometry.support import written_whole
 
 
 def flows(generator):

@@ -14,8 +14,7 @@ from geomstats.learning.frechet_mean import FrechetMean
 import dln_geometry as dln
 from dln_geometry.geometry.geodesics import GeodesicError
 from dln_geometry.testing import assert_close
-from manifolds._geomstats.arrays import as_tensor, to_backend, to_padded
-from manifolds.geomstats_dln import (
+from manifolds._geomstats import (
     BalancedMetric,
     BalancedNetworks,
     BalancedQuotientMetric,
@@ -25,6 +24,9 @@ from manifolds.geomstats_dln import (
     HiddenRotationAction,
     HiddenRotations,
     LayeredNetworks,
+    as_tensor,
+    to_backend,
+    to_padded,
 )
 
 NETWORKS = [

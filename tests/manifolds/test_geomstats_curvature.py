@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from dln_geometry.testing import assert_close, assert_mean, assert_order
-from manifolds._geomstats.arrays import as_tensor, to_backend
-from manifolds.geomstats_dln import (
+from manifolds._geomstats import (
     BalancedNetworks,
     DepthMetric,
     FixedRankEndToEnd,
     FixedSpacesEndToEnd,
     FullRankEndToEnd,
     HiddenRotationAction,
+    as_tensor,
+    to_backend,
 )
 
 CASES = [

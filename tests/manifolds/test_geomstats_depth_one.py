@@ -17,12 +17,13 @@ from scipy.integrate import solve_ivp
 import dln_geometry as dln
 from dln_geometry.testing import assert_close, assert_order
 from manifolds._depth import depth_at_rank
-from manifolds._geomstats.arrays import as_tensor, to_backend
-from manifolds.geomstats_dln import (
+from manifolds._geomstats import (
     BalancedNetworks,
     DepthMetric,
     FixedRankEndToEnd,
     HiddenRotationAction,
+    as_tensor,
+    to_backend,
 )
 
 SHAPES = [(4, 3, 2), (4, 4, 3), (3, 5, 2), (3, 2, 1)]

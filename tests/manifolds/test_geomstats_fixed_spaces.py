@@ -12,12 +12,13 @@ from geomstats.learning.frechet_mean import FrechetMean
 from scipy.integrate import solve_ivp
 
 from dln_geometry.testing import assert_close, assert_order
-from manifolds._geomstats.arrays import as_tensor, to_backend
-from manifolds.geomstats_dln import (
+from manifolds._geomstats import (
     DepthMetric,
     FixedRankEndToEnd,
     FixedSpacesEndToEnd,
     FullRankEndToEnd,
+    as_tensor,
+    to_backend,
 )
 
 SHAPES = [(4, 3, 2), (3, 5, 3), (4, 4, 2), (3, 2, 1)]

@@ -9,7 +9,7 @@ import torch
 
 import dln_geometry as dln
 from dln_geometry.testing import assert_close, assert_order
-from manifolds.pymanopt_dln import BalancedManifold, EndToEndManifold, FactorVector
+from manifolds._pymanopt import BalancedManifold, EndToEndManifold, FactorVector
 
 CASES = [
     ((3, 3, 3), 3),

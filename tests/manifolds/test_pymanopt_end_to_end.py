@@ -9,13 +9,18 @@ import torch
 from scipy import sparse
 
 import dln_geometry as dln
-from dln_geometry.geometry.connection import riemannian_hessian
 from dln_geometry.geometry.geodesics import exponential
 from dln_geometry.geometry.kernel import log_kernel_of_log
-from dln_geometry.geometry.point import EndToEnd
+from dln_geometry.geometry.metric import riemannian_hessian
+from dln_geometry.geometry.points import EndToEnd
 from dln_geometry.testing import assert_close, assert_order
-from manifolds._pymanopt.frame import inner_christoffel, outer_christoffel
-from manifolds.pymanopt_dln import EndToEndManifold, FixedRankPoint, FixedRankTangent
+from manifolds._pymanopt import (
+    EndToEndManifold,
+    FixedRankPoint,
+    FixedRankTangent,
+    inner_christoffel,
+    outer_christoffel,
+)
 
 DEPTHS = [1, 1.4, 2, 2.7, 3, 8, 20, math.inf]
 # Thin, square of full rank, rectangular of full rank either way, rank one.

@@ -16,7 +16,7 @@ from pymanopt.optimizers import (
 )
 
 from dln_geometry.testing import assert_close
-from manifolds.pymanopt_dln import BalancedManifold, EndToEndManifold, FixedRankPoint
+from manifolds._pymanopt import BalancedManifold, EndToEndManifold, FixedRankPoint
 
 
 def completion(manifold, target, mask):

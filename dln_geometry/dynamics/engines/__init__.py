@@ -16,20 +16,16 @@ them integrate ``dX/dt = -A_{N,X}(E'(X))``:
 
 from __future__ import annotations
 
-from dln_geometry.dynamics.engines.base import GRADIENT, LOSS, Engine
-from dln_geometry.dynamics.engines.choice import (
-    Watched,
-    collapsed_engine,
-    engine_for,
-    map_point,
-)
+from dln_geometry.dynamics.engines.choice import Watched, collapsed_engine, engine_for, map_point
 from dln_geometry.dynamics.engines.collapsed import EvenEngine, ProductEngine, SpectralEngine
-from dln_geometry.dynamics.engines.deep import CoreEngine, PairEngine
+from dln_geometry.dynamics.engines.engine import GRADIENT, LOSS, Blocks, Engine
+from dln_geometry.dynamics.engines.large_depth import CoreEngine, PairEngine
 from dln_geometry.dynamics.engines.layered import LayeredEngine, PlainEngine
 
 __all__ = [
     "GRADIENT",
     "LOSS",
+    "Blocks",
     "CoreEngine",
     "Engine",
     "EvenEngine",

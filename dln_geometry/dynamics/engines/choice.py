@@ -9,15 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.engines.base import Engine
 from dln_geometry.dynamics.engines.collapsed import EvenEngine, ProductEngine, SpectralEngine
-from dln_geometry.dynamics.engines.deep import CoreEngine, PairEngine
+from dln_geometry.dynamics.engines.engine import Engine
+from dln_geometry.dynamics.engines.large_depth import CoreEngine, PairEngine
 from dln_geometry.dynamics.engines.layered import LayeredEngine, PlainEngine
 from dln_geometry.dynamics.losses import Loss, as_dense, prepared
-from dln_geometry.geometry.balanced import is_balanced
-from dln_geometry.geometry.chain import product
-from dln_geometry.geometry.doors import as_factors
-from dln_geometry.geometry.point import Collapsed, EndToEnd
+from dln_geometry.geometry.points import Collapsed, EndToEnd, is_balanced, product
+from dln_geometry.support import as_factors
 
 ENGINES = ("auto", "spectral", "products", "layers")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.engines.base import (
+from dln_geometry.dynamics.engines.engine import (
     CollapsedEngine,
     finite_eigh,
     minus_product,
@@ -15,9 +15,8 @@ from dln_geometry.dynamics.engines.base import (
     squares,
 )
 from dln_geometry.dynamics.losses import Loss, contract
-from dln_geometry.geometry.chain import chain_svd
 from dln_geometry.geometry.kernel import geometric_sum, power_divided_difference
-from dln_geometry.geometry.point import Collapsed, EndToEnd
+from dln_geometry.geometry.points import Collapsed, EndToEnd, chain_svd
 
 
 class SpectralEngine(CollapsedEngine):

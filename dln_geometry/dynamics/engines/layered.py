@@ -8,16 +8,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.engines.base import (
-    Blocks,
-    Engine,
-    minus_product,
-    observables,
-    squares,
-)
+from dln_geometry.dynamics.engines.engine import Blocks, Engine, minus_product, observables, squares
 from dln_geometry.dynamics.losses import Loss, contract, evaluate
-from dln_geometry.geometry.chain import chain_svd, layer_moments
-from dln_geometry.geometry.point import EndToEnd
+from dln_geometry.geometry.points import EndToEnd, chain_svd, layer_moments
 
 
 class PlainEngine(Blocks, Engine):

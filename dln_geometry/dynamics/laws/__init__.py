@@ -21,6 +21,7 @@ from dln_geometry.dynamics.laws.ensembles import (
     beta_laguerre,
     hermite_zeros,
     laguerre_zeros,
+    tridiagonal_eigenvalues,
 )
 
 __all__ = [
@@ -35,4 +36,5 @@ __all__ = [
     "semicircle_density",
     "semicircle_distribution",
     "semicircle_radius",
+    "tridiagonal_eigenvalues",
 ]

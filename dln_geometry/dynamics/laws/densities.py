@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.laws.draws import as_count, as_positive, as_shape
-from dln_geometry.geometry.doors import as_depth, as_float_tensor
+from dln_geometry.support import as_count, as_depth, as_float_tensor, as_positive, as_shape
 
 __all__ = [
     "marchenko_pastur_density",

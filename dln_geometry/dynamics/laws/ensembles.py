@@ -11,8 +11,10 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.laws.draws import (
+from dln_geometry.support import (
     as_count,
+    as_dtype,
+    as_generator,
     as_index,
     as_positive,
     as_shape,
@@ -20,7 +22,6 @@ from dln_geometry.dynamics.laws.draws import (
     chi,
     normal,
 )
-from dln_geometry.geometry.doors import as_dtype, as_generator
 
 __all__ = ["beta_hermite", "beta_laguerre", "hermite_zeros", "laguerre_zeros"]
 

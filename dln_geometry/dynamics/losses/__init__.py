@@ -5,13 +5,7 @@ from __future__ import annotations
 from dln_geometry.dynamics.losses.callables import from_callable
 from dln_geometry.dynamics.losses.completion import Completion
 from dln_geometry.dynamics.losses.dense import Quadratic, Regression, Sensing
-from dln_geometry.dynamics.losses.protocol import (
-    Loss,
-    as_dense,
-    contract,
-    evaluate,
-    prepared,
-)
+from dln_geometry.dynamics.losses.protocol import Loss, as_dense, contract, evaluate, prepared
 
 __all__ = [
     "Completion",

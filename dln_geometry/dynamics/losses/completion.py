@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dln_geometry.dynamics.losses.data import DataLoss, Thin, half_square
 from dln_geometry.dynamics.losses.pattern import Pattern, has_compressed_kernels
-from dln_geometry.geometry.doors import as_float_tensor
+from dln_geometry.support import as_float_tensor
 
 __all__ = ["Completion"]
 

@@ -9,8 +9,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.doors import as_matrix
-from dln_geometry.geometry.point import Collapsed, EndToEnd
+from dln_geometry.geometry.points import Collapsed, EndToEnd
+from dln_geometry.support import as_matrix
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dln_geometry.dynamics.losses.data import DataLoss, Thin, half_square
 from dln_geometry.dynamics.losses.protocol import products
-from dln_geometry.geometry.doors import as_float_tensor, as_matrix
+from dln_geometry.support import as_float_tensor, as_matrix
 
 __all__ = ["Quadratic", "Regression", "Sensing"]
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.doors import as_matrix
-from dln_geometry.geometry.point import Collapsed, EndToEnd
+from dln_geometry.geometry.points import Collapsed, EndToEnd
+from dln_geometry.support import as_matrix
 
 __all__ = ["Loss", "as_dense", "contract", "evaluate", "prepared"]
 

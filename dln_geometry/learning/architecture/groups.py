@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.symmetry.symmetries import Symmetry
+from dln_geometry.learning.symmetry import Symmetry
 
 __all__ = ["Element", "Part", "SymmetricGroup"]
 

@@ -18,7 +18,7 @@ from torch.nn.utils.parametrizations import _WeightNorm
 from dln_geometry.learning.architecture.groups import Part
 from dln_geometry.learning.architecture.passages import Layout, has_hooks
 from dln_geometry.learning.architecture.tracing import Traced
-from dln_geometry.learning.modules import DeepLinear
+from dln_geometry.learning.layers import DeepLinear
 
 __all__ = ["Absorption", "Layer", "Network"]
 

@@ -17,7 +17,7 @@ from dln_geometry.learning.architecture.layers import Layer, Network, weight_nor
 from dln_geometry.learning.architecture.passages import Layout, has_hooks
 from dln_geometry.learning.architecture.tracing import Traced, trace, untraceable
 from dln_geometry.learning.architecture.walks import absorbed, readings
-from dln_geometry.learning.modules import DeepLinear
+from dln_geometry.learning.layers import DeepLinear
 
 __all__ = ["symmetries_of"]
 

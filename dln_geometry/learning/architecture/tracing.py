@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.proxy import TraceError
 
-from dln_geometry.learning.modules import DeepLinear
+from dln_geometry.learning.layers import DeepLinear
 
 __all__ = ["Traced", "trace", "untraceable"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.losses import as_value
+from dln_geometry.learning.functional import as_value
 
 __all__ = ["NotFiniteError", "as_scalar", "value_and_gradient"]
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.doors import as_float_tensor
 from dln_geometry.learning.mirror.isometry import (
     Piece,
     Term,
@@ -19,6 +18,7 @@ from dln_geometry.learning.mirror.isometry import (
     terms_of_units,
 )
 from dln_geometry.learning.mirror.reflection import FLAT, Reflection
+from dln_geometry.support import as_float_tensor
 
 __all__ = ["Mirror"]
 

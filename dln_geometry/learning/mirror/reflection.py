@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.doors import as_float_tensor, as_generator
 from dln_geometry.learning.mirror.evaluation import value_and_gradient
 from dln_geometry.learning.mirror.isometry import Term, named, term_dimension
-from dln_geometry.learning.symmetry.symmetries import SymmetryError
+from dln_geometry.learning.symmetry import SymmetryError
+from dln_geometry.support import as_float_tensor, as_generator
 
 __all__ = ["FLAT", "Reflection"]
 

@@ -1,3 +1,12 @@
 """Charges of real training loops, predicted exactly from the gradients seen."""
 
 from __future__ import annotations
+
+from dln_geometry.learning.monitor.charge_monitor import ChargeMonitor
+from dln_geometry.learning.monitor.record import ChargeRecord, ChargeReport
+
+__all__ = [
+    "ChargeMonitor",
+    "ChargeRecord",
+    "ChargeReport",
+]

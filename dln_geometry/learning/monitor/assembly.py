@@ -10,8 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from dln_geometry.learning.architecture.groups import SymmetricGroup
-from dln_geometry.learning.architecture.search import symmetries_of
+from dln_geometry.learning.architecture import SymmetricGroup, symmetries_of
 from dln_geometry.learning.monitor.laws import Law
 from dln_geometry.learning.monitor.linear_laws import LinearLaw
 from dln_geometry.learning.monitor.products import Products, StepOptions

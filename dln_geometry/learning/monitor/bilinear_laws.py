@@ -37,7 +37,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dln_geometry.learning.architecture.groups import SymmetricGroup
+from dln_geometry.learning.architecture import SymmetricGroup
 from dln_geometry.learning.monitor.laws import Law
 from dln_geometry.learning.monitor.products import Snapshot, StepOptions
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, Optimizer
 
-from dln_geometry.learning.architecture.groups import SymmetricGroup
+from dln_geometry.learning.architecture import SymmetricGroup
 from dln_geometry.learning.monitor.assembly import check_optimizer, watched_groups
 from dln_geometry.learning.monitor.following import Follower
 from dln_geometry.learning.monitor.ledger import Ledger, as_count

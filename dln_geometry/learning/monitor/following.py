@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD
 
-from dln_geometry.learning.architecture.groups import SymmetricGroup
+from dln_geometry.learning.architecture import SymmetricGroup
 from dln_geometry.learning.monitor.assembly import check_options, labels_of, laws_of
 from dln_geometry.learning.monitor.products import Snapshot, StepOptions
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.architecture.groups import SymmetricGroup
+from dln_geometry.learning.architecture import SymmetricGroup
 from dln_geometry.learning.monitor.products import Snapshot, StepOptions
 
 __all__ = ["Law", "present"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.learning.monitor.record import ChargeRecord
-from dln_geometry.learning.symmetry.symmetries import SymmetryError
+from dln_geometry.learning.symmetry import SymmetryError
 
 __all__ = ["Ledger", "as_count"]
 

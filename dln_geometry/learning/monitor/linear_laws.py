@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
+from dln_geometry.learning.architecture import Part, SymmetricGroup
 from dln_geometry.learning.monitor.laws import Law, present
 from dln_geometry.learning.monitor.products import Snapshot, wide_dtype
 

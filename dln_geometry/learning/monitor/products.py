@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.architecture.groups import Part
+from dln_geometry.learning.architecture import Part
 
 __all__ = ["Products", "Snapshot", "StepOptions", "wide_dtype"]
 

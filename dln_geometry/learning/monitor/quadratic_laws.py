@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.architecture.groups import SymmetricGroup
+from dln_geometry.learning.architecture import SymmetricGroup
 from dln_geometry.learning.monitor.bilinear_laws import BilinearLaw, weighted
 from dln_geometry.learning.monitor.laws import present
 from dln_geometry.learning.monitor.products import Products, Snapshot, StepOptions, wide_dtype

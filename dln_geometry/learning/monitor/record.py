@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.architecture.groups import SymmetricGroup
+from dln_geometry.learning.architecture import SymmetricGroup
 
 if TYPE_CHECKING:
     import xarray

@@ -1,3 +1,39 @@
 """The equation of motion of gradient descent: counter terms, iterates, errors."""
 
 from __future__ import annotations
+
+from dln_geometry.learning.motion.discretization import (
+    accumulated_error,
+    discretization_error,
+    max_learning_rate,
+)
+from dln_geometry.learning.motion.equation import equation_of_motion, modified_loss
+from dln_geometry.learning.motion.iterates import (
+    equation_of_motion_from_iterates,
+    momentum_step,
+    motion_of_iterates,
+    with_velocity,
+    without_velocity,
+)
+from dln_geometry.learning.motion.rates import scale_velocity, translation_rate
+from dln_geometry.learning.motion.series import counter_terms, recursive_counter_terms
+from dln_geometry.learning.motion.spectrum import hessian_product, sharpness
+
+__all__ = [
+    "accumulated_error",
+    "counter_terms",
+    "discretization_error",
+    "equation_of_motion",
+    "equation_of_motion_from_iterates",
+    "hessian_product",
+    "max_learning_rate",
+    "modified_loss",
+    "momentum_step",
+    "motion_of_iterates",
+    "recursive_counter_terms",
+    "scale_velocity",
+    "sharpness",
+    "translation_rate",
+    "with_velocity",
+    "without_velocity",
+]

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.algebra import (
+from dln_geometry.learning.functional import (
+    Parameters,
     as_like,
     as_order,
     as_parameters,
@@ -18,7 +19,6 @@ from dln_geometry.learning.algebra import (
 )
 from dln_geometry.learning.motion.series import counter_terms
 from dln_geometry.learning.motion.spectrum import hessian_product, sharpness
-from dln_geometry.learning.parameters import Parameters
 
 __all__ = ["accumulated_error", "discretization_error", "max_learning_rate"]
 

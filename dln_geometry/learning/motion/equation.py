@@ -7,14 +7,21 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.algebra import as_order, as_parameters, as_positive, dot
-from dln_geometry.learning.exactness import with_exact_derivatives
-from dln_geometry.learning.lanczos import largest_eigenvalue
-from dln_geometry.learning.losses import gradient_and_value_of
+from dln_geometry.learning.functional import (
+    Parameters,
+    as_order,
+    as_parameters,
+    as_positive,
+    dot,
+    flatten,
+    gradient_and_value_of,
+    largest_eigenvalue,
+    unflatten,
+    with_exact_derivatives,
+)
 from dln_geometry.learning.motion.field import VectorField
 from dln_geometry.learning.motion.series import closed_motion
 from dln_geometry.learning.motion.spectrum import hessian_product
-from dln_geometry.learning.parameters import Parameters, flatten, unflatten
 
 __all__ = ["EquationOfMotion", "equation_of_motion", "modified_loss"]
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dln_geometry.learning.algebra import as_parameters
-from dln_geometry.learning.parameters import Parameters, flatten, unflatten
+from dln_geometry.learning.functional import Parameters, as_parameters, flatten, unflatten
 
 __all__ = ["VectorField"]
 

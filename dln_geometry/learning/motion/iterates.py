@@ -8,7 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.algebra import (
+from dln_geometry.learning.functional import (
+    Parameters,
     as_like,
     as_order,
     as_parameters,
@@ -18,7 +19,6 @@ from dln_geometry.learning.algebra import (
 )
 from dln_geometry.learning.motion.field import VectorField
 from dln_geometry.learning.motion.series import difference_weights
-from dln_geometry.learning.parameters import Parameters
 from dln_geometry.learning.rules import Rule, as_rule
 
 __all__ = [

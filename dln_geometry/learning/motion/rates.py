@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from dln_geometry.learning.algebra import (
+from dln_geometry.learning.functional import (
     as_like,
     as_nonnegative,
     as_order,

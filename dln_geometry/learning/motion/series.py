@@ -16,11 +16,15 @@ from itertools import product as cartesian
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.algebra import as_order, as_parameters, combine
-from dln_geometry.learning.exactness import with_exact_derivatives
-from dln_geometry.learning.losses import gradient_of
+from dln_geometry.learning.functional import (
+    Parameters,
+    as_order,
+    as_parameters,
+    combine,
+    gradient_of,
+    with_exact_derivatives,
+)
 from dln_geometry.learning.motion.spectrum import hessian_product
-from dln_geometry.learning.parameters import Parameters
 
 __all__ = ["closed_motion", "counter_terms", "difference_weights", "recursive_counter_terms"]
 

@@ -7,11 +7,16 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.algebra import as_like, as_parameters
-from dln_geometry.learning.exactness import with_exact_derivatives
-from dln_geometry.learning.lanczos import largest_eigenvalue
-from dln_geometry.learning.losses import gradient_of
-from dln_geometry.learning.parameters import Parameters, flatten, unflatten
+from dln_geometry.learning.functional import (
+    Parameters,
+    as_like,
+    as_parameters,
+    flatten,
+    gradient_of,
+    largest_eigenvalue,
+    unflatten,
+    with_exact_derivatives,
+)
 
 __all__ = ["hessian_product", "sharpness"]
 

@@ -1,3 +1,42 @@
 """Noether's learning dynamics: charges, their motion, and their exact laws in every step."""
 
 from __future__ import annotations
+
+from dln_geometry.learning.noether.adaptive import EffectiveRMSProp, RMSPropState, as_rmsprop
+from dln_geometry.learning.noether.charges import (
+    charge,
+    charge_rate,
+    kinetic_asymmetry,
+    noether_residual,
+)
+from dln_geometry.learning.noether.discrete_laws import Charges, DiscreteLaw, discrete_residual
+from dln_geometry.learning.noether.mechanics import acceleration, kinetic_energy
+from dln_geometry.learning.noether.overdamped import (
+    decay_factor,
+    growth,
+    overdamped_charge,
+    overdamped_norm,
+    stationary_angle,
+    stationary_norm,
+)
+
+__all__ = [
+    "Charges",
+    "DiscreteLaw",
+    "EffectiveRMSProp",
+    "RMSPropState",
+    "acceleration",
+    "as_rmsprop",
+    "charge",
+    "charge_rate",
+    "decay_factor",
+    "discrete_residual",
+    "growth",
+    "kinetic_asymmetry",
+    "kinetic_energy",
+    "noether_residual",
+    "overdamped_charge",
+    "overdamped_norm",
+    "stationary_angle",
+    "stationary_norm",
+]

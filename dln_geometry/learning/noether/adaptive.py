@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.doors import as_float_tensor
 from dln_geometry.learning.noether.overdamped import (
     check_positive,
     decay_factor,
@@ -18,6 +17,7 @@ from dln_geometry.learning.noether.overdamped import (
     stationary_norm,
 )
 from dln_geometry.learning.rules import Rule, as_rule
+from dln_geometry.support import as_float_tensor
 
 __all__ = ["EffectiveRMSProp", "RMSPropState", "as_rmsprop"]
 

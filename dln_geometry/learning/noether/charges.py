@@ -12,16 +12,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.losses import gradient_of
-from dln_geometry.learning.noether.mechanics import (
-    acceleration,
-    as_state,
-    hessian_along,
-    momentum,
-)
-from dln_geometry.learning.parameters import Parameters
+from dln_geometry.learning.functional import Parameters, gradient_of
+from dln_geometry.learning.noether.mechanics import acceleration, as_state, hessian_along, momentum
 from dln_geometry.learning.rules import Rule, as_rule
-from dln_geometry.learning.symmetry.symmetries import Symmetry, as_symmetry
+from dln_geometry.learning.symmetry import Symmetry, as_symmetry
 
 __all__ = ["charge", "charge_rate", "kinetic_asymmetry", "noether_residual"]
 

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.algebra import as_like, as_parameters
-from dln_geometry.learning.parameters import Parameters
+from dln_geometry.learning.functional import Parameters, as_like, as_parameters
 from dln_geometry.learning.rules import Rule, as_rule
-from dln_geometry.learning.symmetry.claims import check_symmetric
-from dln_geometry.learning.symmetry.symmetries import Symmetry, as_symmetry
+from dln_geometry.learning.symmetry import Symmetry, as_symmetry, check_symmetric
 
 __all__ = ["Charges", "DiscreteLaw", "discrete_residual"]
 

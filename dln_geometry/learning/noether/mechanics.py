@@ -20,11 +20,16 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.algebra import as_like, as_parameters, dot
-from dln_geometry.learning.legendre import hessian_inverse
-from dln_geometry.learning.losses import as_value, gradient_and_value_of, gradient_of
-from dln_geometry.learning.parameters import Parameters
-from dln_geometry.learning.rules import Rule, as_rule
+from dln_geometry.learning.functional import (
+    Parameters,
+    as_like,
+    as_parameters,
+    as_value,
+    dot,
+    gradient_and_value_of,
+    gradient_of,
+)
+from dln_geometry.learning.rules import Rule, as_rule, hessian_inverse
 
 __all__ = ["acceleration", "as_state", "hessian_along", "kinetic_energy", "momentum"]
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dln_geometry.geometry.doors import as_float_tensor
-from dln_geometry.learning.parameters import Parameters
+from dln_geometry.learning.functional import Parameters
 from dln_geometry.learning.symmetry.axes import (
     along,
     as_axis,
@@ -20,6 +19,7 @@ from dln_geometry.learning.symmetry.axes import (
     units,
 )
 from dln_geometry.learning.symmetry.symmetries import Symmetry
+from dln_geometry.support import as_float_tensor
 
 __all__ = ["Rescale", "Scale", "Translation"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dln_geometry.geometry.doors import as_float_tensor
+from dln_geometry.support import as_float_tensor
 
 
 def as_names(names: Any, what: str) -> tuple[str, ...]:

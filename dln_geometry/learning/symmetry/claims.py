@@ -8,9 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.algebra import as_parameters
-from dln_geometry.learning.losses import gradient_and_value_of
-from dln_geometry.learning.parameters import Parameters
+from dln_geometry.learning.functional import Parameters, as_parameters, gradient_and_value_of
 from dln_geometry.learning.symmetry.symmetries import Symmetry, SymmetryError, as_symmetry
 
 __all__ = ["check_symmetric", "is_symmetric", "symmetry_residual"]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.parameters import Parameters
+from dln_geometry.learning.functional import Parameters
 
 __all__ = ["Symmetry", "SymmetryError", "as_symmetry"]
 

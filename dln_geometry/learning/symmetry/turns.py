@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.parameters import Parameters
+from dln_geometry.learning.functional import Parameters
 from dln_geometry.learning.symmetry.axes import (
     algebra_shape,
     as_names,

@@ -1,0 +1,27 @@
+"""flows."""
+
+from __future__ import annotations
+
+from dln_geometry.dynamics.flows.balancing import (
+    balancing_flow,
+    balancing_velocity,
+    kirwan_ness_flow,
+)
+from dln_geometry.dynamics.flows.balancing_path import balancing_generator, moments_of
+from dln_geometry.dynamics.flows.exact import quadratic, quadratic_residual
+from dln_geometry.dynamics.flows.free_energy import FreeEnergy, free_energy_flow
+from dln_geometry.dynamics.flows.gradient_flow import FlowError, gradient_flow
+
+__all__ = [
+    "FlowError",
+    "FreeEnergy",
+    "balancing_flow",
+    "balancing_generator",
+    "balancing_velocity",
+    "free_energy_flow",
+    "gradient_flow",
+    "kirwan_ness_flow",
+    "moments_of",
+    "quadratic",
+    "quadratic_residual",
+]

@@ -1,0 +1,325 @@
+"""Flows on a fibre: the factors move, their product X stands still.
+
+Both move the factors by hidden changes of basis, ``dW_k = c_k W_k - W_k c_{k-1}`` with
+``c_0 = c_N = 0``, towards balanced factors of X.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import os
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dln_geometry.dynamics.engines import Blocks
+from dln_geometry.dynamics.flows.balancing_path import (
+    LATE,
+    SNAP,
+    BalancingPath,
+    Stack,
+    balancing_generator,
+)
+from dln_geometry.dynamics.store import Store
+from dln_geometry.dynamics.trajectory import Trajectory
+from dln_geometry.geometry.points import chain_svd, product
+from dln_geometry.ode import end_or_rules, integrate, until_rules
+from dln_geometry.support import Progress, as_factors
+
+__all__ = ["balancing_flow", "balancing_velocity", "kirwan_ness_flow"]
+
+
+def balancing_velocity(factors: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Return the velocity of `balancing_flow`: minus W, projected on the orbit's tangent space.
+
+    ``dW_k = c_k W_k - W_k c_{k-1}`` with c a solution of
+
+        ``c_k W_k W_k^T - W_k c_{k-1} W_k^T
+        + W_{k+1}^T W_{k+1} c_k - W_{k+1}^T c_{k+1} W_{k+1} = G_k``
+
+    and the moments ``G_k = W_{k+1}^T W_{k+1} - W_k W_k^T``; c is not symmetric in general.
+
+    Parameters
+    ----------
+    factors : sequence of array_like
+        Layers ``(W_1, ..., W_N)``, W_p of shape (..., d_p, d_{p-1}).
+
+    Returns
+    -------
+    tuple of Tensor
+        One matrix for every layer, of its shape.
+
+    Raises
+    ------
+    TypeError
+        If `factors` is no sequence of real matrices.
+    ValueError
+        If the layers do not chain, or mix dtypes or devices.
+
+    References
+    ----------
+    Lindsey, Menon, arXiv 2511.01137.
+
+    Examples
+    --------
+    >>> balancing_velocity(([[1.0]], [[3.0]]))
+    (tensor([[0.8000]]), tensor([[-2.4000]]))
+    """
+    layers = as_factors(factors)
+    if len(layers) == 1:
+        return (torch.zeros_like(layers[0]),)
+    stack = Stack(_flat(layers))
+    c = balancing_generator(stack.tensor)
+    velocity = torch.zeros_like(stack.tensor)
+    velocity[:, :-1] = c @ stack.tensor[:, :-1]
+    velocity[:, 1:] -= stack.tensor[:, 1:] @ c
+    return _shaped(stack.layers(velocity), layers)
+
+
+def balancing_flow(
+    factors: Sequence[Any],
+    t: float | Sequence[float] | Tensor,
+    *,
+    progress: bool | Callable[[float, dict[str, Any]], None] = False,
+) -> tuple[Tensor, ...] | list[tuple[Tensor, ...]]:
+    r"""Return the factors after a time t of the gradient flow of ``1/2 sum |W_p|^2`` on the fibre.
+
+    On the orbit of the factors under hidden changes of basis, X held fixed. The moments decay
+    like ``G_p(t) = e^{-2t} G_p(0)``, and at infinite time the factors are balanced. Moments and
+    X are exact up to rounding; the place among the factors with these moments is that of the
+    flow up to about 1e-8.
+
+    Parameters
+    ----------
+    factors : sequence of array_like
+        Layers ``(W_1, ..., W_N)``, W_p of shape (..., d_p, d_{p-1}).
+    t : float or sequence of float, shape (T,)
+        Time, at least 0, or ``math.inf``; or increasing times.
+    progress : bool or callable
+        Show a progress bar; or call ``progress(fraction_done, info)``, at most ten times a second
+        (of infinite time, the fraction is one of the longest way).
+
+    Returns
+    -------
+    tuple of Tensor, or list of tuple
+        The factors; for a sequence of times one tuple for each.
+
+    Raises
+    ------
+    TypeError
+        If `factors` is no sequence of real matrices, or a time is not real.
+    ValueError
+        If the layers do not chain, or mix dtypes or devices; if a time is negative or NaN, or
+        the times decrease; if 20 000 evaluations of the velocity do not reach a time.
+
+    Notes
+    -----
+    The changes of basis g_k are integrated, ``dg_k/dt = c_k g_k``, so that X is kept whatever
+    the error; then Newton's method ``W_k -> e^{x_k} W_k e^{-x_{k-1}}`` restores the moments. The
+    velocity is that of `balancing_velocity`. All of it runs in double precision. On one
+    core, to infinite time: 0.7 s for 4 layers of 10 x 10, 1.2 s for 8 of 6 x 6, 2.5 s for 12 of
+    4 x 4, 4.5 s for 3 of 20 x 20.
+
+    References
+    ----------
+    Lindsey, Menon, arXiv 2511.01137.
+
+    Examples
+    --------
+    >>> balancing_flow(([[1.0]], [[4.0]]), math.inf)
+    (tensor([[2.]]), tensor([[2.]]))
+    """
+    layers = as_factors(factors)
+    times = _times(t)
+    states = []
+    with Progress(progress, "balancing") as bar:
+        flow = BalancingPath(_flat(layers), bar.callback) if len(layers) > 1 else None
+        if flow is not None:
+            flow.until = max(min(times[-1], SNAP if math.isinf(times[-1]) else LATE), 1e-300)
+        for time in times:
+            if flow is None or time == 0:
+                states.append(tuple(w.clone() for w in layers))
+            elif math.isinf(time):
+                states.append(_shaped(flow.balanced(), layers))
+            else:
+                flow.advance(time)
+                states.append(_shaped(flow.layers(), layers))
+    return states if np.ndim(t) else states[0]
+
+
+def kirwan_ness_flow(
+    factors: Sequence[Any],
+    t_end: float | None = None,
+    *,
+    until: Mapping[str, float] | None = None,
+    save_at: Any = None,
+    rtol: float = 1e-8,
+    atol: float | None = None,
+    method: Any = None,
+    store: str | os.PathLike[str] | None = None,
+    progress: bool | Callable[[float, dict[str, Any]], None] = False,
+) -> Trajectory:
+    r"""Integrate the gradient flow of ``1/2 sum_p |G_p|^2``, which ends at balanced factors.
+
+    ``dW_k/dt = 2 (G_k W_k - W_k G_{k-1})`` with ``G_k = W_{k+1}^T W_{k+1} - W_k W_k^T`` and
+    ``G_0 = G_N = 0``: hidden changes of basis by symmetric matrices, so that X is conserved. Near
+    the balanced factors of a square X of full rank the slowest mode decays at the rate
+    ``16 s_min^{2/N} sin^2(pi/2N)`` while the fastest ones go like ``|W|^2``: a stiff flow.
+
+    Parameters
+    ----------
+    factors : sequence of array_like
+        Layers ``(W_1, ..., W_N)``, W_p of shape (..., d_p, d_{p-1}). Leading dimensions are a
+        batch of independent runs, each with its own step sizes.
+    t_end : float, optional
+        Time at which every run ends; may be left out if `until` is given.
+    until : mapping, optional
+        Stopping rules, the first that is met ends a run: ``"loss"`` (``1/2 sum |G_p|^2`` at or
+        below), ``"steps"``, ``"evaluations"``, ``"seconds"``, as in `gradient_flow`.
+    save_at : array_like of shape (T,) or int, optional
+        Increasing times to save, hit exactly; or how many, equally spaced. By default
+        every step of a single run, and 101 equally spaced times of a batch (start alone
+        if `t_end` is 0, start and end if there is no `t_end`).
+    rtol : float
+        Tolerated local error of each layer relative to its Frobenius norm.
+    atol : float, optional
+        Absolute tolerance for the norms; by default ``1e-3 rtol`` times the norm of the start.
+    method : str or method value, optional
+        As for `integrate`; ``"auto"`` by default, for the flow is stiff.
+    store : path, optional
+        File that holds the state of the run; if it exists, the run continues from it.
+    progress : bool or callable
+        Show a progress bar; or call ``progress(fraction_done, info)``, at most ten times a second.
+
+    Returns
+    -------
+    Trajectory
+        ``loss`` is ``1/2 sum |G_p|^2``, ``singular_values`` are those of X, ``defect`` the drift
+        of X relative to its norm, ``final`` the factors.
+
+    Raises
+    ------
+    TypeError
+        If `factors` is no sequence of real matrices.
+    ValueError
+        If the layers do not chain, or mix dtypes or devices; if a time is negative or NaN, or
+        neither it nor a rule ends the run; if a rule is unknown; if `save_at` is a number below 2,
+        or one without a finite `t_end`; if `store` is of another run; if the step size underflows
+        (`IntegrationError`).
+
+    Notes
+    -----
+    Lindsey and Menon write ``2 (W_k G_{k-1} - G_k W_k)``, with moments of the opposite sign.
+
+    References
+    ----------
+    Lindsey, Menon, arXiv 2511.01137.
+    """
+    layers = as_factors(factors)
+    rules = until_rules(until, ("loss", "steps", "evaluations", "seconds"))
+    t_end = end_or_rules(t_end, rules)
+    batch = tuple(layers[0].shape[:-2])
+    flat = _flat(layers)
+    blocks = Blocks([(w.shape[-2], w.shape[-1]) for w in layers], flat[0].shape[:1])
+    start = blocks.join(*flat)
+    if save_at is None and len(start) > 1 and not math.isinf(t_end):
+        save_at = 101
+    if isinstance(save_at, numbers.Integral) and not isinstance(save_at, bool):
+        if save_at < 2 or math.isinf(t_end):
+            raise ValueError(
+                f"save_at must be times, or, with a finite t_end, a number >= 2, got {save_at}"
+            )
+        count = int(save_at) if t_end > 0 else 1
+        save_at = torch.linspace(0.0, float(t_end), count, dtype=torch.float64)
+    x0 = product(flat)
+    size = torch.linalg.matrix_norm(x0)
+
+    def field(t: Tensor, y: Tensor, out: Tensor) -> Tensor:
+        w, velocity = blocks.split(y), blocks.split(out)
+        out.zero_()
+        loss = y.new_zeros(len(y))
+        for k, (before, after) in enumerate(pairwise(w)):
+            g = after.mT @ after - before @ before.mT
+            velocity[k].add_(g @ before, alpha=2.0)
+            velocity[k + 1].sub_(after @ g, alpha=2.0)
+            loss = loss + 0.5 * g.square().sum((-2, -1))
+        return loss.unsqueeze(-1)
+
+    def record(y: Tensor, obs: Tensor | None) -> dict[str, Tensor]:
+        assert obs is not None
+        w = blocks.split(y)
+        # X itself: which samples these rows are, and so where they started, is known at the end.
+        return {"loss": obs[:, 0], "singular_values": chain_svd(w)[1], "x": product(w)}
+
+    saved = None
+    if store is not None:
+        times = None if save_at is None else torch.as_tensor(save_at, dtype=torch.float64)
+        options = [rtol, atol, repr(method)]
+        saved = Store(store, {"start": start, "save_at": times, "options": options})
+    with Progress(progress, "moments") as bar:
+        solution = integrate(
+            field,
+            start,
+            t_end=t_end,
+            rtol=rtol,
+            atol=atol,
+            blocks=blocks.sizes,
+            method="auto" if method is None else method,
+            save_at=save_at,
+            record=record,
+            stop={"loss": (0, rules["loss"])} if "loss" in rules else None,
+            max_steps=None if "steps" not in rules else int(rules["steps"]),
+            max_evaluations=None if "evaluations" not in rules else int(rules["evaluations"]),
+            max_seconds=rules.get("seconds"),
+            progress=bar.callback,
+            checkpoint=None if saved is None else saved.save,
+            resume=None if saved is None else saved.load(),
+        )
+    rows = solution.saved
+    drift = torch.linalg.matrix_norm(rows["x"] - x0) / torch.where(size > 0, size, 1.0)
+
+    def shaped(x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], *batch, *x.shape[2:])
+
+    return Trajectory(
+        t=solution.t,
+        loss=shaped(rows["loss"]),
+        singular_values=shaped(rows["singular_values"]),
+        defect=shaped(drift),
+        final=_shaped(blocks.split(solution.y), layers),
+        status=solution.status if batch else solution.status[0],
+        stats=solution.stats,
+        depth=float(len(layers)),
+    )
+
+
+def _flat(layers: Sequence[Tensor]) -> list[Tensor]:
+    """Return layers with one batch dimension."""
+    return [w.detach().reshape(-1, *w.shape[-2:]) for w in layers]
+
+
+def _shaped(moved: Sequence[Tensor], layers: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Give layers the shapes and the dtype that they came in."""
+    return tuple(
+        w.reshape(like.shape).to(like.dtype) for w, like in zip(moved, layers, strict=True)
+    )
+
+
+def _times(t: Any) -> list[float]:
+    """Check the times."""
+    try:
+        values = np.asarray(t, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"t must be a time or a sequence of times, got {t!r}") from None
+    if values.ndim > 1 or values.size == 0:
+        raise ValueError(f"t must be a time or a sequence of times, got shape {values.shape}")
+    if not (values >= 0).all():
+        raise ValueError(f"t must be at least 0, got {values.tolist()}")
+    if values.ndim and (np.diff(values) < 0).any():
+        raise ValueError(f"t must not decrease, got {values.tolist()}")
+    return np.atleast_1d(values).tolist()

@@ -1,0 +1,316 @@
+r"""The orbit of the factors under hidden changes of basis: its tangent space, and moving along it.
+
+A tangent vector is ``dW_k = c_k W_k - W_k c_{k-1}`` with any matrices ``c_1, ..., c_{N-1}`` and
+``c_0 = c_N = 0``. The normal equations of the orthogonal projection on these are
+
+    ``(L c)_k = c_k W_k W_k^T - W_k c_{k-1} W_k^T
+    + W_{k+1}^T W_{k+1} c_k - W_{k+1}^T c_{k+1} W_{k+1}``
+
+with ``<c, L c> = sum_k |c_k W_k - W_k c_{k-1}|^2``, and the moments move by ``-(L c + (L c)^T)``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.dynamics.flows.balancing_system import solved
+from dln_geometry.geometry.points import chain_from_frames, chain_svd
+from dln_geometry.ode import integrate
+
+__all__ = [
+    "BalancingPath",
+    "Chart",
+    "Stack",
+    "balancing_generator",
+    "correction_generator",
+    "moments_of",
+    "transformed",
+]
+
+TOLERANCE = 1e-12
+"""Residual of the balancing velocity's equation, in units of c and relative to the right side."""
+
+RTOL = 2e-9
+"""Tolerance of the integration; its errors only displace the layers on the orbit."""
+
+LATE = 40.0
+"""Time at which ``e^{-t}`` is below the rounding of one: nothing moves any more."""
+
+SNAP = 19.0
+"""Time at which ``e^{-2t}`` is."""
+
+NEAR = 1e-5
+"""Way left at which the limit is read off: what that neglects is of second order."""
+
+ROUNDING = 1e-14
+"""Singular values of a layer below this part of the largest are rounding, and would grow."""
+
+MOST_EVALUATIONS = 20_000
+"""Bound on the evaluations of the velocity; a few hundred to a few thousand are made."""
+
+NEWTON = 10
+"""Bound on the corrections; one or two are made."""
+
+
+class Stack:
+    """Layers of any widths as one tensor (B, N, d, d), padded by zeros, N >= 2.
+
+    What lies outside the orbit's reach is taken off: an outer layer that is wider outside is
+    held as a square triangular core times orthonormal rows or columns.
+
+    Parameters
+    ----------
+    layers : sequence of Tensor, shape (B, d_p, d_{p-1})
+        ``(W_1, ..., W_N)``.
+    """
+
+    def __init__(self, layers: Sequence[Tensor]) -> None:
+        cores = list(layers)
+        self.inner: Tensor | None = None
+        self.outer: Tensor | None = None
+        if cores[0].shape[-1] > cores[0].shape[-2]:
+            q, r = torch.linalg.qr(cores[0].mT)
+            cores[0], self.inner = r.mT, q.mT
+        if cores[-1].shape[-2] > cores[-1].shape[-1]:
+            self.outer, cores[-1] = torch.linalg.qr(cores[-1])
+        self.shapes = [(core.shape[-2], core.shape[-1]) for core in cores]
+        d = max(max(shape) for shape in self.shapes)
+        self.tensor = cores[0].new_zeros((cores[0].shape[0], len(cores), d, d))
+        for p, (core, (a, b)) in enumerate(zip(cores, self.shapes, strict=True)):
+            self.tensor[:, p, :a, :b] = core
+
+    def layers(self, tensor: Tensor) -> list[Tensor]:
+        """Return the layers that a stack moved along the orbit stands for."""
+        cores = [tensor[:, p, :a, :b] for p, (a, b) in enumerate(self.shapes)]
+        if self.inner is not None:
+            cores[0] = cores[0] @ self.inner
+        if self.outer is not None:
+            cores[-1] = self.outer @ cores[-1]
+        return [core.contiguous() for core in cores]
+
+
+def transformed(w: Tensor, g: Tensor) -> Tensor:
+    """Return ``W_k -> g_k W_k g_{k-1}^{-1}`` of a stack (B, N, d, d), g of (B, N-1, d, d)."""
+    moved = w.clone()
+    moved[:, :-1] = g @ moved[:, :-1]
+    moved[:, 1:] = torch.linalg.solve(g, moved[:, 1:], left=False)
+    return moved
+
+
+def moments_of(w: Tensor) -> Tensor:
+    """Return ``G_k = W_{k+1}^T W_{k+1} - W_k W_k^T`` of a stack, shape (B, N-1, d, d)."""
+    before, after = w[:, :-1], w[:, 1:]
+    return after.mT @ after - before @ before.mT
+
+
+class Chart:
+    """Coordinates of changes of basis near one, in which errors count by what they do to layers.
+
+    ``g_k = 1 + V_{k+1} (y_k / e) U_k^T`` with ``W_k = U_k S_k V_k^T`` and
+    ``e_ij^2 = s_{k+1,i}^2 + s_{k,j}^2``, no smaller than 1e-8 of the largest: where modes vanish, a
+    velocity is known no better than up to rounding over their size.
+
+    Parameters
+    ----------
+    w : Tensor, shape (B, N, d, d)
+        The layers; see `Stack`.
+    """
+
+    def __init__(self, w: Tensor) -> None:
+        u, s, vh = torch.linalg.svd(w)
+        self.left, self.right = vh[:, 1:].mT, u[:, :-1]
+        weight = s[:, 1:, :, None].square() + s[:, :-1, None, :].square()
+        largest = weight.amax((1, 2, 3), keepdim=True)
+        self.weight = (weight + torch.where(largest > 0, 1e-16 * largest, 1.0)).sqrt()
+        self.one = torch.eye(w.shape[-1], dtype=w.dtype, device=w.device)
+
+    def basis(self, y: Tensor) -> Tensor:
+        """Return g of coordinates y, both of shape (B, N-1, d, d)."""
+        return self.one + self.left @ (y / self.weight) @ self.right.mT
+
+    def rate(self, g: Tensor, c: Tensor) -> Tensor:
+        """Return dy/dt of ``dg/dt = c g``."""
+        return self.weight * (self.left.mT @ c @ g @ self.right)
+
+
+def balancing_generator(w: Tensor) -> Tensor:
+    """Return c with ``L c = G``, shape (B, N-1, d, d), for a stack w of (B, N, d, d).
+
+    The tangent vector is then the orthogonal projection of -W, and the moments move by ``-2 G``.
+    """
+    u, s, vh = torch.linalg.svd(w)
+    # c_k = V_{k+1} z_k U_k^T: the diagonal blocks of L are s_{k+1,i}^2 + s_{k,j}^2.
+    left, right = vh[:, 1:].mT, u[:, :-1]
+    after, before = s[:, 1:, :, None].square(), s[:, :-1, None, :].square()
+    diagonal = after + before
+    # Singular values below 1e-13 of the largest are rounding; their directions are brought to a
+    # halt, smoothly, for the integrator's sake.
+    floor = diagonal + 1e-26 * diagonal.amax((1, 2, 3), keepdim=True)
+    scale = torch.where(floor > 0, floor.rsqrt(), 0.0)
+    overlap = left.mT @ right
+    rows = overlap[:, 1:] * s[:, 1:-1].unsqueeze(-2)
+    columns = s[:, 1:-1].unsqueeze(-1) * overlap[:, :-1]
+    # G as a difference of squares before anything is summed: small singular values count.
+    y = solved(scale * (after - before) * overlap, scale, rows, columns, TOLERANCE)
+    return left @ (scale * y) @ right.mT
+
+
+def correction_generator(w: Tensor, excess: Tensor) -> Tensor:
+    """Return symmetric x that lowers the moments by `excess` to first order and to one per cent.
+
+    ``L x + (L x)^T = excess``, shape (B, N-1, d, d). Symmetric ones reach every excess that the
+    orbit can have. Directions whose own moments are within 1e-5 of zero are left alone:
+    there an excess of the size of rounding would ask for a large x, and the integrator's own
+    error is that much smaller.
+    """
+    before, after = w[:, :-1], w[:, 1:]
+    # x_k = E_k z_k E_k^T: the diagonal blocks of the symmetric part of L are (e_i + e_j)/2.
+    e, frame = torch.linalg.eigh(before @ before.mT + after.mT @ after)
+    diagonal = 0.5 * (e.unsqueeze(-1) + e.unsqueeze(-2))
+    floor = 1e-5 * diagonal.amax((1, 2, 3), keepdim=True)
+    scale = torch.where(diagonal > floor, diagonal.abs().rsqrt(), 0.0)
+    inner = frame[:, 1:].mT @ w[:, 1:-1] @ frame[:, :-1]
+    right = frame.mT @ (0.5 * excess) @ frame
+    y = solved(scale * right, scale, inner, inner, 1e-2)
+    return frame @ (scale * y) @ frame.mT
+
+
+class BalancingPath:
+    """The balancing flow of one network, from time 0 on.
+
+    Parameters
+    ----------
+    layers : sequence of Tensor, shape (B, d_p, d_{p-1})
+        ``(W_1, ..., W_N)``, N >= 2.
+    progress : callable, optional
+        ``progress(fraction_done, info)``; the fraction is one of `until`.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Tensor],
+        progress: Callable[[float, dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.progress, self.until = progress, 1.0
+        self.evaluations = 0
+        self.stack = Stack([w.double() for w in layers])
+        self.w = self.stack.tensor
+        self.start = moments_of(self.w)
+        self.time = 0.0
+
+    def layers(self) -> list[Tensor]:
+        """Return the layers at the present time."""
+        return self.stack.layers(self.w)
+
+    def advance(self, time: float) -> None:
+        """Move on to a finite time, and restore the moments there."""
+        while self.time < min(time, LATE):
+            self._piece(min(time, LATE))
+        self._restore(math.exp(-2.0 * time))
+
+    def balanced(self) -> tuple[Tensor, ...]:
+        """Move on to infinite time and return the layers."""
+        while self.time < SNAP and not self._is_near():
+            self._piece(SNAP)
+        # What is left of the way is orthogonal to the balanced factors and short: their frames
+        # are those of the limit, without the modes that vanish.
+        frames, u, s = self._frames(self.layers())
+        return chain_from_frames([*frames, u], s)
+
+    def _is_near(self) -> bool:
+        """Return whether the modes of X have less than NEAR left to move.
+
+        The generator decays like ``e^{-2t}`` on them, so that it is twice what is left.
+        """
+        cores = [self.w[:, p] for p in range(self.w.shape[1])]
+        frames, _, s = self._frames(cores)
+        moves = balancing_generator(self.w) @ torch.stack(frames[1:], 1)
+        moves = moves * (s > 0).to(moves)[:, None, None, :]
+        return float(torch.linalg.matrix_norm(moves).amax()) < NEAR
+
+    @staticmethod
+    def _frames(layers: list[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Return orthonormal frames of the modes of X before each layer, and after the last."""
+        u, s, vh = chain_svd(layers)
+        frames = [vh.mT]
+        for w in layers[:-1]:
+            image = w @ (frames[-1] * (s > 0).to(w).unsqueeze(-2))
+            a, _, bh = torch.linalg.svd(image, full_matrices=False)
+            frames.append(a @ bh)
+        return frames, u, s
+
+    def _piece(self, time: float) -> None:
+        """Integrate the changes of basis, no further than they stay well conditioned."""
+        u, s, vh = torch.linalg.svd(self.w)
+        # What is rounding now would have grown by the next piece.
+        s = torch.where(s > ROUNDING * s[..., :1], s, 0.0)
+        w = self.w = torch.where(
+            (s > 0).all(-1)[..., None, None], self.w, (u * s[..., None, :]) @ vh
+        )
+        speed = float(torch.linalg.matrix_norm(balancing_generator(w), ord=2).amax())
+        span = min(time - self.time, 2.0 / max(speed, 1e-12))
+        chart = Chart(w)
+        like = self.start
+
+        def field(t: Tensor, y: Tensor, out: Tensor) -> Tensor:
+            g = chart.basis(y.view_as(like))
+            moved = transformed(w, g)
+            out.copy_(chart.rate(g, balancing_generator(moved)).view_as(out))
+            return 0.5 * moved.square().sum((1, 2, 3)).unsqueeze(-1)
+
+        start = torch.zeros_like(like).flatten(1)
+        end = integrate(
+            field,
+            start,
+            t_end=span,
+            rtol=RTOL,
+            atol=RTOL * chart.weight.flatten(1).amax(1),
+            blocks=[start.shape[1] // like.shape[1]] * like.shape[1],
+            method="rk8",
+            save_at=[span],
+            max_evaluations=max(1, MOST_EVALUATIONS - self.evaluations),
+            progress=None if self.progress is None else self._report(span),
+        )
+        self.evaluations += int(end.stats["evaluations"])
+        if any(status != "t_end" for status in end.status):
+            raise ValueError(
+                f"factors must be such that the flow is followed with {MOST_EVALUATIONS} "
+                f"evaluations, got no further than time {self.time:.3g}"
+            )
+        self.w = transformed(w, chart.basis(end.y.view_as(like)))
+        self.time += span
+
+    def _report(self, span: float) -> Callable[[float, dict[str, Any]], None]:
+        begun, whole = self.time, self.until
+
+        def report(fraction: float, info: dict[str, Any]) -> None:
+            time = begun + fraction * span
+            assert self.progress is not None
+            self.progress(min(time / whole, 1.0), {**info, "t": time})
+
+        return report
+
+    def _restore(self, decay: float) -> None:
+        """Give the moments their values, ``decay`` times those of the start, by Newton's method."""
+        goal = decay * self.start
+        excess = moments_of(self.w) - goal
+        for _ in range(NEWTON):
+            x = correction_generator(self.w, excess)
+            w = self.w.clone()
+            w[:, :-1] = torch.linalg.matrix_exp(x) @ w[:, :-1]
+            w[:, 1:] = w[:, 1:] @ torch.linalg.matrix_exp(-x)
+            left = moments_of(w) - goal
+            better = (_square(left) < 0.25 * _square(excess))[..., None, None, None]
+            if not bool(better.any()):
+                break
+            self.w, excess = torch.where(better, w, self.w), torch.where(better, left, excess)
+
+
+def _square(a: Tensor) -> Tensor:
+    """Return the squared norm of every sample, shape (B,)."""
+    return a.square().flatten(1).sum(1)

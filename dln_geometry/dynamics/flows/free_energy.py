@@ -1,0 +1,175 @@
+"""The free energy as a loss, and its gradient flow: what gauge noise alone does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.dynamics.flows.gradient_flow import gradient_flow
+from dln_geometry.dynamics.losses import Loss, as_dense, contract, prepared
+from dln_geometry.dynamics.trajectory import Trajectory
+from dln_geometry.geometry.metric import entropy, entropy_slope, hidden_excess, thin_svd
+from dln_geometry.geometry.points import Collapsed, EndToEnd
+from dln_geometry.support import as_count, as_depth, as_positive, as_rank
+
+__all__ = ["FreeEnergy", "free_energy_flow"]
+
+
+class FreeEnergy:
+    """The loss ``F_beta(X) = E(X) - S(X)/beta`` on the matrices of one rank, for one depth.
+
+    Parameters
+    ----------
+    loss : Loss
+        The energy E.
+    beta : float
+        Inverse temperature, positive.
+    depth : float
+        Depth of the entropy, that of the flow it is used in.
+    shape : tuple of int
+        Shape (m, n) of the matrices.
+    rank : int, optional
+        Rank r; ``min(m, n)`` by default.
+    widths : sequence of int or int, optional
+        Hidden widths, see `dln_geometry.entropy`.
+
+    References
+    ----------
+    Menon, Yu, arXiv 2509.09088v3.
+
+    Examples
+    --------
+    >>> from dln_geometry.dynamics import losses
+    >>> f = FreeEnergy(losses.Quadratic([[0.0]]), 2.0, 3, (1, 1))
+    >>> f.value(torch.tensor([[2.0]])) + math.log(4.0) / 2
+    tensor(2.)
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        beta: float,
+        depth: float,
+        shape: tuple[int, int],
+        *,
+        rank: int | None = None,
+        widths: Sequence[int] | int | None = None,
+    ) -> None:
+        self.loss, self.beta = loss, as_positive(beta, "beta")
+        self.depth, self.widths = as_depth(depth), widths
+        if not (isinstance(shape, Sequence | torch.Size) and len(shape) == 2):
+            raise TypeError(f"shape must be a pair (m, n), got {shape!r}")
+        m, n = (as_count(d, "shape") for d in shape)
+        self.shape, least = (m, n), min(m, n)
+        self.rank = least if rank is None else as_rank(rank, least, "min(m, n)")
+        self._excess = hidden_excess(self.shape, self.rank, self.depth, widths)[1]
+
+    def to(
+        self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> FreeEnergy:
+        """Return the same with an energy on data of this dtype and device."""
+        ready = prepared(self.loss, self.shape, dtype=dtype, device=device)
+        return FreeEnergy(
+            ready, self.beta, self.depth, self.shape, rank=self.rank, widths=self.widths
+        )
+
+    def value(self, x: Any) -> Tensor:
+        """Return ``E(X) - S(X)/beta``, shape (...)."""
+        return self.evaluate(as_dense(x))[0]
+
+    def gradient(self, x: Any) -> Tensor:
+        """Return ``E'(X) - U diag(dS/ds) V^T / beta``, shape (..., m, n)."""
+        return self.evaluate(as_dense(x))[1]
+
+    def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return value and gradient at a matrix."""
+        u, s, vh = torch.linalg.svd(x, full_matrices=False)
+        r = self.rank
+        u, s, vh = u[..., :r], s[..., :r], vh[..., :r, :]
+        gradient = self.loss.gradient(x)
+        gradient = gradient if gradient.layout == torch.strided else gradient.to_dense()
+        value = self.loss.value(x) - self._entropy(u, s, vh) / self.beta
+        return value, gradient - (u * self._slope(s).unsqueeze(-2)) @ vh
+
+    def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``(F, G R, G^T L)`` at ``X = L R^T``."""
+        value, gr, gl = contract(self.loss, left, right)
+        u, s, vh = thin_svd(left, right.mT, self.rank)
+        slope = self._slope(s).unsqueeze(-1)
+        gr = gr - u @ (slope * (vh @ right))
+        gl = gl - vh.mT @ (slope * (u.mT @ left))
+        return value - self._entropy(u, s, vh) / self.beta, gr, gl
+
+    def _entropy(self, u: Tensor, s: Tensor, vh: Tensor) -> Tensor:
+        point = EndToEnd(u, s, vh, self.depth, math.isinf(self.depth))
+        return entropy(point, widths=self.widths)
+
+    def _slope(self, s: Tensor) -> Tensor:
+        """Return ``dS/ds / beta``; flows multiply it by what vanishes where it is infinite."""
+        s = s.clamp_min(torch.finfo(s.dtype).tiny ** 0.5)
+        return entropy_slope(s, self.depth, excess=self._excess) / self.beta
+
+
+def free_energy_flow(
+    loss: Loss,
+    start: Collapsed | EndToEnd,
+    *,
+    beta: float,
+    widths: Sequence[int] | int | None = None,
+    **options: Any,
+) -> Trajectory:
+    r"""Integrate ``dX/dt = -A_{N,X}(E'(X)) + (1/beta) grad_{g^N} S``, adaptively.
+
+    The gradient flow of the free energy: Langevin dynamics with noise along the orbits alone
+    (``kappa = 0``), which acts on X through the mean curvature of the orbits.
+
+    Parameters
+    ----------
+    loss : Loss
+        The energy E.
+    start : Collapsed or EndToEnd
+        A point with positive singular values.
+    beta : float
+        Inverse temperature, positive.
+    widths : sequence of int or int, optional
+        Hidden widths, see `dln_geometry.entropy`.
+    **options
+        Of `gradient_flow`. The ``loss`` of the trajectory is the free energy, and so is that of
+        stopping rules.
+
+    Raises
+    ------
+    TypeError
+        If `start` is no point.
+    ValueError
+        If `beta` is not positive, a singular value of the start is zero, or the widths do not
+        fit; and as in `gradient_flow`.
+
+    References
+    ----------
+    Menon, arXiv 2411.09004; Menon, Yu, arXiv 2509.09088v3.
+
+    Examples
+    --------
+    At depth 2 two equal singular values obey ``s(t) = s* tanh(2 s* t + c)``, ``s*^2 = 1/(4 beta)``:
+
+    >>> from dln_geometry.dynamics import losses
+    >>> start = EndToEnd.of(0.1 * torch.eye(2), 2)
+    >>> path = free_energy_flow(losses.Quadratic(torch.zeros(2, 2)), start, beta=1.0, t_end=20.0)
+    >>> path.final.singular_values()
+    tensor([0.5000, 0.5000])
+    """
+    if not isinstance(start, Collapsed | EndToEnd):
+        raise TypeError(f"start must be a Collapsed or an EndToEnd, got {type(start).__name__}")
+    s = start.s if isinstance(start, EndToEnd) else start.singular_values()
+    if start.depth > 1 and bool((s <= 0).any()):
+        raise ValueError(
+            "start must have positive singular values, got a zero: state a smaller rank, or start "
+            "from a small multiple of the identity"
+        )
+    energy = FreeEnergy(loss, beta, start.depth, start.shape, rank=start.rank, widths=widths)
+    return gradient_flow(energy, start, **options)

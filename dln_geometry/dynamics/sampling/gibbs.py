@@ -1,0 +1,232 @@
+"""Unbiased samples of the Gibbs measure by a Metropolis-adjusted Langevin algorithm."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.dynamics.losses import Loss, prepared
+from dln_geometry.dynamics.noise import Diverged, Gaussians, Grid, trace, walk
+from dln_geometry.dynamics.sampling.potentials import DeepPotential, Potential
+from dln_geometry.dynamics.store import Store
+from dln_geometry.dynamics.trajectory import Trajectory
+from dln_geometry.geometry.metric import hidden_excess
+from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
+from dln_geometry.support import as_count, as_flag, as_positive
+
+__all__ = ["sample_gibbs"]
+
+# The acceptance at which such chains move fastest (Roberts, Rosenthal 1998).
+_BEST_ACCEPTANCE = 0.574
+
+
+def sample_gibbs(
+    loss: Loss,
+    start: Collapsed | EndToEnd,
+    *,
+    beta: float,
+    kappa: float = 1.0,
+    entropy: bool = True,
+    draws: int,
+    thin: int = 1,
+    burn_in: int = 500,
+    dt: float | None = None,
+    generator: torch.Generator,
+    widths: Sequence[int] | int | None = None,
+    keep_points: bool = False,
+    progress: bool | Callable[[float, dict[str, Any]], None] = False,
+    store: str | os.PathLike[str] | None = None,
+) -> Trajectory:
+    r"""Sample ``exp(-(beta/kappa) F_beta(X)) dvol_g`` without discretisation error.
+
+    In the matrix ``Y = U rho V^T``, ``rho = sqrt(N) s^{1/N}``, the volume of ``g^N`` is Lebesgue
+    measure (at full rank), so that Langevin proposals ``Y - h V'(Y) + sqrt(2h) Z`` need no
+    geometry, and ``det X = 0`` is no special place. At rank ``r < min(m, n)``, ``Y = A Q^T`` with
+    proposals for A, the weight ``prod_k rho_k^{n-r}``, and random rotations of the frame Q. One SVD
+    a proposal.
+
+    Both signs of the determinant are visited, at every finite depth. At infinite depth the column
+    and row spaces stand still and X is an orthogonal matrix times ``exp(H)``: the volume is
+    Lebesgue measure of the symmetric H times Haar measure, proposals move H with its drift and
+    rotate at random. Zero is infinitely far there, with infinite volume on the way: a loss that
+    is finite at ``X = 0`` leaves the measure infinite, and the chain drifts off, unless the entropy
+    outweighs the volume.
+
+    Parameters
+    ----------
+    loss : Loss
+        The energy E.
+    start : Collapsed or EndToEnd
+        A point of any depth and rank; leading dimensions are independent chains.
+    beta, kappa, entropy, widths
+        As in `langevin`, whose equilibrium this is; `kappa` is positive.
+    draws : int
+        Number of samples kept from each chain.
+    thin : int
+        Proposals from one kept sample to the next.
+    burn_in : int
+        Proposals before the first.
+    dt : float, optional
+        Size h of the proposals; by default tuned during the burn-in to accept 57 %, then fixed.
+    generator : torch.Generator
+        The source of randomness.
+    keep_points, progress, store
+        As in `langevin`.
+
+    Returns
+    -------
+    Trajectory
+        ``t`` counts proposals, ``stats["acceptance"]`` is the accepted fraction after the burn-in
+        and ``stats["dt"]`` the size of the proposals.
+
+    Raises
+    ------
+    TypeError
+        If `start` is no point or a count no integer.
+    ValueError
+        If a parameter is out of range, the start has a singular value that
+        is zero, or there is no burn-in to tune `dt` in.
+    FlowError
+        If the loss is not finite at the start.
+
+    References
+    ----------
+    Cohen, Menon, Veraszto, arXiv 2210.12497 (the volume); G. Roberts, R. Tweedie, Bernoulli 2
+    (1996) (the algorithm).
+    """
+    beta, kappa = as_positive(beta, "beta"), as_positive(kappa, "kappa")
+    draws, thin = as_count(draws, "draws"), as_count(thin, "thin")
+    burn_in, entropy = as_count(burn_in, "burn_in", 0), as_flag(entropy, "entropy")
+    if not isinstance(start, Collapsed | EndToEnd):
+        raise TypeError(f"start must be a Collapsed or an EndToEnd, got {type(start).__name__}")
+    point = as_point(start)
+    if bool((point.s <= 0).any()):
+        raise ValueError(
+            "start must have positive singular values, got a zero: state a smaller rank"
+        )
+    if dt is None and burn_in == 0:
+        raise ValueError("dt must be given where there is no burn_in to tune it in, got None")
+    size = 0.1 * kappa / beta if dt is None else as_positive(dt, "dt")
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
+    excess = hidden_excess(point.shape, point.rank, point.depth, widths)[1] if entropy else None
+    like = point.s
+    ready = prepared(loss, point.shape, dtype=like.dtype, device=like.device)
+    kind = DeepPotential if math.isinf(point.depth) else Potential
+    potential = kind(ready, beta / kappa, None if excess is None else (1 / kappa, excess), point)
+    chain = _Chain(potential, Gaussians(generator), burn_in, dt is None, start)
+    counts = (burn_in + thin, *(thin,) * (draws - 1))
+    grid = Grid(torch.tensor(counts, dtype=torch.float64).cumsum(0), counts, (1.0,) * draws)
+    state = chain.start(point, size)
+    saved = None
+    if store is not None:
+        options = [beta, kappa, excess, draws, thin, burn_in, dt, keep_points, point.depth]
+        at = [point.u, point.s, point.vh]
+        identity = {"start": at, "options": options, "loss": trace(ready, point)}
+        saved = Store(store, identity)
+    return walk(
+        chain,
+        state,
+        grid,
+        label="sampling",
+        generator=generator,
+        keep_points=keep_points,
+        progress=progress,
+        store=saved,
+        summary=chain.summary,
+    )
+
+
+class _Chain:
+    """The Metropolis-adjusted chain as a `Stepper`.
+
+    States are ``(dt, turn, accepted, A, Q)`` and what `Potential.at` returned there.
+    """
+
+    def __init__(
+        self,
+        potential: Potential | DeepPotential,
+        noise: Gaussians,
+        burn_in: int,
+        tuned: bool,
+        start: Any,
+    ) -> None:
+        self.potential, self.noise = potential, noise
+        self.burn_in, self.tuned = burn_in, tuned
+        self.depth, self.collapsed = start.depth, isinstance(start, Collapsed)
+        self._proposals = 0
+
+    def start(self, point: EndToEnd, dt: float) -> tuple[Tensor, ...]:
+        """Return the first state."""
+        potential = self.potential
+        a, q = potential.coordinates(point)
+        h = point.s.new_tensor(dt)
+        accepted = point.s.new_zeros(point.s.shape[:-1])
+        return (h, self._turn(h, a), accepted, a, q, *potential.at(a, q, h))
+
+    def advance(self, state: tuple[Tensor, ...], h: float, index: int) -> tuple[Tensor, ...]:
+        """Return the state after one proposal."""
+        dt, turn, accepted, a, q, value, drift, *rest = state
+        finite = torch.isfinite(value) & torch.isfinite(drift).all(-1).all(-1)
+        if not bool(finite.all()):
+            raise Diverged("loss must be finite with a finite gradient at the start", ~finite)
+        z = self.potential.increment(self.noise.draw(a.shape, a, 1.0))
+        a_new, q_new = a + dt * drift + (2 * dt).sqrt() * z, q
+        if q.numel():
+            b = self.noise.draw((*q.shape[:-1], q.shape[-2]), a, 1.0) * turn
+            q_new = torch.linalg.matrix_exp(b - b.mT) @ q
+        new = self.potential.at(a_new, q_new, dt)
+        back = a - a_new - dt * new[1]
+        log_ratio = value - new[0] + 0.5 * z.square().sum((-2, -1))
+        log_ratio = log_ratio - back.square().sum((-2, -1)) / (4 * dt)
+        uniform = torch.rand(
+            value.shape, generator=self.noise.generator, dtype=a.dtype, device=self._device
+        )
+        # A proposal without a finite potential has ratio NaN or -inf and is refused.
+        yes = uniform.to(a.device).log() < log_ratio
+        old_parts, new_parts = (a, q, value, drift, *rest), (a_new, q_new, *new)
+        parts = [_where(yes, x, y) for x, y in zip(new_parts, old_parts, strict=True)]
+        if index < self.burn_in:
+            chance = log_ratio.clamp(max=0.0).exp().nan_to_num(0.0).mean()
+            if self.tuned:
+                dt = dt * torch.exp(2.0 * (index + 1.0) ** -0.6 * (chance - _BEST_ACCEPTANCE))
+            turn = self._turn(dt, parts[0])
+        else:
+            accepted = accepted + yes
+        return (dt, turn, accepted, *parts)
+
+    def _turn(self, dt: Tensor, a: Tensor) -> Tensor:
+        """Return the size of rotations that move as far as the noise; fixed after burn-in."""
+        return 0.5 * (2 * dt).sqrt() / self.potential.size(a)
+
+    @property
+    def _device(self) -> torch.device:
+        assert self.noise.generator is not None
+        return self.noise.generator.device
+
+    def observe(self, state: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """Return loss and singular values."""
+        return {"singular_values": state[8], "loss": state[10]}
+
+    def summary(self, state: tuple[Tensor, ...], steps: int) -> dict[str, Any]:
+        """Return the statistics of the run."""
+        proposals = max(steps - self.burn_in, 1)
+        return {"acceptance": float(state[2].mean()) / proposals, "dt": float(state[0])}
+
+    def point(self, state: tuple[Tensor, ...]) -> Collapsed | EndToEnd:
+        """Return the point, in the view of the start."""
+        u, s, v = state[7:10]
+        point = EndToEnd(u, s, v.mT, self.depth, math.isinf(self.depth))
+        return Collapsed.of(point) if self.collapsed else point
+
+
+def _where(yes: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    if new.numel() == 0:
+        return new
+    index: Any = (..., *(None,) * (new.ndim - yes.ndim))
+    return torch.where(yes[index], new, old)

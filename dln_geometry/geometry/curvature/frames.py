@@ -1,0 +1,249 @@
+r"""Second variations of the cometric in the frames of a point, and the curvature they make.
+
+All indices are explicit here, those of zero singular values included: with ``b`` and ``b'`` the
+moves of ``l(X X^T)`` and ``l(X^T X)``, ``A''(H)`` along a move is
+``sum 2 p[l_i, l_k, l_l, l_j] (b_ik b_kl H_lj + b_ik H_kl b'_lj + H_ik b'_kl b'_lj)`` and what the
+second moves of l add, by ``p[l_i, l_k, l_j]``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from dln_geometry.geometry.kernel import Differences, second_difference, third_difference
+from dln_geometry.geometry.metric import Blocks, Box, apply, combine, pull, push, squared_length
+from dln_geometry.geometry.points import EndToEnd
+
+__all__ = ["CurvatureFrames"]
+
+
+class CurvatureFrames:
+    """A point whose tangent vectors are square matrices, zeros included among the singular values.
+
+    Parameters
+    ----------
+    differences : Differences
+        Of the r positive singular values.
+    rows, columns : int
+        Shape of the matrices; the smaller side is padded to a square.
+    vectors : sequence of Tensor, shape (..., d, d), d the larger of rows and columns
+        Tangent vectors in the frames of the point.
+    more : tuple of int
+        How many directions the last row and the last column stand for.
+    """
+
+    def __init__(
+        self,
+        differences: Differences,
+        rows: int,
+        columns: int,
+        vectors: Sequence[Tensor] = (),
+        more: tuple[int, int] = (1, 1),
+    ) -> None:
+        self.differences = differences
+        self.rows, self.columns = rows, columns
+        self.vectors = tuple(vectors)
+        self.more = more
+        self.rank = differences.s.shape[-1]
+        self.size = max(rows, columns)
+
+    @classmethod
+    def at(cls, p: EndToEnd, *vectors: Tensor) -> CurvatureFrames:
+        """Return the frames of a box around a point and tangent vectors.
+
+        One direction beyond the box, on either side, stands for all others: they are alike.
+        """
+        box = Box.around(p, *vectors)
+        q, r, (m, n) = box.point, p.rank, p.shape
+        left, right = _complete(q.u), _complete(q.vh.mT)
+        inside = [left.mT @ v @ right for v in box.vectors]
+        rows, columns = q.shape
+        more = [1, 1]
+        if math.isinf(p.depth):
+            # Range and corange do not move.
+            inside = [v[..., :r, :r] for v in inside]
+            rows = columns = r
+        else:
+            if m > rows:
+                more[0], rows = m - rows, rows + 1
+            if n > columns:
+                more[1], columns = n - columns, columns + 1
+        size = max(rows, columns)
+        square = [
+            torch.nn.functional.pad(v, (0, size - v.shape[-1], 0, size - v.shape[-2]))
+            for v in inside
+        ]
+        k = Differences(q.s, q.depth, q.normalized)
+        return cls(k, rows, columns, square, (more[0], more[1]))
+
+    @cached_property
+    def x(self) -> Tensor:
+        """Logarithms of the singular values, ``-inf`` for zeros, shape (..., d)."""
+        return self._padded(self.differences.x, -math.inf)
+
+    def _padded(self, values: Tensor, value: float) -> Tensor:
+        return torch.nn.functional.pad(values, (0, self.size - self.rank), value=value)
+
+    def basis(self) -> list[tuple[Tensor, float]]:
+        """Return an orthonormal basis, every vector with the number that it stands for."""
+        k, r = self.differences, self.rank
+        vectors = []
+        for i, j in itertools.product(range(self.rows), range(self.columns)):
+            if i >= r and j >= r:
+                continue
+            if i < r and j < r:
+                weight = k.kernel[..., i, j]
+            else:
+                weight = k.mixed[..., min(i, j)]
+            e = torch.zeros(*self.x.shape[:-1], self.size, self.size).to(self.x)
+            e[..., i, j] = weight.sqrt()
+            count = self.more[0] if i == self.rows - 1 else 1
+            count *= self.more[1] if j == self.columns - 1 else 1
+            vectors.append((e, float(count)))
+        return vectors
+
+    def blocks(self, z: Tensor) -> Blocks:
+        """Return the blocks of a matrix, without what stands for zeros among themselves."""
+        r = self.rank
+        if self.size == r:
+            return Blocks(z, None, None)
+        pad = torch.nn.functional.pad
+        left = pad(z[..., r:, :r], (0, 0, r, 0))
+        right = pad(z[..., :r, r:], (r, 0))
+        return Blocks(z[..., :r, :r], left, right)
+
+    def matrix(self, b: Blocks) -> Tensor:
+        """Return the matrix of blocks."""
+        if b.left is None or b.right is None:
+            return b.core
+        r = self.rank
+        total = b.left.new_zeros(*b.core.shape[:-2], self.size, self.size)
+        total[..., :r, :r] = b.core
+        total[..., r:, :r] = b.left[..., r:, :]
+        total[..., :r, r:] = b.right[..., r:]
+        return total
+
+    def inner(self, z: Tensor, w: Tensor) -> Tensor:
+        """Return ``g(Z, W)``."""
+        alpha = self.matrix(apply(self.differences, self.blocks(z), -1.0))
+        return (alpha * w).sum((-2, -1))
+
+    def numerator(self, z: Tensor, w: Tensor) -> Tensor:
+        """Return ``g(R(Z,W)W, Z)``."""
+        if self.differences.depth == 1.0:
+            return torch.zeros_like(self.inner(z, w))
+        k = self.differences
+        zb, wb = self.blocks(z), self.blocks(w)
+        alpha, beta = apply(k, zb, -1.0), apply(k, wb, -1.0)
+        aa, ab, bb = pull(k, alpha, alpha), pull(k, alpha, beta), pull(k, beta, beta)
+        za, zc = push(k, zb, alpha), push(k, zb, beta)
+        wa, wc = push(k, wb, alpha), push(k, wb, beta)
+        bracket = combine((1.0, zc), (-1.0, wa))
+        first = 0.5 * (_dot(bb, za) - _dot(ab, zc) - _dot(ab, wa) + _dot(aa, wc))
+        first = first + 0.25 * (_dot(ab, apply(k, ab)) - _dot(aa, apply(k, bb)))
+        first = first - 0.75 * squared_length(k, bracket)
+        a, b = self.matrix(alpha), self.matrix(beta)
+        return first + 0.5 * self._second_variation(a, b, z, w)
+
+    def _second_variation(self, a: Tensor, b: Tensor, z: Tensor, w: Tensor) -> Tensor:
+        """Return ``<b, A''[z,z] b> - 2 <a, A''[z,w] b> + <a, A''[w,w] a>``."""
+        rows = [self._turn(y) for y in (z, w)]
+        columns = [self._turn(y.mT) for y in (z, w)]
+        # Covectors (g, h) and moves (y, y'), with weights.
+        terms = [(1.0, b, b, 0, 0), (-2.0, a, b, 0, 1), (1.0, a, a, 1, 1)]
+        total = torch.zeros_like((a * b).sum((-2, -1)))
+        for weight, g, h, i, j in terms:
+            for turned, y, one, two in (
+                (rows, (z, w), g, h),
+                (columns, (z.mT, w.mT), g.mT, h.mT),
+            ):
+                bend = self._bend(turned[i], turned[j], y[i], y[j])
+                total = total + weight * (bend * self._contract(one, two)).sum((-2, -1))
+        for i in range(self.size):
+            x = self.x
+            third = third_difference(
+                self.differences,
+                x[..., i, None, None, None],
+                x[..., :, None, None],
+                x[..., None, :, None],
+                x[..., None, None, :],
+            )
+            # Indices i, k, l, j of g_ij b_ik b_kl h_lj and its like.
+            product = torch.zeros_like(third)
+            for weight, g, h, one, two in terms:
+                last = weight * g[..., i, None, None, :]
+                for y, v in ((one, two), (two, one)):
+                    into, after = rows[y][..., i, :, None, None], columns[v].unsqueeze(-3)
+                    inner = rows[v].unsqueeze(-1) * h.unsqueeze(-3) + h.unsqueeze(-1) * after
+                    outer = h[..., i, :, None, None] * columns[y].unsqueeze(-1) * after
+                    product = product + last * (into * inner + outer)
+            total = total + (third * product).sum((-3, -2, -1))
+        return total
+
+    def _turn(self, y: Tensor) -> Tensor:
+        """Return how l moves at first order, ``(y s + s y^T)/a``; zeros among themselves stay."""
+        move = y * self._padded(self.differences.s, 0.0).unsqueeze(-2)
+        return (move + move.mT) / self._kernel
+
+    @cached_property
+    def _kernel(self) -> Tensor:
+        """Return the kernel among values and zeros; infinite where both are zero."""
+        k, r = self.differences, self.rank
+        kernel = torch.full_like(self.x.unsqueeze(-1) + self.x.unsqueeze(-2), math.inf)
+        kernel[..., :r, :r] = k.kernel
+        kernel[..., :r, r:] = k.mixed.unsqueeze(-1)
+        kernel[..., r:, :r] = k.mixed.unsqueeze(-2)
+        return kernel
+
+    def _bend(self, one: Tensor, two: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """Return how l moves at second order, along moves y and v of X.
+
+        ``(y v^T + v y^T - sum_k p[l_i, l_k, l_j] (b_ik b'_kj + b'_ik b_kj)) / a_ij``; the block of
+        zeros follows from the rank: ``sum_k (b_ik b'_kj + b'_ik b_kj) / l_k``.
+        """
+        move = y @ v.mT + v @ y.mT
+        pairs = one.unsqueeze(-1) * two.unsqueeze(-3) + two.unsqueeze(-1) * one.unsqueeze(-3)
+        bent = (move - (self._second * pairs).sum(-2)) / self._kernel
+        r = self.rank
+        if self.size == r:
+            return bent
+        k = self.differences
+        roots = k.s ** (2.0 / k.depth) / k.unit
+        outer = (one[..., r:, :r] / roots.unsqueeze(-2)) @ two[..., :r, r:]
+        bent = bent.clone()
+        bent[..., r:, r:] = outer + outer.mT
+        return bent
+
+    def _contract(self, g: Tensor, h: Tensor) -> Tensor:
+        """Return ``sum_j p[l_i, l_k, l_j] g_ij h_kj``."""
+        return (self._second * g.unsqueeze(-2) * h.unsqueeze(-3)).sum(-1)
+
+    @cached_property
+    def _second(self) -> Tensor:
+        """``p[l_i, l_k, l_j]``, shape (..., d, d, d); 0 for three zeros."""
+        x = self.x
+        nodes = torch.broadcast_tensors(
+            x[..., :, None, None], x[..., None, :, None], x[..., None, None, :]
+        )
+        ordered = torch.stack(nodes, -1).sort(-1, descending=True).values
+        return second_difference(self.differences, ordered)
+
+
+def _complete(q: Tensor) -> Tensor:
+    """Return orthonormal columns that begin with those of `q`."""
+    full = torch.linalg.qr(q, mode="complete").Q
+    return torch.cat([q, full[..., q.shape[-1] :]], -1)
+
+
+def _dot(a: Blocks, b: Blocks) -> Tensor:
+    total = (a.core * b.core).sum((-2, -1))
+    for one, two in ((a.left, b.left), (a.right, b.right)):
+        if one is not None and two is not None:
+            total = total + (one * two).sum((-2, -1))
+    return total

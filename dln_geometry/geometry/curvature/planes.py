@@ -1,0 +1,128 @@
+r"""Sectional curvatures of the planes of singular vectors, in closed form, and their sum.
+
+With ``e_ij = sqrt(a_ij) u_i v_j^T`` (an orthonormal basis), ``T_ijk = p[l_i, l_j, l_k]`` and
+``Q_ijkl`` of third order, the planes that are not flat have, for distinct a, b, c,
+
+``K(e_ab, e_ac) = [(s_b^2 + s_c^2 - s_a^2) (Q_aabc - T_abc^2/a_bc - T_aab T_aac/a_aa)
++ (a_ab^2 T_aac + a_ac^2 T_aab)/a_aa] / (a_ab a_ac) - T_abc/a_bc``,
+
+``K(e_ab, e_ca) = s_a^2 (Q_aabc - T_aab T_aac/a_aa) / (a_ab a_ac)``,
+
+``K(e_aa, e_ab) = (s_a^2 + s_b^2) (Q_aaab - T_aaa T_aab/a_aa) / (a_aa a_ab) + a_ab T_aaa/a_aa^2
+- s_b^2 T_aab^2 / (a_aa a_ab^2)``,
+
+``K(e_ab, e_ba) = [(s_a^2 + s_b^2) Q_aabb - s_a^2 T_aab^2/a_aa - s_b^2 T_abb^2/a_bb] / a_ab^2``,
+
+and the same transposed. The indices run over zeros too, ``a_00`` being a limit there.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from dln_geometry.geometry.kernel import Differences, second_difference, third_difference
+from dln_geometry.geometry.points import EndToEnd
+
+__all__ = ["sum_of_planes"]
+
+
+def sum_of_planes(p: EndToEnd) -> Tensor:
+    """Return the scalar curvature at a point with positive singular values, shape (...)."""
+    if p.depth == 1.0:
+        return torch.zeros_like(p.s[..., 0])
+    k = Differences(p.s, p.depth, p.normalized)
+    total = _inside(k)
+    if math.isinf(p.depth):
+        # Range and corange do not move.
+        return total
+    rows, columns = (size - p.rank for size in p.shape)
+    return total + _outside(k, rows, columns) if rows + columns else total
+
+
+def _inside(k: Differences) -> Tensor:
+    """Sum over the planes of singular vectors of positive values."""
+    r, x = k.s.shape[-1], k.x
+    xa, xb, xc = x[..., :, None, None], x[..., None, :, None], x[..., None, None, :]
+    kernel, second = k.kernel, _second(k, xa, xb, xc)
+    third = third_difference(k, xa, xa, xb, xc)
+    p = k.s.square()
+    own = kernel.diagonal(dim1=-2, dim2=-1)
+    # T_aab, and the same against T_aac over a_aa.
+    twice = second.diagonal(dim1=-3, dim2=-2).mT
+    pair = twice.unsqueeze(-1) * twice.unsqueeze(-2) / own[..., None, None]
+    area = kernel.unsqueeze(-1) * kernel.unsqueeze(-2)
+    far = kernel.unsqueeze(-3)
+
+    pa, pb, pc = p[..., :, None, None], p[..., None, :, None], p[..., None, None, :]
+    bent = kernel.square().unsqueeze(-1) * twice.unsqueeze(-2)
+    # Symmetric in b and c; twice, since both orders are summed.
+    bent = (bent + bent.mT) / own[..., None, None]
+    spread = (pb + pc - pa) * (third - second.square() / far - pair) + bent
+    triples = spread / area - second / far + pa * (third - pair) / area
+    apart = ~torch.eye(r, dtype=torch.bool, device=x.device)
+    distinct = apart[:, :, None] & apart[:, None, :] & apart[None]
+    total = 2.0 * torch.where(distinct, triples, 0.0).sum((-3, -2, -1))
+
+    # Q_aaab and Q_aabb.
+    thrice = third.diagonal(dim1=-3, dim2=-2).mT
+    double = third.diagonal(dim1=-2, dim2=-1)
+    cube = twice.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
+    own, both = own.unsqueeze(-1), p.unsqueeze(-1) + p.unsqueeze(-2)
+    radial = both * (thrice - cube * twice / own) / (own * kernel)
+    radial = radial + kernel * cube / own.square()
+    radial = radial - p.unsqueeze(-2) * twice.square() / (own * kernel.square())
+    turned = p.unsqueeze(-1) * twice.square() / own
+    opposite = (both * double - turned - turned.mT) / kernel.square()
+    return total + torch.where(apart, 4.0 * radial + opposite, 0.0).sum((-2, -1))
+
+
+def _outside(k: Differences, rows: int, columns: int) -> Tensor:
+    """Sum over the planes with directions outside range (`rows`) or corange (`columns`)."""
+    x, p, mixed, kernel = k.x, k.s.square(), k.mixed, k.kernel
+    zero = torch.full_like(x, -math.inf)
+    xa, xb = x.unsqueeze(-1), x.unsqueeze(-2)
+    own = kernel.diagonal(dim1=-2, dim2=-1)
+    cube = _second(k, x, x, x)
+    single = _second(k, x, x, zero)
+    double = _second(k, x, zero, zero)
+    twice = _second(k, xa, xa, xb)
+    pair = _second(k, xa, xb, zero.unsqueeze(-1))
+    roots = k.s ** (2.0 / k.depth) / k.unit
+    apart = ~torch.eye(x.shape[-1], dtype=torch.bool, device=x.device)
+
+    # K(e_aa, e_a0).
+    radial = p * (third_difference(k, x, x, x, zero) - cube * single / own) / (own * mixed)
+    total = 2.0 * (rows + columns) * (radial + mixed * cube / own.square()).sum(-1)
+
+    # K(e_ab, e_a0) and K(e_ab, e_0a), a and b in all orders.
+    a, b = own.unsqueeze(-1), mixed.unsqueeze(-2)
+    pa, pb, one = p.unsqueeze(-1), p.unsqueeze(-2), single.unsqueeze(-1)
+    third = third_difference(k, xa, xa, xb, zero.unsqueeze(-1))
+    area = kernel * mixed.unsqueeze(-1)
+    bent = (kernel.square() * one + mixed.square().unsqueeze(-1) * twice) / a
+    value = (pb - pa) * (third - pair.square() / b - twice * one / a) + bent
+    value = value / area - pair / b + pa * (third - twice * one / a) / area
+    # K(e_0a, e_0b), where a_00 is a limit.
+    third = third_difference(k, zero.unsqueeze(-1), zero.unsqueeze(-1), xa, xb)
+    bent = double.unsqueeze(-2) * (p / roots).unsqueeze(-1)
+    shared = (pa + pb) * (third - pair.square() / kernel) + bent + bent.mT
+    shared = shared / (mixed.unsqueeze(-1) * b) - pair / kernel
+    value = 2.0 * value + shared
+    total = total + (rows + columns) * torch.where(apart, value, 0.0).sum((-2, -1))
+
+    # K(e_a0, e_a0') of two zeros on one side, and K(e_a0, e_0a) of zeros on both.
+    third = third_difference(k, x, x, zero, zero)
+    flat = third - single.square() / own
+    same = 2.0 * mixed.square() * single / own - p * flat
+    same = same / mixed.square() - double * p / (mixed.square() * roots)
+    across = p * flat / mixed.square()
+    total = total + rows * columns * 2.0 * across.sum(-1)
+    return total + (rows * (rows - 1) + columns * (columns - 1)) * same.sum(-1)
+
+
+def _second(k: Differences, *nodes: Tensor) -> Tensor:
+    x = torch.stack(torch.broadcast_tensors(*nodes), -1)
+    return second_difference(k, x.sort(-1, descending=True).values)

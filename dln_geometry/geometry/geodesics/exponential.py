@@ -1,0 +1,215 @@
+r"""Geodesics of the depth-N metric, and parallel transport along them.
+
+They are followed in the roots ``X = U K^N V^T``, where nothing happens at a singular value of zero:
+that one reaches zero is seen from the sign of an eigenvalue of K. A geodesic of matrices of rank r
+stays in the span of the point's frames and of what the initial velocity adds to them: at most 2r
+dimensions on either side, whatever the shape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dln_geometry.geometry.geodesics.hamiltonian import GeodesicError, Lost, follow
+from dln_geometry.geometry.metric import Box, blocks_of, squared_length, tangent_argument
+from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
+from dln_geometry.support import as_float_tensor
+
+__all__ = ["GeodesicError", "exponential", "geodesic", "parallel_transport"]
+
+
+def geodesic(point: EndToEnd | Collapsed, z: Any, t: Any, *, rtol: float | None = None) -> EndToEnd:
+    r"""Return the point at time t of the geodesic from `point` with velocity `z`.
+
+    Where Z turns no singular vector it is ``U (Lam + t Lam')^N V^T`` with ``Lam = Sigma^{1/N}``
+    (``U exp(log Sigma + t ..) V^T`` at infinite depth); at depth 1 it is ``X + t Z``. Not
+    differentiable by autograd.
+
+    Parameters
+    ----------
+    point : EndToEnd or Collapsed
+        A point X of shape (..., m, n) and rank r, its singular values positive.
+    z : array_like, shape (..., m, n)
+        Tangent vector.
+    t : float or array_like, shape (k,)
+        Time, or times in any order, of either sign.
+    rtol : float, optional
+        Error allowed, relative to the distance travelled; ``eps^{3/4}`` by default.
+
+    Returns
+    -------
+    EndToEnd
+        Of shape (..., m, n) for a number, (k, ..., m, n) for a vector of times.
+
+    Raises
+    ------
+    TypeError
+        If `point` is no point.
+    ValueError
+        If `z` is not tangent, a singular value is zero, or `t` or `rtol` makes no sense.
+    GeodesicError
+        If the geodesic meets matrices of lower rank before t: at finite depth they are no further
+        than ``sqrt(N) s_min^{1/N}``, and the metric has no geodesics beyond.
+
+    References
+    ----------
+    Menon, arXiv 2411.09004 (the metric).
+
+    Examples
+    --------
+    >>> geodesic(EndToEnd.of([[8.0]], 3), [[12.0]], 2.0).matrix.round(decimals=3)
+    tensor([[64.]])
+    """
+    p = as_point(point)
+    z = tangent_argument(p, z, "z")
+    times = as_float_tensor(t, "t", dtype=torch.float64, device="cpu")
+    if times.ndim > 1 or times.numel() == 0:
+        raise ValueError(f"t must be a number or a vector, got shape {tuple(times.shape)}")
+    with torch.no_grad():
+        return _trajectory(p, z, times, as_tolerance(rtol, p.s.dtype))
+
+
+def exponential(point: EndToEnd | Collapsed, z: Any, *, rtol: float | None = None) -> EndToEnd:
+    """Return the exponential map, the point of `geodesic` at time 1: see there.
+
+    Examples
+    --------
+    >>> exponential(EndToEnd.of([[8.0]], 3), [[12.0]]).matrix.round(decimals=3)
+    tensor([[27.]])
+    """
+    return geodesic(point, z, 1.0, rtol=rtol)
+
+
+def parallel_transport(
+    point: EndToEnd | Collapsed, z: Any, w: Any, *, rtol: float | None = None
+) -> tuple[EndToEnd, Tensor]:
+    r"""Transport a tangent vector along the geodesic ``exp_X(t Z)`` from t = 0 to 1.
+
+    ``dW/dt = -Gamma_X(dX/dt, W)``, integrated together with the geodesic; an isometry up to the
+    tolerance.
+
+    Parameters
+    ----------
+    point : EndToEnd or Collapsed
+        A point X of shape (..., m, n) and rank r, its singular values positive.
+    z : array_like, shape (..., m, n)
+        Tangent vector, the velocity of the geodesic.
+    w : array_like, shape (..., m, n)
+        Tangent vector that is transported.
+    rtol : float, optional
+        Error allowed, relative to the distance travelled and to the length of `w`.
+
+    Returns
+    -------
+    EndToEnd
+        The end point.
+    Tensor, shape (..., m, n)
+        The transported vector, tangent there.
+
+    Raises
+    ------
+    TypeError, ValueError, GeodesicError
+        As `geodesic`.
+
+    Examples
+    --------
+    >>> parallel_transport(EndToEnd.of([[8.0]], 3), [[12.0]], [[4.0]])[1].round(decimals=3)
+    tensor([[9.]])
+    """
+    p = as_point(point)
+    z, w = tangent_argument(p, z, "z"), tangent_argument(p, w, "w")
+    rtol = as_tolerance(rtol, p.s.dtype)
+    with torch.no_grad():
+        if p.depth == 1.0:
+            end = _trajectory(p, z, torch.ones((), dtype=torch.float64), rtol)
+            return end, w.expand(torch.broadcast_shapes(end.matrix.shape, w.shape))
+        box = Box.around(p, z, w)
+        ends, vectors, lost = follow(box, [1.0], rtol)
+        lost.refuse(1.0)
+        return box.embed(ends[0].point(p)), box.embed_matrix(vectors[0])
+
+
+def as_tolerance(rtol: float | None, dtype: torch.dtype) -> float:
+    """Return a relative tolerance of the integration."""
+    eps = torch.finfo(dtype).eps
+    if rtol is None:
+        return eps**0.75
+    if isinstance(rtol, bool) or not isinstance(rtol, Real):
+        raise TypeError(f"rtol must be a number, got {rtol!r}")
+    if not eps <= rtol < 1.0:
+        raise ValueError(f"rtol must lie between eps = {eps:.1e} and 1, got {rtol!r}")
+    return float(rtol)
+
+
+def _trajectory(p: EndToEnd, z: Tensor, times: Tensor, rtol: float) -> EndToEnd:
+    if p.depth == 1.0:
+        x, z = torch.broadcast_tensors(p.matrix, z)
+        t = times.to(z.dtype).to(z.device)
+        x = x + t.reshape(*t.shape, *(1,) * z.ndim) * z
+        return EndToEnd.of(x, 1.0, normalized=p.normalized)
+    box = Box.around(p, z)
+    aligned = _aligned(box)
+    every = []
+    if aligned is not None:
+        every = [aligned(float(t)) for t in times.reshape(-1)]
+    else:
+        states: dict[float, EndToEnd] = {0.0: box.point}
+        for sign in (1.0, -1.0):
+            ahead = sorted({float(t) for t in sign * times.reshape(-1) if t > 0})
+            if ahead:
+                signed = Box(box.point, (sign * box.vectors[0],), None, None)
+                found, _, lost = follow(signed, ahead, rtol)
+                lost.refuse(sign * ahead[-1])
+                states |= {sign * t: q.point(p) for t, q in zip(ahead, found, strict=True)}
+        every = [states[float(t)] for t in times.reshape(-1)]
+    if times.ndim == 0:
+        return box.embed(every[0])
+    u, s, vh = (torch.stack([getattr(q, part) for q in every]) for part in ("u", "s", "vh"))
+    return box.embed(EndToEnd(u, s, vh, p.depth, p.normalized))
+
+
+def _aligned(box: Box) -> Callable[[float], EndToEnd] | None:
+    """Return the closed form of the geodesic if its velocity turns no singular vector."""
+    p, (z,) = box.point, box.vectors
+    core = p.u.mT @ z @ p.vh.mT
+    rate = core.diagonal(dim1=-2, dim2=-1)
+    rest = z - (p.u * rate.unsqueeze(-2)) @ p.vh
+    k = box.differences(p.s)
+    kernel = k.kernel.diagonal(dim1=-2, dim2=-1)
+    straight = (rate.square() / kernel).sum(-1).sqrt()
+    turned = squared_length(k, blocks_of(p.u, p.vh, rest, math.isinf(p.depth))).sqrt()
+    # A turn below the roundings of X itself is none.
+    bound = straight + (p.s.square() / kernel).sum(-1).sqrt()
+    if bool((turned > 10.0 * torch.finfo(z.dtype).eps * bound).any()):
+        return None
+    if math.isinf(p.depth):
+        return lambda t: _sorted(p, p.s * torch.exp(t * rate / p.s))
+    # lam' = s' / (N lam^{N-1}): relative to lam, s' / (N s).
+    speed = rate / (p.depth * p.s)
+
+    def at(t: float) -> EndToEnd:
+        growth = 1.0 + t * speed
+        if bool((growth <= 0).any()):
+            meets = torch.where(growth > 0, math.inf, -1.0 / speed).abs().amin(-1).cpu().numpy()
+            times = np.where(np.isinf(meets), math.nan, meets)
+            Lost(times, np.isfinite(meets)).refuse(t)
+        return _sorted(p, p.s * growth**p.depth)
+
+    return at
+
+
+def _sorted(p: EndToEnd, s: Tensor) -> EndToEnd:
+    """Return the point with other singular values in the frames of p, in descending order."""
+    if not bool(torch.isfinite(s).all()):
+        raise GeodesicError("the geodesic must stay within the range of numbers, and leaves it")
+    s, order = s.sort(-1, descending=True)
+    u = p.u.take_along_dim(order.unsqueeze(-2), -1)
+    vh = p.vh.take_along_dim(order.unsqueeze(-1), -2)
+    return EndToEnd(u, s, vh, p.depth, p.normalized)

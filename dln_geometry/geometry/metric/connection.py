@@ -1,0 +1,193 @@
+r"""The Levi-Civita connection of the metric g^N, and Riemannian Hessians.
+
+With ``Z = A(alpha)`` and ``W = A(beta)``, ``nabla_Z W = D_Z W + Gamma(Z, W)`` where
+
+``Gamma(Z, W) = 1/2 [ A(d<alpha, A beta>) - dA[Z](beta) - dA[W](alpha) ]``:
+
+first variations of the cometric only, in closed form and finite at equal singular values.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.geometry.kernel import Differences
+from dln_geometry.geometry.metric.cometric import check_tangent
+from dln_geometry.geometry.metric.variation import (
+    Blocks,
+    apply,
+    blocks_of,
+    combine,
+    pull,
+    push,
+    push_beyond,
+    tangent_matrix,
+)
+from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
+from dln_geometry.support import as_covector
+
+__all__ = ["connection", "connection_blocks", "hessian_blocks", "riemannian_hessian"]
+
+
+def connection(point: EndToEnd | Collapsed, z: Any, w: Any) -> Tensor:
+    r"""Return the Christoffel term ``Gamma_X(Z, W)`` of the metric, symmetric in Z and W.
+
+    ``nabla_Z W = D_Z W + Gamma_X(Z, W)`` for every field W of tangent vectors, ``D`` the plain
+    derivative of its matrix. Below full rank ``D_Z W`` leaves the tangent space, and Gamma has
+    the part that brings it back: minus the second fundamental form of the matrices of rank r.
+
+    Parameters
+    ----------
+    point : EndToEnd or Collapsed
+        A point X of shape (..., m, n) and rank r, its singular values positive.
+    z, w : array_like, shape (..., m, n)
+        Tangent vectors.
+
+    Returns
+    -------
+    Tensor, shape (..., m, n)
+        Zero at depth 1, where the metric is the flat one of all matrices.
+
+    Raises
+    ------
+    TypeError
+        If `point` is no point.
+    ValueError
+        If a vector has the wrong shape or is not tangent, or a singular value is zero.
+
+    Examples
+    --------
+    >>> connection(EndToEnd.of([[8.0]], 3), [[1.0]], [[1.0]])
+    tensor([[-0.0833]])
+    """
+    p = as_point(point)
+    z, w = tangent_argument(p, z, "z"), tangent_argument(p, w, "w")
+    if p.depth == 1.0:
+        return torch.zeros(
+            torch.broadcast_shapes(z.shape, w.shape, p.matrix.shape), dtype=z.dtype, device=z.device
+        )
+    k = Differences(p.s, p.depth, p.normalized)
+    frozen = math.isinf(p.depth)
+    zb, wb = blocks_of(p.u, p.vh, z, frozen), blocks_of(p.u, p.vh, w, frozen)
+    gamma = tangent_matrix(p.u, p.vh, connection_blocks(k, zb, wb))
+    beyond = push_beyond(k, zb, apply(k, wb, -1.0))
+    # dA[Z](beta) and dA[W](alpha) are the same beyond range and corange.
+    return gamma if beyond is None else gamma - beyond
+
+
+def connection_blocks(k: Differences, z: Blocks, w: Blocks) -> Blocks:
+    """Return the tangent blocks of ``Gamma(Z, W)``."""
+    alpha = apply(k, z, -1.0)
+    if w is z:
+        return combine((0.5, apply(k, pull(k, alpha, alpha))), (-1.0, push(k, z, alpha)))
+    beta = apply(k, w, -1.0)
+    raised = apply(k, pull(k, alpha, beta))
+    return combine((0.5, raised), (-0.5, push(k, z, beta)), (-0.5, push(k, w, alpha)))
+
+
+def riemannian_hessian(
+    point: EndToEnd | Collapsed, gradient: Any, hessian_vector: Any, z: Any
+) -> Tensor:
+    r"""Return the Riemannian Hessian of a function along a tangent vector, ``nabla_Z grad f``.
+
+    With ``grad f = A(E')``, ``alpha = A^{-1} Z`` and ``W = grad f``:
+    ``A(E''[Z] + 1/2 d<alpha, A E'>) + 1/2 (dA[Z](E') - dA[W](alpha))``. It is self-adjoint in
+    the metric.
+
+    Parameters
+    ----------
+    point : EndToEnd or Collapsed
+        A point X of shape (..., m, n) and rank r, its singular values positive.
+    gradient : array_like, shape (..., m, n)
+        The Euclidean gradient ``E'(X)``, all of it: what lies beyond range and corange counts.
+    hessian_vector : array_like, shape (..., m, n)
+        The Euclidean Hessian along Z, ``E''(X)[Z]``.
+    z : array_like, shape (..., m, n)
+        Tangent vector.
+
+    Returns
+    -------
+    Tensor, shape (..., m, n)
+        A tangent vector; ``E''(X)[Z]`` at depth 1.
+
+    Raises
+    ------
+    TypeError
+        If `point` is no point.
+    ValueError
+        If a matrix has the wrong shape, `z` is not tangent, or a singular value is zero.
+
+    Examples
+    --------
+    >>> riemannian_hessian(EndToEnd.of([[1.0]], 2), [[1.0]], [[0.0]], [[1.0]])
+    tensor([[1.]])
+    """
+    p = as_point(point)
+    g = as_covector(gradient, p.s, p.shape, "gradient")
+    h = as_covector(hessian_vector, p.s, p.shape, "hessian_vector")
+    z = tangent_argument(p, z, "z")
+    if p.depth == 1.0:
+        return h.expand(torch.broadcast_shapes(g.shape, h.shape, z.shape, p.matrix.shape))
+    k = Differences(p.s, p.depth, p.normalized)
+    frozen = math.isinf(p.depth)
+    zb, gb, hb = (blocks_of(p.u, p.vh, part, frozen) for part in (z, g, h))
+    across = (None, None)
+    if zb.left is not None and zb.right is not None and gb.left is not None:
+        beyond = g - tangent_matrix(p.u, p.vh, gb)
+        across = (beyond @ zb.right.mT, zb.left.mT @ beyond)
+    return tangent_matrix(p.u, p.vh, hessian_blocks(k, gb, hb, zb, across))
+
+
+def hessian_blocks(
+    k: Differences,
+    gradient: Blocks,
+    hessian_vector: Blocks,
+    z: Blocks,
+    across: tuple[Tensor | None, Tensor | None] = (None, None),
+) -> Blocks:
+    """Return `riemannian_hessian` in the frames of the point: thin products and r x r work.
+
+    Here depth 1 is the limit of depths above: the matrices of rank r with the Frobenius metric.
+
+    Parameters
+    ----------
+    k : Differences
+        ``Differences(s, depth, normalized)`` of the singular values.
+    gradient, hessian_vector, z : Blocks
+        Blocks of ``E'(X)``, ``E''(X)[Z]`` and Z (`blocks_of` makes them of a matrix). The outer
+        blocks are None where ``m = r`` (``n = r``) and at infinite depth.
+    across : tuple of Tensor
+        ``G' Z_right^T`` (m x r) and ``Z_left^T G'`` (r x n), with
+        ``G' = (1 - U U^T) E'(X) (1 - V V^T)``; None where there is nothing beyond.
+
+    Returns
+    -------
+    Blocks
+    """
+    alpha = apply(k, z, -1.0)
+    # The covector of Z in the place of Z: its outer blocks are divided by the mixed kernel.
+    lowered = (
+        None if across[0] is None else across[0] / k.mixed.unsqueeze(-2),
+        None if across[1] is None else across[1] / k.mixed.unsqueeze(-1),
+    )
+    slope = pull(k, alpha, gradient, lowered)
+    raised = apply(k, combine((1.0, hessian_vector), (0.5, slope)))
+    along = push(k, z, gradient, across)
+    back = push(k, apply(k, gradient), alpha)
+    return combine((1.0, raised), (0.5, along), (-0.5, back))
+
+
+def tangent_argument(p: EndToEnd, z: Any, name: str) -> Tensor:
+    """Return a tangent vector at a point whose metric is finite, or say why it is none."""
+    if p.depth > 1.0 and bool((p.s == 0).any()):
+        raise ValueError(
+            "point must have positive singular values for the metric, got a zero: "
+            "give the rank when making the point"
+        )
+    z = as_covector(z, p.s, p.shape, name)
+    check_tangent(p, z, name)
+    return z

@@ -1,0 +1,246 @@
+"""The Boltzmann entropy of end-to-end matrices: the logarithm of the volume of the group orbit."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.geometry.kernel import langevin_function, log_kernel_of_pairs, log_kernel_slope
+from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
+from dln_geometry.support import as_depth, as_layer_count, as_matrix, as_widths
+
+__all__ = [
+    "entropy",
+    "entropy_gradient",
+    "entropy_pull",
+    "entropy_slope",
+    "free_energy",
+    "hidden_excess",
+    "log_stiefel_volume",
+]
+
+# Number of singular values up to which pairs are summed by a product.
+_FEW = 16
+
+
+def log_stiefel_volume(d: int, r: int) -> float:
+    """Return log of the volume of the orthonormal frames St(d, r), metric of the Frobenius norm.
+
+    ``2^{r(r-1)/4} prod_{k=d-r+1}^d 2 pi^{k/2} / Gamma(k/2)``; for r = d both components of O(d).
+
+    Examples
+    --------
+    >>> round(math.exp(log_stiefel_volume(2, 2)), 4)
+    17.7715
+    """
+    if not 1 <= r <= d:
+        raise ValueError(f"r must lie between 1 and d = {d}, got {r}")
+    spheres = sum(
+        math.log(2.0) + 0.5 * k * math.log(math.pi) - math.lgamma(0.5 * k)
+        for k in range(d - r + 1, d + 1)
+    )
+    return 0.25 * r * (r - 1) * math.log(2.0) + spheres
+
+
+def entropy(
+    point: EndToEnd | Collapsed | Any,
+    *,
+    depth: float | None = None,
+    widths: Sequence[int] | int | None = None,
+) -> Tensor:
+    r"""Return the entropy ``S(X) = log vol(O_X)`` of the balanced factorisations of X.
+
+    ``(N-1) log c_d + 1/2 sum_{i<j} log a_ij`` for square matrices of full rank and width d; in
+    general ``sum_p [ log vol St(d_p, r) + (d_p - r)(r/2 log 2 + 1/N sum_i log s_i) ]
+    + 1/2 sum_{i<j<=r} log a_ij`` over the hidden layers p. The kernel is the one without 1/N.
+    At infinite depth the limit of ``S - (N-1) log c_d - r(r-1)/4 log N``.
+
+    Parameters
+    ----------
+    point : EndToEnd, Collapsed or array_like of shape (..., m, n)
+        A point of rank r with any depth >= 1, or a matrix: its singular values alone are then
+        computed, which is less than a point needs.
+    depth : float, optional
+        Depth, where `point` is a matrix.
+    widths : sequence of int or int, optional
+        ``(d_0, ..., d_N)`` (integer depth), or the width of every hidden layer (any finite
+        depth); `None` is ``min(m, n)``. At infinite depth, where wider layers make S diverge, the
+        rank.
+
+    Returns
+    -------
+    Tensor, shape (...)
+        ``-inf`` where two or more singular values vanish.
+
+    Raises
+    ------
+    TypeError
+        If `point` is no point and no matrix with a depth.
+    ValueError
+        If the widths do not fit the point.
+
+    References
+    ----------
+    Menon, Yu, arXiv 2509.09088v3 (entropy formula).
+
+    Examples
+    --------
+    The orbit of a number at depth 3 has four points, (+-, +-):
+
+    >>> entropy(EndToEnd.of([[2.0]], 3)).exp().round(decimals=3)
+    tensor(4.)
+    """
+    s, shape, depth = _spectrum(point, depth)
+    r = s.shape[-1]
+    x = s.log()
+    i, j = torch.triu_indices(r, r, 1, device=x.device)
+    kernel = log_kernel_of_pairs(x[..., i], x[..., j], depth, math.isinf(depth))
+    total = 0.5 * kernel.sum(-1)
+    constant, excess = hidden_excess(shape, r, depth, widths)
+    if excess > 0:
+        total = total + (excess / depth) * x.sum(-1)
+    return total + constant
+
+
+def _spectrum(point: Any, depth: float | None) -> tuple[Tensor, tuple[int, int], float]:
+    """Return singular values, shape and depth of a point or a matrix."""
+    if isinstance(point, EndToEnd | Collapsed):
+        if depth is not None and as_depth(depth) != point.depth:
+            raise ValueError(f"depth must be that of the point, {point.depth:g}, got {depth}")
+        s = point.s if isinstance(point, EndToEnd) else point.singular_values()
+        return s, point.shape, point.depth
+    if depth is None:
+        raise TypeError(
+            "point must be an EndToEnd or a Collapsed, or a matrix given with its depth, got "
+            f"{type(point).__name__}"
+        )
+    x = as_matrix(point, "point")
+    return torch.linalg.svdvals(x), (x.shape[-2], x.shape[-1]), as_depth(depth)
+
+
+def hidden_excess(
+    shape: tuple[int, int], r: int, depth: float, widths: Sequence[int] | int | None
+) -> tuple[float, float]:
+    """Return the constant of the entropy and ``sum_p (d_p - r)`` over the hidden layers."""
+    if math.isinf(depth):
+        if widths is not None and widths != r:
+            raise ValueError("widths must equal the rank at infinite depth, where S diverges")
+        return 0.0, 0.0
+    if widths is None or isinstance(widths, numbers.Integral):
+        # One hidden width makes sense at every real depth: N - 1 layers of it.
+        d = as_widths(widths, shape, 2, r)[1]
+        hidden = {d: depth - 1.0}
+    else:
+        resolved = as_widths(widths, shape, as_layer_count(depth), r)[1:-1]
+        hidden = {d: float(resolved.count(d)) for d in set(resolved)}
+    constant = sum(
+        layers * (log_stiefel_volume(d, r) + 0.5 * r * (d - r) * math.log(2.0))
+        for d, layers in hidden.items()
+    )
+    return constant, sum(layers * (d - r) for d, layers in hidden.items())
+
+
+def entropy_slope(s: Tensor, depth: float, *, excess: float = 0.0) -> Tensor:
+    """Return ``dS/ds_i``, shape (..., r), without checks; finite at equal singular values.
+
+    ``sum_{j != i} [ s_i/(s_i^2 - s_j^2) - (1/N) s_i^{2/N-1}/(s_i^{2/N} - s_j^{2/N}) ]
+    + excess / (N s_i)`` with ``excess = sum_p (d_p - r)``.
+    """
+    slope = 0.5 * log_kernel_slope(s, depth)
+    # Not by subtraction: the diagonal is infinite at a zero, where the sum may be finite.
+    diagonal = torch.eye(s.shape[-1], dtype=torch.bool, device=s.device)
+    total = slope.masked_fill(diagonal, 0.0).sum(-1)
+    return total + excess / (depth * s) if excess else total
+
+
+def entropy_pull(x: Tensor, depth: float, *, excess: float = 0.0) -> Tensor:
+    """Return ``s_i dS/ds_i`` of descending, finite ``x = log s``, shape (..., r), without checks.
+
+    `entropy_slope` at less than half the price, to absolute precision: with ``t = x_i - x_j >= 0``
+    and ``L(t) = coth t - 1/t`` the pair (i, j) gives i the share ``(c + L(t) - L(t/N)/N)/2`` of
+    ``c = 1 - 1/N``, and j the rest.
+    """
+    r, inverse = x.shape[-1], 1.0 / depth
+    i, j = torch.triu_indices(r, r, 1, device=x.device)
+    t = (x[..., i] - x[..., j]).clamp_min(torch.finfo(x.dtype).tiny)
+    odd = langevin_function(t)
+    if inverse:
+        odd = odd - inverse * langevin_function(inverse * t)
+    if r <= _FEW:
+        # For few values one small product is quicker than filling a matrix.
+        eye = 0.5 * torch.eye(r, dtype=x.dtype, device=x.device)
+        total = odd @ (eye[i] - eye[j])
+    else:
+        pairs = x.new_zeros((*x.shape, r))
+        pairs[..., i, j] = 0.5 * odd
+        total = pairs.sum(-1) - pairs.sum(-2)
+    total = total + 0.5 * (1.0 - inverse) * (r - 1)
+    return total + excess * inverse if excess else total
+
+
+def entropy_gradient(
+    point: EndToEnd | Collapsed, *, widths: Sequence[int] | int | None = None
+) -> Tensor:
+    """Return the Euclidean gradient of the entropy, ``U diag(dS/ds) V^T``, shape (..., m, n).
+
+    At rank r it is the gradient along the matrices of rank r. Apply `cometric` for the
+    Riemannian gradient.
+
+    Raises
+    ------
+    ValueError
+        If the gradient is infinite: a singular value is zero (depth above 2, or two of them).
+
+    References
+    ----------
+    Menon, Yu, arXiv 2509.09088v3.
+    """
+    p = as_point(point)
+    excess = hidden_excess(p.shape, p.rank, p.depth, widths)[1]
+    slope = entropy_slope(p.s, p.depth, excess=excess)
+    if not bool(torch.isfinite(slope.detach()).all()):
+        raise ValueError(
+            "point must have positive singular values for the entropy gradient, got a zero"
+        )
+    return (p.u * slope.unsqueeze(-2)) @ p.vh
+
+
+def free_energy(
+    point: EndToEnd | Collapsed,
+    loss: Any,
+    beta: float,
+    *,
+    widths: Sequence[int] | int | None = None,
+) -> Tensor:
+    """Return the free energy ``F_beta(X) = E(X) - S(X)/beta``, shape (...).
+
+    Parameters
+    ----------
+    point : EndToEnd or Collapsed
+        The point X.
+    loss : Loss
+        Anything with ``value(x)``.
+    beta : float
+        Inverse temperature, positive; ``math.inf`` leaves the loss alone.
+    widths : sequence of int or int, optional
+        Widths of the network, as in `entropy`.
+
+    Raises
+    ------
+    ValueError
+        If `beta` is not positive.
+
+    References
+    ----------
+    Menon, arXiv 2411.09004.
+    """
+    if not beta > 0:
+        raise ValueError(f"beta must be positive, got {beta}")
+    x = point if isinstance(point, Collapsed) else as_point(point).matrix
+    value = torch.as_tensor(loss.value(x))
+    return value if math.isinf(beta) else value - entropy(point, widths=widths) / beta

@@ -1,0 +1,313 @@
+"""The product step: move along a horizontal line upstairs and multiply the layers out.
+
+With ``X = U Lam^N V^T`` and a tangent vector ``U (sqrt(a) o eta) V^T``, the layers of the canonical
+balanced factors move to ``Lam + del_p``,
+``del_p,ij = lam_i^{N-p} lam_j^{p-1} / sqrt(a_ij) eta_ij``, and
+``X+ = U (Lam + del_N) .. (Lam + del_1) V^T``. It keeps the rank, crosses ``det X = 0`` smoothly,
+for a gradient is one step of gradient descent of N layers, and for Gaussian `eta` its second order
+is the Ito drift of Brownian motion.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from dln_geometry.geometry.kernel import log_kernel_of_log
+from dln_geometry.geometry.metric.entropy import entropy_pull
+from dln_geometry.geometry.points import EndToEnd
+
+__all__ = ["ProductFrame", "layers_of_step", "thin_svd"]
+
+_MOST_LAYERS = 16
+_BLOCKS = 4
+
+
+def layers_of_step(depth: float) -> int:
+    """Return the number of factors of a product step.
+
+    The depth itself if it is an integer up to 16; otherwise the layers are gathered in 2 to 4
+    blocks of equal depth, which is enough: what blocks neglect has mean zero.
+    """
+    depth = float(depth)
+    if depth.is_integer() and 2 <= depth <= _MOST_LAYERS:
+        return int(depth)
+    return _BLOCKS if math.isinf(depth) else max(2, min(_BLOCKS, int(depth)))
+
+
+class ProductFrame:
+    r"""What a product step from a point is made of; everything is computed once, when asked for.
+
+    At integer depth the number q of factors is N. At another depth each of q factors stands for
+    N / q layers (``l = s^{1/q}``): its off-diagonal part is the sum over these layers,
+    ``l_i^{q-b} l_j^{b-1} sqrt(a_ij(N)) / a_ij(q) eta_ij``, its diagonal their product
+    ``sign(y) |y|^{N/q}``, ``y = lam + eta_ii / sqrt N``; at infinite depth ``l exp(eta_ii / q)``:
+    the flat coordinate ``sqrt(N) lam`` makes an exact, straight step. Where it is pushed through
+    zero, the determinant changes its sign, except at even depths, where that of balanced layers
+    cannot.
+
+    Parameters
+    ----------
+    point : EndToEnd
+        Depth above 1.
+    layers : int, optional
+        Number q >= 2 of factors; `layers_of_step` of the depth by default.
+    flat_depth : float, optional
+        Depth in whose ``s^{1/depth}`` the diagonal moves on a straight line: N by default. With
+        `layers` here every factor is linear, for any N.
+    """
+
+    def __init__(
+        self, point: EndToEnd, *, layers: int | None = None, flat_depth: float | None = None
+    ) -> None:
+        self.point = point
+        self.layers = layers_of_step(point.depth) if layers is None else layers
+        self.flat_depth = point.depth if flat_depth is None else float(flat_depth)
+        plain = math.isinf(point.depth) or point.normalized
+        self._size = 1.0 if plain else math.sqrt(point.depth)
+
+    @cached_property
+    def roots(self) -> Tensor:
+        """The singular values ``s^{1/q}`` of a factor, shape (..., r)."""
+        return self.point.s ** (1.0 / self.layers)
+
+    @cached_property
+    def _larger(self) -> Tensor:
+        return torch.maximum(self.roots.unsqueeze(-1), self.roots.unsqueeze(-2))
+
+    @cached_property
+    def _powers(self) -> list[Tensor]:
+        """Powers 0..q-1 of the ratio of the smaller to the larger root; 1 for two zeros."""
+        smaller = torch.minimum(self.roots.unsqueeze(-1), self.roots.unsqueeze(-2))
+        ratio = torch.where(self._larger > 0, smaller / self._larger, 1.0)
+        powers = [ratio]
+        for _ in range(self.layers - 2):
+            powers.append(powers[-1] * ratio)
+        return powers
+
+    @cached_property
+    def _squares(self) -> list[Tensor]:
+        return [power.square() for power in self._powers]
+
+    @cached_property
+    def _total(self) -> Tensor:
+        total = 1.0 + self._squares[0]
+        for square in self._squares[1:]:
+            total.add_(square)
+        return total
+
+    @cached_property
+    def _above(self) -> Tensor:
+        """One above the diagonal, where the row has the larger value: they descend."""
+        r = self.point.rank
+        return torch.ones(r, r, dtype=self.roots.dtype, device=self.roots.device).triu_(1)
+
+    @cached_property
+    def _norm(self) -> Tensor:
+        """The root of the sum of squares of the powers: ``sqrt(a_ij(q))`` over ``l_max^{q-1}``."""
+        return self._total.sqrt()
+
+    @cached_property
+    def _blocks(self) -> Tensor | None:
+        """``sqrt(a(N) / a(q))``: what the layers gathered in one factor add to its size."""
+        depth, q = self.point.depth, self.layers
+        if depth == q:
+            return None if self._size != 1.0 else torch.full_like(self._norm, depth**-0.5)
+        if depth == 2 * q:
+            pair = self.roots.unsqueeze(-1) + self.roots.unsqueeze(-2)
+            return (pair if self._size != 1.0 else pair / depth).sqrt_()
+        # a_ij(N; s) = a_ij(q; s) a_ij(N/q; l); at infinity the second is the logarithmic mean.
+        x = self.roots
+        if depth < q:
+            # Negative powers, of roots that are multiplied by more than these.
+            x = x.clamp_min(torch.finfo(x.dtype).tiny ** 0.5)
+        log_kernel = log_kernel_of_log(x.log(), depth / q, False)
+        divisor = float(q) if math.isinf(depth) else (depth if self._size == 1.0 else 1.0)
+        return torch.exp(0.5 * log_kernel) * divisor**-0.5
+
+    @cached_property
+    def root_kernel(self) -> Tensor:
+        """The square root of the kernel, ``sqrt(a_ij)``, shape (..., r, r)."""
+        root = self._larger ** (self.layers - 1) * self._norm
+        return root if self._blocks is None else root * self._blocks
+
+    @cached_property
+    def root_mixed(self) -> Tensor:
+        """The same outside the range or corange, ``s^{1-1/N}``, shape (..., r)."""
+        depth = self.point.depth
+        if math.isinf(depth):
+            return torch.zeros_like(self.point.s)
+        root = self.point.s ** (1.0 - 1.0 / depth)
+        return root * (self._size / math.sqrt(depth))
+
+    @cached_property
+    def flat(self) -> Tensor:
+        """The coordinate ``s^{1/N}`` (at infinite depth ``log s``) of the diagonal, (..., r)."""
+        if math.isinf(self.flat_depth):
+            return self.point.s.log()
+        return self.point.s ** (1.0 / self.flat_depth)
+
+    @property
+    def flat_speed(self) -> float:
+        """How far a unit of ``eta_ii`` moves the flat coordinate: ``1/sqrt N``; 1 at infinity."""
+        return self._size if math.isinf(self.point.depth) else self._size / self.point.depth
+
+    def entropy_pull(self, excess: float = 0.0) -> Tensor:
+        """Return ``s_i dS/ds_i``, shape (..., r): bounded, whatever vanishes or collides.
+
+        ``sum_{j != i} sum_p (N-p)/N w_p^2 + excess/N`` with the weights w of the layers, where
+        there is one factor for every layer, or for every two.
+
+        Parameters
+        ----------
+        excess : float
+            ``sum_p (d_p - r)`` over the hidden layers.
+        """
+        depth, q, r = self.point.depth, self.layers, self.point.rank
+        if depth not in (q, 2 * q):
+            s = self.point.s.clamp_min(torch.finfo(self.roots.dtype).tiny ** 0.5)
+            return entropy_pull(s.log(), depth, excess=excess)
+        weight = self._squares[0]
+        for k, square in enumerate(self._squares[1:], start=2):
+            weight = weight.add(square, alpha=k)
+        weight = weight / self._total
+        most = q - 1.0
+        if depth == 2 * q:
+            # Of log(l_i + l_j): half the share of the smaller value.
+            weight = weight + 0.5 * self._powers[0] / (1.0 + self._powers[0])
+            most = q - 0.5
+        below = r - 1 - torch.arange(r, dtype=weight.dtype, device=weight.device)
+        signed = (weight * (self._above.mT - self._above)).sum(-1)
+        return (signed + below * most) / q + excess / depth
+
+    def diagonal(self, eta: Tensor, keep: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Return the diagonal of every factor and the weight of what lies outside the range.
+
+        Parameters
+        ----------
+        eta : Tensor, shape (..., r)
+            Diagonal of the move in orthonormal coordinates.
+        keep : float
+            Multiple of every layer that stays, for weight decay.
+        """
+        depth, q, flat_depth = self.point.depth, self.layers, self.flat_depth
+        if math.isinf(flat_depth):
+            return self.roots * torch.exp(eta / q), torch.zeros_like(eta)
+        # The mixed size is that of one layer of the last block, unit for q = N.
+        unit = 0.0 if math.isinf(depth) else self._size / math.sqrt(depth)
+        if flat_depth == depth:
+            moved = keep * self.flat + self.flat_speed * eta
+            outside = torch.full_like(moved, unit)
+        else:
+            gap = self.point.s ** (1.0 / flat_depth - 1.0 / depth)
+            moved = keep * self.flat + (self._size / flat_depth) * gap * eta
+            outside = unit * gap
+        exponent = flat_depth / q
+        if exponent == 1.0:
+            return moved, outside
+        size = moved.abs()
+        if exponent < 1.0:
+            size = size.clamp_min(torch.finfo(size.dtype).tiny)
+        return torch.sign(moved) * size**exponent, outside * size ** (exponent - 1.0)
+
+    def factors(self, core: Tensor, diagonal: Tensor) -> list[Tensor]:
+        """Return the q factors in the frames of the point, first factor first, (..., r, r).
+
+        Of the move `core` in orthonormal coordinates what is off the diagonal, and `diagonal`.
+        """
+        weights = self.weights(core)
+        # An even number of factors for layers of another number: one of them takes the signs.
+        depth, q = self.flat_depth, self.layers
+        once = q % 2 == 0 and depth != q and depth % 2 != 0
+        for b, factor in enumerate(weights):
+            own = diagonal.abs() if once and b > 0 else diagonal
+            factor.diagonal(dim1=-2, dim2=-1).copy_(own)
+        return weights
+
+    def weights(self, core: Tensor) -> list[Tensor]:
+        """Return the off-diagonal parts of the q factors, to first order in the move.
+
+        For the factor p, ``lam_i^{q-p} lam_j^{p-1} / sqrt(a_ij) core_ij`` where q is the depth.
+        """
+        unit = core / self._norm
+        if self._blocks is not None:
+            unit = unit * self._blocks
+        powers, q = self._powers, self.layers
+        upper = unit * self._above
+        lower = unit - upper
+        parts = [torch.addcmul(upper, lower, powers[q - 2])]
+        for b in range(1, q - 1):
+            parts.append(torch.addcmul(upper * powers[b - 1], lower, powers[q - 2 - b]))
+        parts.append(torch.addcmul(lower, upper, powers[q - 2]))
+        return parts
+
+    def move(
+        self,
+        core: Tensor,
+        left: Tensor | None = None,
+        right: Tensor | None = None,
+        *,
+        keep: float = 1.0,
+    ) -> tuple[Tensor, Tensor]:
+        """Make the step; return ``X+`` as a product of two matrices, (..., m, r) and (..., r, n).
+
+        Parameters
+        ----------
+        core : Tensor, shape (..., r, r)
+            ``U^T`` move ``V`` in orthonormal coordinates.
+        left : Tensor, shape (..., m, r), optional
+            The move from the range of X outwards; its part inside is dropped.
+        right : Tensor, shape (..., r, n), optional
+            The same for the corange.
+        keep : float
+            Multiple of every layer that stays, for weight decay.
+        """
+        u, vh = self.point.u, self.point.vh
+        diagonal, outside = self.diagonal(core.diagonal(dim1=-2, dim2=-1), keep)
+        first, *inner, last = self.factors(core, diagonal)
+        if left is None and right is None:
+            return u @ _chain([first, *inner, last]), vh
+        # The square one of the two outer factors takes in the hidden ones.
+        if right is None:
+            first, inner = _chain([first, *inner]), []
+        elif left is None:
+            last, inner = _chain([*inner, last]), []
+        last, first = u @ last, first @ vh
+        if left is not None:
+            last = last + (left - u @ (u.mT @ left)) * outside.unsqueeze(-2)
+        if right is not None:
+            first = first + outside.unsqueeze(-1) * (right - (right @ vh.mT) @ vh)
+        return last, _chain([first, *inner])
+
+
+def _chain(factors: list[Tensor]) -> Tensor:
+    """Multiply square factors, first factor first."""
+    x = factors[0]
+    for factor in factors[1:]:
+        x = factor @ x
+    return x
+
+
+def thin_svd(last: Tensor, first: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the thin SVD of ``last @ first``, (..., m, k) and (..., k, n), by k x k work.
+
+    Parameters
+    ----------
+    rank : int, optional
+        Number of singular values kept.
+    """
+    m, k, n = last.shape[-2], last.shape[-1], first.shape[-1]
+    if k >= min(m, n):
+        u, s, vh = torch.linalg.svd(last @ first, full_matrices=False)
+    else:
+        # Anew orthonormal frames at every step: rounding does not build up in them.
+        ql, rl = torch.linalg.qr(last)
+        qr, rr = torch.linalg.qr(first.mT)
+        u, s, vh = torch.linalg.svd(rl @ rr.mT)
+        u, vh = ql @ u, vh @ qr.mT
+    if rank is None or rank == s.shape[-1]:
+        return u, s, vh
+    return u[..., :rank], s[..., :rank], vh[..., :rank, :]

@@ -1,0 +1,57 @@
+"""Points as values: matrices, collapsed networks and networks of layers.
+
+`EndToEnd` is a matrix as its singular value decomposition, `Collapsed` a balanced network of any
+depth as two matrices, `Network` a tuple of layers with its frames. Open `end_to_end` first;
+`layers` holds the algebra of chains of matrices, `balanced` the public functions of factors. A new
+kind of point subclasses `Batch` and names its tensors.
+"""
+
+from __future__ import annotations
+
+from dln_geometry.geometry.points.balanced import (
+    balance,
+    balanced_dimension,
+    balanced_factors,
+    end_to_end,
+    gauge_action,
+    is_balanced,
+    moments,
+    random_balanced,
+)
+from dln_geometry.geometry.points.collapsed import Collapsed, as_point
+from dln_geometry.geometry.points.end_to_end import EndToEnd
+from dln_geometry.geometry.points.layers import (
+    balanced_chain,
+    balanced_frames,
+    chain_from_frames,
+    chain_svd,
+    haar_stiefel,
+    layer_moments,
+    moment_size,
+    product,
+)
+from dln_geometry.geometry.points.network import Network, balanced_network
+
+__all__ = [
+    "Collapsed",
+    "EndToEnd",
+    "Network",
+    "as_point",
+    "balance",
+    "balanced_chain",
+    "balanced_dimension",
+    "balanced_factors",
+    "balanced_frames",
+    "balanced_network",
+    "chain_from_frames",
+    "chain_svd",
+    "end_to_end",
+    "gauge_action",
+    "haar_stiefel",
+    "is_balanced",
+    "layer_moments",
+    "moment_size",
+    "moments",
+    "product",
+    "random_balanced",
+]

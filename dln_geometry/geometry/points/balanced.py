@@ -1,0 +1,320 @@
+"""Balanced factors: product, moments, balanced factorisations, the gauge action, balancing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.geometry.points.collapsed import Collapsed, as_point
+from dln_geometry.geometry.points.end_to_end import EndToEnd
+from dln_geometry.geometry.points.layers import (
+    as_spectrum,
+    balanced_chain,
+    chain_from_frames,
+    chain_svd,
+    haar_stiefel,
+    layer_moments,
+    moment_size,
+    product,
+)
+from dln_geometry.geometry.points.network import Network
+from dln_geometry.support import (
+    as_float_tensor,
+    as_generator,
+    as_rank,
+    as_width_sequence,
+)
+
+__all__ = [
+    "balance",
+    "balanced_dimension",
+    "balanced_factors",
+    "end_to_end",
+    "gauge_action",
+    "is_balanced",
+    "moments",
+    "random_balanced",
+]
+
+
+def end_to_end(factors: Sequence[Any]) -> Tensor:
+    """Return the end-to-end matrix ``X = W_N ... W_1``, shape (..., d_N, d_0).
+
+    Parameters
+    ----------
+    factors : sequence of array_like
+        Layers ``(W_1, ..., W_N)``, input side first, W_p of shape (..., d_p, d_{p-1}).
+
+    Raises
+    ------
+    TypeError
+        If `factors` is no sequence of real matrices.
+    ValueError
+        If the layers do not chain, or mix dtypes or devices.
+
+    Examples
+    --------
+    >>> end_to_end(([[2.0]], [[3.0]]))
+    tensor([[6.]])
+    """
+    return product(Network(factors))
+
+
+def moments(factors: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Return the moments ``G_p = W_{p+1}^T W_{p+1} - W_p W_p^T``, p = 1..N-1.
+
+    They are conserved by the gradient flow of every loss of the end-to-end matrix, and are all
+    zero on the balanced manifold.
+
+    Returns
+    -------
+    tuple of Tensor
+        N - 1 symmetric matrices of shape (..., d_p, d_p); empty at depth 1.
+
+    References
+    ----------
+    Menon, arXiv 2411.09004 (sign); Arora, Cohen, Hazan 2018 (conservation).
+
+    Examples
+    --------
+    >>> moments(([[2.0]], [[3.0]]))
+    (tensor([[5.]]),)
+    """
+    return layer_moments(Network(factors))
+
+
+def is_balanced(factors: Sequence[Any], rtol: float | None = None) -> Tensor:
+    """Tell whether all moments vanish relative to the layers, boolean tensor of shape (...).
+
+    ``|G_p|_F <= rtol (|W_{p+1}|_F^2 + |W_p|_F^2)`` for every p.
+
+    Parameters
+    ----------
+    factors : sequence of array_like
+        Layers ``(W_1, ..., W_N)``.
+    rtol : float, optional
+        Default 100 machine epsilons times the depth.
+    """
+    layers = Network(factors)
+    if rtol is None:
+        rtol = 100.0 * torch.finfo(layers[0].dtype).eps * len(layers)
+    return moment_size(layers) <= rtol
+
+
+def balanced_factors(
+    point: EndToEnd | Collapsed,
+    *,
+    widths: Sequence[int] | int | None = None,
+    gauge: str | Sequence[Any] | None = None,
+    generator: torch.Generator | None = None,
+) -> Network:
+    """Return balanced factors of an end-to-end matrix.
+
+    ``W_p = Q_p Sigma^{1/N} Q_{p-1}^T`` with ``Q_N = U``, ``Q_0 = V`` and hidden gauges ``Q_p``
+    with orthonormal columns.
+
+    Parameters
+    ----------
+    point : EndToEnd or Collapsed
+        The end-to-end matrix with an integer depth N.
+    widths : sequence of int or int, optional
+        ``(d_0, ..., d_N)``, or the width of every hidden layer; `None` is ``min(m, n)``.
+    gauge : "haar" or sequence of array_like, optional
+        `None`: the canonical gauge (first columns of the identity). ``"haar"``: random. Or the
+        N - 1 matrices themselves, of shape (..., d_p, r) or (..., d_p, d_p) (first r columns).
+    generator : torch.Generator, optional
+        Source of the random gauge; a fresh one if not given.
+
+    Returns
+    -------
+    Network
+        ``(W_1, ..., W_N)``, input side first.
+
+    Raises
+    ------
+    ValueError
+        If the depth is no integer, a width is below the rank, or a gauge has the wrong shape or
+        no orthonormal columns.
+
+    References
+    ----------
+    Menon, arXiv 2411.09004.
+
+    Examples
+    --------
+    >>> balanced_factors(EndToEnd.of([[8.0]], 3))
+    (tensor([[2.]]), tensor([[2.]]), tensor([[2.]]))
+    """
+    p = as_point(point)
+    chain = balanced_chain((p.u, p.s, p.vh), p.depth, widths, gauge, generator)
+    return Network.from_layers(chain)
+
+
+def gauge_action(factors: Sequence[Any], gauges: Sequence[Any]) -> Network:
+    """Act on the hidden layers: ``W_p -> g_p W_p g_{p-1}^{-1}`` with ``g_0 = g_N = 1``.
+
+    The end-to-end matrix is unchanged; orthogonal gauges keep balanced factors balanced.
+
+    Parameters
+    ----------
+    factors : sequence of array_like
+        Layers ``(W_1, ..., W_N)``.
+    gauges : sequence of array_like
+        N - 1 invertible matrices, g_p of shape (..., d_p, d_p).
+
+    Raises
+    ------
+    ValueError
+        If the number or a shape of the gauges does not fit, or one is singular.
+    """
+    layers = list(Network(factors))
+    if len(gauges) != len(layers) - 1:
+        raise ValueError(
+            f"gauges must hold one matrix per hidden layer, {len(layers) - 1}, got {len(gauges)}"
+        )
+    for p, g in enumerate(gauges):
+        d = layers[p].shape[-2]
+        g = as_float_tensor(g, f"gauges[{p}]", dtype=layers[p].dtype, device=layers[p].device)
+        if g.ndim < 2 or tuple(g.shape[-2:]) != (d, d):
+            raise ValueError(f"gauges[{p}] must have shape (..., {d}, {d}), got {tuple(g.shape)}")
+        right, info = torch.linalg.solve_ex(g, layers[p + 1], left=False)
+        if bool((info != 0).any()):
+            raise ValueError(f"gauges[{p}] must be invertible, got a singular matrix")
+        layers[p], layers[p + 1] = g @ layers[p], right
+    return Network.from_layers(layers)
+
+
+def random_balanced(
+    widths: Sequence[int],
+    *,
+    rank: int | None = None,
+    scale: float = 1.0,
+    spectrum: Any = None,
+    batch: Sequence[int] = (),
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Network:
+    """Draw a random balanced network of the given widths.
+
+    Singular vectors of X and hidden gauges are Haar; the singular values of X are all `scale`,
+    or `spectrum`.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        ``(d_0, ..., d_N)``.
+    rank : int, optional
+        Rank r of X; `None` is the smallest width.
+    scale : float
+        Every singular value of X, unless `spectrum` is given.
+    spectrum : array_like, shape (..., r), optional
+        The singular values of X.
+    batch : sequence of int
+        Leading dimensions.
+    generator : torch.Generator, optional
+        Source of randomness; a fresh one if not given.
+    dtype, device : optional
+        Of the result; by default those of `spectrum` if it is an array, else torch's.
+
+    Returns
+    -------
+    Network
+        ``(W_1, ..., W_N)``, W_p of shape (*batch, d_p, d_{p-1}).
+
+    Raises
+    ------
+    ValueError
+        If a width is not positive or the rank is above the smallest width.
+    """
+    resolved = as_width_sequence(widths)
+    r = min(resolved) if rank is None else as_rank(rank, min(resolved), "the smallest width")
+    s = as_spectrum(scale if spectrum is None else spectrum, r, dtype, device)
+    dtype, device = s.dtype, s.device
+    leading = torch.broadcast_shapes(tuple(batch), s.shape[:-1])
+    generator = as_generator(generator, device)
+    frames = [
+        haar_stiefel(leading, d, r, generator=generator, dtype=dtype, device=device)
+        for d in resolved
+    ]
+    return Network.from_layers(chain_from_frames(frames, s))
+
+
+def balance(factors: Sequence[Any], *, sweeps: int = 100) -> Network:
+    """Return the point of smallest norm on the fibre of the factors, in the nearest gauge.
+
+    The minimisers of ``sum_p |W_p|_F^2`` with the product X held fixed are the balanced factors
+    of X, minimum ``N sum_i s_i^{2/N}``. Among them the gauge nearest to the given factors is
+    taken: one orthogonal Procrustes problem at depth 2; above, each hidden gauge solves its own
+    against its neighbours, in sweeps that never increase the distance. Factors that are balanced
+    (`is_balanced`) are returned as they are.
+
+    Parameters
+    ----------
+    factors : sequence of array_like
+        Layers ``(W_1, ..., W_N)``.
+    sweeps : int
+        Bound on the number of sweeps.
+
+    References
+    ----------
+    Lindsey, Menon, arXiv 2511.01137.
+    """
+    layers = Network(factors)
+    depth = len(layers)
+    # They hold singular values of X that are lost in the rounding of the product.
+    balanced = is_balanced(layers)[..., None, None]
+    if bool(balanced.all()):
+        return layers
+    u, s, vh = chain_svd(layers)
+    root = s ** (1.0 / depth)
+    frames = [vh.mT, u]
+    for w in layers[:-1]:
+        # Where the factors are balanced this is exact, whatever the rank.
+        frames.insert(-1, _polar(w @ (frames[-2] * root.unsqueeze(-2))))
+    eps = torch.finfo(s.dtype).eps
+    for _ in range(sweeps if depth > 2 else 1):
+        moved = torch.zeros((), dtype=s.dtype, device=s.device)
+        for p in range(1, depth):
+            target = layers[p - 1] @ frames[p - 1] + layers[p].mT @ frames[p + 1]
+            frame = _polar(target * root.unsqueeze(-2))
+            # Columns of zero modes are free: they carry nothing.
+            moved = torch.maximum(moved, ((frame - frames[p]) * root.unsqueeze(-2)).abs().max())
+            frames[p] = frame
+        if float(moved.detach()) <= 10 * eps * float(root.detach().max()):
+            break
+    return Network.from_layers(
+        torch.where(balanced, w, new)
+        for w, new in zip(layers, chain_from_frames(frames, s), strict=True)
+    )
+
+
+def _polar(a: Tensor) -> Tensor:
+    """Return the orthonormal frame nearest to `a`, shape (..., d, r) with d >= r."""
+    u, _, vh = torch.linalg.svd(a, full_matrices=False)
+    return u @ vh
+
+
+def balanced_dimension(widths: Sequence[int], rank: int) -> int:
+    """Return the dimension of the balanced manifold: ``r + sum_p (d_p r - r (r+1)/2)``.
+
+    Raises
+    ------
+    ValueError
+        If the rank is above the smallest width.
+
+    References
+    ----------
+    Menon, arXiv 2411.09004 (full rank, equal widths: ``d^2 + (N-1) d (d-1)/2``).
+
+    Examples
+    --------
+    >>> balanced_dimension((3, 3, 3), 3)
+    12
+    """
+    resolved = as_width_sequence(widths)
+    r = as_rank(rank, min(resolved), "the smallest width")
+    return r + sum(d * r - r * (r + 1) // 2 for d in resolved)

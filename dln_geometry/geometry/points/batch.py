@@ -1,0 +1,155 @@
+"""How points behave as values: indexing, length, moves between devices and types, short reprs."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dln_geometry.support import Depth
+
+__all__ = ["Batch", "as_row", "described", "indexed"]
+
+
+class Batch:
+    """Points of one depth: frozen fields, some of them tensors with the batch in front.
+
+    Two points are equal if they are the same object; compare their matrices for more. A subclass
+    names its tensors, with the number of their own, last dimensions.
+    """
+
+    _tensors: ClassVar[dict[str, int]]
+
+    matrix: Tensor
+    shape: tuple[int, int]
+    rank: int
+    depth: Depth
+    normalized: bool
+
+    def _set(self, **fields: Any) -> None:
+        """Set fields of a frozen point, while it is made."""
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """Leading dimensions."""
+        name, own = next(iter(self._tensors.items()))
+        return getattr(self, name).shape[:-own]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the numbers."""
+        return getattr(self, next(iter(self._tensors))).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the tensors."""
+        return getattr(self, next(iter(self._tensors))).device
+
+    def _map(self, f: Callable[[Tensor, int], Tensor]) -> Self:
+        """Return the point with ``f(tensor, own dimensions)`` in the place of every tensor."""
+        tensors = {name: f(getattr(self, name), own) for name, own in self._tensors.items()}
+        make: Any = type(self)
+        return make(**tensors, depth=self.depth, normalized=self.normalized)
+
+    def replace(self, **changes: Any) -> Self:
+        """Return the point with some of its fields replaced.
+
+        A normalisation that was the default at the old depth becomes the default at a new one.
+
+        Raises
+        ------
+        TypeError
+            If there is no such field.
+        """
+        fields = {name: getattr(self, name) for name in (*self._tensors, "depth", "normalized")}
+        for name in changes:
+            if name not in fields:
+                raise TypeError(f"{type(self).__name__} has the fields {[*fields]}, got {name!r}")
+        if self.normalized == self.depth.infinite:
+            fields["normalized"] = None
+        return type(self)(**{**fields, **changes})
+
+    def select(self, index: Any) -> Self:
+        """Return some points of the batch; `index` as for a tensor of shape `batch_shape`.
+
+        Raises
+        ------
+        IndexError
+            If there are more indices than batch dimensions, or one is out of range.
+        """
+        if not self.batch_shape:
+            raise IndexError(f"a single {type(self).__name__} has no batch to be indexed")
+        # Raises what an index that does not fit the batch deserves.
+        torch.zeros((), device=self.device).expand(self.batch_shape)[index]
+        return self._map(lambda x, own: indexed(x, index, own))
+
+    def __getitem__(self, index: Any) -> Self:
+        return self.select(index)
+
+    def __len__(self) -> int:
+        if not self.batch_shape:
+            raise TypeError(f"a single {type(self).__name__} has no length")
+        return self.batch_shape[0]
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[Self]:
+        return (self.select(i) for i in range(len(self)))
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Return the point with another dtype or device, as `torch.Tensor.to` does."""
+        return self._map(lambda x, _: x.to(*args, **kwargs))
+
+    def detach(self) -> Self:
+        """Return the point without what derivatives could be asked of."""
+        return self._map(lambda x, _: x.detach())
+
+    def expand(self, batch: Sequence[int]) -> Self:
+        """Return the point with leading dimensions expanded to `batch`, without copies."""
+        if tuple(batch) == self.batch_shape:
+            return self
+        return self._map(lambda x, own: x.expand(*batch, *x.shape[-own:]))
+
+    def flatten(self) -> Self:
+        """Return all points of the batch in one row; a single point is a row of one."""
+        return self._map(lambda x, own: x.reshape(-1, *x.shape[-own:]))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.matrix.detach().cpu().numpy(), dtype=dtype)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(described(self))})"
+
+    def _repr_html_(self) -> str:
+        return as_row(type(self).__name__, described(self))
+
+
+def indexed(x: Tensor, index: Any, own: int) -> Tensor:
+    """Return ``x[index]`` where the index goes to the dimensions before the last `own` ones."""
+    index = index if isinstance(index, tuple) else (index,)
+    ellipsis = any(i is Ellipsis for i in index)
+    return x[(*index, *((slice(None),) * own if ellipsis else (Ellipsis,)))]
+
+
+def described(point: Any) -> list[str]:
+    """Return the words of a short repr: shape, rank, depth, batch, dtype, device."""
+    m, n = point.shape
+    parts = [f"{m} x {n}", f"rank {point.rank}", f"depth {point.depth:g}"]
+    if getattr(point, "normalized", False) and point.depth < float("inf"):
+        parts.append("normalized")
+    if point.batch_shape:
+        parts.append(f"batch {tuple(point.batch_shape)}")
+    return [*parts, str(point.dtype).removeprefix("torch."), str(point.device)]
+
+
+def as_row(name: str, parts: Sequence[str]) -> str:
+    """Return the words of a short repr as a row of a table, for notebooks."""
+    cells = "".join(f"<td>{html.escape(part)}</td>" for part in parts)
+    return f"<table><tr><th>{html.escape(name)}</th>{cells}</tr></table>"

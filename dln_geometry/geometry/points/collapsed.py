@@ -1,0 +1,279 @@
+"""Two frozen views of a point of the theory, and the way between them.
+
+`EndToEnd` (of `end_to_end`) holds an end-to-end matrix as its thin singular value decomposition;
+`Collapsed` holds a balanced network of any depth as exactly two matrices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dln_geometry.geometry.points.batch import Batch
+from dln_geometry.geometry.points.end_to_end import EndToEnd, check_alike
+from dln_geometry.geometry.points.layers import (
+    as_spectrum,
+    balanced_chain,
+    chain_svd,
+    haar_stiefel,
+)
+from dln_geometry.geometry.points.network import Network
+from dln_geometry.support import (
+    Depth,
+    as_depth,
+    as_generator,
+    as_matrix,
+    as_normalized,
+    as_rank,
+)
+
+__all__ = ["Collapsed", "EndToEnd", "as_point"]
+
+
+@dataclass(frozen=True, eq=False, repr=False, init=False)
+class Collapsed(Batch):
+    """A balanced network of any depth as two matrices.
+
+    ``X = L C^{(N-2)/2} R^T`` with ``L^T L = R^T R = C``: `L` is the last layer and `R` the
+    transposed first layer, in the gauge that makes what lies between them symmetric. At infinite
+    depth, where both would tend to isometries, the pair is that of depth 2: ``X = L R^T``.
+
+    Attributes
+    ----------
+    L : Tensor, shape (..., m, r)
+    R : Tensor, shape (..., n, r)
+    depth : float
+        Real depth N >= 1, or ``math.inf``.
+    normalized : bool
+        Whether the metric is divided by N; by default at infinite depth only.
+
+    References
+    ----------
+    Menon, arXiv 2411.09004 (the balanced manifold).
+    """
+
+    _tensors: ClassVar = {"L": 2, "R": 2}
+
+    L: Tensor
+    R: Tensor
+    depth: Depth
+    normalized: bool
+
+    def __init__(self, L: Any, R: Any, depth: float, normalized: bool | None = None) -> None:
+        depth = as_depth(depth)
+        normalized = as_normalized(normalized, depth)
+        left, right = (
+            part
+            if isinstance(part, Tensor) and part.is_floating_point() and part.ndim >= 2
+            else as_matrix(part, name)
+            for part, name in ((L, "L"), (R, "R"))
+        )
+        check_alike(left, right)
+        if left.shape[-1] != right.shape[-1] or left.shape[:-2] != right.shape[:-2]:
+            raise ValueError(
+                "L and R must have shapes (..., m, r) and (..., n, r), got "
+                f"{tuple(left.shape)} and {tuple(right.shape)}"
+            )
+        self._set(L=left, R=right, depth=depth, normalized=normalized)
+
+    @classmethod
+    def of(cls, point: EndToEnd | Collapsed | Sequence[Any]) -> Collapsed:
+        """Collapse a point, or balanced factors ``(W_1, ..., W_N)``, to two matrices.
+
+        Unbalanced factors give the pair of the balanced network with the same end-to-end
+        matrix. From factors the rank is the numerical rank of their product (the largest of a
+        batch).
+
+        Raises
+        ------
+        TypeError
+            If `point` is none of these.
+        ValueError
+            If the factors do not chain, or mix dtypes or devices.
+        """
+        if isinstance(point, Collapsed):
+            return point
+        if isinstance(point, EndToEnd):
+            root = _root(point.s, point.depth).unsqueeze(-2)
+            return cls(point.u * root, point.vh.mT * root, point.depth, point.normalized)
+        factors = Network(point, "point")
+        depth = factors.depth
+        eps = torch.finfo(factors.dtype).eps
+        if bool((factors.imbalance <= 100.0 * eps * depth).all()):
+            frames, lam = factors.balanced_parts()
+            root = lam.unsqueeze(-2)
+            return cls(frames[-1] * root, frames[0] * root, depth)
+        u, s, vh = chain_svd(factors)
+        r = max(1, int((s > 0).sum(-1).max())) if s.numel() else s.shape[-1]
+        return cls.of(EndToEnd(u[..., :r], s[..., :r], vh[..., :r, :], depth, False))
+
+    @classmethod
+    def random(
+        cls,
+        shape: tuple[int, int],
+        rank: int | None,
+        depth: float,
+        *,
+        scale: float = 1.0,
+        spectrum: Any = None,
+        batch: Sequence[int] = (),
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Collapsed:
+        """Draw a point with Haar singular vectors.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Shape (m, n) of the end-to-end matrix.
+        rank : int or None
+            Rank r; `None` is ``min(m, n)``.
+        depth : float
+            Real depth N >= 1, or ``math.inf``.
+        scale : float
+            Every singular value of X, unless `spectrum` is given.
+        spectrum : array_like, shape (..., r), optional
+            The singular values of X.
+        batch : sequence of int
+            Leading dimensions.
+        generator : torch.Generator, optional
+            Source of randomness; a fresh one if not given (the global one is never used).
+        dtype, device : optional
+            Of the result; by default those of `spectrum` if it is an array, else torch's.
+
+        Raises
+        ------
+        ValueError
+            If the rank or the depth is out of range or a singular value is negative.
+        """
+        depth = as_depth(depth)
+        m, n = (int(d) for d in shape)
+        if min(m, n) < 1:
+            raise ValueError(f"shape must be two positive integers, got {tuple(shape)}")
+        r = min(m, n) if rank is None else as_rank(rank, min(m, n), "min(m, n)")
+        s = as_spectrum(scale if spectrum is None else spectrum, r, dtype, device)
+        dtype, device = s.dtype, s.device
+        batch = torch.broadcast_shapes(tuple(batch), s.shape[:-1])
+        generator = as_generator(generator, device)
+        u = haar_stiefel(batch, m, r, generator=generator, dtype=dtype, device=device)
+        v = haar_stiefel(batch, n, r, generator=generator, dtype=dtype, device=device)
+        root = _root(s, depth).unsqueeze(-2)
+        return cls(u * root, v * root, depth)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape (m, n) of the end-to-end matrix."""
+        return self.L.shape[-2], self.R.shape[-2]
+
+    @property
+    def rank(self) -> int:
+        """Number r of columns of `L` and `R`."""
+        return self.L.shape[-1]
+
+    @cached_property
+    def M(self) -> Tensor:
+        """The middle ``C^{(N-2)/2}``, shape (..., r, r); the identity at depths 2 and infinity."""
+        if self.depth == 2.0 or self.depth.infinite:
+            eye = torch.eye(self.rank, dtype=self.L.dtype, device=self.L.device)
+            return eye.expand(*self.L.shape[:-2], -1, -1)
+        c, q = torch.linalg.eigh(self.L.mT @ self.L)
+        c = c.clamp_min(0.0)
+        exponent = (self.depth - 2.0) / 2.0
+        # At depths below 2 a zero mode of C contributes nothing to X: L C^{e} R^T -> 0.
+        power = torch.where(c > 0, c**exponent, 0.0) if exponent < 0 else c**exponent
+        return (q * power.unsqueeze(-2)) @ q.mT
+
+    @property
+    def matrix(self) -> Tensor:
+        """The end-to-end matrix ``X``, shape (..., m, n)."""
+        return (self.L @ self.M) @ self.R.mT
+
+    def entries(self, rows: Tensor, cols: Tensor) -> Tensor:
+        """Return ``X[rows, cols]``, shape (..., k), without forming X."""
+        left = (self.L @ self.M)[..., rows, :]
+        return (left * self.R[..., cols, :]).sum(-1)
+
+    @property
+    def singular_values(self) -> CallableTensor:
+        """Singular values of X, shape (..., r), descending: ``eig(L^T L)^{N/2}``.
+
+        May also be called, as in version 0.1.
+        """
+        c = torch.linalg.eigvalsh(self.L.mT @ self.L).clamp_min(0.0).flip(-1)
+        s = c if self.depth.infinite else c ** (0.5 * self.depth)
+        return s.as_subclass(CallableTensor)
+
+    def point(self) -> EndToEnd:
+        """Return the singular value decomposition, by r x r work and two thin products."""
+        # A thin QR keeps the vectors of small singular values orthonormal, which dividing by
+        # the root of a small eigenvalue of L^T L would not.
+        ql, rl = torch.linalg.qr(self.L)
+        qr, rr = torch.linalg.qr(self.R)
+        u, s, vh = torch.linalg.svd(rl @ self.M @ rr.mT)
+        return EndToEnd(ql @ u, s, vh @ qr.mT, self.depth, bool(self.normalized))
+
+    def factors(
+        self,
+        widths: Sequence[int] | int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Network:
+        """Return balanced factors ``(W_1, ..., W_N)`` of X.
+
+        Parameters
+        ----------
+        widths : sequence of int or int, optional
+            ``(d_0, ..., d_N)``, or one hidden width; `None` is ``min(m, n)``.
+        generator : torch.Generator, optional
+            If given, the hidden gauge is drawn from the Haar law; otherwise it is canonical.
+
+        Raises
+        ------
+        ValueError
+            If the depth is no integer, or a width is below the rank.
+        """
+        p = self.point()
+        gauge = None if generator is None else "haar"
+        chain = balanced_chain((p.u, p.s, p.vh), p.depth, widths, gauge, generator)
+        return Network.from_layers(chain)
+
+    def defect(self) -> Tensor:
+        """Return the relative violation ``|L^T L - R^T R| / |L^T L|`` (Frobenius), shape (...)."""
+        left, right = self.L.mT @ self.L, self.R.mT @ self.R
+        norm = torch.linalg.matrix_norm(left)
+        gap = torch.linalg.matrix_norm(left - right)
+        return gap / torch.where(norm > 0, norm, 1.0)
+
+
+class CallableTensor(Tensor):
+    """A tensor that returns itself when called; results of operations are plain tensors."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore
+
+    def __call__(self) -> Tensor:
+        return self.as_subclass(Tensor)
+
+    def __repr__(self, **_: Any) -> str:
+        return repr(self.as_subclass(Tensor))
+
+
+def as_point(point: EndToEnd | Collapsed) -> EndToEnd:
+    """Return the singular value decomposition of a point in either view."""
+    if isinstance(point, Collapsed):
+        return point.point()
+    if not isinstance(point, EndToEnd):
+        raise TypeError(
+            f"point must be an EndToEnd or a Collapsed, got {type(point).__name__}: "
+            "EndToEnd.of(x, depth) makes a point of a matrix"
+        )
+    return point
+
+
+def _root(s: Tensor, depth: Depth) -> Tensor:
+    """Return the singular values of `L` and `R`: ``s^{1/N}``, at infinite depth ``s^{1/2}``."""
+    return s.sqrt() if depth.infinite else depth.root(s)

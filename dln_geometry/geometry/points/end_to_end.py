@@ -1,0 +1,164 @@
+"""`EndToEnd`: a matrix with a depth, as its thin singular value decomposition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from dln_geometry.geometry.points.batch import Batch
+from dln_geometry.geometry.points.truncation import truncated
+from dln_geometry.support import Depth, as_depth, as_matrix, as_normalized, as_rank
+
+__all__ = ["EndToEnd", "check_alike"]
+
+
+@dataclass(frozen=True, eq=False, repr=False, init=False)
+class EndToEnd(Batch):
+    """An end-to-end matrix ``X = U diag(s) V^T`` together with a depth.
+
+    Attributes
+    ----------
+    u : Tensor, shape (..., m, r)
+        Left singular vectors, orthonormal columns.
+    s : Tensor, shape (..., r)
+        Singular values, descending.
+    vh : Tensor, shape (..., r, n)
+        Right singular vectors, orthonormal rows.
+    depth : float
+        Real depth N >= 1, or ``math.inf``.
+    normalized : bool
+        Whether the metric is divided by N (always at infinite depth).
+    """
+
+    _tensors: ClassVar = {"u": 2, "s": 1, "vh": 2}
+
+    u: Tensor
+    s: Tensor
+    vh: Tensor
+    depth: Depth
+    normalized: bool
+    # The matrix that was decomposed, if derivatives are asked of it: those through the singular
+    # vectors do not exist at equal singular values, those of functions of the matrix do. Below
+    # full rank, its truncation. Copies of the whole point keep it, new parts drop it.
+    source: Tensor | None = field(default=None, init=False)
+
+    def __init__(
+        self, u: Tensor, s: Tensor, vh: Tensor, depth: float, normalized: bool | None = None
+    ) -> None:
+        depth = as_depth(depth)
+        normalized = as_normalized(normalized, depth)
+        if not all(isinstance(part, Tensor) for part in (u, s, vh)):
+            raise TypeError("u, s and vh must be tensors: EndToEnd.of(x, depth) makes them")
+        r, batch = s.shape[-1:], s.shape[:-1]
+        if u.ndim < 2 or (u.shape[:-2], u.shape[-1:], vh.shape[:-1]) != (batch, r, batch + r):
+            raise ValueError(
+                "u, s and vh must have shapes (..., m, r), (..., r) and (..., r, n), got "
+                f"{tuple(u.shape)}, {tuple(s.shape)} and {tuple(vh.shape)}"
+            )
+        check_alike(u, s, vh)
+        self._set(u=u, s=s, vh=vh, depth=depth, normalized=normalized)
+
+    @classmethod
+    def of(
+        cls, x: Any, depth: float, *, rank: int | None = None, normalized: bool | None = None
+    ) -> EndToEnd:
+        """Decompose a matrix once.
+
+        Parameters
+        ----------
+        x : array_like, shape (..., m, n)
+            End-to-end matrix.
+        depth : float
+            Real depth N >= 1, or ``math.inf``.
+        rank : int, optional
+            Rank r of the manifold on which the point lies; the singular values below the first
+            r are dropped (the nearest matrix of that rank). `None` is ``min(m, n)``.
+        normalized : bool, optional
+            Divide the metric by N; `None` does so at infinite depth only.
+
+        Raises
+        ------
+        TypeError
+            If `x` is not a real array, or `rank` no integer.
+        ValueError
+            If `x` is a vector, empty or not finite, the depth is below 1, the rank out of range,
+            or ``normalized=False`` at infinite depth.
+
+        Examples
+        --------
+        >>> EndToEnd.of([[0.0, 3.0], [2.0, 0.0]], depth=4).s
+        tensor([3., 2.])
+        """
+        depth = as_depth(depth)
+        normalized = as_normalized(normalized, depth)
+        x = as_matrix(x, "x")
+        r = min(x.shape[-2:]) if rank is None else as_rank(rank, min(x.shape[-2:]), "min(m, n)")
+        u, s, vh = torch.linalg.svd(x, full_matrices=False)
+        point = cls(u[..., :, :r], s[..., :r], vh[..., :r, :], depth, normalized)
+        if x.requires_grad:
+            whole = r == min(x.shape[-2:])
+            point._hang_on(x if whole else truncated(x, (u, s, vh), r))
+        return point
+
+    def _hang_on(self, source: Tensor | None) -> Self:
+        self._set(source=source)
+        return self
+
+    def _map(self, f: Callable[[Tensor, int], Tensor]) -> Self:
+        source = None if self.source is None else f(self.source, 2)
+        return (
+            super()
+            ._map(f)
+            ._hang_on(source if source is not None and source.requires_grad else None)
+        )
+
+    def replace(self, **changes: Any) -> Self:
+        """Return the point with some of its fields replaced.
+
+        Raises
+        ------
+        TypeError
+            If there is no such field.
+        """
+        point = super().replace(**changes)
+        return point if changes.keys() & self._tensors.keys() else point._hang_on(self.source)
+
+    @property
+    def differentiable_matrix(self) -> Tensor:
+        """The matrix that derivatives are asked of, if there is one, else `matrix`."""
+        return self.matrix if self.source is None else self.source
+
+    @property
+    def singular_values(self) -> Tensor:
+        """Singular values of X, shape (..., r), descending: `s`."""
+        return self.s
+
+    @property
+    def matrix(self) -> Tensor:
+        """The end-to-end matrix ``X``, shape (..., m, n)."""
+        return (self.u * self.s.unsqueeze(-2)) @ self.vh
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape (m, n) of the end-to-end matrix."""
+        return self.u.shape[-2], self.vh.shape[-1]
+
+    @property
+    def rank(self) -> int:
+        """Number r of singular values held."""
+        return self.s.shape[-1]
+
+
+def check_alike(*parts: Tensor) -> None:
+    """Refuse tensors of different dtypes or devices."""
+    first = parts[0]
+    for part in parts[1:]:
+        if (part.dtype, part.device) != (first.dtype, first.device):
+            raise ValueError(
+                f"the tensors of a point must share dtype and device, got {first.dtype} on "
+                f"{first.device} and {part.dtype} on {part.device}"
+            )

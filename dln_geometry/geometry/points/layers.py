@@ -1,0 +1,221 @@
+"""Chains of layers: their product, its singular values, and balanced chains from frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.support import as_float_tensor, as_generator, as_layer_count, as_widths
+
+__all__ = [
+    "as_spectrum",
+    "balanced_chain",
+    "balanced_frames",
+    "chain_from_frames",
+    "chain_svd",
+    "haar_stiefel",
+    "layer_moments",
+    "moment_size",
+    "product",
+]
+
+
+def product(factors: Sequence[Tensor]) -> Tensor:
+    """Multiply layers from the narrower end, without checks."""
+    if factors[0].shape[-1] <= factors[-1].shape[-2]:
+        x = factors[0]
+        for w in factors[1:]:
+            x = w @ x
+        return x
+    x = factors[-1]
+    for w in reversed(factors[:-1]):
+        x = x @ w
+    return x
+
+
+def chain_svd(factors: Sequence[Tensor], *, keep: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the thin SVD of ``W_N ... W_1``, of rank min(widths), without forming X if thin.
+
+    Singular values at the level of the rounding errors of the product are set to zero, unless
+    `keep`: the N-th root of a rounding error is not small.
+    """
+    chain, k = list(factors), min(factors[0].shape[-1], *(w.shape[-2] for w in factors))
+    right = left = None
+    if len(chain) > 1 and chain[0].shape[-2] < chain[0].shape[-1]:
+        right, upper = torch.linalg.qr(chain[0].mT)
+        chain[0] = upper.mT
+    if len(chain) > 1 and chain[-1].shape[-1] < chain[-1].shape[-2]:
+        left, chain[-1] = torch.linalg.qr(chain[-1])
+    partial = list(accumulate(chain, lambda x, w: w @ x))
+    u, s, vh = torch.linalg.svd(partial[-1], full_matrices=False)
+    u, s, vh = u[..., :k], s[..., :k], vh[..., :k, :]
+    if not keep:
+        s = torch.where(s > _product_noise(chain, partial).unsqueeze(-1), s, 0.0)
+    return u if left is None else left @ u, s, vh if right is None else vh @ right.mT
+
+
+def _product_noise(chain: Sequence[Tensor], partial: Sequence[Tensor]) -> Tensor:
+    """Estimate the rounding errors of a product, the partial products of which are given.
+
+    The error of each product, ``eps |W_p| |W_{p-1} ... W_1|`` over the root of the width summed
+    over, goes through the layers behind it. A product of norms alone would outgrow X itself in a
+    long chain; the norm of X alone would take the rounding errors of a zero for singular values.
+    """
+    norm = torch.linalg.matrix_norm
+    squared = norm(partial[-1]).square()
+    behind = None
+    for p in range(len(chain) - 1, 0, -1):
+        error = norm(chain[p]) * norm(partial[p - 1]) / chain[p].shape[-1] ** 0.5
+        if behind is not None:
+            error = error * norm(behind) / behind.shape[-1] ** 0.5
+        squared = squared + error.square()
+        behind = chain[p] if behind is None else behind @ chain[p]
+    return 4.0 * torch.finfo(chain[0].dtype).eps * squared.sqrt()
+
+
+def layer_moments(layers: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return ``G_p = W_{p+1}^T W_{p+1} - W_p W_p^T``, without checks."""
+    return tuple(after.mT @ after - before @ before.mT for before, after in pairwise(layers))
+
+
+def moment_size(layers: Sequence[Tensor]) -> Tensor:
+    """Return ``max_p |G_p|_F / (|W_{p+1}|_F^2 + |W_p|_F^2)``, shape (...); 0 at depth 1."""
+    worst = layers[0].new_zeros(layers[0].shape[:-2])
+    if layers[0].numel() == 0:
+        return worst
+    for before, after in pairwise(layers):
+        # In units of the largest entry, the square of which may not be a number.
+        unit = torch.maximum(before.abs().amax((-2, -1)), after.abs().amax((-2, -1)))
+        unit = torch.where(unit > 0, unit, 1.0)[..., None, None]
+        (g,) = layer_moments((before / unit, after / unit))
+        size = (before / unit).square().sum((-2, -1)) + (after / unit).square().sum((-2, -1))
+        relative = torch.linalg.matrix_norm(g) / torch.where(size > 0, size, 1.0)
+        worst = torch.maximum(worst, relative)
+    return worst
+
+
+def balanced_frames(layers: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Return the frames ``(Q_0, ..., Q_N)`` and ``lam`` of balanced layers ``Q_p Lam Q_{p-1}^T``.
+
+    Taken from the layers, not from their product, in whose rounding ``lam^N`` may be lost. The
+    rank is the largest numerical rank of a first layer; where it is smaller, `lam` has zeros and
+    the frames mean nothing there.
+    """
+    eps = torch.finfo(layers[0].dtype).eps
+    _, lam, vh = torch.linalg.svd(layers[0], full_matrices=False)
+    widest = max(max(w.shape[-2:]) for w in layers)
+    lam = torch.where(lam > 10 * eps * widest * lam[..., :1], lam, 0.0)
+    r = max(1, int((lam > 0).sum(-1).max())) if lam.numel() else lam.shape[-1]
+    lam, frames = lam[..., :r], [vh[..., :r, :].mT]
+    scale = torch.where(lam > 0, lam, 1.0).unsqueeze(-2)
+    for w in layers:
+        # Descending columns: what a small lam amplifies is taken out by those before it.
+        q, upper = torch.linalg.qr((w @ frames[-1]) / scale)
+        sign = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(q.dtype)
+        frames.append(q * sign.unsqueeze(-2))
+    return frames, lam
+
+
+def chain_from_frames(frames: Sequence[Tensor], s: Tensor) -> tuple[Tensor, ...]:
+    """Return ``W_p = Q_p Sigma^{1/N} Q_{p-1}^T`` from the N + 1 frames ``Q_0, ..., Q_N``."""
+    root = (s ** (1.0 / (len(frames) - 1))).unsqueeze(-2)
+    return tuple((after * root) @ before.mT for before, after in pairwise(frames))
+
+
+def balanced_chain(
+    svd: tuple[Tensor, Tensor, Tensor],
+    depth: float,
+    widths: Sequence[int] | int | None,
+    gauge: str | Sequence[Any] | None,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, ...]:
+    """Return balanced factors from a thin SVD; see `balanced.balanced_factors`."""
+    u, s, vh = svd
+    layers = as_layer_count(depth)
+    resolved = as_widths(widths, (u.shape[-2], vh.shape[-1]), layers, s.shape[-1])
+    return chain_from_frames((vh.mT, *_hidden_frames(s, resolved, gauge, generator), u), s)
+
+
+def _hidden_frames(
+    s: Tensor,
+    widths: tuple[int, ...],
+    gauge: str | Sequence[Any] | None,
+    generator: torch.Generator | None,
+) -> list[Tensor]:
+    """Return the N - 1 hidden frames Q_p, orthonormal columns, shape (..., d_p, r)."""
+    r = s.shape[-1]
+    if gauge is None:
+        return [torch.eye(d, r, dtype=s.dtype, device=s.device) for d in widths[1:-1]]
+    if isinstance(gauge, str):
+        if gauge != "haar":
+            raise ValueError(f'gauge must be None, "haar" or matrices, got {gauge!r}')
+        generator = as_generator(generator, s.device)
+        return [
+            haar_stiefel(s.shape[:-1], d, r, generator=generator, dtype=s.dtype, device=s.device)
+            for d in widths[1:-1]
+        ]
+    if isinstance(gauge, Tensor) or not isinstance(gauge, Sequence):
+        raise TypeError(f'gauge must be None, "haar" or a sequence, got {type(gauge).__name__}')
+    if len(gauge) != len(widths) - 2:
+        raise ValueError(
+            f"gauge must hold one matrix per hidden layer, {len(widths) - 2}, got {len(gauge)}"
+        )
+    frames = []
+    for p, (q, d) in enumerate(zip(gauge, widths[1:-1], strict=True)):
+        frame = as_float_tensor(q, f"gauge[{p}]", dtype=s.dtype, device=s.device)
+        if frame.ndim < 2 or frame.shape[-2] != d or frame.shape[-1] not in (r, d):
+            raise ValueError(
+                f"gauge[{p}] must have shape (..., {d}, {r}) or (..., {d}, {d}), "
+                f"got {tuple(frame.shape)}"
+            )
+        frame = frame[..., :r]
+        eye = torch.eye(r, dtype=s.dtype, device=s.device)
+        error = float((frame.mT @ frame - eye).abs().max())
+        if error > 1000 * torch.finfo(s.dtype).eps * d:
+            raise ValueError(
+                f"gauge[{p}] must have orthonormal columns, got a deviation of {error:.1e}"
+            )
+        frames.append(frame)
+    return frames
+
+
+def haar_stiefel(
+    batch: Sequence[int],
+    d: int,
+    r: int,
+    *,
+    generator: torch.Generator,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """Draw orthonormal frames, shape (*batch, d, r), from the invariant (Haar) law."""
+    z = torch.randn((*batch, d, r), generator=generator, dtype=dtype, device=generator.device).to(
+        device
+    )
+    q, upper = torch.linalg.qr(z)
+    diagonal = upper.diagonal(dim1=-2, dim2=-1)
+    # QR fixes no signs; making the diagonal of R positive makes the law exactly Haar.
+    return q * torch.where(diagonal < 0, -1.0, 1.0).to(dtype).unsqueeze(-2)
+
+
+def as_spectrum(
+    value: Any, r: int, dtype: torch.dtype | None, device: torch.device | str | None
+) -> Tensor:
+    """Return singular values of shape (..., r), descending, from a number or a list.
+
+    An array or tensor keeps its dtype and device unless others are asked for.
+    """
+    if dtype is None and not hasattr(value, "dtype"):
+        dtype = torch.get_default_dtype()
+    s = as_float_tensor(value, "spectrum", dtype=dtype, device=device)
+    if s.ndim == 0:
+        s = s.expand(r)
+    if s.shape[-1] != r:
+        raise ValueError(f"spectrum must have shape (..., {r}), got {tuple(s.shape)}")
+    if bool((s < 0).any()):
+        raise ValueError("spectrum must be non-negative, got a negative singular value")
+    return s.sort(-1, descending=True).values

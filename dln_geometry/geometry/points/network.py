@@ -1,0 +1,253 @@
+"""`Network`: the layers of a deep linear network, with the frames and the spectrum they share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from dln_geometry.geometry.points.batch import as_row, described, indexed
+from dln_geometry.geometry.points.layers import balanced_frames, chain_svd, moment_size, product
+from dln_geometry.support import Depth, as_factors
+
+__all__ = ["Network", "balanced_network"]
+
+
+class Network(tuple[Tensor, ...]):
+    """Layers ``(W_1, ..., W_N)`` of a deep linear network, input side first.
+
+    A tuple of tensors, to be unpacked, indexed and measured as one: ``network[0]`` is W_1 and
+    ``len(network)`` is N. Points of a batch are reached by `select`. Where the layers are balanced,
+    ``W_p = Q_p Lam Q_{p-1}^T``: `frames` and `spectrum` are taken from the layers once, when first
+    asked for, and every function of the library that is given the network uses them. They are made
+    anew after a layer was changed in place, and at every use that derivatives are asked through.
+
+    Two networks are equal if they are the same object.
+
+    Parameters
+    ----------
+    factors : sequence of array_like
+        Layers, W_p of shape (..., d_p, d_{p-1}).
+
+    Raises
+    ------
+    TypeError
+        If `factors` is no sequence of real matrices.
+    ValueError
+        If the layers do not chain, or mix dtypes, devices or leading dimensions.
+
+    Examples
+    --------
+    >>> network = Network([[[2.0]], [[2.0]], [[2.0]]])
+    >>> network
+    Network(1 x 1, rank 1, depth 3, widths (1, 1, 1, 1), float32, cpu)
+    >>> network.matrix, network.spectrum
+    (tensor([[8.]]), tensor([2.]))
+    """
+
+    def __new__(cls, factors: Sequence[Any], name: str = "factors") -> Self:
+        if isinstance(factors, cls):
+            factors._kept("checked", lambda: as_factors(factors.layers, name))
+            return factors
+        return super().__new__(cls, as_factors(factors, name))
+
+    @classmethod
+    def of(cls, factors: Sequence[Any]) -> Self:
+        """Return the network of some layers; a network is returned as it is."""
+        return cls(factors)
+
+    @classmethod
+    def from_layers(cls, layers: Iterable[Tensor]) -> Self:
+        """Return the network of layers that are known to chain, without checks."""
+        return super().__new__(cls, layers)
+
+    def _kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return what was made of the layers as they are now."""
+        if torch.is_grad_enabled() and any(w.requires_grad for w in self):
+            return make()
+        if any(w.is_inference() for w in self):
+            # Their changes are not counted.
+            return make()
+        versions = [w._version for w in self]
+        if self.__dict__.get("versions") != versions:
+            self.__dict__.clear()
+            self.__dict__["versions"] = versions
+        if name not in self.__dict__:
+            self.__dict__[name] = make()
+        return self.__dict__[name]
+
+    @property
+    def layers(self) -> tuple[Tensor, ...]:
+        """The layers as a plain tuple."""
+        return tuple(self)
+
+    @property
+    def depth(self) -> Depth:
+        """Number N of layers."""
+        return Depth(len(self))
+
+    @property
+    def normalized(self) -> bool:
+        """False: the metric of the layers is that of A, not of A/N."""
+        return False
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """``(d_0, ..., d_N)``."""
+        return (self[0].shape[-1], *(w.shape[-2] for w in self))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape (m, n) of the end-to-end matrix."""
+        return self[-1].shape[-2], self[0].shape[-1]
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """Leading dimensions."""
+        return self[0].shape[:-2]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the numbers."""
+        return self[0].dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the layers."""
+        return self[0].device
+
+    @property
+    def matrix(self) -> Tensor:
+        """The end-to-end matrix ``X = W_N ... W_1``, shape (..., m, n)."""
+        return product(self)
+
+    @property
+    def imbalance(self) -> Tensor:
+        """``max_p |G_p|_F / (|W_{p+1}|_F^2 + |W_p|_F^2)``, shape (...); 0 at depth 1."""
+        return self._kept("moment size", lambda: moment_size(self))
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether the moments of all points vanish up to the root of the machine epsilon."""
+        return not bool((self.imbalance > math.sqrt(torch.finfo(self.dtype).eps)).any())
+
+    @property
+    def frames(self) -> list[Tensor]:
+        """Frames ``(Q_0, ..., Q_N)`` of balanced layers, Q_p of shape (..., d_p, r).
+
+        Where a point has less than the largest rank of the batch, the frames of its zeros mean
+        nothing.
+
+        Raises
+        ------
+        ValueError
+            If the layers are not balanced.
+        """
+        return self.balanced_parts()[0]
+
+    @property
+    def spectrum(self) -> Tensor:
+        """Singular values ``s^{1/N}`` of every balanced layer, shape (..., r), descending."""
+        return self.balanced_parts()[1]
+
+    def balanced_parts(self, name: str = "factors") -> tuple[list[Tensor], Tensor]:
+        """Return `frames` and `spectrum`; an error calls the network by this name."""
+        if not self.is_balanced:
+            raise ValueError(
+                f"{name} must be balanced, got moments of relative size "
+                f"{float(self.imbalance.max()):.1e}"
+            )
+        return self._kept("frames", lambda: balanced_frames(self))
+
+    @property
+    def singular_values(self) -> Tensor:
+        """Singular values of X, shape (..., min(widths)) or (..., r) if balanced; descending."""
+        if self.is_balanced:
+            return self.spectrum ** float(len(self))
+        return self._kept("values", lambda: chain_svd(self)[1])
+
+    @property
+    def rank(self) -> int:
+        """Number of singular values of X that are not zero; the largest of a batch."""
+        s = self.singular_values
+        return int((s > 0).sum(-1).max()) if s.numel() else s.shape[-1]
+
+    def select(self, index: Any) -> Network:
+        """Return some networks of the batch; `index` as for a tensor of shape `batch_shape`."""
+        if not self.batch_shape:
+            raise IndexError("a single Network has no batch to be indexed")
+        torch.zeros((), device=self.device).expand(self.batch_shape)[index]
+        return self._map(lambda w: indexed(w, index, 2))
+
+    def to(self, *args: Any, **kwargs: Any) -> Network:
+        """Return the network with another dtype or device, as `torch.Tensor.to` does."""
+        return self._map(lambda w: w.to(*args, **kwargs))
+
+    def detach(self) -> Network:
+        """Return the network without what derivatives could be asked of."""
+        return self._map(lambda w: w.detach())
+
+    def replace(self, layers: dict[int, Any]) -> Network:
+        """Return the network with some layers replaced, by their positions in the tuple."""
+        changed = list(self)
+        for p, w in layers.items():
+            changed[p] = w
+        return Network(changed)
+
+    def _map(self, f: Callable[[Tensor], Tensor]) -> Network:
+        return Network.from_layers(f(w) for w in self)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.matrix.detach().cpu().numpy(), dtype=dtype)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    __hash__ = object.__hash__
+
+    def __reduce__(self) -> Any:
+        return Network.from_layers, (tuple(self),)
+
+    def __repr__(self) -> str:
+        return f"Network({', '.join(self._described())})"
+
+    def _repr_html_(self) -> str:
+        return as_row("Network", self._described())
+
+    def _described(self) -> list[str]:
+        shape, rank, depth, *rest = described(self)
+        return [shape, rank, depth, f"widths {self.widths}", *rest]
+
+
+# Functions of torch.func take a network for the tuple of its layers, and give back plain tuples.
+pytree.register_pytree_node(Network, lambda network: (list(network), None), lambda w, _: tuple(w))
+
+
+def balanced_network(factors: Sequence[Any], name: str = "factors") -> Network:
+    """Return balanced layers of one rank throughout the batch, as a network.
+
+    Raises
+    ------
+    TypeError
+        If `factors` is no sequence of real matrices.
+    ValueError
+        If the layers do not chain, are not balanced, vanish, or a batch is empty or mixes ranks.
+    """
+    network = Network(factors, name)
+    if math.prod(network.batch_shape) == 0:
+        raise ValueError(f"{name} must not be an empty batch")
+    spectrum = network.balanced_parts(name)[1]
+    ranks = (spectrum > 0).sum(-1)
+    if int(ranks.max()) == 0:
+        raise ValueError(f"{name} must not all vanish, got a zero network")
+    if int(ranks.min()) != spectrum.shape[-1]:
+        raise ValueError(
+            f"{name} must have one rank throughout the batch, got ranks "
+            f"{int(ranks.min())} to {spectrum.shape[-1]}"
+        )
+    return network

@@ -1,0 +1,51 @@
+"""submersion."""
+
+from __future__ import annotations
+
+from dln_geometry.geometry.submersion.frames import (
+    complement,
+    cores_of,
+    jacobi_angles,
+    jacobi_solve,
+    split,
+    transform,
+)
+from dln_geometry.geometry.submersion.projections import (
+    as_ambient,
+    horizontal,
+    horizontal_frame,
+    horizontal_part,
+    lift,
+    pushforward,
+    tangent,
+    vertical,
+    vertical_frame,
+    vertical_part,
+)
+from dln_geometry.geometry.submersion.second_form import (
+    horizontal_lift,
+    integrability,
+    second_fundamental_form,
+)
+
+__all__ = [
+    "as_ambient",
+    "complement",
+    "cores_of",
+    "horizontal",
+    "horizontal_frame",
+    "horizontal_lift",
+    "horizontal_part",
+    "integrability",
+    "jacobi_angles",
+    "jacobi_solve",
+    "lift",
+    "pushforward",
+    "second_fundamental_form",
+    "split",
+    "tangent",
+    "transform",
+    "vertical",
+    "vertical_frame",
+    "vertical_part",
+]

@@ -1,0 +1,316 @@
+"""The submersion upstairs: tangent spaces of the balanced manifold, split by ``phi: W -> X``.
+
+At a balanced point of rank r, ``W_p = Q_p Lam Q_{p-1}^T`` with ``Q_N = U`` and ``Q_0 = V``. In
+these frames the horizontal space is spanned by ``(lam_i^{N-p} lam_j^{p-1})_p`` for every (i, j),
+and the vertical space (hidden rotations) splits into one Jacobi matrix for every pair: both are
+known in closed form, so that nothing is inverted here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.geometry.submersion.frames import (
+    complement,
+    cores_of,
+    dyads,
+    from_cores,
+    horizontal_weights,
+    jacobi_angles,
+    split,
+    transform,
+)
+from dln_geometry.support import as_covector, as_factors
+
+__all__ = [
+    "horizontal",
+    "horizontal_frame",
+    "lift",
+    "pushforward",
+    "tangent",
+    "vertical",
+    "vertical_frame",
+]
+
+
+def pushforward(factors: Sequence[Any], v: Sequence[Any]) -> Tensor:
+    """Return the differential of the product, ``sum_p W_N..W_{p+1} v_p W_{p-1}..W_1``.
+
+    Parameters
+    ----------
+    factors : sequence of array_like
+        Layers ``(W_1, ..., W_N)``, balanced or not, W_p of shape (..., d_p, d_{p-1}).
+    v : sequence of array_like
+        One matrix of the same shape for every layer; its leading dimensions may broadcast.
+
+    Returns
+    -------
+    Tensor, shape (..., d_N, d_0)
+
+    Raises
+    ------
+    TypeError
+        If `factors` or `v` is no sequence of real matrices.
+    ValueError
+        If the layers do not chain, or `v` does not match them.
+
+    Examples
+    --------
+    >>> pushforward(([[2.0]], [[3.0]]), ([[1.0]], [[10.0]]))
+    tensor([[23.]])
+    """
+    layers = as_factors(factors)
+    moves = as_ambient(v, layers)
+    value, moved = layers[0], moves[0]
+    for w, dw in zip(layers[1:], moves[1:], strict=True):
+        value, moved = w @ value, w @ moved + dw @ value
+    return moved
+
+
+def lift(factors: Sequence[Any], z: Any) -> tuple[Tensor, ...]:
+    """Return the adjoint of `pushforward`, ``((W_N..W_{p+1})^T z (W_{p-1}..W_1)^T)_p``.
+
+    With ``z = -E'(X)`` it is the velocity of the gradient flow of the layers.
+
+    Parameters
+    ----------
+    factors : sequence of array_like
+        Layers ``(W_1, ..., W_N)``, balanced or not.
+    z : array_like, shape (..., d_N, d_0)
+
+    Returns
+    -------
+    tuple of Tensor
+        One matrix of shape (..., d_p, d_{p-1}) for every layer.
+
+    Raises
+    ------
+    TypeError
+        If `factors` is no sequence of real matrices.
+    ValueError
+        If the layers do not chain or `z` has the wrong shape.
+
+    References
+    ----------
+    Menon, arXiv 2411.09004.
+
+    Examples
+    --------
+    >>> lift(([[2.0]], [[3.0]]), [[1.0]])
+    (tensor([[3.]]), tensor([[2.]]))
+    """
+    layers = as_factors(factors)
+    shape = layers[-1].shape[-2], layers[0].shape[-1]
+    back = as_covector(z, layers[0], shape, "z")
+    before: list[Tensor] = []
+    for w in layers[:-1]:
+        before.append(w @ before[-1] if before else w)
+    parts: list[Tensor] = []
+    for p in range(len(layers) - 1, 0, -1):
+        parts.append(back @ before[p - 1].mT)
+        back = layers[p].mT @ back
+    return (back, *reversed(parts))
+
+
+def horizontal(factors: Sequence[Any], v: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Project orthogonally on the horizontal space, ``lift(A^{-1} dphi v)``.
+
+    In the frames, with ``w_p = lam_i^{N-p} lam_j^{p-1} / sqrt(a_ij)`` and
+    ``c_p = Q_p^T v_p Q_{p-1}``, it is ``w_p sum_q w_q c_q`` for every entry (i, j); outside the
+    range (corange) of X it keeps ``v_N Q_{N-1}`` (``Q_1^T v_1``).
+
+    Parameters
+    ----------
+    factors : sequence of array_like
+        Balanced layers ``(W_1, ..., W_N)``; all of a batch must have the same rank.
+    v : sequence of array_like
+        Any vector: one matrix of the same shape for every layer.
+
+    Returns
+    -------
+    tuple of Tensor
+
+    Raises
+    ------
+    TypeError
+        If `factors` or `v` is no sequence of real matrices.
+    ValueError
+        If the layers do not chain, are not balanced, vanish, or a batch mixes ranks; if `v` does
+        not match them.
+
+    References
+    ----------
+    Menon, arXiv 2411.09004; Menon, Yu, arXiv 2509.09088.
+
+    Examples
+    --------
+    Where layers are numbers, balanced means equal, and the horizontal line moves all alike:
+
+    >>> horizontal(([[2.0]], [[2.0]]), ([[1.0]], [[5.0]]))
+    (tensor([[3.0000]]), tensor([[3.0000]]))
+    """
+    layers, frames, lam = split(factors)
+    return horizontal_part(frames, lam, as_ambient(v, layers))
+
+
+def vertical(factors: Sequence[Any], v: Sequence[Any]) -> tuple[Tensor, ...]:
+    r"""Project orthogonally on the vertical space, the tangent space of the orbit of X.
+
+    It is spanned by the hidden rotations ``W_p -> a_p W_p - W_p a_{p-1}``, ``a_p``
+    antisymmetric. For a pair (i, j) within the rank their Gram matrix is the Jacobi matrix of
+    size N - 1 with diagonal ``2 (lam_i^2 + lam_j^2)`` and off-diagonal ``-2 lam_i lam_j``, whose
+    eigenvectors ``sin(k p pi/N)`` give the orthonormal vectors of `vertical_frame`. Hidden
+    layers wider than the rank add the directions that turn ``Q_p`` out of its range.
+
+    Parameters, errors and references as in `horizontal`.
+    """
+    layers, frames, lam = split(factors)
+    return vertical_part(frames, lam, as_ambient(v, layers))
+
+
+def tangent(factors: Sequence[Any], v: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Project orthogonally on the tangent space of the balanced manifold of the same rank.
+
+    The sum of `horizontal` and `vertical`: parameters, errors and references as there.
+    """
+    layers, frames, lam = split(factors)
+    moves = as_ambient(v, layers)
+    across, along = horizontal_part(frames, lam, moves), vertical_part(frames, lam, moves)
+    return tuple(a + b for a, b in zip(across, along, strict=True))
+
+
+def horizontal_frame(factors: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Return an orthonormal frame of the horizontal space.
+
+    ``lift(u_i v_j^T) / sqrt(a_ij)`` for i, j within the rank (first r^2 vectors, j fastest),
+    then i beyond it (r (m - r) vectors), then j beyond it (r (n - r)), where the kernel is
+    ``s^{2-2/N}``.
+
+    Parameters
+    ----------
+    factors : sequence of array_like
+        Balanced layers ``(W_1, ..., W_N)``.
+
+    Returns
+    -------
+    tuple of Tensor
+        For every layer the components of the ``K = r (m + n - r)`` vectors,
+        shape (..., K, d_p, d_{p-1}).
+
+    Errors and references as in `horizontal`.
+    """
+    _, frames, lam = split(factors)
+    depth = len(frames) - 1
+    weights = horizontal_weights(lam, depth)
+    left, right = complement(frames[-1]), complement(frames[0])
+    parts = []
+    for p, (before, after) in enumerate(pairwise(frames), start=1):
+        inside = weights[..., p - 1, :, :, None, None] * dyads(after, before)
+        # Only the last layer reaches beyond the range of X, only the first beyond its corange.
+        above = left if p == depth else left.new_zeros((*after.shape[:-1], left.shape[-1]))
+        below = right if p == 1 else right.new_zeros((*before.shape[:-1], right.shape[-1]))
+        blocks = (inside, dyads(above, before), dyads(after, below))
+        parts.append(torch.cat([b.flatten(-4, -3) for b in blocks], -3))
+    return tuple(parts)
+
+
+def vertical_frame(factors: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Return an orthonormal frame of the vertical space.
+
+    First, for every pair ``i < j`` within the rank, k = 1..N-1 (k fastest), the normalised
+    eigenvectors of the Jacobi matrix of `vertical`: with ``phi_p = (2p - 1) k pi/2N`` and
+    ``tan psi = tan(k pi/2N) (lam_i + lam_j)/(lam_j - lam_i)`` the entries (i, j) and (j, i) of
+    ``Q_p^T v_p Q_{p-1}`` are ``sin(phi_p + psi)/sqrt N`` and ``sin(phi_p - psi)/sqrt N``. Then for
+    every hidden layer p, f beyond and j within the rank (j fastest), the rotation of q_j towards
+    q_f: ``q_f q_j^T / sqrt 2`` in W_p and ``q_j q_f^T / sqrt 2`` in W_{p+1}.
+
+    Parameters
+    ----------
+    factors : sequence of array_like
+        Balanced layers ``(W_1, ..., W_N)``.
+
+    Returns
+    -------
+    tuple of Tensor
+        For every layer the components of the ``K = sum_p (d_p r - r (r+1)/2)`` vectors (the sum
+        over hidden layers), shape (..., K, d_p, d_{p-1}).
+
+    Errors and references as in `horizontal`.
+    """
+    _, frames, lam = split(factors)
+    depth, r = len(frames) - 1, lam.shape[-1]
+    i, j = torch.triu_indices(r, r, 1, device=lam.device)
+    sine, cosine, cos_psi, sin_psi = jacobi_angles(lam, depth)
+    # Shape (..., pairs, N - 1) against the angles (N - 1,) of one layer.
+    cos_psi, sin_psi = cos_psi[..., i, j].mT, sin_psi[..., i, j].mT
+    beyond = [complement(q) for q in frames[1:-1]]
+    outside = [q.shape[-1] * r for q in beyond]
+    parts = []
+    for p, (before, after) in enumerate(pairwise(frames), start=1):
+        rising = cos_psi * sine[:, p - 1] / math.sqrt(depth)
+        falling = sin_psi * cosine[:, p - 1] / math.sqrt(depth)
+        inner = dyads(after, before)
+        upper = inner[..., i, j, None, :, :] * (rising + falling)[..., None, None]
+        lower = inner[..., j, i, None, :, :] * (rising - falling)[..., None, None]
+        inside = (upper + lower).flatten(-4, -3)
+        tail = inside.new_zeros((*inside.shape[:-3], sum(outside), *inside.shape[-2:]))
+        if p < depth:
+            start = sum(outside[: p - 1])
+            block = dyads(beyond[p - 1], before).flatten(-4, -3)
+            tail[..., start : start + outside[p - 1], :, :] = math.sqrt(0.5) * block
+        if p > 1:
+            start = sum(outside[: p - 2])
+            block = dyads(after, beyond[p - 2]).transpose(-4, -3).flatten(-4, -3)
+            tail[..., start : start + outside[p - 2], :, :] = math.sqrt(0.5) * block
+        parts.append(torch.cat((inside, tail), -3))
+    return tuple(parts)
+
+
+def as_ambient(v: Sequence[Any], layers: tuple[Tensor, ...]) -> list[Tensor]:
+    """Convert a vector of the ambient space: one matrix for every layer, of its shape."""
+    if isinstance(v, Tensor | str) or not isinstance(v, Sequence):
+        raise TypeError(f"v must be a sequence of matrices, got {type(v).__name__}")
+    if len(v) != len(layers):
+        raise ValueError(f"v must hold one matrix for each of {len(layers)} layers, got {len(v)}")
+    return [
+        as_covector(a, w, (w.shape[-2], w.shape[-1]), f"v[{p}]")
+        for p, (a, w) in enumerate(zip(v, layers, strict=True))
+    ]
+
+
+def horizontal_part(frames: list[Tensor], lam: Tensor, v: list[Tensor]) -> tuple[Tensor, ...]:
+    """Return what `horizontal` does, from the frames of balanced layers."""
+    depth = len(v)
+    cores = cores_of(frames, v)
+    weights = horizontal_weights(lam, depth)
+    parts = from_cores(frames, weights * (weights * cores).sum(-3, keepdim=True))
+    above = v[-1] @ frames[-2] - frames[-1] @ cores[..., -1, :, :]
+    parts[-1] = parts[-1] + above @ frames[-2].mT
+    below = frames[1].mT @ v[0] - cores[..., 0, :, :] @ frames[0].mT
+    parts[0] = parts[0] + frames[1] @ below
+    return tuple(parts)
+
+
+def vertical_part(frames: list[Tensor], lam: Tensor, v: list[Tensor]) -> tuple[Tensor, ...]:
+    """Return what `vertical` does, from the frames of balanced layers."""
+    depth = len(v)
+    cores = cores_of(frames, v)
+    sine, cosine, cos_psi, sin_psi = jacobi_angles(lam, depth)
+    # Antisymmetric in (i, j), as are both terms: the pair (j, i) is the pair (i, j) reversed.
+    along = cos_psi * transform(sine, cores + cores.mT)
+    along = along + sin_psi * transform(cosine, cores - cores.mT)
+    moved = transform(sine.mT, cos_psi * along) + transform(cosine.mT, sin_psi * along)
+    parts = from_cores(frames, moved / depth)
+    for p in range(1, depth):
+        before, q, after = frames[p - 1 : p + 2]
+        turn = 0.5 * (v[p - 1] @ before + v[p].mT @ after)
+        turn = turn - q @ (q.mT @ turn)
+        parts[p - 1] = parts[p - 1] + turn @ before.mT
+        parts[p] = parts[p] + after @ turn.mT
+    return tuple(parts)

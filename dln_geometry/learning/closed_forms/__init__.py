@@ -1,0 +1,47 @@
+"""The bridge: the learning dynamics of deep linear networks in closed form.
+
+Layers ``W = (W_1, ..., W_N)``, end-to-end matrix ``X = W_N ... W_1``, loss ``E(X)``. What
+`learning` does for any model by automatic differentiation is known here by formulas: how gradient
+descent moves the moments, which loss it follows, when weight decay takes rank away.
+"""
+
+from __future__ import annotations
+
+from dln_geometry.learning.closed_forms.counts import conserved_functions
+from dln_geometry.learning.closed_forms.equation_of_motion import (
+    imbalance_rate,
+    moment_motion,
+    rotation_rate,
+)
+from dln_geometry.learning.closed_forms.modified import modified_end_to_end_loss
+from dln_geometry.learning.closed_forms.moments import (
+    MomentState,
+    balance_step,
+    momentum_balance_step,
+    stationary_moments,
+)
+from dln_geometry.learning.closed_forms.overdamped import overdamped_moments
+from dln_geometry.learning.closed_forms.rank_collapse import collapse_thresholds, dead_directions
+from dln_geometry.learning.closed_forms.weight_decay import (
+    branch_end,
+    decayed_singular_values,
+    global_switch,
+)
+
+__all__ = [
+    "MomentState",
+    "balance_step",
+    "branch_end",
+    "collapse_thresholds",
+    "conserved_functions",
+    "dead_directions",
+    "decayed_singular_values",
+    "global_switch",
+    "imbalance_rate",
+    "modified_end_to_end_loss",
+    "moment_motion",
+    "momentum_balance_step",
+    "overdamped_moments",
+    "rotation_rate",
+    "stationary_moments",
+]

@@ -1,0 +1,168 @@
+"""Moments and rotations along the equation of motion of gradient descent, order by order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.geometry.points import layer_moments
+from dln_geometry.learning.closed_forms.layers import Layers, cross, layer_gradients
+from dln_geometry.learning.functional import (
+    as_nonnegative,
+    as_order,
+    as_positive,
+    with_exact_derivatives,
+)
+from dln_geometry.support import as_factors
+
+__all__ = ["imbalance_rate", "moment_motion", "rotation_rate"]
+
+Loss = Callable[[Tensor], Tensor]
+
+
+def imbalance_rate(loss: Loss, factors: Sequence[Any], lr: float) -> tuple[Tensor, ...]:
+    """Return ``lr K_p``: the rate at which gradient descent leaves the balanced manifold.
+
+    ``G_p' = lr K_p`` to leading order in the learning rate, K the moments of the gradients;
+    gradient flow keeps the moments.
+
+    Parameters
+    ----------
+    loss : callable
+        ``loss(X)``, a scalar tensor, of the end-to-end matrix.
+    factors : sequence of array_like
+        Layers ``(W_1, ..., W_N)``.
+    lr : float
+        Learning rate.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the layers do not chain, or lr is not positive.
+
+    Examples
+    --------
+    >>> imbalance_rate(lambda x: x.sum(), ([[2.0]], [[3.0]]), 0.1)
+    (tensor([[-0.5000]]),)
+    """
+    layers, lr = as_factors(factors), as_positive(lr, "lr")
+    return tuple(lr * k for k in layer_moments(layer_gradients(loss, layers)))
+
+
+def moment_motion(
+    loss: Loss, factors: Sequence[Any], order: int, *, weight_decay: float = 0.0
+) -> list[tuple[Tensor, ...]]:
+    """Return the velocity of the moments under each order of the equation of motion.
+
+    The equation of motion of gradient descent is ``W' = F_0 + lr F_1 + lr^2 F_2 + ...``, with
+    ``F_0 = -(D + k W)`` and ``F_i = -xi_{i-1}``. The moments move by
+    ``DG[F_0] = -2 k G``, ``DG[F_1] = -k^2 G + K``,
+    ``DG[F_2] = -(2/3) k^3 G + k K - (1/2) DK[F_0]``, K the moments of the gradients D.
+
+    Parameters
+    ----------
+    loss : callable
+        ``loss(X)``, a scalar tensor, of the end-to-end matrix, without weight decay.
+    factors : sequence of array_like
+        Layers ``(W_1, ..., W_N)``.
+    order : int
+        Order of the equation of motion: -1 gives ``DG[F_0]`` alone, up to 1, which gives all.
+    weight_decay : float
+        k.
+
+    Returns
+    -------
+    list of tuple of Tensor
+        ``[DG[F_0], ..., DG[F_{order+1}]]``, each a matrix of shape (d_p, d_p) per hidden layer.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the layers do not chain, or the order or the weight decay is out of range.
+
+    Examples
+    --------
+    >>> moment_motion(lambda x: x.sum(), ([[2.0]], [[3.0]]), 0, weight_decay=0.5)
+    [(tensor([[-5.]]),), (tensor([[-6.2500]]),)]
+    """
+    layers, k = as_factors(factors), as_nonnegative(weight_decay, "weight_decay")
+    if as_order(order, "order", -1) > 1:
+        raise ValueError(f"order must be at most 1, got {order}")
+    g = layer_moments(layers)
+    motion = [tuple(-2 * k * x for x in g)]
+    if order < 0:
+        return motion
+    loss = with_exact_derivatives(loss)
+    d, slope = _gradients_along_flow(loss, layers, k)
+    kinetic = layer_moments(d)
+    motion.append(tuple(-(k**2) * x + y for x, y in zip(g, kinetic, strict=True)))
+    if order < 1:
+        return motion
+    # DK[F_0], K being quadratic in the gradients.
+    mixed = cross(d, slope)
+    motion.append(
+        tuple(
+            -2 / 3 * k**3 * x + k * y - 0.5 * (z + z.mT)
+            for x, y, z in zip(g, kinetic, mixed, strict=True)
+        )
+    )
+    return motion
+
+
+def rotation_rate(
+    loss: Loss, factors: Sequence[Any], lr: float, *, weight_decay: float = 0.0
+) -> tuple[Tensor, ...]:
+    """Return the rotation charge of gradient descent, ``1/2 (M_p - M_p^T)``, to leading order.
+
+    ``M_p = W_{p+1}^T W_{p+1}' - W_p' W_p^T``. Rotations of a hidden layer are a symmetry of loss
+    and kinetic energy, and their charge vanishes in gradient flow as in the modified loss: gradient
+    descent breaks them first at the square of the learning rate,
+    ``(lr^2 / 12) (Z_p - Z_p^T)``, ``Z_p = U_p D_p^T - D_{p+1}^T U_{p+1}``, ``U = H D`` with the
+    gradient D and the Hessian H of loss and weight decay.
+
+    Parameters
+    ----------
+    loss : callable
+        ``loss(X)``, a scalar tensor, of the end-to-end matrix, without weight decay.
+    factors : sequence of array_like
+        Layers ``(W_1, ..., W_N)``.
+    lr, weight_decay : float
+        Learning rate, and k.
+
+    Returns
+    -------
+    tuple of Tensor
+        One antisymmetric matrix of shape (d_p, d_p) per hidden layer.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the layers do not chain, or a number is out of range.
+
+    Examples
+    --------
+    >>> rotation_rate(lambda x: x.sum(), ([[2.0]], [[3.0]]), 0.1)
+    (tensor([[0.]]),)
+    """
+    layers, lr = as_factors(factors), as_positive(lr, "lr")
+    k = as_nonnegative(weight_decay, "weight_decay")
+    d, slope = _gradients_along_flow(with_exact_derivatives(loss), layers, k)
+    g = tuple(x + k * w for x, w in zip(d, layers, strict=True))
+    # The slope is D' along -(D + k W): that of the whole gradient is -U.
+    u = tuple(-s + k * x for s, x in zip(slope, g, strict=True))
+    rates = []
+    for p in range(len(layers) - 1):
+        z = u[p] @ g[p].mT - g[p + 1].mT @ u[p + 1]
+        rates.append(lr**2 / 12 * (z - z.mT))
+    return tuple(rates)
+
+
+def _gradients_along_flow(loss: Loss, layers: Layers, k: float) -> tuple[Layers, Layers]:
+    """Return the gradients D and their derivative along ``F_0 = -(D + k W)``."""
+    d = layer_gradients(loss, layers)
+    flow = tuple(-(x + k * w) for x, w in zip(d, layers, strict=True))
+    _, slope = torch.func.jvp(lambda *w: layer_gradients(loss, w), layers, flow)[:2]
+    return d, slope

@@ -1,0 +1,153 @@
+"""What weight decay on the layers does to the singular values, by depth.
+
+The loss is ``1/2 |X - Y|^2 + (gamma/2) sum_p |W_p|^2``. At its minimum over a fibre the penalty is
+``(N gamma / 2) sum_i s_i^{2/N}``, and X shares the singular vectors of Y: each target value phi
+decides alone. Stationary points satisfy ``phi - s = gamma s^{2/N - 1}``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.learning.functional import as_nonnegative
+from dln_geometry.support import as_depth, as_float_tensor
+
+__all__ = ["branch_end", "decayed_singular_values", "global_switch"]
+
+
+def branch_end(target: Any, depth: float) -> Tensor:
+    """Return the decay gamma at which a learned singular value ceases to exist.
+
+    Depth 2: phi, where it comes to zero (soft thresholding). Above, ``phi N/(2N-2)
+    (phi (N-2)/(2N-2))^{(N-2)/N}``: the learned branch ends in a fold, at
+    ``s = phi (N-2)/(2N-2)``, and the value jumps to zero. Below depth 2 it never does: infinite.
+
+    Parameters
+    ----------
+    target : array_like
+        Target values phi, nonnegative.
+    depth : float
+        N, real or infinite (``phi^2 / 4``).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the target is negative or the depth below 1.
+
+    Examples
+    --------
+    >>> branch_end([2.0], 2), branch_end([2.0], 4), branch_end([2.0], float("inf"))
+    (tensor([2.]), tensor([1.0887]), tensor([1.]))
+    """
+    phi, n = _as_target(target), as_depth(depth)
+    if n < 2:
+        return torch.where(phi > 0, math.inf, 0.0).to(phi)
+    tail = _tail(n)
+    # In terms of t = (N - 2)/N: (2N - 2)/N = 1 + t.
+    return phi / (1 + tail) * (phi * tail / (1 + tail)) ** tail
+
+
+def global_switch(target: Any, depth: float) -> Tensor:
+    """Return the decay gamma at which zero becomes better than a learned singular value.
+
+    ``phi/(N-1) (phi (N-2)/(N-1))^{(N-2)/N}`` above depth 2, where the learned value is still
+    ``phi (N-2)/(N-1)``; phi at depth 2, infinite below, zero at infinite depth.
+
+    Parameters
+    ----------
+    target : array_like
+        Target values phi, nonnegative.
+    depth : float
+        N, real or infinite.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the target is negative or the depth below 1.
+
+    Examples
+    --------
+    >>> global_switch([2.0], 2), global_switch([2.0], 4)
+    (tensor([2.]), tensor([0.7698]))
+    """
+    phi, n = _as_target(target), as_depth(depth)
+    if n < 2:
+        return torch.where(phi > 0, math.inf, 0.0).to(phi)
+    if math.isinf(n):
+        return torch.zeros_like(phi)
+    return phi / (n - 1) * (phi * (n - 2) / (n - 1)) ** _tail(n)
+
+
+def decayed_singular_values(
+    target: Any, weight_decay: float, depth: float, *, branch: str = "learned"
+) -> Tensor:
+    """Return the singular values of the minimiser: ``phi - s = gamma s^{2/N - 1}``, or zero.
+
+    Parameters
+    ----------
+    target : array_like
+        Singular values phi of the target, nonnegative.
+    weight_decay : float
+        gamma.
+    depth : float
+        N, real or infinite.
+    branch : "learned" or "global"
+        The local minimum that gradient descent tracks from large values, which lasts until
+        `branch_end`, or the global one, zero from `global_switch` on. They differ above depth 2.
+
+    Returns
+    -------
+    Tensor, like `target`
+        Zero where the rank is lost.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is out of range.
+
+    Examples
+    --------
+    >>> decayed_singular_values([3.0, 1.0], 1.2, 2)
+    tensor([1.8000, 0.0000])
+    """
+    phi, n = _as_target(target), as_depth(depth)
+    gamma = as_nonnegative(weight_decay, "weight_decay")
+    if branch not in ("learned", "global"):
+        raise ValueError(f'branch must be "learned" or "global", got {branch!r}')
+    if n == 2:
+        return (phi - gamma).clamp_min(0.0)
+    if gamma == 0:
+        return phi
+    tail = _tail(n)
+    low = phi * max(tail, 0.0) / (1 + max(tail, 0.0))
+    high = phi.clone()
+    # gamma - (phi - s) s^tail increases on this interval: halving it loses nothing.
+    for _ in range(8 * phi.dtype.itemsize + 8):
+        middle = (low + high) / 2
+        # Below depth 2 the power is negative; it is moved to the other side.
+        if tail >= 0:
+            beyond = (phi - middle) * middle**tail < gamma
+        else:
+            beyond = phi - middle < gamma * middle ** (-tail)
+        low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
+    s = (low + high) / 2
+    if n < 2:
+        return torch.where(phi > 0, s, 0.0)
+    last = branch_end(phi, n) if branch == "learned" else global_switch(phi, n)
+    return torch.where(gamma < last, s, 0.0)
+
+
+def _tail(depth: float) -> float:
+    """Return ``(N - 2) / N``, 1 at infinite depth."""
+    return 1.0 - 2.0 / depth
+
+
+def _as_target(target: Any) -> Tensor:
+    phi = as_float_tensor(target, "target")
+    if bool((phi < 0).any()):
+        raise ValueError("target must be nonnegative, got a negative singular value")
+    return phi

@@ -1,0 +1,28 @@
+"""collapse."""
+
+from __future__ import annotations
+
+from dln_geometry.learning.collapse.detection import MirrorFamily, mirrors_of
+from dln_geometry.learning.collapse.exponents import (
+    Lyapunov,
+    batch_curvatures,
+    lyapunov,
+    noise_threshold,
+)
+from dln_geometry.learning.collapse.report import Collapse, CollapseReport, collapse_report
+from dln_geometry.learning.collapse.thresholds import Stability, curvature, stability
+
+__all__ = [
+    "Collapse",
+    "CollapseReport",
+    "Lyapunov",
+    "MirrorFamily",
+    "Stability",
+    "batch_curvatures",
+    "collapse_report",
+    "curvature",
+    "lyapunov",
+    "mirrors_of",
+    "noise_threshold",
+    "stability",
+]

@@ -1,0 +1,319 @@
+"""Find the mirror symmetries that the architecture of a module has."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from dln_geometry.learning.architecture import Part, SymmetricGroup, symmetries_of
+from dln_geometry.learning.mirror import Mirror
+
+__all__ = ["MirrorFamily", "mirrors_of"]
+
+Kind = Literal["permutation", "opposition", "rescaling", "rotation"]
+# More layers than this between the same units are not tried in all combinations.
+_LARGEST_SEARCH = 6
+
+
+@dataclass(frozen=True, eq=False)
+class MirrorFamily:
+    """The mirrors of one kind that the same units have; made by `mirrors_of`.
+
+    - ``"permutation"``: one for every pair of units, which collapse to the same;
+    - ``"opposition"``: one for every pair of odd units (tanh), which collapse to opposite ones;
+    - ``"rescaling"``: one for every unit, whose sign can be changed, and which is switched off;
+    - ``"rotation"``: one for every direction in the space of the units, which loses a dimension.
+
+    Parameters
+    ----------
+    kind : str
+        One of the four.
+    axes : dict
+        Where the units are, as in `Mirror.permutation`.
+    units : int
+        Their number.
+    through : tuple of str
+        What lies between the parameters, by the names of the modules or functions.
+    """
+
+    kind: Kind
+    axes: dict[str, Any]
+    units: int
+    through: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parameters."""
+        return tuple(self.axes)
+
+    def mirror(self, params: Mapping[str, Tensor], member: Any) -> Mirror:
+        """Return one mirror of the family.
+
+        Parameters
+        ----------
+        params : mapping of str to Tensor
+            The parameters; their shapes count.
+        member : tuple of two int, int, or Tensor
+            The pair of a permutation or opposition, the unit of a rescaling, the direction of a
+            rotation.
+        """
+        if self.kind in ("permutation", "opposition"):
+            first, second = member
+            sign = 1.0 if self.kind == "permutation" else -1.0
+            return Mirror.permutation(params, self.axes, first, second, sign=sign)
+        if self.kind == "rescaling":
+            return Mirror.rescaling(params, self.axes, member)
+        return Mirror.rotation(params, self.axes, member)
+
+    def defects(self, params: Mapping[str, Tensor]) -> Tensor:
+        """Return `Mirror.defect` of all members at once.
+
+        Parameters
+        ----------
+        params : mapping of str to Tensor
+            The parameters.
+
+        Returns
+        -------
+        Tensor, shape (d, d) or (d,)
+            Of all pairs of a permutation or opposition; of every unit of a rescaling; of the
+            singular directions of a rotation, descending.
+        """
+        rows, scale = self._rows(params)
+        if self.kind in ("permutation", "opposition"):
+            other = rows if self.kind == "permutation" else -rows
+            # Without the trick of the inner products, which is rounding for units nearly equal.
+            far = torch.cdist(rows, other, compute_mode="donot_use_mm_for_euclid_dist")
+            return far * (scale / math.sqrt(2))
+        if self.kind == "rescaling":
+            return scale * torch.linalg.vector_norm(rows, dim=-1)
+        found = rows.new_zeros(self.units)
+        values = torch.linalg.svdvals(rows)
+        found[: len(values)] = scale * values
+        return found
+
+    def closest(self, params: Mapping[str, Tensor], count: int = 1) -> list[tuple[float, Any]]:
+        """Return the members nearest to collapse, as pairs of a defect and a `member`.
+
+        Parameters
+        ----------
+        params : mapping of str to Tensor
+            The parameters.
+        count : int
+            At most so many.
+        """
+        if self.kind == "rotation":
+            rows, scale = self._rows(params)
+            u, s, _ = torch.linalg.svd(rows, full_matrices=self.units > rows.shape[1])
+            padded = [*s.tolist(), *[0.0] * (self.units - len(s))]
+            order = range(self.units - 1, max(-1, self.units - 1 - count), -1)
+            return [(scale * padded[i], u[:, i]) for i in order]
+        if self.kind == "rescaling":
+            values, index = self.defects(params).sort()
+            return list(zip(values.tolist(), index.tolist(), strict=True))[:count]
+        return self._closest_pairs(params, count)
+
+    def _closest_pairs(
+        self, params: Mapping[str, Tensor], count: int
+    ) -> list[tuple[float, tuple[int, int]]]:
+        """Return the nearest pairs of units: by inner products, and then, of a few, exactly."""
+        rows, scale = self._rows(params)
+        other = rows if self.kind == "permutation" else -rows
+        far = torch.cdist(rows, other, compute_mode="use_mm_for_euclid_dist")
+        i, j = torch.triu_indices(self.units, self.units, 1, device=far.device)
+        few = min(4 * count + 16, len(i))
+        chosen = far[i, j].topk(few, largest=False).indices
+        i, j = i[chosen], j[chosen]
+        exact = torch.linalg.vector_norm(rows[i] - other[j], dim=-1) * (scale / math.sqrt(2))
+        values, order = exact.sort(stable=True)
+        pairs = zip(i[order].tolist(), j[order].tolist(), strict=True)
+        return list(zip(values.tolist(), pairs, strict=True))[:count]
+
+    def _rows(self, params: Mapping[str, Tensor]) -> tuple[Tensor, float]:
+        """Return everything that a unit owns, a row for each, and the scale of the defect."""
+        pieces, square, size = [], 0.0, 0
+        for name, (axis, positions) in self.axes.items():
+            q = params[name].detach()
+            flat = q.movedim(axis, 0).reshape(q.shape[axis], -1)
+            pieces.append(flat[positions.to(q.device)].reshape(self.units, -1))
+            square += float(q.square().sum())
+            size += q.numel()
+        rows = torch.cat(pieces, -1)
+        return rows, math.sqrt(size / (rows.shape[1] * square)) if square > 0 else 0.0
+
+
+def mirrors_of(
+    module: nn.Module, example_input: Any = None, *, loss: str | None = None
+) -> list[MirrorFamily]:
+    """Return the families of mirror symmetries that the architecture of a module has.
+
+    They are read from its symmetric groups (see `symmetries_of`): exchanges of hidden units,
+    channels and heads; rotations of what stands between two linear layers, also in every head of
+    an attention. Where an example input can confirm them, also changes of the sign of units, of
+    odd ones (tanh), and of weights whose sign a normalisation passes on to its own weight; and
+    exchanges with a change of sign.
+
+    Parameters
+    ----------
+    module : Module
+        In the mode in which it is trained. It is not changed.
+    example_input : Tensor or tuple, optional
+        Positional arguments of the module. Every family is tried on it. Rescalings are found with
+        it only.
+    loss : "cross_entropy" or None
+        As in `symmetries_of`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `symmetries_of`.
+
+    Warns
+    -----
+    UserWarning
+        As in `symmetries_of`.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    >>> for family in mirrors_of(net, torch.randn(5, 4)):
+    ...     print(family.kind, family.units, family.names)
+    permutation 8 ('0.weight', '0.bias', '2.weight')
+    rescaling 8 ('0.weight', '0.bias', '2.weight')
+    opposition 8 ('0.weight', '0.bias', '2.weight')
+    """
+    families: list[MirrorFamily] = []
+    groups = symmetries_of(module, example_input, loss=loss)
+    probe = None if example_input is None else _Probe(module, example_input)
+    params = {name: p.detach() for name, p in module.named_parameters()}
+    for group in groups:
+        if group.kind == "gauge":
+            for unit in range(group.units):
+                axes = _axes(group.parts, unit)
+                families.append(MirrorFamily("rotation", axes, group.first[0].block, group.through))
+        elif group.kind == "permutation":
+            axes = _axes(group.parts)
+            families.append(MirrorFamily("permutation", axes, group.units, group.through))
+        if probe is not None and group.kind in ("permutation", "rescale"):
+            for parts in _sign_changes(group, params, probe):
+                family = MirrorFamily("rescaling", _axes(parts), group.units, group.through)
+                if not any(_same(family, other) for other in families):
+                    families.append(family)
+    # Units that can be exchanged, and change their signs, can do both at once.
+    return families + [
+        replace(family, kind="opposition")
+        for family in families
+        if family.kind == "permutation"
+        and any(
+            _same(family, replace(f, kind="permutation")) for f in families if f.kind == "rescaling"
+        )
+    ]
+
+
+def _axes(parts: Sequence[Part], unit: int | None = None) -> dict[str, Any]:
+    """Return parts as axes of the constructors of `Mirror`: of the units, or inside one of them."""
+    found: dict[str, tuple[int, Tensor]] = {}
+    for part in parts:
+        index = torch.arange(part.start, part.stop).reshape(part.units, part.block)
+        index = index if unit is None else index[unit].unsqueeze(-1)
+        if part.name in found:
+            index = torch.cat([found[part.name][1], index], -1)
+        found[part.name] = (part.axis, index)
+    return found
+
+
+def _sign_changes(
+    group: SymmetricGroup, params: Mapping[str, Tensor], probe: _Probe
+) -> Iterator[tuple[Part, ...]]:
+    """Yield the smallest sets of parts whose signs can be changed, unit by unit."""
+    atoms = list(_atoms(group.parts, params))
+    sizes = range(1, len(atoms) + 1) if len(atoms) <= _LARGEST_SEARCH else (len(atoms),)
+    kept: list[set[int]] = []
+    for size in sizes:
+        for chosen in itertools.combinations(range(len(atoms)), size):
+            if any(smaller <= set(chosen) for smaller in kept):
+                continue
+            parts = tuple(part for i in chosen for part in atoms[i])
+            if probe.keeps_signs(parts):
+                kept.append(set(chosen))
+                yield parts
+
+
+def _atoms(parts: Sequence[Part], params: Mapping[str, Tensor]) -> Iterator[tuple[Part, ...]]:
+    """Yield parts, the rows of a weight together with those of the bias beside it."""
+    names = {part.name for part in parts}
+    for part in parts:
+        path, _, leaf = part.name.rpartition(".")
+        weight = f"{path}.weight" if path else "weight"
+        if leaf == "bias" and weight in names and params[weight].ndim > 1:
+            continue
+        bias = f"{path}.bias" if path else "bias"
+        beside = [p for p in parts if p.name == bias and part.axis == 0]
+        own = leaf == "weight" and params[part.name].ndim > 1
+        yield (part, *beside) if own else (part,)
+
+
+def _same(a: MirrorFamily, b: MirrorFamily) -> bool:
+    return a.kind == b.kind and a.axes.keys() == b.axes.keys() and all(
+        a.axes[n][0] == b.axes[n][0] and torch.equal(a.axes[n][1], b.axes[n][1]) for n in a.axes
+    )  # fmt: skip
+
+
+class _Probe:
+    """The outputs of a module on an example, in double precision and without side effects."""
+
+    def __init__(self, module: nn.Module, example: Any) -> None:
+        self.clone = copy.deepcopy(module).double()
+        example = example if isinstance(example, tuple) else (example,)
+        self.arguments = tuple(
+            a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in example
+        )
+        self.generator = torch.Generator().manual_seed(0)
+        # A generic point: what starts at zero, like the bias of a normalisation, has every sign.
+        self.params = {name: self._shaken(p.detach()) for name, p in self.clone.named_parameters()}
+        self.base = self.outputs(self.params)
+
+    def _shaken(self, p: Tensor) -> Tensor:
+        noise = torch.randn(p.shape, generator=self.generator, dtype=torch.float64).to(p)
+        size = torch.linalg.vector_norm(p) / max(p.numel(), 1) ** 0.5
+        return p + 0.3 * torch.where(size > 0, size, 1.0) * noise
+
+    def outputs(self, params: dict[str, Tensor]) -> Tensor:
+        buffers = {name: b.clone() for name, b in self.clone.named_buffers()}
+        # The same random numbers every time (dropout), and the generators as they were.
+        with torch.random.fork_rng(), torch.no_grad():
+            value = functional_call(self.clone, (params, buffers), self.arguments)
+        return torch.cat([t.flatten() for t in _tensors(value)])
+
+    def keeps_signs(self, parts: Sequence[Part]) -> bool:
+        """Tell whether random signs of the units, on all these parts, leave the outputs."""
+        units = parts[0].units
+        signs = torch.ones(units, dtype=torch.float64)
+        # Neither none nor all: that would be a statement about the whole layer.
+        chosen = torch.randperm(units, generator=self.generator)[: max(1, units // 2)]
+        signs[chosen] = -1.0
+        moved = dict(self.params)
+        for part in parts:
+            x = part.slices(moved[part.name])
+            factors = signs.to(x.device)[:, None, None]
+            moved[part.name] = part.replaced(moved[part.name], factors * x)
+        error = (self.outputs(moved) - self.base).norm()
+        return bool(error <= 1e-9 * self.base.norm())
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value] if value.is_floating_point() else []
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, tuple | list):
+        return [t for item in value for t in _tensors(item)]
+    return []

@@ -1,0 +1,207 @@
+"""Report which mirrors of a network are collapsed, or about to collapse."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dln_geometry.learning.collapse.detection import MirrorFamily, mirrors_of
+from dln_geometry.learning.collapse.thresholds import Stability, stability
+from dln_geometry.learning.functional import functionalize
+from dln_geometry.learning.mirror import NotFiniteError, value_and_gradient
+
+__all__ = ["Collapse", "CollapseReport", "collapse_report"]
+
+Status = Literal["collapsed", "escaping", "collapsing", "singular", "free"]
+
+
+@dataclass(frozen=True, eq=False)
+class Collapse:
+    """One mirror of a network, and how near it is to collapse.
+
+    Parameters
+    ----------
+    family : MirrorFamily
+        What kind of mirror, of which parameters.
+    member : tuple of two int, int, or Tensor
+        Which one, as in `MirrorFamily.mirror`.
+    defect : float
+        Distance from the symmetric set, as in `Mirror.defect`.
+    stability : Stability or None
+        The weight decay that makes the set attractive, and the one that makes it better.
+    rate : float
+        ``-d/dt log |O^T q|`` under gradient flow with the weight decay, where q is now: positive
+        on the way to the symmetric set. NaN on the set itself.
+    status : str
+        - ``"collapsed"``: on the symmetric set, which is attractive;
+        - ``"escaping"``: on the set, but it is repulsive;
+        - ``"collapsing"``: on the way to a set that is attractive;
+        - ``"singular"``: the loss is not smooth on the set;
+        - ``"free"``: none of these.
+    """
+
+    family: MirrorFamily
+    member: Any
+    defect: float
+    stability: Stability | None
+    rate: float
+    status: Status
+
+
+@dataclass(frozen=True, eq=False)
+class CollapseReport(Sequence[Collapse]):
+    """The mirrors of a network that are nearest to collapse; ``str()`` is a table.
+
+    Parameters
+    ----------
+    records : tuple of Collapse
+        By family, the nearest first.
+    weight_decay : float
+        That the report is for.
+    """
+
+    records: tuple[Collapse, ...]
+    weight_decay: float
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.records[index]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[Collapse]:
+        return iter(self.records)
+
+    def __str__(self) -> str:
+        head = ("status", "kind", "member", "defect", "threshold", "rate", "parameters")
+        rows = [head, *(_row(record) for record in self.records)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        lines = [
+            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        return "\n".join([f"mirrors at a weight decay of {self.weight_decay:g}", *lines])
+
+
+def collapse_report(
+    module: nn.Module,
+    loss_fn: Callable[..., Tensor],
+    data: Any,
+    *,
+    weight_decay: float = 0.0,
+    count: int = 3,
+    tol: float = 1e-3,
+    loss: str | None = None,
+    families: Sequence[MirrorFamily] | None = None,
+    generator: torch.Generator | None = None,
+) -> CollapseReport:
+    """Return the mirrors of a network that are collapsed or nearest to it.
+
+    Parameters
+    ----------
+    module, loss_fn, data
+        As in `functionalize`: the network in the mode in which it is trained, a loss
+        ``loss_fn(output, *rest)``, and data ``(inputs, *rest)``.
+    weight_decay : float
+        Coefficient k of the penalty ``k/2 |q|^2`` that it is trained with.
+    count : int
+        How many mirrors of each family are examined, the nearest to collapse first: each costs
+        a few gradients, and some dozens of Hessian-vector products.
+    tol : float
+        Defect below which a mirror counts as collapsed.
+    loss : "cross_entropy" or None
+        As in `symmetries_of`.
+    families : sequence of MirrorFamily, optional
+        Those to examine; all that `mirrors_of` finds with the inputs as an example if not given.
+    generator : torch.Generator, optional
+        As in `stability`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `functionalize`, `mirrors_of` and `stability`; if an option is out of range.
+
+    Examples
+    --------
+    Two of the hidden neurons are equal:
+
+    >>> net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)).double()
+    >>> with torch.no_grad():
+    ...     for p in net.parameters():
+    ...         _ = p.copy_(torch.linspace(-1, 2, p.numel()).reshape(p.shape).cos())
+    ...     for p, axis in ((net[0].weight, 0), (net[0].bias, 0), (net[2].weight, 1)):
+    ...         _ = p.select(axis, 2).copy_(p.select(axis, 0))
+    >>> x = torch.tensor([[0.5, 1.0], [-1.0, 0.3], [0.2, -0.7]]).double()
+    >>> report = collapse_report(
+    ...     net, nn.functional.mse_loss, (x, x[:, :1]), weight_decay=9.0, count=1
+    ... )
+    >>> [(record.status, record.family.kind, record.member) for record in report][0]
+    ('collapsed', 'permutation', (0, 2))
+    """
+    if isinstance(weight_decay, bool) or not isinstance(weight_decay, numbers.Real):
+        raise TypeError(f"weight_decay must be a real number, got {weight_decay!r}")
+    decay = float(weight_decay)
+    if not (math.isfinite(decay) and decay >= 0):
+        raise ValueError(f"weight_decay must be non-negative and finite, got {weight_decay!r}")
+    if isinstance(count, bool) or not isinstance(count, numbers.Integral) or int(count) < 1:
+        raise ValueError(f"count must be a positive integer, got {count!r}")
+    function, params = functionalize(module, loss_fn, data)
+    if families is None:
+        families = mirrors_of(module, _example(data), loss=loss)
+    # What is not trained cannot collapse.
+    families = [family for family in families if set(family.names) <= params.keys()]
+    _, gradient = value_and_gradient(function, params)
+    records = []
+    for family in families:
+        for defect, member in family.closest(params, int(count)):
+            mirror = family.mirror(params, member)
+            rate = _rate(mirror.coordinates(params), mirror.coordinates(gradient), decay)
+            try:
+                found = stability(function, mirror, params, generator=generator)
+            except NotFiniteError:
+                # What is normalised (a weight norm) has no value at zero.
+                found, status = None, "singular"
+            else:
+                status = _status(defect <= tol, found.is_stable(decay), rate)
+            records.append(Collapse(family, member, defect, found, rate, status))
+    return CollapseReport(tuple(records), decay)
+
+
+def _example(data: Any) -> Any:
+    inputs = data[0] if isinstance(data, tuple | list) else data
+    if isinstance(inputs, Mapping):
+        # The detector calls the module by position.
+        return None
+    if isinstance(inputs, tuple | list):
+        return tuple(torch.as_tensor(x) for x in inputs)
+    return torch.as_tensor(inputs)
+
+
+def _rate(c: Tensor, slope: Tensor, decay: float) -> float:
+    square = float(c.square().sum())
+    return float((c * slope).sum()) / square + decay if square > 0 else math.nan
+
+
+def _status(near: bool, stable: bool, rate: float) -> Status:
+    if near:
+        return "collapsed" if stable else "escaping"
+    return "collapsing" if stable and rate > 0 else "free"
+
+
+def _row(record: Collapse) -> tuple[str, ...]:
+    kind, member = record.family.kind, record.member
+    return (
+        record.status,
+        kind,
+        "lowest direction" if kind == "rotation" else str(member),
+        f"{record.defect:.2e}",
+        "" if record.stability is None else f"{record.stability.threshold:.2e}",
+        "" if math.isnan(record.rate) else f"{record.rate:.1e}",
+        ", ".join(record.family.names),
+    )

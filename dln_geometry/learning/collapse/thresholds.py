@@ -1,0 +1,202 @@
+"""When does a mirror collapse? The curvature of a loss along it, and the decay that beats it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.learning.functional import largest_eigenvalue
+from dln_geometry.learning.mirror import Mirror, NotFiniteError, Reflection, as_scalar
+
+__all__ = ["Stability", "curvature", "stability"]
+
+_DENSE = 32
+_MOST_PRODUCTS = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class Stability:
+    """How stable the symmetric set of a mirror is; made by `stability`.
+
+    Parameters
+    ----------
+    threshold : float
+        ``-lambda_min(O^T H O)`` at the symmetric point: the weight decay above which the symmetric
+        set attracts what is near it. Negative if it does so without.
+    pointwise : float or None
+        ``2 (f((I-P) q) - f(q)) / |P q|^2``: the weight decay above which the symmetric point is
+        better than q itself. `None` if q is symmetric to half of the digits.
+    direction : Tensor, shape (k,)
+        Unit coordinates of the direction that leaves the symmetric set first.
+    defect : float
+        Of q, as in `Mirror.defect`.
+    residual : float
+        ``|O^T H O v - lambda v|`` of the eigenvector found.
+    """
+
+    threshold: float
+    pointwise: float | None
+    direction: Tensor
+    defect: float
+    residual: float
+
+    def is_stable(self, weight_decay: float = 0.0) -> bool:
+        """Tell whether gradient descent with this weight decay is drawn to the symmetric set."""
+        return weight_decay > self.threshold
+
+
+def stability(
+    loss: Callable[[Any], Tensor],
+    mirror: Mirror,
+    params: Any,
+    *,
+    tol: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Stability:
+    """Return the weight decay at which a mirror symmetry collapses.
+
+    With the penalty ``gamma/2 |q|^2`` (``weight_decay=gamma`` of torch's SGD) gradient descent
+    near the symmetric set ``O^T q = 0`` follows ``(O^T q)' = -(O^T H O + gamma) O^T q``, since the
+    Hessian H has no block between O and the set. Gamma above
+    ``gamma_0 = -lambda_min(O^T H O)`` makes the set attractive, gamma below it repulsive. H is
+    that at ``(I - O O^T) q``; where the point itself moves with gamma, gamma_0 does too. Parameters
+    with decays of their own (or none) want the penalty in the loss, and a threshold below 0.
+
+    Parameters
+    ----------
+    loss : callable
+        ``loss(params)``, a scalar tensor, twice differentiable, without the penalty.
+    mirror : Mirror
+        A symmetry of the loss, which is checked first.
+    params : Tensor or mapping of str to Tensor
+        All parameters q.
+    tol : float, optional
+        Residual allowed, relative to the largest curvature met; 1e-8 in double precision, 1e-4
+        in single precision if not given. The error of the eigenvalue is about its square.
+    generator : torch.Generator, optional
+        Of the first vector of the iteration; a fresh one if not given.
+
+    Returns
+    -------
+    Stability
+        Up to 32 coordinates by a dense Hessian; more by Lanczos iteration, restarted, on
+        Hessian-vector products: memory is that of a few dozen vectors of k coordinates.
+
+    Raises
+    ------
+    TypeError
+        If `mirror` is none, or the loss does not return a tensor.
+    ValueError
+        If the loss is not a differentiable scalar, is not finite on the symmetric set
+        (`NotFiniteError`), or does not have the symmetry (`SymmetryError`, with the residual).
+    RuntimeError
+        If the iteration does not converge in 2000 products.
+
+    Examples
+    --------
+    A double well, whose hill at 0 is as curved as -4:
+
+    >>> mirror, q = Mirror([[1.0]]), torch.tensor([0.5])
+    >>> found = stability(lambda q: (q.square().sum() - 1).square(), mirror, q)
+    >>> found.threshold, found.is_stable(4.1), found.is_stable(3.9)
+    (4.0, True, False)
+    """
+    if not isinstance(mirror, Reflection):
+        raise TypeError(f"mirror must be a Mirror, got {type(mirror).__name__}")
+    mirror.require(loss, params)
+    symmetric = mirror.project(params)
+    product = _Curvature(loss, mirror, symmetric)
+    like = product.origin
+    if mirror.dimension <= _DENSE:
+        dense = _dense(product)
+        # There is no decomposition in half precision.
+        values, vectors = torch.linalg.eigh(dense if dense.itemsize >= 4 else dense.float())
+        value, direction = float(values[0]), vectors[:, 0].to(like)
+    else:
+        if tol is None:
+            tol = 1e-8 if like.dtype == torch.float64 else 1e-4
+        top, direction = largest_eigenvalue(
+            lambda v: -product(v.to(like)).to(v),
+            like,
+            rtol=tol,
+            max_products=_MOST_PRODUCTS,
+            generator=generator,
+        )
+        value, direction = -float(top), direction.to(like)
+    residual = float((product(direction) - value * direction).norm())
+    part = float(mirror.coordinates(params).detach().square().sum())
+    defect = float(mirror.defect(params).detach())
+    pointwise = None
+    if defect > math.sqrt(torch.finfo(like.dtype).eps):
+        # Nearer by, both differences are rounding.
+        with torch.no_grad():
+            gain = float(loss(symmetric)) - float(loss(params))
+        pointwise = 2.0 * gain / part
+    return Stability(-value, pointwise, direction, defect, residual)
+
+
+def curvature(loss: Callable[[Any], Tensor], mirror: Mirror, params: Any) -> Tensor:
+    """Return the Hessian along a mirror, ``O^T H O``, as a matrix.
+
+    Parameters
+    ----------
+    loss : callable
+        ``loss(params)``, a scalar tensor, twice differentiable.
+    mirror : Mirror
+        Any; the symmetry is not checked.
+    params : Tensor or mapping of str to Tensor
+        Where; it is not made symmetric.
+
+    Returns
+    -------
+    Tensor, shape (k, k)
+        By one Hessian-vector product for each coordinate.
+
+    Raises
+    ------
+    TypeError
+        If the loss does not return a tensor.
+    ValueError
+        If the loss is not a finite differentiable scalar.
+    """
+    mirror.coordinates(params)
+    return _dense(_Curvature(loss, mirror, params))
+
+
+class _Curvature:
+    """The map ``v -> O^T H O v``, by a second backward pass through one gradient."""
+
+    def __init__(self, loss: Callable[[Any], Tensor], mirror: Mirror, params: Any) -> None:
+        detached = (
+            {name: x.detach() for name, x in params.items()}
+            if isinstance(params, Mapping)
+            else params.detach()
+        )
+        self.origin = torch.zeros_like(mirror.coordinates(detached)).requires_grad_()
+        with torch.enable_grad():
+            value = as_scalar(loss(mirror.shift(detached, self.origin)))
+            (self.gradient,) = torch.autograd.grad(value, self.origin, create_graph=True)
+
+    def __call__(self, v: Tensor) -> Tensor:
+        if not self.gradient.requires_grad:
+            # A loss that is linear along the mirror.
+            return torch.zeros_like(v)
+        (product,) = torch.autograd.grad(
+            self.gradient, self.origin, v, retain_graph=True, materialize_grads=True
+        )
+        if not bool(torch.isfinite(product).all()):
+            raise NotFiniteError(
+                "loss must have finite second derivatives, got NaN or infinite ones"
+            )
+        return product
+
+
+def _dense(product: _Curvature) -> Tensor:
+    eye = torch.eye(product.origin.numel()).to(product.origin)
+    h = torch.stack([product(e) for e in eye])
+    return (h + h.mT) / 2

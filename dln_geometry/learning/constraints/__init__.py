@@ -1,0 +1,19 @@
+"""constraints."""
+
+from __future__ import annotations
+
+from dln_geometry.learning.constraints.dcs import dcs_
+from dln_geometry.learning.constraints.syre import syre_
+from dln_geometry.learning.constraints.weight_decay import (
+    dcs_norm,
+    dcs_parameter_groups,
+    dcs_penalty,
+)
+
+__all__ = [
+    "dcs_",
+    "dcs_norm",
+    "dcs_parameter_groups",
+    "dcs_penalty",
+    "syre_",
+]

@@ -1,0 +1,250 @@
+"""Differentiable constraints: a sparse norm of what breaks a symmetry, by weight decay alone."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from dln_geometry.learning.constraints.ownership import as_rate, own_parameter
+from dln_geometry.learning.constraints.redundancy import (
+    Elementwise,
+    Grouped,
+    LowRank,
+    Redundancy,
+    Sliced,
+    block_labels,
+)
+from dln_geometry.learning.mirror import Mirror, Reflection
+from dln_geometry.support import as_rank
+
+__all__ = ["DCS", "dcs_"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class DCS(nn.Module):
+    """The parametrisation that `dcs_` registers: ``q = (I - O O^T) z + O (u_1 * ... * u_N)``.
+
+    Parameters
+    ----------
+    redundancy : Redundancy
+        How the coordinates are written as a product.
+    mirror : Mirror or None
+        The isometry O, of this parameter alone; `None` is the identity.
+    """
+
+    def __init__(self, redundancy: Redundancy, mirror: Mirror | None) -> None:
+        super().__init__()
+        self.redundancy = redundancy
+        self.mirror: Reflection | None = mirror
+        self._met: tuple[torch.device, torch.dtype] | None = None
+
+    def forward(self, *originals: Tensor) -> Tensor:
+        """Return the parameter from z (if there is a mirror) and the factors."""
+        if self.mirror is None:
+            return self.redundancy.product(originals)
+        z, *factors = originals
+        return self._with_coordinates(z, self.redundancy.product(tuple(factors)))
+
+    def right_inverse(self, q: Tensor) -> tuple[Tensor, ...]:
+        """Return z and the factors that make up the parameter q."""
+        if self.mirror is None:
+            return self.redundancy.factors(q)
+        c = self.coordinates(q)
+        return (self._with_coordinates(q, torch.zeros_like(c)), *self.redundancy.factors(c))
+
+    def coordinates(self, q: Tensor) -> Tensor:
+        """Return what is to be sparse: ``O^T q``, or the parameter itself without a mirror."""
+        if self.mirror is None:
+            return q
+        if self._met != (q.device, q.dtype):
+            self.mirror, self._met = self.mirror.like(q), (q.device, q.dtype)
+        ((name, shape),) = self.mirror.shapes.items()
+        return self.mirror.pull({name: q.reshape(shape)})
+
+    def _with_coordinates(self, z: Tensor, c: Tensor) -> Tensor:
+        """Return z with ``O^T z`` replaced by c."""
+        step = c - self.coordinates(z)
+        assert self.mirror is not None
+        (move,) = self.mirror.push(step).values()
+        return z + move.reshape(z.shape)
+
+    def penalty(self, originals: list[Tensor]) -> Tensor:
+        """Return half the sum of squares of the factors, given z and the factors."""
+        factors = originals if self.mirror is None else originals[1:]
+        return torch.stack([u.square().sum() for u in factors]).sum() / 2
+
+    def norm(self, q: Tensor) -> Tensor:
+        """Return the least value of `penalty` over the factors of q: a norm for two factors."""
+        n = self.redundancy.depth
+        return (n / 2) * (self.redundancy.sizes(self.coordinates(q)) ** (2 / n)).sum()
+
+    def extra_repr(self) -> str:
+        """Return the kind, the number of factors and the mirror."""
+        what = f"{type(self.redundancy).__name__}, depth={self.redundancy.depth}"
+        return what if self.mirror is None else f"{what}, {self.mirror}"
+
+
+def dcs_(
+    module: M,
+    name: str,
+    o: Any = None,
+    *,
+    groups: Any = None,
+    rank: int | None = None,
+    depth: int = 2,
+    spread: float | None = None,
+) -> M:
+    r"""Rewrite a parameter so that weight decay constrains it: sparse, low rank, symmetric.
+
+    The parameter q becomes ``q = (I - O O^T) z + O (u * v)``, a parametrisation of
+    `torch.nn.utils.parametrize`. Weight decay kappa on u and v alone, by the groups of
+    `dcs_parameter_groups` or the term of `dcs_penalty`, makes gradient descent solve
+
+    ``min_q f(q) + kappa |O^T q|_1``
+
+    since ``min (u^2 + v^2)/2 = |u v|``. A coordinate of the optimum is zero as soon as kappa
+    exceeds ``|O^T grad f|`` there: the constraint ``O^T q = 0`` holds to the last digit if kappa
+    exceeds ``|O^T grad f|_inf`` at the constrained optimum.
+
+    Parameters
+    ----------
+    module : Module
+        Changed in place; its function stays.
+    name : str
+        Of the parameter, dotted if it belongs to a submodule.
+    o : array_like of shape (number of entries, k), or Mirror, optional
+        Orthonormal columns, or a mirror of this parameter alone. `None` is the identity.
+    groups : "row", "column", "nuclear", tuple of int, or Tensor, optional
+        What vanishes together: rows or columns of the parameter (first and second axis), blocks
+        of the shape given, or entries with the same number in a tensor of integers (of the shape
+        of the parameter; with `o`, of k numbers). The norm is then the sum of the Euclidean
+        lengths of the groups, by ``c_g = s_g u_g``. "nuclear" is the sum of singular values of
+        the matrix (first axis, rest), by ``W = U V``.
+    rank : int, optional
+        Inner width of ``U V``; the full rank if not given.
+    depth : int
+        Number N of factors. The penalty is then ``kappa N/2`` times the sum of the 2/N-th powers
+        of the same sizes, no norm above 2.
+    spread : float, optional
+        Size of the factors but the first where a coordinate is zero, and by how much they exceed
+        balance elsewhere: exactly balanced factors cannot change the sign of their product. The
+        mean size of balanced factors if not given (0.1 if all are zero).
+
+    Returns
+    -------
+    Module
+        What was given. Its new parameters are ``parametrizations.<name>.original0``, ...: z (with
+        `o` only) and the factors. Make the optimiser afterwards.
+
+    Raises
+    ------
+    TypeError
+        If `module` is no module, the parameter is not real, or an option is of another type.
+    ValueError
+        If the module does not have the parameter, or it is tied, lazy, or parametrised already;
+        if `o` is not orthonormal or of the wrong size; if groups do not fit.
+
+    Notes
+    -----
+    ``torch.nn.utils.parametrize.remove_parametrizations(submodule, "weight")`` goes back to a plain
+    parameter. A state dict holds z and the factors, not O: apply `dcs_` before loading one. Decay
+    must be coupled (SGD, Adam): that of AdamW is another objective.
+
+    References
+    ----------
+    Ziyin, Symmetry induces structure and constraint of learning, arXiv 2309.16932 (DCS).
+
+    Examples
+    --------
+    >>> layer = dcs_(torch.nn.Linear(3, 2), "weight")
+    >>> [name for name, _ in layer.named_parameters()][1:]
+    ['parametrizations.weight.original0', 'parametrizations.weight.original1']
+    """
+    owner, leaf, parameter = own_parameter(module, name)
+    mirror = _as_mirror(o, parameter, name)
+    coordinates = tuple(parameter.shape) if mirror is None else (mirror.dimension,)
+    redundancy = _redundancy(parameter, coordinates, mirror, groups, rank, depth, spread)
+    parametrize.register_parametrization(owner, leaf, DCS(redundancy, mirror))
+    return module
+
+
+def _as_mirror(o: Any, parameter: Tensor, name: str) -> Mirror | None:
+    if o is None:
+        return None
+    if isinstance(o, Mirror):
+        if len(o.names) > 1:
+            raise ValueError(f"o must be a mirror of {name!r} alone, got one of {o.names}")
+        mirror = o
+    else:
+        matrix = torch.as_tensor(o, dtype=parameter.dtype, device=parameter.device)
+        if matrix.ndim != 2 or matrix.shape[0] != parameter.numel():
+            raise ValueError(
+                f"o must have shape ({parameter.numel()}, k) for {name!r}, "
+                f"got {tuple(matrix.shape)}"
+            )
+        mirror = Mirror(matrix)
+    mirror.coordinates({mirror.names[0]: parameter} if mirror.names else parameter.reshape(-1))
+    return mirror
+
+
+def _redundancy(
+    parameter: Tensor,
+    coordinates: tuple[int, ...],
+    mirror: Mirror | None,
+    groups: Any,
+    rank: Any,
+    depth: Any,
+    spread: Any,
+) -> Redundancy:
+    if isinstance(depth, bool) or not isinstance(depth, numbers.Integral):
+        raise TypeError(f"depth must be an integer, got {depth!r}")
+    if depth < 2:
+        raise ValueError(f"depth must be at least 2, got {depth}")
+    if spread is not None and as_rate(spread, "spread") == 0:
+        raise ValueError(f"spread must be positive, got {spread!r}")
+    n = int(depth)
+    if rank is not None and groups != "nuclear":
+        raise ValueError('rank must come with groups="nuclear"')
+    if groups is None:
+        return Elementwise(n, spread)
+    if isinstance(groups, Tensor):
+        return Grouped(_as_labels(groups, coordinates), n, spread)
+    shape = tuple(parameter.shape)
+    if mirror is not None:
+        raise ValueError(f"groups must be None or a tensor of k numbers with o, got {groups!r}")
+    if groups == "nuclear":
+        if len(shape) < 2:
+            raise ValueError(f"the parameter must be a matrix, got shape {shape}")
+        largest = min(shape[0], parameter.numel() // shape[0])
+        r = largest if rank is None else as_rank(rank, largest, "the full rank")
+        return LowRank(shape, r, n, spread)
+    axis = {"row": 0, "column": 1}.get(groups) if isinstance(groups, str) else None
+    if axis is not None:
+        if axis >= len(shape):
+            raise ValueError(f"groups must fit the parameter of shape {shape}, got {groups!r}")
+        return Sliced(axis, n, spread)
+    if isinstance(groups, tuple) and all(
+        isinstance(b, numbers.Integral) and not isinstance(b, bool) and int(b) > 0 for b in groups
+    ):
+        block = tuple(int(b) for b in groups)
+        if len(block) != len(shape):
+            raise ValueError(f"groups must have {len(shape)} numbers, got {groups!r}")
+    else:
+        raise ValueError(
+            'groups must be None, "row", "column", "nuclear", the positive shape of a block, or a '
+            f"tensor of integers, got {groups!r}"
+        )
+    return Grouped(block_labels(shape, block), n, spread)
+
+
+def _as_labels(labels: Tensor, coordinates: tuple[int, ...]) -> Tensor:
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"groups must be integers, got {labels.dtype}")
+    if tuple(labels.shape) != coordinates:
+        raise ValueError(f"groups must have shape {coordinates}, got {tuple(labels.shape)}")
+    return torch.unique(labels, return_inverse=True)[1]

@@ -1,0 +1,145 @@
+"""Removal of symmetries: weight decay towards a random point instead of zero."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from dln_geometry.learning.constraints.ownership import as_rate, own_parameter
+from dln_geometry.support import as_generator
+
+__all__ = ["Syre", "syre_"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Syre(nn.Module):
+    """The parametrisation that `syre_` registers: ``q = scale * z + offset``.
+
+    Parameters
+    ----------
+    offset : Tensor
+        The random point q_0.
+    scale : Tensor or None
+        Factors of the entries; `None` is 1.
+    """
+
+    offset: Tensor
+    scale: Tensor | None
+
+    def __init__(self, offset: Tensor, scale: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("offset", offset)
+        self.register_buffer("scale", scale)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return the parameter that the module computes with."""
+        return self.offset + (z if self.scale is None else self.scale * z)
+
+    def right_inverse(self, q: Tensor) -> Tensor:
+        """Return the z of a parameter."""
+        z = q - self.offset
+        return z if self.scale is None else z / self.scale
+
+
+def syre_(
+    module: M,
+    names: Iterable[str] | None = None,
+    *,
+    sigma: float | None = None,
+    anisotropy: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> M:
+    r"""Remove the symmetries of a loss, so that nothing collapses onto their fixed sets.
+
+    Each parameter becomes ``q = z + q_0`` with a fixed random ``q_0 ~ N(0, sigma^2)``: weight decay
+    acts on z, ``f(z + q_0) + gamma |z|^2`` for a `weight_decay` of ``2 gamma``. Neither the loss
+    nor the penalty changes much, but no mirror is a symmetry of both any more.
+
+    Parameters
+    ----------
+    module : Module
+        Changed in place; its function stays.
+    names : iterable of str, optional
+        Of the parameters, dotted; all that are floating and trained if not given.
+    sigma : float, optional
+        Standard deviation of q_0. If not given ``0.01 / sqrt(d)`` with d the number of inputs of
+        the layer (the entries of a row of its weight): a hundredth of a usual initialisation.
+        Vectors take the d of the weight beside them, or their own length.
+    anisotropy : float
+        In [0, 1): the decay of each entry is multiplied by a random number, uniform between
+        ``1 - anisotropy`` and ``1 + anisotropy``, which also breaks continuous families of
+        mirrors (rotations) for good.
+    generator : torch.Generator, optional
+        Source of randomness; a fresh one if not given. The global one is never touched.
+
+    Returns
+    -------
+    Module
+        What was given; q_0 is in its state dict. Make the optimiser afterwards.
+
+    Raises
+    ------
+    TypeError
+        If `module` is no module or an option is of another type.
+    ValueError
+        If the module does not have a parameter, or it is tied, lazy, or parametrised already; if
+        an option is out of range.
+
+    References
+    ----------
+    Ziyin, Xu, Chuang, Remove symmetries to control model expressivity, arXiv 2408.15495.
+
+    Examples
+    --------
+    >>> layer = torch.nn.Linear(3, 2)
+    >>> before = layer.weight.detach().clone()
+    >>> bool((syre_(layer).weight - before).abs().max() < 1e-6)
+    True
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+    if sigma is not None:
+        sigma = as_rate(sigma, "sigma")
+    spread = as_rate(anisotropy, "anisotropy")
+    if spread >= 1:
+        raise ValueError(f"anisotropy must be below 1, got {anisotropy!r}")
+    if names is None:
+        chosen = [
+            name
+            for name, p in module.named_parameters()
+            if p.requires_grad and p.is_floating_point()
+        ]
+    else:
+        chosen = [names] if isinstance(names, str) else list(names)
+    if not chosen:
+        raise ValueError("module must have parameters to change, got none")
+    # All are looked up before any is changed.
+    sites = [own_parameter(module, name) for name in chosen]
+    widths = [_inputs(owner, p) for owner, _, p in sites]
+    for (owner, leaf, p), width in zip(sites, widths, strict=True):
+        source = as_generator(generator, p.device)
+        options: dict[str, Any] = {"dtype": p.dtype, "device": source.device}
+        noise = torch.randn(p.shape, generator=source, **options).to(p.device)
+        offset = noise * (0.01 / math.sqrt(width) if sigma is None else sigma)
+        scale = None
+        if spread > 0:
+            uniform = torch.rand(p.shape, generator=source, **options).to(p.device)
+            # The penalty of q is that of z: the entry's decay is the inverse square of its scale.
+            scale = (1 + spread * (2 * uniform - 1)).rsqrt()
+        parametrize.register_parametrization(owner, leaf, Syre(offset, scale))
+    return module
+
+
+def _inputs(owner: nn.Module, p: Tensor) -> int:
+    """Return the number of inputs of the layer that a parameter belongs to."""
+    beside = [w for w in owner.parameters(recurse=False) if w.ndim >= 2]
+    matrix = p if p.ndim >= 2 else beside[0] if beside else None
+    if matrix is None:
+        return max(p.numel(), 1)
+    return max(matrix.numel() // matrix.shape[0], 1)

@@ -1,0 +1,143 @@
+"""Dicts of parameters as vectors: sums, multiples, inner products and norms."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.learning.functional.parameters import Parameters
+
+__all__ = [
+    "as_like",
+    "as_nonnegative",
+    "as_order",
+    "as_parameters",
+    "as_positive",
+    "combine",
+    "dot",
+    "is_same_shape",
+    "norm",
+]
+
+
+def as_parameters(params: Any, name: str = "params") -> Parameters:
+    """Return a mapping of real floating tensors as a dict; nothing is copied or detached.
+
+    Raises
+    ------
+    TypeError
+        If it is no mapping of names to real floating tensors.
+    ValueError
+        If it is empty.
+    """
+    if not isinstance(params, Mapping):
+        raise TypeError(f"{name} must be a dict of tensors, got {type(params).__name__}")
+    if not params:
+        raise ValueError(f"{name} must hold at least one tensor, got none")
+    for key, value in params.items():
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            what = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"{name}[{key!r}] must be a real floating tensor, got {what}")
+    return dict(params)
+
+
+def as_like(vector: Any, params: Mapping[str, Tensor], name: str) -> Parameters:
+    """Return a dict with the keys and shapes of `params`, in their order.
+
+    Raises
+    ------
+    TypeError
+        If it is no mapping of names to real floating tensors.
+    ValueError
+        If keys or shapes differ.
+    """
+    vector = as_parameters(vector, name)
+    if not is_same_shape(vector, params):
+        raise ValueError(
+            f"{name} must have the names and shapes of the parameters "
+            f"{ {k: tuple(v.shape) for k, v in params.items()} }, got "
+            f"{ {k: tuple(v.shape) for k, v in vector.items()} }"
+        )
+    return {key: vector[key] for key in params}
+
+
+def is_same_shape(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    """Tell whether two dicts have the same keys, with tensors of the same shapes."""
+    return a.keys() == b.keys() and all(a[key].shape == b[key].shape for key in a)
+
+
+def combine(terms: Iterable[tuple[float, Mapping[str, Tensor]]]) -> Parameters:
+    """Return the linear combination ``sum_i c_i v_i`` of (at least one) dicts.
+
+    Examples
+    --------
+    >>> combine([(2.0, {"q": torch.tensor([1.0])}), (-1.0, {"q": torch.tensor([3.0])})])
+    {'q': tensor([-1.])}
+    """
+    (first, start), *rest = terms
+    total = {key: value * first for key, value in start.items()}
+    for factor, vector in rest:
+        total = {key: value.add(vector[key], alpha=factor) for key, value in total.items()}
+    return total
+
+
+def dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
+    """Return the Euclidean inner product, a scalar tensor."""
+    parts = [(value * b[key]).sum() for key, value in a.items()]
+    return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
+
+
+def norm(a: Mapping[str, Tensor]) -> Tensor:
+    """Return the Euclidean norm, a scalar tensor; it neither overflows nor underflows early."""
+    parts = [torch.linalg.vector_norm(value) for value in a.values()]
+    return torch.linalg.vector_norm(torch.stack(parts)) if len(parts) > 1 else parts[0]
+
+
+def as_positive(value: Any, name: str) -> float:
+    """Return a positive finite number as a float.
+
+    Raises
+    ------
+    TypeError
+        If it is no real number.
+    ValueError
+        If it is not positive and finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a real number, got {value!r}")
+    number = float(value)
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"{name} must be positive and finite, got {number}")
+    return number
+
+
+def as_nonnegative(value: Any, name: str) -> float:
+    """Return a nonnegative finite number as a float; errors as in `as_positive`."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool) and float(value) == 0.0:
+        return 0.0
+    try:
+        return as_positive(value, name)
+    except ValueError:
+        raise ValueError(f"{name} must be nonnegative and finite, got {value}") from None
+
+
+def as_order(value: Any, name: str, least: int) -> int:
+    """Return an integer that is at least `least`.
+
+    Raises
+    ------
+    TypeError
+        If it is no integer.
+    ValueError
+        If it is below.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return int(value)

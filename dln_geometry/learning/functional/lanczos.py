@@ -1,0 +1,118 @@
+"""The largest eigenvalue of a symmetric operator by the Lanczos method, restarted thickly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dln_geometry.learning.functional.algebra import as_order, as_positive
+from dln_geometry.support import as_generator
+
+__all__ = ["largest_eigenvalue"]
+
+
+def largest_eigenvalue(
+    matvec: Callable[[Tensor], Tensor],
+    like: Tensor,
+    *,
+    rtol: float | None = None,
+    max_products: int = 1000,
+    subspace: int = 48,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the largest eigenvalue of a symmetric operator and a unit eigenvector.
+
+    Lanczos iteration with full reorthogonalisation. When `subspace` vectors are stored, the best
+    quarter of the Ritz vectors is kept and the iteration goes on from there (thick restart): what
+    was learned of the spectrum next to the largest eigenvalue is not lost.
+
+    Parameters
+    ----------
+    matvec : callable
+        ``matvec(x)``, both of shape (n,).
+    like : Tensor, shape (n,)
+        Size, dtype and device of the vectors; half precision is raised to single.
+    rtol : float, optional
+        Bound on the residual ``|A x - lambda x|`` relative to the largest modulus of an eigenvalue
+        met; the default is the cube root of the machine epsilon. The eigenvalue is far closer, by
+        the square of it over the gap.
+    max_products : int
+        Most products with the operator.
+    subspace : int
+        Most vectors that are stored, at least 4.
+    generator : torch.Generator, optional
+        Source of the random start; a fresh one if not given.
+
+    Returns
+    -------
+    value : Tensor, shape ()
+    vector : Tensor, shape (n,)
+
+    Raises
+    ------
+    TypeError
+        If an option is not of its type.
+    RuntimeError
+        If the bound is not reached in `max_products` products.
+    ValueError
+        If a product is not finite, or an option is out of range.
+
+    References
+    ----------
+    Parlett, The Symmetric Eigenvalue Problem, chapters 12-13 (Lanczos); Wu & Simon, SIAM J. Matrix
+    Anal. Appl. 22, 2000 (thick restart).
+
+    Examples
+    --------
+    >>> scales = torch.tensor([1.0, -9.0, 4.0])
+    >>> value, vector = largest_eigenvalue(lambda x: scales * x, scales)
+    >>> value.round(decimals=4), vector.abs().round(decimals=4)
+    (tensor(4.), tensor([0., 0., 1.]))
+    """
+    dtype = like.dtype if like.dtype.itemsize >= 4 else torch.float32
+    eps, n = torch.finfo(dtype).eps, like.numel()
+    bound = max(eps ** (1 / 3) if rtol is None else as_positive(rtol, "rtol"), 100 * eps)
+    left, most = as_order(max_products, "max_products", 1), as_order(subspace, "subspace", 4)
+    most, kept = min(most, n), most // 4
+    generator = as_generator(generator, like.device)
+    x = torch.randn(n, generator=generator, dtype=dtype, device=generator.device).to(like.device)
+    basis = x.new_empty(most, n)
+    basis[0] = x / torch.linalg.vector_norm(x)
+    # On the host, in double precision: the small matrix costs nothing, a decomposition of it on
+    # a GPU does.
+    image, size, k, relative = torch.zeros(most, most, dtype=torch.float64), 0.0, 0, 0.0
+    for _ in range(left):
+        w = matvec(basis[k]).detach()
+        spanned = basis[: k + 1]
+        # Twice is enough (Kahan, Parlett): once leaves the rounding errors of what cancels.
+        coefficients = spanned @ w
+        w = w - coefficients @ spanned
+        again = spanned @ w
+        w, column = w - again @ spanned, (coefficients + again).double().cpu()
+        beta = float(torch.linalg.vector_norm(w))
+        if not bool(torch.isfinite(column).all()):
+            raise ValueError("the operator must be finite, got a product with NaN or infinity")
+        image[k, : k + 1] = image[: k + 1, k] = column
+        values, vectors = torch.linalg.eigh(image[: k + 1, : k + 1])
+        size = max(size, float(values.abs().max()))
+        error = 0.0 if k + 1 == n else beta * abs(float(vectors[-1, -1]))
+        relative = error / size if size > 0 else 0.0
+        if relative <= bound:
+            # A space that is invariant ends here, with the residual zero.
+            x = vectors[:, -1].to(basis) @ spanned
+            return values[-1].to(basis), x / torch.linalg.vector_norm(x)
+        k += 1
+        if k == most:
+            # The next column couples the Ritz vectors kept with the next vector, and all others
+            # with nothing: what is orthogonal to it stays so.
+            basis[:kept] = vectors[:, -kept:].mT.to(basis) @ basis
+            image.zero_()
+            image[:kept, :kept] = values[-kept:].diag()
+            k = kept
+        basis[k] = w / beta
+    raise RuntimeError(
+        f"the largest eigenvalue must be found to the relative residual {bound:.1e} in "
+        f"{max_products} products, got {relative:.1e}: allow more, or a larger rtol"
+    )

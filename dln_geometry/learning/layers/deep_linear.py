@@ -1,0 +1,241 @@
+"""The deep linear layer: a drop-in for a linear layer that is a product of N."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dln_geometry.geometry.points import moments, product
+from dln_geometry.learning.layers.filling import as_distribution, as_scale, fill_balanced
+from dln_geometry.support import as_layer_count, as_rank, as_width_sequence
+
+__all__ = ["DeepLinear"]
+
+
+class DeepLinear(nn.Module):
+    """A linear layer that is a product of N: ``y = W_N ... W_1 x + b``.
+
+    A drop-in for `torch.nn.Linear` with the same functions but another gradient descent: that of
+    the end-to-end matrix in the metric of depth N. It starts balanced (see `balanced_`); the
+    bias starts at zero. The state has the keys ``weights.0``, ..., ``weights.{N-1}``, ``bias``.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        ``(d_0, ..., d_N)``: input features, hidden widths, output features.
+    bias : bool
+        Add a bias after the last layer.
+    rank, scale, distribution : optional
+        Of the random end-to-end matrix at the start; see `balanced_`.
+    generator : torch.Generator, optional
+        Source of randomness; a fresh one if not given. The global one is never touched.
+    device, dtype : optional
+        Of the parameters; the defaults of torch.
+
+    Attributes
+    ----------
+    weights : nn.ParameterList
+        ``(W_1, ..., W_N)``, input side first, W_p of shape (d_p, d_{p-1}).
+    bias : nn.Parameter or None
+        Shape (d_N,).
+
+    Raises
+    ------
+    TypeError
+        If the widths are no sequence of integers, or the dtype is not a real floating one.
+    ValueError
+        If a width, the rank, the scale or the distribution is out of range.
+
+    Notes
+    -----
+    Whether the layers are applied one after the other or multiplied out first depends on the
+    number of inputs: whichever takes fewer multiplications. Both differ by rounding alone.
+
+    Examples
+    --------
+    >>> layer = DeepLinear((5, 3, 4))
+    >>> layer
+    DeepLinear(widths=(5, 3, 4), bias=True)
+    >>> layer(torch.ones(7, 2, 5)).shape
+    torch.Size([7, 2, 4])
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        *,
+        bias: bool = True,
+        rank: int | None = None,
+        scale: float = 1.0,
+        distribution: str = "gaussian",
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.widths = as_width_sequence(widths)
+        least = min(self.widths)
+        self.rank = None if rank is None else as_rank(rank, least, "the smallest width")
+        self.scale = as_scale(scale)
+        self.distribution = as_distribution(distribution)
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        if not dtype.is_floating_point:
+            raise TypeError(f"dtype must be a real floating type, got {dtype}")
+        self._build(bias, device, dtype)
+        self.reset_parameters(generator)
+
+    def _build(self, bias: bool, device: torch.device | str | None, dtype: torch.dtype) -> None:
+        d = self.widths
+        self.weights = nn.ParameterList(
+            torch.empty(d[p], d[p - 1], device=device, dtype=dtype) for p in range(1, len(d))
+        )
+        self.bias = nn.Parameter(torch.zeros(d[-1], device=device, dtype=dtype)) if bias else None
+        areas = [w.numel() for w in self.weights]
+        self._layered_cost = sum(areas)
+        # What `product` does: it starts at the narrower end.
+        self._product_cost = d[0] * sum(areas[1:]) if d[0] <= d[-1] else d[-1] * sum(areas[:-1])
+
+    @classmethod
+    def from_linear(
+        cls,
+        linear: nn.Linear,
+        depth: int,
+        hidden: int | Sequence[int] | None = None,
+        *,
+        gauge: str | Sequence[Any] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> DeepLinear:
+        """Return a deep layer with the function of an `nn.Linear`: balanced factors of its weight.
+
+        Singular values of the weight that are zero stay zero under gradient descent: a weight
+        that is zero altogether gives a layer that cannot learn.
+
+        Parameters
+        ----------
+        linear : nn.Linear
+            Weight, bias, dtype, device, mode and requires_grad are taken over; it is not changed.
+        depth : int
+            Number of layers N.
+        hidden : int or sequence of int, optional
+            Width of every hidden layer, or the N - 1 widths; `None` is the narrower side.
+        gauge, generator : optional
+            As in `balanced_`, but canonical if not given.
+
+        Raises
+        ------
+        TypeError
+            If `linear` is not an `nn.Linear`.
+        ValueError
+            If the depth is no positive integer, or a hidden width is below the rank of the weight.
+        """
+        if not isinstance(linear, nn.Linear):
+            raise TypeError(f"linear must be an nn.Linear, got {type(linear).__name__}")
+        layers = as_layer_count(depth)
+        n, m = linear.in_features, linear.out_features
+        if isinstance(hidden, Sequence):
+            inner = tuple(hidden)
+            if len(inner) != layers - 1:
+                raise ValueError(
+                    f"hidden must hold depth - 1 = {layers - 1} widths, got {len(inner)}"
+                )
+        else:
+            inner = (min(m, n) if hidden is None else hidden,) * (layers - 1)
+        deep = cls(
+            (n, *inner, m), bias=linear.bias is not None, device="meta", dtype=linear.weight.dtype
+        ).to_empty(device=linear.weight.device)
+        fill_balanced(
+            list(deep.weights), end_to_end=linear.weight, gauge=gauge, generator=generator
+        )
+        for w in deep.weights:
+            w.requires_grad_(linear.weight.requires_grad)
+        if deep.bias is not None:
+            with torch.no_grad():
+                deep.bias.copy_(linear.bias)
+            deep.bias.requires_grad_(linear.bias.requires_grad)
+        return deep.train(linear.training)
+
+    @property
+    def in_features(self) -> int:
+        """Width d_0 of the input."""
+        return self.widths[0]
+
+    @property
+    def out_features(self) -> int:
+        """Width d_N of the output."""
+        return self.widths[-1]
+
+    @property
+    def depth(self) -> int:
+        """Number N of layers."""
+        return len(self.widths) - 1
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw the weights anew, balanced, as at construction; set the bias to zero."""
+        fill_balanced(
+            list(self.weights),
+            distribution=self.distribution,
+            rank=self.rank,
+            scale=self.scale,
+            generator=generator,
+        )
+        if self.bias is not None:
+            with torch.no_grad():
+                self.bias.zero_()
+
+    def factors(self) -> tuple[Tensor, ...]:
+        """Return the layers ``(W_1, ..., W_N)`` themselves, input side first."""
+        return tuple(self.weights)
+
+    def end_to_end(self) -> Tensor:
+        """Return ``X = W_N ... W_1``, shape (d_N, d_0), differentiable in the layers."""
+        return product(self.factors())
+
+    def moments(self) -> tuple[Tensor, ...]:
+        """Return ``G_p = W_{p+1}^T W_{p+1} - W_p W_p^T``, p = 1..N-1: all zero if balanced."""
+        return moments(self.factors())
+
+    def collapse(self) -> nn.Linear:
+        """Return an `nn.Linear` with the same function, on its own memory."""
+        first = self.weights[0]
+        # By way of the meta device: the default initialisation would draw from the global
+        # generator.
+        linear = nn.Linear(
+            self.in_features,
+            self.out_features,
+            bias=self.bias is not None,
+            device="meta",
+            dtype=first.dtype,
+        ).to_empty(device=first.device)
+        wide = first.dtype if first.dtype.itemsize >= 4 else torch.float32
+        with torch.no_grad():
+            # One rounding to half precision at the end, not one in each product.
+            linear.weight.copy_(product([w.to(wide) for w in self.weights]))
+            if self.bias is not None:
+                linear.bias.copy_(self.bias)
+        return linear.train(self.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer to inputs of shape (..., d_0); returns shape (..., d_N)."""
+        inputs = math.prod(x.shape[:-1])
+        merged_cost = self._product_cost + inputs * self.in_features * self.out_features
+        if merged_cost < inputs * self._layered_cost:
+            return functional.linear(x, self.end_to_end(), self.bias)
+        *hidden, last = self.weights
+        for w in hidden:
+            x = functional.linear(x, w)
+        return functional.linear(x, last, self.bias)
+
+    def __repr__(self) -> str:
+        # Like nn.Linear, without the list of parameters.
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+    def extra_repr(self) -> str:
+        """Return what stands between the parentheses of the repr."""
+        return f"widths={self.widths}, bias={self.bias is not None}"

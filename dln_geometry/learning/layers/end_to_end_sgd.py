@@ -1,0 +1,194 @@
+"""Gradient descent on an ordinary matrix as if it were a deep linear network."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from dln_geometry.geometry.metric import ProductFrame, cometric
+from dln_geometry.geometry.points import EndToEnd
+from dln_geometry.support import as_depth
+
+__all__ = ["EndToEndSGD"]
+
+# Factors of the step at infinite depth. That many keep a singular value positive through any
+# step that would change it by less than this factor of itself.
+_FACTORS_AT_INFINITY = 16
+
+
+class EndToEndSGD(Optimizer):
+    r"""Train weight matrices by the gradient descent that N balanced layers would make.
+
+    With ``X = U Lam^N V^T`` (thin), ``G = dE/dX`` and learning rate h, a step at integer depth is
+
+    ``X+ = prod_{p=N}^1 (W_p - h (dE/dW_p + weight_decay W_p))``,
+    ``W_p = Lam`` in the frames of X, ``dE/dW_p = Lam^{N-p} U^T G V Lam^{p-1}``,
+
+    (with G in place of ``U^T G`` in the first factor and of ``G V`` in the last): exactly one step
+    of gradient descent on the N layers, from the balanced factors of X, multiplied out. Only the
+    matrix is kept, so the layers are balanced again before every step, which differs from layers
+    trained on from the same start by O(h^2) a step.
+
+    At another real depth the step is the product of ``q = floor(N)`` such factors that moves
+    along ``-h A_{N,X}(G)``, the gradient in the metric of depth N: the terms above are
+    multiplied by ``a_ij(N) / a_ij(q)``, and decay by N / q. At infinite depth, where only the
+    metric divided by N has a limit, `lr` and `weight_decay` are those of N layers with lr / N,
+    the step has 16 factors, and the range and corange of X stay as they are. Both agree with the
+    gradient flow of that depth to first order in h.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters or groups, as for every torch optimiser. Each group may have its own `lr`,
+        `depth` and `weight_decay`. Parameters of three and more dimensions (kernels of
+        convolutions) are taken as matrices of shape (first, rest): a convolution followed by
+        N - 1 pointwise ones. Vectors and scalars (biases) get the plain step of depth 1.
+    lr : float
+        Learning rate h of the layers.
+    depth : float
+        Real depth N >= 1, or ``math.inf``. 1 is plain gradient descent.
+    weight_decay : float
+        Multiple of each layer that is added to its gradient: on X the penalty
+        ``(weight_decay N / 2) sum_k s_k^{2/N}``.
+
+    Raises
+    ------
+    TypeError
+        If an option is not a number, or a parameter is not real.
+    ValueError
+        If an option is out of range; in `step`, if a matrix or its gradient is not finite.
+
+    Warns
+    -----
+    UserWarning
+        If a matrix is zero at a depth above 1: a fixed point, whatever the gradient.
+
+    Notes
+    -----
+    There is no momentum: that of the layers is no function of X. Singular values at the level of
+    rounding, below ``4 max(m, n) eps s_1``, count as zero: their N-th roots are not small. One
+    step takes a thin SVD and N - 1 products of the narrower side. Half precision is computed in
+    float32.
+
+    References
+    ----------
+    Arora, Cohen, Hazan 2018 (the end-to-end update to first order); Menon, arXiv 2411.09004.
+
+    Examples
+    --------
+    Two layers of width 1 that multiply to 4, each moved from 2 to 2 - 0.25 * 2:
+
+    >>> x = torch.nn.Parameter(torch.tensor([[4.0]]))
+    >>> x.grad = torch.tensor([[1.0]])
+    >>> EndToEndSGD([x], lr=0.25, depth=2).step()
+    >>> x.data
+    tensor([[2.2500]])
+    """
+
+    def __init__(self, params: Any, lr: float, depth: float, *, weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "depth": depth, "weight_decay": weight_decay})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters, with its own options if it names any."""
+        options = {**self.defaults, **param_group}
+        as_depth(options["depth"])
+        for name in ("lr", "weight_decay"):
+            _as_rate(options[name], name)
+        super().add_param_group(param_group)
+        for p in self.param_groups[-1]["params"]:
+            if not p.is_floating_point():
+                self.param_groups.pop()
+                raise TypeError(f"params must be real floating tensors, got {p.dtype}")
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Make one step; return the loss of the closure, if there is one.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Evaluates the model anew, with gradients, and returns the loss.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            # A scheduler may have changed them since.
+            lr = _as_rate(group["lr"], "lr")
+            decay = _as_rate(group["weight_decay"], "weight_decay")
+            depth = as_depth(group["depth"])
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                if p.grad.layout != torch.strided:
+                    raise TypeError(f"gradients must be dense, got {p.grad.layout}")
+                if depth == 1.0 or p.ndim < 2 or p.numel() == 0:
+                    p.mul_(1.0 - lr * decay).sub_(p.grad, alpha=lr)
+                else:
+                    p.copy_(_deep_step(p, p.grad, lr, depth, decay))
+        return loss
+
+
+def _deep_step(p: Tensor, gradient: Tensor, lr: float, depth: float, decay: float) -> Tensor:
+    """Return the parameter after one step at a depth above 1."""
+    dtype = p.dtype if p.dtype.itemsize >= 4 else torch.float32
+    x, g = p.flatten(1).to(dtype), gradient.flatten(1).to(dtype)
+    for tensor, name in ((x, "parameters"), (g, "gradients")):
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(
+                f"{name} must be finite, got NaN or infinite entries in shape {tuple(p.shape)}; "
+                f"has the loss diverged at lr={lr:g}?"
+            )
+    u, s, vh = torch.linalg.svd(x, full_matrices=False)
+    if not bool(s[0] > 0):
+        warnings.warn(
+            f"a parameter of shape {tuple(p.shape)} is zero, a fixed point at depth {depth:g}: it "
+            "will not move; start from a balanced network instead",
+            UserWarning,
+            # Two wrappers of torch stand between `step` and its caller.
+            stacklevel=5,
+        )
+        return p
+    s = torch.where(s > 4 * max(x.shape) * torch.finfo(dtype).eps * s[0], s, 0.0)
+    point = EndToEnd(u, s, vh, depth, math.isinf(depth))
+    return _product_step(point, g, lr, decay).reshape(p.shape)
+
+
+def _product_step(point: EndToEnd, g: Tensor, lr: float, decay: float) -> Tensor:
+    """Return ``U prod_{p=q}^1 (keep Lam + del_p) V^T``, the product step along ``-lr A(g)``."""
+    depth = point.depth
+    q = _FACTORS_AT_INFINITY if math.isinf(depth) else int(depth)
+    keep = 1.0 - lr * decay * ((1.0 if math.isinf(depth) else depth) / q)
+    if q == 1:
+        return keep * point.matrix - lr * cometric(point, g)
+    frame = ProductFrame(point, layers=q, flat_depth=q)
+    (m, n), r = point.shape, point.rank
+    gv = g @ point.vh.mT
+    core = -lr * frame.root_kernel * (point.u.mT @ gv)
+    left = right = None
+    if m > r:
+        left = -lr * gv * frame.root_mixed
+    if n > r:
+        right = -lr * frame.root_mixed.unsqueeze(-1) * (point.u.mT @ g)
+    last, first = frame.move(core, left, right, keep=keep)
+    return last @ first
+
+
+def _as_rate(value: Any, name: str) -> float:
+    """Return a non-negative finite number."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a real number, got {value!r}")
+    rate = float(value)
+    if not (math.isfinite(rate) and rate >= 0):
+        raise ValueError(f"{name} must be non-negative and finite, got {value!r}")
+    return rate

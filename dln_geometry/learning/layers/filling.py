@@ -1,0 +1,156 @@
+"""Fill the weights of consecutive linear layers with balanced factors, in place."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.geometry.points import balanced_chain, haar_stiefel
+from dln_geometry.support import as_generator, as_matrix, as_rank
+
+__all__ = ["as_scale", "fill_balanced", "widths_of"]
+
+_DISTRIBUTIONS = ("gaussian", "orthogonal")
+
+
+def fill_balanced(
+    weights: Sequence[Tensor],
+    *,
+    end_to_end: Any = None,
+    distribution: str = "gaussian",
+    rank: int | None = None,
+    scale: float = 1.0,
+    gauge: str | Sequence[Any] | None = "haar",
+    generator: torch.Generator | None = None,
+) -> None:
+    """Overwrite a chain of weights by balanced factors; see `initialisation.balanced_`."""
+    widths = widths_of(weights)
+    first = weights[0]
+    scale = as_scale(scale)
+    as_distribution(distribution)
+    if first.is_meta:
+        # As torch.nn.init does: there is nothing to fill.
+        return
+    # No decomposition exists below single precision.
+    dtype = first.dtype if first.dtype.itemsize >= 4 else torch.float32
+    batch, device = first.shape[:-2], first.device
+    generator = as_generator(generator, device)
+    with torch.no_grad():
+        if end_to_end is None:
+            r = as_rank(min(widths) if rank is None else rank, min(widths), "the smallest width")
+            u, s, vh = _random_svd(
+                (*batch, widths[-1], widths[0]), r, distribution, generator, dtype, device
+            )
+        else:
+            x = as_matrix(end_to_end, "end_to_end", dtype=dtype, device=device)
+            u, s, vh = _svd_within(x, widths, batch, rank)
+        factors = balanced_chain((u, scale * s, vh), len(weights), widths, gauge, generator)
+        for w, factor in zip(weights, factors, strict=True):
+            w.copy_(factor)
+
+
+def _random_svd(
+    shape: tuple[int, ...],
+    r: int,
+    distribution: str,
+    generator: torch.Generator,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw the thin SVD of a random matrix of rank r, at scale 1."""
+    *batch, m, n = shape
+    options: dict[str, Any] = {"generator": generator, "dtype": dtype, "device": device}
+    if distribution == "orthogonal":
+        u, v = haar_stiefel(batch, m, r, **options), haar_stiefel(batch, n, r, **options)
+        return u, torch.ones(*batch, r, dtype=dtype, device=device), v.mT
+    # A Gaussian matrix on a Haar subspace of dimension r of the narrower side. At full rank the
+    # subspace is everything, and the entries are independent.
+    narrow, wide = min(m, n), max(m, n)
+    z = torch.randn(
+        (*batch, r, wide), generator=generator, dtype=dtype, device=generator.device
+    ).to(device)
+    frame, s, vh = torch.linalg.svd(z * math.sqrt(narrow / (r * n)), full_matrices=False)
+    u = haar_stiefel(batch, narrow, r, **options) @ frame
+    return (u, s, vh) if m <= n else (vh.mT, s, u.mT)
+
+
+def _svd_within(
+    x: Tensor, widths: tuple[int, ...], batch: torch.Size, rank: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the thin SVD of a given end-to-end matrix, as far as the widths hold it."""
+    m, n, k = widths[-1], widths[0], min(widths)
+    if tuple(x.shape) not in ((m, n), (*batch, m, n)):
+        raise ValueError(f"end_to_end must have shape {(*batch, m, n)}, got {tuple(x.shape)}")
+    r = k if rank is None else as_rank(rank, k, "the smallest width")
+    u, s, vh = torch.linalg.svd(x.expand(*batch, m, n), full_matrices=False)
+    # The N-th root of a rounding error is not small.
+    s = torch.where(s > torch.finfo(s.dtype).eps * max(m, n) * s[..., :1], s, 0.0)
+    if rank is None and bool((s[..., r:] > 0).any()):
+        raise ValueError(
+            f"end_to_end must have rank at most {k} (the smallest width), got rank "
+            f"{int((s > 0).sum(-1).max())}; rank={k} takes the nearest matrix of that rank"
+        )
+    return u[..., :r], s[..., :r], vh[..., :r, :]
+
+
+def widths_of(weights: Sequence[Tensor]) -> tuple[int, ...]:
+    """Return the widths ``(d_0, ..., d_N)`` of weights that chain; their values do not matter.
+
+    Raises
+    ------
+    TypeError
+        If a weight is not a real floating tensor.
+    ValueError
+        If there are none, they do not chain, share memory, or mix dtypes or devices.
+    """
+    if len(weights) == 0:
+        raise ValueError("weights must hold at least one matrix, got none")
+    for p, w in enumerate(weights):
+        if not isinstance(w, Tensor) or not w.is_floating_point():
+            what = w.dtype if isinstance(w, Tensor) else type(w).__name__
+            raise TypeError(f"weights[{p}] must be a real floating tensor, got {what}")
+        if torch.nn.parameter.is_lazy(w):
+            raise ValueError(f"weights[{p}] must be initialised, got a lazy parameter")
+        if w.ndim < 2 or 0 in w.shape:
+            raise ValueError(
+                f"weights[{p}] must be a non-empty matrix (..., d_{p + 1}, d_{p}), "
+                f"got shape {tuple(w.shape)}"
+            )
+    first = weights[0]
+    for p, w in enumerate(weights[1:], start=1):
+        before = weights[p - 1]
+        if w.shape[-1] != before.shape[-2] or w.shape[:-2] != first.shape[:-2]:
+            raise ValueError(
+                f"weights must chain, got shapes {tuple(before.shape)} and {tuple(w.shape)} "
+                f"at {p - 1} and {p}"
+            )
+        if w.dtype != first.dtype or w.device != first.device:
+            raise ValueError(
+                f"weights must share one dtype and device, got {first.dtype} on {first.device} "
+                f"and {w.dtype} on {w.device} at {p}"
+            )
+    if not first.is_meta and len({w.data_ptr() for w in weights}) < len(weights):
+        raise ValueError("weights must be distinct tensors, got one of them twice (tied layers)")
+    return (first.shape[-1], *(w.shape[-2] for w in weights))
+
+
+def as_scale(scale: Any) -> float:
+    """Return a positive finite scale."""
+    if isinstance(scale, bool) or not isinstance(scale, numbers.Real):
+        raise TypeError(f"scale must be a real number, got {scale!r}")
+    value = float(scale)
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"scale must be positive and finite, got {scale!r}")
+    return value
+
+
+def as_distribution(distribution: Any) -> str:
+    """Return the name of a distribution of end-to-end matrices."""
+    if distribution not in _DISTRIBUTIONS:
+        raise ValueError(f'distribution must be "gaussian" or "orthogonal", got {distribution!r}')
+    return distribution

@@ -1,0 +1,131 @@
+"""Initialise consecutive linear layers in the manner of `torch.nn.init`, balanced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from dln_geometry.learning.layers.deep_linear import DeepLinear
+from dln_geometry.learning.layers.filling import fill_balanced
+
+__all__ = ["balanced_"]
+
+T = TypeVar("T")
+
+
+def balanced_(
+    module_or_weights: T,
+    *,
+    end_to_end: Any = None,
+    distribution: str = "gaussian",
+    rank: int | None = None,
+    scale: float = 1.0,
+    gauge: str | Sequence[Any] | None = "haar",
+    generator: torch.Generator | None = None,
+) -> T:
+    """Fill consecutive linear layers with balanced factors of one matrix, in place.
+
+    ``W_p = Q_p Sigma^{1/N} Q_{p-1}^T`` with ``X = U Sigma V^T``, ``Q_N = U``, ``Q_0 = V``: the
+    layers multiply to X, their moments are zero, and the sum of their squares is the least
+    possible. Biases of modules are set to zero, so that the module is the map ``x -> X x``.
+
+    Parameters
+    ----------
+    module_or_weights : DeepLinear, nn.Linear, nn.Sequential or sequence
+        Nested `nn.Sequential` of linear layers (`nn.Identity` may stand between them), or a list
+        of linear layers or of weight tensors of shape (..., d_p, d_{p-1}), input side first.
+    end_to_end : array_like, shape (..., m, n), optional
+        The matrix X itself, times `scale`.
+    distribution : "gaussian" or "orthogonal"
+        Law of X if it is not given. Gaussian: entries ``N(0, scale^2 / d_0)``, which at scale 1
+        keeps the mean square of the entries of the input; below full rank a Gaussian matrix
+        on a Haar subspace of the narrower side, with the same variance. Orthogonal: Haar
+        singular vectors, every singular value equal to `scale`.
+    rank : int, optional
+        Rank of X; `None` is the smallest width. Of a given X the nearest matrix of that rank.
+    scale : float
+        Positive factor of X.
+    gauge : "haar", None or sequence of array_like
+        Hidden frames Q_p: random, canonical (first columns of the identity), or given.
+    generator : torch.Generator, optional
+        Source of randomness; a fresh one if not given. The global one is never touched.
+
+    Returns
+    -------
+    DeepLinear, nn.Linear, nn.Sequential or sequence
+        What was given. Half precision is computed in float32 and rounded once.
+
+    Raises
+    ------
+    TypeError
+        If something in between is not linear, or a weight is not a real floating tensor.
+    ValueError
+        If the layers do not chain, are tied, mix dtypes or devices; if the widths do not hold
+        the rank; if an option is out of range.
+
+    References
+    ----------
+    Menon, arXiv 2411.09004 (the balanced manifold).
+
+    Examples
+    --------
+    >>> layers = balanced_([torch.empty(1, 1) for _ in range(3)], end_to_end=[[8.0]], gauge=None)
+    >>> layers[0]
+    tensor([[2.]])
+    """
+    weights: list[Tensor] = []
+    biases: list[Tensor] = []
+    _collect(module_or_weights, "", weights, biases)
+    fill_balanced(
+        weights,
+        end_to_end=end_to_end,
+        distribution=distribution,
+        rank=rank,
+        scale=scale,
+        gauge=gauge,
+        generator=generator,
+    )
+    with torch.no_grad():
+        for b in biases:
+            b.zero_()
+    return module_or_weights
+
+
+def _collect(item: Any, name: str, weights: list[Tensor], biases: list[Tensor]) -> None:
+    """Append the weights and biases of consecutive linear layers, input side first."""
+    if isinstance(item, Tensor) and name:
+        weights.append(item)
+    elif isinstance(item, nn.Linear | DeepLinear):
+        own = item.weights if isinstance(item, DeepLinear) else [item._parameters.get("weight")]
+        for w in own:
+            if not isinstance(w, nn.Parameter):
+                # In-place changes of a computed weight (weight_norm, parametrize) would be lost.
+                raise TypeError(
+                    f"module must hold its weights as parameters, got a computed weight "
+                    f"in {_place(item, name)}"
+                )
+            weights.append(w)
+        if item.bias is not None:
+            biases.append(item.bias)
+    elif isinstance(item, nn.Identity) and name:
+        pass
+    elif isinstance(item, nn.Sequential | nn.ModuleList | nn.ParameterList | list | tuple):
+        children = item.named_children() if isinstance(item, nn.Module) else ()
+        if not isinstance(item, nn.Sequential | nn.ModuleList):
+            children = ((str(p), child) for p, child in enumerate(item))
+        for key, child in children:
+            _collect(child, f"{name}.{key}" if name else key, weights, biases)
+    elif name:
+        raise TypeError(f"layers must all be linear, got {_place(item, name)}")
+    else:
+        raise TypeError(
+            "module_or_weights must be a DeepLinear, an nn.Linear, an nn.Sequential or a sequence "
+            f"of linear layers or weights, got {type(item).__name__}"
+        )
+
+
+def _place(item: Any, name: str) -> str:
+    return f"{type(item).__name__} at {name!r}" if name else type(item).__name__

@@ -1,0 +1,273 @@
+"""Learning rules: gradient descent with momentum and weight decay, and mirror descent."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from dln_geometry.learning.functional import Parameters, as_like, as_parameters, gradient_of
+from dln_geometry.learning.rules.legendre import legendre_inverse
+
+__all__ = ["Rule", "as_rule"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    r"""A learning rule: heavy ball or Nesterov momentum, weight decay, and a potential.
+
+    With the gradient ``g = grad f(q)`` and the buffer v, a step is that of ``torch.optim.SGD``,
+
+    ``d = g + k q``,  ``v+ = b v + (1 - dampening) d`` (``v+ = d`` in the first step),
+    ``q+ = q - lr v+``, or with Nesterov's momentum ``q+ = q - lr (d + b v+)``,
+
+    and with a potential h that of mirror descent: ``grad h(q+) = grad h(q) - lr v+``. Plain
+    gradient descent is ``h = |q|^2 / 2``.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate, positive.
+    momentum : float
+        b, in [0, 1).
+    weight_decay : float
+        k, nonnegative: the coupled decay, gradient of ``k/2 |q|^2``.
+    nesterov : bool
+        Nesterov's momentum; needs positive momentum and no dampening.
+    dampening : float
+        In [0, 1). A rule with dampening is the rule with learning rate `time_step` and none, but
+        for its first step.
+    potential : callable, optional
+        ``potential(params)``, a scalar: a strictly convex smooth function of the parameters.
+
+    Raises
+    ------
+    TypeError
+        If an option is not of its type.
+    ValueError
+        If an option is out of range.
+
+    References
+    ----------
+    Tanaka & Kunin, arXiv 2105.02716 (mass and friction of a learning rule).
+
+    Examples
+    --------
+    >>> import torch
+    >>> rule = Rule(lr=0.5, momentum=0.5)
+    >>> rule.mass, rule.friction
+    (0.375, 0.5)
+    >>> half_square = lambda params: params["q"].square().sum() / 2
+    >>> params, state = rule.step(half_square, {"q": torch.tensor([1.0])})
+    >>> params, state = rule.step(half_square, params, state)
+    >>> params
+    {'q': tensor([0.])}
+    """
+
+    lr: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    nesterov: bool = False
+    dampening: float = 0.0
+    potential: Callable[[Parameters], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "momentum", "weight_decay", "dampening"):
+            value = _as_number(getattr(self, name), name)
+            object.__setattr__(self, name, value)
+        if not self.lr > 0:
+            raise ValueError(f"lr must be positive, got {self.lr}")
+        for name in ("momentum", "dampening"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
+        if not isinstance(self.nesterov, bool):
+            raise TypeError(f"nesterov must be True or False, got {self.nesterov!r}")
+        if self.nesterov and (self.momentum == 0 or self.dampening != 0):
+            raise ValueError(
+                "nesterov must go with positive momentum and no dampening, got momentum "
+                f"{self.momentum} and dampening {self.dampening}"
+            )
+        if self.potential is not None and not callable(self.potential):
+            raise TypeError(
+                f"potential must be a function of the parameters, got {self.potential!r}"
+            )
+
+    @property
+    def time_step(self) -> float:
+        """Time that passes in one step, ``lr (1 - dampening)``: the learning rate."""
+        return self.lr * (1 - self.dampening) if self.momentum else self.lr
+
+    @property
+    def mass(self) -> float:
+        """Mass ``m = lr (1 + b) / 2`` in ``m q'' + mu q' + grad f + k q = 0``.
+
+        Nesterov's momentum has the same mass, and beside it the friction ``b lr (H + k)``, with
+        the Hessian H of the loss.
+        """
+        return self.time_step * (1 + self.momentum) / 2
+
+    @property
+    def friction(self) -> float:
+        """Friction ``mu = 1 - b`` in ``m q'' + mu q' + grad f + k q = 0``."""
+        return 1 - self.momentum
+
+    @property
+    def is_overdamped(self) -> bool:
+        """Whether weight decay makes charges decay and not oscillate.
+
+        ``lr k < (1 - sqrt b)^2``, and ``lr k < ((1 - b) / (1 + b))^2`` with Nesterov's momentum.
+        """
+        product = self.time_step * self.weight_decay
+        if self.nesterov:
+            return product < ((1 - self.momentum) / (1 + self.momentum)) ** 2
+        return product < (1 - math.sqrt(self.momentum)) ** 2
+
+    @property
+    def discrete_root(self) -> float:
+        """Factor by which weight decay alone shrinks a parameter in one step, after a transient.
+
+        The larger root of ``l^2 - (1 + b - lr k) l + b = 0``, or with Nesterov's momentum of
+        ``l^2 - (1 + b)(1 - lr k) l + b (1 - lr k) = 0``.
+
+        Raises
+        ------
+        ValueError
+            If the roots are complex: the rule is not overdamped.
+        """
+        self.check_overdamped()
+        product = self.time_step * self.weight_decay
+        if self.nesterov:
+            last = self.momentum * (1 - product)
+            half = (1 + self.momentum) * (1 - product) / 2
+        else:
+            last = self.momentum
+            half = (1 + self.momentum - product) / 2
+        return half + math.sqrt(half**2 - last)
+
+    def check_overdamped(self) -> None:
+        """Refuse a rule under which charges oscillate.
+
+        Raises
+        ------
+        ValueError
+            If the rule is not overdamped.
+        """
+        if self.is_overdamped:
+            return
+        b = self.momentum
+        if self.nesterov:
+            bound, value = "((1 - momentum) / (1 + momentum))^2", ((1 - b) / (1 + b)) ** 2
+        else:
+            bound, value = "(1 - sqrt(momentum))^2", (1 - math.sqrt(b)) ** 2
+        raise ValueError(
+            f"lr * weight_decay must be below {bound} = {value:g}, got "
+            f"{self.time_step * self.weight_decay:g}: beyond it the charge oscillates"
+        )
+
+    def step(
+        self,
+        loss: Callable[[Parameters], Tensor],
+        params: Mapping[str, Tensor],
+        state: Mapping[str, Tensor] | None = None,
+    ) -> tuple[Parameters, Parameters]:
+        """Make one step; nothing is changed in place.
+
+        Parameters
+        ----------
+        loss : callable
+            ``loss(params)``, a scalar tensor.
+        params : dict of str to Tensor
+            The parameters q.
+        state : dict of str to Tensor, optional
+            The buffer v that the last step returned, none in the first.
+
+        Returns
+        -------
+        params, state : dict of str to Tensor
+            ``q+`` and ``v+``.
+
+        Raises
+        ------
+        TypeError
+            If `params` or `state` is no dict of real tensors, or the loss returns no tensor.
+        ValueError
+            If `state` does not have the names and shapes of `params`, the loss is no scalar or
+            does not depend on them, or the step leaves the range of the potential's gradient.
+        """
+        return self.update(gradient_of(loss)(as_parameters(params)), params, state)
+
+    def update(
+        self,
+        gradients: Mapping[str, Tensor],
+        params: Mapping[str, Tensor],
+        state: Mapping[str, Tensor] | None = None,
+    ) -> tuple[Parameters, Parameters]:
+        """Make one step with gradients that are known; nothing is changed in place.
+
+        Parameters
+        ----------
+        gradients, params : dict of str to Tensor
+            The gradient g of the loss (without decay), and the parameters q.
+        state : dict of str to Tensor, optional
+            The buffer v that the last step returned, none in the first.
+
+        Returns
+        -------
+        params, state : dict of str to Tensor
+            ``q+`` and ``v+``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `step`; the gradients too must have the names and shapes of `params`.
+        """
+        params = as_parameters(params)
+        gradients = as_like(gradients, params, "gradients")
+        if state is not None:
+            state = as_like(state, params, "state")
+        velocity, direction = {}, {}
+        for name, q in params.items():
+            # The order of operations is torch.optim.SGD's: results agree to the last bit.
+            d = gradients[name]
+            if self.weight_decay:
+                d = d.add(q, alpha=self.weight_decay)
+            v = d
+            if self.momentum and state is not None:
+                v = state[name].mul(self.momentum).add(d, alpha=1 - self.dampening)
+            velocity[name] = v
+            direction[name] = d.add(v, alpha=self.momentum) if self.nesterov else v
+        if self.potential is None:
+            after = {name: q.add(direction[name], alpha=-self.lr) for name, q in params.items()}
+        else:
+            dual = gradient_of(self.potential, "potential")(params)
+            target = {name: y.add(direction[name], alpha=-self.lr) for name, y in dual.items()}
+            after = legendre_inverse(self.potential, target, params)
+        return after, velocity
+
+
+def as_rule(rule: Any) -> Rule:
+    """Return a learning rule.
+
+    Raises
+    ------
+    TypeError
+        If it is none.
+    """
+    if not isinstance(rule, Rule):
+        raise TypeError(f"rule must be a Rule, got {type(rule).__name__}")
+    return rule
+
+
+def _as_number(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a real number, got {value!r}")
+    value = float(value)
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+    return value

@@ -1,0 +1,340 @@
+"""The adaptive loop: a batch of samples, each at its own time and with its own step size."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dln_geometry.ode.chebyshev import ChebyshevStepper
+from dln_geometry.ode.options import RESERVED, Options
+from dln_geometry.ode.recording import IntegrationError, Recorder, Solution
+from dln_geometry.ode.step_size import TINY, StepControl, first_step
+from dln_geometry.ode.stepper import BlockNorms, ExplicitStepper, Field, fetch, upload
+from dln_geometry.ode.switching import MethodChoice
+
+
+class Flags(NamedTuple):
+    """Hold what comes back to the host from a trial step."""
+
+    norms: np.ndarray  # (rows, blocks, B)
+    radii: np.ndarray | None  # (2, B): the last two iterates of the spectral radius
+    obs: np.ndarray  # (k, B)
+    faulty: np.ndarray | None  # (B,): samples to correct
+
+
+class Integration:
+    """Advance a batch; every number that decides lives on the host, every state on the device."""
+
+    def __init__(
+        self, field: Field, y0: Tensor, norms: BlockNorms, recorder: Recorder, options: Options
+    ) -> None:
+        self.field, self.norms, self.recorder, self.options = field, norms, recorder, options
+        self.y = y0.detach().clone(memory_format=torch.contiguous_format)
+        self.obs: Tensor | None = None
+        batch = len(y0)
+        self.names = ["t_end", *options.rules, *RESERVED[1:]]
+        self.t = np.zeros(batch)
+        self.code = np.full(batch, -1)
+        self.trials = self.steps = self.rejected = self.corrections = 0
+        self.by_method: dict[str, int] = {}
+        self.seconds = 0.0
+        self.committing = False
+        """True while the state is between two steps, when it must not be stored."""
+        self._choice = MethodChoice(options.explicit, options.stabilised, field, self.y, norms)
+        # Round-off grows with the square of the number of stages.
+        eps = torch.finfo(y0.dtype).eps
+        self._most_stages = max(10, round((options.rtol / (10 * eps)) ** 0.5))
+
+    # ---- start ----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Evaluate the field, check it, save the start and choose the first step sizes."""
+        opt, y, f = self.options, self.y, self.stepper.f
+        batch = len(y)
+        obs = self.field(y.new_zeros(batch), y, f)
+        self._count(1)
+        self.obs = None if obs is None else obs.detach().clone()
+        columns = 0 if self.obs is None else self.obs.shape[-1]
+        if any(column >= columns for column, _ in opt.rules.values()):
+            raise ValueError(
+                f"stop must name columns of the field's observables, which are {columns}, "
+                f"got {opt.rules}"
+            )
+        pieces = BlockNorms.of(self.norms.views(torch.stack([y, f])))
+        if self.obs is not None:
+            pieces.append(self.obs.T.to(y.dtype))
+        flat = fetch(pieces)
+        at = 2 * self.norms.count * batch
+        norms = self.norms.unpack(flat[:at], 2, batch)
+        self.obs_host = self.obs_first = flat[at:].reshape(-1, batch)
+        wrong = ~np.isfinite(norms.sum(axis=1))
+        for row, name in enumerate(("y0", "field")):
+            if wrong[row].any():
+                sample = int(wrong[row].argmax())
+                raise ValueError(
+                    f"{name} must be finite at the start, got sample {sample} not finite"
+                )
+        self.y_norms = norms[0]
+        whole = np.linalg.norm(norms[0], axis=0)
+        default = np.where(whole > 0, 1e-3 * opt.rtol * whole, opt.rtol)
+        self.atol = default if opt.atol is None else opt.atol
+        everywhere = np.ones(batch, dtype=bool)
+        self.recorder.save(self.t, everywhere, y, self.obs)
+        self._stop(everywhere)
+        self.control = StepControl(self._first_step(norms))
+        if isinstance(self.stepper, ChebyshevStepper) and self.unfinished:
+            self._first_radius(self.stepper)
+
+    def _first_step(self, norms: np.ndarray) -> np.ndarray:
+        y, span = self.y, min(self.options.t_end, 1e300)
+        if not self.unfinished:
+            return np.ones(len(y))
+        scale = np.maximum(self.atol + self.options.rtol * norms[0], TINY)
+        d0, d1 = ((row / scale).max(axis=0) for row in norms)
+        # From zero the first derivative alone sets the scale: a tolerance of way.
+        d0 = np.where(d0 > 0, d0, 1.0)
+        rest = span if span < 1e300 else 1.0
+        h0 = np.divide(0.01 * d0, d1, out=np.full_like(d0, rest), where=d1 > 0).clip(TINY, span)
+        h = upload(h0, y)
+        slope = torch.empty_like(y)
+        self.field(h, y + h[:, None] * self.stepper.f, slope)
+        self._count(1)
+        difference = (slope - self.stepper.f)[None]
+        flat = fetch(BlockNorms.of(self.norms.views(difference)))
+        d2 = (self.norms.unpack(flat, 1, len(y))[0] / scale).max(axis=0) / h0
+        d2 = np.where(np.isfinite(d2), d2, 0.0)
+        return first_step(d0, h0, d1, d2, self.stepper.error_order + 1)
+
+    def _first_radius(self, stepper: ChebyshevStepper) -> None:
+        stepper.seed(stepper.f)
+        stepper.iterations = 5
+        for _ in range(10):
+            flat = fetch(stepper.power(self.y.new_zeros(len(self.y)), self.y))
+            self._count(stepper.iterations)
+            stepper.commit()
+            if self._choice.settle(flat.reshape(2, -1), self.code < 0):
+                break
+
+    # ---- one step -------------------------------------------------------------------------------
+
+    @property
+    def stepper(self) -> ExplicitStepper | ChebyshevStepper:
+        """The stepper of the next trial."""
+        return self._choice.stepper
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a sample has not stopped."""
+        return bool(np.count_nonzero(self.code < 0))
+
+    def advance(self) -> None:
+        """Try one step of every running sample and commit what is accepted."""
+        control, stepper, opt = self.control, self.stepper, self.options
+        running = self.code < 0
+        stop = np.minimum(self.recorder.next, opt.t_end)
+        if isinstance(stepper, ChebyshevStepper):
+            control.h = np.minimum(control.h, stepper.longest(self._choice.rho, self._most_stages))
+        trial, hits = control.propose(self.t, stop, running)
+        if isinstance(stepper, ChebyshevStepper):
+            stepper.prepare(float((trial * self._choice.rho).max()))
+        flags = self._flags(stepper.step(self.t, trial, self.y))
+        t_new = np.where(hits, stop, self.t + trial)
+        with np.errstate(all="ignore"):
+            scale = self.atol + opt.rtol * np.maximum(self.y_norms, flags.norms[-1])
+            err = stepper.error(trial, flags.norms, np.maximum(scale, TINY))
+            # NaN where the new state or its derivative is not finite.
+            err = err + 0 * (flags.norms[0] + flags.norms[-1]).sum(axis=0)
+        # Nor is a state accepted whose observables (a loss) are no numbers.
+        err = np.where(np.isnan(flags.obs).any(axis=0), np.nan, err)
+        accepted = running & (err <= 1)
+        evaluations = stepper.evaluations
+        faulty = None if flags.faulty is None else flags.faulty & accepted
+        if faulty is not None and np.count_nonzero(faulty):
+            self._correct(faulty, t_new)
+            evaluations += 1
+
+        # Nothing that is stored has changed so far: an interrupt may have come anywhere above.
+        self.committing = True
+        h_before = control.h
+        control.update(err, accepted, trial, hits, running, stepper.error_order)
+        self._count(evaluations)
+        # Counts, since any() and all() cost several times as much on arrays this small.
+        moved, alive = int(np.count_nonzero(accepted)), int(np.count_nonzero(running))
+        self.trials += 1
+        self.steps += moved > 0
+        self.rejected += alive - moved
+        if faulty is not None:
+            self.corrections += int(np.count_nonzero(faulty))
+        if moved:
+            self._accept(accepted, moved == len(running), t_new, flags)
+            self.recorder.save(self.t, accepted, self.y, self.obs)
+            self._stop(accepted)
+        self._choice.follow(trial, flags.norms, flags.radii, alive > moved, self._work, control)
+        self.committing = False
+        if alive > moved:
+            lost = running & ~accepted & control.underflow(self.t)
+            if lost.any():
+                self._fail(int(lost.argmax()), float(h_before[lost.argmax()]))
+
+    def _flags(self, pieces: list[Tensor]) -> Flags:
+        """Wait for the device, once, and sort what it sent."""
+        stepper, correct = self.stepper, self.options.correct
+        rows, batch = stepper.rows, len(self.y)
+        obs = stepper.obs_new
+        if obs is not None:
+            pieces.append(obs.T.to(self.y.dtype))
+            if correct is not None:
+                pieces.append(correct[0](obs).to(self.y.dtype))
+        flat = fetch(pieces)
+        at = rows * self.norms.count * batch
+        norms, radii = self.norms.unpack(flat[:at], rows, batch), None
+        rest = flat[at:].reshape(-1, batch)
+        if isinstance(stepper, ChebyshevStepper) and stepper.iterations:
+            radii, rest = rest[:2], rest[2:]
+        if obs is not None and correct is not None:
+            return Flags(norms, radii, rest[:-1], rest[-1] != 0)
+        return Flags(norms, radii, rest, None)
+
+    def _correct(self, faulty: np.ndarray, t_new: np.ndarray) -> None:
+        """Replace the new states in the mask and evaluate the field there."""
+        assert self.options.correct is not None
+        stepper = self.stepper
+        samples = torch.from_numpy(np.flatnonzero(faulty)).to(self.y.device, non_blocking=True)
+        stepper.y_new[samples] = self.options.correct[1](stepper.y_new[samples])
+        stepper.obs_new = self.field(upload(t_new, self.y), stepper.y_new, stepper.f_new)
+
+    def _accept(self, accepted: np.ndarray, all_: bool, t_new: np.ndarray, flags: Flags) -> None:
+        stepper = self.stepper
+        pairs = [(self.y, stepper.y_new), (stepper.f, stepper.f_new)]
+        if self.obs is not None and stepper.obs_new is not None:
+            pairs.append((self.obs, stepper.obs_new))
+        if all_:
+            for old, new in pairs:
+                old.copy_(new)
+            self.t, self.y_norms, self.obs_host = t_new, flags.norms[-1], flags.obs
+            return
+        mask = torch.from_numpy(accepted).to(self.y.device, non_blocking=True)[:, None]
+        for old, new in pairs:
+            torch.where(mask, new, old, out=old)
+        self.t = np.where(accepted, t_new, self.t)
+        self.y_norms = np.where(accepted, flags.norms[-1], self.y_norms)
+        self.obs_host = np.where(accepted, flags.obs, self.obs_host)
+
+    def _stop(self, advanced: np.ndarray) -> None:
+        """Mark the samples that a rule or the end of time stops."""
+        for number, (column, threshold) in enumerate(self.options.rules.values(), start=1):
+            met = (self.obs_host[column] <= threshold) & advanced & (self.code < 0)
+            self.code[met] = number
+        ended = (self.t >= self.options.t_end) & (self.code < 0)
+        if np.count_nonzero(ended):
+            self.code[ended] = 0
+
+    def _fail(self, sample: int, h: float) -> None:
+        self.close("unfinished")
+        self.code[sample] = self.names.index("failed")
+        where = f" in sample {sample}" if len(self.y) > 1 else ""
+        raise IntegrationError(
+            f"step size must stay above the rounding of time, got {h:.3g} at "
+            f"t = {self.t[sample]:.9g}{where}, where the state has norm "
+            f"{float(np.linalg.norm(self.y_norms[:, sample])):.3g}: the solution blows up or the "
+            "field is not smooth there; end earlier, start smaller or loosen rtol",
+            self.solution(),
+        )
+
+    def _work(self) -> np.ndarray:
+        """Return the steps that each sample has still to take, up to a factor."""
+        running = self.code < 0
+        if not np.isfinite(self.options.t_end):
+            return running.astype(np.float64)
+        return np.where(running, (self.options.t_end - self.t) / self.control.h, 0.0)
+
+    def _count(self, evaluations: int) -> None:
+        name = self.stepper.name
+        self.by_method[name] = self.by_method.get(name, 0) + evaluations
+
+    # ---- results --------------------------------------------------------------------------------
+
+    def limit(self) -> str | None:
+        """Return the limit that has been met, if any."""
+        if self.trials >= self.options.max_steps:
+            return "steps"
+        if self.evaluations >= self.options.max_evaluations:
+            return "evaluations"
+        return "seconds" if self.seconds >= self.options.max_seconds else None
+
+    def close(self, status: str) -> None:
+        """Stop the running samples with a status."""
+        self.code[self.code < 0] = self.names.index(status)
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the field so far."""
+        return sum(self.by_method.values())
+
+    def solution(self) -> Solution:
+        """Return what has been reached."""
+        times, saved = self.recorder.result(self.t, self.y, self.obs)
+        stats = {n: getattr(self, n) for n in ("evaluations", *self._COUNTS[1:], "seconds")}
+        stats["switches"] = self._choice.switches
+        return Solution(
+            t=upload(times, self.y),
+            saved=saved,
+            y=self.y.clone(),
+            obs=None if self.obs is None else self.obs.clone(),
+            t_final=upload(self.t.copy(), self.y),
+            status=[self.names[code] for code in self.code],
+            stats={**stats, "by_method": dict(self.by_method)},
+        )
+
+    def fraction(self) -> float:
+        """Return how far the samples are, by time or by the logarithm of a watched observable."""
+        with np.errstate(all="ignore"):
+            done = self.t / self.options.t_end
+            for column, threshold in self.options.rules.values():
+                first, now = self.obs_first[column], self.obs_host[column]
+                done = np.fmax(done, np.log(first / now) / np.log(first / threshold))
+        done = np.where(self.code >= 0, 1.0, np.nan_to_num(done))
+        return float(np.clip(done, 0.0, 1.0).mean())
+
+    # ---- store and resume -----------------------------------------------------------------------
+
+    _ARRAYS = ("t", "code", "y_norms", "atol", "obs_host", "obs_first")
+    _COUNTS = ("trials", "steps", "rejected", "corrections")
+
+    def state(self) -> dict[str, Any]:
+        """Return a copy of all that the next steps depend on, as tensors and plain numbers."""
+        return {
+            "version": 1,
+            "y": self.y.clone(),
+            "obs": None if self.obs is None else self.obs.clone(),
+            "arrays": {n: torch.from_numpy(np.array(getattr(self, n))) for n in self._ARRAYS},
+            "counts": {n: getattr(self, n) for n in (*self._COUNTS, "seconds")},
+            "by_method": dict(self.by_method),
+            "control": self.control.state(),
+            "method": self._choice.state(),
+            "recorder": self.recorder.state(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue from a stored state; limits and the end of time may have moved since."""
+        self._choice.load(state["method"])
+        self.y.copy_(state["y"])
+        self.obs = None if state["obs"] is None else state["obs"].to(self.y.device).clone()
+        for name, value in state["arrays"].items():
+            setattr(self, name, value.numpy().copy())
+        for name, value in state["counts"].items():
+            setattr(self, name, value)
+        self.by_method = dict(state["by_method"])
+        self.control = StepControl.load(state["control"])
+        self.recorder.load(state["recorder"])
+        if (self.t > self.options.t_end).any():
+            raise ValueError(
+                f"t_end must not lie before what the stored run has reached, {self.t.max():g}, "
+                f"got {self.options.t_end:g}"
+            )
+        # What ended a sample then may not end it now.
+        self.code = np.full(len(self.t), -1)
+        self._stop(np.full(len(self.t), True))

@@ -1,0 +1,62 @@
+"""What every room needs: checks of arguments, the depth, random numbers, files, progress.
+
+Open `arguments` (numbers, flags, shapes), `tensors` (arrays and layers) and `depth` first. A check
+that two rooms need is written here, once; it says what was required and what came.
+"""
+
+from __future__ import annotations
+
+from dln_geometry.support.archives import written_whole
+from dln_geometry.support.arguments import (
+    as_count,
+    as_flag,
+    as_positive,
+    as_rank,
+    as_shape,
+    as_size,
+    as_width_sequence,
+    as_widths,
+)
+from dln_geometry.support.arrays import Array, epsilon, least, namespace
+from dln_geometry.support.depth import Depth, as_depth, as_layer_count, as_normalized
+from dln_geometry.support.progress import Progress
+from dln_geometry.support.random import as_generator, as_index, chi, normal
+from dln_geometry.support.tensors import (
+    as_covector,
+    as_dtype,
+    as_factors,
+    as_float_tensor,
+    as_matrix,
+)
+from dln_geometry.support.warning import warn
+
+__all__ = [
+    "Array",
+    "Depth",
+    "Progress",
+    "as_count",
+    "as_covector",
+    "as_depth",
+    "as_dtype",
+    "as_factors",
+    "as_flag",
+    "as_float_tensor",
+    "as_generator",
+    "as_index",
+    "as_layer_count",
+    "as_matrix",
+    "as_normalized",
+    "as_positive",
+    "as_rank",
+    "as_shape",
+    "as_size",
+    "as_width_sequence",
+    "as_widths",
+    "chi",
+    "epsilon",
+    "least",
+    "namespace",
+    "normal",
+    "warn",
+    "written_whole",
+]

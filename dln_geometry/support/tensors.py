@@ -1,0 +1,140 @@
+"""Convert what a user gives into tensors, and refuse what is not a finite real array."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def as_float_tensor(
+    x: Any,
+    name: str,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Convert `x` to a finite real floating tensor.
+
+    Integers and booleans become the default float, half precision becomes float32, in `x` as in
+    `dtype` (no decomposition exists below it).
+
+    Raises
+    ------
+    TypeError
+        If `x` is not numeric, is complex or sparse, or `dtype` is no floating type.
+    ValueError
+        If an entry is NaN or infinite.
+    """
+    if isinstance(x, str | bytes) or x is None:
+        raise TypeError(f"{name} must be a real array or tensor, got {type(x).__name__}")
+    if dtype is not None:
+        dtype = as_dtype(dtype)
+    if isinstance(x, np.ndarray | np.generic):
+        x = _shareable(np.asarray(x))
+    try:
+        tensor = torch.as_tensor(x, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{name} must be a real array or tensor, got {type(x).__name__}: {error}"
+        ) from None
+    if tensor.is_complex():
+        raise TypeError(f"{name} must be real, got {tensor.dtype}")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be dense, got the layout {tensor.layout}")
+    working = tensor.dtype if tensor.is_floating_point() else torch.get_default_dtype()
+    tensor = tensor.to(as_dtype(working))
+    if dtype is not None and tensor.dtype != dtype:
+        # Python numbers are read anew: they came in as the default float.
+        own = hasattr(x, "dtype")
+        tensor = tensor.to(dtype) if own else torch.as_tensor(x, dtype=dtype, device=device)
+    if not bool(torch.isfinite(tensor.detach()).all()):
+        raise ValueError(f"{name} must be finite, got NaN or infinite entries")
+    return tensor
+
+
+def as_dtype(dtype: Any) -> torch.dtype:
+    """Return the floating type to compute in: float32 in place of what is narrower."""
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype must be a torch.dtype, got {dtype!r}")
+    if not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a real floating type, got {dtype}")
+    return torch.float32 if dtype.itemsize < 4 else dtype
+
+
+def _shareable(x: np.ndarray) -> np.ndarray:
+    """Return an array that torch can share: native numbers, plain strides, writeable."""
+    if x.dtype.kind == "f" and x.dtype.itemsize > 8:
+        x = x.astype(np.float64)
+    elif x.dtype.kind == "c" or not x.dtype.isnative:
+        # Complex numbers of any width: they are refused by their type.
+        x = x.astype(np.complex128 if x.dtype.kind == "c" else x.dtype.newbyteorder("="))
+    if not x.flags.writeable or any(step < 0 or step % x.itemsize for step in x.strides):
+        x = np.array(x, order="C")
+    return x
+
+
+def as_matrix(
+    x: Any,
+    name: str = "x",
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Convert `x` to a finite, non-empty tensor of shape (..., m, n)."""
+    tensor = as_float_tensor(x, name, dtype=dtype, device=device)
+    if tensor.ndim < 2:
+        raise ValueError(f"{name} must have shape (..., m, n), got {tuple(tensor.shape)}")
+    if tensor.shape[-1] == 0 or tensor.shape[-2] == 0:
+        raise ValueError(f"{name} must not be empty, got shape {tuple(tensor.shape)}")
+    return tensor
+
+
+def as_covector(g: Any, like: Tensor, shape: tuple[int, int], name: str) -> Tensor:
+    """Convert a matrix that goes with a point: its last two dimensions must be `shape`."""
+    tensor = as_matrix(g, name, dtype=like.dtype, device=like.device)
+    if tuple(tensor.shape[-2:]) != tuple(shape):
+        raise ValueError(
+            f"{name} must have shape (..., {shape[0]}, {shape[1]}) like the point, "
+            f"got {tuple(tensor.shape)}"
+        )
+    return tensor
+
+
+def as_factors(factors: Any, name: str = "factors") -> tuple[Tensor, ...]:
+    """Convert a sequence of layers `(W_1, ..., W_N)`, input side first, that must chain."""
+    if isinstance(factors, Tensor | str) or not isinstance(factors, Sequence):
+        raise TypeError(
+            f"{name} must be a sequence of matrices (W_1, ..., W_N), got {type(factors).__name__}"
+            + (
+                ": tuple(stack) splits a stack, EndToEnd.of(x, depth) makes a point of a matrix"
+                if isinstance(factors, Tensor)
+                else ""
+            )
+        )
+    if len(factors) == 0:
+        raise ValueError(f"{name} must hold at least one matrix, got none")
+    layers = tuple(as_matrix(w, f"{name}[{p}]") for p, w in enumerate(factors))
+    first = layers[0]
+    for p, w in enumerate(layers[1:], start=1):
+        if w.dtype != first.dtype:
+            raise ValueError(f"{name} must share one dtype, got {first.dtype} and {w.dtype} at {p}")
+        if w.device != first.device:
+            raise ValueError(
+                f"{name} must share one device, got {first.device} and {w.device} at {p}"
+            )
+        before = layers[p - 1]
+        if w.shape[-1] != before.shape[-2]:
+            raise ValueError(
+                f"{name} must chain: W_{p + 1} needs {before.shape[-2]} columns, "
+                f"got shape {tuple(w.shape)}"
+            )
+        if w.shape[:-2] != first.shape[:-2]:
+            raise ValueError(
+                f"{name} must share their leading dimensions, got {tuple(first.shape[:-2])} "
+                f"and {tuple(w.shape[:-2])}"
+            )
+    return layers
