@@ -18,8 +18,9 @@ from dln_geometry.geometry.points.balanced import (
     moments,
     random_balanced,
 )
-from dln_geometry.geometry.points.collapsed import Collapsed, as_point
-from dln_geometry.geometry.points.end_to_end import EndToEnd
+from dln_geometry.geometry.points.batch import as_row, described
+from dln_geometry.geometry.points.collapsed import Collapsed
+from dln_geometry.geometry.points.end_to_end import EndToEnd, as_point
 from dln_geometry.geometry.points.layers import (
     balanced_chain,
     balanced_frames,
@@ -37,6 +38,7 @@ __all__ = [
     "EndToEnd",
     "Network",
     "as_point",
+    "as_row",
     "balance",
     "balanced_chain",
     "balanced_dimension",
@@ -45,6 +47,7 @@ __all__ = [
     "balanced_network",
     "chain_from_frames",
     "chain_svd",
+    "described",
     "end_to_end",
     "gauge_action",
     "haar_stiefel",

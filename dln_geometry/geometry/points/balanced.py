@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.points.collapsed import Collapsed, as_point
-from dln_geometry.geometry.points.end_to_end import EndToEnd
+from dln_geometry.geometry.points.collapsed import Collapsed
+from dln_geometry.geometry.points.end_to_end import EndToEnd, as_point
 from dln_geometry.geometry.points.layers import (
     as_spectrum,
     balanced_chain,

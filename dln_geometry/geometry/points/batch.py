@@ -30,6 +30,10 @@ class Batch:
     depth: Depth
     normalized: bool
 
+    def point(self) -> Any:
+        """Return the singular value decomposition, an `EndToEnd`."""
+        raise NotImplementedError
+
     def _set(self, **fields: Any) -> None:
         """Set fields of a frozen point, while it is made."""
         for name, value in fields.items():

@@ -1,8 +1,4 @@
-"""Two frozen views of a point of the theory, and the way between them.
-
-`EndToEnd` (of `end_to_end`) holds an end-to-end matrix as its thin singular value decomposition;
-`Collapsed` holds a balanced network of any depth as exactly two matrices.
-"""
+"""`Collapsed`: a balanced network of any depth as two matrices."""
 
 from __future__ import annotations
 
@@ -32,7 +28,7 @@ from dln_geometry.support import (
     as_rank,
 )
 
-__all__ = ["Collapsed", "EndToEnd", "as_point"]
+__all__ = ["Collapsed"]
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -185,7 +181,7 @@ class Collapsed(Batch):
         c, q = torch.linalg.eigh(self.L.mT @ self.L)
         c = c.clamp_min(0.0)
         exponent = (self.depth - 2.0) / 2.0
-        # At depths below 2 a zero mode of C contributes nothing to X: L C^{e} R^T -> 0.
+        # Below depth 2 a zero mode of C adds nothing to X: L C^{e} R^T -> 0.
         power = torch.where(c > 0, c**exponent, 0.0) if exponent < 0 else c**exponent
         return (q * power.unsqueeze(-2)) @ q.mT
 
@@ -211,8 +207,8 @@ class Collapsed(Batch):
 
     def point(self) -> EndToEnd:
         """Return the singular value decomposition, by r x r work and two thin products."""
-        # A thin QR keeps the vectors of small singular values orthonormal, which dividing by
-        # the root of a small eigenvalue of L^T L would not.
+        # QR keeps the singular vectors of small values orthonormal; dividing by the root of a small
+        # eigenvalue of L^T L would not.
         ql, rl = torch.linalg.qr(self.L)
         qr, rr = torch.linalg.qr(self.R)
         u, s, vh = torch.linalg.svd(rl @ self.M @ rr.mT)
@@ -260,18 +256,6 @@ class CallableTensor(Tensor):
 
     def __repr__(self, **_: Any) -> str:
         return repr(self.as_subclass(Tensor))
-
-
-def as_point(point: EndToEnd | Collapsed) -> EndToEnd:
-    """Return the singular value decomposition of a point in either view."""
-    if isinstance(point, Collapsed):
-        return point.point()
-    if not isinstance(point, EndToEnd):
-        raise TypeError(
-            f"point must be an EndToEnd or a Collapsed, got {type(point).__name__}: "
-            "EndToEnd.of(x, depth) makes a point of a matrix"
-        )
-    return point
 
 
 def _root(s: Tensor, depth: Depth) -> Tensor:

@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from dln_geometry.geometry.points.batch import Batch
-from dln_geometry.geometry.points.truncation import truncated
 from dln_geometry.support import Depth, as_depth, as_matrix, as_normalized, as_rank
 
-__all__ = ["EndToEnd", "check_alike"]
+__all__ = ["EndToEnd", "as_point", "check_alike"]
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -137,6 +137,10 @@ class EndToEnd(Batch):
         """Singular values of X, shape (..., r), descending: `s`."""
         return self.s
 
+    def point(self) -> EndToEnd:
+        """Return the point itself."""
+        return self
+
     @property
     def matrix(self) -> Tensor:
         """The end-to-end matrix ``X``, shape (..., m, n)."""
@@ -162,3 +166,52 @@ def check_alike(*parts: Tensor) -> None:
                 f"the tensors of a point must share dtype and device, got {first.dtype} on "
                 f"{first.device} and {part.dtype} on {part.device}"
             )
+
+
+def as_point(point: Batch) -> EndToEnd:
+    """Return the singular value decomposition of a point, whichever kind it is."""
+    if isinstance(point, EndToEnd):
+        return point
+    if not isinstance(point, Batch):
+        raise TypeError(
+            f"point must be an EndToEnd or a Collapsed, got {type(point).__name__}: "
+            "EndToEnd.of(x, depth) makes a point of a matrix"
+        )
+    return point.point()
+
+
+def truncated(x: Tensor, frames: tuple[Tensor, Tensor, Tensor], rank: int) -> Tensor:
+    """Return a matrix without its singular values below the first r, shape (..., m, n).
+
+    `frames` is the thin singular value decomposition ``(U, s, V^T)`` of x. The derivative is that
+    of a spectral function, in closed form: infinite only where the last value kept equals the first
+    one dropped. Once differentiable.
+    """
+    return _Truncation.apply(x, *(part.detach() for part in frames), rank)
+
+
+class _Truncation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, u: Tensor, s: Tensor, vh: Tensor, rank: int) -> Tensor:
+        ctx.save_for_backward(u, s, vh)
+        ctx.rank = rank
+        return (u[..., :rank] * s[..., None, :rank]) @ vh[..., :rank, :]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        u, s, vh = ctx.saved_tensors
+        (g,), r = gradients, ctx.rank
+        ug, gv = u.mT @ g, g @ vh.mT
+        core = ug @ vh.mT
+        kept, dropped = s[..., :r, None], s[..., None, r:]
+        gap = (kept - dropped) * (kept + dropped)
+        above, below = core[..., :r, r:], core[..., r:, :r]
+        mixed = core.clone()
+        mixed[..., :r, r:] = kept * (kept * above + dropped * below.mT) / gap
+        mixed[..., r:, :r] = (kept * (kept * below.mT + dropped * above) / gap).mT
+        mixed[..., r:, r:] = 0.0
+        # Directions outside of all frames turn the kept singular vectors only.
+        left, right = gv - u @ core, ug - core @ vh
+        moved = u @ mixed @ vh + left[..., :r] @ vh[..., :r, :] + u[..., :r] @ right[..., :r, :]
+        return moved, None, None, None, None
