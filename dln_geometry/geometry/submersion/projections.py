@@ -32,6 +32,8 @@ __all__ = [
     "horizontal",
     "horizontal_frame",
     "lift",
+    "lift_layers",
+    "push_layers",
     "pushforward",
     "tangent",
     "vertical",
@@ -66,9 +68,13 @@ def pushforward(factors: Sequence[Any], v: Sequence[Any]) -> Tensor:
     tensor([[23.]])
     """
     layers = as_factors(factors)
-    moves = as_ambient(v, layers)
-    value, moved = layers[0], moves[0]
-    for w, dw in zip(layers[1:], moves[1:], strict=True):
+    return push_layers(layers, as_ambient(v, layers))
+
+
+def push_layers(layers: Sequence[Tensor], v: Sequence[Tensor]) -> Tensor:
+    """Return `pushforward` of layers and moves that are known to match, without checks."""
+    value, moved = layers[0], v[0]
+    for w, dw in zip(layers[1:], v[1:], strict=True):
         value, moved = w @ value, w @ moved + dw @ value
     return moved
 
@@ -107,15 +113,19 @@ def lift(factors: Sequence[Any], z: Any) -> tuple[Tensor, ...]:
     """
     layers = as_factors(factors)
     shape = layers[-1].shape[-2], layers[0].shape[-1]
-    back = as_covector(z, layers[0], shape, "z")
+    return lift_layers(layers, as_covector(z, layers[0], shape, "z"))
+
+
+def lift_layers(layers: Sequence[Tensor], g: Tensor) -> tuple[Tensor, ...]:
+    """Return `lift` of a covector that is known to match the layers, without checks."""
     before: list[Tensor] = []
     for w in layers[:-1]:
         before.append(w @ before[-1] if before else w)
     parts: list[Tensor] = []
     for p in range(len(layers) - 1, 0, -1):
-        parts.append(back @ before[p - 1].mT)
-        back = layers[p].mT @ back
-    return (back, *reversed(parts))
+        parts.append(g @ before[p - 1].mT)
+        g = layers[p].mT @ g
+    return (g, *reversed(parts))
 
 
 def horizontal(factors: Sequence[Any], v: Sequence[Any]) -> tuple[Tensor, ...]:
