@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
-import zipfile
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from dln_geometry.geometry.points import Collapsed, EndToEnd
-from dln_geometry.support import written_whole
+from dln_geometry.support import read_archive, write_archive
 
 if TYPE_CHECKING:
     import xarray
@@ -25,20 +21,6 @@ __all__ = ["Trajectory"]
 
 _FORMAT = 1
 _SERIES = ("t", "loss", "singular_values", "states", "defect")
-
-# What damaged archives and descriptions may raise.
-_DAMAGED = (
-    OSError,
-    EOFError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 Final = Collapsed | EndToEnd | tuple[Tensor, ...] | Tensor | None
 
@@ -121,27 +103,14 @@ class Trajectory:
         Path
             The file written, with the suffix ``.npz``.
         """
-        target = _with_suffix(Path(path))
-        arrays = {
-            name: getattr(self, name).detach().cpu().numpy()
-            for name in _SERIES
-            if getattr(self, name) is not None
-        }
-        meta: dict[str, Any] = {
-            "format": _FORMAT,
-            "status": self.status,
-            "stats": self.stats,
-            "depth": repr(self.depth),
-        }
+        arrays = {name: getattr(self, name) for name in _SERIES}
+        meta = {"status": self.status, "stats": self.stats, "depth": repr(float(self.depth))}
         _pack_point("final", self.final, arrays, meta)
         if self.points is not None:
             meta["points"] = len(self.points)
             for k, point in enumerate(self.points):
                 _pack_point(f"point{k}", point, arrays, meta)
-        arrays["meta"] = np.array(json.dumps(meta))
-        with written_whole(target) as handle:
-            np.savez_compressed(handle, allow_pickle=False, **arrays)
-        return target
+        return write_archive(path, _FORMAT, arrays, meta)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trajectory:
@@ -154,54 +123,22 @@ class Trajectory:
         ValueError
             If the file is no trajectory, or of a newer format.
         """
-        source = Path(path)
-        if not source.is_file() and _with_suffix(source).is_file():
-            source = _with_suffix(source)
-        try:
-            arrays, meta = _read(source)
-            version = int(meta["format"])
-        except (FileNotFoundError, PermissionError):
-            raise
-        except _DAMAGED:
-            # numpy's own words would advise to read the file unsafely.
-            raise ValueError(
-                f"path must be a saved trajectory, got {source}: it is no archive of one, "
-                "or a damaged one"
-            ) from None
-        if version > _FORMAT:
-            raise ValueError(f"path must be a trajectory of format <= {_FORMAT}, got {version}")
-        try:
-            tensors = {k: torch.from_numpy(np.array(v)) for k, v in arrays.items()}
-            points = None
-            if "points" in meta:
-                points = tuple(
-                    _unpack_point(f"point{k}", tensors, meta) for k in range(meta["points"])
-                )
-            return cls(
-                t=tensors["t"],
-                **{name: tensors.get(name) for name in _SERIES[1:]},
-                final=_unpack_point("final", tensors, meta),
-                status=meta["status"],
-                stats=meta["stats"],
-                points=points,
-                depth=float(meta["depth"]),
-            )
-        except _DAMAGED as error:
-            raise ValueError(
-                f"path must be a saved trajectory, got {source}: {type(error).__name__}: {error}"
-            ) from None
+        return read_archive(path, "trajectory", _FORMAT, cls._unpacked)
 
-
-def _with_suffix(path: Path) -> Path:
-    return path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
-
-
-def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Return the arrays of an archive and its description."""
-    # Opened here: numpy leaves a damaged archive open.
-    with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    return arrays, json.loads(str(arrays.pop("meta")))
+    @classmethod
+    def _unpacked(cls, arrays: dict[str, Tensor], meta: dict[str, Any]) -> Trajectory:
+        points = None
+        if "points" in meta:
+            points = tuple(_unpack_point(f"point{k}", arrays, meta) for k in range(meta["points"]))
+        return cls(
+            t=arrays["t"],
+            **{name: arrays.get(name) for name in _SERIES[1:]},
+            final=_unpack_point("final", arrays, meta),
+            status=meta["status"],
+            stats=meta["stats"],
+            points=points,
+            depth=float(meta["depth"]),
+        )
 
 
 def _pack_point(name: str, point: Any, arrays: dict[str, Any], meta: dict[str, Any]) -> None:
@@ -210,12 +147,12 @@ def _pack_point(name: str, point: Any, arrays: dict[str, Any], meta: dict[str, A
         return
     if isinstance(point, Collapsed):
         parts: dict[str, Tensor] = {"L": point.L, "R": point.R}
-        meta[name] = {"kind": "collapsed", "depth": repr(point.depth)}
+        meta[name] = {"kind": "collapsed", "depth": repr(float(point.depth))}
     elif isinstance(point, EndToEnd):
         parts = {"u": point.u, "s": point.s, "vh": point.vh}
         meta[name] = {
             "kind": "end_to_end",
-            "depth": repr(point.depth),
+            "depth": repr(float(point.depth)),
             "normalized": point.normalized,
         }
     elif isinstance(point, Tensor):
@@ -224,7 +161,7 @@ def _pack_point(name: str, point: Any, arrays: dict[str, Any], meta: dict[str, A
         parts = {f"w{p}": w for p, w in enumerate(point)}
         meta[name] = {"kind": "factors", "layers": len(parts)}
     for key, value in parts.items():
-        arrays[f"{name}.{key}"] = value.detach().cpu().numpy()
+        arrays[f"{name}.{key}"] = value
 
 
 def _unpack_point(name: str, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Any:

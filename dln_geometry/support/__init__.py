@@ -6,7 +6,7 @@ that two rooms need is written here, once; it says what was required and what ca
 
 from __future__ import annotations
 
-from dln_geometry.support.archives import written_whole
+from dln_geometry.support.archives import read_archive, write_archive, written_whole
 from dln_geometry.support.arguments import (
     as_count,
     as_flag,
@@ -19,7 +19,7 @@ from dln_geometry.support.arguments import (
 )
 from dln_geometry.support.arrays import Array, epsilon, least, namespace
 from dln_geometry.support.depth import Depth, as_depth, as_layer_count, as_normalized
-from dln_geometry.support.progress import Progress
+from dln_geometry.support.progress import Progress, ProgressCallback, progress_bar
 from dln_geometry.support.random import as_generator, as_index, chi, normal
 from dln_geometry.support.tensors import (
     as_covector,
@@ -34,6 +34,7 @@ __all__ = [
     "Array",
     "Depth",
     "Progress",
+    "ProgressCallback",
     "as_count",
     "as_covector",
     "as_depth",
@@ -57,6 +58,9 @@ __all__ = [
     "least",
     "namespace",
     "normal",
+    "progress_bar",
+    "read_archive",
     "warn",
+    "write_archive",
     "written_whole",
 ]

@@ -1,29 +1,45 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and archives of arrays."""
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
-from collections.abc import Iterator
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
-__all__ = ["written_whole"]
+import numpy as np
+import torch
+from torch import Tensor
+
+Built = TypeVar("Built")
+
+# What a damaged archive, or one of something else, may raise while it is read.
+_DAMAGED = (
+    OSError,
+    EOFError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """Open a binary file that takes the place of `path` once everything is written.
+    """Open a binary file that replaces `path` once everything is written.
 
-    A reader never sees half a file, a crash leaves the old one, and a failure leaves nothing
+    A reader never sees half a file, a crash keeps the old one, and a failure leaves nothing
     else. The file has the permissions that the umask gives to any new file. Missing folders are
     made.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, for the replacement to be atomic. The tempfile module would make it
@@ -35,3 +51,65 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_archive(
+    path: str | os.PathLike[str],
+    version: int,
+    arrays: Mapping[str, Tensor | None],
+    attributes: Mapping[str, Any],
+) -> Path:
+    """Write tensors and attributes (what JSON can hold) to one ``.npz`` file without pickles.
+
+    Tensors that are None are left out. Returns the path, with the suffix ``.npz``.
+    """
+    target = _with_suffix(Path(path))
+    stored = {k: x.detach().cpu().numpy() for k, x in arrays.items() if x is not None}
+    stored["meta"] = np.array(json.dumps({"format": version, **attributes}))
+    with written_whole(target) as handle:
+        np.savez_compressed(handle, allow_pickle=False, **stored)
+    return target
+
+
+def read_archive(
+    path: str | os.PathLike[str],
+    kind: str,
+    newest: int,
+    build: Callable[[dict[str, Tensor], dict[str, Any]], Built],
+) -> Built:
+    """Return ``build(arrays, attributes)`` of a file that `write_archive` wrote.
+
+    The suffix ``.npz`` may be left out.
+
+    Raises
+    ------
+    OSError
+        If there is no such file, or it may not be read.
+    ValueError
+        If the file is damaged, no archive of this kind, or of a format newer than `newest`.
+    """
+    source = Path(path)
+    if not source.is_file() and _with_suffix(source).is_file():
+        source = _with_suffix(source)
+    required = f"path must be a saved {kind}, got {source}"
+    try:
+        # Opened here: numpy leaves a damaged archive open.
+        with open(source, "rb") as handle, np.load(handle, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        attributes = json.loads(str(arrays.pop("meta")))
+        version = int(attributes["format"])
+    except (FileNotFoundError, PermissionError):
+        raise
+    except _DAMAGED:
+        # numpy's own words would advise to read the file unsafely.
+        raise ValueError(f"{required}: it is no archive of one, or a damaged one") from None
+    if version > newest:
+        raise ValueError(f"path must be a {kind} of format <= {newest}, got {version}")
+    try:
+        return build({k: torch.from_numpy(np.array(x)) for k, x in arrays.items()}, attributes)
+    except _DAMAGED as error:
+        raise ValueError(f"{required}: {type(error).__name__}: {error}") from None
+
+
+def _with_suffix(path: Path) -> Path:
+    return path if path.suffix == ".npz" else path.with_name(path.name + ".npz")

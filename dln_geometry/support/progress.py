@@ -1,53 +1,58 @@
-"""A progress bar for a flow, fed by the integrator."""
+"""Progress bars, and the callback that an integrator is given for them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-__all__ = ["Progress"]
+ProgressCallback = Callable[[float, dict[str, Any]], None]
+
+
+@contextmanager
+def progress_bar(
+    label: str, total: float = 1.0, *, note: str = "", stderr: bool = False
+) -> Iterator[Callable[[float, str], None]]:
+    """Show a progress bar; yield ``tell(done, note)``, which moves it to `done` of `total`."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    with Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%  {task.fields[note]}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=stderr),
+    ) as bar:
+        task = bar.add_task(label, total=total, note=note)
+        yield lambda done, note: bar.update(task, completed=done, note=note)
 
 
 class Progress:
     """Show how far a run has come; a context whose `callback` the integrator is given.
 
-    The callback is the user's own if there is one, `None` where nothing is to be shown.
+    `callback(fraction_done, info)` adds ``info["loss"]``, the largest loss of the batch, and
+    moves the bar or calls the user's own function; it is None where nothing is to be shown.
     """
 
-    def __init__(
-        self, show: bool | Callable[[float, dict[str, Any]], None], label: str = "flow"
-    ) -> None:
-        self.label = label
-        self._shows_bar = show is True
-        self.callback = self._update if show is True else show or None
-        self._bar: Any = None
+    def __init__(self, show: bool | ProgressCallback, label: str = "flow") -> None:
+        self._show, self._label, self._stack = show, label, ExitStack()
+        self.callback: ProgressCallback | None = self._report if show else None
 
     def __enter__(self) -> Progress:
-        if self._shows_bar:
-            from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-            from rich.progress import Progress as Bar
-
-            self._bar = Bar(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.percentage:>3.0f}%  loss {task.fields[loss]}"),
-                TimeElapsedColumn(),
-            )
-            self._task = self._bar.add_task(self.label, total=1.0, loss="-")
-            self._bar.start()
+        if self._show is True:
+            bar = progress_bar(self._label, note="loss -")
+            self._tell = self._stack.enter_context(bar)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+    def __exit__(self, *error: Any) -> None:
+        self._stack.close()
 
-    def _update(self, fraction: float, info: dict[str, Any]) -> None:
+    def _report(self, fraction: float, info: dict[str, Any]) -> None:
         # The slowest sample of a batch is the one to wait for.
         loss = max(row[0] for row in info["obs"])
-        self._bar.update(self._task, completed=fraction, loss=f"{loss:.3e}")
+        if callable(self._show):
+            self._show(fraction, {**info, "loss": loss})
+        else:
+            self._tell(fraction, f"loss {loss:.3e}")
