@@ -145,7 +145,8 @@ def balanced_factors(
 
     Examples
     --------
-    >>> balanced_factors(EndToEnd.of([[8.0]], 3))
+    >>> w1, w2, w3 = balanced_factors(EndToEnd.of([[8.0]], 3))
+    >>> w1, w2, w3
     (tensor([[2.]]), tensor([[2.]]), tensor([[2.]]))
     """
     p = as_point(point)

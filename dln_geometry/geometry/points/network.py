@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from dln_geometry.geometry.points.batch import as_row, described, indexed
+from dln_geometry.geometry.points.end_to_end import EndToEnd
 from dln_geometry.geometry.points.layers import balanced_frames, chain_svd, moment_size, product
 from dln_geometry.support import Depth, as_factors
 
@@ -170,6 +171,14 @@ class Network(tuple[Tensor, ...]):
         if self.is_balanced:
             return self.spectrum ** float(len(self))
         return self._kept("values", lambda: chain_svd(self)[1])
+
+    def point(self) -> EndToEnd:
+        """Return the end-to-end matrix of balanced layers, from their frames.
+
+        The product of the layers may have lost small singular values.
+        """
+        frames, lam = self.balanced_parts()
+        return EndToEnd(frames[-1], lam ** float(len(self)), frames[0].mT, self.depth)
 
     @property
     def rank(self) -> int:
