@@ -10,13 +10,8 @@ from torch import Tensor
 
 from dln_geometry.geometry.points import layer_moments
 from dln_geometry.learning.closed_forms.layers import Layers, cross, layer_gradients
-from dln_geometry.learning.functional import (
-    as_nonnegative,
-    as_order,
-    as_positive,
-    with_exact_derivatives,
-)
-from dln_geometry.support import as_factors
+from dln_geometry.learning.functional import with_exact_derivatives
+from dln_geometry.support import as_count, as_factors, as_positive
 
 __all__ = ["imbalance_rate", "moment_motion", "rotation_rate"]
 
@@ -88,8 +83,8 @@ def moment_motion(
     >>> moment_motion(lambda x: x.sum(), ([[2.0]], [[3.0]]), 0, weight_decay=0.5)
     [(tensor([[-5.]]),), (tensor([[-6.2500]]),)]
     """
-    layers, k = as_factors(factors), as_nonnegative(weight_decay, "weight_decay")
-    if as_order(order, "order", -1) > 1:
+    layers, k = as_factors(factors), as_positive(weight_decay, "weight_decay", zero=True)
+    if as_count(order, "order", -1) > 1:
         raise ValueError(f"order must be at most 1, got {order}")
     g = layer_moments(layers)
     motion = [tuple(-2 * k * x for x in g)]
@@ -148,7 +143,7 @@ def rotation_rate(
     (tensor([[0.]]),)
     """
     layers, lr = as_factors(factors), as_positive(lr, "lr")
-    k = as_nonnegative(weight_decay, "weight_decay")
+    k = as_positive(weight_decay, "weight_decay", zero=True)
     d, slope = _gradients_along_flow(with_exact_derivatives(loss), layers, k)
     g = tuple(x + k * w for x, w in zip(d, layers, strict=True))
     # The slope is D' along -(D + k W): that of the whole gradient is -U.

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from dln_geometry.geometry.points import product
 from dln_geometry.learning.closed_forms.layers import layer_gradients
-from dln_geometry.learning.functional import as_nonnegative, as_positive
-from dln_geometry.support import as_factors
+from dln_geometry.support import as_factors, as_positive
 
 __all__ = ["modified_end_to_end_loss"]
 
@@ -60,7 +59,7 @@ def modified_end_to_end_loss(
     tensor(7.3000)
     """
     layers, lr = as_factors(factors), as_positive(lr, "lr")
-    k = as_nonnegative(weight_decay, "weight_decay")
+    k = as_positive(weight_decay, "weight_decay", zero=True)
     gradients = layer_gradients(loss, layers)
     value = loss(product(layers)) + lr / 4 * sum(d.square().sum() for d in gradients)
     if k:

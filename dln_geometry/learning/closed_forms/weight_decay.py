@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.functional import as_nonnegative
-from dln_geometry.support import as_depth, as_float_tensor
+from dln_geometry.support import as_depth, as_float_tensor, as_positive
 
 __all__ = ["branch_end", "decayed_singular_values", "global_switch"]
 
@@ -115,7 +114,7 @@ def decayed_singular_values(
     tensor([1.8000, 0.0000])
     """
     phi, n = _as_target(target), as_depth(depth)
-    gamma = as_nonnegative(weight_decay, "weight_decay")
+    gamma = as_positive(weight_decay, "weight_decay", zero=True)
     if branch not in ("learned", "global"):
         raise ValueError(f'branch must be "learned" or "global", got {branch!r}')
     if n == 2:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dln_geometry.learning.functional.algebra import (
     as_like,
-    as_nonnegative,
-    as_order,
     as_parameters,
-    as_positive,
     combine,
     dot,
     norm,
@@ -28,10 +25,7 @@ __all__ = [
     "ModuleLoss",
     "Parameters",
     "as_like",
-    "as_nonnegative",
-    "as_order",
     "as_parameters",
-    "as_positive",
     "as_value",
     "combine",
     "dot",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,10 +12,7 @@ from dln_geometry.learning.functional.parameters import Parameters
 
 __all__ = [
     "as_like",
-    "as_nonnegative",
-    "as_order",
     "as_parameters",
-    "as_positive",
     "combine",
     "dot",
     "is_same_shape",
@@ -96,48 +91,3 @@ def norm(a: Mapping[str, Tensor]) -> Tensor:
     """Return the Euclidean norm, a scalar tensor; it neither overflows nor underflows early."""
     parts = [torch.linalg.vector_norm(value) for value in a.values()]
     return torch.linalg.vector_norm(torch.stack(parts)) if len(parts) > 1 else parts[0]
-
-
-def as_positive(value: Any, name: str) -> float:
-    """Return a positive finite number as a float.
-
-    Raises
-    ------
-    TypeError
-        If it is no real number.
-    ValueError
-        If it is not positive and finite.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a real number, got {value!r}")
-    number = float(value)
-    if not (math.isfinite(number) and number > 0):
-        raise ValueError(f"{name} must be positive and finite, got {number}")
-    return number
-
-
-def as_nonnegative(value: Any, name: str) -> float:
-    """Return a nonnegative finite number as a float; errors as in `as_positive`."""
-    if isinstance(value, numbers.Real) and not isinstance(value, bool) and float(value) == 0.0:
-        return 0.0
-    try:
-        return as_positive(value, name)
-    except ValueError:
-        raise ValueError(f"{name} must be nonnegative and finite, got {value}") from None
-
-
-def as_order(value: Any, name: str, least: int) -> int:
-    """Return an integer that is at least `least`.
-
-    Raises
-    ------
-    TypeError
-        If it is no integer.
-    ValueError
-        If it is below.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return int(value)

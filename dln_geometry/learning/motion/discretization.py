@@ -11,14 +11,13 @@ from torch import Tensor
 from dln_geometry.learning.functional import (
     Parameters,
     as_like,
-    as_order,
     as_parameters,
-    as_positive,
     combine,
     norm,
 )
 from dln_geometry.learning.motion.series import counter_terms
 from dln_geometry.learning.motion.spectrum import hessian_product, sharpness
+from dln_geometry.support import as_count, as_positive
 
 __all__ = ["accumulated_error", "discretization_error", "max_learning_rate"]
 
@@ -64,7 +63,7 @@ def discretization_error(
     >>> round(float(torch.tensor(-0.1).exp() - 0.9), 4)
     0.0048
     """
-    lr, order = as_positive(lr, "lr"), as_order(order, "order", -1)
+    lr, order = as_positive(lr, "lr"), as_count(order, "order", -1)
     terms = counter_terms(loss, order + 1)
     return lambda params: combine([(lr ** (order + 3), terms(params)[-1])])
 
@@ -175,7 +174,7 @@ def max_learning_rate(
     >>> round(max_learning_rate(loss, {"q": torch.tensor([1.0])}, 0.005, -1), 4)
     0.1
     """
-    eps, order = as_positive(eps, "eps"), as_order(order, "order", -1)
+    eps, order = as_positive(eps, "eps"), as_count(order, "order", -1)
     params = as_parameters(params)
     size = float(norm(counter_terms(loss, order + 1)(params)[-1]).detach())
     if not math.isfinite(size):

@@ -9,9 +9,7 @@ from torch import Tensor
 
 from dln_geometry.learning.functional import (
     Parameters,
-    as_order,
     as_parameters,
-    as_positive,
     dot,
     flatten,
     gradient_and_value_of,
@@ -22,6 +20,7 @@ from dln_geometry.learning.functional import (
 from dln_geometry.learning.motion.field import VectorField
 from dln_geometry.learning.motion.series import closed_motion
 from dln_geometry.learning.motion.spectrum import hessian_product
+from dln_geometry.support import as_count, as_positive
 
 __all__ = ["EquationOfMotion", "equation_of_motion", "modified_loss"]
 
@@ -166,7 +165,7 @@ def equation_of_motion(
     if not isinstance(check, bool):
         raise TypeError(f"check must be True or False, got {check!r}")
     return EquationOfMotion(
-        loss, as_positive(lr, "lr"), as_order(order, "order", -1), check, generator
+        loss, as_positive(lr, "lr"), as_count(order, "order", -1), check, generator
     )
 
 

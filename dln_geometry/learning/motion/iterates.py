@@ -11,15 +11,14 @@ from torch import Tensor
 from dln_geometry.learning.functional import (
     Parameters,
     as_like,
-    as_order,
     as_parameters,
-    as_positive,
     combine,
     norm,
 )
 from dln_geometry.learning.motion.field import VectorField
 from dln_geometry.learning.motion.series import difference_weights
 from dln_geometry.learning.rules import Rule, as_rule
+from dln_geometry.support import as_count, as_positive
 
 __all__ = [
     "equation_of_motion_from_iterates",
@@ -82,7 +81,7 @@ def equation_of_motion_from_iterates(step: Step, lr: float, order: int) -> Vecto
     """
     if not callable(step):
         raise TypeError(f"step must be a function of the parameters, got {step!r}")
-    lr, order = as_positive(lr, "lr"), as_order(order, "order", 1)
+    lr, order = as_positive(lr, "lr"), as_count(order, "order", 1)
 
     def velocity(params: Parameters) -> Parameters:
         now, moves = params, []

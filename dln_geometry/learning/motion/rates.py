@@ -7,14 +7,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from dln_geometry.learning.functional import (
-    as_like,
-    as_nonnegative,
-    as_order,
-    as_parameters,
-    as_positive,
-    dot,
-)
+from dln_geometry.learning.functional import as_like, as_parameters, dot
+from dln_geometry.support import as_count, as_positive
 
 __all__ = ["scale_velocity", "translation_rate"]
 
@@ -51,14 +45,14 @@ def translation_rate(lr: float, weight_decay: float, order: int | None = None) -
     >>> [round(translation_rate(0.5, 0.4, order), 5) for order in (-1, 0, 1, None)]
     [0.4, 0.44, 0.44533, 0.44629]
     """
-    lr, k = as_positive(lr, "lr"), as_nonnegative(weight_decay, "weight_decay")
+    lr, k = as_positive(lr, "lr"), as_positive(weight_decay, "weight_decay", zero=True)
     if lr * k >= 1:
         raise ValueError(
             f"lr * weight_decay must be below 1, where an equation of motion exists, got {lr * k:g}"
         )
     if order is None:
         return -math.log1p(-lr * k) / lr
-    return sum(lr ** (a - 1) * k**a / a for a in range(1, as_order(order, "order", -1) + 3))
+    return sum(lr ** (a - 1) * k**a / a for a in range(1, as_count(order, "order", -1) + 3))
 
 
 def scale_velocity(
@@ -106,8 +100,8 @@ def scale_velocity(
     """
     q = as_parameters(params)
     g = as_like(gradient, q, "gradient")
-    lr, k = as_positive(lr, "lr"), as_nonnegative(weight_decay, "weight_decay")
-    if as_order(order, "order", -1) > 0:
+    lr, k = as_positive(lr, "lr"), as_positive(weight_decay, "weight_decay", zero=True)
+    if as_count(order, "order", -1) > 0:
         raise ValueError(f"order must be -1 or 0, got {order}")
     r2, g2, overlap = dot(q, q), dot(g, g), dot(q, g)
     # What rounding leaves of a gradient that is orthogonal is far below this.

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from dln_geometry.learning.functional import (
     Parameters,
-    as_order,
     as_parameters,
     combine,
     gradient_of,
     with_exact_derivatives,
 )
 from dln_geometry.learning.motion.spectrum import hessian_product
+from dln_geometry.support import as_count
 
 __all__ = ["closed_motion", "counter_terms", "difference_weights", "recursive_counter_terms"]
 
@@ -83,7 +83,7 @@ def counter_terms(loss: Loss, order: int) -> Callable[[Mapping[str, Tensor]], li
     >>> counter_terms(loss, 2)({"q": torch.tensor([3.0])})
     [{'q': tensor([6.])}, {'q': tensor([8.])}, {'q': tensor([12.])}]
     """
-    order, loss = as_order(order, "order", 0), with_exact_derivatives(loss)
+    order, loss = as_count(order, "order", 0), with_exact_derivatives(loss)
     if order <= 2:
         return lambda params: _closed_forms(loss, as_parameters(params), order)
     return lambda params: _taylor_forms(loss, as_parameters(params), order)
@@ -130,7 +130,7 @@ def recursive_counter_terms(loss: Loss, order: int) -> Callable[[Parameters], li
     ----------
     Miyagawa, arXiv 2210.15898.
     """
-    order = as_order(order, "order", 0)
+    order = as_count(order, "order", 0)
     gradient = gradient_of(with_exact_derivatives(loss))
     fields: list[Field] = [lambda q: combine([(-1.0, gradient(q))])]
 

@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.functional import as_positive
 from dln_geometry.learning.rules import Rule, as_rule
-from dln_geometry.support import as_float_tensor
+from dln_geometry.support import as_float_tensor, as_positive
 
 __all__ = [
     "check_positive",

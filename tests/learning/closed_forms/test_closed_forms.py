@@ -670,7 +670,7 @@ class TestDoors:
             (lambda g, v: dead_directions([w[None] for w in v], 1), ValueError, "leading"),
             (lambda g, v: branch_end([-1.0], 3), ValueError, "nonnegative"),
             (lambda g, v: global_switch([1.0], 0.5), ValueError, "depth must be"),
-            (lambda g, v: decayed_singular_values([1.0], -1.0, 3), ValueError, "nonnegative"),
+            (lambda g, v: decayed_singular_values([1.0], -1.0, 3), ValueError, "non-negative"),
             (
                 lambda g, v: decayed_singular_values([1.0], 1.0, 3, branch="best"),
                 ValueError,

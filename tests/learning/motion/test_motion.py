@@ -542,7 +542,7 @@ class TestDoors:
             (lambda f, q: discretization_error(f, 0.1, -2), ValueError, "at least -1"),
             (lambda f, q: accumulated_error(f, 0.1, -2, []), ValueError, "at least -1"),
             (lambda f, q: translation_rate(1.0, 1.0), ValueError, "must be below 1"),
-            (lambda f, q: translation_rate(1.0, -1.0), ValueError, "must be nonnegative"),
+            (lambda f, q: translation_rate(1.0, -1.0), ValueError, "must be non-negative"),
             (lambda f, q: scale_velocity(q, q, 0.1, 0.1, 1), ValueError, "must be -1 or 0"),
             (lambda f, q: momentum_step(f, 0.1), TypeError, "rule must be a Rule"),
             (lambda f, q: momentum_step(f, Rule(0.1, momentum=0.5))(q), ValueError, "velocity"),
