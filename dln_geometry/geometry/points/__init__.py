@@ -9,7 +9,6 @@ kind of point subclasses `Batch` and names its tensors.
 from __future__ import annotations
 
 from dln_geometry.geometry.points.balanced import (
-    balance,
     balanced_dimension,
     balanced_factors,
     end_to_end,
@@ -29,8 +28,10 @@ from dln_geometry.geometry.points.layers import (
     haar_stiefel,
     layer_moments,
     moment_size,
+    polar,
     product,
 )
+from dln_geometry.geometry.points.minimum_norm import balance
 from dln_geometry.geometry.points.network import Network, balanced_network
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "layer_moments",
     "moment_size",
     "moments",
+    "polar",
     "product",
     "random_balanced",
 ]

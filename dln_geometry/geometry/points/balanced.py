@@ -1,4 +1,9 @@
-"""Balanced factors: product, moments, balanced factorisations, the gauge action, balancing."""
+"""Functions of the layers of a network: product, moments, balanced factors, gauges, balancing.
+
+Everywhere `factors` are the layers ``(W_1, ..., W_N)``, input side first, W_p of shape
+(..., d_p, d_{p-1}): any sequence of matrices, or a `Network`. TypeError if they are no sequence of
+real matrices, ValueError if they do not chain or mix dtypes or devices.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,6 @@ from dln_geometry.geometry.points.layers import (
     as_spectrum,
     balanced_chain,
     chain_from_frames,
-    chain_svd,
     haar_stiefel,
     layer_moments,
     moment_size,
@@ -28,17 +32,6 @@ from dln_geometry.support import (
     as_width_sequence,
 )
 
-__all__ = [
-    "balance",
-    "balanced_dimension",
-    "balanced_factors",
-    "end_to_end",
-    "gauge_action",
-    "is_balanced",
-    "moments",
-    "random_balanced",
-]
-
 
 def end_to_end(factors: Sequence[Any]) -> Tensor:
     """Return the end-to-end matrix ``X = W_N ... W_1``, shape (..., d_N, d_0).
@@ -47,13 +40,6 @@ def end_to_end(factors: Sequence[Any]) -> Tensor:
     ----------
     factors : sequence of array_like
         Layers ``(W_1, ..., W_N)``, input side first, W_p of shape (..., d_p, d_{p-1}).
-
-    Raises
-    ------
-    TypeError
-        If `factors` is no sequence of real matrices.
-    ValueError
-        If the layers do not chain, or mix dtypes or devices.
 
     Examples
     --------
@@ -91,12 +77,7 @@ def is_balanced(factors: Sequence[Any], rtol: float | None = None) -> Tensor:
 
     ``|G_p|_F <= rtol (|W_{p+1}|_F^2 + |W_p|_F^2)`` for every p.
 
-    Parameters
-    ----------
-    factors : sequence of array_like
-        Layers ``(W_1, ..., W_N)``.
-    rtol : float, optional
-        Default 100 machine epsilons times the depth.
+    By default `rtol` is 100 machine epsilons times the depth.
     """
     layers = Network(factors)
     if rtol is None:
@@ -162,7 +143,6 @@ def gauge_action(factors: Sequence[Any], gauges: Sequence[Any]) -> Network:
     Parameters
     ----------
     factors : sequence of array_like
-        Layers ``(W_1, ..., W_N)``.
     gauges : sequence of array_like
         N - 1 invertible matrices, g_p of shape (..., d_p, d_p).
 
@@ -242,61 +222,6 @@ def random_balanced(
         for d in resolved
     ]
     return Network.from_layers(chain_from_frames(frames, s))
-
-
-def balance(factors: Sequence[Any], *, sweeps: int = 100) -> Network:
-    """Return the point of smallest norm on the fibre of the factors, in the nearest gauge.
-
-    The minimisers of ``sum_p |W_p|_F^2`` with the product X held fixed are the balanced factors
-    of X, minimum ``N sum_i s_i^{2/N}``. Among them the gauge nearest to the given factors is
-    taken: one orthogonal Procrustes problem at depth 2; above, each hidden gauge solves its own
-    against its neighbours, in sweeps that never increase the distance. Factors that are balanced
-    (`is_balanced`) are returned as they are.
-
-    Parameters
-    ----------
-    factors : sequence of array_like
-        Layers ``(W_1, ..., W_N)``.
-    sweeps : int
-        Bound on the number of sweeps.
-
-    References
-    ----------
-    Lindsey, Menon, arXiv 2511.01137.
-    """
-    layers = Network(factors)
-    depth = len(layers)
-    # They hold singular values of X that are lost in the rounding of the product.
-    balanced = is_balanced(layers)[..., None, None]
-    if bool(balanced.all()):
-        return layers
-    u, s, vh = chain_svd(layers)
-    root = s ** (1.0 / depth)
-    frames = [vh.mT, u]
-    for w in layers[:-1]:
-        # Where the factors are balanced this is exact, whatever the rank.
-        frames.insert(-1, _polar(w @ (frames[-2] * root.unsqueeze(-2))))
-    eps = torch.finfo(s.dtype).eps
-    for _ in range(sweeps if depth > 2 else 1):
-        moved = torch.zeros((), dtype=s.dtype, device=s.device)
-        for p in range(1, depth):
-            target = layers[p - 1] @ frames[p - 1] + layers[p].mT @ frames[p + 1]
-            frame = _polar(target * root.unsqueeze(-2))
-            # Columns of zero modes are free: they carry nothing.
-            moved = torch.maximum(moved, ((frame - frames[p]) * root.unsqueeze(-2)).abs().max())
-            frames[p] = frame
-        if float(moved.detach()) <= 10 * eps * float(root.detach().max()):
-            break
-    return Network.from_layers(
-        torch.where(balanced, w, new)
-        for w, new in zip(layers, chain_from_frames(frames, s), strict=True)
-    )
-
-
-def _polar(a: Tensor) -> Tensor:
-    """Return the orthonormal frame nearest to `a`, shape (..., d, r) with d >= r."""
-    u, _, vh = torch.linalg.svd(a, full_matrices=False)
-    return u @ vh
 
 
 def balanced_dimension(widths: Sequence[int], rank: int) -> int:

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from dln_geometry.support import Depth
 
-__all__ = ["Batch", "as_row", "described", "indexed"]
-
 
 class Batch:
     """Points of one depth: frozen fields, some of them tensors with the batch in front.

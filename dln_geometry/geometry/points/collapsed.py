@@ -28,8 +28,6 @@ from dln_geometry.support import (
     as_rank,
 )
 
-__all__ = ["Collapsed"]
-
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
 class Collapsed(Batch):
@@ -84,13 +82,6 @@ class Collapsed(Batch):
         Unbalanced factors give the pair of the balanced network with the same end-to-end
         matrix. From factors the rank is the numerical rank of their product (the largest of a
         batch).
-
-        Raises
-        ------
-        TypeError
-            If `point` is none of these.
-        ValueError
-            If the factors do not chain, or mix dtypes or devices.
         """
         if isinstance(point, Collapsed):
             return point
@@ -124,6 +115,8 @@ class Collapsed(Batch):
     ) -> Collapsed:
         """Draw a point with Haar singular vectors.
 
+        Other parameters and errors as in `random_balanced`.
+
         Parameters
         ----------
         shape : tuple of int
@@ -132,21 +125,6 @@ class Collapsed(Batch):
             Rank r; `None` is ``min(m, n)``.
         depth : float
             Real depth N >= 1, or ``math.inf``.
-        scale : float
-            Every singular value of X, unless `spectrum` is given.
-        spectrum : array_like, shape (..., r), optional
-            The singular values of X.
-        batch : sequence of int
-            Leading dimensions.
-        generator : torch.Generator, optional
-            Source of randomness; a fresh one if not given (the global one is never used).
-        dtype, device : optional
-            Of the result; by default those of `spectrum` if it is an array, else torch's.
-
-        Raises
-        ------
-        ValueError
-            If the rank or the depth is out of range or a singular value is negative.
         """
         depth = as_depth(depth)
         m, n = (int(d) for d in shape)
@@ -219,19 +197,9 @@ class Collapsed(Batch):
         widths: Sequence[int] | int | None = None,
         generator: torch.Generator | None = None,
     ) -> Network:
-        """Return balanced factors ``(W_1, ..., W_N)`` of X.
+        """Return balanced factors of X, see `balanced_factors`.
 
-        Parameters
-        ----------
-        widths : sequence of int or int, optional
-            ``(d_0, ..., d_N)``, or one hidden width; `None` is ``min(m, n)``.
-        generator : torch.Generator, optional
-            If given, the hidden gauge is drawn from the Haar law; otherwise it is canonical.
-
-        Raises
-        ------
-        ValueError
-            If the depth is no integer, or a width is below the rank.
+        The hidden gauge is drawn from the Haar law if a generator is given, else canonical.
         """
         p = self.point()
         gauge = None if generator is None else "haar"

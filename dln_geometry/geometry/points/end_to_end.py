@@ -13,8 +13,6 @@ from torch.autograd.function import once_differentiable
 from dln_geometry.geometry.points.batch import Batch
 from dln_geometry.support import Depth, as_depth, as_matrix, as_normalized, as_rank
 
-__all__ = ["EndToEnd", "as_point", "check_alike"]
-
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
 class EndToEnd(Batch):

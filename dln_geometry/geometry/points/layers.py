@@ -1,4 +1,4 @@
-"""Chains of layers: their product, its singular values, and balanced chains from frames."""
+"""Algebra of chains of layers, without checks: product, singular values, frames."""
 
 from __future__ import annotations
 
@@ -10,18 +10,6 @@ import torch
 from torch import Tensor
 
 from dln_geometry.support import as_float_tensor, as_generator, as_layer_count, as_widths
-
-__all__ = [
-    "as_spectrum",
-    "balanced_chain",
-    "balanced_frames",
-    "chain_from_frames",
-    "chain_svd",
-    "haar_stiefel",
-    "layer_moments",
-    "moment_size",
-    "product",
-]
 
 
 def product(factors: Sequence[Tensor]) -> Tensor:
@@ -181,6 +169,12 @@ def _hidden_frames(
             )
         frames.append(frame)
     return frames
+
+
+def polar(a: Tensor) -> Tensor:
+    """Return the orthonormal frame nearest to `a`, shape (..., d, r) with d >= r."""
+    u, _, vh = torch.linalg.svd(a, full_matrices=False)
+    return u @ vh
 
 
 def haar_stiefel(

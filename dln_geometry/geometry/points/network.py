@@ -16,8 +16,6 @@ from dln_geometry.geometry.points.end_to_end import EndToEnd
 from dln_geometry.geometry.points.layers import balanced_frames, chain_svd, moment_size, product
 from dln_geometry.support import Depth, as_factors
 
-__all__ = ["Network", "balanced_network"]
-
 
 class Network(tuple[Tensor, ...]):
     """Layers ``(W_1, ..., W_N)`` of a deep linear network, input side first.
