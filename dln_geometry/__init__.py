@@ -1,7 +1,15 @@
-"""The geometry of deep linear networks.
+"""The geometry of deep linear networks, on PyTorch.
 
-A point of the theory is an end-to-end matrix with a depth: construct balanced networks, measure
-them in the depth-N metric, flow, and compute the entropy of end-to-end matrices.
+Points      `EndToEnd`, `Collapsed`, `Network`; `random_balanced`, `balanced_factors`, `balance`.
+Metric      `cometric`, `metric`, `inner`, `entropy`, `free_energy`, `connection`, curvatures.
+Submersion  `tangent`, `horizontal`, `vertical`, `lift`, `pushforward` and their frames.
+Geodesics   `exponential`, `logarithm`, `distance`, `parallel_transport`; `balanced_geodesic`, ...
+Flows       `gradient_flow`, `free_energy_flow`, `balancing_flow`, `kirwan_ness_flow`; `losses`,
+            `exact`, `Trajectory`.
+Noise       `langevin`, `brownian_motion`, `sample_gibbs`; `dyson`, `singular_dyson`, `dln_dyson`,
+            `isospectral_flow`; `laws`, `diagnostics`.
+Models      `learning`: any torch module, its symmetries, charges, equation of motion, mirrors.
+Figures     `plot`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -199,8 +199,10 @@ class Network(tuple[Tensor, ...]):
         """Return the network without what derivatives could be asked of."""
         return self._map(lambda w: w.detach())
 
-    def replace(self, layers: dict[int, Any]) -> Network:
-        """Return the network with some layers replaced, by their positions in the tuple."""
+    def replace(self, layers: Mapping[int, Any] | Sequence[Any]) -> Network:
+        """Return the network with other layers: all of them, or those at some positions."""
+        if not isinstance(layers, Mapping):
+            return Network(layers)
         changed = list(self)
         for p, w in layers.items():
             changed[p] = w
