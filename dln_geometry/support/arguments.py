@@ -39,12 +39,20 @@ def as_flag(value: Any, name: str) -> bool:
     return bool(value)
 
 
-def as_shape(shape: Any) -> tuple[int, int]:
-    """Return the two sides of a matrix, the longer one first."""
-    if not (isinstance(shape, Sequence | torch.Size) and len(shape) == 2):
-        raise TypeError(f"shape must be a pair (m, n), got {shape!r}")
-    m, n = (as_count(d, "shape") for d in shape)
-    return max(m, n), min(m, n)
+def as_matrix_shape(shape: Any) -> tuple[int, int]:
+    """Return the shape (m, n) of a matrix."""
+    pair = isinstance(shape, Sequence | torch.Size) and len(shape) == 2
+    if not pair or any(isinstance(d, bool) or not isinstance(d, numbers.Integral) for d in shape):
+        raise TypeError(f"shape must be a pair of integers (m, n), got {shape!r}")
+    if min(shape) < 1:
+        raise ValueError(f"shape must be positive, got {tuple(shape)}")
+    return int(shape[0]), int(shape[1])
+
+
+def as_sides(shape: Any) -> tuple[int, int]:
+    """Return the sides of a matrix of this shape, the longer one first."""
+    sides = as_matrix_shape(shape)
+    return max(sides), min(sides)
 
 
 def as_size(size: Any) -> tuple[int, ...]:

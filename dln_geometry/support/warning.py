@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from pathlib import Path
 
+import torch
+
 _ROOT = Path(__file__).parents[2]
-_HOUSE = tuple(str(_ROOT / name) for name in ("dln_geometry", "manifolds"))
+# torch wraps what it calls back, for instance the `step` of an optimiser.
+_INSIDE = tuple(
+    f"{folder}{os.sep}"
+    for folder in (_ROOT / "dln_geometry", _ROOT / "manifolds", Path(torch.__file__).parent)
+)
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn of a line outside the library: the first one on the way up the stack."""
+    """Warn of a line outside the library and torch: the first one on the way up the stack."""
     frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HOUSE):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)

@@ -22,7 +22,7 @@ from dln_geometry.support import (
     as_generator,
     as_normalized,
     as_positive,
-    as_shape,
+    as_sides,
 )
 
 __all__ = ["dln_dyson"]
@@ -125,7 +125,7 @@ def dln_dyson(
     beta = as_positive(beta, "beta")
     kappa, entropy = as_positive(kappa, "kappa", zero=True), as_flag(entropy, "entropy")
     r = s.shape[-1]
-    m, n = as_shape((r, r) if shape is None else shape)
+    m, n = as_sides((r, r) if shape is None else shape)
     if r > n:
         raise ValueError(f"start must hold at most {n} values for {m} x {n}, got {r}")
     if math.isinf(n_depth) and bool((s == 0).any()):

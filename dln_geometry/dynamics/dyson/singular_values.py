@@ -20,7 +20,7 @@ from dln_geometry.dynamics.noise import (
     simulate,
 )
 from dln_geometry.dynamics.trajectory import Trajectory
-from dln_geometry.support import as_generator, as_index, as_shape
+from dln_geometry.support import as_generator, as_index, as_sides
 
 __all__ = ["singular_dyson"]
 
@@ -88,7 +88,7 @@ def singular_dyson(
     >>> path.states
     tensor([[3.]])
     """
-    m, n = as_shape(shape)
+    m, n = as_sides(shape)
     index, rate = as_index(dyson_index), as_confinement(confinement)
     if signed and (m != n or index != 1):
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.support import as_count, as_depth, as_float_tensor, as_positive, as_shape
+from dln_geometry.support import as_count, as_depth, as_float_tensor, as_positive, as_sides
 
 __all__ = [
     "marchenko_pastur_density",
@@ -64,7 +64,7 @@ def marchenko_pastur_edges(shape: tuple[int, int], t: float = 1.0) -> tuple[floa
     >>> marchenko_pastur_edges((9, 4))
     (1.0, 5.0)
     """
-    (m, n), root = as_shape(shape), math.sqrt(as_positive(t, "t"))
+    (m, n), root = as_sides(shape), math.sqrt(as_positive(t, "t"))
     return root * (math.sqrt(m) - math.sqrt(n)), root * (math.sqrt(m) + math.sqrt(n))
 
 
@@ -149,7 +149,7 @@ def ridge_mean_square(
     >>> ridge_mean_square((2, 2), 2, 3, beta=1.0)
     6.0
     """
-    m, n = as_shape(shape)
+    m, n = as_sides(shape)
     r, depth = as_count(rank, "rank"), as_depth(depth)
     kappa = as_positive(kappa, "kappa")
     if r > n or math.isinf(depth):

@@ -17,7 +17,7 @@ from dln_geometry.support import (
     as_generator,
     as_index,
     as_positive,
-    as_shape,
+    as_sides,
     as_size,
     chi,
     normal,
@@ -138,7 +138,7 @@ def beta_laguerre(
     >>> beta_laguerre((2, 1), math.inf, t=8.0)
     tensor([4.], dtype=torch.float64)
     """
-    m, n = as_shape(shape)
+    m, n = as_sides(shape)
     b, t, batch = as_index(dyson_index), as_positive(t, "t"), as_size(size)
     dtype = as_dtype(dtype)
     if math.isinf(b):

@@ -1,21 +1,36 @@
-"""Losses of the end-to-end matrix, each one half of a plain sum of squares, and their protocol."""
+"""Losses of the end-to-end matrix, each one half of a plain sum of squares, and their protocol.
+
+Open `loss` first: `Loss` is what a flow asks for, `DataLoss` the base of the losses on data. A new
+loss has ``value`` and ``gradient``; one on data subclasses `DataLoss` (see `dense`).
+"""
 
 from __future__ import annotations
 
 from dln_geometry.dynamics.losses.callables import from_callable
 from dln_geometry.dynamics.losses.completion import Completion
 from dln_geometry.dynamics.losses.dense import Quadratic, Regression, Sensing
-from dln_geometry.dynamics.losses.protocol import Loss, as_dense, contract, evaluate, prepared
+from dln_geometry.dynamics.losses.loss import (
+    Loss,
+    as_dense,
+    as_text,
+    contract,
+    evaluate,
+    prepared,
+)
+from dln_geometry.dynamics.losses.pattern import Pattern, has_compressed_kernels
 
 __all__ = [
     "Completion",
     "Loss",
+    "Pattern",
     "Quadratic",
     "Regression",
     "Sensing",
     "as_dense",
+    "as_text",
     "contract",
     "evaluate",
     "from_callable",
+    "has_compressed_kernels",
     "prepared",
 ]

@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.losses.protocol import as_dense, products
-
-__all__ = ["from_callable"]
+from dln_geometry.dynamics.losses.loss import as_dense, products
 
 
 def from_callable(f: Callable[[Tensor], Tensor]) -> CallableLoss:
@@ -48,6 +46,9 @@ class CallableLoss:
     def __init__(self, f: Callable[[Tensor], Tensor]) -> None:
         self.f = f
         self._grad_and_value = torch.func.grad_and_value(self._scalar)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({getattr(self.f, '__name__', type(self.f).__name__)})"
 
     def value(self, x: Any) -> Tensor:
         """Return ``E(X)``, shape (...)."""

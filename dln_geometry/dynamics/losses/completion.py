@@ -1,23 +1,20 @@
-"""The loss of matrix completion, on the observed entries alone."""
+"""The loss of matrix completion: residuals and products on the observed entries alone."""
 
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.losses.data import DataLoss, Thin, half_square
+from dln_geometry.dynamics.losses.loss import DataLoss, Thin, as_text, half_square, in_coordinates
 from dln_geometry.dynamics.losses.pattern import Pattern, has_compressed_kernels
-from dln_geometry.support import as_float_tensor
+from dln_geometry.support import as_float_tensor, as_matrix_shape
 
-__all__ = ["Completion"]
-
-# Patterns of batches that are kept: a flow needs one, a comparison of two flows two.
-_KEPT = 4
+KEPT = 4
+"""Batch shapes whose patterns are kept: a flow needs one, a comparison of two flows two."""
 
 
 class Completion(DataLoss):
@@ -60,7 +57,7 @@ class Completion(DataLoss):
     """
 
     def __init__(self, rows: Any, cols: Any, values: Any, shape: Sequence[int]) -> None:
-        m, n = _as_shape(shape)
+        m, n = as_matrix_shape(shape)
         values = as_float_tensor(values, "values")
         rows = _as_places(rows, "rows", m, values.device)
         cols = _as_places(cols, "cols", n, values.device)
@@ -81,18 +78,7 @@ class Completion(DataLoss):
 
     @classmethod
     def from_matrix(cls, x: Any) -> Self:
-        """Return the loss of completing a matrix with NaN in the place of what is unknown.
-
-        Parameters
-        ----------
-        x : array_like, shape (m, n)
-
-        Raises
-        ------
-        TypeError
-            If `x` is not a real array.
-        ValueError
-            If `x` is no matrix, has infinite entries or none that is known.
+        """Return the loss of completing a matrix (m, n) whose unknown entries are NaN.
 
         Examples
         --------
@@ -156,18 +142,9 @@ class Completion(DataLoss):
             return self._placed(batch)[1].matrix(residual)
         count, k = math.prod(batch), residual.shape[-1]
         block = torch.arange(count, device=self.device).repeat_interleave(k)
-        index = (
-            *torch.unravel_index(block, batch),
-            self.rows.repeat(count),
-            self.cols.repeat(count),
-        )
-        return torch.sparse_coo_tensor(
-            torch.stack(index),
-            residual.reshape(-1),
-            (*batch, *self.shape),
-            is_coalesced=True,
-            check_invariants=False,
-        )
+        places = self.rows.repeat(count), self.cols.repeat(count)
+        index = torch.stack((*torch.unravel_index(block, batch), *places))
+        return in_coordinates(index, residual.reshape(-1), (*batch, *self.shape))
 
     def _placed(self, batch: torch.Size) -> tuple[torch.Size, Pattern, Tensor]:
         """Return the pattern of a batch of points and the data on it, and the whole batch."""
@@ -175,15 +152,19 @@ class Completion(DataLoss):
             batch = torch.broadcast_shapes(batch, self.values.shape[:-1])
         placed = self._kept.get(batch)
         if placed is None:
-            # First, because it is what silences the warning about compressed matrices.
+            # Called first because it silences the warning about compressed matrices.
             has_compressed_kernels(self.dtype, self.device.type)
             pattern = Pattern(self.rows, self.cols, self.shape, math.prod(batch))
             values = self.values.expand(*batch, -1).reshape(-1)
             placed = (batch, pattern, pattern.matrix(values))
-            while len(self._kept) >= _KEPT:
+            while len(self._kept) >= KEPT:
                 self._kept.pop(next(iter(self._kept)))
             self._kept[batch] = placed
         return placed
+
+    def __repr__(self) -> str:
+        count, batch = len(self.rows), self.values.shape[:-1]
+        return as_text(self, f"{count} {'entry' if count == 1 else 'entries'}", batch=batch)
 
     def _fill(self, shape: tuple[int, int], rows: Tensor, cols: Tensor, values: Tensor) -> None:
         super().__init__(shape, values)
@@ -199,19 +180,8 @@ class Completion(DataLoss):
 
 
 def _stacked(x: Tensor, batch: torch.Size) -> Tensor:
-    """Return matrices of a batch below one another."""
+    """Return the matrices of a batch stacked below one another."""
     return x.expand(*batch, *x.shape[-2:]).reshape(-1, x.shape[-1])
-
-
-def _as_shape(shape: Any) -> tuple[int, int]:
-    if isinstance(shape, str) or not isinstance(shape, Sequence) or len(shape) != 2:
-        raise TypeError(f"shape must be two integers (m, n), got {shape!r}")
-    for d in shape:
-        if isinstance(d, bool) or not isinstance(d, numbers.Integral):
-            raise TypeError(f"shape must be two integers (m, n), got {shape!r}")
-        if d < 1:
-            raise ValueError(f"shape must be positive, got {tuple(shape)}")
-    return int(shape[0]), int(shape[1])
 
 
 def _as_places(x: Any, name: str, count: int, device: torch.device) -> Tensor:

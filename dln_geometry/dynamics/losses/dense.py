@@ -7,15 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.losses.data import DataLoss, Thin, half_square
-from dln_geometry.dynamics.losses.protocol import products
+from dln_geometry.dynamics.losses.loss import DataLoss, Thin, as_text, half_square, products
 from dln_geometry.support import as_float_tensor, as_matrix
-
-__all__ = ["Quadratic", "Regression", "Sensing"]
 
 # Measured on CPUs with one and two threads: below this size in bytes, or above this rank, one
 # residual is faster than blocks of rows; at 32 MB and rank 10 the blocks save a third.
-_LARGE, _THIN, _BLOCK = 2**24, 64, 2**20
+LARGE, THIN, BLOCK = 2**24, 64, 2**20
 
 
 class Quadratic(DataLoss):
@@ -25,13 +22,6 @@ class Quadratic(DataLoss):
     ----------
     target : array_like, shape (..., m, n)
         The matrix Y; leading dimensions broadcast against those of X.
-
-    Raises
-    ------
-    TypeError
-        If `target` is not a real array.
-    ValueError
-        If `target` is a vector, empty or not finite.
 
     Examples
     --------
@@ -45,18 +35,16 @@ class Quadratic(DataLoss):
         super().__init__((self.target.shape[-2], self.target.shape[-1]), self.target)
 
     def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(E(X), G)`` at a matrix. Nothing is checked."""
         residual = x - self.target
         return half_square(residual, 2), residual
 
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return ``(E, G R, G^T L)`` at ``X = L R^T``. Nothing is checked."""
         target = self.target
         if self._is_streamed(left):
             return self._streamed(left, right)
         residual = left @ right.mT
         if target.ndim <= 2 or residual.shape == target.shape:
-            # In place: the passes over the residual are what a small rank leaves to save.
+            # In place: at small rank, passes over the residual dominate the cost.
             residual.sub_(target)
         else:
             residual = residual - target
@@ -66,8 +54,8 @@ class Quadratic(DataLoss):
         """Whether the residual is large for the caches and the products too thin to hide it."""
         target = self.target
         return (
-            target.numel() * target.element_size() > _LARGE
-            and left.shape[-1] <= _THIN
+            target.numel() * target.element_size() > LARGE
+            and left.shape[-1] <= THIN
             and left.ndim == target.ndim == 2
             and left.device.type == "cpu"
             and not (torch.is_grad_enabled() and (left.requires_grad or target.requires_grad))
@@ -76,7 +64,7 @@ class Quadratic(DataLoss):
     def _streamed(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Contract by blocks of rows, so that the residual never leaves the cache."""
         (m, n), r = self.shape, right.shape[-1]
-        rows = max(1, _BLOCK // (n * left.element_size()))
+        rows = max(1, BLOCK // (n * left.element_size()))
         buffer = left.new_empty(rows, n)
         value, gr, gl = left.new_zeros(()), left.new_empty(m, r), left.new_zeros(r, n)
         for start in range(0, m, rows):
@@ -95,6 +83,9 @@ class Quadratic(DataLoss):
     def _gradient(self, x: Tensor | Thin) -> Tensor:
         return (x if isinstance(x, Tensor) else x.dense) - self.target
 
+    def __repr__(self) -> str:
+        return as_text(self, batch=self.target.shape[:-2])
+
     def _to(self, dtype: torch.dtype, device: torch.device) -> Quadratic:
         return Quadratic(self.target.to(device, dtype))
 
@@ -108,13 +99,6 @@ class Sensing(DataLoss):
         The matrices ``A_k``.
     values : array_like, shape (..., k)
         The measurements ``y_k``; leading dimensions broadcast against those of X.
-
-    Raises
-    ------
-    TypeError
-        If an argument is not a real array.
-    ValueError
-        If shapes do not fit, or an argument is empty or not finite.
 
     Examples
     --------
@@ -142,12 +126,10 @@ class Sensing(DataLoss):
         super().__init__((like.shape[1], like.shape[2]), like)
 
     def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(E(X), G)`` at a matrix. Nothing is checked."""
         residual = self._residual(x)
         return half_square(residual, 1), self._adjoint(residual)
 
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return ``(E, G R, G^T L)`` at ``X = L R^T``. Nothing is checked."""
         # The operators are as large as k matrices X: forming one more is nothing.
         value, gradient = self.evaluate(left @ right.mT)
         return value, *products(gradient, left, right)
@@ -164,6 +146,10 @@ class Sensing(DataLoss):
 
     def _gradient(self, x: Tensor | Thin) -> Tensor:
         return self._adjoint(self._residual(x))
+
+    def __repr__(self) -> str:
+        batch = self.values.shape[:-1]
+        return as_text(self, f"{len(self.operators)} measurements", batch=batch)
 
     def _to(self, dtype: torch.dtype, device: torch.device) -> Sensing:
         return Sensing(self.operators.to(device, dtype), self.values.to(device, dtype))
@@ -182,13 +168,6 @@ class Regression(DataLoss):
         The ``x_k``, one a row; leading dimensions broadcast against those of X.
     outputs : array_like, shape (..., k, m)
         The ``y_k``, one a row.
-
-    Raises
-    ------
-    TypeError
-        If an argument is not a real array.
-    ValueError
-        If the numbers of rows differ, or an argument is a vector, empty or not finite.
 
     Examples
     --------
@@ -217,12 +196,10 @@ class Regression(DataLoss):
             self._unreachable = half_square(self.outputs - q @ self._outputs, 2)
 
     def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(E(X), G)`` at a matrix. Nothing is checked."""
         residual = self._residual(x)
         return self._half_square(residual), residual.mT @ self._inputs
 
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return ``(E, G R, G^T L)`` at ``X = L R^T``. Nothing is checked."""
         features = self._inputs @ right
         residual = features @ left.mT - self._outputs
         gl = self._inputs.mT @ (residual @ left)
@@ -242,6 +219,10 @@ class Regression(DataLoss):
 
     def _gradient(self, x: Tensor | Thin) -> Tensor:
         return self._residual(x).mT @ self._inputs
+
+    def __repr__(self) -> str:
+        *batch, count, _ = self.outputs.shape
+        return as_text(self, f"{count} pairs", batch=batch)
 
     def _to(self, dtype: torch.dtype, device: torch.device) -> Regression:
         return Regression(self.inputs.to(device, dtype), self.outputs.to(device, dtype))

@@ -8,6 +8,8 @@ import warnings
 import torch
 from torch import Tensor
 
+from dln_geometry.dynamics.losses.loss import in_coordinates
+
 
 class Pattern:
     """The places of the entries of equally filled sparse matrices, down a block diagonal.
@@ -44,8 +46,8 @@ class Pattern:
         `target` is a `matrix` of this pattern; `left` and `right` are stacked, of shapes
         (blocks m, r) and (blocks n, r).
         """
-        # In double precision the kernel spends the same on an entry at every rank, and twice as
-        # much as gathering where the rank is small.
+        # In double precision the kernel takes the same time for an entry at every rank, twice as
+        # long as gathering where the rank is small.
         gathers = left.dtype == torch.float64 and left.device.type == "cpu"
         if not self._is_fused(left, right) or (gathers and left.shape[-1] <= 16):
             return self.entries(left, right) - target.values()
@@ -79,18 +81,12 @@ class Pattern:
                 self.matrix(values) @ right,
                 _compressed(self._col_starts, self._rows_by_col, by_col, transposed) @ left,
             )
-        s = torch.sparse_coo_tensor(
-            torch.stack((self.rows, self.cols)),
-            values,
-            self.shape,
-            is_coalesced=True,
-            check_invariants=False,
-        )
+        s = in_coordinates(torch.stack((self.rows, self.cols)), values, self.shape)
         return s @ right, s.mT @ left
 
     @staticmethod
     def _is_fused(*tensors: Tensor) -> bool:
-        """Whether the compressed kernels serve: they exist here, and no derivative is asked."""
+        """Whether to use the compressed kernels: they exist here, and no derivative is asked."""
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
             return False
         return has_compressed_kernels(tensors[0].dtype, tensors[0].device.type)
@@ -98,7 +94,7 @@ class Pattern:
 
 @functools.cache
 def has_compressed_kernels(dtype: torch.dtype, device_type: str) -> bool:
-    """Whether torch can sample a product on a compressed pattern, and multiply with it, here.
+    """Whether torch can sample a product on a compressed pattern, and multiply with it.
 
     Builds of torch without MKL cannot on the CPU.
     """
@@ -106,7 +102,7 @@ def has_compressed_kernels(dtype: torch.dtype, device_type: str) -> bool:
     zero = torch.zeros(1, dtype=torch.int64, device=device_type)
     one = torch.ones(1, 1, dtype=dtype, device=device_type)
     with warnings.catch_warnings():
-        # Said once in a process, on the first compressed matrix: this one.
+        # torch warns once in a process, at the first compressed matrix: this one.
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
         try:
             s = _compressed(starts, zero, one[0], (1, 1))

@@ -1,0 +1,290 @@
+"""What a loss is, what flows ask of it, and what the losses on data have in common."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from dln_geometry.geometry.points import Collapsed, EndToEnd
+from dln_geometry.support import as_matrix
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """A loss ``E(X)`` of the end-to-end matrix.
+
+    Two methods make a loss. Flows call them with matrices of shape (..., m, n), entropies and
+    users also with points; `as_dense` makes a matrix of either. A loss may have more, where
+    less needs to be formed than the matrix:
+
+    - ``contract(left, right)`` returns ``(E, G R, G^T L)`` at ``X = L R^T``;
+    - ``evaluate(x)`` returns ``(E, G)`` at a matrix;
+    - ``to(dtype=None, device=None)`` returns the loss on data of that dtype and device;
+    - ``shape`` is ``(m, n)``, and lets a flow refuse a start that does not fit.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from dln_geometry.dynamics import losses
+    >>> class Quartic:
+    ...     def __init__(self, target):
+    ...         self.target = torch.as_tensor(target)
+    ...     def value(self, x):
+    ...         return (losses.as_dense(x) - self.target).pow(4).sum((-2, -1)) / 4
+    ...     def gradient(self, x):
+    ...         return (losses.as_dense(x) - self.target).pow(3)
+    >>> loss = Quartic([[1.0, 0.0], [0.0, 1.0]])
+    >>> isinstance(loss, losses.Loss), loss.value(torch.zeros(2, 2))
+    (True, tensor(0.5000))
+    """
+
+    def value(self, x: Any) -> Tensor:
+        """Return ``E(X)``, shape (...)."""
+        ...
+
+    def gradient(self, x: Any) -> Tensor:
+        """Return the Euclidean gradient ``G = E'(X)``, shape (..., m, n), dense or sparse."""
+        ...
+
+
+def as_dense(x: Any) -> Tensor:
+    """Return the end-to-end matrix of a point in any view, or of a matrix itself.
+
+    Parameters
+    ----------
+    x : Collapsed, EndToEnd or array_like, shape (..., m, n)
+
+    Examples
+    --------
+    >>> as_dense([[1.0, 2.0]])
+    tensor([[1., 2.]])
+    """
+    if isinstance(x, Collapsed | EndToEnd):
+        return x.matrix
+    if isinstance(x, Tensor) and x.is_floating_point() and x.ndim >= 2 and x.numel() > 0:
+        # Finiteness would cost a pass over the matrix; a NaN shows in the value.
+        return x
+    return as_matrix(x, "x")
+
+
+def contract(loss: Loss, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ``(E(X), G R, G^T L)`` at ``X = L R^T`` with ``G = E'(X)``, without checks.
+
+    All that a flow of layers needs of a loss; by the loss's own ``contract`` where it has one.
+
+    Parameters
+    ----------
+    loss : Loss
+    left : Tensor, shape (..., m, r)
+    right : Tensor, shape (..., n, r)
+    """
+    own = getattr(loss, "contract", None)
+    if own is not None:
+        return own(left, right)
+    dense = left @ right.mT
+    gradient = loss.gradient(dense)
+    return loss.value(dense), *products(gradient, left, right)
+
+
+def evaluate(loss: Loss, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``(E(X), G)`` at a matrix, the gradient dense, without checks.
+
+    By the loss's own ``evaluate`` where it has one.
+    """
+    own = getattr(loss, "evaluate", None)
+    if own is not None:
+        return own(x)
+    gradient = loss.gradient(x)
+    return loss.value(x), gradient if gradient.layout == torch.strided else gradient.to_dense()
+
+
+def prepared(
+    loss: Any,
+    shape: tuple[int, int],
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Any:
+    """Return a loss that is ready for points of this shape, dtype and device.
+
+    Every flow passes its loss through here: data are converted once, by the loss's own ``to``.
+
+    Raises
+    ------
+    TypeError
+        If `loss` has no methods ``value`` and ``gradient``.
+    ValueError
+        If the loss is one of matrices of another shape.
+    """
+    if isinstance(loss, type) or not isinstance(loss, Loss):
+        raise TypeError(
+            "loss must have the methods value(x) and gradient(x), got "
+            f"{loss.__name__ if isinstance(loss, type) else type(loss).__name__}; "
+            "a function of the matrix becomes a loss by losses.from_callable"
+        )
+    own = getattr(loss, "shape", None)
+    if own is not None and tuple(own) != tuple(shape):
+        raise ValueError(
+            f"loss must be one of {shape[0]} x {shape[1]} matrices like the point, got one of "
+            f"{' x '.join(str(d) for d in own)}"
+        )
+    move = getattr(loss, "to", None)
+    return loss if move is None else move(dtype=dtype, device=device)
+
+
+def products(gradient: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``(G R, G^T L)`` for a dense or sparse gradient."""
+    if gradient.layout == torch.strided:
+        # (L^T G)^T: a product whose large factor is not transposed is the faster one.
+        return gradient @ right, (left.mT @ gradient).mT
+    batch, (m, n) = gradient.shape[:-2], gradient.shape[-2:]
+    if batch:
+        gradient = _block_diagonal(gradient)
+        left, right = (t.expand(*batch, -1, -1) for t in (left, right))
+    elif gradient.layout != torch.sparse_coo:
+        gradient = gradient.to_sparse_coo()
+    r = left.shape[-1]
+    gr = gradient @ right.reshape(-1, r)
+    gl = gradient.mT @ left.reshape(-1, r)
+    return gr.reshape(*batch, m, r), gl.reshape(*batch, n, r)
+
+
+def _block_diagonal(g: Tensor) -> Tensor:
+    """Return the matrices of a sparse batch (..., m, n) as the blocks of one sparse matrix."""
+    g = (g if g.layout == torch.sparse_coo else g.to_sparse_coo()).coalesce()
+    batch, (m, n) = g.shape[:-2], g.shape[-2:]
+    index = g.indices()
+    block = torch.zeros_like(index[0])
+    for size, i in zip(batch, index[:-2], strict=True):
+        block = block * size + i
+    count = math.prod(batch)
+    places = torch.stack((block * m + index[-2], block * n + index[-1]))
+    return in_coordinates(places, g.values(), (count * m, count * n))
+
+
+def in_coordinates(places: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the sparse tensor with these values at distinct places in row-major order."""
+    return torch.sparse_coo_tensor(
+        places, values, tuple(shape), is_coalesced=True, check_invariants=False
+    )
+
+
+class Thin(NamedTuple):
+    """A matrix ``X = left right^T`` that is not formed."""
+
+    left: Tensor
+    right: Tensor
+
+    @property
+    def dense(self) -> Tensor:
+        """The matrix itself, shape (..., m, n)."""
+        return self.left @ self.right.mT
+
+
+class DataLoss(ABC):
+    """A loss ``E(X) = 1/2 |residual(X)|^2`` with a residual that is affine in X.
+
+    The point determines dtype and device: data of others are converted once and kept.
+    """
+
+    def __init__(self, shape: tuple[int, int], data: Tensor) -> None:
+        self.shape, self.dtype, self.device = shape, data.dtype, data.device
+        self._converted: dict[tuple[torch.dtype, torch.device], Self] = {}
+
+    def value(self, x: Any) -> Tensor:
+        """Return ``E(X)``, shape (...).
+
+        Parameters
+        ----------
+        x : Collapsed, EndToEnd or array_like, shape (..., m, n)
+
+        Raises
+        ------
+        TypeError
+            If `x` is not a real array.
+        ValueError
+            If `x` is not of the loss's shape.
+        """
+        loss, point = self._enter(x)
+        return loss._value(point)
+
+    def gradient(self, x: Any) -> Tensor:
+        """Return the Euclidean gradient ``G = E'(X)``, shape (..., m, n).
+
+        Parameters and errors as in `value`.
+        """
+        loss, point = self._enter(x)
+        return loss._gradient(point)
+
+    @abstractmethod
+    def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(E(X), G)`` at a matrix, the gradient dense. Nothing is checked."""
+
+    @abstractmethod
+    def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``(E, G R, G^T L)`` at ``X = L R^T``. Nothing is checked."""
+
+    def to(
+        self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> Self:
+        """Return the loss on data of this dtype and device (itself if they are)."""
+        dtype = self.dtype if dtype is None else dtype
+        device = self.device if device is None else torch.device(device)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
+        if (dtype, device) == (self.dtype, self.device):
+            return self
+        if (dtype, device) not in self._converted:
+            self._converted[dtype, device] = self._to(dtype, device)
+        return self._converted[dtype, device]
+
+    @abstractmethod
+    def _to(self, dtype: torch.dtype, device: torch.device) -> Self: ...
+
+    @abstractmethod
+    def _value(self, x: Tensor | Thin) -> Tensor: ...
+
+    @abstractmethod
+    def _gradient(self, x: Tensor | Thin) -> Tensor: ...
+
+    def _enter(self, x: Any) -> tuple[Self, Tensor | Thin]:
+        """Return the loss converted to the point's dtype and device, and the checked point."""
+        if isinstance(x, Collapsed):
+            point, like, shape = Thin(x.L @ x.M, x.R), x.L, x.shape
+        elif isinstance(x, EndToEnd):
+            point, like, shape = Thin(x.u * x.s.unsqueeze(-2), x.vh.mT), x.s, x.shape
+        else:
+            # Nested sequences have no dtype of their own.
+            own = hasattr(x, "dtype")
+            if not (isinstance(x, Tensor) and x.dtype in (torch.float32, torch.float64)):
+                x = as_matrix(x, "x", dtype=None if own else self.dtype)
+            point, like, shape = x, x, tuple(x.shape[-2:])
+        if shape != self.shape:
+            raise ValueError(
+                f"x must have shape (..., {self.shape[0]}, {self.shape[1]}), got "
+                f"{tuple(like.shape) if isinstance(point, Tensor) else shape}"
+            )
+        return self.to(dtype=like.dtype, device=like.device), point
+
+
+def as_text(loss: Any, *facts: str, batch: Sequence[int] = ()) -> str:
+    """Return a short repr: shape of the matrices, some facts, leading dimensions of the data."""
+    held = (f"batch {tuple(batch)}",) if batch else ()
+    parts = ", ".join((f"{loss.shape[0]} x {loss.shape[1]}", *facts, *held))
+    return f"{type(loss).__name__}({parts})"
+
+
+def half_square(residual: Tensor, ndim: int) -> Tensor:
+    """Return ``1/2 |residual|^2`` over the last `ndim` dimensions."""
+    if torch.is_grad_enabled() and residual.requires_grad:
+        return 0.5 * residual.square().sum(tuple(range(-ndim, 0)))
+    flat = residual.flatten(-ndim)
+    if flat.ndim == 1:
+        return 0.5 * torch.dot(flat, flat)
+    # One pass without a temporary. The norm of a batch is the only such reduction.
+    return 0.5 * torch.linalg.vector_norm(flat, dim=-1).square()
