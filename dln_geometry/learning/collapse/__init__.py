@@ -1,4 +1,9 @@
-"""collapse."""
+"""Which mirrors of a network collapse: by weight decay, by the noise of minibatches.
+
+Open `report` first: it puts together `detection` (which mirrors an architecture has) and
+`thresholds` (curvature and weight decay). `exponents` is the noise of SGD. A new kind of mirror is
+a `kind` of `MirrorFamily` in `detection`.
+"""
 
 from __future__ import annotations
 

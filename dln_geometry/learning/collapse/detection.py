@@ -16,10 +16,8 @@ from torch.func import functional_call
 from dln_geometry.learning.architecture import Part, SymmetricGroup, symmetries_of
 from dln_geometry.learning.mirror import Mirror
 
-__all__ = ["MirrorFamily", "mirrors_of"]
-
 Kind = Literal["permutation", "opposition", "rescaling", "rotation"]
-# More layers than this between the same units are not tried in all combinations.
+# Up to this many parts all subsets are tried for changes of sign; above, only all parts together.
 _LARGEST_SEARCH = 6
 
 
@@ -27,10 +25,11 @@ _LARGEST_SEARCH = 6
 class MirrorFamily:
     """The mirrors of one kind that the same units have; made by `mirrors_of`.
 
-    - ``"permutation"``: one for every pair of units, which collapse to the same;
-    - ``"opposition"``: one for every pair of odd units (tanh), which collapse to opposite ones;
-    - ``"rescaling"``: one for every unit, whose sign can be changed, and which is switched off;
-    - ``"rotation"``: one for every direction in the space of the units, which loses a dimension.
+    - ``"permutation"``: one for every pair of units; collapsed, the two are equal;
+    - ``"opposition"``: one for every pair of odd units (tanh); collapsed, the two are opposite;
+    - ``"rescaling"``: the change of sign of every unit; collapsed, the unit is switched off;
+    - ``"rotation"``: one for every direction in the space of the units; collapsed, the space has
+      lost that dimension.
 
     Parameters
     ----------
@@ -41,7 +40,7 @@ class MirrorFamily:
     units : int
         Their number.
     through : tuple of str
-        What lies between the parameters, by the names of the modules or functions.
+        Names of the modules or functions between the parameters.
     """
 
     kind: Kind
@@ -51,19 +50,14 @@ class MirrorFamily:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the parameters."""
+        """Names of the parameters that the units own."""
         return tuple(self.axes)
 
     def mirror(self, params: Mapping[str, Tensor], member: Any) -> Mirror:
-        """Return one mirror of the family.
+        """Return one mirror of the family, for parameters of the shapes of `params`.
 
-        Parameters
-        ----------
-        params : mapping of str to Tensor
-            The parameters; their shapes count.
-        member : tuple of two int, int, or Tensor
-            The pair of a permutation or opposition, the unit of a rescaling, the direction of a
-            rotation.
+        `member` is the pair of units of a permutation or opposition, the unit of a rescaling, the
+        direction of a rotation.
         """
         if self.kind in ("permutation", "opposition"):
             first, second = member
@@ -76,21 +70,13 @@ class MirrorFamily:
     def defects(self, params: Mapping[str, Tensor]) -> Tensor:
         """Return `Mirror.defect` of all members at once.
 
-        Parameters
-        ----------
-        params : mapping of str to Tensor
-            The parameters.
-
-        Returns
-        -------
-        Tensor, shape (d, d) or (d,)
-            Of all pairs of a permutation or opposition; of every unit of a rescaling; of the
-            singular directions of a rotation, descending.
+        Shape (d, d), the pairs of a permutation or opposition; or (d,), the units of a rescaling,
+        or the singular directions of a rotation, descending.
         """
         rows, scale = self._rows(params)
         if self.kind in ("permutation", "opposition"):
             other = rows if self.kind == "permutation" else -rows
-            # Without the trick of the inner products, which is rounding for units nearly equal.
+            # Distances by inner products would lose those of nearly equal units to rounding.
             far = torch.cdist(rows, other, compute_mode="donot_use_mm_for_euclid_dist")
             return far * (scale / math.sqrt(2))
         if self.kind == "rescaling":
@@ -101,15 +87,7 @@ class MirrorFamily:
         return found
 
     def closest(self, params: Mapping[str, Tensor], count: int = 1) -> list[tuple[float, Any]]:
-        """Return the members nearest to collapse, as pairs of a defect and a `member`.
-
-        Parameters
-        ----------
-        params : mapping of str to Tensor
-            The parameters.
-        count : int
-            At most so many.
-        """
+        """Return (defect, `member`) of at most `count` members, the nearest to collapse first."""
         if self.kind == "rotation":
             rows, scale = self._rows(params)
             u, s, _ = torch.linalg.svd(rows, full_matrices=self.units > rows.shape[1])
@@ -124,7 +102,7 @@ class MirrorFamily:
     def _closest_pairs(
         self, params: Mapping[str, Tensor], count: int
     ) -> list[tuple[float, tuple[int, int]]]:
-        """Return the nearest pairs of units: by inner products, and then, of a few, exactly."""
+        """Return the nearest pairs of units: chosen by inner products, then measured exactly."""
         rows, scale = self._rows(params)
         other = rows if self.kind == "permutation" else -rows
         far = torch.cdist(rows, other, compute_mode="use_mm_for_euclid_dist")
@@ -138,7 +116,7 @@ class MirrorFamily:
         return list(zip(values.tolist(), pairs, strict=True))[:count]
 
     def _rows(self, params: Mapping[str, Tensor]) -> tuple[Tensor, float]:
-        """Return everything that a unit owns, a row for each, and the scale of the defect."""
+        """Return all parameters of each unit as a row, and the factor from norms to defects."""
         pieces, square, size = [], 0.0, 0
         for name, (axis, positions) in self.axes.items():
             q = params[name].detach()
@@ -155,31 +133,21 @@ def mirrors_of(
 ) -> list[MirrorFamily]:
     """Return the families of mirror symmetries that the architecture of a module has.
 
-    They are read from its symmetric groups (see `symmetries_of`): exchanges of hidden units,
-    channels and heads; rotations of what stands between two linear layers, also in every head of
-    an attention. Where an example input can confirm them, also changes of the sign of units, of
-    odd ones (tanh), and of weights whose sign a normalisation passes on to its own weight; and
-    exchanges with a change of sign.
+    From its symmetric groups (see `symmetries_of`) it reads exchanges of hidden units, channels
+    and heads, and rotations between two consecutive linear layers, also in every head of an
+    attention. On an example input it also tries changes of the sign of units: of odd ones (tanh),
+    and of weights whose sign a normalisation passes on to its own weight; and exchanges with a
+    change of sign.
 
     Parameters
     ----------
     module : Module
         In the mode in which it is trained. It is not changed.
     example_input : Tensor or tuple, optional
-        Positional arguments of the module. Every family is tried on it. Rescalings are found with
-        it only.
+        Positional arguments of the module, on which every family is tried. Without it no
+        rescalings and oppositions are found.
     loss : "cross_entropy" or None
-        As in `symmetries_of`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As in `symmetries_of`.
-
-    Warns
-    -----
-    UserWarning
-        As in `symmetries_of`.
+        As in `symmetries_of`, like errors and warnings.
 
     Examples
     --------
@@ -197,17 +165,17 @@ def mirrors_of(
     for group in groups:
         if group.kind == "gauge":
             for unit in range(group.units):
-                axes = _axes(group.parts, unit)
+                axes = _unit_axes(group.parts, unit)
                 families.append(MirrorFamily("rotation", axes, group.first[0].block, group.through))
         elif group.kind == "permutation":
-            axes = _axes(group.parts)
+            axes = _unit_axes(group.parts)
             families.append(MirrorFamily("permutation", axes, group.units, group.through))
         if probe is not None and group.kind in ("permutation", "rescale"):
             for parts in _sign_changes(group, params, probe):
-                family = MirrorFamily("rescaling", _axes(parts), group.units, group.through)
+                family = MirrorFamily("rescaling", _unit_axes(parts), group.units, group.through)
                 if not any(_same(family, other) for other in families):
                     families.append(family)
-    # Units that can be exchanged, and change their signs, can do both at once.
+    # Units with both symmetries, exchange and change of sign, also have the two combined.
     return families + [
         replace(family, kind="opposition")
         for family in families
@@ -218,8 +186,8 @@ def mirrors_of(
     ]
 
 
-def _axes(parts: Sequence[Part], unit: int | None = None) -> dict[str, Any]:
-    """Return parts as axes of the constructors of `Mirror`: of the units, or inside one of them."""
+def _unit_axes(parts: Sequence[Part], unit: int | None = None) -> dict[str, Any]:
+    """Return the `axes` for `Mirror.permutation` of all units, or of the rows inside one unit."""
     found: dict[str, tuple[int, Tensor]] = {}
     for part in parts:
         index = torch.arange(part.start, part.stop).reshape(part.units, part.block)
@@ -233,7 +201,7 @@ def _axes(parts: Sequence[Part], unit: int | None = None) -> dict[str, Any]:
 def _sign_changes(
     group: SymmetricGroup, params: Mapping[str, Tensor], probe: _Probe
 ) -> Iterator[tuple[Part, ...]]:
-    """Yield the smallest sets of parts whose signs can be changed, unit by unit."""
+    """Yield the smallest sets of parts on which the signs of the units can be changed."""
     atoms = list(_atoms(group.parts, params))
     sizes = range(1, len(atoms) + 1) if len(atoms) <= _LARGEST_SEARCH else (len(atoms),)
     kept: list[set[int]] = []
@@ -248,7 +216,7 @@ def _sign_changes(
 
 
 def _atoms(parts: Sequence[Part], params: Mapping[str, Tensor]) -> Iterator[tuple[Part, ...]]:
-    """Yield parts, the rows of a weight together with those of the bias beside it."""
+    """Yield the parts one by one, but the rows of a weight together with those of its bias."""
     names = {part.name for part in parts}
     for part in parts:
         path, _, leaf = part.name.rpartition(".")
@@ -268,7 +236,7 @@ def _same(a: MirrorFamily, b: MirrorFamily) -> bool:
 
 
 class _Probe:
-    """The outputs of a module on an example, in double precision and without side effects."""
+    """The outputs of a copy of a module on an example, in double precision."""
 
     def __init__(self, module: nn.Module, example: Any) -> None:
         self.clone = copy.deepcopy(module).double()
@@ -277,7 +245,7 @@ class _Probe:
             a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in example
         )
         self.generator = torch.Generator().manual_seed(0)
-        # A generic point: what starts at zero, like the bias of a normalisation, has every sign.
+        # A generic point: at a bias of zero a change of its sign would always pass.
         self.params = {name: self._shaken(p.detach()) for name, p in self.clone.named_parameters()}
         self.base = self.outputs(self.params)
 
@@ -288,16 +256,16 @@ class _Probe:
 
     def outputs(self, params: dict[str, Tensor]) -> Tensor:
         buffers = {name: b.clone() for name, b in self.clone.named_buffers()}
-        # The same random numbers every time (dropout), and the generators as they were.
+        # fork_rng: dropout draws the same numbers in every call, the user's generator stays put.
         with torch.random.fork_rng(), torch.no_grad():
             value = functional_call(self.clone, (params, buffers), self.arguments)
-        return torch.cat([t.flatten() for t in _tensors(value)])
+        return torch.cat([t.flatten() for t in _floating_tensors(value)])
 
     def keeps_signs(self, parts: Sequence[Part]) -> bool:
-        """Tell whether random signs of the units, on all these parts, leave the outputs."""
+        """Tell whether random signs of the units, on all these parts, keep the outputs."""
         units = parts[0].units
         signs = torch.ones(units, dtype=torch.float64)
-        # Neither none nor all: that would be a statement about the whole layer.
+        # Half of the units: the sign of a whole layer may be free where that of a unit is not.
         chosen = torch.randperm(units, generator=self.generator)[: max(1, units // 2)]
         signs[chosen] = -1.0
         moved = dict(self.params)
@@ -309,11 +277,11 @@ class _Probe:
         return bool(error <= 1e-9 * self.base.norm())
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def _floating_tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value] if value.is_floating_point() else []
     if isinstance(value, Mapping):
         value = tuple(value.values())
     if isinstance(value, tuple | list):
-        return [t for item in value for t in _tensors(item)]
+        return [t for item in value for t in _floating_tensors(item)]
     return []

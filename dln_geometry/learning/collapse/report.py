@@ -1,9 +1,8 @@
-"""Report which mirrors of a network are collapsed, or about to collapse."""
+"""The report: which mirrors of a network are collapsed, or about to collapse."""
 
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,8 +14,7 @@ from dln_geometry.learning.collapse.detection import MirrorFamily, mirrors_of
 from dln_geometry.learning.collapse.thresholds import Stability, stability
 from dln_geometry.learning.functional import functionalize
 from dln_geometry.learning.mirror import NotFiniteError, value_and_gradient
-
-__all__ = ["Collapse", "CollapseReport", "collapse_report"]
+from dln_geometry.support import as_count, as_positive
 
 Status = Literal["collapsed", "escaping", "collapsing", "singular", "free"]
 
@@ -27,22 +25,20 @@ class Collapse:
 
     Parameters
     ----------
-    family : MirrorFamily
-        What kind of mirror, of which parameters.
-    member : tuple of two int, int, or Tensor
-        Which one, as in `MirrorFamily.mirror`.
+    family, member
+        Which mirror: ``family.mirror(params, member)``.
     defect : float
         Distance from the symmetric set, as in `Mirror.defect`.
     stability : Stability or None
-        The weight decay that makes the set attractive, and the one that makes it better.
+        As returned by `stability`; `None` where the loss is singular.
     rate : float
-        ``-d/dt log |O^T q|`` under gradient flow with the weight decay, where q is now: positive
+        ``-d/dt log |O^T q|`` under gradient flow with the weight decay, at the present q: positive
         on the way to the symmetric set. NaN on the set itself.
     status : str
         - ``"collapsed"``: on the symmetric set, which is attractive;
         - ``"escaping"``: on the set, but it is repulsive;
         - ``"collapsing"``: on the way to a set that is attractive;
-        - ``"singular"``: the loss is not smooth on the set;
+        - ``"singular"``: the loss is not finite or not smooth on the set;
         - ``"free"``: none of these.
     """
 
@@ -63,7 +59,7 @@ class CollapseReport(Sequence[Collapse]):
     records : tuple of Collapse
         By family, the nearest first.
     weight_decay : float
-        That the report is for.
+        For which the stability was judged.
     """
 
     records: tuple[Collapse, ...]
@@ -115,17 +111,10 @@ def collapse_report(
         a few gradients, and some dozens of Hessian-vector products.
     tol : float
         Defect below which a mirror counts as collapsed.
-    loss : "cross_entropy" or None
-        As in `symmetries_of`.
     families : sequence of MirrorFamily, optional
         Those to examine; all that `mirrors_of` finds with the inputs as an example if not given.
-    generator : torch.Generator, optional
-        As in `stability`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As in `functionalize`, `mirrors_of` and `stability`; if an option is out of range.
+    loss, generator : optional
+        As in `symmetries_of`, and as in `stability`.
 
     Examples
     --------
@@ -144,28 +133,23 @@ def collapse_report(
     >>> [(record.status, record.family.kind, record.member) for record in report][0]
     ('collapsed', 'permutation', (0, 2))
     """
-    if isinstance(weight_decay, bool) or not isinstance(weight_decay, numbers.Real):
-        raise TypeError(f"weight_decay must be a real number, got {weight_decay!r}")
-    decay = float(weight_decay)
-    if not (math.isfinite(decay) and decay >= 0):
-        raise ValueError(f"weight_decay must be non-negative and finite, got {weight_decay!r}")
-    if isinstance(count, bool) or not isinstance(count, numbers.Integral) or int(count) < 1:
-        raise ValueError(f"count must be a positive integer, got {count!r}")
+    decay = as_positive(weight_decay, "weight_decay", zero=True)
+    count = as_count(count, "count")
     function, params = functionalize(module, loss_fn, data)
     if families is None:
         families = mirrors_of(module, _example(data), loss=loss)
-    # What is not trained cannot collapse.
+    # Frozen parameters cannot collapse.
     families = [family for family in families if set(family.names) <= params.keys()]
     _, gradient = value_and_gradient(function, params)
     records = []
     for family in families:
-        for defect, member in family.closest(params, int(count)):
+        for defect, member in family.closest(params, count):
             mirror = family.mirror(params, member)
             rate = _rate(mirror.coordinates(params), mirror.coordinates(gradient), decay)
             try:
                 found = stability(function, mirror, params, generator=generator)
             except NotFiniteError:
-                # What is normalised (a weight norm) has no value at zero.
+                # A weight norm divides by the length of a weight, which is 0 on the set.
                 found, status = None, "singular"
             else:
                 status = _status(defect <= tol, found.is_stable(decay), rate)
@@ -176,7 +160,7 @@ def collapse_report(
 def _example(data: Any) -> Any:
     inputs = data[0] if isinstance(data, tuple | list) else data
     if isinstance(inputs, Mapping):
-        # The detector calls the module by position.
+        # `mirrors_of` takes positional arguments alone.
         return None
     if isinstance(inputs, tuple | list):
         return tuple(torch.as_tensor(x) for x in inputs)

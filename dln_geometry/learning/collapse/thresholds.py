@@ -1,4 +1,4 @@
-"""When does a mirror collapse? The curvature of a loss along it, and the decay that beats it."""
+"""The curvature of a loss along a mirror, and the weight decay above which the mirror collapses."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from dln_geometry.learning.functional import largest_eigenvalue
-from dln_geometry.learning.mirror import Mirror, NotFiniteError, Reflection, as_scalar
+from dln_geometry.learning.mirror import Mirror, NotFiniteError, as_scalar
 
-__all__ = ["Stability", "curvature", "stability"]
-
+# Up to this many coordinates the Hessian is made as a matrix.
 _DENSE = 32
 _MOST_PRODUCTS = 2000
 
@@ -27,10 +26,10 @@ class Stability:
     ----------
     threshold : float
         ``-lambda_min(O^T H O)`` at the symmetric point: the weight decay above which the symmetric
-        set attracts what is near it. Negative if it does so without.
+        set attracts. Negative if it attracts without any.
     pointwise : float or None
-        ``2 (f((I-P) q) - f(q)) / |P q|^2``: the weight decay above which the symmetric point is
-        better than q itself. `None` if q is symmetric to half of the digits.
+        ``2 (f((I-P) q) - f(q)) / |P q|^2``: the weight decay above which the penalised loss is
+        lower at the symmetric point than at q. `None` if q is symmetric to half of the digits.
     direction : Tensor, shape (k,)
         Unit coordinates of the direction that leaves the symmetric set first.
     defect : float
@@ -46,7 +45,7 @@ class Stability:
     residual: float
 
     def is_stable(self, weight_decay: float = 0.0) -> bool:
-        """Tell whether gradient descent with this weight decay is drawn to the symmetric set."""
+        """Tell whether the symmetric set attracts gradient descent with this weight decay."""
         return weight_decay > self.threshold
 
 
@@ -64,8 +63,8 @@ def stability(
     near the symmetric set ``O^T q = 0`` follows ``(O^T q)' = -(O^T H O + gamma) O^T q``, since the
     Hessian H has no block between O and the set. Gamma above
     ``gamma_0 = -lambda_min(O^T H O)`` makes the set attractive, gamma below it repulsive. H is
-    that at ``(I - O O^T) q``; where the point itself moves with gamma, gamma_0 does too. Parameters
-    with decays of their own (or none) want the penalty in the loss, and a threshold below 0.
+    taken at ``(I - O O^T) q``; if that point moves with gamma, so does gamma_0. If parameters have
+    different decays, add the penalty to the loss: the set attracts if the threshold is below 0.
 
     Parameters
     ----------
@@ -84,29 +83,27 @@ def stability(
     Returns
     -------
     Stability
-        Up to 32 coordinates by a dense Hessian; more by Lanczos iteration, restarted, on
-        Hessian-vector products: memory is that of a few dozen vectors of k coordinates.
+        Up to 32 coordinates by a dense Hessian; more by a restarted Lanczos iteration on
+        Hessian-vector products, in the memory of a few dozen vectors of k coordinates.
 
     Raises
     ------
-    TypeError
-        If `mirror` is none, or the loss does not return a tensor.
     ValueError
-        If the loss is not a differentiable scalar, is not finite on the symmetric set
-        (`NotFiniteError`), or does not have the symmetry (`SymmetryError`, with the residual).
+        If the loss is not a differentiable scalar, is not finite on the symmetric set, or does not
+        have the symmetry (`SymmetryError`, with the residual).
     RuntimeError
         If the iteration does not converge in 2000 products.
 
     Examples
     --------
-    A double well, whose hill at 0 is as curved as -4:
+    A double well, whose second derivative at 0 is -4:
 
     >>> mirror, q = Mirror([[1.0]]), torch.tensor([0.5])
     >>> found = stability(lambda q: (q.square().sum() - 1).square(), mirror, q)
     >>> found.threshold, found.is_stable(4.1), found.is_stable(3.9)
     (4.0, True, False)
     """
-    if not isinstance(mirror, Reflection):
+    if not isinstance(mirror, Mirror):
         raise TypeError(f"mirror must be a Mirror, got {type(mirror).__name__}")
     mirror.require(loss, params)
     symmetric = mirror.project(params)
@@ -114,7 +111,7 @@ def stability(
     like = product.origin
     if mirror.dimension <= _DENSE:
         dense = _dense(product)
-        # There is no decomposition in half precision.
+        # eigh does not exist in half precision.
         values, vectors = torch.linalg.eigh(dense if dense.itemsize >= 4 else dense.float())
         value, direction = float(values[0]), vectors[:, 0].to(like)
     else:
@@ -133,7 +130,7 @@ def stability(
     defect = float(mirror.defect(params).detach())
     pointwise = None
     if defect > math.sqrt(torch.finfo(like.dtype).eps):
-        # Nearer by, both differences are rounding.
+        # Any nearer, both differences are rounding errors.
         with torch.no_grad():
             gain = float(loss(symmetric)) - float(loss(params))
         pointwise = 2.0 * gain / part
@@ -141,28 +138,10 @@ def stability(
 
 
 def curvature(loss: Callable[[Any], Tensor], mirror: Mirror, params: Any) -> Tensor:
-    """Return the Hessian along a mirror, ``O^T H O``, as a matrix.
+    """Return the Hessian along a mirror, ``O^T H O``, shape (k, k), at `params` as they are.
 
-    Parameters
-    ----------
-    loss : callable
-        ``loss(params)``, a scalar tensor, twice differentiable.
-    mirror : Mirror
-        Any; the symmetry is not checked.
-    params : Tensor or mapping of str to Tensor
-        Where; it is not made symmetric.
-
-    Returns
-    -------
-    Tensor, shape (k, k)
-        By one Hessian-vector product for each coordinate.
-
-    Raises
-    ------
-    TypeError
-        If the loss does not return a tensor.
-    ValueError
-        If the loss is not a finite differentiable scalar.
+    It takes one Hessian-vector product for each coordinate. Neither the loss nor the point needs
+    to be symmetric; other requirements as in `stability`.
     """
     mirror.coordinates(params)
     return _dense(_Curvature(loss, mirror, params))
@@ -184,7 +163,7 @@ class _Curvature:
 
     def __call__(self, v: Tensor) -> Tensor:
         if not self.gradient.requires_grad:
-            # A loss that is linear along the mirror.
+            # The loss is linear along the mirror.
             return torch.zeros_like(v)
         (product,) = torch.autograd.grad(
             self.gradient, self.origin, v, retain_graph=True, materialize_grads=True

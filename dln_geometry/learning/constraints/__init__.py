@@ -1,4 +1,8 @@
-"""constraints."""
+"""Weight decay that imposes constraints (`dcs_`), or that breaks symmetries (`syre_`).
+
+Open `dcs` first; `weight_decay` holds its decay for optimisers. A new kind of sparse norm is a
+class in `redundancy` and a choice in `dcs`.
+"""
 
 from __future__ import annotations
 

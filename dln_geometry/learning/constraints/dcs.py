@@ -1,4 +1,4 @@
-"""Differentiable constraints: a sparse norm of what breaks a symmetry, by weight decay alone."""
+"""Differentiable constraints: weight decay that acts as a sparse norm of chosen coordinates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from dln_geometry.learning.constraints.ownership import as_rate, own_parameter
+from dln_geometry.learning.constraints.ownership import own_parameter
 from dln_geometry.learning.constraints.redundancy import (
     Elementwise,
     Grouped,
@@ -18,10 +18,8 @@ from dln_geometry.learning.constraints.redundancy import (
     Sliced,
     block_labels,
 )
-from dln_geometry.learning.mirror import Mirror, Reflection
-from dln_geometry.support import as_rank
-
-__all__ = ["DCS", "dcs_"]
+from dln_geometry.learning.mirror import Mirror
+from dln_geometry.support import as_count, as_positive, as_rank
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -29,36 +27,32 @@ M = TypeVar("M", bound=nn.Module)
 class DCS(nn.Module):
     """The parametrisation that `dcs_` registers: ``q = (I - O O^T) z + O (u_1 * ... * u_N)``.
 
-    Parameters
-    ----------
-    redundancy : Redundancy
-        How the coordinates are written as a product.
-    mirror : Mirror or None
-        The isometry O, of this parameter alone; `None` is the identity.
+    `mirror` is the isometry O, of this parameter alone; without one O is the identity and there is
+    no z. `redundancy` writes the coordinates as a product.
     """
 
     def __init__(self, redundancy: Redundancy, mirror: Mirror | None) -> None:
         super().__init__()
         self.redundancy = redundancy
-        self.mirror: Reflection | None = mirror
+        self.mirror = mirror
         self._met: tuple[torch.device, torch.dtype] | None = None
 
     def forward(self, *originals: Tensor) -> Tensor:
-        """Return the parameter from z (if there is a mirror) and the factors."""
+        """Return the parameter from z (with a mirror only) and the factors."""
         if self.mirror is None:
             return self.redundancy.product(originals)
         z, *factors = originals
         return self._with_coordinates(z, self.redundancy.product(tuple(factors)))
 
     def right_inverse(self, q: Tensor) -> tuple[Tensor, ...]:
-        """Return z and the factors that make up the parameter q."""
+        """Return z (with a mirror only) and the factors of the parameter q."""
         if self.mirror is None:
             return self.redundancy.factors(q)
         c = self.coordinates(q)
         return (self._with_coordinates(q, torch.zeros_like(c)), *self.redundancy.factors(c))
 
     def coordinates(self, q: Tensor) -> Tensor:
-        """Return what is to be sparse: ``O^T q``, or the parameter itself without a mirror."""
+        """Return ``O^T q``, which is to be sparse; without a mirror the parameter itself."""
         if self.mirror is None:
             return q
         if self._met != (q.device, q.dtype):
@@ -73,13 +67,12 @@ class DCS(nn.Module):
         (move,) = self.mirror.push(step).values()
         return z + move.reshape(z.shape)
 
-    def penalty(self, originals: list[Tensor]) -> Tensor:
-        """Return half the sum of squares of the factors, given z and the factors."""
-        factors = originals if self.mirror is None else originals[1:]
-        return torch.stack([u.square().sum() for u in factors]).sum() / 2
+    def decayed(self, originals: list[Tensor]) -> list[Tensor]:
+        """Return the factors out of the new parameters, which begin with z if there is a mirror."""
+        return originals if self.mirror is None else originals[1:]
 
     def norm(self, q: Tensor) -> Tensor:
-        """Return the least value of `penalty` over the factors of q: a norm for two factors."""
+        """Return the least half sum of squares of factors of q: a norm for two factors."""
         n = self.redundancy.depth
         return (n / 2) * (self.redundancy.sizes(self.coordinates(q)) ** (2 / n)).sum()
 
@@ -99,7 +92,7 @@ def dcs_(
     depth: int = 2,
     spread: float | None = None,
 ) -> M:
-    r"""Rewrite a parameter so that weight decay constrains it: sparse, low rank, symmetric.
+    r"""Rewrite a parameter so that weight decay makes it sparse, of low rank or symmetric.
 
     The parameter q becomes ``q = (I - O O^T) z + O (u * v)``, a parametrisation of
     `torch.nn.utils.parametrize`. Weight decay kappa on u and v alone, by the groups of
@@ -120,9 +113,9 @@ def dcs_(
     o : array_like of shape (number of entries, k), or Mirror, optional
         Orthonormal columns, or a mirror of this parameter alone. `None` is the identity.
     groups : "row", "column", "nuclear", tuple of int, or Tensor, optional
-        What vanishes together: rows or columns of the parameter (first and second axis), blocks
-        of the shape given, or entries with the same number in a tensor of integers (of the shape
-        of the parameter; with `o`, of k numbers). The norm is then the sum of the Euclidean
+        Which coordinates vanish together: rows or columns of the parameter (first and second
+        axis), blocks of the shape given, or entries with the same number in a tensor of integers
+        (of its shape; with `o`, of k numbers). The norm is then the sum of the Euclidean
         lengths of the groups, by ``c_g = s_g u_g``. "nuclear" is the sum of singular values of
         the matrix (first axis, rest), by ``W = U V``.
     rank : int, optional
@@ -143,17 +136,15 @@ def dcs_(
 
     Raises
     ------
-    TypeError
-        If `module` is no module, the parameter is not real, or an option is of another type.
-    ValueError
-        If the module does not have the parameter, or it is tied, lazy, or parametrised already;
-        if `o` is not orthonormal or of the wrong size; if groups do not fit.
+    TypeError, ValueError
+        If the parameter is missing, not real, tied, lazy, or parametrised already; if `o` is not
+        orthonormal or of the wrong size; if `groups` or `rank` do not fit the parameter.
 
     Notes
     -----
     ``torch.nn.utils.parametrize.remove_parametrizations(submodule, "weight")`` goes back to a plain
     parameter. A state dict holds z and the factors, not O: apply `dcs_` before loading one. Decay
-    must be coupled (SGD, Adam): that of AdamW is another objective.
+    must be coupled (SGD, Adam): AdamW minimises another objective.
 
     References
     ----------
@@ -201,13 +192,9 @@ def _redundancy(
     depth: Any,
     spread: Any,
 ) -> Redundancy:
-    if isinstance(depth, bool) or not isinstance(depth, numbers.Integral):
-        raise TypeError(f"depth must be an integer, got {depth!r}")
-    if depth < 2:
-        raise ValueError(f"depth must be at least 2, got {depth}")
-    if spread is not None and as_rate(spread, "spread") == 0:
-        raise ValueError(f"spread must be positive, got {spread!r}")
-    n = int(depth)
+    n = as_count(depth, "depth", 2)
+    if spread is not None:
+        spread = as_positive(spread, "spread")
     if rank is not None and groups != "nuclear":
         raise ValueError('rank must come with groups="nuclear"')
     if groups is None:
@@ -228,18 +215,16 @@ def _redundancy(
         if axis >= len(shape):
             raise ValueError(f"groups must fit the parameter of shape {shape}, got {groups!r}")
         return Sliced(axis, n, spread)
-    if isinstance(groups, tuple) and all(
+    if not isinstance(groups, tuple) or not all(
         isinstance(b, numbers.Integral) and not isinstance(b, bool) and int(b) > 0 for b in groups
     ):
-        block = tuple(int(b) for b in groups)
-        if len(block) != len(shape):
-            raise ValueError(f"groups must have {len(shape)} numbers, got {groups!r}")
-    else:
         raise ValueError(
             'groups must be None, "row", "column", "nuclear", the positive shape of a block, or a '
             f"tensor of integers, got {groups!r}"
         )
-    return Grouped(block_labels(shape, block), n, spread)
+    if len(groups) != len(shape):
+        raise ValueError(f"groups must have {len(shape)} numbers, got {groups!r}")
+    return Grouped(block_labels(shape, groups), n, spread)
 
 
 def _as_labels(labels: Tensor, coordinates: tuple[int, ...]) -> Tensor:

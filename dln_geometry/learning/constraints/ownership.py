@@ -1,26 +1,17 @@
-"""Parameters by their names: who owns them, before they are rewritten."""
+"""Find the submodule that owns a parameter, and refuse parameters that cannot be rewritten."""
 
 from __future__ import annotations
 
-import math
-import numbers
 from typing import Any
 
 from torch import nn
 from torch.nn.utils import parametrize
 
-__all__ = ["as_rate", "own_parameter"]
-
 
 def own_parameter(module: Any, name: Any) -> tuple[nn.Module, str, nn.Parameter]:
     """Return the submodule that owns a parameter, its name there, and the parameter.
 
-    Raises
-    ------
-    TypeError
-        If `module` is no module, or the parameter is not real.
-    ValueError
-        If there is no such parameter, or it is tied, lazy, or parametrised already.
+    Missing, tied, lazy, complex and already parametrised ones are refused.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
@@ -43,13 +34,3 @@ def own_parameter(module: Any, name: Any) -> tuple[nn.Module, str, nn.Parameter]
         raise ValueError(f"parameter {name!r} must not be tied, got one under {tied}")
     path, _, leaf = name.rpartition(".")
     return module.get_submodule(path), leaf, parameter
-
-
-def as_rate(value: Any, name: str) -> float:
-    """Return a non-negative finite number."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a real number, got {value!r}")
-    rate = float(value)
-    if not (math.isfinite(rate) and rate >= 0):
-        raise ValueError(f"{name} must be non-negative and finite, got {value!r}")
-    return rate

@@ -1,4 +1,4 @@
-"""Removal of symmetries: weight decay towards a random point instead of zero."""
+"""Remove symmetries: weight decay towards a random point instead of zero."""
 
 from __future__ import annotations
 
@@ -10,24 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from dln_geometry.learning.constraints.ownership import as_rate, own_parameter
-from dln_geometry.support import as_generator
-
-__all__ = ["Syre", "syre_"]
+from dln_geometry.learning.constraints.ownership import own_parameter
+from dln_geometry.support import as_generator, as_positive
 
 M = TypeVar("M", bound=nn.Module)
 
 
 class Syre(nn.Module):
-    """The parametrisation that `syre_` registers: ``q = scale * z + offset``.
-
-    Parameters
-    ----------
-    offset : Tensor
-        The random point q_0.
-    scale : Tensor or None
-        Factors of the entries; `None` is 1.
-    """
+    """The parametrisation that `syre_` registers: ``q = scale * z + offset``, without scale 1."""
 
     offset: Tensor
     scale: Tensor | None
@@ -55,7 +45,7 @@ def syre_(
     anisotropy: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> M:
-    r"""Remove the symmetries of a loss, so that nothing collapses onto their fixed sets.
+    r"""Remove the symmetries of a loss, so that no parameters collapse onto their fixed sets.
 
     Each parameter becomes ``q = z + q_0`` with a fixed random ``q_0 ~ N(0, sigma^2)``: weight decay
     acts on z, ``f(z + q_0) + gamma |z|^2`` for a `weight_decay` of ``2 gamma``. Neither the loss
@@ -85,11 +75,9 @@ def syre_(
 
     Raises
     ------
-    TypeError
-        If `module` is no module or an option is of another type.
-    ValueError
-        If the module does not have a parameter, or it is tied, lazy, or parametrised already; if
-        an option is out of range.
+    TypeError, ValueError
+        If a parameter is missing, not real, tied, lazy, or parametrised already; nothing is
+        changed then.
 
     References
     ----------
@@ -105,8 +93,8 @@ def syre_(
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
     if sigma is not None:
-        sigma = as_rate(sigma, "sigma")
-    spread = as_rate(anisotropy, "anisotropy")
+        sigma = as_positive(sigma, "sigma", zero=True)
+    spread = as_positive(anisotropy, "anisotropy", zero=True)
     if spread >= 1:
         raise ValueError(f"anisotropy must be below 1, got {anisotropy!r}")
     if names is None:
@@ -119,7 +107,7 @@ def syre_(
         chosen = [names] if isinstance(names, str) else list(names)
     if not chosen:
         raise ValueError("module must have parameters to change, got none")
-    # All are looked up before any is changed.
+    # Find all before changing any: an error leaves the module as it was.
     sites = [own_parameter(module, name) for name in chosen]
     widths = [_inputs(owner, p) for owner, _, p in sites]
     for (owner, leaf, p), width in zip(sites, widths, strict=True):
@@ -130,7 +118,7 @@ def syre_(
         scale = None
         if spread > 0:
             uniform = torch.rand(p.shape, generator=source, **options).to(p.device)
-            # The penalty of q is that of z: the entry's decay is the inverse square of its scale.
+            # The penalty is |z|^2 = |(q - q_0) / scale|^2: the decay of q is 1 / scale^2.
             scale = (1 + spread * (2 * uniform - 1)).rsqrt()
         parametrize.register_parametrization(owner, leaf, Syre(offset, scale))
     return module

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,9 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dln_geometry.learning.constraints.dcs import DCS
-from dln_geometry.learning.constraints.ownership import as_rate
-
-__all__ = ["dcs_norm", "dcs_parameter_groups", "dcs_penalty"]
+from dln_geometry.support import as_positive
 
 
 def dcs_parameter_groups(
@@ -23,7 +21,7 @@ def dcs_parameter_groups(
     Parameters
     ----------
     module : Module
-        With parameters rewritten by `dcs_`.
+        With parameters rewritten by `dcs_`; one without any is refused.
     kappa : float or mapping of str to float
         The multiple of the norm, one for all or by the name of the parameter.
     weight_decay : float
@@ -35,13 +33,6 @@ def dcs_parameter_groups(
         A group for each kappa, and one for the others if there are any; ready for
         ``torch.optim.SGD(groups, lr=...)``.
 
-    Raises
-    ------
-    TypeError
-        If a decay is not a number.
-    ValueError
-        If a decay is negative, the module has no rewritten parameter, or names do not match.
-
     Examples
     --------
     >>> from dln_geometry.learning import dcs_
@@ -51,82 +42,61 @@ def dcs_parameter_groups(
     [0.1, 0.0]
     >>> optimiser = torch.optim.SGD(groups, lr=0.1)
     """
-    rate = as_rate(weight_decay, "weight_decay")
+    rate = as_positive(weight_decay, "weight_decay", zero=True)
+    sites = _sites(module)
     factors: dict[float, list[Tensor]] = {}
-    taken: set[int] = set()
-    for name, k in _kappas(module, kappa).items():
-        site = dict(_sites(module))[name]
-        chosen = site[1] if site[0].mirror is None else site[1][1:]
-        factors.setdefault(k, []).extend(chosen)
-        taken.update(id(p) for p in chosen)
+    for name, k in _kappas(sites, kappa).items():
+        site, originals = sites[name]
+        factors.setdefault(k, []).extend(site.decayed(originals))
+    taken = {id(p) for group in factors.values() for p in group}
     groups = [{"params": params, "weight_decay": k} for k, params in factors.items()]
     rest = [p for p in module.parameters() if id(p) not in taken]
     return [*groups, {"params": rest, "weight_decay": rate}] if rest else groups
 
 
 def dcs_penalty(module: nn.Module, kappa: float | Mapping[str, float]) -> Tensor:
-    """Return ``kappa/2`` times the squares of the factors, to be added to the loss.
+    """Return ``kappa/2`` times the squares of the factors, a term to add to the loss.
 
-    It is the same as the decay of `dcs_parameter_groups`, for optimisers that have none (LBFGS).
-
-    Parameters
-    ----------
-    module, kappa
-        As in `dcs_parameter_groups`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As in `dcs_parameter_groups`.
+    Its gradient is the decay of `dcs_parameter_groups`, for optimisers that have none (LBFGS);
+    parameters as there.
     """
-    sites = dict(_sites(module))
-    terms = [
-        k * sites[name][0].penalty(sites[name][1]) for name, k in _kappas(module, kappa).items()
-    ]
+    sites = _sites(module)
+    terms = []
+    for name, k in _kappas(sites, kappa).items():
+        site, originals = sites[name]
+        squares = torch.stack([u.square().sum() for u in site.decayed(originals)]).sum()
+        terms.append(k * (squares / 2))
     return torch.stack(terms).sum()
 
 
 def dcs_norm(module: nn.Module) -> dict[str, Tensor]:
-    """Return the norm that is penalised of each rewritten parameter, by its name.
+    """Return the norm of each parameter rewritten by `dcs_`, by its name.
 
-    Parameters
-    ----------
-    module : Module
-        With parameters rewritten by `dcs_`.
-
-    Returns
-    -------
-    dict of str to Tensor
-        ``|O^T q|_1``, the sum of lengths of the groups, or the nuclear norm; for more than two
-        factors ``N/2`` times the sum of ``size^{2/N}``.
-
-    Raises
-    ------
-    ValueError
-        If the module has no rewritten parameter.
+    It is ``|O^T q|_1``, the sum of lengths of the groups, or the nuclear norm; for N > 2 factors
+    ``N/2`` times the sum of ``size^{2/N}``.
     """
-    sites = dict(_sites(module))
-    _kappas(module, 0.0)
+    sites = _sites(module)
     return {name: site.norm(site(*originals)) for name, (site, originals) in sites.items()}
 
 
-def _sites(module: nn.Module) -> Iterator[tuple[str, tuple[DCS, list[Tensor]]]]:
-    """Yield the rewritten parameters: name, parametrisation, and its originals."""
+def _sites(module: nn.Module) -> dict[str, tuple[DCS, list[Tensor]]]:
+    """Return the parametrisation and the new parameters of each rewritten parameter, by name."""
+    found = {}
     for path, owner in module.named_modules():
         if not parametrize.is_parametrized(owner):
             continue
         for leaf, chain in owner.parametrizations.items():  # pyright: ignore
             if isinstance(chain[0], DCS):
                 originals = [getattr(chain, f"original{i}") for i in range(chain.ntensors)]
-                yield (f"{path}.{leaf}" if path else leaf), (chain[0], originals)
-
-
-def _kappas(module: nn.Module, kappa: float | Mapping[str, float]) -> dict[str, float]:
-    names = [name for name, _ in _sites(module)]
-    if not names:
+                found[f"{path}.{leaf}" if path else leaf] = (chain[0], originals)
+    if not found:
         raise ValueError("module must have a parameter rewritten by dcs_, got none")
+    return found
+
+
+def _kappas(names: Mapping[str, Any], kappa: float | Mapping[str, float]) -> dict[str, float]:
     if not isinstance(kappa, Mapping):
-        return dict.fromkeys(names, as_rate(kappa, "kappa"))
+        return dict.fromkeys(names, as_positive(kappa, "kappa", zero=True))
     if set(kappa) != set(names):
         raise ValueError(f"kappa must have the names {sorted(names)}, got {sorted(kappa)}")
-    return {name: as_rate(kappa[name], f"kappa[{name!r}]") for name in names}
+    return {name: as_positive(kappa[name], f"kappa[{name!r}]", zero=True) for name in names}

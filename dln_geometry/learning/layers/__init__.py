@@ -1,4 +1,8 @@
-"""layers."""
+"""Deep linear layers: the module, its balanced initialisation, and the optimiser of one matrix.
+
+Open `deep_linear` first. `filling` writes balanced factors into weights for `DeepLinear` and
+`balanced_`; `end_to_end_sgd` trains a plain matrix as if it were N layers.
+"""
 
 from __future__ import annotations
 

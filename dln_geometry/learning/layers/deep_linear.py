@@ -1,4 +1,4 @@
-"""The deep linear layer: a drop-in for a linear layer that is a product of N."""
+"""The deep linear layer: a product of N linear layers in place of one."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dln_geometry.geometry.points import moments, product
-from dln_geometry.learning.layers.filling import as_distribution, as_scale, fill_balanced
-from dln_geometry.support import as_layer_count, as_rank, as_width_sequence
-
-__all__ = ["DeepLinear"]
+from dln_geometry.learning.layers.filling import as_distribution, fill_balanced
+from dln_geometry.support import as_layer_count, as_positive, as_rank, as_width_sequence
 
 
 class DeepLinear(nn.Module):
     """A linear layer that is a product of N: ``y = W_N ... W_1 x + b``.
 
-    A drop-in for `torch.nn.Linear` with the same functions but another gradient descent: that of
-    the end-to-end matrix in the metric of depth N. It starts balanced (see `balanced_`); the
-    bias starts at zero. The state has the keys ``weights.0``, ..., ``weights.{N-1}``, ``bias``.
+    It computes the functions of `torch.nn.Linear`, but gradient descent moves the end-to-end
+    matrix in the metric of depth N. It starts balanced (see `balanced_`), with a bias of zero. The
+    state has the keys ``weights.0``, ..., ``weights.{N-1}``, ``bias``.
 
     Parameters
     ----------
@@ -30,10 +28,8 @@ class DeepLinear(nn.Module):
         ``(d_0, ..., d_N)``: input features, hidden widths, output features.
     bias : bool
         Add a bias after the last layer.
-    rank, scale, distribution : optional
-        Of the random end-to-end matrix at the start; see `balanced_`.
-    generator : torch.Generator, optional
-        Source of randomness; a fresh one if not given. The global one is never touched.
+    rank, scale, distribution, generator : optional
+        Of the random end-to-end matrix at the start, as in `balanced_`.
     device, dtype : optional
         Of the parameters; the defaults of torch.
 
@@ -44,17 +40,10 @@ class DeepLinear(nn.Module):
     bias : nn.Parameter or None
         Shape (d_N,).
 
-    Raises
-    ------
-    TypeError
-        If the widths are no sequence of integers, or the dtype is not a real floating one.
-    ValueError
-        If a width, the rank, the scale or the distribution is out of range.
-
     Notes
     -----
-    Whether the layers are applied one after the other or multiplied out first depends on the
-    number of inputs: whichever takes fewer multiplications. Both differ by rounding alone.
+    The layers are applied one after the other, or multiplied out first, whichever takes fewer
+    multiplications for the number of inputs. The results differ by rounding errors.
 
     Examples
     --------
@@ -83,7 +72,7 @@ class DeepLinear(nn.Module):
         self.widths = as_width_sequence(widths)
         least = min(self.widths)
         self.rank = None if rank is None else as_rank(rank, least, "the smallest width")
-        self.scale = as_scale(scale)
+        self.scale = as_positive(scale, "scale")
         self.distribution = as_distribution(distribution)
         dtype = torch.get_default_dtype() if dtype is None else dtype
         if not dtype.is_floating_point:
@@ -99,7 +88,7 @@ class DeepLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(d[-1], device=device, dtype=dtype)) if bias else None
         areas = [w.numel() for w in self.weights]
         self._layered_cost = sum(areas)
-        # What `product` does: it starts at the narrower end.
+        # `product` starts at the narrower end.
         self._product_cost = d[0] * sum(areas[1:]) if d[0] <= d[-1] else d[-1] * sum(areas[:-1])
 
     @classmethod
@@ -114,8 +103,8 @@ class DeepLinear(nn.Module):
     ) -> DeepLinear:
         """Return a deep layer with the function of an `nn.Linear`: balanced factors of its weight.
 
-        Singular values of the weight that are zero stay zero under gradient descent: a weight
-        that is zero altogether gives a layer that cannot learn.
+        Singular values of the weight that are zero stay zero under gradient descent: a layer made
+        from the weight 0 cannot learn.
 
         Parameters
         ----------
@@ -127,13 +116,6 @@ class DeepLinear(nn.Module):
             Width of every hidden layer, or the N - 1 widths; `None` is the narrower side.
         gauge, generator : optional
             As in `balanced_`, but canonical if not given.
-
-        Raises
-        ------
-        TypeError
-            If `linear` is not an `nn.Linear`.
-        ValueError
-            If the depth is no positive integer, or a hidden width is below the rank of the weight.
         """
         if not isinstance(linear, nn.Linear):
             raise TypeError(f"linear must be an nn.Linear, got {type(linear).__name__}")
@@ -204,18 +186,13 @@ class DeepLinear(nn.Module):
     def collapse(self) -> nn.Linear:
         """Return an `nn.Linear` with the same function, on its own memory."""
         first = self.weights[0]
-        # By way of the meta device: the default initialisation would draw from the global
-        # generator.
-        linear = nn.Linear(
-            self.in_features,
-            self.out_features,
-            bias=self.bias is not None,
-            device="meta",
-            dtype=first.dtype,
-        ).to_empty(device=first.device)
+        # Made on the meta device: the default initialisation would draw from the global generator.
+        sides, bias = (self.in_features, self.out_features), self.bias is not None
+        linear = nn.Linear(*sides, bias=bias, device="meta", dtype=first.dtype)
+        linear = linear.to_empty(device=first.device)
         wide = first.dtype if first.dtype.itemsize >= 4 else torch.float32
         with torch.no_grad():
-            # One rounding to half precision at the end, not one in each product.
+            # Round to half precision once, at the end.
             linear.weight.copy_(product([w.to(wide) for w in self.weights]))
             if self.bias is not None:
                 linear.bias.copy_(self.bias)
@@ -233,9 +210,9 @@ class DeepLinear(nn.Module):
         return functional.linear(x, last, self.bias)
 
     def __repr__(self) -> str:
-        # Like nn.Linear, without the list of parameters.
+        # Like that of nn.Linear: nn.Module would list the parameters too.
         return f"{type(self).__name__}({self.extra_repr()})"
 
     def extra_repr(self) -> str:
-        """Return what stands between the parentheses of the repr."""
+        """Return the widths and whether there is a bias."""
         return f"widths={self.widths}, bias={self.bias is not None}"

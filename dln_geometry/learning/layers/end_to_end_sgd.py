@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import numbers
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,12 +11,10 @@ from torch.optim import Optimizer
 
 from dln_geometry.geometry.metric import ProductFrame, cometric
 from dln_geometry.geometry.points import EndToEnd
-from dln_geometry.support import as_depth
+from dln_geometry.support import Depth, as_depth, as_positive, warn
 
-__all__ = ["EndToEndSGD"]
-
-# Factors of the step at infinite depth. That many keep a singular value positive through any
-# step that would change it by less than this factor of itself.
+# Factors of the step at infinite depth: it keeps a singular value positive if it would change it
+# by less than 16 times itself.
 _FACTORS_AT_INFINITY = 16
 
 
@@ -33,14 +28,14 @@ class EndToEndSGD(Optimizer):
 
     (with G in place of ``U^T G`` in the first factor and of ``G V`` in the last): exactly one step
     of gradient descent on the N layers, from the balanced factors of X, multiplied out. Only the
-    matrix is kept, so the layers are balanced again before every step, which differs from layers
-    trained on from the same start by O(h^2) a step.
+    matrix is kept, so every step starts from balanced layers; layers that are trained on without
+    being balanced differ by O(h^2) a step.
 
     At another real depth the step is the product of ``q = floor(N)`` such factors that moves
     along ``-h A_{N,X}(G)``, the gradient in the metric of depth N: the terms above are
     multiplied by ``a_ij(N) / a_ij(q)``, and decay by N / q. At infinite depth, where only the
     metric divided by N has a limit, `lr` and `weight_decay` are those of N layers with lr / N,
-    the step has 16 factors, and the range and corange of X stay as they are. Both agree with the
+    the step has 16 factors, and the column and row space of X do not change. Both agree with the
     gradient flow of that depth to first order in h.
 
     Parameters
@@ -60,10 +55,8 @@ class EndToEndSGD(Optimizer):
 
     Raises
     ------
-    TypeError
-        If an option is not a number, or a parameter is not real.
     ValueError
-        If an option is out of range; in `step`, if a matrix or its gradient is not finite.
+        In `step`, if a matrix or its gradient is not finite.
 
     Warns
     -----
@@ -72,10 +65,9 @@ class EndToEndSGD(Optimizer):
 
     Notes
     -----
-    There is no momentum: that of the layers is no function of X. Singular values at the level of
-    rounding, below ``4 max(m, n) eps s_1``, count as zero: their N-th roots are not small. One
-    step takes a thin SVD and N - 1 products of the narrower side. Half precision is computed in
-    float32.
+    There is no momentum: that of the layers is no function of X. Singular values below
+    ``4 max(m, n) eps s_1`` are rounding errors and count as zero: their N-th roots are not small.
+    A step takes a thin SVD and N - 1 products of the narrower side, half precision in float32.
 
     References
     ----------
@@ -121,7 +113,7 @@ class EndToEndSGD(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            # A scheduler may have changed them since.
+            # A scheduler may have changed the options since.
             lr = _as_rate(group["lr"], "lr")
             decay = _as_rate(group["weight_decay"], "weight_decay")
             depth = as_depth(group["depth"])
@@ -137,7 +129,7 @@ class EndToEndSGD(Optimizer):
         return loss
 
 
-def _deep_step(p: Tensor, gradient: Tensor, lr: float, depth: float, decay: float) -> Tensor:
+def _deep_step(p: Tensor, gradient: Tensor, lr: float, depth: Depth, decay: float) -> Tensor:
     """Return the parameter after one step at a depth above 1."""
     dtype = p.dtype if p.dtype.itemsize >= 4 else torch.float32
     x, g = p.flatten(1).to(dtype), gradient.flatten(1).to(dtype)
@@ -149,24 +141,21 @@ def _deep_step(p: Tensor, gradient: Tensor, lr: float, depth: float, decay: floa
             )
     u, s, vh = torch.linalg.svd(x, full_matrices=False)
     if not bool(s[0] > 0):
-        warnings.warn(
+        warn(
             f"a parameter of shape {tuple(p.shape)} is zero, a fixed point at depth {depth:g}: it "
-            "will not move; start from a balanced network instead",
-            UserWarning,
-            # Two wrappers of torch stand between `step` and its caller.
-            stacklevel=5,
+            "will not move; start from a balanced network instead"
         )
         return p
     s = torch.where(s > 4 * max(x.shape) * torch.finfo(dtype).eps * s[0], s, 0.0)
-    point = EndToEnd(u, s, vh, depth, math.isinf(depth))
+    point = EndToEnd(u, s, vh, depth, depth.infinite)
     return _product_step(point, g, lr, decay).reshape(p.shape)
 
 
 def _product_step(point: EndToEnd, g: Tensor, lr: float, decay: float) -> Tensor:
     """Return ``U prod_{p=q}^1 (keep Lam + del_p) V^T``, the product step along ``-lr A(g)``."""
     depth = point.depth
-    q = _FACTORS_AT_INFINITY if math.isinf(depth) else int(depth)
-    keep = 1.0 - lr * decay * ((1.0 if math.isinf(depth) else depth) / q)
+    q = _FACTORS_AT_INFINITY if depth.infinite else int(depth)
+    keep = 1.0 - lr * decay * (depth.unit(True) / q)
     if q == 1:
         return keep * point.matrix - lr * cometric(point, g)
     frame = ProductFrame(point, layers=q, flat_depth=q)
@@ -183,12 +172,6 @@ def _product_step(point: EndToEnd, g: Tensor, lr: float, decay: float) -> Tensor
 
 
 def _as_rate(value: Any, name: str) -> float:
-    """Return a non-negative finite number."""
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a real number, got {value!r}")
-    rate = float(value)
-    if not (math.isfinite(rate) and rate >= 0):
-        raise ValueError(f"{name} must be non-negative and finite, got {value!r}")
-    return rate
+    """Return a non-negative number; torch allows options that are tensors of one element."""
+    one = isinstance(value, Tensor) and value.numel() == 1
+    return as_positive(value.item() if one else value, name, zero=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,11 +10,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.points import balanced_chain, haar_stiefel
-from dln_geometry.support import as_generator, as_matrix, as_rank
-
-__all__ = ["as_scale", "fill_balanced", "widths_of"]
-
-_DISTRIBUTIONS = ("gaussian", "orthogonal")
+from dln_geometry.support import as_generator, as_matrix, as_positive, as_rank
 
 
 def fill_balanced(
@@ -28,15 +23,15 @@ def fill_balanced(
     gauge: str | Sequence[Any] | None = "haar",
     generator: torch.Generator | None = None,
 ) -> None:
-    """Overwrite a chain of weights by balanced factors; see `initialisation.balanced_`."""
-    widths = widths_of(weights)
+    """Overwrite a chain of weights by balanced factors; the options are those of `balanced_`."""
+    widths = _widths_of(weights)
     first = weights[0]
-    scale = as_scale(scale)
+    scale = as_positive(scale, "scale")
     as_distribution(distribution)
     if first.is_meta:
-        # As torch.nn.init does: there is nothing to fill.
+        # Like torch.nn.init, leave meta tensors alone.
         return
-    # No decomposition exists below single precision.
+    # svd does not exist below single precision.
     dtype = first.dtype if first.dtype.itemsize >= 4 else torch.float32
     batch, device = first.shape[:-2], first.device
     generator = as_generator(generator, device)
@@ -69,7 +64,7 @@ def _random_svd(
         u, v = haar_stiefel(batch, m, r, **options), haar_stiefel(batch, n, r, **options)
         return u, torch.ones(*batch, r, dtype=dtype, device=device), v.mT
     # A Gaussian matrix on a Haar subspace of dimension r of the narrower side. At full rank the
-    # subspace is everything, and the entries are independent.
+    # subspace is the whole side, and the entries are independent.
     narrow, wide = min(m, n), max(m, n)
     z = torch.randn(
         (*batch, r, wide), generator=generator, dtype=dtype, device=generator.device
@@ -82,7 +77,7 @@ def _random_svd(
 def _svd_within(
     x: Tensor, widths: tuple[int, ...], batch: torch.Size, rank: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the thin SVD of a given end-to-end matrix, as far as the widths hold it."""
+    """Return the thin SVD of a given end-to-end matrix, cut to a rank that the widths allow."""
     m, n, k = widths[-1], widths[0], min(widths)
     if tuple(x.shape) not in ((m, n), (*batch, m, n)):
         raise ValueError(f"end_to_end must have shape {(*batch, m, n)}, got {tuple(x.shape)}")
@@ -98,16 +93,8 @@ def _svd_within(
     return u[..., :r], s[..., :r], vh[..., :r, :]
 
 
-def widths_of(weights: Sequence[Tensor]) -> tuple[int, ...]:
-    """Return the widths ``(d_0, ..., d_N)`` of weights that chain; their values do not matter.
-
-    Raises
-    ------
-    TypeError
-        If a weight is not a real floating tensor.
-    ValueError
-        If there are none, they do not chain, share memory, or mix dtypes or devices.
-    """
+def _widths_of(weights: Sequence[Tensor]) -> tuple[int, ...]:
+    """Return the widths ``(d_0, ..., d_N)`` of weights, refusing those that cannot be filled."""
     if len(weights) == 0:
         raise ValueError("weights must hold at least one matrix, got none")
     for p, w in enumerate(weights):
@@ -139,18 +126,8 @@ def widths_of(weights: Sequence[Tensor]) -> tuple[int, ...]:
     return (first.shape[-1], *(w.shape[-2] for w in weights))
 
 
-def as_scale(scale: Any) -> float:
-    """Return a positive finite scale."""
-    if isinstance(scale, bool) or not isinstance(scale, numbers.Real):
-        raise TypeError(f"scale must be a real number, got {scale!r}")
-    value = float(scale)
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"scale must be positive and finite, got {scale!r}")
-    return value
-
-
 def as_distribution(distribution: Any) -> str:
     """Return the name of a distribution of end-to-end matrices."""
-    if distribution not in _DISTRIBUTIONS:
+    if distribution not in ("gaussian", "orthogonal"):
         raise ValueError(f'distribution must be "gaussian" or "orthogonal", got {distribution!r}')
     return distribution

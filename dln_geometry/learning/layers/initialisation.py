@@ -1,4 +1,4 @@
-"""Initialise consecutive linear layers in the manner of `torch.nn.init`, balanced."""
+"""Fill consecutive linear layers with balanced factors, like the functions of `torch.nn.init`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from dln_geometry.learning.layers.deep_linear import DeepLinear
 from dln_geometry.learning.layers.filling import fill_balanced
-
-__all__ = ["balanced_"]
 
 T = TypeVar("T")
 
@@ -61,10 +59,9 @@ def balanced_(
     Raises
     ------
     TypeError
-        If something in between is not linear, or a weight is not a real floating tensor.
+        If a module is not linear, or a weight is computed or not a real floating tensor.
     ValueError
-        If the layers do not chain, are tied, mix dtypes or devices; if the widths do not hold
-        the rank; if an option is out of range.
+        If the layers do not chain, are tied, mix dtypes or devices; if a width is below the rank.
 
     References
     ----------
@@ -102,7 +99,7 @@ def _collect(item: Any, name: str, weights: list[Tensor], biases: list[Tensor]) 
         own = item.weights if isinstance(item, DeepLinear) else [item._parameters.get("weight")]
         for w in own:
             if not isinstance(w, nn.Parameter):
-                # In-place changes of a computed weight (weight_norm, parametrize) would be lost.
+                # weight_norm and parametrize compute the weight: changes of it would be lost.
                 raise TypeError(
                     f"module must hold its weights as parameters, got a computed weight "
                     f"in {_place(item, name)}"

@@ -1,4 +1,4 @@
-"""Values and gradients of a loss, checked: they must be numbers."""
+"""Values and gradients of a loss, which must be finite."""
 
 from __future__ import annotations
 
@@ -10,38 +10,25 @@ from torch import Tensor
 
 from dln_geometry.learning.functional import as_value
 
-__all__ = ["NotFiniteError", "as_scalar", "value_and_gradient"]
-
 
 class NotFiniteError(ValueError):
     """A loss, or a derivative of it, is not a number at some point."""
 
 
 def value_and_gradient(loss: Callable[[Any], Tensor], q: Any) -> tuple[float, Any]:
-    """Return a scalar loss and its gradient, of the same kind as q; absent gradients are zero.
+    """Return a scalar loss and its gradient, a tensor or a dict like q.
 
-    Raises
-    ------
-    TypeError
-        If the loss does not return a tensor.
-    ValueError
-        If the loss is not a scalar, is not finite (`NotFiniteError`), or does not depend on the
-        parameters.
+    The gradient is zero in the tensors that the loss does not depend on.
     """
+    named = isinstance(q, Mapping)
+    leaves = [x.detach().requires_grad_() for x in (q.values() if named else [q])]
     with torch.enable_grad():
-        if isinstance(q, Mapping):
-            leaves = {name: x.detach().requires_grad_() for name, x in q.items()}
-            inputs = list(leaves.values())
-        else:
-            leaves = q.detach().requires_grad_()
-            inputs = [leaves]
-        value = as_scalar(loss(leaves))
-        gradients = torch.autograd.grad(value, inputs, allow_unused=True)
+        value = as_scalar(loss(dict(zip(q, leaves, strict=True)) if named else leaves[0]))
+        gradients = torch.autograd.grad(value, leaves, allow_unused=True)
     if all(g is None for g in gradients):
         raise ValueError("loss must depend on the parameters, got one that does not")
-    full = [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, gradients, strict=True)]
-    gradient = dict(zip(q, full, strict=True)) if isinstance(q, Mapping) else full[0]
-    return float(value.detach()), gradient
+    full = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, gradients, strict=True)]
+    return float(value.detach()), dict(zip(q, full, strict=True)) if named else full[0]
 
 
 def as_scalar(value: Any) -> Tensor:

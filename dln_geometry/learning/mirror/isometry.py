@@ -1,4 +1,8 @@
-"""Isometries from a few coordinates into named parameters, without their matrices."""
+"""Isometries O from k coordinates into named tensors, kept as slots of rows and small frames.
+
+A `Slot` acts on one axis of a tensor, a `Piece` on one tensor, a `Term` on several that share
+their coordinates.
+"""
 
 from __future__ import annotations
 
@@ -12,30 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = [
-    "Piece",
-    "Slot",
-    "Term",
-    "as_layout",
-    "as_units",
-    "named",
-    "term_dimension",
-    "terms_of_units",
-]
+from dln_geometry.support import as_count
 
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """A linear map along one axis of a tensor: some of its rows, combined by a frame.
+    """A linear map along one axis of a tensor: ``frame (x) I_b`` on s units of b rows each.
 
-    Parameters
-    ----------
-    axis : int
-        Negative: the axis of the tensor, counted from the end.
-    index : Tensor of int64, shape (s, b)
-        The rows met: s units of b rows each.
-    frame : Tensor, shape (s, k), or None
-        Orthonormal columns; the map along the axis is ``frame (x) I_b``. `None` is the identity.
+    `axis` counts from the end (negative), `index` (int64, shape (s, b)) holds the rows, and
+    `frame` orthonormal columns, shape (s, k); `None` is the identity.
     """
 
     axis: int
@@ -74,20 +63,10 @@ class Slot:
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """The part of an isometry that falls into one tensor: slots on some of its axes.
+    """The part of an isometry that acts on one tensor: a slot on each of some distinct axes.
 
-    Parameters
-    ----------
-    name : str
-        Of the tensor.
-    shape : tuple of int
-        Its shape.
-    slots : tuple of Slot
-        Distinct axes; the others are met by the identity.
-    weight : float
-        Common factor.
-    dense : Tensor, shape (number of entries, k), optional
-        The matrix itself, in place of slots.
+    Everything is multiplied by `weight`. `dense`, shape (number of entries, k), is the matrix
+    itself and replaces the slots.
     """
 
     name: str
@@ -143,24 +122,9 @@ def term_dimension(term: Term) -> int:
 
 
 def as_layout(axes: Any, params: Mapping[str, Tensor]) -> dict[str, list[tuple[int, Tensor]]]:
-    """Convert a description of where units live into ``{name: [(axis, positions)]}``.
+    """Convert the `axes` of `Mirror.permutation` into ``{name: [(axis, positions)]}``.
 
-    Parameters
-    ----------
-    axes : mapping
-        ``{name: axis}``, ``{name: (axis, positions)}`` or a list of several of these. The
-        positions, shape (d,) or (d, b), say which rows along the axis belong to each of d units;
-        without them every row is a unit.
-    params : mapping of str to Tensor
-        The tensors named.
-
-    Raises
-    ------
-    TypeError
-        If an axis or a position is not an integer.
-    ValueError
-        If a name is missing, an axis or a position is out of range, or the numbers of units
-        differ.
+    Axes are counted from the end; positions have shape (d, b), rows of d units.
     """
     if not isinstance(axes, Mapping) or not axes:
         raise TypeError(f"axes must be a non-empty mapping from names to axes, got {axes!r}")
@@ -191,19 +155,10 @@ def terms_of_units(
     units: Tensor,
     frame: Tensor | None,
 ) -> list[Term]:
-    """Return the terms of the reflection of some units, ``I - 2 F F^T`` on each of their axes.
+    """Return the terms of the reflection ``I - 2 F F^T`` of the units, on each of their axes.
 
-    A tensor that the reflection meets on several axes changes its sign where an odd number of
-    them lies in the frame and the others in the complement.
-
-    Parameters
-    ----------
-    layout, params
-        As in `as_layout`.
-    units : Tensor of int64, shape (s,)
-        The units that the frame combines.
-    frame : Tensor, shape (s, k), or None
-        Orthonormal columns; `None` is the identity.
+    The frame F, shape (s, k), combines the s `units`. A tensor with units on several axes changes
+    its sign in the span of F on an odd number of axes, times the complement on the others.
     """
     terms: list[Term] = []
     for name, entries in layout.items():
@@ -238,7 +193,7 @@ def named(params: Mapping[str, Tensor], name: Any) -> Tensor:
 
 
 def _complement(slot: Slot, length: int) -> list[Slot]:
-    """Return slots for the orthogonal complement of a slot, those of them that are not empty."""
+    """Return the non-empty slots of the orthogonal complement of a slot."""
     found = []
     if slot.frame is not None and slot.frame.shape[1] < slot.frame.shape[0]:
         basis = torch.linalg.qr(slot.frame, mode="complete").Q[:, slot.frame.shape[1] :]
@@ -251,11 +206,10 @@ def _complement(slot: Slot, length: int) -> list[Slot]:
 
 
 def _as_axis(axis: Any, ndim: int, name: str) -> int:
-    if isinstance(axis, bool) or not isinstance(axis, numbers.Integral):
-        raise TypeError(f"axis of {name!r} must be an integer, got {axis!r}")
-    if not -ndim <= int(axis) < ndim:
+    number = as_count(axis, f"axis of {name!r}", -ndim)
+    if number >= ndim:
         raise ValueError(f"axis of {name!r} must lie between 0 and {ndim - 1}, got {axis}")
-    return int(axis) % ndim
+    return number % ndim
 
 
 def _as_positions(positions: Any, length: int, name: str) -> Tensor:
@@ -280,17 +234,16 @@ def _as_positions(positions: Any, length: int, name: str) -> Tensor:
 
 
 def as_units(units: int | Sequence[int], count: int, name: str) -> Tensor:
-    """Return the numbers of some distinct units as a vector."""
-    chosen = [units] if isinstance(units, numbers.Integral) else units
-    if isinstance(chosen, Tensor):
-        chosen = chosen.tolist()
-    if isinstance(chosen, str) or not isinstance(chosen, Sequence | range):
+    """Return one or more distinct units, numbers below `count`, as a vector."""
+    chosen = units.tolist() if isinstance(units, Tensor) else units
+    if isinstance(chosen, numbers.Integral):
+        chosen = [chosen]
+    if not isinstance(chosen, Sequence) or not all(
+        isinstance(unit, numbers.Integral) and not isinstance(unit, bool) for unit in chosen
+    ):
         raise TypeError(f"{name} must be an integer or a sequence of them, got {units!r}")
-    for unit in chosen:
-        if isinstance(unit, bool) or not isinstance(unit, numbers.Integral):
-            raise TypeError(f"{name} must be an integer or a sequence of them, got {units!r}")
-        if not 0 <= int(unit) < count:
-            raise ValueError(f"{name} must lie between 0 and {count - 1}, got {units!r}")
+    if not all(0 <= int(unit) < count for unit in chosen):
+        raise ValueError(f"{name} must lie between 0 and {count - 1}, got {units!r}")
     if len(chosen) == 0 or len(set(chosen)) < len(chosen):
         raise ValueError(f"{name} must be one or more distinct units, got {units!r}")
     return torch.tensor([int(unit) for unit in chosen])

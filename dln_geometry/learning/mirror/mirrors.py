@@ -1,4 +1,4 @@
-"""Mirror symmetries of a loss: reflections of the parameters that leave it as it is."""
+"""The mirrors of networks: exchanges, changes of sign and rotations of units."""
 
 from __future__ import annotations
 
@@ -20,19 +20,16 @@ from dln_geometry.learning.mirror.isometry import (
 from dln_geometry.learning.mirror.reflection import FLAT, Reflection
 from dln_geometry.support import as_float_tensor
 
-__all__ = ["Mirror"]
-
 
 class Mirror(Reflection):
     r"""A mirror of the parameters: the reflection ``q -> (I - 2 O O^T) q``, ``O^T O = I``.
 
     A loss f has the mirror symmetry if ``f((I - 2 O O^T) q) = f(q)`` for every q. The set
     ``O^T q = 0`` is then invariant under gradient descent, and attracts it under enough weight
-    decay or noise: what the parameters could express along O is lost ("collapse"), or, if that is
-    wanted, constrained away (`dcs_`).
+    decay or noise: the parameters "collapse" onto it. `dcs_` makes them do so on purpose.
 
     ``Mirror(o)`` takes the matrix O itself. The constructors `permutation`, `rescaling`,
-    `rotation`, `gauge` and `swap` never form it: their memory is at most that of the tensors
+    `rotation`, `gauge` and `swap` never form it: they hold at most as many numbers as the tensors
     that they touch.
 
     Parameters
@@ -51,17 +48,12 @@ class Mirror(Reflection):
     label : str
         What is mirrored, in words.
 
-    Raises
-    ------
-    TypeError
-        If `o` is not numeric.
-    ValueError
-        If the columns are not orthonormal.
-
     Notes
     -----
-    Points q are dicts of tensors keyed as in ``named_parameters`` (tensors that the mirror does
-    not touch pass as they are), or, for a matrix O, flat vectors of shape (..., p).
+    Points q are dicts of tensors keyed as in ``named_parameters`` (methods return the tensors that
+    the mirror does not touch unchanged), or, for a matrix O, flat vectors of shape (..., p). A
+    matrix whose columns are not orthonormal, and points and coordinates of the wrong names, shapes
+    or types, raise ValueError or TypeError.
 
     References
     ----------
@@ -101,7 +93,7 @@ class Mirror(Reflection):
 
     @classmethod
     def of_terms(cls, terms: Iterable[Term], label: str) -> Mirror:
-        """Return the mirror of an isometry given by its terms; see `learning.mirror.isometry`."""
+        """Return the mirror of an isometry given by its terms; see the module `isometry`."""
         mirror = cls.__new__(cls)
         Reflection.__init__(mirror, terms, label)
         return mirror
@@ -136,13 +128,12 @@ class Mirror(Reflection):
 
         Raises
         ------
-        TypeError
-            If an axis, position or unit is not an integer.
-        ValueError
-            If a name is missing, or an axis, position or unit is out of range or repeated.
+        TypeError, ValueError
+            If a name is missing, or an axis, position or unit is no integer, out of range or
+            repeated.
         """
         layout = as_layout(axes, params)
-        count = _count(layout)
+        count = _unit_count(layout)
         i, j = as_units(first, count, "first"), as_units(second, count, "second")
         if i.numel() != j.numel():
             raise ValueError(f"first and second must be as many, got {i.numel()} and {j.numel()}")
@@ -158,26 +149,15 @@ class Mirror(Reflection):
     def rescaling(
         cls, params: Mapping[str, Tensor], axes: Mapping[str, Any], units: int | Sequence[int]
     ) -> Mirror:
-        """Return the change of sign of what enters and what leaves some units. ``O = e_i``.
+        """Return the change of sign of the weights into and out of some units. ``O = e_i``.
 
         It is the element -1 of the rescaling ``(u, v) -> (c u, v / c)``, a symmetry of linear and
         of odd units (tanh), and of the pairs of query and key, and of value and output, in
-        attention. Collapsed, the units are switched off.
-
-        Parameters
-        ----------
-        params, axes
-            As in `permutation`.
-        units : int or sequence of int
-            The units.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As in `permutation`.
+        attention. Collapsed, the units are switched off. `units` is one or several; other
+        parameters and errors as in `permutation`.
         """
         layout = as_layout(axes, params)
-        chosen = as_units(units, _count(layout), "units")
+        chosen = as_units(units, _unit_count(layout), "units")
         return cls.of_terms(terms_of_units(layout, params, chosen, None), f"sign of {units}")
 
     @classmethod
@@ -187,29 +167,22 @@ class Mirror(Reflection):
         """Return the reflection of the space of units in a hyperplane, ``O = n (x) I``.
 
         It is a symmetry wherever rotations of the units are one. Collapsed, the tensors lose a
-        rank: the direction n is dead.
+        rank: nothing passes along n. Other parameters and errors as in `permutation`.
 
         Parameters
         ----------
-        params, axes
-            As in `permutation`.
         direction : array_like, shape (d,) or (d, k)
-            A direction in the space of the d units, of any length, or orthonormal columns.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As in `permutation`; if the direction is zero or of the wrong size, or columns are not
-            orthonormal.
+            A direction n in the space of the d units, of any length but 0, or orthonormal columns.
         """
         layout = as_layout(axes, params)
-        count = _count(layout)
+        count = _unit_count(layout)
         frame = as_float_tensor(direction, "direction").detach()
         if frame.ndim not in (1, 2) or frame.shape[0] != count or frame.numel() == 0:
             raise ValueError(
                 f"direction must have shape ({count},) or ({count}, k), got {tuple(frame.shape)}"
             )
-        # Small next to the tensors: kept in double precision, on the CPU, until it is used.
+        # The frame is small next to the tensors: it stays in double precision, on the CPU, until a
+        # method uses it.
         frame = (frame / frame.norm() if frame.ndim == 1 else frame).double().cpu()
         frame = frame.reshape(count, -1)
         if not bool(torch.isfinite(frame).all()):
@@ -226,23 +199,10 @@ class Mirror(Reflection):
 
     @classmethod
     def gauge(cls, params: Mapping[str, Tensor], first: str, second: str, direction: Any) -> Mirror:
-        """Return the mirror of a direction n between two consecutive linear layers.
+        """Return the `rotation` of a direction n between two consecutive linear layers.
 
-        Its fixed set is ``n^T W_p = 0``, ``W_{p+1} n = 0``: the product has lost a rank.
-
-        Parameters
-        ----------
-        params : mapping of str to Tensor
-            The parameters; their shapes count.
-        first, second : str
-            Names of W_p, shape (d_p, d_{p-1}), and of W_{p+1}, shape (d_{p+1}, d_p).
-        direction : array_like, shape (d_p,) or (d_p, k)
-            As in `rotation`.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As in `rotation`.
+        Its fixed set is ``n^T W_p = 0``, ``W_{p+1} n = 0``: the product has lost a rank. `first`
+        and `second` are the names of W_p, shape (d_p, d_{p-1}), and of W_{p+1}.
         """
         mirror = cls.rotation(params, {first: 0, second: 1}, direction)
         mirror.label = f"gauge of {first} and {second}"
@@ -254,21 +214,8 @@ class Mirror(Reflection):
     ) -> Mirror:
         """Return the exchange of two tensors, ``O = (I; -I)/sqrt 2``: a mirror of ``f(u * v)``.
 
-        Parameters
-        ----------
-        params : mapping of str to Tensor
-            The parameters; their shapes count.
-        first, second : str
-            Names of tensors of one shape.
-        sign : 1.0 or -1.0
-            With -1 the exchange ``(u, v) -> (-v, -u)``.
-
-        Raises
-        ------
-        TypeError
-            If a parameter is not a real floating tensor.
-        ValueError
-            If a name is missing, the names are one, the shapes differ, or the sign is neither.
+        `first` and `second` are the names of different tensors u, v of one shape; with a `sign`
+        of -1 the exchange is ``(u, v) -> (-v, -u)``.
         """
         u, v = named(params, first), named(params, second)
         if first == second or u.shape != v.shape:
@@ -285,20 +232,14 @@ class Mirror(Reflection):
 
     @classmethod
     def join(cls, *mirrors: Mirror) -> Mirror:
-        """Return the mirror of several that are orthogonal to each other: all of them at once.
-
-        Raises
-        ------
-        ValueError
-            If there are none, or they are not orthogonal to each other.
-        """
+        """Return the product of mirrors that are orthogonal to each other; others are refused."""
         label = ", ".join(mirror.label for mirror in mirrors)
         if not mirrors or len({mirror.is_flat for mirror in mirrors}) > 1:
             raise ValueError("mirrors must be one or more of the same kind of point")
         return cls.of_terms([term for mirror in mirrors for term in mirror.terms], label)
 
 
-def _count(layout: Mapping[str, list[tuple[int, Tensor]]]) -> int:
+def _unit_count(layout: Mapping[str, list[tuple[int, Tensor]]]) -> int:
     return next(iter(layout.values()))[0][1].shape[0]
 
 

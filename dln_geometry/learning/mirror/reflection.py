@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -15,28 +15,17 @@ from dln_geometry.learning.mirror.isometry import Term, named, term_dimension
 from dln_geometry.learning.symmetry import SymmetryError
 from dln_geometry.support import as_float_tensor, as_generator
 
-__all__ = ["FLAT", "Reflection"]
-
-# The name of the only tensor of a reflection of flat vectors.
+# The name under which a flat vector of parameters is the only tensor.
 FLAT = ""
-# Larger isometries are tried on a random vector instead of multiplied out.
+# Up to this many columns O^T O is multiplied out; above, O^T O v is compared with a random v.
 _LARGEST_GRAM = 256
 
 
 class Reflection:
-    """The reflection ``q -> (I - 2 O O^T) q`` of parameters; see `mirror.Mirror`.
+    """The reflection ``q -> (I - 2 O O^T) q`` of parameters; see `Mirror`, its only child.
 
-    Parameters
-    ----------
-    terms : iterable of tuple of Piece
-        The isometry O: terms have coordinates of their own, the parts of a term share them.
-    label : str
-        What is mirrored, in words.
-
-    Raises
-    ------
-    ValueError
-        If the columns of O are not orthonormal.
+    The isometry O is the sum of its terms, which have coordinates of their own; the pieces of a
+    term share them. Columns that are not orthonormal are refused.
     """
 
     def __init__(self, terms: Iterable[Term], label: str) -> None:
@@ -57,30 +46,13 @@ class Reflection:
         ----------
         q : Tensor, shape (..., p), or mapping of str to Tensor
             The parameters.
-
-        Raises
-        ------
-        TypeError
-            If `q` is neither, or a tensor is not real.
-        ValueError
-            If a tensor is missing, of the wrong shape, or not finite.
         """
         return self.pull(self._tensors(q))
 
     def embed(self, c: Any) -> Any:
-        """Return ``O c``: a flat vector, or a dict of the tensors that the mirror touches.
+        """Return ``O c`` for coordinates c of shape (..., k).
 
-        Parameters
-        ----------
-        c : Tensor, shape (..., k)
-            Coordinates.
-
-        Raises
-        ------
-        TypeError
-            If `c` is not numeric.
-        ValueError
-            If the number of coordinates is another, or one is not finite.
+        It is a flat vector, or a dict of the tensors that the mirror touches.
         """
         c = as_float_tensor(c, "c")
         if c.ndim == 0 or c.shape[-1] != self.dimension:
@@ -100,24 +72,18 @@ class Reflection:
         """Return how far q is from symmetric: 0 if it is, about 1 for a random point.
 
         The root mean square of the coordinates ``O^T q`` over that of the tensors touched,
-        ``(|O^T q| / |q|) sqrt(p / k)``.
-
-        Parameters
-        ----------
-        q : Tensor, shape (..., p), or mapping of str to Tensor
-            The parameters, as in `coordinates`.
+        ``(|O^T q| / |q|) sqrt(p / k)``, for q as in `coordinates`.
         """
         tensors = self._tensors(q)
         size = sum(math.prod(shape) for shape in self.shapes.values())
-        squares = torch.stack([self._square(x, name) for name, x in tensors.items()]).sum(0)
+        parts = []
+        for name, x in tensors.items():
+            batch = x.shape[: x.ndim - len(self.shapes[name])]
+            parts.append(x.reshape(*batch, -1).square().sum(-1))
+        squares = torch.stack(parts).sum(0)
         norm = torch.linalg.vector_norm(self.pull(tensors), dim=-1)
         ratio = norm * math.sqrt(size / self.dimension) / squares.sqrt()
         return torch.where(squares > 0, ratio, 0.0)
-
-    def _square(self, x: Tensor, name: str) -> Tensor:
-        """Return the sum of squares of a tensor, over all but its leading dimensions."""
-        axes = len(self.shapes[name])
-        return x.reshape(*x.shape[: x.ndim - axes], -1).square().sum(-1)
 
     def residual(
         self,
@@ -129,8 +95,8 @@ class Reflection:
         """Return the relative violation of the symmetry by a loss: rounding if it has it.
 
         The larger of ``|f(R q) - f(q)| / |f(q)|`` and ``|grad f(R q) - R grad f(q)| / |grad f|``
-        with the reflection R, at `params` moved along O by a random vector of their own size, so
-        that a point that happens to be symmetric tells no less.
+        with the reflection R, at `params` plus a random vector along O of their own size: on the
+        symmetric set itself f(R q) = f(q) holds for every loss.
 
         Parameters
         ----------
@@ -143,14 +109,12 @@ class Reflection:
 
         Raises
         ------
-        TypeError
-            If the loss does not return a tensor.
-        ValueError
-            If the loss is not a scalar, is not finite, or does not depend on the parameters.
+        TypeError, ValueError
+            If the loss is no finite scalar tensor, or does not depend on the parameters.
         """
         tensors = self._tensors(params)
         probe = next(iter(tensors.values()))
-        scale = _norm(tensors) / math.sqrt(sum(x.numel() for x in tensors.values()))
+        scale = _length(tensors) / math.sqrt(sum(x.numel() for x in tensors.values()))
         generator = as_generator(generator, probe.device)
         step = torch.randn(
             self.dimension, generator=generator, dtype=probe.dtype, device=generator.device
@@ -159,10 +123,10 @@ class Reflection:
         value, gradient = value_and_gradient(loss, moved)
         mirrored_value, mirrored_gradient = value_and_gradient(loss, self.reflect(moved))
         expected = self.reflect(gradient)
-        off, size = _norm(_difference(mirrored_gradient, expected)), _norm(expected)
+        off, size = _length(_difference(mirrored_gradient, expected)), _length(expected)
         larger = max(abs(value), abs(mirrored_value))
         by_value = abs(mirrored_value - value) / larger if larger > 0 else 0.0
-        # Where the gradient all but vanishes, the values alone can tell.
+        # A gradient of zero has no relative error: the values decide.
         return max(by_value, off / size) if size > 0 else by_value
 
     def is_symmetric(
@@ -173,47 +137,35 @@ class Reflection:
         rtol: float | None = None,
         generator: torch.Generator | None = None,
     ) -> bool:
-        """Tell whether a loss has the mirror symmetry; the measure is `residual`.
-
-        Parameters
-        ----------
-        loss, params, generator
-            As in `residual`.
-        rtol : float, optional
-            Residual allowed; the root of the machine's precision if not given.
-        """
-        dtype = next(iter(self._tensors(params).values())).dtype
-        allowed = math.sqrt(torch.finfo(dtype).eps) if rtol is None else rtol
+        """Tell whether `residual` is at most `rtol`, by default the root of the precision."""
+        allowed = self._allowed(params) if rtol is None else rtol
         return self.residual(loss, params, generator=generator) <= allowed
 
     def require(self, loss: Callable[[Any], Tensor], params: Any) -> None:
-        """Refuse a loss that does not have the mirror symmetry.
-
-        Raises
-        ------
-        SymmetryError
-            A ValueError with the attribute `residual`.
-        """
-        dtype = next(iter(self._tensors(params).values())).dtype
+        """Raise a `SymmetryError`, with the residual, if a loss does not have the symmetry."""
         residual = self.residual(loss, params)
-        if not residual <= math.sqrt(torch.finfo(dtype).eps):
+        if not residual <= self._allowed(params):
             raise SymmetryError(
                 f"loss must have the mirror symmetry ({self.label}), got the relative residual "
                 f"{residual:.3e}",
                 residual,
             )
 
-    def like(self, x: Tensor) -> Reflection:
-        """Return the reflection on the device and with the precision of a tensor.
+    def _allowed(self, params: Any) -> float:
+        probe = next(iter(self._tensors(params).values()))
+        return math.sqrt(torch.finfo(probe.dtype).eps)
 
-        It is not needed, but saves a conversion wherever the reflection is used.
+    def like(self, x: Tensor) -> Self:
+        """Return the reflection on the device and in the precision of `x`.
+
+        Every method converts where it has to; a converted reflection saves the repetition.
         """
         twin = copy.copy(self)
         twin.terms = tuple(tuple(part.like(x) for part in term) for term in self.terms)
         return twin
 
     def pull(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Return ``O^T q`` for tensors that are known to fit."""
+        """Return ``O^T q`` without checking the tensors."""
         found = []
         for term in self.terms:
             pulled = [part.pull(tensors[part.name]) for part in term]
@@ -221,7 +173,7 @@ class Reflection:
         return torch.cat(found, -1)
 
     def push(self, c: Tensor) -> dict[str, Tensor]:
-        """Return ``O c`` for coordinates that are known to fit."""
+        """Return ``O c``, by the names of the tensors, without checking the coordinates."""
         out: dict[str, Tensor] = {}
         sizes = [term_dimension(term) for term in self.terms]
         for term, piece in zip(self.terms, c.split(sizes, -1), strict=True):
@@ -238,14 +190,11 @@ class Reflection:
         return self.shift(q, -factor * self.coordinates(q))
 
     def shift(self, q: Any, c: Tensor) -> Any:
-        """Return ``q + O c``, of the same kind as q, for a point and coordinates that fit."""
+        """Return ``q + O c``, of the same kind as q, without checking either."""
         step = self.push(c)
         if isinstance(q, Mapping) and self.is_flat:
             pieces = step[FLAT].split([x.numel() for x in q.values()])
-            return {
-                name: x + piece.reshape(x.shape)
-                for (name, x), piece in zip(q.items(), pieces, strict=True)
-            }
+            step = dict(zip(q, pieces, strict=True))
         if isinstance(q, Mapping):
             return {
                 name: x + step[name].reshape(x.shape) if name in step else x
@@ -254,7 +203,7 @@ class Reflection:
         return q + step[FLAT]
 
     def _tensors(self, q: Any) -> dict[str, Tensor]:
-        """Check a point, and return the tensors that the mirror touches, in their shapes."""
+        """Return the tensors of a point that the mirror touches, checked and in their shapes."""
         if isinstance(q, Mapping):
             names = tuple(q) if self.is_flat else self.names
             tensors = {name: named(q, name) for name in names}
@@ -281,7 +230,7 @@ class Reflection:
         return x
 
     def _check_isometry(self) -> None:
-        """Hold the columns to orthonormality: by their Gram matrix, or on a random vector."""
+        """Refuse columns that are not orthonormal."""
         frames = [part.dense for term in self.terms for part in term if part.dense is not None]
         like = frames[0] if frames else torch.empty(0, dtype=torch.float64)
         k = self.dimension
@@ -298,7 +247,7 @@ class Reflection:
             )
 
 
-def _norm(q: Any) -> float:
+def _length(q: Any) -> float:
     tensors = q.values() if isinstance(q, Mapping) else [q]
     return math.sqrt(sum(float(x.square().sum()) for x in tensors))
 

@@ -246,7 +246,7 @@ def test_bad_input(generator):
         collapse_report(net, mse, (x, y), weight_decay=-0.1)
     with pytest.raises(TypeError, match="weight_decay must be a real number"):
         collapse_report(net, mse, (x, y), weight_decay="a")
-    with pytest.raises(ValueError, match="count must be a positive integer, got 0"):
+    with pytest.raises(ValueError, match="count must be at least 1, got 0"):
         collapse_report(net, mse, (x, y), count=0)
     with pytest.raises(ValueError, match="loss must be a scalar"):
         collapse_report(net, lambda out, y: out - y, (x, y))
