@@ -1,18 +1,28 @@
-"""functional."""
+"""Losses as pure functions of a dict of parameters, and the algebra of such dicts.
+
+Open `parameters` first: `functionalize` makes the function and the dict. `algebra` adds dicts and
+takes their inner products, `losses` checks what a user's loss returns, `exact_derivatives` mends
+the higher derivatives of torch's normalisations, `lanczos` finds the largest eigenvalue of a
+symmetric operator.
+"""
 
 from __future__ import annotations
 
 from dln_geometry.learning.functional.algebra import (
     as_like,
     as_parameters,
-    combine,
+    combination,
     dot,
     norm,
 )
-from dln_geometry.learning.functional.exactness import ExactDerivatives, with_exact_derivatives
+from dln_geometry.learning.functional.exact_derivatives import (
+    ExactDerivatives,
+    with_exact_derivatives,
+)
 from dln_geometry.learning.functional.lanczos import largest_eigenvalue
 from dln_geometry.learning.functional.losses import as_value, gradient_and_value_of, gradient_of
 from dln_geometry.learning.functional.parameters import (
+    Loss,
     ModuleLoss,
     Parameters,
     flatten,
@@ -22,12 +32,13 @@ from dln_geometry.learning.functional.parameters import (
 
 __all__ = [
     "ExactDerivatives",
+    "Loss",
     "ModuleLoss",
     "Parameters",
     "as_like",
     "as_parameters",
     "as_value",
-    "combine",
+    "combination",
     "dot",
     "flatten",
     "functionalize",

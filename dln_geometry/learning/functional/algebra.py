@@ -1,4 +1,4 @@
-"""Dicts of parameters as vectors: sums, multiples, inner products and norms."""
+"""Dicts of parameters as vectors: linear combinations, inner products and norms."""
 
 from __future__ import annotations
 
@@ -10,26 +10,9 @@ from torch import Tensor
 
 from dln_geometry.learning.functional.parameters import Parameters
 
-__all__ = [
-    "as_like",
-    "as_parameters",
-    "combine",
-    "dot",
-    "is_same_shape",
-    "norm",
-]
-
 
 def as_parameters(params: Any, name: str = "params") -> Parameters:
-    """Return a mapping of real floating tensors as a dict; nothing is copied or detached.
-
-    Raises
-    ------
-    TypeError
-        If it is no mapping of names to real floating tensors.
-    ValueError
-        If it is empty.
-    """
+    """Return a mapping of real floating tensors as a dict; nothing is copied or detached."""
     if not isinstance(params, Mapping):
         raise TypeError(f"{name} must be a dict of tensors, got {type(params).__name__}")
     if not params:
@@ -42,17 +25,9 @@ def as_parameters(params: Any, name: str = "params") -> Parameters:
 
 
 def as_like(vector: Any, params: Mapping[str, Tensor], name: str) -> Parameters:
-    """Return a dict with the keys and shapes of `params`, in their order.
-
-    Raises
-    ------
-    TypeError
-        If it is no mapping of names to real floating tensors.
-    ValueError
-        If keys or shapes differ.
-    """
+    """Return a dict that must have the keys and shapes of `params`, in their order."""
     vector = as_parameters(vector, name)
-    if not is_same_shape(vector, params):
+    if vector.keys() != params.keys() or any(vector[k].shape != params[k].shape for k in params):
         raise ValueError(
             f"{name} must have the names and shapes of the parameters "
             f"{ {k: tuple(v.shape) for k, v in params.items()} }, got "
@@ -61,17 +36,12 @@ def as_like(vector: Any, params: Mapping[str, Tensor], name: str) -> Parameters:
     return {key: vector[key] for key in params}
 
 
-def is_same_shape(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    """Tell whether two dicts have the same keys, with tensors of the same shapes."""
-    return a.keys() == b.keys() and all(a[key].shape == b[key].shape for key in a)
-
-
-def combine(terms: Iterable[tuple[float, Mapping[str, Tensor]]]) -> Parameters:
+def combination(terms: Iterable[tuple[float, Mapping[str, Tensor]]]) -> Parameters:
     """Return the linear combination ``sum_i c_i v_i`` of (at least one) dicts.
 
     Examples
     --------
-    >>> combine([(2.0, {"q": torch.tensor([1.0])}), (-1.0, {"q": torch.tensor([3.0])})])
+    >>> combination([(2.0, {"q": torch.tensor([1.0])}), (-1.0, {"q": torch.tensor([3.0])})])
     {'q': tensor([-1.])}
     """
     (first, start), *rest = terms

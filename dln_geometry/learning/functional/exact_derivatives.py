@@ -1,38 +1,28 @@
-"""Normalisation layers whose derivatives are right to every order.
+"""Normalisations and a mean square whose derivatives are right to every order.
 
-Torch's fused kernels save the mean and the deviation of the forward pass and take them for
+The fused kernels of torch save the mean and the deviation of the forward pass and take them for
 constants where a derivative is differentiated once more (torch 2.13). Second derivatives of layer,
 batch and instance normalisation come out right only if the inner derivative is a backward pass,
-those of weight normalisation never, and neither do their third derivatives; no error is raised.
-Here the normalisations are written out.
+those of weight normalisation never, and neither do third derivatives; torch raises no error.
+Nested forward mode over the backward pass of torch's own mean square stops with an error. Here all
+of them are written out. References: the issues 175754, 186256, 196699, 196700 of pytorch/pytorch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import wraps
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-
-class SmoothNormalisation(TorchFunctionMode):
-    """Within this context the normalisations of torch are computed by their definitions."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Call the written-out function in place of a fused one."""
-        return _WRITTEN_OUT.get(func, func)(*args, **(kwargs or {}))
+from dln_geometry.learning.functional.losses import as_loss
 
 
-def _layer_norm(
+def _smooth_layer_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
     weight: Tensor | None = None,
@@ -167,16 +157,70 @@ def _last(normalized_shape: Sequence[int]) -> list[int]:
     return [-1 - d for d in range(len(normalized_shape))]
 
 
-_WRITTEN_OUT: dict[Any, Callable[..., Tensor]] = {
-    functional.layer_norm: _layer_norm,
+def _mean_square(input: Tensor, target: Tensor, reduction: str = "mean", **rare: Any) -> Tensor:
+    if reduction not in ("mean", "sum", "none") or any(v is not None for v in rare.values()):
+        # Deprecated arguments, weights and mistakes go to torch.
+        return functional.mse_loss(input, target, reduction=reduction, **rare)
+    squares = (input - target).square()
+    return squares if reduction == "none" else getattr(squares, reduction)()
+
+
+_NORMALISATIONS: dict[Any, Callable[..., Tensor]] = {
+    functional.layer_norm: _smooth_layer_norm,
     functional.rms_norm: _rms_norm,
     functional.batch_norm: _functional_batch_norm,
     functional.instance_norm: _functional_instance_norm,
     functional.group_norm: _group_norm,
     torch._weight_norm: _weight_norm,
-    torch.layer_norm: _layer_norm,
+    torch.layer_norm: _smooth_layer_norm,
     torch.rms_norm: _rms_norm,
     torch.batch_norm: _batch_norm,
     torch.instance_norm: _instance_norm,
     torch.group_norm: _group_norm,
 }
+
+
+class SmoothNormalisation(TorchFunctionMode):
+    """Within this context the normalisations of torch are computed by their definitions."""
+
+    written_out: ClassVar[dict[Any, Callable[..., Tensor]]] = _NORMALISATIONS
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Call the written-out function in place of a fused one."""
+        return self.written_out.get(func, func)(*args, **(kwargs or {}))
+
+
+class ExactDerivatives(SmoothNormalisation):
+    """Within this context normalisations and the mean square are computed by their definitions.
+
+    Examples
+    --------
+    >>> x = torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64)
+    >>> with ExactDerivatives():
+    ...     y = torch.nn.functional.layer_norm(x, (3,))
+    >>> bool(torch.allclose(y, torch.nn.functional.layer_norm(x, (3,))))
+    True
+    """
+
+    written_out: ClassVar[dict[Any, Callable[..., Tensor]]] = {
+        **_NORMALISATIONS,
+        functional.mse_loss: _mean_square,
+    }
+
+
+def with_exact_derivatives(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return the same function, evaluated in `ExactDerivatives`."""
+    loss = as_loss(loss)
+
+    @wraps(loss, updated=())
+    def exact(*args: Any, **kwargs: Any) -> Tensor:
+        with ExactDerivatives():
+            return loss(*args, **kwargs)
+
+    return exact

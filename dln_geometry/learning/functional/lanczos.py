@@ -9,8 +9,6 @@ from torch import Tensor
 
 from dln_geometry.support import as_count, as_generator, as_positive
 
-__all__ = ["largest_eigenvalue"]
-
 
 def largest_eigenvalue(
     matvec: Callable[[Tensor], Tensor],
@@ -24,8 +22,8 @@ def largest_eigenvalue(
     """Return the largest eigenvalue of a symmetric operator and a unit eigenvector.
 
     Lanczos iteration with full reorthogonalisation. When `subspace` vectors are stored, the best
-    quarter of the Ritz vectors is kept and the iteration goes on from there (thick restart): what
-    was learned of the spectrum next to the largest eigenvalue is not lost.
+    quarter of the Ritz vectors is kept and the iteration goes on from there (thick restart), which
+    keeps what it has found of the spectrum next to the largest eigenvalue.
 
     Parameters
     ----------
@@ -35,28 +33,12 @@ def largest_eigenvalue(
         Size, dtype and device of the vectors; half precision is raised to single.
     rtol : float, optional
         Bound on the residual ``|A x - lambda x|`` relative to the largest modulus of an eigenvalue
-        met; the default is the cube root of the machine epsilon. The eigenvalue is far closer, by
-        the square of it over the gap.
-    max_products : int
-        Most products with the operator.
-    subspace : int
-        Most vectors that are stored, at least 4.
+        met; the default is the cube root of the machine epsilon. The error of the eigenvalue is
+        the square of the residual over the gap.
+    max_products, subspace : int
+        Most products with the operator (a RuntimeError beyond), and most vectors that are stored.
     generator : torch.Generator, optional
         Source of the random start; a fresh one if not given.
-
-    Returns
-    -------
-    value : Tensor, shape ()
-    vector : Tensor, shape (n,)
-
-    Raises
-    ------
-    TypeError
-        If an option is not of its type.
-    RuntimeError
-        If the bound is not reached in `max_products` products.
-    ValueError
-        If a product is not finite, or an option is out of range.
 
     References
     ----------
@@ -79,8 +61,7 @@ def largest_eigenvalue(
     x = torch.randn(n, generator=generator, dtype=dtype, device=generator.device).to(like.device)
     basis = x.new_empty(most, n)
     basis[0] = x / torch.linalg.vector_norm(x)
-    # On the host, in double precision: the small matrix costs nothing, a decomposition of it on
-    # a GPU does.
+    # On the host, in double precision: decomposing such a small matrix on a GPU is slow.
     image, size, k, relative = torch.zeros(most, most, dtype=torch.float64), 0.0, 0, 0.0
     for _ in range(left):
         w = matvec(basis[k]).detach()
@@ -99,13 +80,12 @@ def largest_eigenvalue(
         error = 0.0 if k + 1 == n else beta * abs(float(vectors[-1, -1]))
         relative = error / size if size > 0 else 0.0
         if relative <= bound:
-            # A space that is invariant ends here, with the residual zero.
+            # In an invariant space beta, and so the residual, is zero.
             x = vectors[:, -1].to(basis) @ spanned
             return values[-1].to(basis), x / torch.linalg.vector_norm(x)
         k += 1
         if k == most:
-            # The next column couples the Ritz vectors kept with the next vector, and all others
-            # with nothing: what is orthogonal to it stays so.
+            # The next product fills the row that couples the Ritz vectors with the new vector.
             basis[:kept] = vectors[:, -kept:].mT.to(basis) @ basis
             image.zero_()
             image[:kept, :kept] = values[-kept:].diag()

@@ -1,4 +1,4 @@
-"""A module, a loss and data become a pure function of a dict of parameters."""
+"""Make the loss of a module on data a pure function of a dict of parameters."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from torch.nn.parameter import is_lazy
 
 from dln_geometry.learning.functional.exact_derivatives import SmoothNormalisation
 
-__all__ = ["ModuleLoss", "Parameters", "flatten", "functionalize", "unflatten"]
-
 Parameters = dict[str, Tensor]
+Loss = Callable[[Parameters], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,35 +49,21 @@ class ModuleLoss:
     names: frozenset[str]
 
     def __call__(self, params: Mapping[str, Tensor]) -> Tensor:
-        """Return the loss at `params`.
-
-        Raises
-        ------
-        ValueError
-            If the keys are not those of the module's parameters.
-        """
+        """Return the loss at `params`, whose keys must be those of the module's parameters."""
         if params.keys() != self.names:
-            missing, unknown = (
-                sorted(self.names - params.keys()),
-                sorted(params.keys() - self.names),
-            )
+            missing = [f"no {name!r}" for name in sorted(self.names - params.keys())]
+            unknown = [repr(name) for name in sorted(params.keys() - self.names)]
             raise ValueError(
                 f"params must have the names of the module's parameters, got "
-                f"{', '.join([*(f'no {n!r}' for n in missing), *(f'{n!r}' for n in unknown)])}"
+                f"{', '.join(missing + unknown)}"
             )
-        # Fused kernels of attention have one derivative only, those of normalisation two.
+        # Fused kernels have one derivative only in attention, and two in normalisations.
         with sdpa_kernel(SDPBackend.MATH), SmoothNormalisation():
             output = functional_call(self.module, dict(params), self.args, self.kwargs)
             return self.loss_fn(output, *self.rest)
 
     def on(self, data: Any) -> ModuleLoss:
-        """Return the same loss on other data, a minibatch for instance.
-
-        Parameters
-        ----------
-        data : tensor, tuple or mapping
-            As in `functionalize`.
-        """
+        """Return the same loss on other data, such as a minibatch, given as to `functionalize`."""
         args, kwargs, rest = _as_call(data)
         return replace(self, args=args, kwargs=kwargs, rest=rest)
 
@@ -120,18 +105,17 @@ def functionalize(
         does not return a tensor, or a parameter is not real.
     ValueError
         If the module has no parameters, or some without values (lazy or meta), or the loss is not
-        a scalar, is not finite, is not differentiable, draws random numbers (dropout) or changes a
-        buffer.
+        a finite, differentiable scalar, draws random numbers (dropout) or changes a buffer.
 
     Notes
     -----
-    Buffers, and parameters that do not require gradients, are constants: copies of what they are
-    now. Batch and instance normalisation in training mode use the statistics of the batch, and
-    leave the running ones alone, so that they are pure; in evaluation mode they use the running
-    ones. Normalisations are computed by their definitions, since torch's fused kernels have wrong
-    higher derivatives without saying so (a gradient then takes about half as long again), and
-    attention by torch's plain kernel, since its fused ones have no second derivatives; recurrent
-    layers on a GPU need ``torch.backends.cudnn.flags(enabled=False)`` for that.
+    Buffers, and parameters that do not require gradients, are constants, copied as they are now.
+    Batch and instance normalisation use the statistics of the batch in training mode, and leave
+    the running ones unchanged; in evaluation mode they use the running ones. Normalisations are
+    computed by their definitions, since torch's fused kernels have wrong higher derivatives and
+    raise no error (a gradient then takes about half as long again), and attention by torch's plain
+    kernel, since its fused ones have no second derivatives; recurrent layers on a GPU need
+    ``torch.backends.cudnn.flags(enabled=False)`` for that.
 
     Examples
     --------
@@ -148,8 +132,8 @@ def functionalize(
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
     if isinstance(module, torch.jit.ScriptModule):
         raise TypeError(
-            f"module must be a module of Python, got a {type(module).__name__}: take what it was "
-            "scripted from"
+            f"module must be a module of Python, got a {type(module).__name__}: take the module "
+            "that it was scripted from"
         )
     if not callable(loss_fn):
         raise TypeError(f"loss_fn must be callable, got {type(loss_fn).__name__}")
@@ -170,22 +154,14 @@ def functionalize(
         raise ValueError("module must have parameters that require gradients, got none")
     args, kwargs, rest = _as_call(data)
     loss = ModuleLoss(_pure_copy(module), loss_fn, args, kwargs, rest, frozenset(params))
-    _check(loss, params)
+    _check_pure(loss, params)
     return loss, params
 
 
 def flatten(params: Mapping[str, Tensor]) -> Tensor:
-    """Return all parameters as one vector, in the order of the dict.
+    """Return all parameters as one vector, shape (p,), in the order of the dict.
 
-    Parameters
-    ----------
-    params : mapping of str to Tensor
-        At least one.
-
-    Returns
-    -------
-    Tensor, shape (p,)
-        ``unflatten(vector, params)`` is the way back.
+    ``unflatten(vector, params)`` is the way back. There must be at least one parameter.
 
     Examples
     --------
@@ -198,19 +174,9 @@ def flatten(params: Mapping[str, Tensor]) -> Tensor:
 
 
 def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Parameters:
-    """Return the dict whose `flatten` is `vector`, with the names and shapes of `like`.
+    """Return the dict whose `flatten` is `vector`, with the names, shapes and dtypes of `like`.
 
-    Parameters
-    ----------
-    vector : Tensor, shape (p,)
-        As many entries as `like` has in all.
-    like : mapping of str to Tensor
-        Names, shapes and dtypes.
-
-    Raises
-    ------
-    ValueError
-        If the number of entries is another.
+    The vector must have as many entries as `like` has in all.
 
     Examples
     --------
@@ -229,18 +195,14 @@ def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Parameters:
 
 def _as_call(data: Any) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Any, ...]]:
     """Return the module's arguments and keyword arguments, and the rest for the loss."""
-    if isinstance(data, tuple | list):
-        if not data:
-            raise ValueError("data must be (inputs, *rest), got nothing")
-        inputs, *rest = data
-    else:
-        inputs, rest = data, []
+    if isinstance(data, tuple | list) and not data:
+        raise ValueError("data must be (inputs, *rest), got nothing")
+    inputs, *rest = data if isinstance(data, tuple | list) else (data,)
     others = tuple(_as_input(x) for x in rest)
     if isinstance(inputs, Mapping):
         return (), {name: _as_input(x) for name, x in inputs.items()}, others
-    if isinstance(inputs, tuple | list):
-        return tuple(_as_input(x) for x in inputs), {}, others
-    return (_as_input(inputs),), {}, others
+    arguments = inputs if isinstance(inputs, tuple | list) else (inputs,)
+    return tuple(_as_input(x) for x in arguments), {}, others
 
 
 def _as_input(x: Any) -> Any:
@@ -265,7 +227,7 @@ def _pure_copy(module: nn.Module) -> nn.Module:
     return twin
 
 
-def _check(loss: ModuleLoss, params: Parameters) -> None:
+def _check_pure(loss: ModuleLoss, params: Parameters) -> None:
     """Evaluate the loss once: it must be a pure, differentiable scalar."""
     buffers = {name: (b, b._version) for name, b in loss.module.named_buffers()}
     devices = {p.device for p in params.values() if p.device.type == "cuda"}

@@ -1,4 +1,10 @@
-"""The equation of motion of gradient descent: counter terms, iterates, errors."""
+"""The equation of motion of gradient descent: the flow that passes through its iterates.
+
+Open `series` first: the counter terms, on which `equation` (the field up to an order) and
+`discretization` (how far the flow is from the iterates) rest. `iterates` gets the field of any
+optimiser from differences of its iterates, `rates` has closed forms for symmetric parameters under
+weight decay, `spectrum` the products with the Hessian and its largest eigenvalue.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +22,7 @@ from dln_geometry.learning.motion.iterates import (
     without_velocity,
 )
 from dln_geometry.learning.motion.rates import scale_velocity, translation_rate
-from dln_geometry.learning.motion.series import counter_terms, recursive_counter_terms
+from dln_geometry.learning.motion.series import counter_terms
 from dln_geometry.learning.motion.spectrum import hessian_product, sharpness
 
 __all__ = [
@@ -30,7 +36,6 @@ __all__ = [
     "modified_loss",
     "momentum_step",
     "motion_of_iterates",
-    "recursive_counter_terms",
     "scale_velocity",
     "sharpness",
     "translation_rate",

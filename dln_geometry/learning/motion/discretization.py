@@ -1,4 +1,4 @@
-"""How far gradient descent is from its flow: errors to leading order, and learning rates."""
+"""Distance of gradient descent from its flow to leading order, and learning rates that bound it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,16 @@ import torch
 from torch import Tensor
 
 from dln_geometry.learning.functional import (
+    Loss,
     Parameters,
     as_like,
     as_parameters,
-    combine,
+    combination,
     norm,
 )
 from dln_geometry.learning.motion.series import counter_terms
 from dln_geometry.learning.motion.spectrum import hessian_product, sharpness
 from dln_geometry.support import as_count, as_positive
-
-__all__ = ["accumulated_error", "discretization_error", "max_learning_rate"]
-
-Loss = Callable[[Parameters], Tensor]
 
 
 def discretization_error(
@@ -29,8 +26,8 @@ def discretization_error(
 ) -> Callable[[Mapping[str, Tensor]], Parameters]:
     """Return the error of one step, flow minus gradient descent, to leading order.
 
-    ``q(lr) - q_1 = lr^(order + 3) xi_{order + 1}`` for the equation of motion of this order, begun
-    at the same point; ``lr^2 xi_0`` for gradient flow, order -1.
+    ``q(lr) - q_1 = lr^(order + 3) xi_{order + 1}`` for the equation of motion of this order from
+    the same point; ``lr^2 xi_0`` for gradient flow, order -1.
 
     Parameters
     ----------
@@ -65,7 +62,7 @@ def discretization_error(
     """
     lr, order = as_positive(lr, "lr"), as_count(order, "order", -1)
     terms = counter_terms(loss, order + 1)
-    return lambda params: combine([(lr ** (order + 3), terms(params)[-1])])
+    return lambda params: combination([(lr ** (order + 3), terms(params)[-1])])
 
 
 def accumulated_error(
@@ -74,28 +71,13 @@ def accumulated_error(
     """Yield the errors e_1, e_2, ... of the flow along the iterates of gradient descent.
 
     ``e_{n+1} = (I - lr H(q_n)) e_n + lr^(order + 3) xi_{order + 1}(q_n)``, ``e_0 = 0``: to leading
-    order, ``e_n = q(n lr) - q_n`` for the flow q(t) of the equation of motion of this order, begun
-    at ``q_0``.
+    order, ``e_n = q(n lr) - q_n`` for the flow q(t) of the equation of motion of this order from
+    ``q_0``. Other parameters and errors as in `discretization_error`.
 
     Parameters
     ----------
-    loss : callable
-        ``loss(params)``, a scalar tensor.
-    lr : float
-        Learning rate.
-    order : int
-        Order of the equation of motion, at least -1 (gradient flow).
     iterates : iterable of dicts
-        ``q_0, q_1, ...`` of gradient descent; one error is yielded for each, that of the next.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If lr is not positive or the order is below -1.
-
-    References
-    ----------
-    Miyagawa, arXiv 2210.15898.
+        ``q_0, q_1, ...`` of gradient descent; for each ``q_n`` the error ``e_{n+1}`` is yielded.
 
     Examples
     --------
@@ -105,25 +87,21 @@ def accumulated_error(
     [0.005, 0.009, 0.01215]
     """
     source = discretization_error(loss, lr, order)
-    return _accumulate(loss, lr, source, iterates)
 
+    # A generator of its own, so that wrong arguments are refused before the first error is asked.
+    def errors() -> Iterator[Parameters]:
+        error: Parameters | None = None
+        for n, point in enumerate(iterates):
+            q = as_parameters(point, f"iterates[{n}]")
+            if error is None:
+                error = source(q)
+            else:
+                q = as_like(q, error, f"iterates[{n}]")
+                image = hessian_product(loss, q)(error)
+                error = combination([(1.0, error), (-lr, image), (1.0, source(q))])
+            yield error
 
-def _accumulate(
-    loss: Loss,
-    lr: float,
-    source: Callable[[Mapping[str, Tensor]], Parameters],
-    iterates: Iterable[Mapping[str, Tensor]],
-) -> Iterator[Parameters]:
-    error: Parameters | None = None
-    for n, point in enumerate(iterates):
-        q = as_parameters(point, f"iterates[{n}]")
-        if error is None:
-            error = source(q)
-        else:
-            q = as_like(q, error, f"iterates[{n}]")
-            image = hessian_product(loss, q)(error)
-            error = combine([(1.0, error), (-lr, image), (1.0, source(q))])
-        yield error
+    return errors()
 
 
 def max_learning_rate(
@@ -137,36 +115,18 @@ def max_learning_rate(
     """Return the largest learning rate whose error in one step is at most `eps` here.
 
     ``min( (eps / |xi_{order + 1}|)^{1 / (order + 3)}, 1 / lambda_max )``: the first makes the
-    leading error of the equation of motion of this order equal to `eps`, the second is where the
-    equation ceases to exist; the second is left out where ``lambda_max <= 0``.
+    leading error of the equation of motion of this order equal to `eps`, the equation does not
+    exist beyond the second, which is left out where ``lambda_max <= 0``. The result is infinite
+    where the loss is linear. Other parameters and errors as in `discretization_error`.
 
     Parameters
     ----------
-    loss : callable
-        ``loss(params)``, a scalar tensor.
     params : dict of str to Tensor
-        The point.
+        The point, at which the counter terms must be finite.
     eps : float
         Euclidean norm of the error allowed.
-    order : int
-        Order of the equation of motion, at least -1 (gradient flow).
     generator : torch.Generator, optional
-        Of the Lanczos method that gives lambda_max; a fresh one if not given.
-
-    Returns
-    -------
-    float
-        Infinite where neither bounds it: the loss is linear there.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If eps is not positive or the order is below -1, or the counter terms at `params` are not
-        finite.
-
-    References
-    ----------
-    Miyagawa, arXiv 2210.15898.
+        Start of the Lanczos method that gives lambda_max; a fresh one if not given.
 
     Examples
     --------
@@ -180,5 +140,5 @@ def max_learning_rate(
     if not math.isfinite(size):
         raise ValueError(f"the counter terms must be finite, got |xi_{order + 1}| = {size}")
     top = float(sharpness(loss, params, generator=generator).detach())
-    accuracy = (eps / size) ** (1 / (order + 3)) if size > 0 else float("inf")
-    return min(accuracy, 1 / top if top > 0 else float("inf"))
+    accuracy = (eps / size) ** (1 / (order + 3)) if size > 0 else math.inf
+    return min(accuracy, 1 / top if top > 0 else math.inf)

@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from dln_geometry.learning.functional import (
+    Loss,
     Parameters,
     as_parameters,
     dot,
     flatten,
     gradient_and_value_of,
     largest_eigenvalue,
-    unflatten,
     with_exact_derivatives,
 )
 from dln_geometry.learning.motion.field import VectorField
 from dln_geometry.learning.motion.series import closed_motion
-from dln_geometry.learning.motion.spectrum import hessian_product
-from dln_geometry.support import as_count, as_positive
-
-__all__ = ["EquationOfMotion", "equation_of_motion", "modified_loss"]
-
-Loss = Callable[[Parameters], Tensor]
+from dln_geometry.learning.motion.spectrum import flat_product
+from dln_geometry.support import as_count, as_flag, as_positive
 
 
 class EquationOfMotion(VectorField):
     """The vector field ``F = -g - lr xi_0 - ... - lr^(order + 1) xi_order`` of a loss.
 
-    Made by `equation_of_motion`.
-
-    Attributes
-    ----------
-    loss : callable
-    lr : float
-    order : int
+    Made by `equation_of_motion`; the attributes are its arguments.
     """
 
     def __init__(
@@ -53,15 +43,7 @@ class EquationOfMotion(VectorField):
         self._generator = generator
 
     def __call__(self, params: Mapping[str, Tensor]) -> Parameters:
-        """Return the velocity at `params`.
-
-        Raises
-        ------
-        TypeError
-            If `params` is no dict of real tensors.
-        ValueError
-            If the learning rate is beyond the validity, at the first point (see `check`).
-        """
+        """Return the velocity at `params`, the first time after a `check` there."""
         params = as_parameters(params)
         if self._unchecked:
             self.check(params)
@@ -71,41 +53,33 @@ class EquationOfMotion(VectorField):
     def check(self, params: Mapping[str, Tensor]) -> float:
         """Return ``lr max |lambda|`` over the eigenvalues of the Hessian, which must be below 1.
 
-        The series is that of ``-log(1 - lr lambda) / lr`` in each eigendirection. At
-        ``lr lambda = 1`` gradient descent comes to rest in one step, and beyond it changes sides
-        in every step: no real flow passes through such iterates. Below -1 there is a flow, but
-        the series diverges.
-
-        Raises
-        ------
-        ValueError
-            If it is 1 or more, or the parameters or the Hessian are not finite.
+        In each eigendirection the equation is the series of ``log(1 - lr lambda) / lr``. At
+        ``lr lambda = 1`` gradient descent comes to rest in one step, and beyond it jumps across
+        the minimum in every step: no real flow passes through such iterates. Below -1 there is a
+        flow, but the series diverges. Parameters and Hessian must be finite.
         """
         params = as_parameters(params)
-        product, flat = hessian_product(self.loss, params), flatten(params)
+        product, flat = flat_product(self.loss, params), flatten(params)
         if not bool(torch.isfinite(flat.detach()).all()):
             raise ValueError("params must be finite, got NaN or infinite entries")
-        ends = []
-        for sign in (1.0, -1.0):
-
-            def matvec(x: Tensor, sign: float = sign) -> Tensor:
-                return sign * flatten(product(unflatten(x, params))).to(x.dtype)
-
-            # Three figures decide whether a series is of use.
-            value, _ = largest_eigenvalue(matvec, flat, rtol=1e-2, generator=self._generator)
-            ends.append(self.lr * float(value))
-        if ends[0] >= 1:
+        # One percent decides whether the series is of use.
+        highest, lowest = (
+            self.lr
+            * float(largest_eigenvalue(matvec, flat, rtol=1e-2, generator=self._generator)[0])
+            for matvec in (product, lambda x: -product(x))
+        )
+        if highest >= 1:
             raise ValueError(
                 f"lr must be below 1 / lambda_max, where an equation of motion exists, got "
-                f"lr * lambda_max = {ends[0]:.4g}: gradient descent jumps across the minimum "
+                f"lr * lambda_max = {highest:.4g}: gradient descent jumps across the minimum "
                 "along the sharpest direction, and no real flow does"
             )
-        if ends[1] >= 1:
+        if lowest >= 1:
             raise ValueError(
                 f"lr must be below 1 / |lambda_min|, where the counter terms converge, got "
-                f"lr * lambda_min = {-ends[1]:.4g}"
+                f"lr * lambda_min = {-lowest:.4g}"
             )
-        return max(ends)
+        return max(highest, lowest)
 
 
 def equation_of_motion(
@@ -134,7 +108,7 @@ def equation_of_motion(
         eigenvalues of the Hessian at the first point where the field is evaluated. Gradient flow
         always exists.
     generator : torch.Generator, optional
-        Of the Lanczos method in that check; a fresh one if not given.
+        Start of the Lanczos method in that check; a fresh one if not given.
 
     Returns
     -------
@@ -162,25 +136,15 @@ def equation_of_motion(
     >>> round(float(torch.tensor(0.9).log() / 0.1), 5)  # all orders: log(1 - lr) / lr
     -1.05361
     """
-    if not isinstance(check, bool):
-        raise TypeError(f"check must be True or False, got {check!r}")
-    return EquationOfMotion(
-        loss, as_positive(lr, "lr"), as_count(order, "order", -1), check, generator
-    )
+    lr, order = as_positive(lr, "lr"), as_count(order, "order", -1)
+    return EquationOfMotion(loss, lr, order, as_flag(check, "check"), generator)
 
 
 def modified_loss(loss: Loss, lr: float) -> Loss:
     """Return the loss ``f + lr/4 |grad f|^2`` whose gradient flow gradient descent follows.
 
     Its gradient is ``g + lr xi_0``: the equation of motion of order 0 is its gradient flow, and
-    no higher one is the gradient flow of anything. It is differentiable like the loss.
-
-    Parameters
-    ----------
-    loss : callable
-        ``loss(params)``, a scalar tensor.
-    lr : float
-        Learning rate.
+    no higher one is the gradient flow of any loss. It is differentiable like the loss.
 
     References
     ----------

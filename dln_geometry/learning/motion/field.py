@@ -1,4 +1,4 @@
-"""Vector fields on the parameters of a model, in the form that a solver wants."""
+"""Vector fields on the parameters of a model, and the form in which solvers want them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from dln_geometry.learning.functional import Parameters, as_parameters, flatten, unflatten
-
-__all__ = ["VectorField"]
 
 
 class VectorField:
@@ -25,27 +23,14 @@ class VectorField:
         self._velocity = velocity
 
     def __call__(self, params: Mapping[str, Tensor]) -> Parameters:
-        """Return the velocity at `params`.
-
-        Raises
-        ------
-        TypeError
-            If `params` is no dict of real tensors.
-        ValueError
-            If it is empty.
-        """
+        """Return the velocity at `params`."""
         return self._velocity(as_parameters(params))
 
     def field(self, like: Mapping[str, Tensor]) -> Callable[[Any, Tensor, Tensor], None]:
-        """Return the field on batches of flat vectors: ``field(t, y, out)``, y of shape (B, p).
+        """Return the field for `dln_geometry.ode.integrate`: ``field(t, y, out)``, y (B, p).
 
-        That is what `dln_geometry.dynamics.solvers.integrate` integrates. Each row of y is a
-        `flatten` of parameters, which `unflatten` brings back.
-
-        Parameters
-        ----------
-        like : mapping of str to Tensor
-            Names, shapes and dtypes of the parameters.
+        Each row of y is a `flatten` of parameters, and `unflatten` makes it a dict with the names,
+        shapes and dtypes of `like`.
         """
         like = as_parameters(like, "like")
 

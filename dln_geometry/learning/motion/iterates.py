@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
@@ -9,24 +10,17 @@ import torch
 from torch import Tensor
 
 from dln_geometry.learning.functional import (
+    Loss,
     Parameters,
     as_like,
     as_parameters,
-    combine,
+    combination,
     norm,
 )
 from dln_geometry.learning.motion.field import VectorField
 from dln_geometry.learning.motion.series import difference_weights
 from dln_geometry.learning.rules import Rule, as_rule
 from dln_geometry.support import as_count, as_positive
-
-__all__ = [
-    "equation_of_motion_from_iterates",
-    "momentum_step",
-    "motion_of_iterates",
-    "with_velocity",
-    "without_velocity",
-]
 
 Step = Callable[[Parameters], Parameters]
 PREFIX = "velocity."
@@ -44,8 +38,8 @@ def equation_of_motion_from_iterates(step: Step, lr: float, order: int) -> Vecto
     Parameters
     ----------
     step : callable
-        ``step(params)`` returns the next parameters and changes nothing in place. A state that
-        the optimiser has is part of `params`: for momentum see `momentum_step`.
+        ``step(params)`` returns the next parameters and changes nothing in place. The optimiser's
+        state, if it has one, is part of `params`: for momentum see `momentum_step`.
     lr : float
         Learning rate: the time of one step.
     order : int
@@ -62,8 +56,8 @@ def equation_of_motion_from_iterates(step: Step, lr: float, order: int) -> Vecto
     TypeError, ValueError
         If lr is not positive or the order is below 1; later, if a step returns other names or
         shapes, or the differences do not decrease: the series does not converge, as where
-        ``lr lambda_max >= 1`` and no real equation of motion exists. (The check is free. Where
-        the sharp directions are at rest it sees nothing; `EquationOfMotion.check` does.)
+        ``lr lambda_max >= 1`` and no real equation of motion exists. (This check costs nothing,
+        but misses sharp directions that are at rest; `EquationOfMotion.check` finds them.)
 
     References
     ----------
@@ -87,7 +81,7 @@ def equation_of_motion_from_iterates(step: Step, lr: float, order: int) -> Vecto
         now, moves = params, []
         for _ in range(order):
             after = as_like(step(now), params, "what step returns")
-            moves.append(combine([(1.0, after), (-1.0, now)]))
+            moves.append(combination([(1.0, after), (-1.0, now)]))
             now = after
         return _motion(moves, lr, float(norm(params).detach()))
 
@@ -104,15 +98,9 @@ def motion_of_iterates(iterates: Sequence[Mapping[str, Tensor]], lr: float) -> P
     Parameters
     ----------
     iterates : sequence of dicts
-        ``q_n, ..., q_{n+J}``, at least two.
+        ``q_n, ..., q_{n+J}``, at least two, whose differences must decrease.
     lr : float
         Learning rate.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If there are fewer than two, their names or shapes differ, or the differences do not
-        decrease.
 
     Examples
     --------
@@ -125,25 +113,19 @@ def motion_of_iterates(iterates: Sequence[Mapping[str, Tensor]], lr: float) -> P
         raise ValueError(f"iterates must number at least 2, got {len(iterates)}")
     first = as_parameters(iterates[0], "iterates[0]")
     points = [as_like(q, first, f"iterates[{n}]") for n, q in enumerate(iterates)]
-    moves = [combine([(1.0, after), (-1.0, before)]) for before, after in pairwise(points)]
+    moves = [combination([(1.0, after), (-1.0, before)]) for before, after in pairwise(points)]
     return _motion(moves, lr, float(norm(first).detach()))
 
 
-def momentum_step(loss: Callable[[Parameters], Tensor], rule: Rule) -> Step:
+def momentum_step(loss: Loss, rule: Rule) -> Step:
     """Return the step of a rule with momentum as a map of parameters and velocities together.
 
     The state is one dict: the parameters, and under ``velocity.<name>`` the momentum buffers, as
     `with_velocity` joins them. The equation of motion of this map
-    (`equation_of_motion_from_iterates`) passes through the iterates if it is begun behind the
-    transient of the start: the buffers forget how they were begun like b^n. From other buffers,
-    zero for instance, its error is that of the transient, whatever the order.
-
-    Parameters
-    ----------
-    loss : callable
-        ``loss(params)``, a scalar tensor.
-    rule : Rule
-        The learning rule. Without momentum the parameters need no velocities.
+    (`equation_of_motion_from_iterates`) passes through the iterates if it begins behind the
+    transient of the start: what the buffers were at first decays like b^n. From other buffers,
+    zero for instance, its error is that of the transient at every order. Without momentum the
+    parameters need no velocities.
 
     Examples
     --------
@@ -182,11 +164,11 @@ def without_velocity(state: Mapping[str, Tensor]) -> tuple[Parameters, Parameter
 
 
 def _motion(moves: list[Parameters], lr: float, size: float) -> Parameters:
-    """Sum the series from the increments: they are small, and cancel less than the iterates."""
+    """Sum the series from the increments: less cancels among them than among the iterates."""
     count = len(moves)
     weights = difference_weights(count)
     _check_decrease(moves, size)
-    return combine([(w / lr, move) for w, move in zip(weights, moves, strict=True)])
+    return combination([(w / lr, move) for w, move in zip(weights, moves, strict=True)])
 
 
 def _check_decrease(moves: list[Parameters], size: float) -> None:
@@ -195,9 +177,9 @@ def _check_decrease(moves: list[Parameters], size: float) -> None:
     differences, before = moves, None
     for j in range(len(moves)):
         length = float(norm(differences[0]).detach())
-        if not length < float("inf"):
+        if not math.isfinite(length):
             raise ValueError("the step must be finite, got NaN or infinite parameters")
-        # Below the rounding errors of the iterates, which the differences double, nothing is said.
+        # Each difference may double the rounding errors of the iterates: allow for them.
         floor = 4.0 * eps * size * 2**j
         if before is not None and length >= before > floor:
             raise ValueError(
@@ -207,4 +189,4 @@ def _check_decrease(moves: list[Parameters], size: float) -> None:
                 "equation of motion exists"
             )
         before = length
-        differences = [combine([(1.0, b), (-1.0, a)]) for a, b in pairwise(differences)]
+        differences = [combination([(1.0, b), (-1.0, a)]) for a, b in pairwise(differences)]

@@ -10,8 +10,6 @@ from torch import Tensor
 from dln_geometry.learning.functional import as_like, as_parameters, dot
 from dln_geometry.support import as_count, as_positive
 
-__all__ = ["scale_velocity", "translation_rate"]
-
 
 def translation_rate(lr: float, weight_decay: float, order: int | None = None) -> float:
     """Return the rate at which a translation-invariant parameter decays, ``c' = -rate c``.
@@ -31,10 +29,9 @@ def translation_rate(lr: float, weight_decay: float, order: int | None = None) -
 
     Raises
     ------
-    TypeError
-        If an argument is no number.
-    ValueError
-        If one is out of range; ``lr k >= 1``, where the parameter jumps across zero.
+    TypeError, ValueError
+        If an argument is no number or out of range; ``lr k >= 1``, where the parameter jumps
+        across zero.
 
     References
     ----------
@@ -81,11 +78,9 @@ def scale_velocity(
 
     Raises
     ------
-    TypeError
-        If an argument is not of its kind.
-    ValueError
-        If one is out of range, or the gradient is not orthogonal to the parameters, as that of a
-        scale-invariant loss is.
+    TypeError, ValueError
+        If an argument is of another kind or out of range, or the gradient is not orthogonal to the
+        parameters, as that of a scale-invariant loss is.
 
     References
     ----------
@@ -104,7 +99,7 @@ def scale_velocity(
     if as_count(order, "order", -1) > 0:
         raise ValueError(f"order must be -1 or 0, got {order}")
     r2, g2, overlap = dot(q, q), dot(g, g), dot(q, g)
-    # What rounding leaves of a gradient that is orthogonal is far below this.
+    # Rounding makes the cosine far smaller than this.
     if float(overlap.detach().abs()) > 1e-3 * float((r2 * g2).detach().sqrt()):
         raise ValueError(
             "gradient must be orthogonal to the parameters of a scale-invariant loss, got the "

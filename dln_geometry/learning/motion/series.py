@@ -11,25 +11,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from itertools import product as cartesian
 
 import torch
 from torch import Tensor
 
 from dln_geometry.learning.functional import (
+    Loss,
     Parameters,
     as_parameters,
-    combine,
+    combination,
     gradient_of,
     with_exact_derivatives,
 )
 from dln_geometry.learning.motion.spectrum import hessian_product
 from dln_geometry.support import as_count
-
-__all__ = ["closed_motion", "counter_terms", "difference_weights", "recursive_counter_terms"]
-
-Loss = Callable[[Parameters], Tensor]
-Field = Callable[[Parameters], Parameters]
 
 
 def counter_terms(loss: Loss, order: int) -> Callable[[Mapping[str, Tensor]], list[Parameters]]:
@@ -40,10 +35,10 @@ def counter_terms(loss: Loss, order: int) -> Callable[[Mapping[str, Tensor]], li
     ``xi_0 = H g / 2``, ``xi_1 = H^2 g / 3 + T[g, g] / 12``,
     ``xi_2 = H^3 g / 4 + H T[g, g] / 12 + T[g, H g] / 12``;
 
-    they are taken from adjoints of the pair ``(g, H g)`` alone, so that neither H nor T is ever
-    formed: ``xi_2 = K*(K*(H g, g), H g) / 12`` where ``K*(a, b) = H a + T[g, b] + H^2 b``. Above
-    order 2 the terms are the Taylor coefficients, in the learning rate, of the differences of the
-    iterates (`equation_of_motion_from_iterates`), which agree with the series exactly.
+    they are adjoints of the pair ``(g, H g)``, and neither H nor T is ever formed:
+    ``xi_2 = K*(K*(H g, g), H g) / 12`` where ``K*(a, b) = H a + T[g, b] + H^2 b``. Above order 2
+    the terms are the Taylor coefficients, in the learning rate, of the series of differences in
+    `equation_of_motion_from_iterates`, which has the same coefficients.
 
     Parameters
     ----------
@@ -60,18 +55,15 @@ def counter_terms(loss: Loss, order: int) -> Callable[[Mapping[str, Tensor]], li
 
     Raises
     ------
-    TypeError
-        If the loss cannot be called or the order is no integer, or (later) the parameters are no
-        dict of real tensors.
-    ValueError
-        If the order is negative, or (later) the loss is no scalar or does not depend on the
-        parameters.
+    TypeError, ValueError
+        If the loss cannot be called or the order is out of range; later, if the parameters are no
+        dict of real tensors, or the loss is no scalar or does not depend on them.
 
     Notes
     -----
-    The normalisations of torch, whose own third derivatives are wrong, are replaced by plain ones
-    (`learning.smooth`). The time of order a > 2 grows like ``(a + 2) 2^(a + 1)`` gradients: for
-    high orders there is `equation_of_motion_from_iterates`, whose order a costs a gradients.
+    The normalisations of torch, whose third derivatives are wrong, are computed by their
+    definitions. The time of order a > 2 grows like ``(a + 2) 2^(a + 1)`` gradients: for high
+    orders there is `equation_of_motion_from_iterates`, whose order a costs a gradients.
 
     References
     ----------
@@ -89,7 +81,7 @@ def counter_terms(loss: Loss, order: int) -> Callable[[Mapping[str, Tensor]], li
     return lambda params: _taylor_forms(loss, as_parameters(params), order)
 
 
-def closed_motion(loss: Loss, lr: float, order: int) -> Field:
+def closed_motion(loss: Loss, lr: float, order: int) -> Callable[[Parameters], Parameters]:
     """Return ``F = -g - lr xi_0 - ... - lr^(order + 1) xi_order`` as a map of parameters.
 
     Order -1 is the gradient flow. Up to order 2 the terms share their adjoints, and one product
@@ -99,61 +91,24 @@ def closed_motion(loss: Loss, lr: float, order: int) -> Field:
 
     def motion(params: Parameters) -> Parameters:
         if order < 0:
-            return combine([(-1.0, gradient_of(loss)(params))])
+            return combination([(-1.0, gradient_of(loss)(params))])
         if order == 0:
             g, u = _gradient_and_image(loss)(params)
-            return combine([(-1.0, g), (-lr / 2, u)])
+            return combination([(-1.0, g), (-lr / 2, u)])
         if order > 2:
             terms = [gradient_of(loss)(params), *_taylor_forms(loss, params, order)]
-            return combine([(-(lr**a), xi) for a, xi in enumerate(terms)])
+            return combination([(-(lr**a), xi) for a, xi in enumerate(terms)])
         (g, u), pull = torch.func.vjp(_gradient_and_image(loss), params)[:2]
         if order == 1:
-            (last,) = pull((combine([(3 * lr**2, u)]), combine([(lr**2, g)])))
+            (last,) = pull((combination([(3 * lr**2, u)]), combination([(lr**2, g)])))
         else:
             (w,) = pull((u, g))
-            # lr^2 (K*(u, g) + 2 H u) + lr^3 K*(w, u), the adjoints but the first in one sweep.
-            (last,) = pull((combine([(lr**3, w), (2 * lr**2, u)]), combine([(lr**3, u)])))
-            last = combine([(1.0, last), (lr**2, w)])
-        return combine([(-1.0, g), (-lr / 2, u), (-1 / 12, last)])
+            # lr^2 (w + 2 H u) + lr^3 K*(w, u), with both products in one backward pass.
+            (last,) = pull((combination([(lr**3, w), (2 * lr**2, u)]), combination([(lr**3, u)])))
+            last = combination([(1.0, last), (lr**2, w)])
+        return combination([(-1.0, g), (-lr / 2, u), (-1 / 12, last)])
 
     return motion
-
-
-def recursive_counter_terms(loss: Loss, order: int) -> Callable[[Parameters], list[Parameters]]:
-    """Return the counter terms by their recursion, in nested forward derivatives.
-
-    ``F_i = - sum_{j=1}^i 1/(j+1)! sum_{k_1+..+k_{j+1} = i-j} D_{k_1} .. D_{k_j} F_{k_{j+1}}``
-    with ``F_0 = -g``, ``F_i = -xi_{i-1}`` and ``D_k = F_k . grad``. It is exact at every order,
-    and slower than `counter_terms` by orders of magnitude above order 2: a check.
-
-    References
-    ----------
-    Miyagawa, arXiv 2210.15898.
-    """
-    order = as_count(order, "order", 0)
-    gradient = gradient_of(with_exact_derivatives(loss))
-    fields: list[Field] = [lambda q: combine([(-1.0, gradient(q))])]
-
-    def along(k: int, h: Field) -> Field:
-        return lambda q: torch.func.jvp(h, (q,), (fields[k](q),))[1]
-
-    def next_field(i: int) -> Field:
-        def field(q: Parameters) -> Parameters:
-            terms = []
-            for j in range(1, i + 1):
-                for ks in cartesian(range(i - j + 1), repeat=j + 1):
-                    if sum(ks) == i - j:
-                        h = fields[ks[-1]]
-                        for k in reversed(ks[:-1]):
-                            h = along(k, h)
-                        terms.append((-1.0 / math.factorial(j + 1), h(q)))
-            return combine(terms)
-
-        return field
-
-    for i in range(1, order + 2):
-        fields.append(next_field(i))
-    return lambda params: [combine([(-1.0, f(as_parameters(params)))]) for f in fields[1:]]
 
 
 def difference_weights(count: int) -> list[float]:
@@ -183,23 +138,23 @@ def _gradient_and_image(loss: Loss) -> Callable[[Parameters], tuple[Parameters, 
 def _closed_forms(loss: Loss, params: Parameters, order: int) -> list[Parameters]:
     if order == 0:
         _, u = _gradient_and_image(loss)(params)
-        return [combine([(0.5, u)])]
+        return [combination([(0.5, u)])]
     (g, u), pull = torch.func.vjp(_gradient_and_image(loss), params)[:2]
-    xi_0 = combine([(0.5, u)])
+    xi_0 = combination([(0.5, u)])
     if order == 1:
-        return [xi_0, combine([(1 / 12, pull((combine([(3.0, u)]), g))[0])])]
+        return [xi_0, combination([(1 / 12, pull((combination([(3.0, u)]), g))[0])])]
     # w = T[g, g] + 2 H^2 g, the gradient of <g, H g>.
     (w,) = pull((u, g))
-    # A graph of the gradient alone: half the time of the adjoint above.
-    xi_1 = combine([(1 / 12, w), (1 / 6, hessian_product(loss, params)(u))])
-    return [xi_0, xi_1, combine([(1 / 12, pull((w, u))[0])])]
+    # H u from a graph of the gradient alone takes half the time of an adjoint of the pair.
+    xi_1 = combination([(1 / 12, w), (1 / 6, hessian_product(loss, params)(u))])
+    return [xi_0, xi_1, combination([(1 / 12, pull((w, u))[0])])]
 
 
 def _taylor_forms(loss: Loss, params: Parameters, order: int) -> list[Parameters]:
     """Take the Taylor coefficients of ``F(eta) = -sum_n w_n g(q_n(eta))`` at eta = 0.
 
     ``q_n(eta)`` are the iterates from `params`. The j-th difference of the gradients is
-    ``O(eta^j)``: ``order + 2`` of them leave nothing out.
+    ``O(eta^j)``: the first ``order + 2`` determine all coefficients up to the order.
     """
     gradient = gradient_of(loss)
     weights = difference_weights(order + 2)
@@ -210,7 +165,7 @@ def _taylor_forms(loss: Loss, params: Parameters, order: int) -> list[Parameters
             if n:
                 q = {name: x - eta * terms[-1][1][name] for name, x in q.items()}
             terms.append((-weight, gradient(q)))
-        return [combine(terms)]
+        return [combination(terms)]
 
     def with_derivative(f: Callable[[Tensor], list[Parameters]]) -> Callable:
         def extended(eta: Tensor) -> list[Parameters]:
@@ -225,7 +180,7 @@ def _taylor_forms(loss: Loss, params: Parameters, order: int) -> list[Parameters
     first = next(iter(params.values()))
     derivatives = taylor(torch.zeros((), dtype=first.dtype, device=first.device))
     return [
-        _like(params, combine([(-1.0 / math.factorial(k), value)]))
+        _like(params, combination([(-1.0 / math.factorial(k), value)]))
         for k, value in enumerate(derivatives)
         if k > 0
     ]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.learning.functional import (
+    Loss,
     Parameters,
     as_like,
     as_parameters,
@@ -18,32 +19,14 @@ from dln_geometry.learning.functional import (
     with_exact_derivatives,
 )
 
-__all__ = ["hessian_product", "sharpness"]
-
-Loss = Callable[[Parameters], Tensor]
-
 
 def hessian_product(
     loss: Loss, params: Mapping[str, Tensor]
 ) -> Callable[[Mapping[str, Tensor]], Parameters]:
     """Return the map ``v -> H v`` with the Hessian of the loss at `params`.
 
-    The gradient is evaluated once and its graph kept: a product costs about two gradients.
-
-    Parameters
-    ----------
-    loss : callable
-        ``loss(params)``, a scalar tensor, twice differentiable.
-    params : dict of str to Tensor
-        Where the Hessian is taken.
-
-    Raises
-    ------
-    TypeError
-        If the loss cannot be called, or `params` (or later v) is no dict of real tensors.
-    ValueError
-        If the loss is no scalar or does not depend on the parameters, or v does not have the names
-        and shapes of `params`.
+    The gradient is evaluated once and its graph kept: a product costs about two gradients. The
+    loss must be twice differentiable; v must have the names and shapes of `params`.
 
     Examples
     --------
@@ -68,18 +51,14 @@ def sharpness(
     """Return the largest eigenvalue ``lambda_max`` of the Hessian, a scalar tensor.
 
     Gradient descent has an equation of motion where ``lr * lambda_max < 1``, and is stable at a
-    minimum where ``lr * lambda_max < 2``.
+    minimum where ``lr * lambda_max < 2``. Loss and `params` are as in `hessian_product`.
 
     Parameters
     ----------
-    loss : callable
-        ``loss(params)``, a scalar tensor.
-    params : dict of str to Tensor
-        Where the Hessian is taken.
     rtol : float, optional
         Bound on the residual ``|H x - lambda x|`` relative to the size of the spectrum; the
-        default is the cube root of the machine epsilon. The eigenvalue is far closer, by the
-        square of it over the gap.
+        default is the cube root of the machine epsilon. The error of the eigenvalue is the square
+        of the residual over the gap.
     max_products : int
         Most products with the Hessian, of the cost of two gradients each.
     generator : torch.Generator, optional
@@ -103,11 +82,12 @@ def sharpness(
     tensor(8.)
     """
     params = as_parameters(params)
-    product = hessian_product(loss, params)
-
-    def matvec(vector: Tensor) -> Tensor:
-        return flatten(product(unflatten(vector, params))).to(vector.dtype)
-
-    flat = flatten(params)
+    matvec, flat = flat_product(loss, params), flatten(params)
     options = {"rtol": rtol, "max_products": max_products, "generator": generator}
     return largest_eigenvalue(matvec, flat, **options)[0]
+
+
+def flat_product(loss: Loss, params: Parameters) -> Callable[[Tensor], Tensor]:
+    """Return the map ``x -> H x`` of flat vectors."""
+    product = hessian_product(loss, params)
+    return lambda x: flatten(product(unflatten(x, params))).to(x.dtype)
