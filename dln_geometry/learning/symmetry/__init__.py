@@ -1,4 +1,10 @@
-"""Symmetries of a loss by their actions: one, or a family at a time."""
+"""Symmetries of a loss, given by how they move the parameters.
+
+Open `symmetries` first: `Symmetry`, an action with one parameter or a family of them. `actions`
+(translation, scale, rescale) and `turns` (rotation, gauge) derive from it, `claims` tests whether
+a loss has a symmetry. One more is a subclass with `shape` and `moved`; `generated` and `pair`
+follow by automatic differentiation unless it has closed forms for them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Translation, scale and rescale: the symmetries that add to parameters, or multiply them."""
+"""Translation, scale and rescale: symmetries that shift parameters, or multiply them by numbers."""
 
 from __future__ import annotations
 
@@ -16,20 +16,18 @@ from dln_geometry.learning.symmetry.axes import (
     check_disjoint,
     parameter,
     unit_products,
-    units,
+    unit_shape,
 )
 from dln_geometry.learning.symmetry.symmetries import Symmetry
 from dln_geometry.support import as_float_tensor
-
-__all__ = ["Rescale", "Scale", "Translation"]
 
 
 @dataclass(frozen=True, eq=False)
 class Translation(Symmetry):
     """The translation ``q -> q + s n`` of one parameter along a direction.
 
-    A softmax has it: its logits may all be shifted, so that the weight and the bias of the layer
-    before it may be translated along their first axis.
+    A softmax has it: a common shift of all logits changes nothing, so that the weight and the
+    bias of the layer before it may be translated along their first axis.
 
     Parameters
     ----------
@@ -40,11 +38,6 @@ class Translation(Symmetry):
     axis : int, optional
         Instead of a direction: the family of all translations that are constant along this axis,
         with s (and the charges) of the parameter's shape without it.
-
-    Raises
-    ------
-    ValueError
-        If neither or both of `direction` and `axis` are given, or the direction is zero.
 
     Examples
     --------
@@ -129,10 +122,7 @@ class Scale(Symmetry):
         object.__setattr__(self, "names", as_names(self.names, "names"))
 
     def shape(self, params: Mapping[str, Tensor]) -> tuple[int, ...]:
-        if self.axis is None:
-            _present(params, self.names)
-            return ()
-        return (units(params, dict.fromkeys(self.names, self.axis)),)
+        return unit_shape(params, dict.fromkeys(self.names, self.axis))
 
     def generated(self, params: Parameters, s: Tensor) -> Parameters:
         return {n: params[n] * along(s, params[n], self.axis) for n in self.names}
@@ -148,19 +138,18 @@ class Scale(Symmetry):
 class Rescale(Symmetry):
     """The scaling ``q_1 -> e^s q_1``, ``q_2 -> e^{-s} q_2`` of consecutive layers.
 
-    Layers that are joined by a positively homogeneous activation (ReLU, leaky ReLU, the identity)
-    or by a product have it, one for each hidden unit.
+    Layers joined by a positively homogeneous activation (ReLU, leaky ReLU, the identity) or by a
+    product have it, one for each hidden unit.
 
     Parameters
     ----------
     first, second : str or sequence of str
-        What comes in (the weight and the bias of the first layer), and what goes out (the weight
-        of the second).
+        The weight and the bias of the first layer, and the weight of the second.
     axes : tuple of two int, optional
-        ``(0, 1)`` is one scale for each hidden unit, which are the rows of the first and the
-        columns of the second, with s and the charges a vector. A second layer with a multiple of
-        the units has that many consecutive columns for each (a convolution that is flattened).
-        By default one scale in all.
+        ``(0, 1)`` is one scale for each hidden unit, a row of the first and a column of the second
+        layer, with s and the charges a vector. A second layer with a multiple of the units has
+        that many consecutive columns for each (a convolution that is flattened). By default one
+        scale in all.
 
     Examples
     --------
@@ -184,11 +173,9 @@ class Rescale(Symmetry):
         check_disjoint(self.first, self.second)
 
     def shape(self, params: Mapping[str, Tensor]) -> tuple[int, ...]:
-        if self.axes is None:
-            _present(params, (*self.first, *self.second))
-            return ()
-        sides = dict.fromkeys(self.first, self.axes[0]) | dict.fromkeys(self.second, self.axes[1])
-        return (units(params, sides, multiples=self.second),)
+        first, second = self.axes or (None, None)
+        sides = dict.fromkeys(self.first, first) | dict.fromkeys(self.second, second)
+        return unit_shape(params, sides, multiples=self.second)
 
     def generated(self, params: Parameters, s: Tensor) -> Parameters:
         return self._scaled(params, s, -s)
@@ -207,8 +194,3 @@ class Rescale(Symmetry):
             **{n: params[n] * along(s, params[n], first) for n in self.first},
             **{n: params[n] * along(t, params[n], second) for n in self.second},
         }
-
-
-def _present(params: Mapping[str, Tensor], names: Sequence[str]) -> None:
-    for name in names:
-        parameter(params, name)

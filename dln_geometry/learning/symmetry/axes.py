@@ -28,20 +28,14 @@ def check_disjoint(first: Sequence[str], second: Sequence[str]) -> None:
 
 
 def parameter(params: Mapping[str, Tensor], name: str) -> Tensor:
-    """Return the parameter of that name.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
-    """
+    """Return the parameter of that name, which must exist."""
     if name not in params:
         raise ValueError(f"name must be one of the parameters {sorted(params)}, got {name!r}")
     return params[name]
 
 
 def as_axis(q: Tensor, axis: int, name: str) -> int:
-    """Return an axis of a tensor as a nonnegative number."""
+    """Return an axis of a tensor, counted from the front."""
     if not -q.ndim <= axis < q.ndim:
         raise ValueError(f"axis must be one of the {q.ndim} of {name!r}, got {axis}")
     return axis % q.ndim
@@ -68,8 +62,23 @@ def units(
     return count
 
 
+def unit_shape(
+    params: Mapping[str, Tensor],
+    sides: Mapping[str, int | None],
+    *,
+    multiples: Sequence[str] = (),
+) -> tuple[int, ...]:
+    """Return the shape of s: one entry for each unit along the axes, () where they are `None`."""
+    along_axes = {name: axis for name, axis in sides.items() if axis is not None}
+    if not along_axes:
+        for name in sides:
+            parameter(params, name)
+        return ()
+    return (units(params, along_axes, multiples=multiples),)
+
+
 def along(s: Tensor, q: Tensor, axis: int | None) -> Tensor:
-    """Return s as it multiplies q: a number, or a vector along an axis, its entries repeated."""
+    """Reshape s, a number or one entry for each unit along the axis, to multiply q."""
     if axis is None:
         return s
     size = q.shape[axis]
@@ -103,9 +112,11 @@ def outer_products(
     a: Mapping[str, Tensor], b: Mapping[str, Tensor], names: Sequence[str], axis: int
 ) -> Tensor:
     """Return the matrix ``m_ij = <a_i, b_j>`` of the slices along the axis, over the parameters."""
-    sides = [[x[n].movedim(axis, 0).flatten(1) if x[n].ndim > 1 else x[n].unsqueeze(1)
-              for x in (a, b)] for n in names]  # fmt: skip
-    return sum_of([left @ right.mT for left, right in sides])
+
+    def slices(x: Tensor) -> Tensor:
+        return x.movedim(axis, 0).flatten(1) if x.ndim > 1 else x.unsqueeze(1)
+
+    return sum_of([slices(a[n]) @ slices(b[n]).mT for n in names])
 
 
 def sum_of(terms: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Whether a loss has a symmetry that is claimed, and by how much it lacks it."""
+"""Test whether a loss has a symmetry, and measure by how much it lacks it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from torch import Tensor
 
 from dln_geometry.learning.functional import Parameters, as_parameters, gradient_and_value_of
 from dln_geometry.learning.symmetry.symmetries import Symmetry, SymmetryError, as_symmetry
-
-__all__ = ["check_symmetric", "is_symmetric", "symmetry_residual"]
 
 # How far along the orbit the loss is compared: far enough to see more than the slope.
 _STRETCH = 0.3
@@ -25,15 +23,15 @@ def symmetry_residual(
     ``max( |<grad f, dQ>|, |f(Q(q, s)) - f(q)|, |f(Q(q, -s)) - f(q)| ) / (|f| + |grad f| |dQ|)``
 
     for a finite s; a family is tested in one generic direction. Rounding gives a few hundred eps,
-    a broken symmetry any number up to order one: a normalisation layer, whose own `eps` breaks the
-    scale of the weights before it, about `eps` over the variance.
+    a broken symmetry up to order one. A normalisation layer gives about its own `eps` over the
+    variance, since that breaks the scale of the weights before it.
 
     Parameters
     ----------
     loss : callable
         ``loss(params)``, a scalar tensor.
     symmetry : Symmetry
-        The claim.
+        The claim; its action must be the identity at ``s = 0``.
     params : dict of str to Tensor
         A generic point. At a special one, such as zero, every symmetry may seem to hold.
 
@@ -41,19 +39,11 @@ def symmetry_residual(
     -------
     float
         The residual, infinite if the loss is not finite along the orbit.
-
-    Raises
-    ------
-    TypeError
-        If `symmetry` is none, `params` is no dict of real tensors, or the loss returns no tensor.
-    ValueError
-        If `params` is empty, the loss is no scalar or does not depend on them, or the action is
-        not the identity at ``s = 0``.
     """
     params = {name: q.detach() for name, q in as_parameters(params).items()}
     zero = as_symmetry(symmetry).zero(params)
     _check_identity(symmetry, params, zero)
-    # Directions of no special kind, without random numbers; not antisymmetric as a matrix either.
+    # A generic direction without random numbers, not antisymmetric where s is a matrix.
     count = torch.arange(zero.numel(), dtype=zero.dtype, device=zero.device)
     s = _STRETCH * (1 + 2.4 * count).cos().reshape(zero.shape)
     if not zero.ndim:
@@ -61,7 +51,7 @@ def symmetry_residual(
     gradient, value = gradient_and_value_of(loss)(params)
     field = symmetry.generated(params, s)
     slope = sum(float((gradient[name] * d).sum()) for name, d in field.items())
-    size = _norm({name: gradient[name] for name in field}) * _norm(field)
+    size = _length({name: gradient[name] for name in field}) * _length(field)
     changes = [float(loss(symmetry.action(params, sign * s)) - value) for sign in (1, -1)]
     worst = max(abs(slope), *(abs(change) for change in changes))
     if not all(math.isfinite(x) for x in (slope, *changes)):
@@ -79,22 +69,13 @@ def is_symmetric(
 ) -> bool:
     """Whether a loss has a symmetry, at a generic point.
 
+    Other parameters and errors as in `symmetry_residual`.
+
     Parameters
     ----------
-    loss : callable
-        ``loss(params)``, a scalar tensor.
-    symmetry : Symmetry
-        The claim.
-    params : dict of str to Tensor
-        A generic point.
     rtol : float, optional
         Largest `symmetry_residual` allowed. The default is the square root of the eps of the
         parameters' dtype.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `symmetry_residual`; if `rtol` is not positive.
 
     Examples
     --------
@@ -115,18 +96,7 @@ def check_symmetric(
     *,
     rtol: float | None = None,
 ) -> None:
-    """Refuse a loss that lacks a symmetry.
-
-    Parameters
-    ----------
-    loss, symmetry, params, rtol
-        As in `is_symmetric`.
-
-    Raises
-    ------
-    SymmetryError
-        If the loss lacks it. The attribute `residual` says by how much.
-    """
+    """Raise a `SymmetryError`, whose `residual` says by how much, unless `is_symmetric`."""
     residual = symmetry_residual(loss, symmetry, params)
     if not residual <= _tolerance(params, rtol):
         raise SymmetryError(
@@ -137,7 +107,7 @@ def check_symmetric(
 
 
 def _check_identity(symmetry: Symmetry, params: Parameters, zero: Tensor) -> None:
-    """Refuse an action that moves the parameters at s = 0, or makes others of them."""
+    """Refuse an action that moves parameters at s = 0, or returns other names or shapes."""
     still = symmetry.moved(params, zero)
     if not isinstance(still, Mapping):
         raise TypeError(f"action must return a dict of tensors, got {type(still).__name__}")
@@ -165,5 +135,5 @@ def _tolerance(params: Mapping[str, Tensor], rtol: float | None) -> float:
     return rtol
 
 
-def _norm(tensors: Mapping[str, Tensor]) -> float:
+def _length(tensors: Mapping[str, Tensor]) -> float:
     return math.sqrt(sum(float(x.square().sum()) for x in tensors.values()))

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from dln_geometry.learning.functional import Parameters
 
-__all__ = ["Symmetry", "SymmetryError", "as_symmetry"]
-
 
 class SymmetryError(ValueError):
     """A loss does not have the symmetry that was claimed; `residual` says by how much."""
@@ -38,13 +36,6 @@ class Symmetry:
         1 if the generators are linear in the parameters, and their transposes generate symmetries
         too; 0 if they are constant. Then the charges have closed laws (see `DiscreteLaw`).
 
-    Raises
-    ------
-    TypeError
-        If `action` cannot be called.
-    ValueError
-        If `degree` is another number.
-
     References
     ----------
     Tanaka & Kunin, arXiv 2105.02716, section 3.
@@ -56,7 +47,7 @@ class Symmetry:
     >>> def action(params, s):
     ...     q = params["q"]
     ...     return {"q": torch.stack([q[0] * torch.exp(-s), q[1] + s])}
-    >>> from dln_geometry.learning.symmetry.claims import is_symmetric
+    >>> from dln_geometry.learning import is_symmetric
     >>> symmetry = Symmetry(action)
     >>> loss = lambda params: (params["q"][0] * params["q"][1].exp() - 2).square()
     >>> point = {"q": torch.tensor([1.5, 0.5])}
@@ -95,39 +86,17 @@ class Symmetry:
         return self._shape
 
     def action(self, params: Mapping[str, Tensor], s: Any) -> Parameters:
-        """Return ``Q(params, s)``.
-
-        Parameters
-        ----------
-        params : dict of str to Tensor
-            The parameters q.
-        s : Tensor or float
-            Of the shape of the family; a number stands for all its entries.
-        """
+        """Return ``Q(params, s)``; a number s stands for all entries of a family."""
         params = dict(params)
-        zero = self.zero(params)
-        s = torch.as_tensor(s, dtype=zero.dtype, device=zero.device).expand(zero.shape)
-        return {**params, **self.moved(params, s)}
+        return {**params, **self.moved(params, self._entries(params, s))}
 
     def field(self, params: Mapping[str, Tensor], s: Any = 1.0) -> Parameters:
         """Return the generator ``dQ(q)``, for a family in the direction s.
 
-        Parameters
-        ----------
-        params : dict of str to Tensor
-            The parameters q.
-        s : Tensor or float
-            Of the shape of the family; a number stands for all its entries.
-
-        Returns
-        -------
-        dict of str to Tensor
-            Zero for the parameters that the action leaves alone.
+        It is zero for parameters that the action does not change; s is as in `action`.
         """
         params = dict(params)
-        zero = self.zero(params)
-        s = torch.as_tensor(s, dtype=zero.dtype, device=zero.device).expand(zero.shape)
-        field = self.generated(params, s)
+        field = self.generated(params, self._entries(params, s))
         return {n: field[n] if n in field else torch.zeros_like(q) for n, q in params.items()}
 
     def generated(self, params: Parameters, s: Tensor) -> Parameters:
@@ -135,18 +104,7 @@ class Symmetry:
         return torch.func.jvp(lambda t: self.moved(params, t), (self.zero(params),), (s,))[1]
 
     def pair(self, params: Mapping[str, Tensor], covector: Mapping[str, Tensor]) -> Tensor:
-        """Return the products ``<covector, dQ(q)>`` of a covector and the generators.
-
-        Parameters
-        ----------
-        params, covector : dict of str to Tensor
-            The point q, and a gradient, a momentum or the like.
-
-        Returns
-        -------
-        Tensor
-            One product for each entry of s.
-        """
+        """Return ``<covector, dQ(q)>`` for a gradient or a momentum, one for each entry of s."""
         params = dict(params)
         outcome = torch.func.vjp(lambda s: self.generated(params, s), self.zero(params))
         return outcome[1]({name: covector[name] for name in outcome[0]})[0]
@@ -164,15 +122,13 @@ class Symmetry:
         like = next(iter(params.values()))
         return torch.zeros(self.shape(params), dtype=like.dtype, device=like.device)
 
+    def _entries(self, params: Mapping[str, Tensor], s: Any) -> Tensor:
+        zero = self.zero(params)
+        return torch.as_tensor(s, dtype=zero.dtype, device=zero.device).expand(zero.shape)
+
 
 def as_symmetry(symmetry: Any) -> Symmetry:
-    """Return a symmetry.
-
-    Raises
-    ------
-    TypeError
-        If it is none.
-    """
+    """Return a symmetry, which must be a `Symmetry`."""
     if not isinstance(symmetry, Symmetry):
         raise TypeError(f"symmetry must be a Symmetry, got {type(symmetry).__name__}")
     return symmetry

@@ -21,30 +21,23 @@ from dln_geometry.learning.symmetry.axes import (
 )
 from dln_geometry.learning.symmetry.symmetries import Symmetry
 
-__all__ = ["Gauge", "Rotation"]
-
 
 @dataclass(frozen=True, eq=False)
 class Rotation(Symmetry):
     """The rotation ``q -> e^{s S} q`` along one axis of one or more parameters.
 
-    The matrix multiplies from the left what it finds along the axis: for a matrix q and axis 0
-    that is ``e^{s S} q``, for axis 1 ``q e^{-s S}``.
+    For a matrix q and axis 0 it is ``e^{s S} q``, for axis 1 ``q e^{-s S}``.
 
     Parameters
     ----------
     names : str or sequence of str
         The parameters that are rotated together.
     generator : Tensor, shape (d, d), optional
-        The antisymmetric matrix S. By default the whole rotation group: s is a matrix whose
-        antisymmetric part is the generator, and the charge is an antisymmetric matrix.
+        The matrix S, which must be antisymmetric. By default the whole rotation group: s is a
+        matrix whose antisymmetric part is the generator, and the charge is an antisymmetric
+        matrix.
     axis : int
         The axis of length d.
-
-    Raises
-    ------
-    ValueError
-        If the generator is not antisymmetric.
 
     Examples
     --------

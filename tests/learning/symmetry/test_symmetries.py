@@ -5,37 +5,15 @@ import math
 import pytest
 import torch
 
-from dln_geometry.learning.symmetry import (
-    Gauge,
-    Rescale,
-    Rotation,
-    Scale,
-    Symmetry,
-    SymmetryError,
-    Translation,
-    check_symmetric,
-    is_symmetric,
-    symmetry_residual,
-)
-from dln_geometry.testing import assert_close, assert_order
-
-F64 = torch.float64
-
-
-def _random(shape, generator, dtype=F64):
-    return torch.randn(shape, generator=generator, dtype=dtype)
-
-
-@pytest.fixture
-def params(generator):
-    shapes = {"w1": (4, 3), "b1": (4,), "w2": (5, 4), "k": (3, 4, 2), "z": (8, 3), "t": (6,)}
-    return {name: _random(shape, generator) for name, shape in shapes.items()}
+from dln_geometry.learning import Gauge, Rescale, Rotation, Scale, Symmetry, Translation
+from dln_geometry.testing import assert_close
+from tests.learning.symmetry.routes import F64, random
 
 
 def _symmetries(generator):
-    turn = _random((4, 4), generator)
+    turn = random((4, 4), generator)
     return {
-        "translation": (Translation("t", _random((6,), generator)), ()),
+        "translation": (Translation("t", random((6,), generator)), ()),
         "translation, broadcast": (Translation("w2", torch.ones(5, 1)), ()),
         "translation, axis": (Translation("k", axis=-2), (3, 2)),
         "scale": (Scale(["w1", "b1"]), ()),
@@ -64,7 +42,7 @@ def case(request, generator):
 def test_generator_is_the_derivative_of_the_action(case, params, generator):
     symmetry, shape = case
     assert symmetry.shape(params) == shape
-    s = _random(shape, generator)
+    s = random(shape, generator)
     still = symmetry.action(params, 0.0)
     assert all(torch.equal(still[name], q) for name, q in params.items())
     field = symmetry.field(params, s)
@@ -81,10 +59,10 @@ def test_generator_is_the_derivative_of_the_action(case, params, generator):
 
 def test_pairing_is_the_product_with_the_generators(case, params, generator):
     symmetry, shape = case
-    covector = {name: _random(q.shape, generator) for name, q in params.items()}
+    covector = {name: random(q.shape, generator) for name, q in params.items()}
     products = symmetry.pair(params, covector)
     assert products.shape == shape
-    s = _random(shape, generator)
+    s = random(shape, generator)
     field = symmetry.field(params, s)
     expected = sum((covector[name] * field[name]).sum() for name in params)
     assert_close((products * s).sum(), expected, scale=30)
@@ -94,8 +72,8 @@ def test_pairing_is_the_product_with_the_generators(case, params, generator):
 
 def test_generators_have_the_degree_that_they_claim(case, params, generator):
     symmetry, shape = case
-    s = _random(shape, generator)
-    other = {name: _random(q.shape, generator) for name, q in params.items()}
+    s = random(shape, generator)
+    other = {name: random(q.shape, generator) for name, q in params.items()}
     mixed = symmetry.field({n: 2 * q - 3 * other[n] for n, q in params.items()}, s)
     one, two = symmetry.field(params, s), symmetry.field(other, s)
     for name in params:
@@ -106,7 +84,7 @@ def test_generators_have_the_degree_that_they_claim(case, params, generator):
 def test_action_composes(case, params, generator):
     """A one-parameter group: s = 0.3, then 0.5 is s = 0.8."""
     symmetry, shape = case
-    s = _random(shape, generator)
+    s = random(shape, generator)
     twice = symmetry.action(symmetry.action(params, 0.3 * s), 0.5 * s)
     for name, q in symmetry.action(params, 0.8 * s).items():
         assert_close(twice[name], q, ops=1000, scale=max(float(q.abs().max()), 10))
@@ -124,74 +102,6 @@ def test_conserved_quantities_by_hand(params):
     assert_close(flattened, b1**2 - params["z"].reshape(4, -1).square().sum(1))
     assert_close(Translation("k", axis=1).conserved(params), params["k"].sum(1))
     assert_close(Rotation("w1").conserved(params), torch.zeros(4, 4), scale=10)
-
-
-def _loss(p):
-    """Has rescale, gauge (of w1 and w2), scale of z and a translation of t; nothing of k."""
-    x = torch.arange(6, dtype=p["w1"].dtype).reshape(3, 2).cos()
-    out = p["w2"] @ (p["w1"] @ x + p["b1"].unsqueeze(1))
-    unit = p["z"] / p["z"].norm(dim=0)
-    return (
-        out.square().mean()
-        + unit.sin().sum()
-        + torch.log_softmax(p["t"], 0)[2]
-        + p["k"].square().sum()
-    )
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
-def test_symmetries_are_told_from_their_absence(dtype, params):
-    params = {name: q.to(dtype) for name, q in params.items()}
-    there = [
-        Gauge(["w1", "b1"], "w2"),
-        Rescale(["w1", "b1"], "w2", axes=(0, 1)),
-        Scale("z", axis=1),
-        Scale("z"),
-        Translation("t", torch.ones(6)),
-        Rotation("k", axis=2),
-        Rotation("w2"),
-    ]
-    absent = [
-        Gauge("w1", "w2"),
-        Scale("z", axis=0),
-        Scale("k"),
-        Translation("t", torch.arange(6)),
-        Rotation("z"),
-        Rescale("w1", "w2", axes=(0, 1)),
-    ]
-    for symmetry in there:
-        assert is_symmetric(_loss, symmetry, params)
-        check_symmetric(_loss, symmetry, params)
-        residual = symmetry_residual(_loss, symmetry, params)
-        assert residual < 1000 * torch.finfo(dtype).eps
-    for symmetry in absent:
-        assert not is_symmetric(_loss, symmetry, params)
-        with pytest.raises(SymmetryError, match="residual of") as caught:
-            check_symmetric(_loss, symmetry, params)
-        assert caught.value.residual == symmetry_residual(_loss, symmetry, params) > 1e-4
-
-
-def test_residual_measures_how_much_is_broken(params):
-    """A normalisation with an eps of its own keeps the scale up to that eps."""
-    errors, sizes = [], [1e-2, 1e-3, 1e-4, 1e-5]
-    for eps in sizes:
-
-        def loss(p, eps=eps):
-            return (p["z"] / (p["z"].square().sum() + eps).sqrt()).sin().sum()
-
-        errors.append(symmetry_residual(loss, Scale("z"), params))
-        assert is_symmetric(loss, Scale("z"), params, rtol=eps)
-    assert_order(sizes, errors, 1)
-
-
-def test_critical_points_and_infinite_losses(params):
-    ones = {"t": torch.ones(6, dtype=F64)}
-    zero = {"t": torch.zeros(6, dtype=F64)}
-    assert symmetry_residual(lambda p: p["t"].sum() * 0, Scale("t"), ones) == 0
-    # At the minimum both the loss and its slope vanish, and yet it is no symmetry.
-    moved = Translation("t", torch.ones(6))
-    assert symmetry_residual(lambda p: (p["t"] - 1).square().sum(), moved, ones) == math.inf
-    assert symmetry_residual(lambda p: 1 / p["t"].sum(), Scale("t"), zero) == math.inf
 
 
 def test_bad_input_is_refused(params):
@@ -227,23 +137,3 @@ def test_bad_input_is_refused(params):
     for symmetry, message in bad:
         with pytest.raises(ValueError, match=message):
             symmetry.conserved(params)
-    wrong = [
-        (lambda p, s: {"t": p["t"] + 1 + s}, ValueError, "identity at s = 0, got a change of 't'"),
-        (lambda p, s: {"z": p["t"] * s.exp()}, ValueError, "must return parameters of .* got 'z'"),
-        (lambda p, s: {"t": p["t"].sum() * s.exp()}, ValueError, r"got 't' of \(\)"),
-        (lambda p, s: [p["t"]], TypeError, "action must return a dict of tensors, got list"),
-    ]
-    point = {"t": params["t"].detach()}
-    for action, error, message in wrong:
-        with pytest.raises(error, match=message):
-            is_symmetric(lambda p: p["t"].square().sum(), Symmetry(action), point)
-    with pytest.raises(TypeError, match="symmetry must be a Symmetry, got str"):
-        is_symmetric(_loss, "scale", params)
-    with pytest.raises(ValueError, match="at least one tensor, got none"):
-        is_symmetric(_loss, Scale("t"), {})
-    with pytest.raises(ValueError, match=r"real scalar of shape \(\), got \(6,\)"):
-        is_symmetric(lambda p: p["t"], Scale("t"), point)
-    leaves = {"t": point["t"].clone().requires_grad_()}
-    assert is_symmetric(lambda p: p["t"][0] / p["t"].norm(), Scale("t"), leaves)
-    with pytest.raises(ValueError, match="rtol must be positive"):
-        is_symmetric(_loss, Scale("z"), params, rtol=0)
