@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.engines.engine import (
     CollapsedEngine,
+    Engine,
     finite_eigh,
     minus_product,
     observables,
@@ -30,12 +29,9 @@ class PairEngine(CollapsedEngine):
     def __init__(self, loss: Loss, start: Collapsed | EndToEnd, *, watch: bool = False) -> None:
         self.given = start
         p = as_point(start)
-        pair = Collapsed.of(EndToEnd(p.u, p.s, p.vh, 2.0, False))
-        super().__init__(loss, pair, ((p.shape[0], p.rank), (p.shape[1], p.rank)), watch)
+        pair = Collapsed.of(EndToEnd(p.u, p.s, p.vh, 2.0))
+        super().__init__(loss, pair, watch=watch)
         self.depth = start.depth
-
-    def rows(self) -> Tensor:
-        return self.join(self.start.L, self.start.R)
 
     def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
         left, right = self.views(y)
@@ -60,19 +56,11 @@ class PairEngine(CollapsedEngine):
         squared = -(g_right * d_left).sum((-2, -1)) - (g_left * d_right).sum((-2, -1))
         return observables(value, squared)
 
-    def _pair(self, y: Tensor) -> Collapsed:
-        left, right = self.split(y)
-        return Collapsed(left, right, 2.0)
-
     def point(self, y: Tensor) -> Collapsed | EndToEnd:
-        """Return a point of the start's own view: the N-th roots of the other one lose digits."""
-        p = self._pair(y).point()
-        point = EndToEnd(p.u, p.s, p.vh, self.depth, bool(self.given.normalized))
+        # A point of the start's own view: the N-th roots of the other one lose digits.
+        p = self.pair(y).point()
+        point = EndToEnd(p.u, p.s, p.vh, self.depth, self.given.normalized)
         return point if isinstance(self.given, EndToEnd) else Collapsed.of(point)
-
-    def rebalanced(self, y: Tensor) -> Tensor:
-        pair = Collapsed.of(self._pair(y).point())
-        return self.join(pair.L, pair.R)
 
 
 class CoreEngine(CollapsedEngine):
@@ -83,8 +71,7 @@ class CoreEngine(CollapsedEngine):
     """
 
     def __init__(self, loss: Loss, start: Collapsed, *, watch: bool = False) -> None:
-        r = start.rank
-        super().__init__(loss, start, ((r, r),), watch)
+        super().__init__(loss, start, shapes=[(start.rank, start.rank)], watch=watch)
         point = start.point()
         self.u, self.s, self.v = point.u, point.s, point.vh.mT
 
@@ -94,27 +81,23 @@ class CoreEngine(CollapsedEngine):
     def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
         (core,), (d_core,) = self.views(y), self.views(out)
         value, g_right, _ = contract(self.loss, self.u @ core, self.v)
-        # A trial that is no number is rejected; the decomposition would raise instead.
+        # A NaN makes the integrator reject the trial step; the decomposition would raise.
         finite = torch.isfinite(core).all(-1).all(-1)[..., None, None]
         p, s, qh = torch.linalg.svd(torch.where(finite, core, 0.0))
         p = torch.where(finite, p, torch.nan)
-        kernel = torch.exp(log_kernel_of_log(s.log(), math.inf, True))
+        kernel = torch.exp(log_kernel_of_log(s.log(), self.depth, True))
         k = p.mT @ (self.u.mT @ g_right) @ qh.mT
         moved = kernel * k
         minus_product(d_core, p @ moved, qh)
         return observables(value, (moved * k).sum((-2, -1)) if self.watch else None)
 
-    def _pair(self, y: Tensor) -> Collapsed:
+    def pair(self, y: Tensor) -> Collapsed:
         p, s, qh = torch.linalg.svd(y.view(-1, *self.shapes[0]))
         u, v = (w.reshape(-1, *w.shape[-2:]) for w in (self.u, self.v))
-        return Collapsed.of(EndToEnd(u @ p, s, qh @ v.mT, math.inf, True))
+        return Collapsed.of(EndToEnd(u @ p, s, qh @ v.mT, self.depth))
 
     def singular_values(self, y: Tensor) -> Tensor:
         return torch.linalg.svdvals(y.view(-1, *self.shapes[0]))
 
-    def defect(self, y: Tensor, obs: Tensor) -> Tensor:
-        # There is no invariant that could be violated.
-        return y.new_zeros(y.shape[0])
-
-    def rebalanced(self, y: Tensor) -> Tensor:
-        return y
+    # The core has no invariants.
+    defect, rebalanced = Engine.defect, Engine.rebalanced

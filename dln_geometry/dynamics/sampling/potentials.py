@@ -12,6 +12,7 @@ from dln_geometry.dynamics.losses import contract
 from dln_geometry.geometry.kernel import log_kernel_of_pairs, power_divided_difference
 from dln_geometry.geometry.metric import entropy_slope
 from dln_geometry.geometry.points import EndToEnd
+from dln_geometry.support import Depth
 
 __all__ = ["DeepPotential", "Potential"]
 
@@ -106,7 +107,7 @@ class DeepPotential:
         self, loss: Any, weight: float, entropic: tuple[float, float] | None, point: EndToEnd
     ) -> None:
         self.loss, self.weight, self.entropic = loss, weight, entropic
-        self.depth = math.inf
+        self.depth = Depth(math.inf)
         self.left, self.right = point.u, point.vh.mT
 
     def coordinates(self, point: EndToEnd) -> tuple[Tensor, Tensor]:
@@ -140,10 +141,10 @@ class DeepPotential:
         if self.entropic is not None:
             share = self.entropic[0]
             i, j = torch.triu_indices(x.shape[-1], x.shape[-1], 1, device=x.device)
-            kernel = log_kernel_of_pairs(x[..., i], x[..., j], math.inf, True)
+            kernel = log_kernel_of_pairs(x[..., i], x[..., j], self.depth, True)
             value = value - share * 0.5 * kernel.sum(-1)
             # Homogeneous in s: from the largest, so that nothing overflows.
             unit = (x - x[..., :1]).exp().clamp_min(torch.finfo(x.dtype).tiny ** 0.5)
-            pull = share * unit * entropy_slope(unit, math.inf)
+            pull = share * unit * entropy_slope(unit, self.depth)
             drift = drift + pull.diag_embed()
         return value, w @ drift @ w.mT, u, s, v, energy

@@ -15,27 +15,36 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dln_geometry.geometry.kernel import Differences, second_difference, third_difference
-from dln_geometry.geometry.metric import Blocks, Box, apply, combine, pull, push, squared_length
+from dln_geometry.geometry.metric import (
+    Blocks,
+    Box,
+    apply,
+    combine_blocks,
+    pair_blocks,
+    pull,
+    push,
+    squared_length,
+)
 from dln_geometry.geometry.points import EndToEnd
-
-__all__ = ["CurvatureFrames"]
+from dln_geometry.geometry.submersion import complement
 
 
 class CurvatureFrames:
     """A point whose tangent vectors are square matrices, zeros included among the singular values.
 
-    Parameters
+    Attributes
     ----------
     differences : Differences
         Of the r positive singular values.
     rows, columns : int
-        Shape of the matrices; the smaller side is padded to a square.
-    vectors : sequence of Tensor, shape (..., d, d), d the larger of rows and columns
+        Shape of the matrices; the smaller side is padded to a square of size d.
+    vectors : tuple of Tensor, shape (..., d, d)
         Tangent vectors in the frames of the point.
     more : tuple of int
-        How many directions the last row and the last column stand for.
+        The numbers of directions that the last row and the last column stand for.
     """
 
     def __init__(
@@ -46,10 +55,8 @@ class CurvatureFrames:
         vectors: Sequence[Tensor] = (),
         more: tuple[int, int] = (1, 1),
     ) -> None:
-        self.differences = differences
-        self.rows, self.columns = rows, columns
-        self.vectors = tuple(vectors)
-        self.more = more
+        self.differences, self.rows, self.columns = differences, rows, columns
+        self.vectors, self.more = tuple(vectors), more
         self.rank = differences.s.shape[-1]
         self.size = max(rows, columns)
 
@@ -60,27 +67,19 @@ class CurvatureFrames:
         One direction beyond the box, on either side, stands for all others: they are alike.
         """
         box = Box.around(p, *vectors)
-        q, r, (m, n) = box.point, p.rank, p.shape
-        left, right = _complete(q.u), _complete(q.vh.mT)
+        q, (m, n) = box.point, p.shape
+        left, right = (torch.cat([b, complement(b)], -1) for b in (q.u, q.vh.mT))
+        # At infinite depth range and corange do not move, and the box holds nothing else.
         inside = [left.mT @ v @ right for v in box.vectors]
-        rows, columns = q.shape
-        more = [1, 1]
-        if math.isinf(p.depth):
-            # Range and corange do not move.
-            inside = [v[..., :r, :r] for v in inside]
-            rows = columns = r
-        else:
+        (rows, columns), more = q.shape, [1, 1]
+        if not p.depth.infinite:
             if m > rows:
                 more[0], rows = m - rows, rows + 1
             if n > columns:
                 more[1], columns = n - columns, columns + 1
         size = max(rows, columns)
-        square = [
-            torch.nn.functional.pad(v, (0, size - v.shape[-1], 0, size - v.shape[-2]))
-            for v in inside
-        ]
-        k = Differences(q.s, q.depth, q.normalized)
-        return cls(k, rows, columns, square, (more[0], more[1]))
+        square = [pad(v, (0, size - v.shape[-1], 0, size - v.shape[-2])) for v in inside]
+        return cls(box.differences(q.s), rows, columns, square, (more[0], more[1]))
 
     @cached_property
     def x(self) -> Tensor:
@@ -88,7 +87,7 @@ class CurvatureFrames:
         return self._padded(self.differences.x, -math.inf)
 
     def _padded(self, values: Tensor, value: float) -> Tensor:
-        return torch.nn.functional.pad(values, (0, self.size - self.rank), value=value)
+        return pad(values, (0, self.size - self.rank), value=value)
 
     def basis(self) -> list[tuple[Tensor, float]]:
         """Return an orthonormal basis, every vector with the number that it stands for."""
@@ -97,11 +96,8 @@ class CurvatureFrames:
         for i, j in itertools.product(range(self.rows), range(self.columns)):
             if i >= r and j >= r:
                 continue
-            if i < r and j < r:
-                weight = k.kernel[..., i, j]
-            else:
-                weight = k.mixed[..., min(i, j)]
-            e = torch.zeros(*self.x.shape[:-1], self.size, self.size).to(self.x)
+            weight = k.kernel[..., i, j] if i < r and j < r else k.mixed[..., min(i, j)]
+            e = self.x.new_zeros(*self.x.shape[:-1], self.size, self.size)
             e[..., i, j] = weight.sqrt()
             count = self.more[0] if i == self.rows - 1 else 1
             count *= self.more[1] if j == self.columns - 1 else 1
@@ -113,7 +109,6 @@ class CurvatureFrames:
         r = self.rank
         if self.size == r:
             return Blocks(z, None, None)
-        pad = torch.nn.functional.pad
         left = pad(z[..., r:, :r], (0, 0, r, 0))
         right = pad(z[..., :r, r:], (r, 0))
         return Blocks(z[..., :r, :r], left, right)
@@ -131,8 +126,7 @@ class CurvatureFrames:
 
     def inner(self, z: Tensor, w: Tensor) -> Tensor:
         """Return ``g(Z, W)``."""
-        alpha = self.matrix(apply(self.differences, self.blocks(z), -1.0))
-        return (alpha * w).sum((-2, -1))
+        return pair_blocks(apply(self.differences, self.blocks(z), -1.0), self.blocks(w))
 
     def numerator(self, z: Tensor, w: Tensor) -> Tensor:
         """Return ``g(R(Z,W)W, Z)``."""
@@ -144,9 +138,11 @@ class CurvatureFrames:
         aa, ab, bb = pull(k, alpha, alpha), pull(k, alpha, beta), pull(k, beta, beta)
         za, zc = push(k, zb, alpha), push(k, zb, beta)
         wa, wc = push(k, wb, alpha), push(k, wb, beta)
-        bracket = combine((1.0, zc), (-1.0, wa))
-        first = 0.5 * (_dot(bb, za) - _dot(ab, zc) - _dot(ab, wa) + _dot(aa, wc))
-        first = first + 0.25 * (_dot(ab, apply(k, ab)) - _dot(aa, apply(k, bb)))
+        bracket = combine_blocks((1.0, zc), (-1.0, wa))
+        first = 0.5 * (
+            pair_blocks(bb, za) - pair_blocks(ab, zc) - pair_blocks(ab, wa) + pair_blocks(aa, wc)
+        )
+        first = first + 0.25 * (pair_blocks(ab, apply(k, ab)) - pair_blocks(aa, apply(k, bb)))
         first = first - 0.75 * squared_length(k, bracket)
         a, b = self.matrix(alpha), self.matrix(beta)
         return first + 0.5 * self._second_variation(a, b, z, w)
@@ -165,15 +161,15 @@ class CurvatureFrames:
             ):
                 bend = self._bend(turned[i], turned[j], y[i], y[j])
                 total = total + weight * (bend * self._contract(one, two)).sum((-2, -1))
+        k, x = self.differences, self.x
         for i in range(self.size):
-            x = self.x
-            third = third_difference(
-                self.differences,
+            nodes = (
                 x[..., i, None, None, None],
                 x[..., :, None, None],
                 x[..., None, :, None],
                 x[..., None, None, :],
             )
+            third = third_difference(nodes, k.depth, k.normalized)
             # Indices i, k, l, j of g_ij b_ik b_kl h_lj and its like.
             product = torch.zeros_like(third)
             for weight, g, h, one, two in terms:
@@ -227,23 +223,6 @@ class CurvatureFrames:
     @cached_property
     def _second(self) -> Tensor:
         """``p[l_i, l_k, l_j]``, shape (..., d, d, d); 0 for three zeros."""
-        x = self.x
-        nodes = torch.broadcast_tensors(
-            x[..., :, None, None], x[..., None, :, None], x[..., None, None, :]
-        )
-        ordered = torch.stack(nodes, -1).sort(-1, descending=True).values
-        return second_difference(self.differences, ordered)
-
-
-def _complete(q: Tensor) -> Tensor:
-    """Return orthonormal columns that begin with those of `q`."""
-    full = torch.linalg.qr(q, mode="complete").Q
-    return torch.cat([q, full[..., q.shape[-1] :]], -1)
-
-
-def _dot(a: Blocks, b: Blocks) -> Tensor:
-    total = (a.core * b.core).sum((-2, -1))
-    for one, two in ((a.left, b.left), (a.right, b.right)):
-        if one is not None and two is not None:
-            total = total + (one * two).sum((-2, -1))
-    return total
+        x, k = self.x, self.differences
+        nodes = x[..., :, None, None], x[..., None, :, None], x[..., None, None, :]
+        return second_difference(nodes, k.depth, k.normalized)

@@ -26,28 +26,25 @@ from torch import Tensor
 from dln_geometry.geometry.kernel import Differences, second_difference, third_difference
 from dln_geometry.geometry.points import EndToEnd
 
-__all__ = ["sum_of_planes"]
-
 
 def sum_of_planes(p: EndToEnd) -> Tensor:
     """Return the scalar curvature at a point with positive singular values, shape (...)."""
     if p.depth == 1.0:
         return torch.zeros_like(p.s[..., 0])
     k = Differences(p.s, p.depth, p.normalized)
-    total = _inside(k)
-    if math.isinf(p.depth):
-        # Range and corange do not move.
-        return total
+    total = _planes_inside(k)
     rows, columns = (size - p.rank for size in p.shape)
-    return total + _outside(k, rows, columns) if rows + columns else total
+    # At infinite depth range and corange do not move.
+    outside = rows + columns and not p.depth.infinite
+    return total + _planes_outside(k, rows, columns) if outside else total
 
 
-def _inside(k: Differences) -> Tensor:
+def _planes_inside(k: Differences) -> Tensor:
     """Sum over the planes of singular vectors of positive values."""
     r, x = k.s.shape[-1], k.x
     xa, xb, xc = x[..., :, None, None], x[..., None, :, None], x[..., None, None, :]
     kernel, second = k.kernel, _second(k, xa, xb, xc)
-    third = third_difference(k, xa, xa, xb, xc)
+    third = _third(k, xa, xa, xb, xc)
     p = k.s.square()
     own = kernel.diagonal(dim1=-2, dim2=-1)
     # T_aab, and the same against T_aac over a_aa.
@@ -79,7 +76,7 @@ def _inside(k: Differences) -> Tensor:
     return total + torch.where(apart, 4.0 * radial + opposite, 0.0).sum((-2, -1))
 
 
-def _outside(k: Differences, rows: int, columns: int) -> Tensor:
+def _planes_outside(k: Differences, rows: int, columns: int) -> Tensor:
     """Sum over the planes with directions outside range (`rows`) or corange (`columns`)."""
     x, p, mixed, kernel = k.x, k.s.square(), k.mixed, k.kernel
     zero = torch.full_like(x, -math.inf)
@@ -94,19 +91,19 @@ def _outside(k: Differences, rows: int, columns: int) -> Tensor:
     apart = ~torch.eye(x.shape[-1], dtype=torch.bool, device=x.device)
 
     # K(e_aa, e_a0).
-    radial = p * (third_difference(k, x, x, x, zero) - cube * single / own) / (own * mixed)
+    radial = p * (_third(k, x, x, x, zero) - cube * single / own) / (own * mixed)
     total = 2.0 * (rows + columns) * (radial + mixed * cube / own.square()).sum(-1)
 
     # K(e_ab, e_a0) and K(e_ab, e_0a), a and b in all orders.
     a, b = own.unsqueeze(-1), mixed.unsqueeze(-2)
     pa, pb, one = p.unsqueeze(-1), p.unsqueeze(-2), single.unsqueeze(-1)
-    third = third_difference(k, xa, xa, xb, zero.unsqueeze(-1))
+    third = _third(k, xa, xa, xb, zero.unsqueeze(-1))
     area = kernel * mixed.unsqueeze(-1)
     bent = (kernel.square() * one + mixed.square().unsqueeze(-1) * twice) / a
     value = (pb - pa) * (third - pair.square() / b - twice * one / a) + bent
     value = value / area - pair / b + pa * (third - twice * one / a) / area
     # K(e_0a, e_0b), where a_00 is a limit.
-    third = third_difference(k, zero.unsqueeze(-1), zero.unsqueeze(-1), xa, xb)
+    third = _third(k, zero.unsqueeze(-1), zero.unsqueeze(-1), xa, xb)
     bent = double.unsqueeze(-2) * (p / roots).unsqueeze(-1)
     shared = (pa + pb) * (third - pair.square() / kernel) + bent + bent.mT
     shared = shared / (mixed.unsqueeze(-1) * b) - pair / kernel
@@ -114,7 +111,7 @@ def _outside(k: Differences, rows: int, columns: int) -> Tensor:
     total = total + (rows + columns) * torch.where(apart, value, 0.0).sum((-2, -1))
 
     # K(e_a0, e_a0') of two zeros on one side, and K(e_a0, e_0a) of zeros on both.
-    third = third_difference(k, x, x, zero, zero)
+    third = _third(k, x, x, zero, zero)
     flat = third - single.square() / own
     same = 2.0 * mixed.square() * single / own - p * flat
     same = same / mixed.square() - double * p / (mixed.square() * roots)
@@ -124,5 +121,8 @@ def _outside(k: Differences, rows: int, columns: int) -> Tensor:
 
 
 def _second(k: Differences, *nodes: Tensor) -> Tensor:
-    x = torch.stack(torch.broadcast_tensors(*nodes), -1)
-    return second_difference(k, x.sort(-1, descending=True).values)
+    return second_difference(nodes, k.depth, k.normalized)
+
+
+def _third(k: Differences, *nodes: Tensor) -> Tensor:
+    return third_difference(nodes, k.depth, k.normalized)

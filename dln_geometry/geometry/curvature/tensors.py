@@ -24,8 +24,6 @@ from dln_geometry.geometry.curvature.planes import sum_of_planes
 from dln_geometry.geometry.metric import squared_length, tangent_argument
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
 
-__all__ = ["ricci_curvature", "riemann_curvature", "scalar_curvature", "sectional_curvature"]
-
 # Bounds the memory of a sum over a basis.
 _MOST_ENTRIES = 1 << 22
 
@@ -104,21 +102,15 @@ def ricci_curvature(point: EndToEnd | Collapsed, z: Any, w: Any = None) -> Tenso
     r"""Return the Ricci curvature ``Ric(Z, W)``, or ``Ric(Z, Z)``, shape (...).
 
     The sum of ``g(R(E,Z)W, E)`` over an orthonormal basis of the tangent space: at infinite
-    depth, of the matrices with the same range and corange.
+    depth, of the matrices with the same range and corange. Other parameters and errors as in
+    `sectional_curvature`.
 
     Parameters
     ----------
-    point : EndToEnd or Collapsed
-        A point X of shape (..., m, n) and rank r, its singular values positive.
     z : array_like, shape (..., m, n)
         Tangent vector.
     w : array_like, shape (..., m, n), optional
         A second one; `z` by default.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `sectional_curvature`.
 
     Examples
     --------
@@ -151,19 +143,9 @@ def scalar_curvature(point: EndToEnd | Collapsed) -> Tensor:
     r"""Return the scalar curvature, shape (...), twice the sum of the sectional curvatures.
 
     Planes of basis vectors ``sqrt(a_ij) u_i v_j^T`` that share no index are flat; those of the
-    others are known in closed form (`plane_curvature`): ``O(r^3)`` operations at any shape.
+    others are known in closed form (`planes`): ``O(r^3)`` operations at any shape.
 
-    Parameters
-    ----------
-    point : EndToEnd or Collapsed
-        A point of rank r, its singular values positive.
-
-    Raises
-    ------
-    TypeError
-        If `point` is no point.
-    ValueError
-        If a singular value is zero.
+    Parameters and errors as in `sectional_curvature`.
 
     Examples
     --------

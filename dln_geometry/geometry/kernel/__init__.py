@@ -1,29 +1,52 @@
-"""kernel."""
+r"""The depth kernel and its divided differences: scalar functions of the singular values.
+
+Let ``p = s^2`` and ``l = N s^{2/N}`` (``log s^2`` at infinite depth; without the factor N where the
+metric is not divided by N). The kernel is the first divided difference of p as a function of l, and
+the derivatives of the metric are the higher ones. They do not depend on the order of their nodes,
+are positive, and finite where nodes are equal. All are made from ``x = log s``, where nothing
+cancels. With ``g(p) = N p^{1/N}`` (``log p``) for the function whose inverse is ``p(l)``:
+
+=========================================================  ===================================
+``a_ij = p[l_i, l_j]``                                     `log_kernel_of_log`, of single pairs
+                                                           `log_kernel_of_pairs`
+``a_i0 = p[l_i, 0] = s_i^{2-2/N}``                         `log_mixed_kernel`
+``d log a_ij / d s_i``                                     `log_kernel_slope`
+``-g[p_i, p_j, p_k] = p[l_i, l_j, l_k]/(a_ij a_jk a_ik)``  `log_second_difference`
+``p[l_i, l_k, l_j] / p[l_i, l_k]``                         `ratios`; `slice_of_ratios` for one i
+``p[l_i, l_k, 0] / p[l_i, l_k]``                           `mixed_ratios`
+``p[0, l_k, l_j] / p[0, l_k]``                             `outer_ratios`
+``p[l_1, l_2, l_3]``, zeros among the nodes                `second_difference`
+``p[l_1, l_2, l_3, l_4]``, the same                        `third_difference`
+=========================================================  ===================================
+
+`Differences` makes those of one point when they are asked for. Open `depth_kernel` first;
+`matrix_powers` holds the derivatives of powers of matrices.
+"""
 
 from __future__ import annotations
 
 from dln_geometry.geometry.kernel.depth_kernel import (
     depth_kernel,
-    geometric_sum,
     langevin_function,
     log_depth_kernel,
     log_kernel_of_log,
     log_kernel_of_pairs,
     log_kernel_slope,
     log_mixed_kernel,
-    power_divided_difference,
 )
 from dln_geometry.geometry.kernel.differences import Differences
-from dln_geometry.geometry.kernel.second_difference import log_second_difference
+from dln_geometry.geometry.kernel.matrix_powers import geometric_sum, power_divided_difference
 from dln_geometry.geometry.kernel.second_differences import (
     MOST_TERMS,
+    log_second_difference,
     mixed_ratios,
     outer_ratios,
     ratios,
+    second_difference,
     slice_of_ratios,
     triples,
 )
-from dln_geometry.geometry.kernel.third_differences import second_difference, third_difference
+from dln_geometry.geometry.kernel.third_differences import third_difference
 
 __all__ = [
     "MOST_TERMS",

@@ -1,15 +1,12 @@
-r"""Divided differences behind the metric: what its first variation is made of.
+"""The divided differences at the singular values of one point, each made once when asked for.
 
-With ``p = s^2`` and ``l = N s^{2/N}`` (without the N if the metric is not divided by N,
-``log s^2`` at infinite depth), the depth kernel is the divided difference ``a_ij = p[l_i, l_j]``.
-Its variations are those of higher order: symmetric in the indices, positive, and finite at equal
-singular values. The values outside the range and corange have ``l = 0``; so do zeros among the
-singular values themselves, between which nothing moves along the matrices of one rank.
+The values outside the range and corange have ``l = 0``; so do zeros among the singular values
+themselves, between which nothing moves along the matrices of one rank.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from functools import cached_property
 
 import torch
@@ -23,30 +20,24 @@ from dln_geometry.geometry.kernel.second_differences import (
     ratios,
     slice_of_ratios,
 )
-
-__all__ = ["Differences"]
+from dln_geometry.support import Depth, as_depth
 
 # Above this number of entries the tensor of second differences is made slice by slice.
 _MOST_ENTRIES = 1 << 23
 
 
 class Differences:
-    """Divided differences of ``p(l)`` at the singular values, made when asked for.
+    """Divided differences of ``p(l)`` at singular values in any order, shape (..., r).
 
-    Parameters
-    ----------
-    s : Tensor, shape (..., r)
-        Singular values, in any order; zeros are allowed.
-    depth : float
-    normalized : bool
+    Zeros are allowed. Below, "larger" is the larger one of ``s_i`` and ``s_k``.
     """
 
     def __init__(self, s: Tensor, depth: float, normalized: bool) -> None:
         self.s = s
-        self.depth = depth
+        self.depth: Depth = as_depth(depth)
         self.normalized = normalized
         # l = s^{2/N} / unit.
-        self.unit = 1.0 / depth if normalized and math.isfinite(depth) else 1.0
+        self.unit = 1.0 / self.depth.unit(normalized)
 
     @cached_property
     def x(self) -> Tensor:
@@ -63,9 +54,7 @@ class Differences:
     @cached_property
     def mixed(self) -> Tensor:
         """The kernel against a zero, ``p[l_i, 0]``, shape (..., r); 0 at infinite depth."""
-        if math.isinf(self.depth):
-            return torch.zeros_like(self.s)
-        return self.unit * self.s ** (2.0 - 2.0 / self.depth)
+        return self._outer_power(self.depth.exponent)
 
     @cached_property
     def mixed_slopes(self) -> Tensor:
@@ -83,10 +72,13 @@ class Differences:
     @cached_property
     def turning(self) -> Tensor:
         """``s_k p[l_k, 0, 0] / p[l_k, 0]``, shape (..., r): ``1/s_k`` times the kernel."""
-        if math.isinf(self.depth):
-            return torch.zeros_like(self.s)
-        value = self.unit * self.s ** (1.0 - 2.0 / self.depth)
+        value = self._outer_power(1.0 - 2.0 * self.depth.inverse)
         return torch.where(self._zero, 0.0, value) if self._holed else value
+
+    def _outer_power(self, exponent: float) -> Tensor:
+        if self.depth.infinite:
+            return torch.zeros_like(self.s)
+        return self.unit * self.s**exponent
 
     def push(self, y: Tensor, g: Tensor) -> Tensor:
         """Return ``sum_k p[l_i, l_k, l_j] b_ik g_kj``, ``b_ik = (y_ik s_k + s_i y_ki) / a_ik``.
@@ -98,13 +90,13 @@ class Differences:
         if self._summed:
             turn = turn * self._inverse_kernel
             total, power = torch.zeros_like(turn @ g), g
-            for q in range(int(self.depth) - 1):
+            for q in range(self.depth.layers - 1):
                 total = total + (self._homogeneous[-2 - q] * turn) @ power
                 power = power * self._roots.unsqueeze(-2)
             return self.unit**2 * total
         if not self._sliced:
             return (self._ratios * (turn.unsqueeze(-1) * g.unsqueeze(-3))).sum(-2)
-        rows = [(self._ratios_of(i) * (turn[..., i, :, None] * g)).sum(-2) for i in self._indices]
+        rows = [(row * (turn[..., i, :, None] * g)).sum(-2) for i, row in self._slices()]
         return torch.stack(rows, -2)
 
     def pull(self, g: Tensor, h: Tensor) -> Tensor:
@@ -119,14 +111,14 @@ class Differences:
             pairs = g.unsqueeze(-2) * h.unsqueeze(-3)
             total = (self._ratios * pairs).sum(-1)
         else:
-            rows = [(self._ratios_of(i) * (g[..., i, None, :] * h)).sum(-1) for i in self._indices]
+            rows = [(row * (g[..., i, None, :] * h)).sum(-1) for i, row in self._slices()]
             total = torch.stack(rows, -2)
         return (total + total.mT) * self._shares
 
     def _sum_over_columns(self, g: Tensor, h: Tensor) -> Tensor:
         """Return ``sum_j c_ikj g_ij h_kj``, c the polynomial of degree N - 2, term by term."""
         total, power = torch.zeros_like(g @ h.mT), g
-        for b in range(int(self.depth) - 1):
+        for b in range(self.depth.layers - 1):
             total = total + self._homogeneous[-2 - b] * (power @ h.mT)
             power = power * self._roots.unsqueeze(-2)
         return total
@@ -145,12 +137,8 @@ class Differences:
         return self.s.numel() * self.s.shape[-1] ** 2 > _MOST_ENTRIES
 
     @property
-    def _indices(self) -> range:
-        return range(self.s.shape[-1])
-
-    @property
     def _scale(self) -> float:
-        """What the ratios have over those of the metric divided by N."""
+        """The factor of the ratios against those of the metric divided by N."""
         return 1.0 if self.normalized else self.depth
 
     @cached_property
@@ -163,7 +151,7 @@ class Differences:
         row, column = self._roots.unsqueeze(-1), self._roots.unsqueeze(-2)
         power = torch.ones_like(column)
         terms = [torch.ones_like(row * column)]
-        for _ in range(int(self.depth) - 1):
+        for _ in range(self.depth.layers - 1):
             power = power * column
             terms.append(row * terms[-1] + power)
         return terms
@@ -182,25 +170,25 @@ class Differences:
 
     @cached_property
     def _positive(self) -> Tensor:
-        """Logarithms with something finite for those of zeros."""
+        """Logarithms, 0 in the place of that of a zero."""
         return torch.where(self._zero, 0.0, self.x) if self._holed else self.x
 
     @cached_property
     def _shares(self) -> Tensor:
-        """``s_k / max(s_i, s_k)``, shape (..., r, r); 0 for two zeros."""
+        """``s_k / larger``, shape (..., r, r); 0 for two zeros."""
         rows, columns = self.s.unsqueeze(-1), self.s.unsqueeze(-2)
         larger = torch.maximum(rows, columns)
         return columns / (torch.where(larger > 0, larger, 1.0) if self._holed else larger)
 
     @cached_property
     def _log_larger(self) -> Tensor:
-        """Logarithms of the larger one of two values, shape (..., r, r)."""
+        """Logarithms of the larger value, shape (..., r, r)."""
         x = self._positive
         return torch.maximum(x.unsqueeze(-1), x.unsqueeze(-2))
 
     @cached_property
     def _mixed(self) -> Tensor:
-        """``max(s_i, s_k) p[l_i, l_k, 0] / p[l_i, l_k]``, symmetric, shape (..., r, r)."""
+        """``larger p[l_i, l_k, 0] / p[l_i, l_k]``, symmetric, shape (..., r, r)."""
         table = self._scale * mixed_ratios(self._positive, self.depth, self._log_larger)
         if not self._holed:
             return table
@@ -208,24 +196,26 @@ class Differences:
         return torch.where(self._zero.unsqueeze(-1), table.mT, table)
 
     def _against_zeros(self, table: Tensor) -> Tensor:
-        """Put in what a row of a positive value has in the column of a zero; no row of a zero."""
+        """Fill the columns of zeros with their limits, and the rows of zeros with 0."""
         table = torch.where(self._zero.unsqueeze(-2), self.turning.unsqueeze(-1), table)
         return torch.where(self._zero.unsqueeze(-1), 0.0, table)
 
     @cached_property
     def _ratios(self) -> Tensor:
-        """``max(s_i, s_k) p[l_i, l_k, l_j] / p[l_i, l_k]``, (..., r, r, r); 0 if l_i = l_k = 0."""
+        """``larger p[l_i, l_k, l_j] / p[l_i, l_k]``, (..., r, r, r); 0 if l_i = l_k = 0."""
         x, weight = self._positive, self._log_larger
         table = self._scale * ratios(x, self.depth, log_weight=weight)
         return self._filled(table, slice(None)) if self._holed else table
 
-    def _ratios_of(self, i: int) -> Tensor:
-        weight = self._log_larger[..., i, :]
-        table = self._scale * slice_of_ratios(self._positive, i, self.depth, weight)
-        return self._filled(table, i) if self._holed else table
+    def _slices(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield ``(i, self._ratios[..., i, :, :])``, made one at a time."""
+        for i in range(self.s.shape[-1]):
+            weight = self._log_larger[..., i, :]
+            table = self._scale * slice_of_ratios(self._positive, i, self.depth, weight)
+            yield i, self._filled(table, i) if self._holed else table
 
     def _filled(self, table: Tensor, at: int | slice) -> Tensor:
-        """Put in what triples with zeros have, for one or for all first indices i."""
+        """Fill in the limits of triples with zeros, for one or for all first indices i."""
         zero, outer = self._zero, self.outer_slopes
         own, last = zero.unsqueeze(-1), zero.unsqueeze(-2)
         if isinstance(at, slice):

@@ -1,21 +1,35 @@
-"""metric."""
+"""The depth metric on end-to-end matrices: first and second order, volumes, and product steps.
+
+Open `cometric` first: the metric, its inverse and its volume. `blocks` holds tangent vectors in the
+frames of a point, `variation` the derivatives of the cometric in these, `autograd` the same for
+torch, `connection` the Christoffel term and Hessians, `entropy` the volume of the fibres,
+`subspace` the small space in which a geodesic stays, `product_step` the retraction by layers.
+"""
 
 from __future__ import annotations
 
-from dln_geometry.geometry.metric.autograd import apply_kernel, cometric_of_matrix
+from dln_geometry.geometry.metric.autograd import cometric_of_matrix
+from dln_geometry.geometry.metric.blocks import (
+    Blocks,
+    apply_kernel,
+    blocks_of,
+    combine_blocks,
+    pair_blocks,
+    tangent_matrix,
+)
 from dln_geometry.geometry.metric.cometric import (
     cometric,
     cometric_sqrt,
     inner,
     log_volume_density,
     metric,
+    tangent_argument,
 )
 from dln_geometry.geometry.metric.connection import (
     connection,
     connection_blocks,
     hessian_blocks,
     riemannian_hessian,
-    tangent_argument,
 )
 from dln_geometry.geometry.metric.entropy import (
     entropy,
@@ -29,15 +43,11 @@ from dln_geometry.geometry.metric.entropy import (
 from dln_geometry.geometry.metric.product_step import ProductFrame, layers_of_step, thin_svd
 from dln_geometry.geometry.metric.subspace import Box
 from dln_geometry.geometry.metric.variation import (
-    Blocks,
     apply,
-    blocks_of,
-    combine,
     pull,
     push,
     push_beyond,
     squared_length,
-    tangent_matrix,
 )
 
 __all__ = [
@@ -47,7 +57,7 @@ __all__ = [
     "apply",
     "apply_kernel",
     "blocks_of",
-    "combine",
+    "combine_blocks",
     "cometric",
     "cometric_of_matrix",
     "cometric_sqrt",
@@ -65,6 +75,7 @@ __all__ = [
     "log_stiefel_volume",
     "log_volume_density",
     "metric",
+    "pair_blocks",
     "pull",
     "push",
     "push_beyond",

@@ -6,46 +6,33 @@ next to them; the first variation of `variation` is not, and does not.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dln_geometry.geometry.kernel import Differences, log_kernel_of_log, log_mixed_kernel
-from dln_geometry.geometry.metric.variation import blocks_of, pull, push, tangent_matrix
-
-__all__ = ["apply_kernel", "cometric_of_matrix"]
+from dln_geometry.geometry.kernel import Differences
+from dln_geometry.geometry.metric.blocks import Blocks, apply_kernel, blocks_of, tangent_matrix
+from dln_geometry.geometry.metric.variation import pull, push
+from dln_geometry.support import Depth
 
 _Frames = tuple[Tensor, Tensor, Tensor]
 
 
 def cometric_of_matrix(
-    x: Tensor, g: Tensor, depth: float, normalized: bool, frames: _Frames | None = None
+    x: Tensor, g: Tensor, depth: Depth, normalized: bool, frames: _Frames | None = None
 ) -> Tensor:
-    """Return ``A_X(G)`` with the derivatives in `x` and `g` in closed form.
+    """Return ``A_X(G)``, shape (..., m, n), with the derivatives in `x` and `g` in closed form.
 
     The first derivative is right at equal and at nearly equal singular values. Second derivatives
     go through the singular value decomposition: right at distinct values, NaN at equal ones.
     Where X loses rank, the derivative is the one along the matrices of the same rank; across ranks
     ``A`` has none: its slopes are infinite, with ``s^{2-2/N}`` or ``s^{2/N}``, or kinks at N = 2.
 
-    Parameters
-    ----------
-    x : Tensor, shape (..., m, n)
-    g : Tensor, shape (..., m, n)
-        Covector; leading dimensions broadcast against those of `x`.
-    depth : float
-        Real depth N >= 1, or ``math.inf``.
-    normalized : bool
-        Divide by N; always so at infinite depth.
-    frames : tuple of Tensor, optional
-        Thin singular value decomposition ``(U, s, V^T)`` of `x`, of rank ``min(m, n)``, if at hand.
-
-    Returns
-    -------
-    Tensor, shape (..., m, n)
+    `x` and `g` broadcast; `frames` is the thin decomposition ``(U, s, V^T)`` of `x`, of rank
+    ``min(m, n)``, if at hand.
 
     References
     ----------
@@ -60,36 +47,12 @@ def cometric_of_matrix(
     return _Cometric.apply(x, g, u, s, vh, depth, normalized)
 
 
-def apply_kernel(
-    frames: _Frames, g: Tensor, depth: float, normalized: bool, power: float = 1.0
-) -> Tensor:
-    """Multiply the kernel's eigendirections by ``a^power``, shape (..., m, n)."""
-    u, s, vh = frames
-    m, r, n = u.shape[-2], s.shape[-1], vh.shape[-1]
-    if depth == 1.0:
-        return g.expand(torch.broadcast_shapes(g.shape, u.shape[:-1] + vh.shape[-1:]))
-    x = s.log()
-    inner_kernel = torch.exp(power * log_kernel_of_log(x, depth, normalized))
-    gv = g @ vh.mT
-    core = u.mT @ gv
-    moved = u @ (inner_kernel * core) @ vh
-    if m == r == n or math.isinf(depth):
-        return moved
-    mixed = torch.exp(power * log_mixed_kernel(x, depth, normalized))
-    if m > r:
-        moved = moved + ((gv - u @ core) * mixed.unsqueeze(-2)) @ vh
-    if n > r:
-        ug = u.mT @ g
-        moved = moved + u @ (mixed.unsqueeze(-1) * (ug - core @ vh))
-    return moved
-
-
 class _Cometric(torch.autograd.Function):
     """``A_X(G)``, with the frames of X as constants."""
 
     @staticmethod
     def forward(
-        x: Tensor, g: Tensor, u: Tensor, s: Tensor, vh: Tensor, depth: float, normalized: bool
+        x: Tensor, g: Tensor, u: Tensor, s: Tensor, vh: Tensor, depth: Depth, normalized: bool
     ) -> Tensor:
         return apply_kernel((u, s, vh), g, depth, normalized)
 
@@ -117,7 +80,7 @@ class _Cometric(torch.autograd.Function):
         y, dg = tangents[:2]
         moved = torch.zeros_like(g @ vh.mT @ vh)
         if y is not None:
-            moved = moved + _push((u, s, vh), y, g, *ctx.options)
+            moved = moved + _varied(push, (u, s, vh), y, g, *ctx.options)
         if dg is not None:
             moved = moved + apply_kernel((u, s, vh), dg, *ctx.options)
         return moved
@@ -134,10 +97,10 @@ class _Gradient(torch.autograd.Function):
         u: Tensor,
         s: Tensor,
         vh: Tensor,
-        depth: float,
+        depth: Depth,
         normalized: bool,
     ) -> Tensor:
-        return _pull((u, s, vh), h, g, depth, normalized)
+        return _varied(pull, (u, s, vh), h, g, depth, normalized)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -157,15 +120,15 @@ class _Gradient(torch.autograd.Function):
         return (*second, None, None, None, None, None)
 
 
-def _pull(frames: _Frames, h: Tensor, g: Tensor, depth: float, normalized: bool) -> Tensor:
-    """Return the gradient in X of ``<H, A_X(G)>``, shape (..., m, n)."""
+def _varied(
+    variation: Callable[[Differences, Blocks, Blocks], Blocks],
+    frames: _Frames,
+    z: Tensor,
+    g: Tensor,
+    depth: Depth,
+    normalized: bool,
+) -> Tensor:
+    """Return the matrix of `push` or `pull` of two matrices."""
     u, s, vh = frames
     k = Differences(s, depth, normalized)
-    return tangent_matrix(u, vh, pull(k, blocks_of(u, vh, h), blocks_of(u, vh, g)))
-
-
-def _push(frames: _Frames, y: Tensor, g: Tensor, depth: float, normalized: bool) -> Tensor:
-    """Return the derivative of ``A_X(G)`` along Y, shape (..., m, n)."""
-    u, s, vh = frames
-    k = Differences(s, depth, normalized)
-    return tangent_matrix(u, vh, push(k, blocks_of(u, vh, y), blocks_of(u, vh, g)))
+    return tangent_matrix(u, vh, variation(k, blocks_of(u, vh, z), blocks_of(u, vh, g)))

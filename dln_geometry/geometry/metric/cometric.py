@@ -6,18 +6,16 @@ kernel extended by zero singular values outside the range and corange of X.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dln_geometry.geometry.kernel import log_kernel_of_log, log_mixed_kernel
-from dln_geometry.geometry.metric.autograd import apply_kernel, cometric_of_matrix
+from dln_geometry.geometry.metric.autograd import cometric_of_matrix
+from dln_geometry.geometry.metric.blocks import apply_kernel
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
 from dln_geometry.support import as_covector
-
-__all__ = ["cometric", "cometric_sqrt", "inner", "log_volume_density", "metric"]
 
 
 def cometric(point: EndToEnd | Collapsed, g: Any) -> Tensor:
@@ -52,10 +50,10 @@ def cometric(point: EndToEnd | Collapsed, g: Any) -> Tensor:
     tensor([[48.]])
     """
     p = as_point(point)
+    g = as_covector(g, p.s, p.shape, "g")
     if p.source is not None and p.rank == min(p.shape) and torch.is_grad_enabled():
-        g = as_covector(g, p.s, p.shape, "g")
         return cometric_of_matrix(p.source, g, p.depth, p.normalized, (p.u, p.s, p.vh))
-    return _apply(p, g, "g", 1.0)
+    return apply_kernel((p.u, p.s, p.vh), g, p.depth, p.normalized)
 
 
 def cometric_sqrt(point: EndToEnd | Collapsed, z: Any) -> Tensor:
@@ -68,7 +66,9 @@ def cometric_sqrt(point: EndToEnd | Collapsed, z: Any) -> Tensor:
     >>> (cometric_sqrt(EndToEnd.of([[8.0]], 3), [[1.0]]) ** 2).round(decimals=3)
     tensor([[48.]])
     """
-    return _apply(point, z, "z", 0.5)
+    p = as_point(point)
+    z = as_covector(z, p.s, p.shape, "z")
+    return apply_kernel((p.u, p.s, p.vh), z, p.depth, p.normalized, 0.5)
 
 
 def metric(point: EndToEnd | Collapsed, z: Any) -> Tensor:
@@ -96,14 +96,8 @@ def metric(point: EndToEnd | Collapsed, z: Any) -> Tensor:
     tensor([[1.]])
     """
     p = as_point(point)
-    if p.depth > 1.0 and bool((p.s == 0).any()):
-        raise ValueError(
-            "point must have positive singular values for the metric, got a zero: "
-            "give the rank when making the point"
-        )
-    z = as_covector(z, p.s, p.shape, "z")
-    check_tangent(p, z, "z")
-    return _apply(p, z, "z", -1.0)
+    z = tangent_argument(p, z, "z")
+    return apply_kernel((p.u, p.s, p.vh), z, p.depth, p.normalized, -1.0)
 
 
 def inner(point: EndToEnd | Collapsed, z1: Any, z2: Any) -> Tensor:
@@ -117,9 +111,9 @@ def inner(point: EndToEnd | Collapsed, z1: Any, z2: Any) -> Tensor:
     tensor(2.)
     """
     p = as_point(point)
-    z1 = as_covector(z1, p.s, p.shape, "z1")
-    check_tangent(p, z1, "z")
-    return (z1 * metric(p, z2)).sum((-2, -1))
+    z1, z2 = tangent_argument(p, z1, "z1"), tangent_argument(p, z2, "z2")
+    lowered = apply_kernel((p.u, p.s, p.vh), z2, p.depth, p.normalized, -1.0)
+    return (z1 * lowered).sum((-2, -1))
 
 
 def log_volume_density(point: EndToEnd | Collapsed) -> Tensor:
@@ -128,8 +122,8 @@ def log_volume_density(point: EndToEnd | Collapsed) -> Tensor:
     ``-1/2 sum_{ij} log a_ij - (m + n - 2r)(1 - 1/N) sum_i log s_i``: at full rank against
     Lebesgue measure on the matrices, at rank r against the volume that the Frobenius norm
     induces on the matrices of rank r. At infinite depth, against the volume of the matrices
-    with the same row and column spaces. It is one of three volumes kept apart: that of the
-    base (this), of the orbit (`entropy`) and of the balanced manifold (their product).
+    with the same row and column spaces. This is the volume of the base; that of the orbit is
+    `entropy`, that of the balanced manifold their product.
 
     Examples
     --------
@@ -138,33 +132,31 @@ def log_volume_density(point: EndToEnd | Collapsed) -> Tensor:
     """
     p = as_point(point)
     x = p.s.log()
-    inside = log_kernel_of_log(x, p.depth, p.normalized).sum((-2, -1))
-    m, n = p.shape
-    outside = m + n - 2 * p.rank
-    if p.depth == 1.0 or math.isinf(p.depth) or outside == 0:
-        return -0.5 * inside
-    return -0.5 * (inside + outside * log_mixed_kernel(x, p.depth, p.normalized).sum(-1))
+    total = log_kernel_of_log(x, p.depth, p.normalized).sum((-2, -1))
+    outside = sum(p.shape) - 2 * p.rank
+    if outside and not p.depth.infinite:
+        total = total + outside * log_mixed_kernel(x, p.depth, p.normalized).sum(-1)
+    return -0.5 * total
 
 
-def _apply(point: EndToEnd | Collapsed, g: Any, name: str, power: float) -> Tensor:
-    """Multiply the kernel's eigendirections by ``a^power``."""
-    p = as_point(point)
-    g = as_covector(g, p.s, p.shape, name)
-    return apply_kernel((p.u, p.s, p.vh), g, p.depth, p.normalized, power)
-
-
-def check_tangent(p: EndToEnd, z: Tensor, name: str) -> None:
-    """Refuse vectors that leave the tangent space of the matrices of rank r."""
+def tangent_argument(p: EndToEnd, z: Any, name: str) -> Tensor:
+    """Return a tangent vector of the matrices of rank r at a point whose metric is finite."""
+    if p.depth > 1.0 and bool((p.s == 0).any()):
+        raise ValueError(
+            "point must have positive singular values for the metric, got a zero: "
+            "give the rank when making the point"
+        )
+    z = as_covector(z, p.s, p.shape, name)
     m, n = p.shape
     if p.depth == 1.0 or (p.rank == m == n):
-        return
+        return z
     left = z - p.u @ (p.u.mT @ z)
-    if math.isinf(p.depth):
+    if p.depth.infinite:
         outside = left.square().sum((-2, -1)) + (z - (z @ p.vh.mT) @ p.vh).square().sum((-2, -1))
     else:
         outside = (left - (left @ p.vh.mT) @ p.vh).square().sum((-2, -1))
     size, eps = z.square().sum((-2, -1)), torch.finfo(z.dtype).eps
-    # Of what is left of long vectors that cancel, roundings are no part.
+    # Allow rounding relative to the point, for vectors that are differences of long ones.
     bound = eps * size + (1000.0 * eps) ** 2 * p.s.square().sum(-1)
     if bool((outside > bound).any()):
         worst = float((outside / size.clamp_min(torch.finfo(z.dtype).tiny)).max().sqrt())
@@ -172,3 +164,4 @@ def check_tangent(p: EndToEnd, z: Tensor, name: str) -> None:
             f"{name} must be tangent to the matrices of rank {p.rank} at the point, got a vector "
             f"with a relative part {worst:.1e} outside"
         )
+    return z

@@ -9,28 +9,22 @@ first variations of the cometric only, in closed form and finite at equal singul
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dln_geometry.geometry.kernel import Differences
-from dln_geometry.geometry.metric.cometric import check_tangent
-from dln_geometry.geometry.metric.variation import (
+from dln_geometry.geometry.metric.blocks import (
     Blocks,
-    apply,
     blocks_of,
-    combine,
-    pull,
-    push,
-    push_beyond,
+    combine_blocks,
     tangent_matrix,
 )
+from dln_geometry.geometry.metric.cometric import tangent_argument
+from dln_geometry.geometry.metric.variation import apply, pull, push, push_beyond
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
 from dln_geometry.support import as_covector
-
-__all__ = ["connection", "connection_blocks", "hessian_blocks", "riemannian_hessian"]
 
 
 def connection(point: EndToEnd | Collapsed, z: Any, w: Any) -> Tensor:
@@ -67,12 +61,9 @@ def connection(point: EndToEnd | Collapsed, z: Any, w: Any) -> Tensor:
     p = as_point(point)
     z, w = tangent_argument(p, z, "z"), tangent_argument(p, w, "w")
     if p.depth == 1.0:
-        return torch.zeros(
-            torch.broadcast_shapes(z.shape, w.shape, p.matrix.shape), dtype=z.dtype, device=z.device
-        )
+        return z.new_zeros(torch.broadcast_shapes(z.shape, w.shape, p.matrix.shape))
     k = Differences(p.s, p.depth, p.normalized)
-    frozen = math.isinf(p.depth)
-    zb, wb = blocks_of(p.u, p.vh, z, frozen), blocks_of(p.u, p.vh, w, frozen)
+    zb, wb = (blocks_of(p.u, p.vh, part, p.depth.infinite) for part in (z, w))
     gamma = tangent_matrix(p.u, p.vh, connection_blocks(k, zb, wb))
     beyond = push_beyond(k, zb, apply(k, wb, -1.0))
     # dA[Z](beta) and dA[W](alpha) are the same beyond range and corange.
@@ -83,10 +74,10 @@ def connection_blocks(k: Differences, z: Blocks, w: Blocks) -> Blocks:
     """Return the tangent blocks of ``Gamma(Z, W)``."""
     alpha = apply(k, z, -1.0)
     if w is z:
-        return combine((0.5, apply(k, pull(k, alpha, alpha))), (-1.0, push(k, z, alpha)))
+        return combine_blocks((0.5, apply(k, pull(k, alpha, alpha))), (-1.0, push(k, z, alpha)))
     beta = apply(k, w, -1.0)
     raised = apply(k, pull(k, alpha, beta))
-    return combine((0.5, raised), (-0.5, push(k, z, beta)), (-0.5, push(k, w, alpha)))
+    return combine_blocks((0.5, raised), (-0.5, push(k, z, beta)), (-0.5, push(k, w, alpha)))
 
 
 def riemannian_hessian(
@@ -98,28 +89,19 @@ def riemannian_hessian(
     ``A(E''[Z] + 1/2 d<alpha, A E'>) + 1/2 (dA[Z](E') - dA[W](alpha))``. It is self-adjoint in
     the metric.
 
+    Parameters and errors as in `connection`, and:
+
     Parameters
     ----------
-    point : EndToEnd or Collapsed
-        A point X of shape (..., m, n) and rank r, its singular values positive.
     gradient : array_like, shape (..., m, n)
-        The Euclidean gradient ``E'(X)``, all of it: what lies beyond range and corange counts.
+        The Euclidean gradient ``E'(X)``, with its part beyond range and corange.
     hessian_vector : array_like, shape (..., m, n)
         The Euclidean Hessian along Z, ``E''(X)[Z]``.
-    z : array_like, shape (..., m, n)
-        Tangent vector.
 
     Returns
     -------
     Tensor, shape (..., m, n)
         A tangent vector; ``E''(X)[Z]`` at depth 1.
-
-    Raises
-    ------
-    TypeError
-        If `point` is no point.
-    ValueError
-        If a matrix has the wrong shape, `z` is not tangent, or a singular value is zero.
 
     Examples
     --------
@@ -133,8 +115,7 @@ def riemannian_hessian(
     if p.depth == 1.0:
         return h.expand(torch.broadcast_shapes(g.shape, h.shape, z.shape, p.matrix.shape))
     k = Differences(p.s, p.depth, p.normalized)
-    frozen = math.isinf(p.depth)
-    zb, gb, hb = (blocks_of(p.u, p.vh, part, frozen) for part in (z, g, h))
+    zb, gb, hb = (blocks_of(p.u, p.vh, part, p.depth.infinite) for part in (z, g, h))
     across = (None, None)
     if zb.left is not None and zb.right is not None and gb.left is not None:
         beyond = g - tangent_matrix(p.u, p.vh, gb)
@@ -151,22 +132,9 @@ def hessian_blocks(
 ) -> Blocks:
     """Return `riemannian_hessian` in the frames of the point: thin products and r x r work.
 
-    Here depth 1 is the limit of depths above: the matrices of rank r with the Frobenius metric.
-
-    Parameters
-    ----------
-    k : Differences
-        ``Differences(s, depth, normalized)`` of the singular values.
-    gradient, hessian_vector, z : Blocks
-        Blocks of ``E'(X)``, ``E''(X)[Z]`` and Z (`blocks_of` makes them of a matrix). The outer
-        blocks are None where ``m = r`` (``n = r``) and at infinite depth.
-    across : tuple of Tensor
-        ``G' Z_right^T`` (m x r) and ``Z_left^T G'`` (r x n), with
-        ``G' = (1 - U U^T) E'(X) (1 - V V^T)``; None where there is nothing beyond.
-
-    Returns
-    -------
-    Blocks
+    `across` holds ``G' Z_right^T`` (m x r) and ``Z_left^T G'`` (r x n), with
+    ``G' = (1 - U U^T) E'(X) (1 - V V^T)``; None where that is zero. Here depth 1 is the limit of
+    depths above: the matrices of rank r with the Frobenius metric.
     """
     alpha = apply(k, z, -1.0)
     # The covector of Z in the place of Z: its outer blocks are divided by the mixed kernel.
@@ -175,19 +143,7 @@ def hessian_blocks(
         None if across[1] is None else across[1] / k.mixed.unsqueeze(-1),
     )
     slope = pull(k, alpha, gradient, lowered)
-    raised = apply(k, combine((1.0, hessian_vector), (0.5, slope)))
+    raised = apply(k, combine_blocks((1.0, hessian_vector), (0.5, slope)))
     along = push(k, z, gradient, across)
     back = push(k, apply(k, gradient), alpha)
-    return combine((1.0, raised), (0.5, along), (-0.5, back))
-
-
-def tangent_argument(p: EndToEnd, z: Any, name: str) -> Tensor:
-    """Return a tangent vector at a point whose metric is finite, or say why it is none."""
-    if p.depth > 1.0 and bool((p.s == 0).any()):
-        raise ValueError(
-            "point must have positive singular values for the metric, got a zero: "
-            "give the rank when making the point"
-        )
-    z = as_covector(z, p.s, p.shape, name)
-    check_tangent(p, z, name)
-    return z
+    return combine_blocks((1.0, raised), (0.5, along), (-0.5, back))

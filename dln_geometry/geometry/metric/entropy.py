@@ -12,17 +12,7 @@ from torch import Tensor
 
 from dln_geometry.geometry.kernel import langevin_function, log_kernel_of_pairs, log_kernel_slope
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
-from dln_geometry.support import as_depth, as_layer_count, as_matrix, as_widths
-
-__all__ = [
-    "entropy",
-    "entropy_gradient",
-    "entropy_pull",
-    "entropy_slope",
-    "free_energy",
-    "hidden_excess",
-    "log_stiefel_volume",
-]
+from dln_geometry.support import Depth, as_depth, as_matrix, as_widths
 
 # Number of singular values up to which pairs are summed by a product.
 _FEW = 16
@@ -53,7 +43,7 @@ def entropy(
     depth: float | None = None,
     widths: Sequence[int] | int | None = None,
 ) -> Tensor:
-    r"""Return the entropy ``S(X) = log vol(O_X)`` of the balanced factorisations of X.
+    r"""Return the entropy ``S(X) = log vol(O_X)`` of the balanced factorisations of X, shape (...).
 
     ``(N-1) log c_d + 1/2 sum_{i<j} log a_ij`` for square matrices of full rank and width d; in
     general ``sum_p [ log vol St(d_p, r) + (d_p - r)(r/2 log 2 + 1/N sum_i log s_i) ]
@@ -63,8 +53,8 @@ def entropy(
     Parameters
     ----------
     point : EndToEnd, Collapsed or array_like of shape (..., m, n)
-        A point of rank r with any depth >= 1, or a matrix: its singular values alone are then
-        computed, which is less than a point needs.
+        A point of rank r with any depth >= 1, or a matrix, of which the singular values alone
+        are computed.
     depth : float, optional
         Depth, where `point` is a matrix.
     widths : sequence of int or int, optional
@@ -99,21 +89,19 @@ def entropy(
     r = s.shape[-1]
     x = s.log()
     i, j = torch.triu_indices(r, r, 1, device=x.device)
-    kernel = log_kernel_of_pairs(x[..., i], x[..., j], depth, math.isinf(depth))
-    total = 0.5 * kernel.sum(-1)
+    total = 0.5 * log_kernel_of_pairs(x[..., i], x[..., j], depth, depth.infinite).sum(-1)
     constant, excess = hidden_excess(shape, r, depth, widths)
     if excess > 0:
         total = total + (excess / depth) * x.sum(-1)
     return total + constant
 
 
-def _spectrum(point: Any, depth: float | None) -> tuple[Tensor, tuple[int, int], float]:
+def _spectrum(point: Any, depth: float | None) -> tuple[Tensor, tuple[int, int], Depth]:
     """Return singular values, shape and depth of a point or a matrix."""
     if isinstance(point, EndToEnd | Collapsed):
         if depth is not None and as_depth(depth) != point.depth:
             raise ValueError(f"depth must be that of the point, {point.depth:g}, got {depth}")
-        s = point.s if isinstance(point, EndToEnd) else point.singular_values()
-        return s, point.shape, point.depth
+        return point.singular_values, point.shape, point.depth
     if depth is None:
         raise TypeError(
             "point must be an EndToEnd or a Collapsed, or a matrix given with its depth, got "
@@ -124,10 +112,10 @@ def _spectrum(point: Any, depth: float | None) -> tuple[Tensor, tuple[int, int],
 
 
 def hidden_excess(
-    shape: tuple[int, int], r: int, depth: float, widths: Sequence[int] | int | None
+    shape: tuple[int, int], r: int, depth: Depth, widths: Sequence[int] | int | None
 ) -> tuple[float, float]:
     """Return the constant of the entropy and ``sum_p (d_p - r)`` over the hidden layers."""
-    if math.isinf(depth):
+    if depth.infinite:
         if widths is not None and widths != r:
             raise ValueError("widths must equal the rank at infinite depth, where S diverges")
         return 0.0, 0.0
@@ -136,7 +124,7 @@ def hidden_excess(
         d = as_widths(widths, shape, 2, r)[1]
         hidden = {d: depth - 1.0}
     else:
-        resolved = as_widths(widths, shape, as_layer_count(depth), r)[1:-1]
+        resolved = as_widths(widths, shape, depth.layers, r)[1:-1]
         hidden = {d: float(resolved.count(d)) for d in set(resolved)}
     constant = sum(
         layers * (log_stiefel_volume(d, r) + 0.5 * r * (d - r) * math.log(2.0))
@@ -145,14 +133,14 @@ def hidden_excess(
     return constant, sum(layers * (d - r) for d, layers in hidden.items())
 
 
-def entropy_slope(s: Tensor, depth: float, *, excess: float = 0.0) -> Tensor:
+def entropy_slope(s: Tensor, depth: Depth, *, excess: float = 0.0) -> Tensor:
     """Return ``dS/ds_i``, shape (..., r), without checks; finite at equal singular values.
 
     ``sum_{j != i} [ s_i/(s_i^2 - s_j^2) - (1/N) s_i^{2/N-1}/(s_i^{2/N} - s_j^{2/N}) ]
     + excess / (N s_i)`` with ``excess = sum_p (d_p - r)``.
     """
     slope = 0.5 * log_kernel_slope(s, depth)
-    # Not by subtraction: the diagonal is infinite at a zero, where the sum may be finite.
+    # Masked, not subtracted: the diagonal is infinite at a zero, where the sum may be finite.
     diagonal = torch.eye(s.shape[-1], dtype=torch.bool, device=s.device)
     total = slope.masked_fill(diagonal, 0.0).sum(-1)
     return total + excess / (depth * s) if excess else total
@@ -219,21 +207,14 @@ def free_energy(
 ) -> Tensor:
     """Return the free energy ``F_beta(X) = E(X) - S(X)/beta``, shape (...).
 
+    Other parameters and errors as in `entropy`.
+
     Parameters
     ----------
-    point : EndToEnd or Collapsed
-        The point X.
     loss : Loss
         Anything with ``value(x)``.
     beta : float
-        Inverse temperature, positive; ``math.inf`` leaves the loss alone.
-    widths : sequence of int or int, optional
-        Widths of the network, as in `entropy`.
-
-    Raises
-    ------
-    ValueError
-        If `beta` is not positive.
+        Inverse temperature, positive; at ``math.inf`` the result is the loss.
 
     References
     ----------

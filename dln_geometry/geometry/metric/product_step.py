@@ -19,8 +19,7 @@ from torch import Tensor
 from dln_geometry.geometry.kernel import log_kernel_of_log
 from dln_geometry.geometry.metric.entropy import entropy_pull
 from dln_geometry.geometry.points import EndToEnd
-
-__all__ = ["ProductFrame", "layers_of_step", "thin_svd"]
+from dln_geometry.support import Depth, as_depth
 
 _MOST_LAYERS = 16
 _BLOCKS = 4
@@ -30,24 +29,24 @@ def layers_of_step(depth: float) -> int:
     """Return the number of factors of a product step.
 
     The depth itself if it is an integer up to 16; otherwise the layers are gathered in 2 to 4
-    blocks of equal depth, which is enough: what blocks neglect has mean zero.
+    blocks of equal depth, which is enough: the error of gathering has mean zero.
     """
-    depth = float(depth)
+    depth = as_depth(depth)
     if depth.is_integer() and 2 <= depth <= _MOST_LAYERS:
-        return int(depth)
-    return _BLOCKS if math.isinf(depth) else max(2, min(_BLOCKS, int(depth)))
+        return depth.layers
+    return max(2, int(min(_BLOCKS, depth)))
 
 
 class ProductFrame:
-    r"""What a product step from a point is made of; everything is computed once, when asked for.
+    r"""The tables of product steps from a point, each computed once, when asked for.
 
     At integer depth the number q of factors is N. At another depth each of q factors stands for
     N / q layers (``l = s^{1/q}``): its off-diagonal part is the sum over these layers,
     ``l_i^{q-b} l_j^{b-1} sqrt(a_ij(N)) / a_ij(q) eta_ij``, its diagonal their product
     ``sign(y) |y|^{N/q}``, ``y = lam + eta_ii / sqrt N``; at infinite depth ``l exp(eta_ii / q)``:
-    the flat coordinate ``sqrt(N) lam`` makes an exact, straight step. Where it is pushed through
-    zero, the determinant changes its sign, except at even depths, where that of balanced layers
-    cannot.
+    the flat coordinate ``sqrt(N) lam`` makes an exact, straight step. Where a step pushes it
+    through zero, the determinant changes its sign, except at even depths, where that of balanced
+    layers cannot.
 
     Parameters
     ----------
@@ -65,9 +64,9 @@ class ProductFrame:
     ) -> None:
         self.point = point
         self.layers = layers_of_step(point.depth) if layers is None else layers
-        self.flat_depth = point.depth if flat_depth is None else float(flat_depth)
-        plain = math.isinf(point.depth) or point.normalized
-        self._size = 1.0 if plain else math.sqrt(point.depth)
+        self.flat_depth = point.depth if flat_depth is None else as_depth(flat_depth)
+        # An orthonormal coordinate of A is sqrt(N) times that of A/N.
+        self._size = 1.0 if point.normalized else math.sqrt(point.depth)
 
     @cached_property
     def roots(self) -> Tensor:
@@ -76,6 +75,7 @@ class ProductFrame:
 
     @cached_property
     def _larger(self) -> Tensor:
+        """The larger root of every pair."""
         return torch.maximum(self.roots.unsqueeze(-1), self.roots.unsqueeze(-2))
 
     @cached_property
@@ -112,7 +112,7 @@ class ProductFrame:
 
     @cached_property
     def _blocks(self) -> Tensor | None:
-        """``sqrt(a(N) / a(q))``: what the layers gathered in one factor add to its size."""
+        """``sqrt(a(N) / a(q))``, by which gathering N/q layers in one factor changes its size."""
         depth, q = self.point.depth, self.layers
         if depth == q:
             return None if self._size != 1.0 else torch.full_like(self._norm, depth**-0.5)
@@ -124,8 +124,8 @@ class ProductFrame:
         if depth < q:
             # Negative powers, of roots that are multiplied by more than these.
             x = x.clamp_min(torch.finfo(x.dtype).tiny ** 0.5)
-        log_kernel = log_kernel_of_log(x.log(), depth / q, False)
-        divisor = float(q) if math.isinf(depth) else (depth if self._size == 1.0 else 1.0)
+        log_kernel = log_kernel_of_log(x.log(), Depth(depth / q), False)
+        divisor = float(q) if depth.infinite else (depth if self._size == 1.0 else 1.0)
         return torch.exp(0.5 * log_kernel) * divisor**-0.5
 
     @cached_property
@@ -137,34 +137,29 @@ class ProductFrame:
     @cached_property
     def root_mixed(self) -> Tensor:
         """The same outside the range or corange, ``s^{1-1/N}``, shape (..., r)."""
-        depth = self.point.depth
-        if math.isinf(depth):
-            return torch.zeros_like(self.point.s)
-        root = self.point.s ** (1.0 - 1.0 / depth)
-        return root * (self._size / math.sqrt(depth))
+        return self.point.s ** (1.0 - self.point.depth.inverse) * self._outer_unit
 
     @cached_property
     def flat(self) -> Tensor:
         """The coordinate ``s^{1/N}`` (at infinite depth ``log s``) of the diagonal, (..., r)."""
-        if math.isinf(self.flat_depth):
-            return self.point.s.log()
-        return self.point.s ** (1.0 / self.flat_depth)
+        return self.flat_depth.root(self.point.s)
+
+    @property
+    def _outer_unit(self) -> float:
+        """``root_mixed`` over ``s^{1-1/N}``: 1, ``1/sqrt N`` for A/N, 0 at infinite depth."""
+        return self._size / math.sqrt(self.point.depth)
 
     @property
     def flat_speed(self) -> float:
         """How far a unit of ``eta_ii`` moves the flat coordinate: ``1/sqrt N``; 1 at infinity."""
-        return self._size if math.isinf(self.point.depth) else self._size / self.point.depth
+        return self._size / self.point.depth.unit(True)
 
     def entropy_pull(self, excess: float = 0.0) -> Tensor:
         """Return ``s_i dS/ds_i``, shape (..., r): bounded, whatever vanishes or collides.
 
         ``sum_{j != i} sum_p (N-p)/N w_p^2 + excess/N`` with the weights w of the layers, where
-        there is one factor for every layer, or for every two.
-
-        Parameters
-        ----------
-        excess : float
-            ``sum_p (d_p - r)`` over the hidden layers.
+        there is one factor for every layer, or for every two; ``excess = sum_p (d_p - r)`` over
+        the hidden layers.
         """
         depth, q, r = self.point.depth, self.layers, self.point.rank
         if depth not in (q, 2 * q):
@@ -184,25 +179,21 @@ class ProductFrame:
         return (signed + below * most) / q + excess / depth
 
     def diagonal(self, eta: Tensor, keep: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Return the diagonal of every factor and the weight of what lies outside the range.
+        """Return the diagonal of every factor and the weight of the part outside the range.
 
-        Parameters
-        ----------
-        eta : Tensor, shape (..., r)
-            Diagonal of the move in orthonormal coordinates.
-        keep : float
-            Multiple of every layer that stays, for weight decay.
+        `eta` is the diagonal of the move in orthonormal coordinates, shape (..., r); `keep` the
+        multiple of every layer that stays, for weight decay.
         """
         depth, q, flat_depth = self.point.depth, self.layers, self.flat_depth
-        if math.isinf(flat_depth):
+        if flat_depth.infinite:
             return self.roots * torch.exp(eta / q), torch.zeros_like(eta)
-        # The mixed size is that of one layer of the last block, unit for q = N.
-        unit = 0.0 if math.isinf(depth) else self._size / math.sqrt(depth)
+        # The size outside the range is that of one layer of the last block: 1 for q = N.
+        unit = self._outer_unit
         if flat_depth == depth:
             moved = keep * self.flat + self.flat_speed * eta
             outside = torch.full_like(moved, unit)
         else:
-            gap = self.point.s ** (1.0 / flat_depth - 1.0 / depth)
+            gap = self.point.s ** (flat_depth.inverse - depth.inverse)
             moved = keep * self.flat + (self._size / flat_depth) * gap * eta
             outside = unit * gap
         exponent = flat_depth / q
@@ -216,7 +207,7 @@ class ProductFrame:
     def factors(self, core: Tensor, diagonal: Tensor) -> list[Tensor]:
         """Return the q factors in the frames of the point, first factor first, (..., r, r).
 
-        Of the move `core` in orthonormal coordinates what is off the diagonal, and `diagonal`.
+        They are the off-diagonal `weights` of the move `core`, with this diagonal.
         """
         weights = self.weights(core)
         # An even number of factors for layers of another number: one of them takes the signs.
@@ -294,16 +285,13 @@ def _chain(factors: list[Tensor]) -> Tensor:
 def thin_svd(last: Tensor, first: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Return the thin SVD of ``last @ first``, (..., m, k) and (..., k, n), by k x k work.
 
-    Parameters
-    ----------
-    rank : int, optional
-        Number of singular values kept.
+    `rank` is the number of singular values kept, by default all.
     """
     m, k, n = last.shape[-2], last.shape[-1], first.shape[-1]
     if k >= min(m, n):
         u, s, vh = torch.linalg.svd(last @ first, full_matrices=False)
     else:
-        # Anew orthonormal frames at every step: rounding does not build up in them.
+        # New orthonormal frames at every step: rounding does not build up in them.
         ql, rl = torch.linalg.qr(last)
         qr, rr = torch.linalg.qr(first.mT)
         u, s, vh = torch.linalg.svd(rl @ rr.mT)

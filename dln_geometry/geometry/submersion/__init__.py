@@ -1,4 +1,9 @@
-"""submersion."""
+"""The submersion from balanced networks to end-to-end matrices, ``phi(W) = W_N ... W_1``.
+
+Open `projections` first: the differential of the product and its adjoint, the horizontal and the
+vertical space with orthonormal frames of both. `second_form` holds their derivatives, and `frames`
+the closed forms in the frames ``W_p = Q_p Lam Q_{p-1}^T`` that both use.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tangent spaces of the balanced manifold are made of: frames, weights and angles."""
+"""Weights, angles and products of frames from which the tangent spaces are made."""
 
 from __future__ import annotations
 
@@ -14,25 +14,13 @@ from torch import Tensor
 
 from dln_geometry.geometry.points import balanced_network
 
-__all__ = [
-    "complement",
-    "cores_of",
-    "dyads",
-    "from_cores",
-    "horizontal_weights",
-    "jacobi_angles",
-    "jacobi_solve",
-    "split",
-    "transform",
-]
-
 
 def split(
     factors: Sequence[Any], name: str = "factors"
 ) -> tuple[tuple[Tensor, ...], list[Tensor], Tensor]:
     """Return the layers, the frames ``(Q_0, ..., Q_N)`` and ``lam`` of balanced factors."""
     network = balanced_network(factors, name)
-    return network, network.frames, network.spectrum
+    return network, *network.balanced_parts()
 
 
 def horizontal_weights(lam: Tensor, depth: int) -> Tensor:
@@ -109,7 +97,7 @@ def transform(table: Tensor, cores: Tensor) -> Tensor:
 
 
 def complement(q: Tensor) -> Tensor:
-    """Return an orthonormal basis of what is orthogonal to the columns, (..., d, d - r)."""
+    """Return an orthonormal basis of the orthogonal complement of the columns, (..., d, d - r)."""
     return torch.linalg.qr(q, mode="complete").Q[..., q.shape[-1] :]
 
 

@@ -3,7 +3,7 @@
 At a balanced point of rank r, ``W_p = Q_p Lam Q_{p-1}^T`` with ``Q_N = U`` and ``Q_0 = V``. In
 these frames the horizontal space is spanned by ``(lam_i^{N-p} lam_j^{p-1})_p`` for every (i, j),
 and the vertical space (hidden rotations) splits into one Jacobi matrix for every pair: both are
-known in closed form, so that nothing is inverted here.
+known in closed form, and no matrix is inverted.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dln_geometry.geometry.points import balanced_network
 from dln_geometry.geometry.submersion.frames import (
     complement,
     cores_of,
@@ -23,22 +24,9 @@ from dln_geometry.geometry.submersion.frames import (
     from_cores,
     horizontal_weights,
     jacobi_angles,
-    split,
     transform,
 )
 from dln_geometry.support import as_covector, as_factors
-
-__all__ = [
-    "horizontal",
-    "horizontal_frame",
-    "lift",
-    "lift_layers",
-    "push_layers",
-    "pushforward",
-    "tangent",
-    "vertical",
-    "vertical_frame",
-]
 
 
 def pushforward(factors: Sequence[Any], v: Sequence[Any]) -> Tensor:
@@ -84,23 +72,8 @@ def lift(factors: Sequence[Any], z: Any) -> tuple[Tensor, ...]:
 
     With ``z = -E'(X)`` it is the velocity of the gradient flow of the layers.
 
-    Parameters
-    ----------
-    factors : sequence of array_like
-        Layers ``(W_1, ..., W_N)``, balanced or not.
-    z : array_like, shape (..., d_N, d_0)
-
-    Returns
-    -------
-    tuple of Tensor
-        One matrix of shape (..., d_p, d_{p-1}) for every layer.
-
-    Raises
-    ------
-    TypeError
-        If `factors` is no sequence of real matrices.
-    ValueError
-        If the layers do not chain or `z` has the wrong shape.
+    Layers and errors as in `pushforward`; `z` has the shape (..., d_N, d_0), and the result one
+    matrix of shape (..., d_p, d_{p-1}) for every layer.
 
     References
     ----------
@@ -165,8 +138,8 @@ def horizontal(factors: Sequence[Any], v: Sequence[Any]) -> tuple[Tensor, ...]:
     >>> horizontal(([[2.0]], [[2.0]]), ([[1.0]], [[5.0]]))
     (tensor([[3.0000]]), tensor([[3.0000]]))
     """
-    layers, frames, lam = split(factors)
-    return horizontal_part(frames, lam, as_ambient(v, layers))
+    network = balanced_network(factors)
+    return horizontal_part(*network.balanced_parts(), as_ambient(v, network))
 
 
 def vertical(factors: Sequence[Any], v: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -180,8 +153,8 @@ def vertical(factors: Sequence[Any], v: Sequence[Any]) -> tuple[Tensor, ...]:
 
     Parameters, errors and references as in `horizontal`.
     """
-    layers, frames, lam = split(factors)
-    return vertical_part(frames, lam, as_ambient(v, layers))
+    network = balanced_network(factors)
+    return vertical_part(*network.balanced_parts(), as_ambient(v, network))
 
 
 def tangent(factors: Sequence[Any], v: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -189,9 +162,9 @@ def tangent(factors: Sequence[Any], v: Sequence[Any]) -> tuple[Tensor, ...]:
 
     The sum of `horizontal` and `vertical`: parameters, errors and references as there.
     """
-    layers, frames, lam = split(factors)
-    moves = as_ambient(v, layers)
-    across, along = horizontal_part(frames, lam, moves), vertical_part(frames, lam, moves)
+    network = balanced_network(factors)
+    parts, moves = network.balanced_parts(), as_ambient(v, network)
+    across, along = horizontal_part(*parts, moves), vertical_part(*parts, moves)
     return tuple(a + b for a, b in zip(across, along, strict=True))
 
 
@@ -202,20 +175,10 @@ def horizontal_frame(factors: Sequence[Any]) -> tuple[Tensor, ...]:
     then i beyond it (r (m - r) vectors), then j beyond it (r (n - r)), where the kernel is
     ``s^{2-2/N}``.
 
-    Parameters
-    ----------
-    factors : sequence of array_like
-        Balanced layers ``(W_1, ..., W_N)``.
-
-    Returns
-    -------
-    tuple of Tensor
-        For every layer the components of the ``K = r (m + n - r)`` vectors,
-        shape (..., K, d_p, d_{p-1}).
-
-    Errors and references as in `horizontal`.
+    For every layer the components of the ``K = r (m + n - r)`` vectors are returned, shape
+    (..., K, d_p, d_{p-1}). Parameters, errors and references as in `horizontal`.
     """
-    _, frames, lam = split(factors)
+    frames, lam = balanced_network(factors).balanced_parts()
     depth = len(frames) - 1
     weights = horizontal_weights(lam, depth)
     left, right = complement(frames[-1]), complement(frames[0])
@@ -240,20 +203,11 @@ def vertical_frame(factors: Sequence[Any]) -> tuple[Tensor, ...]:
     every hidden layer p, f beyond and j within the rank (j fastest), the rotation of q_j towards
     q_f: ``q_f q_j^T / sqrt 2`` in W_p and ``q_j q_f^T / sqrt 2`` in W_{p+1}.
 
-    Parameters
-    ----------
-    factors : sequence of array_like
-        Balanced layers ``(W_1, ..., W_N)``.
-
-    Returns
-    -------
-    tuple of Tensor
-        For every layer the components of the ``K = sum_p (d_p r - r (r+1)/2)`` vectors (the sum
-        over hidden layers), shape (..., K, d_p, d_{p-1}).
-
-    Errors and references as in `horizontal`.
+    For every layer the components of the ``K = sum_p (d_p r - r (r+1)/2)`` vectors are returned
+    (the sum over hidden layers), shape (..., K, d_p, d_{p-1}). Parameters, errors and references
+    as in `horizontal`.
     """
-    _, frames, lam = split(factors)
+    frames, lam = balanced_network(factors).balanced_parts()
     depth, r = len(frames) - 1, lam.shape[-1]
     i, j = torch.triu_indices(r, r, 1, device=lam.device)
     sine, cosine, cos_psi, sin_psi = jacobi_angles(lam, depth)
@@ -282,7 +236,7 @@ def vertical_frame(factors: Sequence[Any]) -> tuple[Tensor, ...]:
     return tuple(parts)
 
 
-def as_ambient(v: Sequence[Any], layers: tuple[Tensor, ...]) -> list[Tensor]:
+def as_ambient(v: Sequence[Any], layers: Sequence[Tensor]) -> list[Tensor]:
     """Convert a vector of the ambient space: one matrix for every layer, of its shape."""
     if isinstance(v, Tensor | str) or not isinstance(v, Sequence):
         raise TypeError(f"v must be a sequence of matrices, got {type(v).__name__}")
@@ -295,7 +249,7 @@ def as_ambient(v: Sequence[Any], layers: tuple[Tensor, ...]) -> list[Tensor]:
 
 
 def horizontal_part(frames: list[Tensor], lam: Tensor, v: list[Tensor]) -> tuple[Tensor, ...]:
-    """Return what `horizontal` does, from the frames of balanced layers."""
+    """Return `horizontal` from the frames of balanced layers, without checks."""
     depth = len(v)
     cores = cores_of(frames, v)
     weights = horizontal_weights(lam, depth)
@@ -308,7 +262,7 @@ def horizontal_part(frames: list[Tensor], lam: Tensor, v: list[Tensor]) -> tuple
 
 
 def vertical_part(frames: list[Tensor], lam: Tensor, v: list[Tensor]) -> tuple[Tensor, ...]:
-    """Return what `vertical` does, from the frames of balanced layers."""
+    """Return `vertical` from the frames of balanced layers, without checks."""
     depth = len(v)
     cores = cores_of(frames, v)
     sine, cosine, cos_psi, sin_psi = jacobi_angles(lam, depth)

@@ -1,4 +1,4 @@
-"""How the balanced manifold bends in the space of layers, and how its horizontal spaces turn.
+"""The second fundamental form of the balanced manifold, and O'Neill's tensor of the submersion.
 
 Both are closed forms in the frames ``W_p = Q_p Lam Q_{p-1}^T``: the normal space splits, as the
 vertical one does, into one Jacobi matrix for every pair (i, j), so that equal singular values are
@@ -14,12 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.metric import metric
-from dln_geometry.geometry.points import EndToEnd
-from dln_geometry.geometry.submersion.frames import jacobi_solve, split
-from dln_geometry.geometry.submersion.projections import as_ambient, horizontal_part, vertical_part
-
-__all__ = ["horizontal_lift", "integrability", "second_fundamental_form"]
+from dln_geometry.geometry.metric import blocks_of, metric, tangent_matrix
+from dln_geometry.geometry.points import EndToEnd, balanced_network
+from dln_geometry.geometry.submersion.frames import jacobi_solve
+from dln_geometry.geometry.submersion.projections import (
+    as_ambient,
+    horizontal_part,
+    lift_layers,
+    push_layers,
+    vertical_part,
+)
 
 _Layers = Sequence[Tensor]
 
@@ -35,59 +39,30 @@ def second_fundamental_form(
     within the rank become the Jacobi matrix with diagonal ``2 (lam_i^2 + lam_j^2)`` and
     off-diagonal ``-2 lam_i lam_j``, diagonal in the sines ``sin(k p pi/N)``.
 
-    Parameters
-    ----------
-    factors : sequence of array_like
-        Balanced layers ``(W_1, ..., W_N)``; all of a batch must have the same rank.
-    v, w : sequence of array_like
-        Tangent vectors: one matrix of the same shape for every layer.
-
-    Returns
-    -------
-    tuple of Tensor
-
-    Raises
-    ------
-    TypeError
-        If an argument is no sequence of real matrices.
-    ValueError
-        If the layers do not chain, are not balanced, vanish, or a batch mixes ranks; if `v` or
-        `w` does not match them.
+    Parameters and errors as in `horizontal`.
 
     References
     ----------
     Menon, arXiv 2411.09004 (the balanced manifold); O'Neill, Semi-Riemannian geometry, chapter 4.
     """
-    layers, frames, lam = split(factors)
-    return _normal(frames, lam, as_ambient(v, layers), as_ambient(w, layers))
+    network = balanced_network(factors)
+    v, w = as_ambient(v, network), as_ambient(w, network)
+    return _normal(*network.balanced_parts(), v, w)
 
 
 def horizontal_lift(factors: Sequence[Any], z: Any) -> tuple[Tensor, ...]:
     """Return the horizontal vector over a tangent vector of the end-to-end matrices.
 
-    ``lift(A^{-1} z)``, the metric taken in the frames of the layers.
-
-    Parameters
-    ----------
-    factors : sequence of array_like
-        Balanced layers ``(W_1, ..., W_N)``.
-    z : array_like, shape (..., d_N, d_0)
-        Tangent vector of the matrices of the same rank.
-
-    Raises
-    ------
-    TypeError
-        If `factors` is no sequence of real matrices.
-    ValueError
-        If the layers are not balanced, or `z` is not tangent or has the wrong shape.
+    ``lift(A^{-1} z)`` of balanced layers, the metric taken in their frames; `z` has the shape
+    (..., d_N, d_0). Errors as in `horizontal` and `metric`.
 
     Examples
     --------
     >>> horizontal_lift(([[2.0]], [[2.0]]), [[4.0]])
     (tensor([[1.]]), tensor([[1.]]))
     """
-    layers, frames, lam = split(factors)
-    return _lifted(layers, metric(_point(frames, lam), z))
+    network = balanced_network(factors)
+    return lift_layers(network, metric(network.point(), z))
 
 
 def integrability(factors: Sequence[Any], v: Sequence[Any], w: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -97,41 +72,34 @@ def integrability(factors: Sequence[Any], v: Sequence[Any], w: Sequence[Any]) ->
     horizontal field: the first term is the vertical part of its derivative. The second is the
     adjoint of the first, ``-horizontal_lift(D^2 phi(hor v, ver w))``.
 
-    Parameters and errors as in `second_fundamental_form`.
+    Parameters and errors as in `horizontal`.
 
     References
     ----------
     O'Neill, The fundamental equations of a submersion, 1966.
     """
-    layers, frames, lam = split(factors)
-    v, w = as_ambient(v, layers), as_ambient(w, layers)
-    p = _point(frames, lam)
-    across = list(horizontal_part(frames, lam, v))
-    along = list(vertical_part(frames, lam, w))
-    level = list(horizontal_part(frames, lam, w))
-    covector = metric(p, _tangent(p, _push(layers, level)))
-    turned = vertical_part(frames, lam, _lift_derivative(layers, across, covector))
-    back = _lifted(layers, metric(p, _tangent(p, _second_push(layers, across, along))))
+    network = balanced_network(factors)
+    v, w = as_ambient(v, network), as_ambient(w, network)
+    parts, p = network.balanced_parts(), network.point()
+    across, level = horizontal_part(*parts, v), horizontal_part(*parts, w)
+    along = vertical_part(*parts, w)
+    covector = metric(p, _tangent(p, push_layers(network, level)))
+    turned = vertical_part(*parts, _lift_derivative(network, across, covector))
+    back = lift_layers(network, metric(p, _tangent(p, _second_push(network, across, along))))
     return tuple(a - b for a, b in zip(turned, back, strict=True))
+
+
+def _tangent(p: EndToEnd, z: Tensor) -> Tensor:
+    """Project a matrix on the tangent space of the matrices of rank r."""
+    return tangent_matrix(p.u, p.vh, blocks_of(p.u, p.vh, z))
 
 
 def _symmetric(a: Tensor) -> Tensor:
     return a + a.mT
 
 
-def _point(frames: list[Tensor], lam: Tensor) -> EndToEnd:
-    """Return the end-to-end matrix, from the frames: its product may have lost small values."""
-    depth = len(frames) - 1
-    return EndToEnd(frames[-1], lam**depth, frames[0].mT, depth, False)
-
-
-def _tangent(p: EndToEnd, z: Tensor) -> Tensor:
-    """Drop what leaves the tangent space of the matrices of rank r."""
-    left = z - p.u @ (p.u.mT @ z)
-    return z - left + (left @ p.vh.mT) @ p.vh
-
-
 def _normal(frames: list[Tensor], lam: Tensor, v: _Layers, w: _Layers) -> tuple[Tensor, ...]:
+    """Return `second_fundamental_form` from the frames of balanced layers."""
     depth = len(frames) - 1
     normal = _beyond_rank(frames, lam, v, w)
     if depth == 1:
@@ -168,13 +136,6 @@ def _beyond_rank(frames: list[Tensor], lam: Tensor, v: _Layers, w: _Layers) -> l
     return parts
 
 
-def _push(layers: _Layers, v: _Layers) -> Tensor:
-    value, moved = layers[0], v[0]
-    for a, da in zip(layers[1:], v[1:], strict=True):
-        value, moved = a @ value, a @ moved + da @ value
-    return moved
-
-
 def _second_push(layers: _Layers, v: _Layers, w: _Layers) -> Tensor:
     """Return the second derivative of the product, ``D^2 phi(v, w)``."""
     value, by_v, by_w = layers[0], v[0], w[0]
@@ -185,36 +146,15 @@ def _second_push(layers: _Layers, v: _Layers, w: _Layers) -> Tensor:
     return both
 
 
-def _products(layers: _Layers, v: _Layers) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    """Return ``W_{p-1}..W_1`` for every layer (`None` is the identity), and its derivative."""
-    value: list[Tensor | None] = [None]
-    moved: list[Tensor | None] = [None]
-    for a, da in zip(layers[:-1], v[:-1], strict=True):
-        x, dx = value[-1], moved[-1]
-        value.append(a if x is None else a @ x)
-        moved.append(da if x is None else da @ x + (0.0 if dx is None else a @ dx))
-    return value, moved
-
-
-def _lifted(layers: _Layers, covector: Tensor) -> tuple[Tensor, ...]:
-    value, _ = _products(layers, layers)
+def _lift_derivative(layers: _Layers, v: _Layers, g: Tensor) -> list[Tensor]:
+    """Return the derivative along v of ``lift(W; G)``, G held fixed."""
+    before, moved = [layers[0]], [v[0]]
+    for a, da in zip(layers[1:-1], v[1:-1], strict=True):
+        moved.append(da @ before[-1] + a @ moved[-1])
+        before.append(a @ before[-1])
     parts: list[Tensor] = []
-    back = covector
-    for p in range(len(layers) - 1, -1, -1):
-        x = value[p]
-        parts.append(back if x is None else back @ x.mT)
-        back = layers[p].mT @ back
-    return tuple(reversed(parts))
-
-
-def _lift_derivative(layers: _Layers, v: _Layers, covector: Tensor) -> list[Tensor]:
-    """Return the derivative along v of ``lift(W; P)``, P held fixed."""
-    value, moved = _products(layers, v)
-    parts: list[Tensor] = []
-    back, turned = covector, torch.zeros_like(covector)
-    for p in range(len(layers) - 1, -1, -1):
-        x, dx = value[p], moved[p]
-        part = turned if x is None else turned @ x.mT
-        parts.append(part if dx is None else part + back @ dx.mT)
-        back, turned = layers[p].mT @ back, v[p].mT @ back + layers[p].mT @ turned
-    return list(reversed(parts))
+    turned = torch.zeros_like(g)
+    for p in range(len(layers) - 1, 0, -1):
+        parts.append(turned @ before[p - 1].mT + g @ moved[p - 1].mT)
+        g, turned = layers[p].mT @ g, v[p].mT @ g + layers[p].mT @ turned
+    return [turned, *reversed(parts)]

@@ -10,6 +10,7 @@ from scipy.integrate import solve_ivp
 
 import dln_geometry as dln
 from dln_geometry.geometry.kernel import log_kernel_of_log, log_mixed_kernel
+from dln_geometry.support import as_depth
 
 
 def draw(shape, spectrum, depth, generator, dtype=torch.float64, normalized=None, batch=()):
@@ -63,6 +64,7 @@ def cometric_matrix(x, shape, depth):
     normalized = math.isinf(depth)
     basis = torch.eye(x.numel(), dtype=x.dtype).reshape(-1, *shape)
     core = u.mT @ basis @ vh.mT
+    depth = as_depth(depth)
     moved = u @ (log_kernel_of_log(s.log(), depth, normalized).exp() * core) @ vh
     mixed = log_mixed_kernel(s.log(), depth, normalized).exp()
     gv, ug = basis @ vh.mT, u.mT @ basis

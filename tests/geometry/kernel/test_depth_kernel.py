@@ -7,12 +7,8 @@ import pytest
 import torch
 
 import dln_geometry as dln
-from dln_geometry.geometry.kernel import (
-    geometric_sum,
-    log_kernel_slope,
-    log_mixed_kernel,
-    power_divided_difference,
-)
+from dln_geometry.geometry.kernel import log_kernel_slope, log_mixed_kernel
+from dln_geometry.support import Depth
 from dln_geometry.testing import assert_close
 
 DEPTHS = [1, 1.5, 2, 2.7, 3, 64, 10**6, math.inf]
@@ -118,10 +114,12 @@ def test_kernel_is_the_explicit_sum(depth, generator):
 def test_zero_singular_values(depth):
     s = torch.tensor([3.0, 0.0, 0.0], dtype=torch.float64)
     log_kernel = dln.log_depth_kernel(s, depth)
-    mixed = log_mixed_kernel(s, depth, False)
+    mixed = log_mixed_kernel(s, Depth(depth), False)
     assert_close(log_kernel[0, 1], 2 * (1 - 1 / depth) * math.log(3.0))
     assert_close(log_kernel[0, 1], log_kernel[1, 0])
-    assert_close(math.log(3.0) * 2 * (1 - 1 / depth), log_mixed_kernel(s.log(), depth, False)[0])
+    assert_close(
+        math.log(3.0) * 2 * (1 - 1 / depth), log_mixed_kernel(s.log(), Depth(depth), False)[0]
+    )
     assert torch.isneginf(log_kernel[1:, 1:]).all()
     assert mixed.shape == s.shape
 
@@ -131,8 +129,8 @@ def test_zero_singular_values_at_the_ends():
     assert_close(dln.depth_kernel(s, 1), torch.ones(2, 2, dtype=torch.float64))
     # The logarithmic mean of 9 and 0 is 0.
     assert_close(dln.depth_kernel(s, math.inf), [[9.0, 0.0], [0.0, 0.0]])
-    assert torch.isneginf(log_mixed_kernel(s.log(), math.inf, True)).all()
-    assert_close(log_mixed_kernel(s.log(), 1, False), [0.0, 0.0], scale=1)
+    assert torch.isneginf(log_mixed_kernel(s.log(), Depth(math.inf), True)).all()
+    assert_close(log_mixed_kernel(s.log(), Depth(1), False), [0.0, 0.0], scale=1)
 
 
 def test_large_depth_tends_to_infinite_depth():
@@ -156,14 +154,14 @@ def test_gradients_of_the_kernel(depth, s):
     assert torch.autograd.gradcheck(lambda x: dln.log_depth_kernel(x, depth), s)
     assert torch.autograd.gradcheck(lambda x: dln.depth_kernel(x, depth), s)
     assert torch.autograd.gradgradcheck(lambda x: dln.log_depth_kernel(x, depth), s)
-    assert torch.autograd.gradcheck(lambda x: log_kernel_slope(x, depth), s)
+    assert torch.autograd.gradcheck(lambda x: log_kernel_slope(x, Depth(depth)), s)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("depth", [1.5, 2, 2.7, 3, 64, 10**6, math.inf])
 def test_slope_against_fifty_digits(depth, dtype):
     s = torch.cat((near_pairs(dtype), far_pairs(dtype)))
-    slopes = log_kernel_slope(s, depth)
+    slopes = log_kernel_slope(s, Depth(depth))
     for pair, slope in zip(s.tolist(), slopes, strict=True):
         for i, j in ((0, 1), (1, 0)):
             exact = float(exact_slope(pair[i], pair[j], depth))
@@ -187,7 +185,7 @@ def test_autograd_of_the_kernel_is_the_slope_at_every_gap(depth, dtype):
 @pytest.mark.parametrize("depth", [1, 1.5, 2, 2.7, 3, math.inf])
 def test_slope_at_a_zero(depth):
     s = torch.tensor([0.0, 1.7], dtype=torch.float64)
-    slope = log_kernel_slope(s, depth)
+    slope = log_kernel_slope(s, Depth(depth))
     tail = 0.0 if depth == 1 else 2 * (1 - 1 / depth) / 1.7
     assert_close(slope[1, 0], tail, scale=1)
     if depth > 2:
@@ -195,49 +193,6 @@ def test_slope_at_a_zero(depth):
     else:
         # 1/(s_1 + s_2) at depth 2; below, s_1 enters with a power above 1.
         assert_close(slope[0, 1], 1 / 1.7 if depth == 2 else 0.0, scale=1)
-
-
-@pytest.mark.parametrize("exponent", [-0.5, 0.0, 0.35, 0.5, 1.0, 2.0, 3.5, 31.0])
-def test_power_divided_difference_against_fifty_digits(exponent):
-    pairs = [(b, b * (1 + g)) for b in (1e-3, 0.6, 2.0) for g in GAPS]
-    pairs += [(1e-12, 0.5), (1e-8, 3.0), (2.0, 0.7)]
-    c = torch.tensor(pairs, dtype=torch.float64)
-    differences = power_divided_difference(c, exponent)
-    for (a, b), v in zip(c.tolist(), differences, strict=True):
-        e, x, y = mpmath.mpf(exponent), mpmath.mpf(a), mpmath.mpf(b)
-        with mpmath.workdps(120):
-            exact = e * x ** (e - 1) if x == y else (x**e - y**e) / (x - y)
-        # A power of x loses as many roundings as its logarithm is large.
-        condition = 1 + abs(exponent * math.log(a))
-        assert_close(v[0, 1], v[1, 0], condition=condition)
-        for value, want in ((v[0, 1], exact), (v[0, 0], e * x ** (e - 1))):
-            scale = max(abs(float(want)), 1e-300)
-            assert_close(value, float(want), ops=100, scale=scale, condition=condition)
-
-
-def test_power_divided_difference_with_zeros():
-    c = torch.tensor([2.0, 0.0, 0.0], dtype=torch.float64)
-    expected = [[2.5 * 2**1.5, 2**1.5, 2**1.5], [2**1.5, 0, 0], [2**1.5, 0, 0]]
-    assert_close(power_divided_difference(c, 2.5), expected)
-    assert_close(power_divided_difference(c, 0.5)[0, 1], 2**-0.5)
-
-
-@pytest.mark.parametrize("terms", [0, 1, 2, 3, 6, 13, 62])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_geometric_sum_is_the_explicit_sum(terms, dtype, generator):
-    def draw():
-        return 0.5 * torch.randn(2, 3, 3, generator=generator, dtype=torch.float64)
-
-    left, middle, right = draw(), draw(), draw()
-    power = torch.linalg.matrix_power
-    exact = sum(
-        (power(left, terms - 1 - q) @ middle @ power(right, q) for q in range(terms)),
-        start=torch.zeros_like(middle),
-    )
-    norms = [float(torch.linalg.matrix_norm(a, 2).max()) for a in (left, middle, right)]
-    scale = max(1, terms) * max(norms[0], norms[2]) ** max(0, terms - 1) * norms[1]
-    total = geometric_sum(left.to(dtype), middle.to(dtype), right.to(dtype), terms)
-    assert_close(total, exact.to(dtype), ops=1000, scale=scale)
 
 
 def test_batches_and_dtypes(generator):

@@ -1,4 +1,4 @@
-"""Ratios of divided differences against high precision, and with zeros against thin blocks."""
+"""Second divided differences and their ratios against high precision."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from dln_geometry.geometry.kernel import (
-    Differences,
+    log_second_difference,
     mixed_ratios,
     outer_ratios,
     ratios,
     slice_of_ratios,
 )
-from dln_geometry.geometry.metric import Blocks, pull, push
+from dln_geometry.support import Depth
 from dln_geometry.testing import assert_close
 
 SPECTRUM = (0.9, 2.3, 0.9 + 1e-9, 0.31, 0.9, 1e-4)
@@ -62,16 +62,16 @@ def test_ratios_meet_high_precision(depth, dtype):
         ]
     expected = torch.tensor(expected, dtype=torch.float64)
     assert expected.shape == (r, r, r)
-    actual = ratios(x, depth)
+    actual = ratios(x, Depth(depth))
     # Up to 4 logarithms of size |x| go into an exponential.
     size = 10.0 * expected.clamp_min(1e-30)
     assert actual.dtype == dtype
     assert_close((actual.double() - expected) / size, torch.zeros_like(expected).to(dtype),
                  ops=100, scale=1.0)  # fmt: skip
     with np.errstate(divide="ignore", invalid="ignore"):
-        assert_close(ratios(x.numpy(), depth), actual)
+        assert_close(ratios(x.numpy(), Depth(depth)), actual)
     for i in range(r):
-        assert_close((slice_of_ratios(x, i, depth) - actual[i]) / size[i],
+        assert_close((slice_of_ratios(x, i, Depth(depth)) - actual[i]) / size[i],
                      torch.zeros_like(actual[i]), ops=100, scale=1.0)  # fmt: skip
 
 
@@ -94,7 +94,10 @@ def test_ratios_against_zeros_meet_high_precision(depth, dtype):
             ).view(6, 6)
             for lower in over
         )
-    for actual, expected in ((mixed_ratios(x, depth), mixed), (outer_ratios(x, depth), outer)):
+    for actual, expected in (
+        (mixed_ratios(x, Depth(depth)), mixed),
+        (outer_ratios(x, Depth(depth)), outer),
+    ):
         size = 10.0 * expected.clamp_min(1e-30)
         assert_close((actual.double() - expected) / size, torch.zeros_like(expected).to(dtype),
                      ops=100, scale=1.0)  # fmt: skip
@@ -102,59 +105,39 @@ def test_ratios_against_zeros_meet_high_precision(depth, dtype):
 
 def test_outer_ratios_have_a_limit_at_infinite_depth():
     x = torch.tensor(SPECTRUM, dtype=torch.float64).log()
-    depths, limit = [1e3, 1e4, 1e5], outer_ratios(x, math.inf)
-    errors = [float(((outer_ratios(x, n) - limit) / limit).abs().max()) for n in depths]
+    depths, limit = [1e3, 1e4, 1e5], outer_ratios(x, Depth(math.inf))
+    errors = [float(((outer_ratios(x, Depth(n)) - limit) / limit).abs().max()) for n in depths]
     assert errors[0] < 0.05
     for one, two in pairwise(errors):
         assert one / two == pytest.approx(10.0, rel=0.05)
-    assert bool((mixed_ratios(x, math.inf) == 0).all())
+    assert bool((mixed_ratios(x, Depth(math.inf)) == 0).all())
 
 
-@pytest.mark.parametrize("mode", ["sums", "table", "slices"])
-@pytest.mark.parametrize("depth", [1.0, 1.5, 2.0, 3.0, 7.0, math.inf])
-@pytest.mark.parametrize("normalized", [True, False])
-def test_zeros_among_the_values_are_zeros_beyond_them(
-    depth, normalized, mode, generator, monkeypatch
-):
-    """A 4 x 4 matrix of rank 2: all in the core with zeros in s, or in thin blocks."""
-    if math.isinf(depth) and not normalized:
-        normalized = True
-    if mode != "sums":
-        monkeypatch.setattr("dln_geometry.geometry.kernel.differences.MOST_TERMS", 0)
-    if mode == "slices":
-        monkeypatch.setattr("dln_geometry.geometry.kernel.differences._MOST_ENTRIES", 1)
-    s = torch.tensor([1.4, 0.0, 0.6, 0.0], dtype=torch.float64).expand(2, 4)
-    alive, dead = [0, 2], [1, 3]
-    whole = Differences(s, depth, normalized)
-    thin = Differences(s[:, alive], depth, normalized)
-    y, g, h = (torch.randn((2, 4, 4), generator=generator, dtype=s.dtype) for _ in range(3))
-    if math.isinf(depth):
-        # Thin blocks lack what the kernel of a positive value and a zero would divide by.
-        g[:, dead], g[..., dead], h[:, dead], h[..., dead] = 0.0, 0.0, 0.0, 0.0
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("depth", [1.0, 1.001, 1.5, 1.99, 2.0, 3.0, 40.0, 1e4, math.inf])
+def test_second_difference_meets_high_precision(depth, dtype, rng):
+    gaps = [0.0, 1e-12, 1e-4, 0.1, 0.2499, 0.2501, 0.49, 0.51, 1.0, 3.0, 30.0]
+    nodes = [(m, m + u, m - w) for m in (0.3, -2.0) for u in gaps for w in gaps]
+    x = torch.tensor(rng.permuted(nodes, axis=1), dtype=dtype)
+    actual = log_second_difference(*x.unbind(-1), Depth(depth))
+    if depth == 1.0:
+        assert bool(torch.isneginf(actual).all())
+        return
+    with mpmath.workdps(90):
+        expected = [
+            float(log_of_reference([mpmath.mpf(float(v)) for v in row], depth)) for row in x
+        ]
+    # Two logarithms of size |x| go in: the error is absolute, and relative in the exponential.
+    assert_close(actual, torch.tensor(expected, dtype=dtype), ops=100, scale=10.0)
 
-    def thinned(z):
-        left, right = torch.zeros(2, 4, 2).to(z), torch.zeros(2, 2, 4).to(z)
-        left[:, dead] = z[:, dead][..., alive]
-        right[..., dead] = z[..., dead][:, alive]
-        return Blocks(z[:, alive][..., alive], left, right)
 
-    def beyond(z):
-        found = torch.zeros_like(z)
-        for i in dead:
-            found[:, i, dead] = z[:, i, dead]
-        return found
-
-    yt, gt, ht = (thinned(z) for z in (y, g, h))
-    across = (beyond(g) @ yt.right.mT, yt.left.mT @ beyond(g))
-    expected = push(thin, yt, gt, across)
-    actual = thinned(push(whole, Blocks(y, None, None), Blocks(g, None, None)).core)
-    for a, e in zip(actual, expected, strict=True):
-        assert_close(a, e, ops=300, scale=float(e.abs().max()) + 1e-30)
-    across = (
-        beyond(g) @ ht.right.mT + beyond(h) @ gt.right.mT,
-        ht.left.mT @ beyond(g) + gt.left.mT @ beyond(h),
-    )
-    expected = pull(thin, ht, gt, across)
-    actual = thinned(pull(whole, Blocks(h, None, None), Blocks(g, None, None)).core)
-    for a, e in zip(actual, expected, strict=True):
-        assert_close(a, e, ops=300, scale=float(e.abs().max()) + 1e-30)
+def log_of_reference(logs, depth):
+    """Log of minus the second divided difference; equal nodes moved apart by 1e-25."""
+    a = 0 if math.isinf(depth) else 1 / mpmath.mpf(depth)
+    logs = sorted(logs)
+    for k in (1, 2):
+        logs[k] = max(logs[k], logs[k - 1] + mpmath.mpf(10) ** -25)
+    p = [mpmath.exp(v) for v in logs]
+    g = [v if a == 0 else mpmath.expm1(a * v) / a for v in logs]
+    slopes = [(g[k + 1] - g[k]) / (p[k + 1] - p[k]) for k in (0, 1)]
+    return mpmath.log((slopes[0] - slopes[1]) / (p[2] - p[0]))

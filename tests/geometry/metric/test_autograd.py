@@ -2,17 +2,16 @@ from __future__ import annotations
 
 import math
 
-import mpmath
 import pytest
 import torch
 
 import dln_geometry as dln
-from dln_geometry.geometry.kernel import log_second_difference
 from dln_geometry.geometry.metric import apply_kernel, cometric_of_matrix
 from dln_geometry.geometry.points import haar_stiefel
+from dln_geometry.support import Depth
 from dln_geometry.testing import assert_close, assert_order
 
-DEPTHS = [1.0, 1.5, 2.0, 3.0, 7.0, math.inf]
+DEPTHS = [Depth(n) for n in (1.0, 1.5, 2.0, 3.0, 7.0, math.inf)]
 SPECTRA = {
     "distinct": (1.9, 0.8, 0.3),
     "equal": (1.2, 1.2, 1.2),
@@ -80,7 +79,7 @@ def test_gradcheck_at_any_spectrum(spectrum, depth, shape, generator):
 def test_distinct_values_agree_with_autograd_through_matrix_powers(depth, normalized, generator):
     x = matrix((3, 3), (1.9, 0.8, 0.3), generator, batch=(2,)).requires_grad_()
     g, h = gaussian((2, 3, 3), generator).requires_grad_(), gaussian((2, 3, 3), generator)
-    actual = cometric_of_matrix(x, g, float(depth), normalized)
+    actual = cometric_of_matrix(x, g, Depth(depth), normalized)
     expected = integer_cometric(x, g, depth) / (depth if normalized else 1)
     assert_close(actual.detach(), expected.detach())
     for a, b in zip(
@@ -93,7 +92,7 @@ def test_distinct_values_agree_with_autograd_through_matrix_powers(depth, normal
 
 def test_at_a_multiple_of_an_orthogonal_matrix_the_derivative_is_known(generator):
     # phi[c, c; c] = (1 - 1/N)/2 N c^{-1/N}, c = s^2: one number for all entries.
-    depth, s = 3.0, 1.7
+    depth, s = Depth(3), 1.7
     q = haar_stiefel((), 4, 4, generator=generator, dtype=torch.float64, device="cpu")
     x, (g, h, y) = (s * q).requires_grad_(), gaussian((3, 4, 4), generator)
     value = cometric_of_matrix(x, g, depth, False)
@@ -104,7 +103,7 @@ def test_at_a_multiple_of_an_orthogonal_matrix_the_derivative_is_known(generator
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("depth", [1.5, 2.0, 7.0, math.inf])
+@pytest.mark.parametrize("depth", [Depth(n) for n in (1.5, 2.0, 7.0, math.inf)])
 def test_finite_where_autograd_through_the_decomposition_is_not(depth, dtype, generator):
     x = torch.eye(3, dtype=dtype).requires_grad_()
     g, h = gaussian((2, 3, 3), generator, dtype)
@@ -117,36 +116,8 @@ def test_finite_where_autograd_through_the_decomposition_is_not(depth, dtype, ge
     assert_close(gradient, weight * (pairs + pairs.mT))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("depth", [1.0, 1.001, 1.5, 1.99, 2.0, 3.0, 40.0, 1e4, math.inf])
-def test_second_difference_meets_high_precision(depth, dtype, rng):
-    gaps = [0.0, 1e-12, 1e-4, 0.1, 0.2499, 0.2501, 0.49, 0.51, 1.0, 3.0, 30.0]
-    nodes = [(m, m + u, m - w) for m in (0.3, -2.0) for u in gaps for w in gaps]
-    x = torch.tensor(rng.permuted(nodes, axis=1), dtype=dtype)
-    actual = log_second_difference(*x.unbind(-1), depth)
-    if depth == 1.0:
-        assert bool(torch.isneginf(actual).all())
-        return
-    with mpmath.workdps(90):
-        expected = [float(_reference([mpmath.mpf(float(v)) for v in row], depth)) for row in x]
-    # Two logarithms of size |x| go in: the error is absolute, and relative in the exponential.
-    assert_close(actual, torch.tensor(expected, dtype=dtype), ops=100, scale=10.0)
-
-
-def _reference(logs, depth):
-    """Log of minus the second divided difference; equal nodes moved apart by 1e-25."""
-    a = 0 if math.isinf(depth) else 1 / mpmath.mpf(depth)
-    logs = sorted(logs)
-    for k in (1, 2):
-        logs[k] = max(logs[k], logs[k - 1] + mpmath.mpf(10) ** -25)
-    p = [mpmath.exp(v) for v in logs]
-    g = [v if a == 0 else mpmath.expm1(a * v) / a for v in logs]
-    slopes = [(g[k + 1] - g[k]) / (p[k + 1] - p[k]) for k in (0, 1)]
-    return mpmath.log((slopes[0] - slopes[1]) / (p[2] - p[0]))
-
-
 @pytest.mark.parametrize("shape", [(4, 4), (6, 4), (4, 5)], ids=str)
-@pytest.mark.parametrize("depth", [1.5, 2.0, 3.0, 7.0, math.inf])
+@pytest.mark.parametrize("depth", [Depth(n) for n in (1.5, 2.0, 3.0, 7.0, math.inf)])
 def test_lost_rank_gives_the_derivative_along_the_matrices_of_that_rank(depth, shape, generator):
     # Curves X(t) = e^{tA} X e^{tB} keep the rank: central differences along one.
     x = matrix(shape, (1.4, 0.6, 0.0, 0.0), generator)
@@ -169,7 +140,7 @@ def test_lost_rank_gives_the_derivative_along_the_matrices_of_that_rank(depth, s
     assert_order(steps, errors, 2)
 
 
-@pytest.mark.parametrize("depth", [1.5, 3.0, math.inf])
+@pytest.mark.parametrize("depth", [Depth(n) for n in (1.5, 3.0, math.inf)])
 def test_tiny_and_huge_values_keep_their_digits(depth, generator):
     # A(cX; G) = c^{2-2/N} A(X; G): the gradient scales by c^{1-2/N}.
     x, (g, h) = matrix((3, 3), (1.9, 0.8, 0.8), generator), gaussian((2, 3, 3), generator)
@@ -186,7 +157,7 @@ def test_tiny_and_huge_values_keep_their_digits(depth, generator):
         assert_close(gradient(c) / c ** (1.0 - 2.0 / depth), gradient(1.0), ops=1000)
 
 
-@pytest.mark.parametrize("depth", [1.1, 1.2, 1.5, 2.0, 8.0, 17.0, math.inf])
+@pytest.mark.parametrize("depth", [Depth(n) for n in (1.1, 1.2, 1.5, 2.0, 8.0, 17.0, math.inf)])
 @pytest.mark.parametrize("size", [1e-30, 1e-12, 1e15])
 def test_float32_of_any_size(depth, size, generator):
     x, (g, h) = matrix((3, 3), (1.9, 0.8, 0.8), generator), gaussian((2, 3, 3), generator)
@@ -205,12 +176,12 @@ def test_batches_broadcast_both_ways(generator):
     x = matrix((4, 3), (1.2, 1.2, 0.5), generator, batch=(2, 1)).requires_grad_()
     g = gaussian((3, 4, 3), generator).requires_grad_()
     h = gaussian((2, 3, 4, 3), generator)
-    value = cometric_of_matrix(x, g, 3.0, False)
+    value = cometric_of_matrix(x, g, Depth(3), False)
     in_x, in_g = torch.autograd.grad(value, (x, g), h)
     one_x, one_g = torch.zeros_like(x), torch.zeros_like(g)
     for i in range(2):
         for j in range(3):
-            single = cometric_of_matrix(x[i, 0], g[j], 3.0, False)
+            single = cometric_of_matrix(x[i, 0], g[j], Depth(3), False)
             assert_close(value[i, j].detach(), single.detach())
             gx, gg = torch.autograd.grad(single, (x, g), h[i, j])
             one_x, one_g = one_x + gx, one_g + gg
@@ -219,7 +190,7 @@ def test_batches_broadcast_both_ways(generator):
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (3, 2)], ids=str)
-@pytest.mark.parametrize("depth", [1.5, 3.0, math.inf])
+@pytest.mark.parametrize("depth", [Depth(n) for n in (1.5, 3.0, math.inf)])
 def test_second_derivatives_at_distinct_values(depth, shape, generator):
     x = matrix(shape, (1.9, 0.7), generator).requires_grad_()
     g = gaussian(shape, generator).requires_grad_()
@@ -235,7 +206,7 @@ def test_float32_agrees_with_float64(generator):
     def gradient(dtype):
         x, g, h = (part.to(dtype) for part in (x64, g64, h64))
         x.requires_grad_()
-        return torch.autograd.grad(cometric_of_matrix(x, g, 3.0, False), x, h)[0]
+        return torch.autograd.grad(cometric_of_matrix(x, g, Depth(3), False), x, h)[0]
 
     single = gradient(torch.float32)
     assert single.dtype == torch.float32

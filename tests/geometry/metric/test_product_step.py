@@ -7,6 +7,7 @@ import torch
 
 import dln_geometry as dln
 from dln_geometry.geometry.metric import ProductFrame, entropy_slope, layers_of_step, thin_svd
+from dln_geometry.support import Depth
 from dln_geometry.testing import assert_close, assert_order
 
 F64 = torch.float64
@@ -115,7 +116,7 @@ def test_kernel_of_the_frame(depth, normalized, generator):
     assert_close(frame.root_kernel**2, kernel)
     mixed = dln.depth_kernel(torch.cat((s, s.new_zeros(1))), depth, normalized=normalized)[:-1, -1]
     assert_close(frame.root_mixed**2, mixed, scale=float(kernel.max()))
-    assert_close(frame.entropy_pull(3.0), s * entropy_slope(s, depth, excess=3.0))
+    assert_close(frame.entropy_pull(3.0), s * entropy_slope(s, Depth(depth), excess=3.0))
 
 
 @pytest.mark.parametrize("normalized", [False, True])
@@ -125,7 +126,7 @@ def test_pairs_of_layers_have_the_same_kernel_and_entropy(depth, normalized, gen
     eye = torch.eye(4, dtype=F64)
     frame = ProductFrame(dln.EndToEnd(eye, s, eye, float(depth), normalized), layers=depth // 2)
     assert_close(frame.root_kernel**2, dln.depth_kernel(s, depth, normalized=normalized))
-    assert_close(frame.entropy_pull(3.0), s * entropy_slope(s, depth, excess=3.0))
+    assert_close(frame.entropy_pull(3.0), s * entropy_slope(s, Depth(depth), excess=3.0))
     p = _point((6, 5), 4, depth, generator)
     z = torch.randn(6, 5, generator=generator, dtype=F64)
     velocity = dln.cometric_sqrt(p, z)
