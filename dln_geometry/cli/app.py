@@ -1,19 +1,24 @@
-"""The commands and their options."""
+"""The commands and their options, and `main`, which runs one."""
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-import torch
 import typer
 
-__all__ = ["app"]
+from dln_geometry.cli.completion import SUFFIXES, Plan, complete_matrix
+from dln_geometry.cli.files import read_entries
+from dln_geometry.cli.matrices import balance_command, entropy_command
+from dln_geometry.cli.photograph import complete_photograph
+from dln_geometry.cli.report import read_integers
+from dln_geometry.support import as_depth
+
+# typer ships click inside or depends on it, according to its version: the base class is either's.
+_UsageError: type[typer.BadParameter] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     help="Geometry and dynamics of deep linear networks.",
@@ -22,15 +27,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Widths = Annotated[
-    str | None,
-    typer.Option(help="Widths d_0,...,d_N, or one number for every hidden layer [default: min]."),
-]
-Rank = Annotated[int | None, typer.Option(help="Rank [default: the numerical rank].")]
-
 
 @app.callback(invoke_without_command=True)
-def root(
+def photograph_command(
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Figure to write.")] = Path("dln-photograph.png"),
     store: Annotated[
@@ -48,14 +47,12 @@ def root(
         raise typer.Exit
     if context.invoked_subcommand is not None:
         return
-    from dln_geometry.cli import photograph
-
     with _resumable(store):
-        photograph.run(out, store=store, quick=quick, seed=seed)
+        complete_photograph(out, store=store, quick=quick, seed=seed)
 
 
-@app.command()
-def complete(
+@app.command("complete")
+def complete_command(
     data: Annotated[
         Path,
         typer.Argument(
@@ -105,14 +102,12 @@ def complete(
     ] = None,
 ) -> None:
     """Complete a matrix from its known entries by the gradient flow of a deep linear network."""
-    from dln_geometry.cli import completion, files
-
-    sides = None if shape is None else _integers(shape, "--shape")
+    sides = None if shape is None else read_integers(shape, "--shape")
     if sides is not None and (len(sides) != 2 or min(sides) < 1):
         raise ValueError(f"--shape must be two positive integers m,n, got {shape}")
     limits = {"loss": until_loss, "gradient": until_gradient, "seconds": seconds}
-    plan = completion.Plan(
-        depth=depth,
+    plan = Plan(
+        depth=as_depth(depth),
         rank=rank,
         scale=scale,
         until={name: value for name, value in limits.items() if value is not None},
@@ -122,127 +117,25 @@ def complete(
         seed=seed,
         rtol=rtol,
     )
-    entries = files.read_entries(data, layout=layout, one_based=one_based, shape=sides)
+    entries = read_entries(data, layout=layout, one_based=one_based, shape=sides)
     name = Path(f"{data.stem}-completed")
     if out is not None:
         name = out / name if out.is_dir() else out
-    if name.suffix in completion.WRITTEN:
+    if name.suffix in SUFFIXES:
         name = name.with_suffix("")
-    if data.resolve() in [name.with_name(name.name + s).resolve() for s in completion.WRITTEN]:
+    if data.resolve() in [name.with_name(name.name + s).resolve() for s in SUFFIXES]:
         raise ValueError(f"--out must not overwrite the data, got {data}")
     with _resumable(store):
-        completion.run(entries, plan, name, store=store, progress=sys.stderr.isatty())
+        complete_matrix(entries, plan, name, store=store, progress=sys.stderr.isatty())
 
 
-@app.command()
-def balance(
-    matrix: Annotated[Path, typer.Argument(help="The end-to-end matrix: .npy, .npz or a table.")],
-    depth: Annotated[int, typer.Option(help="Number of layers.")] = 2,
-    out: Annotated[Path, typer.Option(help="Archive of the layers W_1, ..., W_N.")] = Path("W.npz"),
-    widths: Widths = None,
-    rank: Rank = None,
-    haar: Annotated[
-        bool, typer.Option("--haar", help="Draw the hidden gauges instead of the canonical ones.")
-    ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the gauges.")] = 0,
-) -> None:
-    """Write balanced factors W_1, ..., W_N of a matrix, input side first."""
-    from dln_geometry.cli import files, report
-    from dln_geometry.geometry.points import EndToEnd, balanced_factors, end_to_end, moments
-    from dln_geometry.support import written_whole
-
-    report.writable(out, (".npz",))
-    x = torch.from_numpy(files.read_matrix(matrix))
-    layers = balanced_factors(
-        EndToEnd.of(x, depth, rank=_rank(x) if rank is None else rank),
-        widths=_widths(widths),
-        gauge="haar" if haar else None,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    arrays = {f"W_{p}": w.numpy() for p, w in enumerate(layers, start=1)}
-    with written_whole(out) as handle:
-        np.savez(handle, allow_pickle=False, **arrays)
-    gap = float(torch.linalg.norm(end_to_end(layers) - x) / torch.linalg.norm(x))
-    drift = max((float(g.abs().max()) for g in moments(layers)), default=0.0)
-    report.print_table(
-        "Balanced factors",
-        ("layer", "shape", "norm"),
-        [
-            (f"W_{p}", f"{w.shape[0]} x {w.shape[1]}", report.number(float(torch.linalg.norm(w))))
-            for p, w in enumerate(layers, start=1)
-        ],
-        f"|W_N ... W_1 - X| / |X| = {gap:.1e}; largest entry of a moment {drift:.1e}",
-    )
-    print(f"written: {out}")
-
-
-@app.command()
-def entropy(
-    matrix: Annotated[Path, typer.Argument(help="The end-to-end matrix: .npy, .npz or a table.")],
-    depth: Annotated[float, typer.Option(help="Depth N >= 1, a real number or inf.")] = 2.0,
-    widths: Widths = None,
-    rank: Rank = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one object of JSON.")] = False,
-) -> None:
-    """Print the entropy of a matrix: the logarithm of the volume of its balanced factorisations."""
-    from dln_geometry.cli import files, report
-    from dln_geometry.geometry.metric import entropy as entropy_of
-    from dln_geometry.geometry.points import EndToEnd
-
-    x = torch.from_numpy(files.read_matrix(matrix))
-    point = EndToEnd.of(x, depth, rank=_rank(x) if rank is None else rank)
-    value = float(entropy_of(point, widths=_widths(widths)))
-    effective = report.effective_rank(point.s)
-    if as_json:
-        # JSON has no infinities: an entropy of -inf is null.
-        found = {
-            "depth": depth if np.isfinite(depth) else "inf",
-            "entropy": value if np.isfinite(value) else None,
-            "rank": point.rank,
-            "effective_rank": effective,
-            "singular_values": point.s.tolist(),
-        }
-        print(json.dumps(found))
-        return
-    s = [report.number(v) for v in point.s.tolist()]
-    shown = ", ".join(s[:8]) + (f", ..., {s[-1]}" if len(s) > 8 else "")
-    report.print_table(
-        f"Entropy of {matrix.name}",
-        ("", "value"),
-        [
-            ("matrix", f"{point.shape[0]} x {point.shape[1]}"),
-            ("rank", f"{point.rank} ({'numerical' if rank is None else 'given'})"),
-            ("depth", f"{depth:g}"),
-            ("entropy", report.number(value, 10)),
-            ("effective rank", report.number(effective, 6)),
-            ("singular values", shown),
-        ],
-    )
-
-
-def _rank(x: torch.Tensor) -> int:
-    """Return the numerical rank: the singular values below it are rounding, not the matrix."""
-    return max(1, int(torch.linalg.matrix_rank(x)))
-
-
-def _widths(text: str | None) -> tuple[int, ...] | int | None:
-    """Read widths: one number is the width of every hidden layer."""
-    if text is None:
-        return None
-    widths = _integers(text, "--widths")
-    return widths[0] if len(widths) == 1 else widths
-
-
-def _integers(text: str, option: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"{option} must be integers with commas between, got {text}") from None
+app.command("balance")(balance_command)
+app.command("entropy")(entropy_command)
 
 
 @contextmanager
 def _resumable(store: Path | None) -> Iterator[None]:
-    """Turn an interrupt into one line that says how to go on."""
+    """Answer an interrupt by one line that says how to go on."""
     try:
         yield
     except KeyboardInterrupt:
@@ -252,3 +145,30 @@ def _resumable(store: Path | None) -> Iterator[None]:
             hint = f"the same command continues from {store}"
         sys.stderr.write(f"interrupted: {hint}\n")
         raise typer.Exit(130) from None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command, by default that of the process, and return its exit code.
+
+    A mistake of the user is one line on the standard error stream and the code 2; an interrupt
+    is the code 130.
+    """
+    given = None if arguments is None else list(arguments)
+    try:
+        code = app(given, prog_name="dln", standalone_mode=False)
+    except _UsageError as error:
+        return _refuse(error.format_message())
+    except OSError as error:
+        name = f": {error.filename}" if error.filename else ""
+        return _refuse(f"{error.strerror or error}{name}")
+    except (TypeError, ValueError) as error:
+        return _refuse(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("interrupted\n")
+        return 130
+    return code if isinstance(code, int) else 0
+
+
+def _refuse(message: str) -> int:
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    return 2

@@ -1,4 +1,4 @@
-"""Reading what a user brings: observed entries, or a whole matrix."""
+"""The data of a user: observed entries of a matrix, or a whole matrix."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dln_geometry.cli.tables import layout_of, read_table
-
-__all__ = ["Entries", "read_entries", "read_matrix"]
+from dln_geometry.cli.tables import read_table
 
 TABLES = (".csv", ".tsv", ".txt")
 SUFFIXES = (*TABLES, ".npz", ".npy", ".mtx")
@@ -40,32 +38,16 @@ def read_entries(
 ) -> Entries:
     """Read the observed entries of a matrix.
 
-    ``.csv``, ``.tsv``, ``.txt``: a table separated by commas, semicolons, tabs or blanks; a
-    first line that is not numeric is a header. A table of exactly three columns whose first two
-    hold whole numbers >= 0 and whose cells are all filled is read as row, column, value; other
-    tables as a matrix with empty or NaN cells where it is unknown. Where that is doubtful, or
-    there is no such cell, `layout` must say it outright (``"triples"`` ignores further columns).
-    ``.npy``, or the only array of an ``.npz``: the same. ``.npz`` may also hold the arrays
-    ``rows, cols, values`` and perhaps ``shape``, or a sparse matrix of scipy, whose stored
-    entries are the observed ones. ``.mtx``: Matrix Market.
+    ``.csv``, ``.tsv``, ``.txt`` hold a table, see `read_table`. Exactly three full columns, whose
+    first two hold whole numbers >= 0, are read as row, column, value; other tables as a matrix
+    with empty or NaN cells where it is unknown. Where that is doubtful, or no cell is empty,
+    `layout` must decide (``"triples"`` ignores further columns). ``.npy`` and the only array of an
+    ``.npz`` are read like a table. ``.npz`` may also hold the arrays ``rows, cols, values`` and
+    perhaps ``shape``, or a sparse matrix of scipy, whose stored entries are the observed ones.
+    ``.mtx`` is Matrix Market.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    layout : {"auto", "triples", "matrix"}
-        What a table or an array holds.
-    one_based : bool
-        Whether places of triples in tables and in ``.npz`` are counted from 1.
-    shape : tuple of int, optional
-        Shape (m, n) of triples; by default the largest places decide.
-
-    Raises
-    ------
-    OSError
-        If the file is missing or cannot be read.
-    ValueError
-        If it is not as described, or its layout is doubtful.
+    `one_based` says that the places of triples count from 1, in tables and in ``.npz``; `shape` is
+    their shape (m, n), by default that of the largest places.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout}")
@@ -76,34 +58,26 @@ def read_entries(
             return _from_sparse(stored, path)
         return _from_table(stored, path, layout, one_based, shape)
     if suffix == ".npz":
-        arrays = _arrays(path)
+        arrays = _stored_arrays(path)
         if {"rows", "cols", "values"} <= arrays.keys():
             shape = _stored_shape(arrays, path) if shape is None else shape
             rows, cols, values = (arrays[name] for name in ("rows", "cols", "values"))
             return _triples(rows, cols, values, one_based, shape)
         if "format" in arrays:
-            return _from_sparse(_sparse(path), path)
+            return _from_sparse(_stored_sparse(path), path)
         table = _only(arrays, path, "a single matrix or the arrays rows, cols, values")
     else:
-        table = _array(path) if suffix == ".npy" else read_table(path)
+        table = _stored_array(path) if suffix == ".npy" else read_table(path)
     return _from_table(table, path, layout, one_based, shape)
 
 
 def read_matrix(path: Path) -> np.ndarray:
-    """Read a whole matrix: ``.npy``, ``.npz`` with a single array, or a table.
-
-    Raises
-    ------
-    OSError
-        If the file is missing or cannot be read.
-    ValueError
-        If it holds no matrix of finite numbers.
-    """
+    """Read a whole matrix of finite numbers: ``.npy``, ``.npz`` with a single array, or a table."""
     suffix = _known(path, (*TABLES, ".npz", ".npy"))
     if suffix == ".npz":
-        x = _only(_arrays(path), path, "a single matrix")
+        x = _only(_stored_arrays(path), path, "a single matrix")
     else:
-        x = _array(path) if suffix == ".npy" else read_table(path)
+        x = _stored_array(path) if suffix == ".npy" else read_table(path)
     x = _two_dimensional(x, path)
     if not np.isfinite(x).all():
         raise ValueError(f"{path} must hold finite numbers, got NaN or infinite entries")
@@ -132,20 +106,20 @@ def _two_dimensional(x: np.ndarray, path: Path) -> np.ndarray:
     return _numeric(x, path)
 
 
-def _array(path: Path) -> np.ndarray:
+def _stored_array(path: Path) -> np.ndarray:
     try:
         with open(path, "rb") as handle:
             return np.asarray(np.load(handle, allow_pickle=False))
     except _DAMAGED:
-        # numpy's own words would advise to read the file unsafely.
+        # The message of numpy would advise to read the file unsafely.
         raise ValueError(
             f"{path} must be an array of numpy, got a damaged file or one that holds no numbers"
         ) from None
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
+def _stored_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        # Opened here: numpy leaves a damaged archive open.
+        # Opened here, since np.load leaves a damaged archive open.
         with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (*_DAMAGED, AttributeError, TypeError):
@@ -154,7 +128,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         ) from None
 
 
-def _sparse(path: Path) -> Any:
+def _stored_sparse(path: Path) -> Any:
     from scipy import sparse
 
     try:
@@ -197,8 +171,7 @@ def _triples(
     places = []
     first = int(one_based)
     for name, x in (("rows", rows), ("columns", cols)):
-        whole = x.dtype.kind in "iuf" and np.isfinite(x).all() and (x == np.floor(x)).all()
-        if not whole:
+        if x.dtype.kind not in "iuf" or not _are_whole(x).all():
             raise ValueError(f"{name} must be whole numbers, got others")
         if x.min() < first:
             raise ValueError(f"{name} must be at least {first}, got {int(x.min())}")
@@ -215,6 +188,10 @@ def _triples(
     return Entries(places[0], places[1], values.astype(np.float64), shape, layout)
 
 
+def _are_whole(x: np.ndarray) -> np.ndarray:
+    return np.isfinite(x) & (x == np.floor(x))
+
+
 def _from_table(
     table: np.ndarray, path: Path, layout: str, one_based: bool, shape: tuple[int, int] | None
 ) -> Entries:
@@ -223,7 +200,7 @@ def _from_table(
     if np.isinf(table).any():
         raise ValueError(f"{path} must hold finite numbers or NaN, got infinite entries")
     if layout == "auto":
-        layout = layout_of(table, path)
+        layout = _layout_of(table, path)
     if layout == "matrix":
         return _from_holes(table, path)
     if table.shape[1] < 3:
@@ -232,6 +209,34 @@ def _from_table(
         )
     rows, cols, values = table.T[:3]
     return _triples(rows, cols, values, one_based, shape)
+
+
+def _layout_of(table: np.ndarray, path: Path) -> str:
+    """Return ``"triples"`` or ``"matrix"`` where a table can be only one of them.
+
+    Full lines of two whole numbers >= 0 and a third are triples, anything else with NaN holes is
+    a matrix. A table that looks like both, or like a matrix without holes, is refused.
+    """
+    count, columns = table.shape
+    choose = "give --layout triples or --layout matrix"
+    if columns in (3, 4):
+        places = table[:, :2]
+        whole = _are_whole(places) & (places >= 0)
+        like = int(whole.all(axis=1).sum())
+        filled = not np.isnan(table[:, :3]).any()
+        if columns == 3 and like == count and filled and np.isfinite(table).all():
+            return "triples"
+        if (columns == 3 and 2 * like > count) or (columns == 4 and like == count and filled):
+            raise ValueError(
+                f"{path} must tell what it holds, got {columns} columns of which the first two "
+                f"look like row and column in {like} of {count} lines: {choose}"
+            )
+    if not np.isnan(table).any():
+        raise ValueError(
+            f"{path} must have empty or NaN cells to complete, got {count} x {columns} numbers "
+            f"without a hole: {choose}"
+        )
+    return "matrix"
 
 
 def _from_holes(x: np.ndarray, path: Path) -> Entries:

@@ -1,4 +1,4 @@
-"""The main job: a photograph from 40 % of its pixels, by networks of several depths."""
+"""Complete a photograph from 40 % of its pixels at several depths: ``dln`` without a command."""
 
 from __future__ import annotations
 
@@ -7,32 +7,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dln_geometry import plot
-from dln_geometry.cli.report import (
-    ReportedLoss,
-    decibel,
-    effective_rank,
-    number,
-    print_table,
-    progress_bar,
-    writable,
-)
+from dln_geometry.cli.report import Outcome, check_output, decibel, number, outcome_of, print_table
 from dln_geometry.dynamics.flows import gradient_flow
 from dln_geometry.dynamics.losses import Completion
 from dln_geometry.dynamics.trajectory import Trajectory
-from dln_geometry.geometry.metric import entropy
-from dln_geometry.geometry.points import Collapsed, EndToEnd
+from dln_geometry.geometry.points import Collapsed
+from dln_geometry.support import progress_bar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-__all__ = ["Puzzle", "Result", "complete", "hide", "load_photograph", "run"]
 
 DEPTHS = (1, 2, 3, 4)
 HIDDEN = 0.6
@@ -52,7 +42,7 @@ class Puzzle:
     picture : Tensor, shape (m, n)
         Grey levels from 0 to 1.
     observed : Tensor of bool, shape (m, n)
-        What the flow sees.
+        The pixels that the flow sees.
     mean, unit : float
         Mean of the observed pixels, and the norm that the whole centred picture has if it varies
         like them; ``(picture - mean) / unit`` is what is completed.
@@ -73,10 +63,11 @@ class Puzzle:
 
 @dataclass(frozen=True)
 class Result:
-    """What one depth made of a puzzle: its run, the picture, the error on hidden pixels in dB."""
+    """The completion of a puzzle at one depth, and its error on the hidden pixels in dB."""
 
     depth: int
     trajectory: Trajectory
+    outcome: Outcome
     picture: Tensor
     held_out: float
 
@@ -105,33 +96,21 @@ def hide(picture: Tensor, share: float, generator: torch.Generator) -> Puzzle:
     return Puzzle(picture, observed, float(seen.mean()), unit)
 
 
-def run(out: Path, *, store: Path | None = None, quick: bool = False, seed: int = 0) -> None:
+def complete_photograph(
+    out: Path, *, store: Path | None = None, quick: bool = False, seed: int = 0
+) -> None:
     """Complete the photograph at every depth, print the table, write the figure.
 
-    Parameters
-    ----------
-    out : Path
-        The figure.
-    store : Path, optional
-        Folder of the states from which a killed job continues.
-    quick : bool
-        Take a picture of 96 lines: a second instead of a quarter of a minute.
-    seed : int
-        Of the hidden pixels and of the start.
-
-    Raises
-    ------
-    ValueError
-        If `store` is a file, or holds the states of another job.
+    `store` is a folder of states, from which a killed job continues. `quick` takes a picture of 96
+    lines: a second instead of a quarter of a minute.
     """
-    writable(out, (".png", ".pdf", ".svg"))
+    check_output(out, (".png", ".pdf", ".svg"))
     height = 96 if quick else 320
     if store is not None and store.exists() and not store.is_dir():
         raise ValueError(f"--store must be a folder, got the file {store}")
     generator = torch.Generator().manual_seed(seed)
     puzzle = hide(load_photograph(height), HIDDEN, generator)
-    with _one_thread(), progress_bar() as bar:
-        task = bar.add_task("photograph", total=float(len(DEPTHS)), note="")
+    with _one_thread(), progress_bar("photograph", len(DEPTHS), stderr=True) as show:
         results = []
         for k, depth in enumerate(DEPTHS):
             file = None if store is None else store / f"{height}-{seed}-depth-{depth}.pt"
@@ -139,88 +118,71 @@ def run(out: Path, *, store: Path | None = None, quick: bool = False, seed: int 
             frames = torch.Generator().manual_seed(seed + 1)
 
             def tell(fraction: float, done: int = k, n: int = depth) -> None:
-                bar.update(task, completed=done + fraction, note=f"depth {n}")
+                show(done + fraction, f"depth {n}")
 
-            results.append(complete(puzzle, depth, frames, file, tell))
-        bar.update(task, completed=len(DEPTHS), note="figure")
-        _figure(puzzle, results).savefig(out, dpi=200)
-        bar.update(task, note="")
-    _print(results)
+            results.append(complete_at_depth(puzzle, depth, frames, file, tell))
+        show(len(DEPTHS), "figure")
+        _gallery(puzzle, results).savefig(out, dpi=200)
+        show(len(DEPTHS), "")
+    _print_depths(results)
     print(f"figure: {out}")
 
 
-def complete(
+def complete_at_depth(
     puzzle: Puzzle,
     depth: int,
     generator: torch.Generator,
-    store: Path | None,
-    tell: Callable[[float], None],
+    store: Path | None = None,
+    tell: Callable[[float], None] | None = None,
 ) -> Result:
     """Run the flow of one depth until the observed pixels are explained up to `STOP`.
 
-    Parameters
-    ----------
-    puzzle : Puzzle
-        What is to be completed.
-    depth : int
-        Number of layers.
-    generator : torch.Generator
-        Source of the singular vectors of the start.
-    store : Path or None
-        File from which a killed run continues.
-    tell : callable
-        Called with how much of the way is done, from 0 to 1.
+    `generator` draws the singular vectors of the start; `tell` is called with the share of the way
+    that is done, from 0 to 1.
     """
     loss = puzzle.loss
     first = 0.5 * float(loss.values.square().sum())
     last = STOP * first
 
-    def report(value: float) -> None:
-        # A trial step that will be rejected may lie anywhere, NaN included.
-        if last < value < first:
-            tell(math.log(first / value) / math.log(first / last))
+    def progress(_: float, info: dict[str, Any]) -> None:
+        # By the loss: there is no end of time. It may lie above that of the start for a while.
+        if tell is not None and info["loss"] < first:
+            tell(math.log(first / max(info["loss"], last)) / math.log(first / last))
 
-    # Full rank: whatever is of low rank in the end, the flow has made so.
+    # Full rank: if the matrix is of low rank in the end, the flow has made it so.
     start = Collapsed.random(loss.shape, None, depth, scale=START, generator=generator)
     trajectory = gradient_flow(
-        ReportedLoss(loss, report),
+        loss,
         start,
         until={"loss": last},
         rtol=RTOL,
-        # Low order means short steps: where few would do, they draw smooth curves.
+        # The few long steps of a higher order would draw curves with corners.
         method="rk3" if depth <= 2 else None,
+        progress=progress,
         store=store,
     )
-    point = trajectory.final
-    assert isinstance(point, Collapsed | EndToEnd)
-    picture = puzzle.mean + puzzle.unit * point.matrix
+    outcome = outcome_of(trajectory)
+    picture = puzzle.mean + puzzle.unit * outcome.matrix
     hidden = ~puzzle.observed
     error = (picture - puzzle.picture)[hidden].square().sum()
     variation = (puzzle.picture[hidden] - puzzle.mean).square().sum()
-    return Result(depth, trajectory, picture, decibel(float(error / variation)))
+    return Result(depth, trajectory, outcome, picture, decibel(float(error / variation)))
 
 
-def _print(results: Sequence[Result]) -> None:
+def _print_depths(results: Sequence[Result]) -> None:
     """Print a line for each depth."""
-    rows = []
-    for result in results:
-        path = result.trajectory
-        assert path.loss is not None
-        assert path.singular_values is not None
-        assert path.defect is not None
-        point = path.final
-        assert isinstance(point, Collapsed | EndToEnd)
-        rows.append(
-            (
-                str(result.depth),
-                number(float(path.loss[-1])),
-                f"{round(result.held_out, 2) + 0.0:.2f}",
-                f"{effective_rank(path.singular_values[-1]):.1f}",
-                f"{float(entropy(point)):.1f}" if result.depth > 1 else "0",
-                f"{float(path.defect.max()):.1e}" if result.depth > 1 else "–",
-                f"{path.stats['seconds']:.1f}",
-            )
+    rows = [
+        (
+            str(result.depth),
+            number(result.outcome.loss),
+            _rounded(result.held_out, 2),
+            f"{result.outcome.effective_rank:.1f}",
+            f"{result.outcome.entropy:.1f}" if result.depth > 1 else "0",
+            result.outcome.drift,
+            result.outcome.seconds,
         )
+        for result in results
+    ]
     columns = (
         "depth",
         "observed\nloss",
@@ -242,7 +204,7 @@ def _print(results: Sequence[Result]) -> None:
     )
 
 
-def _figure(puzzle: Puzzle, results: Sequence[Result]) -> Figure:
+def _gallery(puzzle: Puzzle, results: Sequence[Result]) -> Figure:
     """Draw the pictures, the singular values against time, and the entropy against the loss."""
     from matplotlib.figure import Figure
 
@@ -254,18 +216,22 @@ def _figure(puzzle: Puzzle, results: Sequence[Result]) -> Figure:
     pictures = [
         ("original", puzzle.picture),
         (f"observed ({1 - HIDDEN:.0%})", seen),
-        *((f"depth {r.depth}: {_minus(r.held_out)} dB", r.picture) for r in results),
+        *(
+            (f"depth {r.depth}: {_rounded(r.held_out, 1)} dB".replace("-", "−"), r.picture)
+            for r in results
+        ),
     ]
     for ax, (title, picture) in zip(top.subplots(1, len(pictures)), pictures, strict=True):
         plot.matrix(picture, ax, **grey).set_title(title, fontsize=10)
     panels = bottom.subplots(1, len(results) + 1, width_ratios=(*(1.0,) * len(results), 1.3))
-    top_value = 1.05 * max(float(_largest(result.trajectory)) for result in results)
     for ax, result in zip(panels, results, strict=False):
         plot.singular_values(result.trajectory, ax).set_title(f"depth {result.depth}", fontsize=10)
-        ax.set_ylim(0.0, top_value)
         if ax is not panels[0]:
             ax.set_ylabel("")
             ax.tick_params(labelleft=False)
+    top_value = max(ax.dataLim.y1 for ax in panels[: len(results)])
+    for ax in panels[: len(results)]:
+        ax.set_ylim(0.0, 1.05 * top_value)
     for result, colour in zip(results[1:], ("C0", "C1", "C3"), strict=False):
         plot.entropy(
             result.trajectory,
@@ -279,19 +245,14 @@ def _figure(puzzle: Puzzle, results: Sequence[Result]) -> Figure:
     return figure
 
 
-def _minus(x: float) -> str:
-    """Return a number of decibels as it is printed, with a minus and without -0."""
-    return f"{round(x, 1) + 0.0:.1f}".replace("-", "−")
-
-
-def _largest(trajectory: Trajectory) -> Tensor:
-    assert trajectory.singular_values is not None
-    return trajectory.singular_values.max()
+def _rounded(x: float, digits: int) -> str:
+    """Return a number with so many digits after the point, without -0."""
+    return f"{round(x, digits) + 0.0:.{digits}f}"
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Compute on one core: the matrices are small, and waiting threads would cost more."""
+    """Compute on one core: for small matrices more threads wait more than they work."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

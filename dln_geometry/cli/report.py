@@ -1,73 +1,48 @@
-"""What the commands print and draw alike: numbers, tables, a run that tells how far it is."""
+"""Parts that the commands share: the end of a run in numbers, tables, checks of output files."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from torch import Tensor
 
-from dln_geometry.dynamics.losses import Completion
-
-__all__ = [
-    "ReportedLoss",
-    "decibel",
-    "effective_rank",
-    "number",
-    "print_table",
-    "progress_bar",
-    "writable",
-]
+from dln_geometry.dynamics.trajectory import Trajectory
+from dln_geometry.geometry.metric import entropy
+from dln_geometry.geometry.points import Collapsed, EndToEnd
 
 
-class ReportedLoss:
-    """The loss of a completion that tells its value at every evaluation.
+@dataclass(frozen=True)
+class Outcome:
+    """The last matrix of a completion, and its numbers; `drift` and `seconds` as they are shown."""
 
-    Parameters
-    ----------
-    loss : Completion
-        The loss.
-    tell : callable
-        Called with each value.
-    """
+    matrix: Tensor
+    loss: float
+    effective_rank: float
+    entropy: float
+    drift: str
+    seconds: str
 
-    def __init__(self, loss: Completion, tell: Callable[[float], None]) -> None:
-        self._loss, self._tell = loss, tell
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Shape (m, n) of the matrix."""
-        return self._loss.shape
-
-    def to(self, **options: Any) -> ReportedLoss:
-        """Return the loss on data of another dtype or device."""
-        return ReportedLoss(self._loss.to(**options), self._tell)
-
-    def value(self, x: Any) -> Tensor:
-        """Return the loss at a point or matrix."""
-        return self._loss.value(x)
-
-    def gradient(self, x: Any) -> Tensor:
-        """Return its gradient."""
-        return self._loss.gradient(x)
-
-    def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss and its gradient applied to the two matrices of a point."""
-        result = self._loss.contract(left, right)
-        self._tell(float(result[0]))
-        return result
-
-    def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss and its gradient at a matrix."""
-        result = self._loss.evaluate(x)
-        self._tell(float(result[0]))
-        return result
+def outcome_of(trajectory: Trajectory) -> Outcome:
+    """Return the end of a gradient flow from a balanced start."""
+    point = trajectory.final
+    assert isinstance(point, Collapsed | EndToEnd)
+    assert trajectory.loss is not None
+    assert trajectory.singular_values is not None
+    assert trajectory.defect is not None
+    return Outcome(
+        matrix=point.matrix,
+        loss=float(trajectory.loss[-1]),
+        effective_rank=effective_rank(trajectory.singular_values[-1]),
+        entropy=float(entropy(point)),
+        # One layer has no moments.
+        drift=f"{float(trajectory.defect.max()):.1e}" if trajectory.depth > 1 else "–",
+        seconds=f"{trajectory.stats['seconds']:.1f}",
+    )
 
 
 def effective_rank(s: Tensor) -> float:
@@ -93,6 +68,9 @@ def print_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None = None
 ) -> None:
     """Print a table of right-aligned columns, and a caption, to the standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column, justify="right")
@@ -101,33 +79,22 @@ def print_table(
     console = Console(highlight=False)
     console.print(table)
     if caption is not None:
-        # Below the table, not in it: a narrow table would break its lines.
+        # Below the table, not in it: a narrow table would break the lines of the caption.
         console.print(caption, markup=False)
 
 
-def progress_bar() -> Progress:
-    """Return a bar on the standard error stream; its tasks have a field ``note``."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}% {task.fields[note]}"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-    )
-
-
-def writable(path: Path, suffixes: Sequence[str]) -> None:
-    """Check before the work begins that a result can be written, and make its folder.
-
-    Raises
-    ------
-    OSError
-        If the folder cannot be made.
-    ValueError
-        If the suffix is not one of `suffixes`, or `path` is a folder.
-    """
+def check_output(path: Path, suffixes: Sequence[str]) -> None:
+    """Refuse a name that no result can be written to, before the work begins; make its folder."""
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"--out must end in one of {', '.join(suffixes)}, got {path}")
     if path.is_dir():
         raise ValueError(f"--out must be a file, got the folder {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def read_integers(text: str, option: str) -> tuple[int, ...]:
+    """Read the value of an option: integers with commas between."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{option} must be integers with commas between, got {text}") from None

@@ -1,4 +1,4 @@
-"""Reading tables of numbers from text."""
+"""Tables of numbers in text files."""
 
 from __future__ import annotations
 
@@ -10,21 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["layout_of", "read_table"]
-
 
 def read_table(path: Path) -> np.ndarray:
     """Return a table of numbers, NaN where a cell is empty.
 
-    Cells are separated by tabs, semicolons, commas or blanks, whichever the first line has;
-    lines that begin with # are skipped; a first line that is not numeric is a header.
-
-    Raises
-    ------
-    OSError
-        If the file is missing or cannot be read.
-    ValueError
-        If a cell is no number, or lines differ in length.
+    The first of tabs, semicolons and commas that the first line has separates the cells, else
+    blanks; lines that begin with # are skipped; a first line that is not numeric is a header.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -43,45 +34,12 @@ def read_table(path: Path) -> np.ndarray:
             warnings.simplefilter("error")
             return np.loadtxt(lines, delimiter=delimiter, ndmin=2, comments=None)
     except (ValueError, UserWarning):
-        # Empty cells, or a mistake: the slower way reads the first and names the second.
+        # Empty cells, or a mistake: the slow reader takes the one and names the line of the other.
         return _table_with_holes(text, delimiter, path)
 
 
-def layout_of(table: np.ndarray, path: Path) -> str:
-    """Tell what a table holds: ``"triples"`` or ``"matrix"`` where it can be only one of them.
-
-    Full lines of two whole numbers >= 0 and a third are triples, anything else with NaN holes is
-    a matrix.
-
-    Raises
-    ------
-    ValueError
-        If the table looks like both, or like a matrix without holes.
-    """
-    count, columns = table.shape
-    choose = "give --layout triples or --layout matrix"
-    if columns in (3, 4):
-        places = table[:, :2]
-        whole = np.isfinite(places) & (places >= 0) & (places == np.floor(places))
-        like = int(whole.all(axis=1).sum())
-        filled = not np.isnan(table[:, :3]).any()
-        if columns == 3 and like == count and filled and np.isfinite(table).all():
-            return "triples"
-        if (columns == 3 and 2 * like > count) or (columns == 4 and like == count and filled):
-            raise ValueError(
-                f"{path} must tell what it holds, got {columns} columns of which the first two "
-                f"look like row and column in {like} of {count} lines: {choose}"
-            )
-    if not np.isnan(table).any():
-        raise ValueError(
-            f"{path} must have empty or NaN cells to complete, got {count} x {columns} numbers "
-            f"without a hole: {choose}"
-        )
-    return "matrix"
-
-
 def _table_with_holes(text: str, delimiter: str | None, path: Path) -> np.ndarray:
-    """Return the same, cell by cell."""
+    """Read a table cell by cell."""
     rows: list[list[float]] = []
     waiting = True
     for number, line in enumerate(io.StringIO(text), start=1):

@@ -114,7 +114,7 @@ class Reflection:
         """
         tensors = self._tensors(params)
         probe = next(iter(tensors.values()))
-        scale = _length(tensors) / math.sqrt(sum(x.numel() for x in tensors.values()))
+        scale = _euclidean_norm(tensors) / math.sqrt(sum(x.numel() for x in tensors.values()))
         generator = as_generator(generator, probe.device)
         step = torch.randn(
             self.dimension, generator=generator, dtype=probe.dtype, device=generator.device
@@ -123,7 +123,10 @@ class Reflection:
         value, gradient = value_and_gradient(loss, moved)
         mirrored_value, mirrored_gradient = value_and_gradient(loss, self.reflect(moved))
         expected = self.reflect(gradient)
-        off, size = _length(_difference(mirrored_gradient, expected)), _length(expected)
+        off, size = (
+            _euclidean_norm(_difference(mirrored_gradient, expected)),
+            _euclidean_norm(expected),
+        )
         larger = max(abs(value), abs(mirrored_value))
         by_value = abs(mirrored_value - value) / larger if larger > 0 else 0.0
         # A gradient of zero has no relative error: the values decide.
@@ -247,7 +250,7 @@ class Reflection:
             )
 
 
-def _length(q: Any) -> float:
+def _euclidean_norm(q: Any) -> float:
     tensors = q.values() if isinstance(q, Mapping) else [q]
     return math.sqrt(sum(float(x.square().sum()) for x in tensors))
 

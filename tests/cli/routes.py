@@ -1,0 +1,44 @@
+"""Files to complete, and ways to run commands, for the tests of the command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from dln_geometry.cli import main
+
+ROOT = Path(__file__).parents[2]
+
+
+def write_triples(path, x, known, first=0, header=None, delimiter=","):
+    i, j = np.nonzero(known)
+    lines = [
+        delimiter.join((str(a + first), str(b + first), repr(float(x[a, b]))))
+        for a, b in zip(i, j, strict=True)
+    ]
+    Path(path).write_text("\n".join([*([header] if header else []), *lines]) + "\n")
+
+
+def refusal(arguments, capsys):
+    """Run a command that must be refused; return the one line it says."""
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1
+    assert said.err.startswith("error: ")
+    return said.err
+
+
+def start_process(arguments, folder):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "dln_geometry", *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )

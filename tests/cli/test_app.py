@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dln_geometry as dln
+from dln_geometry.cli import main
+from tests.cli.routes import refusal, start_process
+
+TEXTS = {
+    "empty.csv": "",
+    "header.csv": "row,column,value\n",
+    "words.csv": "1,2,3\n4,five,6\n",
+    "ragged.csv": "1,2,3\n4,5\n",
+    "equal.csv": "0,0,2\n1,1,2\n",
+    "twice.csv": "0,1,2\n0,1,3\n1,0,1\n",
+    "fraction.csv": "0.5,1,2\n1,0,3\n",
+    "infinite.csv": "0,1\ninf,2\n",
+    "two.csv": "0,1\n1,2\n",
+    "good.csv": "0,0,1\n0,1,2\n1,0,3\n1,1,5\n",
+    "wrong.npy": "this is no array",
+    "wrong.npz": "this is no archive",
+    "one.csv": "1,1,5\n",
+    "wrong.mtx": "this is no matrix",
+    "x.json": "{}",
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["complete"], "data"),
+        (["nothing"], "nothing"),
+        (["--nothing"], "--nothing"),
+        (["--out", "figure.txt"], "--out must end in one of .png"),
+        (["--store", "good.csv"], "--store must be a folder"),
+        (["complete", "missing.csv"], "No such file or directory: missing.csv"),
+        (["complete", "."], "must end in one of"),
+        (["complete", "x.json"], "must end in one of"),
+        (["complete", "empty.csv"], "empty file"),
+        (["complete", "header.csv"], "header alone"),
+        (["complete", "words.csv"], "'five' at line 2, column 2"),
+        (["complete", "ragged.csv"], "3 and 2 at line 2"),
+        (["complete", "equal.csv"], "different from their mean"),
+        (["complete", "twice.csv"], "repeatedly"),
+        (["complete", "infinite.csv"], "infinite"),
+        (["complete", "two.csv", "--layout", "triples"], "2 columns"),
+        (["complete", "fraction.csv", "--layout", "triples"], "whole numbers"),
+        (["complete", "good.csv", "--layout", "list"], "layout must be one of"),
+        (["complete", "good.csv", "--one-based"], "at least 1, got 0"),
+        (["complete", "good.csv", "--shape", "1,1"], "at most 0"),
+        (["complete", "good.csv", "--shape", "2"], "two positive integers"),
+        (["complete", "good.csv", "--shape", "a,b"], "--shape must be integers"),
+        (["complete", "bytes.csv"], "text file"),
+        (["complete", "wrong.npy"], "array of numpy, got a damaged file"),
+        (["complete", "short.npy"], "array of numpy, got a damaged file"),
+        (["complete", "wrong.npz"], "archive of numpy, got a damaged file"),
+        (["complete", "short.npz"], "archive of numpy, got a damaged file"),
+        (["complete", "format.npz"], "sparse matrix of scipy"),
+        (["entropy", "wrong.npy"], "array of numpy, got a damaged file"),
+        (["balance", "objects.npy"], "one that holds no numbers"),
+        (["complete", "wrong.mtx"], "Matrix Market"),
+        (["complete", "vector.npy"], r"shape (m, n), got shape (3,)"),
+        (["complete", "complex.npy"], "real numbers"),
+        (["complete", "holes.npy"], "NaN alone"),
+        (["complete", "two.npz"], "rows, cols, values, got a, b"),
+        (["complete", "lengths.npz"], "(2,), (2,), (3,)"),
+        (["complete", "good.csv", "--depth", "0.5"], "depth must be a real number >= 1"),
+        (["complete", "good.csv", "--depth", "nan"], "depth must be a real number >= 1"),
+        (["complete", "good.csv", "--depth", "deep"], "--depth"),
+        (["complete", "good.csv", "--rank", "0"], "rank must lie between 1 and 2"),
+        (["complete", "good.csv", "--rank", "3"], "rank must lie between 1 and 2"),
+        (["complete", "good.csv", "--scale", "0"], "--scale must lie in (0, 10]"),
+        (["complete", "good.csv", "--t-end", "-1"], "--t-end must be >= 0"),
+        (["complete", "good.csv", "--until-loss", "-1"], "--until-loss must be >= 0"),
+        (["complete", "good.csv", "--seconds", "nan"], "--seconds must be >= 0"),
+        (["complete", "good.csv", "--holdout", "1"], "--holdout must lie in [0, 1)"),
+        (["complete", "good.csv", "--holdout", "0.9"], "got 0 of 4 with --holdout 0.9"),
+        (["complete", "good.csv", "--holdout", "0.7"], "too few entries are left to learn from"),
+        (["complete", "one.csv"], "must be at least 2, for their mean is taken away, got 1 of 1"),
+        (["complete", "one.csv", "--no-center", "--holdout", "0.999"], "at least 1, got 0 of 1"),
+        (["complete", "good.csv", "--rtol", "0"], "rtol must be positive"),
+        (["complete", "hole.npy", "--out", "hole"], "must not overwrite the data"),
+        (["balance", "good.npy", "--depth", "0"], "depth must be a real number >= 1"),
+        (["balance", "good.npy", "--depth", "2.5"], "--depth"),
+        (["balance", "good.npy", "--widths", "1"], "widths must all be at least the rank 2"),
+        (["balance", "good.npy", "--out", "W.zip"], "--out must end in one of .npz"),
+        (["balance", "holes.npy"], "finite numbers"),
+        (["entropy", "missing.npy"], "No such file or directory: missing.npy"),
+        (["entropy", "vector.npy"], "shape (m, n)"),
+        (["entropy", "two.npz"], "a single matrix, got a, b"),
+        (["entropy", "good.npy", "--widths", "x"], "--widths must be integers"),
+        (["entropy", "good.npy", "--depth", "0"], "depth must be a real number >= 1"),
+    ],
+    ids=lambda x: "-".join(x) if isinstance(x, list) else "",
+)
+def test_a_mistake_is_one_line(arguments, said, capsys):
+    for name, text in TEXTS.items():
+        Path(name).write_text(text)
+    Path("bytes.csv").write_bytes(bytes(range(128, 256)))
+    np.save("good.npy", np.array([[1.0, 2.0], [3.0, 5.0]]))
+    np.save("vector.npy", np.ones(3))
+    np.save("complex.npy", np.ones((2, 2)) * 1j)
+    np.save("holes.npy", np.full((2, 2), np.nan))
+    np.savez("two.npz", a=np.ones(2), b=np.ones(2))
+    np.savez("lengths.npz", rows=[0, 1], cols=[0, 1], values=[1.0, 2.0, 3.0])
+    np.save("hole.npy", np.array([[1.0, np.nan], [3.0, 5.0]]))
+    np.save("objects.npy", np.array([None, {}]), allow_pickle=True)
+    np.savez("format.npz", format=np.array("csr"), data=np.ones(2))
+    for suffix in (".npy", ".npz"):
+        whole = Path(("good" if suffix == ".npy" else "two") + suffix).read_bytes()
+        Path("short" + suffix).write_bytes(whole[:-5])
+    before = set(Path().iterdir())
+    line = refusal(arguments, capsys)
+    assert said in line
+    assert "allow_pickle" not in line
+    assert set(Path().iterdir()) == before
+
+
+def test_version_and_help(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"dln {dln.__version__}\n"
+    assert main(["complete", "--help"]) == 0
+    assert "--depth" in capsys.readouterr().out
+
+
+def test_module_runs_as_a_program(tmp_path):
+    process = start_process(["entropy", "missing.npy"], tmp_path)
+    out, said = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, "")
+    assert said == "error: No such file or directory: missing.npy\n"
