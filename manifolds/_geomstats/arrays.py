@@ -1,4 +1,4 @@
-"""Between geomstats' backend and the library: arrays in, tensors inside, arrays out."""
+"""Arrays of geomstats' backend as tensors and back, and arguments that several classes share."""
 
 from __future__ import annotations
 
@@ -11,19 +11,12 @@ from torch import Tensor
 
 from manifolds._convert import to_numpy, to_torch
 
-__all__ = ["as_layers", "as_tensor", "to_backend", "to_padded"]
-
 
 def as_tensor(x: Any, *, like: Tensor | None = None) -> Tensor:
     """Return an array of geomstats' backend as a real floating tensor.
 
-    Integers, booleans and lists of numbers become the backend's default float.
-
-    Parameters
-    ----------
-    x : array-like
-    like : Tensor, optional
-        Give it the dtype and device of this tensor.
+    Integers, booleans and lists of numbers become the backend's default float. The result has the
+    dtype and device of `like`, if given.
     """
     tensor = to_torch(x if hasattr(x, "dtype") else gs.array(x), like=like)
     if tensor.is_floating_point():
@@ -32,38 +25,17 @@ def as_tensor(x: Any, *, like: Tensor | None = None) -> Tensor:
 
 
 def to_backend(x: Tensor) -> Any:
-    """Return a tensor as an array of geomstats' backend: itself, with its graph, if that is torch.
-
-    Parameters
-    ----------
-    x : Tensor
-    """
+    """Return a tensor as an array of the backend: itself, with its graph, if that is torch."""
     return x if gs.__name__.endswith("pytorch") else to_numpy(x)
 
 
 def as_layers(
     point: Any, widths: Sequence[int], *, like: Tensor | None = None
 ) -> tuple[Tensor, ...]:
-    """Cut a network that geomstats holds as one array into its layers.
+    """Cut a network that geomstats holds as one array, shape (..., N, D, D), into its N layers.
 
-    Parameters
-    ----------
-    point : array-like, shape=[..., N, D, D]
-        Layer p in the first ``d_p`` rows and ``d_{p-1}`` columns of slice ``p - 1``.
-    widths : sequence of int
-        ``(d_0, ..., d_N)``; ``D`` is the largest.
-    like : Tensor, optional
-        Give them the dtype and device of this tensor.
-
-    Returns
-    -------
-    tuple of Tensor
-        ``(W_1, ..., W_N)``, W_p of shape (..., d_p, d_{p-1}).
-
-    Raises
-    ------
-    ValueError
-        If the array has another shape.
+    Layer p stands in the first ``d_p`` rows and ``d_{p-1}`` columns of slice ``p - 1``, D is the
+    largest of the widths ``(d_0, ..., d_N)``.
     """
     tensor = as_tensor(point, like=like)
     depth, side = len(widths) - 1, max(widths)
@@ -76,16 +48,46 @@ def as_layers(
 
 
 def to_padded(layers: Sequence[Tensor], side: int) -> Tensor:
-    """Return matrices as one tensor, padded by zeros, shape (..., N, D, D).
-
-    Parameters
-    ----------
-    layers : sequence of Tensor
-        Matrices of at most D rows and columns, of the same leading dimensions up to broadcasting.
-    side : int
-        The side D.
-    """
+    """Return matrices as one tensor, padded by zeros, shape (..., N, D, D) with D = `side`."""
     padded = [
         torch.nn.functional.pad(w, (0, side - w.shape[-1], 0, side - w.shape[-2])) for w in layers
     ]
     return torch.stack(torch.broadcast_tensors(*padded), -3)
+
+
+def is_zero(x: Tensor, atol: float, axes: int) -> Any:
+    """Tell which arrays, the last `axes` dimensions of x, have entries of at most `atol`."""
+    return to_backend((x.abs() <= atol).flatten(-axes).all(-1))
+
+
+def orthonormalized(x: Tensor) -> Tensor:
+    """Orthonormalise the columns one after the other, by the QR whose R has a positive diagonal.
+
+    Of normal matrices the result follows the uniform (Haar) law exactly.
+    """
+    q, upper = torch.linalg.qr(x)
+    signs = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)
+    return q * signs.to(q.dtype).unsqueeze(-2)
+
+
+def batched(shape: tuple[int, ...], n_samples: int) -> tuple[int, ...]:
+    """Return the shape of this many arrays; one has no leading dimension."""
+    return shape if n_samples == 1 else (n_samples, *shape)
+
+
+def check_one_point(n_vectors: int, batch: Sequence[int]) -> None:
+    """Refuse to draw several vectors at several points."""
+    if n_vectors != 1 and len(batch) > 0:
+        raise ValueError(
+            f"n_vectors must be 1 at several points, got {n_vectors} at points of shape "
+            f"{tuple(batch)}"
+        )
+
+
+def direction_of(metric: Any, base_point: Any, direction: Any, end_point: Any) -> Any:
+    """Return the velocity of a transport: the direction if given, else the logarithm of the end."""
+    if direction is None:
+        if end_point is None:
+            raise ValueError("direction or end_point must be given, got neither")
+        direction = metric.log(end_point, base_point)
+    return direction

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,23 @@ import torch
 from pymanopt.manifolds.manifold import Manifold
 from torch import Tensor
 
-from dln_geometry.geometry.network_geodesics import Framed, geodesic_of, logarithm_of
-from dln_geometry.geometry.points import balanced_dimension, product, random_balanced
-from dln_geometry.geometry.submersion import horizontal_part, split, vertical_part
+from dln_geometry.geometry.network_geodesics import balanced_geodesic, balanced_logarithm
+from dln_geometry.geometry.points import (
+    Network,
+    balanced_dimension,
+    balanced_network,
+    product,
+    random_balanced,
+)
 from dln_geometry.support import as_rank, as_width_sequence
 from manifolds._convert import to_numpy, to_torch
-from manifolds._pymanopt.shape import nearest_balanced, normal_derivative, on_first_component
+from manifolds._pymanopt.shape import (
+    nearest_balanced,
+    normal_derivative,
+    on_first_component,
+    tangent_layers,
+)
 from manifolds._pymanopt.vectors import FactorPoint, FactorVector
-
-__all__ = ["BalancedManifold"]
 
 
 class BalancedManifold(Manifold):
@@ -106,45 +115,42 @@ class BalancedManifold(Manifold):
         return to_numpy(product(self._open(point)))
 
     def inner_product(self, point: Any, tangent_vector_a: Any, tangent_vector_b: Any) -> float:
-        """Return the sum of the Frobenius inner products of the layers."""
         pairs = zip(self._list(tangent_vector_a), self._list(tangent_vector_b), strict=True)
         return float(sum(np.vdot(a, b) for a, b in pairs))
 
     def norm(self, point: Any, tangent_vector: Any) -> float:
-        """Return the length of a tangent vector."""
         return math.sqrt(self.inner_product(point, tangent_vector, tangent_vector))
 
     def projection(self, point: Any, vector: Any) -> Any:
         """Return the tangent vector nearest to one matrix for every layer."""
-        frames, lam = self._frames(point)
-        return self._close(_tangent(frames, lam, self._open(vector)))
+        frames, lam = self._network(point).balanced_parts()
+        return self._close(tangent_layers(frames, lam, self._open(vector)))
 
     def to_tangent_space(self, point: Any, vector: Any) -> Any:
-        """Return the tangent vector nearest to one matrix for every layer."""
         return self.projection(point, vector)
 
     def euclidean_to_riemannian_gradient(self, point: Any, euclidean_gradient: Any) -> Any:
-        """Project the derivatives by the layers."""
+        """Project the derivatives by the layers on the tangent space."""
         return self.projection(point, euclidean_gradient)
 
     def euclidean_to_riemannian_hessian(
         self, point: Any, euclidean_gradient: Any, euclidean_hessian: Any, tangent_vector: Any
     ) -> Any:
-        """Return the projection of the Hessian by the layers and of the turn of the gradient.
+        """Return the projected Hessian by the layers minus the Weingarten map of the gradient.
 
-        The normal part of the gradient, extended to a field of normal vectors, moves along the
-        tangent vector; what is tangent of this is taken off (the Weingarten map).
+        The Weingarten map is the tangent part of the derivative, along the tangent vector, of the
+        normal part of the gradient, extended to a field of normal vectors.
         """
-        frames, lam = self._frames(point)
-        gradient, z = self._open(euclidean_gradient), self._open(tangent_vector)
-        tangent = _tangent(frames, lam, gradient)
-        normal = [g - t for g, t in zip(gradient, tangent, strict=True)]
-        turn = normal_derivative(frames, lam, normal, z)
+        frames, lam = self._network(point).balanced_parts()
+        gradient = self._open(euclidean_gradient)
+        pairs = zip(gradient, tangent_layers(frames, lam, gradient), strict=True)
+        normal = [g - t for g, t in pairs]
+        turn = normal_derivative(frames, lam, normal, self._open(tangent_vector))
         moved = [h - t for h, t in zip(self._open(euclidean_hessian), turn, strict=True)]
-        return self._close(_tangent(frames, lam, moved))
+        return self._close(tangent_layers(frames, lam, moved))
 
     def retraction(self, point: Any, tangent_vector: Any) -> Any:
-        """Add, and take the balanced factors of the product that are nearest: of second order."""
+        """Add, and return the nearest balanced factors of the product: of second order."""
         pairs = zip(self._open(point), self._open(tangent_vector), strict=True)
         moved = [w + v for w, v in pairs]
         return self._point(nearest_balanced(moved, self._r))
@@ -161,10 +167,10 @@ class BalancedManifold(Manifold):
         ArithmeticError
             If the geodesic meets networks of lower rank, which are at finite distance.
         """
-        network = self._framed(point)
+        network = self._network(point)
         if not any(np.any(part) for part in self._list(tangent_vector)):
             return point
-        return self._point(geodesic_of(network, self._open(tangent_vector), torch.ones(())))
+        return self._point(balanced_geodesic(network, self._open(tangent_vector)))
 
     def log(self, point_a: Any, point_b: Any) -> Any:
         """Return the velocity at a of a geodesic that is at b at time 1, found by shooting.
@@ -184,17 +190,17 @@ class BalancedManifold(Manifold):
         start = self._list(point_a)
         # Only arrays of this manifold's own points are known not to change.
         kept = isinstance(point_a, FactorPoint) and isinstance(point_b, FactorPoint)
-        if kept and point_b._last_log is not None:
-            exact, refs, z = point_b._last_log
+        if kept and point_b.last_log is not None:
+            exact, refs, z = point_b.last_log
             same = all(ref() is w for ref, w in zip(refs, start, strict=True))
             if same and exact == self._exact_log:
                 return z * 1.0
         if self._exact_log:
-            z = self._close(logarithm_of(self._framed(point_a), self._framed(point_b)))
+            z = self._close(balanced_logarithm(self._network(point_a), self._network(point_b)))
         else:
             z = self.projection(point_a, self._chord(point_a, point_b))
         if kept:
-            point_b._last_log = self._exact_log, tuple(weakref.ref(w) for w in start), z
+            point_b.last_log = self._exact_log, tuple(weakref.ref(w) for w in start), z
         return z * 1.0
 
     def dist(self, point_a: Any, point_b: Any) -> float:
@@ -237,14 +243,13 @@ class BalancedManifold(Manifold):
         return z / self.norm(point, z)
 
     def zero_vector(self, point: Any) -> Any:
-        """Return the zero tangent vector."""
         return self._close([np.zeros_like(w) for w in self._list(point)])
 
     def _list(self, x: Any) -> Sequence[np.ndarray]:
         """Return a point or vector as one matrix for every layer, its shapes checked."""
         parts = [x] if self._layers == 1 and not isinstance(x, tuple | list) else x
         shapes = [tuple(np.shape(w)) for w in parts]
-        expected = [(b, a) for a, b in zip(self._widths, self._widths[1:], strict=False)]
+        expected = [(after, before) for before, after in pairwise(self._widths)]
         if shapes != expected:
             raise ValueError(f"the layers must have the shapes {expected}, got {shapes}")
         return parts
@@ -264,22 +269,14 @@ class BalancedManifold(Manifold):
         arrays = [to_numpy(layer) for layer in layers]
         return arrays[0] if self._layers == 1 else FactorPoint(arrays)
 
-    def _frames(self, point: Any) -> tuple[list[Tensor], Tensor]:
-        """Return frames and singular values of the layers; a point keeps them."""
-        found = getattr(point, "_frames", None)
-        if found is None:
-            _, frames, lam = split(self._open(point))
-            if lam.shape[-1] != self._r:
-                raise ValueError(f"point must have rank {self._r}, got rank {lam.shape[-1]}")
-            found = frames, lam
+    def _network(self, point: Any) -> Network:
+        """Return the layers with their frames; a point keeps them."""
+        network: Network | None = getattr(point, "network", None)
+        if network is None:
+            network = balanced_network(self._open(point))
+            rank = network.spectrum.shape[-1]
+            if rank != self._r:
+                raise ValueError(f"point must have rank {self._r}, got rank {rank}")
             if isinstance(point, FactorPoint):
-                point._frames = found
-        return found
-
-    def _framed(self, point: Any) -> Framed:
-        return tuple(self._open(point)), *self._frames(point)
-
-
-def _tangent(frames: list[Tensor], lam: Tensor, v: list[Tensor]) -> list[Tensor]:
-    across, along = horizontal_part(frames, lam, v), vertical_part(frames, lam, v)
-    return [a + b for a, b in zip(across, along, strict=True)]
+                point.network = network
+        return network

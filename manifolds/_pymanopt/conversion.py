@@ -1,10 +1,10 @@
 r"""From derivatives of a cost of ``(u, s, vt)`` to gradients and Hessians in the depth metric.
 
 A cost is a function of ``X = u diag(s) vt``. A tangent vector Z is a motion of the three arguments
-in many ways, all of which give the same derivative; the one taken here (`lift`) divides neither by
-differences of singular values, as the motion of the true singular vectors does, nor by the smaller
-one of a pair. Its adjoint turns the derivatives by u, s, vt into the covector on the tangent space;
-of second derivatives, those of the product itself are taken off.
+in many ways, all of which give the same derivative; `motion_of` divides neither by differences of
+singular values, as the motion of the true singular vectors does, nor by the smaller one of a pair.
+Its adjoint turns the derivatives by u, s, vt into the covector on the tangent space; from second
+derivatives, those of the product itself are subtracted.
 """
 
 from __future__ import annotations
@@ -17,13 +17,11 @@ import numpy as np
 from manifolds._pymanopt.frame import Frame
 from manifolds._pymanopt.vectors import FixedRankTangent
 
-__all__ = ["gradient", "hessian", "lift"]
-
 _Derivative = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class _Blocks(NamedTuple):
-    """What a covector G on the tangent space is made of.
+    """A covector G on the tangent space.
 
     ``core = U^T G V``, ``left = (1 - U U^T) G V`` and ``right = (1 - V V^T) G^T U``.
     """
@@ -33,7 +31,7 @@ class _Blocks(NamedTuple):
     right: np.ndarray
 
 
-def lift(frame: Frame, z: FixedRankTangent) -> _Derivative:
+def motion_of(frame: Frame, z: FixedRankTangent) -> _Derivative:
     """Return motions ``(du, ds, dvt)`` of the three arguments that move their product by Z."""
     u, s, vt = frame.point
     left, right = frame.sides
@@ -45,11 +43,8 @@ def lift(frame: Frame, z: FixedRankTangent) -> _Derivative:
 def gradient(frame: Frame, derivative: Any) -> FixedRankTangent:
     """Return the Riemannian gradient: the cometric of the derivative of the cost.
 
-    Parameters
-    ----------
-    derivative : tuple of ndarray, or matrix
-        Derivatives by u, s and vt, or the one in X of shape (m, n): an array, a sparse array or
-        whatever else multiplies arrays from the left and has a transpose.
+    `derivative` is a tuple of the derivatives by u, s and vt, or the one in X of shape (m, n): an
+    array, a sparse array or anything that multiplies arrays from the left and has a transpose.
     """
     u, s, vt = frame.point
     gu, gs, gvt = _derivative(frame, derivative, "euclidean_gradient")
@@ -75,21 +70,10 @@ def hessian(
 ) -> FixedRankTangent:
     r"""Return the Riemannian Hessian applied to Z.
 
-    ``A( lift^*(h) - <G, d^2 pi(lift Z, lift .)> - <G, Gamma(Z, .)> )`` with h the derivative of the
-    derivatives by u, s, vt along ``lift Z``, and ``pi(u, s, vt) = u diag(s) vt``. Both of the last
-    two have a part from the normal space of the matrices of rank r, and these parts cancel.
-
-    Parameters
-    ----------
-    derivative : tuple of ndarray, or matrix
-        As for `gradient`.
-    derivative_along : tuple of ndarray, or matrix
-        Its derivative along `lift` of `z`, of the same kind.
-
-    Raises
-    ------
-    ValueError
-        If the derivatives by u, s and vt are not those of a function of ``u diag(s) vt``.
+    ``A( l^*(h) - <G, d^2 pi(l Z, l .)> - <G, Gamma(Z, .)> )`` with l Z the motion of Z, h the
+    derivative of the derivatives by u, s, vt along it, and ``pi(u, s, vt) = u diag(s) vt``. Both of
+    the last two have a part from the normal space of the matrices of rank r, and these parts
+    cancel. `derivative_along` is the derivative of `derivative` along `motion_of` z, of its kind.
     """
     u, s, vt = frame.point
     if _is_matrix(derivative) != _is_matrix(derivative_along):
@@ -142,21 +126,22 @@ def _blocks(frame: Frame, gu: np.ndarray, gs: np.ndarray, gvt: np.ndarray) -> _B
 
 
 def _mismatch(s: np.ndarray, utgu: np.ndarray, gvtv: np.ndarray) -> np.ndarray:
-    """Return ``S U^T gu - gvt V S``, which is zero for functions of the product."""
+    """Return ``S U^T gu - gvt V S``, zero for functions of the product."""
     return s[:, None] * utgu - gvtv * s
 
 
 def _size(s: np.ndarray, gu: np.ndarray, gs: np.ndarray, gvt: np.ndarray) -> float:
-    """Return the size that a mismatch is relative to."""
+    """Return the size to which a mismatch is compared."""
     weighted = s * gs
     total = float(np.vdot(gu, gu) + np.vdot(gvt, gvt) + weighted @ weighted)
     return float(s.max()) * math.sqrt(total) + float(np.finfo(s.dtype).tiny)
 
 
 def _precision(s: np.ndarray) -> float:
-    """Return what cannot be the rounding of a mismatch, unless the gradient itself is lost in it.
+    """Return a relative size above which a mismatch is no rounding error.
 
-    The residual that a gradient is made of may be far larger, and roundings are relative to that.
+    The residual in a gradient may be far larger than the gradient, and its rounding errors are
+    relative to the residual; a gradient with a larger error than this would mean nothing.
     """
     return float(np.finfo(s.dtype).eps) ** 0.25
 
@@ -166,8 +151,9 @@ def _general_core(
 ) -> np.ndarray:
     """Return the core of the gradient where a cost uses that u and vt are orthonormal.
 
-    Then only the antisymmetric parts of ``U^T gu`` and ``V^T gvt^T`` mean anything: the motion of
-    the singular vectors. They determine all but the symmetric part between equal singular values.
+    Then only the antisymmetric parts of ``U^T gu`` and ``V^T gvt^T`` mean anything, as derivatives
+    along motions of the singular vectors. They determine all but the symmetric part between equal
+    singular values.
     """
     s = frame.point.s
     precision = _precision(s)
@@ -202,11 +188,11 @@ def _derivative(frame: Frame, derivative: Any, name: str) -> _Derivative:
 def _derivative_along(
     frame: Frame, derivative: Any, derivative_along: Any, z: FixedRankTangent
 ) -> _Derivative:
-    """Return the derivative of `_derivative` along the lift of Z."""
+    """Return the derivative of `_derivative` along the motion of Z."""
     h = _derivative(frame, derivative_along, "euclidean_hessian")
     if not _is_matrix(derivative):
         return h
-    (u, s, vt), (du, ds, dvt) = frame.point, lift(frame, z)
+    (u, s, vt), (du, ds, dvt) = frame.point, motion_of(frame, z)
     gv, gu = derivative @ vt.T, (derivative.T @ u).T
     gdv, gdu = derivative @ dvt.T, (derivative.T @ du).T
     by_s = np.einsum("ik,ik->k", du, gv) + np.einsum("ik,ik->k", u, gdv)

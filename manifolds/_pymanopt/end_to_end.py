@@ -9,21 +9,20 @@ from typing import Any
 import numpy as np
 
 from dln_geometry.support import as_depth, as_normalized
+from manifolds._depth import depth_at_rank
 from manifolds._pymanopt import conversion, paths, steps
 from manifolds._pymanopt.fixed_rank import FixedRankMatrices
 from manifolds._pymanopt.frame import Frame, frame_of
 from manifolds._pymanopt.vectors import FixedRankPoint, FixedRankTangent
 
-__all__ = ["EndToEndManifold"]
-
 
 class EndToEndManifold(FixedRankMatrices):
     r"""Matrices of rank r with the metric ``g^N`` of the end-to-end matrices of a linear network.
 
-    ``g^N(Z, Z) = <Z, A^{-1} Z>`` with ``A(G) = sum_p (X X^T)^{(N-p)/N} G (X^T X)^{(p-1)/N}``: what
-    the Frobenius metric of N balanced layers leaves on their product. Depth 1 is the metric of
-    `pymanopt.manifolds.FixedRankEmbedded`. Everything is of the size of thin factors; equal
-    singular values are no exception, nor is full rank.
+    ``g^N(Z, Z) = <Z, A^{-1} Z>`` with ``A(G) = sum_p (X X^T)^{(N-p)/N} G (X^T X)^{(p-1)/N}``: the
+    metric for which the product of N balanced layers, with their Frobenius metric, is a Riemannian
+    submersion. Depth 1 is the metric of `pymanopt.manifolds.FixedRankEmbedded`. All arrays have the
+    size of thin factors; equal singular values are no exception, nor is full rank.
 
     A point is a named tuple ``(u, s, vt)``, a tangent vector ``(up, M, vp)`` stands for
     ``u @ M @ vt + up @ vt + u @ vp.T`` with ``u.T @ up = 0`` and ``vt @ vp = 0``. A cost is written
@@ -97,10 +96,9 @@ class EndToEndManifold(FixedRankMatrices):
         self._exact_log = bool(exact_log)
         self._spaces: tuple[np.ndarray, np.ndarray] | None = None
         self._rng = np.random.default_rng(rng)
-        super().__init__(
-            m, n, rank, frozen=math.isinf(self._depth),
-            name=f"End-to-end {m}x{n} matrices of rank {rank} with the metric of depth {depth:g}",
-        )  # fmt: skip
+        name = f"End-to-end {m}x{n} matrices of rank {rank} with the metric of depth {depth:g}"
+        super().__init__(m, n, rank, frozen=self._depth.infinite, name=name)
+        self._geodesic_depth = depth_at_rank(self._depth, self._r, (self._m, self._n))
 
     @property
     def depth(self) -> float:
@@ -114,26 +112,24 @@ class EndToEndManifold(FixedRankMatrices):
         ``sqrt(N r) s^{1/N}``, at depth 1 the value of `FixedRankEmbedded`; at infinite depth, where
         zero is infinitely far, ``sqrt(r) (1 + log s)``.
         """
-        s = max(self.dim / math.sqrt(self._r), 1.0)
-        if math.isinf(self._depth):
-            return math.sqrt(self._r) * (1.0 + math.log(s))
-        layers = self._depth**2 if self._normalized else self._depth
-        return math.sqrt(layers * self._r) * s ** (1.0 / self._depth)
+        depth, s = self._depth, max(self.dim / math.sqrt(self._r), 1.0)
+        root = float(depth.root(np.array(s)))
+        if depth.infinite:
+            return math.sqrt(self._r) * (1.0 + root)
+        return math.sqrt(depth * depth.unit(self._normalized) * self._r) * root
 
     def inner_product(
         self, point: Any, tangent_vector_a: FixedRankTangent, tangent_vector_b: FixedRankTangent
     ) -> float:
-        """Return ``g^N(Z_a, Z_b)``."""
         frame = self._frame(point)
         (up_a, core_a, vp_a), (up_b, core_b, vp_b) = tangent_vector_a, tangent_vector_b
         total = ((core_a / frame.kernel) * core_b).sum()
-        if not math.isinf(self._depth):
+        if not self._depth.infinite:
             outside = np.einsum("ik,ik->k", up_a, up_b) + np.einsum("ik,ik->k", vp_a, vp_b)
             total = total + (outside / frame.mixed).sum()
         return float(total)
 
     def norm(self, point: Any, tangent_vector: FixedRankTangent) -> float:
-        """Return the length of a tangent vector."""
         return math.sqrt(self.inner_product(point, tangent_vector, tangent_vector))
 
     def embedding(self, point: Any, tangent_vector: FixedRankTangent) -> tuple[np.ndarray, ...]:
@@ -142,7 +138,7 @@ class EndToEndManifold(FixedRankMatrices):
         Euclidean Hessians are taken along it. It is not the motion of the singular vectors, which
         has no limit at equal singular values: u and vt need not stay orthonormal.
         """
-        return conversion.lift(self._frame(point), tangent_vector)
+        return conversion.motion_of(self._frame(point), tangent_vector)
 
     def euclidean_to_riemannian_gradient(
         self, point: Any, euclidean_gradient: Any
@@ -180,7 +176,7 @@ class EndToEndManifold(FixedRankMatrices):
         """Move along a horizontal line upstairs and multiply the layers: of second order.
 
         At integer depths up to 16 it is one step of the N layers with this velocity, exactly; else
-        a few factors stand for all layers, and what they miss of the second order is added to the
+        a few factors stand for all layers, and their error of second order is added to the
         velocity. At depth 1 the nearest matrix of rank r to ``X + Z``.
         """
         return steps.retract(self._frame(point), tangent_vector)
@@ -197,7 +193,7 @@ class EndToEndManifold(FixedRankMatrices):
         frame = self._frame(point)
         if not any(np.any(part) for part in tangent_vector):
             return frame.point
-        return paths.exponential(frame, tangent_vector)
+        return paths.geodesic_end(frame, tangent_vector, self._geodesic_depth)
 
     def log(self, point_a: Any, point_b: Any) -> FixedRankTangent:
         """Return the velocity at a of a geodesic that is at b at time 1.
@@ -221,14 +217,14 @@ class EndToEndManifold(FixedRankMatrices):
                 return z * 1.0
         paths.check_connected(a, b)
         if self._exact_log:
-            z = paths.chord_of(a, b)
+            z = paths.chord_velocity(a, b)
             # Nearer than the root of a rounding the chord errs by roundings only.
             nearest = math.sqrt(float((a.point.s**2 / a.kernel.diagonal()).min()))
             if self.norm(a.point, z) > math.sqrt(np.finfo(z.M.dtype).eps) * nearest:
-                z = paths.logarithm_of(a, b)
+                z = paths.geodesic_velocity(a, b, self._geodesic_depth)
         else:
-            z = paths.chart_of(a, b)
-        # What is kept is no array that the caller may change.
+            z = paths.chart_velocity(a, b)
+        # The caller may change the arrays returned, not those kept.
         b.last_log = (weakref.ref(a), self._exact_log, z)
         return z * 1.0
 
@@ -244,7 +240,7 @@ class EndToEndManifold(FixedRankMatrices):
     def transport(
         self, point_a: Any, point_b: Any, tangent_vector_a: FixedRankTangent
     ) -> FixedRankTangent:
-        """Return ``A_b^{1/2} P A_a^{-1/2} Z``, P the orthogonal projection on what is tangent at b.
+        """Return ``A_b^{1/2} P A_a^{-1/2} Z``, P the orthogonal projection on the tangents at b.
 
         In orthonormal coordinates of the metric at either point it is the transport of the embedded
         matrices of rank r: it never lengthens a vector, and at full rank it is an isometry.
@@ -252,7 +248,7 @@ class EndToEndManifold(FixedRankMatrices):
         a, b = self._frame(point_a), self._frame(point_b)
         up, core, vp = tangent_vector_a
         core = core / np.sqrt(a.kernel)
-        if math.isinf(self._depth):
+        if self._depth.infinite:
             left, right = b.point.u.T @ a.point.u, a.point.vt @ b.point.vt.T
             core = np.sqrt(b.kernel) * (left @ core @ right)
             return FixedRankTangent(np.zeros_like(up), core, np.zeros_like(vp))
@@ -273,7 +269,7 @@ class EndToEndManifold(FixedRankMatrices):
         At infinite depth all have the same row and column spaces, those of the first one.
         """
         u, v = (self._stiefel(size) for size in (self._m, self._n))
-        if math.isinf(self._depth):
+        if self._depth.infinite:
             if self._spaces is None:
                 self._spaces = u, v
             turns = [self._stiefel(self._r) for _ in self._spaces]
@@ -291,10 +287,8 @@ class EndToEndManifold(FixedRankMatrices):
         """Return a tangent vector of length 1 whose direction is uniform in the metric."""
         frame, r, draw = self._frame(point), self._r, self._rng.standard_normal
         root = np.sqrt(frame.mixed)
-        z = FixedRankTangent(
-            draw((self._m, r)) * root, draw((r, r)) * np.sqrt(frame.kernel),
-            draw((self._n, r)) * root,
-        )  # fmt: skip
+        up, core = draw((self._m, r)) * root, draw((r, r)) * np.sqrt(frame.kernel)
+        z = FixedRankTangent(up, core, draw((self._n, r)) * root)
         z = self.to_tangent_space(point, z)
         return z / self.norm(point, z)
 
@@ -310,6 +304,6 @@ class EndToEndManifold(FixedRankMatrices):
         return frame
 
     def _stiefel(self, size: int) -> np.ndarray:
-        """Draw orthonormal columns from the invariant law: the sign of a QR is not its own."""
+        """Draw orthonormal columns from the invariant law: QR with a positive diagonal of R."""
         q, upper = np.linalg.qr(self._rng.standard_normal((size, self._r)))
         return q * np.where(upper.diagonal() < 0, -1.0, 1.0)

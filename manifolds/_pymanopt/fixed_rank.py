@@ -8,35 +8,21 @@ from typing import Any
 import numpy as np
 from pymanopt.manifolds.manifold import Manifold
 
-from dln_geometry.support import as_rank
+from dln_geometry.support import as_count, as_rank
 from manifolds._pymanopt.vectors import FixedRankPoint, FixedRankTangent
-
-__all__ = ["FixedRankMatrices"]
 
 
 class FixedRankMatrices(Manifold, metaclass=ABCMeta):
-    """What the matrices of rank r are made of, for manifolds with a metric to inherit.
+    """Points and tangent vectors of m x n matrices of rank r, for manifolds with a metric.
 
-    Parameters
-    ----------
-    m, n : int
-        Shape.
-    rank : int
-    frozen : bool
-        Row and column spaces do not move: tangent vectors have no ``up`` and ``vp``.
-    name : str
+    If `frozen`, row and column spaces do not move: ``up`` and ``vp`` of tangent vectors are zero.
     """
 
     def __init__(self, m: int, n: int, rank: int, *, frozen: bool, name: str) -> None:
-        for letter, size in (("m", m), ("n", n)):
-            if isinstance(size, bool) or not isinstance(size, int | np.integer):
-                raise TypeError(f"{letter} must be an integer, got {type(size).__name__}")
-            if size < 1:
-                raise ValueError(f"{letter} must be positive, got {size}")
-        self._m, self._n = int(m), int(n)
+        self._m, self._n = m, n = as_count(m, "m"), as_count(n, "n")
         self._r = r = as_rank(rank, min(m, n), "min(m, n)")
         self._frozen = frozen
-        super().__init__(name, int(r * r if frozen else r * (m + n - r)), point_layout=3)
+        super().__init__(name, r * r if frozen else r * (m + n - r), point_layout=3)
 
     @property
     def rank(self) -> int:
@@ -95,7 +81,7 @@ class FixedRankMatrices(Manifold, metaclass=ABCMeta):
         return self.to_tangent_space(point, FixedRankTangent(zv, core, ztu))
 
     def to_tangent_space(self, point: Any, vector: FixedRankTangent) -> FixedRankTangent:
-        """Take from ``up`` and ``vp`` what lies in the spaces of u and of vt."""
+        """Drop the parts of ``up`` and ``vp`` that lie in the spaces of u and of vt."""
         u, _, vt = point
         up, core, vp = vector
         if self._frozen:
@@ -103,7 +89,6 @@ class FixedRankMatrices(Manifold, metaclass=ABCMeta):
         return FixedRankTangent(up - u @ (u.T @ up), core, vp - vt.T @ (vt @ vp))
 
     def zero_vector(self, point: Any) -> FixedRankTangent:
-        """Return the zero tangent vector."""
         r, dtype = self._r, np.asarray(point[1]).dtype
         return FixedRankTangent(
             np.zeros((self._m, r), dtype), np.zeros((r, r), dtype), np.zeros((self._n, r), dtype)

@@ -1,4 +1,4 @@
-r"""What the depth metric is made of at one point: small tables, each made once.
+r"""The kernel and the Christoffel symbols of the depth metric at one point, each made once.
 
 In the frames of ``X = U diag(s) V^T``, with the depth kernel a (``a_i = s_i^{2-2/N}`` outside the
 range or corange), the geodesic with the velocity ``Z = (up, M, vp)`` begins as ``X + t Z + t^2 B``,
@@ -7,15 +7,14 @@ range or corange), the geodesic with the velocity ``Z = (up, M, vp)`` begins as 
 ``v_ikj = s_k a_ij D_ikj`` and ``l_kj = s_k a_j D_0kj``,
 
 where ``-D`` is the second divided difference of ``N p^{1/N}`` (``log p`` at infinite depth) at the
-squares ``p = s^2``, and a is divided by N. It is the second derivative of the product of the layers
-along a horizontal line upstairs: the geodesics there bend normally to the balanced manifold, which
-the product does not see. B with its polarisation is minus the Christoffel symbol, without a
-difference of nearly equal singular values anywhere.
+squares ``p = s^2``, and a is divided by N. B is the second derivative of the product of the layers
+along a horizontal line upstairs: geodesics upstairs bend normally to the balanced manifold, which
+does not change the product to second order. B with its polarisation is minus the Christoffel
+symbol, without a difference of nearly equal singular values anywhere.
 """
 
 from __future__ import annotations
 
-import math
 import weakref
 from functools import cached_property
 from typing import Any
@@ -24,15 +23,14 @@ import numpy as np
 
 from dln_geometry.geometry.kernel import log_kernel_of_log, log_mixed_kernel, outer_ratios, ratios
 from dln_geometry.geometry.metric import layers_of_step
+from dln_geometry.support import Depth
 from manifolds._pymanopt.vectors import FixedRankPoint, FixedRankTangent
-
-__all__ = ["Frame", "frame_of", "inner_christoffel", "outer_christoffel"]
 
 
 class Frame:
     """Tables of one point; `frame_of` keeps them with the point."""
 
-    def __init__(self, point: FixedRankPoint, depth: float, normalized: bool) -> None:
+    def __init__(self, point: FixedRankPoint, depth: Depth, normalized: bool) -> None:
         self.point, self.depth, self.normalized = point, depth, normalized
         if not point.s.min() > 0:
             raise ValueError(
@@ -40,12 +38,12 @@ class Frame:
                 f"{float(point.s.min())}: the metric is infinite where the rank drops"
             )
         self._x = np.log(point.s)
-        # Where the last logarithm to this point was taken, whether it was an exact one, and it.
+        # The last logarithm to this point: the frame where it starts, whether it is exact, and it.
         self.last_log: tuple[weakref.ref[Frame], bool, FixedRankTangent] | None = None
 
     @cached_property
     def _logs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Logarithms of s, of the kernel, and of it between the range and what is outside."""
+        """Logarithms of s, of the kernel within the range, and of that from the range outwards."""
         x = self._x
         inside = _log_kernel(x, self.depth, self.normalized)
         return x, inside, log_mixed_kernel(x, self.depth, self.normalized)
@@ -57,7 +55,7 @@ class Frame:
 
     @cached_property
     def mixed(self) -> np.ndarray:
-        """The kernel between the range and what is outside it, shape (r,); 0 at infinite depth."""
+        """The kernel between range and complement, shape (r,); 0 at infinite depth."""
         return np.exp(self._logs[2])
 
     @cached_property
@@ -65,7 +63,7 @@ class Frame:
         """Where the columns of u move rather than the rows of vt; shape (r, r), of truth values.
 
         ``u diag(s) vt`` moves by the entry (i, j) if column j of u moves by ``u_i / s_j``, or row i
-        of vt by ``vt_j / s_i``: the larger value is divided by.
+        of vt by ``vt_j / s_i``: the one that divides by the larger value moves.
         """
         s = self.point.s
         return s >= s[:, None]
@@ -80,9 +78,9 @@ class Frame:
 
     @cached_property
     def gradient_weights(self) -> tuple[np.ndarray, np.ndarray]:
-        """The cometric over the singular value of `by_u`, and over that outside the range.
+        """The kernels over the singular value of `by_u`, and over that of the range.
 
-        As one exponential, which no small singular value takes out of the range of numbers.
+        As one exponential: neither factor can over- or underflow alone.
         """
         x, inside, outside = self._logs
         return np.exp(inside - np.maximum(x, x[:, None])), np.exp(outside - x)
@@ -96,7 +94,7 @@ class Frame:
     def _inner_christoffel(self) -> np.ndarray:
         log_kernel = self._logs[1]
         if not self.normalized and self.depth > 1.0:
-            log_kernel = log_kernel - math.log(self.depth)
+            log_kernel = log_kernel - self.depth.log
         return inner_christoffel(self._x, self.depth, log_kernel)
 
     @cached_property
@@ -111,7 +109,7 @@ class Frame:
 
     @cached_property
     def step_weights(self) -> np.ndarray:
-        """What a move puts into every factor, ``l_i^{q-b} l_j^{b-1} / a_ij(q)``, ``l = s^{1/q}``.
+        """Weights of a move in every factor, ``l_i^{q-b} l_j^{b-1} / a_ij(q)``, ``l = s^{1/q}``.
 
         First factor first; shape (q, r, r).
         """
@@ -121,18 +119,18 @@ class Frame:
 
     @cached_property
     def step_correction(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """What the tables of the depth have more than those of the factors of a product step.
+        """The Christoffel tables of the depth minus those of the factors of a product step.
 
         `None` where the step has one factor for every layer. On the diagonal the factors move
         exactly; at infinite depth nothing moves outside.
         """
         if self.depth == self.layers:
             return None
-        x, q, k = self._x, float(self.layers), np.arange(len(self.point.s))
-        log_kernel = self._log_step_kernel - math.log(q)
+        x, q, k = self._x, Depth(self.layers), np.arange(len(self.point.s))
+        log_kernel = self._log_step_kernel - q.log
         core = self._inner_christoffel - inner_christoffel(x, q, log_kernel)
         core[k, k, k] = 0
-        if math.isinf(self.depth):
+        if self.depth.infinite:
             return core, np.zeros_like(core[0])
         outside = outer_christoffel(x, self.depth) - outer_christoffel(x, q)
         outside[k, k] = 0
@@ -143,36 +141,36 @@ class Frame:
         """The logarithm of the kernel of the depth q."""
         if self.depth == self.layers and not self.normalized:
             return self._logs[1]
-        return _log_kernel(self._x, float(self.layers), False)
+        return _log_kernel(self._x, Depth(self.layers), False)
 
 
-def frame_of(point: Any, depth: float, normalized: bool) -> Frame:
+def frame_of(point: Any, depth: Depth, normalized: bool) -> Frame:
     """Return the tables of a point, which keeps them for the next call."""
-    frame: Frame | None = getattr(point, "_frame", None)
+    frame: Frame | None = getattr(point, "frame", None)
     if frame is None or (frame.depth, frame.normalized) != (depth, normalized):
         if not isinstance(point, FixedRankPoint):
             point = FixedRankPoint(*(np.asarray(part) for part in point))
         frame = Frame(point, depth, normalized)
-        point._frame = frame
+        point.frame = frame
     return frame
 
 
-def inner_christoffel(x: np.ndarray, depth: float, log_kernel: np.ndarray) -> np.ndarray:
+def inner_christoffel(x: np.ndarray, depth: Depth, log_kernel: np.ndarray) -> np.ndarray:
     """Return v of the module's text from ``x = log s`` and the logarithm of a kernel over N."""
-    # In units of the largest value, over which v is divided: within the range of numbers.
+    # In units of the largest value, against over- and underflow.
     top = x.max()
-    x, log_kernel = x - top, log_kernel - 2 * (1 - 1 / depth) * top
+    x, log_kernel = x - top, log_kernel - depth.exponent * top
     with np.errstate(divide="ignore", invalid="ignore"):
         table = ratios(x, depth, log_kernel)
     table *= np.exp(x[:, None] - log_kernel - top)
     return table
 
 
-def outer_christoffel(x: np.ndarray, depth: float) -> np.ndarray:
+def outer_christoffel(x: np.ndarray, depth: Depth) -> np.ndarray:
     """Return l of the module's text from ``x = log s``."""
     return outer_ratios(x, depth, x[:, None])
 
 
-def _log_kernel(x: np.ndarray, depth: float, normalized: bool) -> np.ndarray:
+def _log_kernel(x: np.ndarray, depth: Depth, normalized: bool) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         return log_kernel_of_log(x, depth, normalized)

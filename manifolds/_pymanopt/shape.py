@@ -1,8 +1,8 @@
-r"""How the balanced manifold bends in the space of all layers.
+r"""The second-order geometry of the balanced manifold in the space of all layers.
 
 At ``W_p = Q_p Lam Q_{p-1}^T`` the normal vectors are ``W_p sigma_{p-1} - sigma_p W_p`` with
 symmetric ``sigma_p`` (``sigma_0 = sigma_N = 0``), the gradients of the moments, and, below full
-rank, whatever lies outside of both ``Q_p`` and ``Q_{p-1}``.
+rank, everything outside of both ``Q_p`` and ``Q_{p-1}``.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.points import balanced_frames, chain_from_frames, chain_svd
-from dln_geometry.geometry.submersion import cores_of, vertical_part
+from dln_geometry.geometry.submersion import cores_of, horizontal_part, vertical_part
 
-__all__ = ["nearest_balanced", "normal_derivative", "on_first_component"]
+
+def tangent_layers(frames: list[Tensor], lam: Tensor, v: list[Tensor]) -> list[Tensor]:
+    """Project on the tangent space as `dln_geometry.tangent` does, without its checks."""
+    across, along = horizontal_part(frames, lam, v), vertical_part(frames, lam, v)
+    return [a + b for a, b in zip(across, along, strict=True)]
 
 
 def normal_derivative(
@@ -34,10 +38,10 @@ def normal_derivative(
     for p, ((before, after), n, v) in enumerate(zip(pairwise(frames), normal, z, strict=True)):
         moved = torch.zeros_like(v)
         if p > 0:
-            moved = moved + _apply(multipliers[p - 1], before, v.mT).mT
+            moved = moved + _times(multipliers[p - 1], before, v.mT).mT
         if p < len(z) - 1:
-            moved = moved - _apply(multipliers[p], after, v)
-        beyond = _outside(before, _outside(after, n).mT).mT
+            moved = moved - _times(multipliers[p], after, v)
+        beyond = _off_span(before, _off_span(after, n).mT).mT
         moved = moved - after @ (turns[p + 1].mT @ beyond) - (beyond @ turns[p]) @ before.mT
         parts.append(moved)
     return parts
@@ -54,7 +58,7 @@ def nearest_balanced(moved: Sequence[Tensor], rank: int) -> tuple[Tensor, ...]:
     lam = s ** (1.0 / len(moved))
     frames = [vh.mT]
     for w in moved[:-1]:
-        frames.append(_polar(w @ (frames[-1] * lam)))
+        frames.append(_nearest_frame(w @ (frames[-1] * lam)))
     frames.append(u)
     for _ in range(2 if len(moved) > 1 and bool((s > 0).all()) else 0):
         layers = chain_from_frames(frames, s)
@@ -66,15 +70,15 @@ def nearest_balanced(moved: Sequence[Tensor], rank: int) -> tuple[Tensor, ...]:
             # The orbit moves by a_p W_p - W_p a_{p-1}, a_p antisymmetric.
             lower = ((core + lam[:, None] * rotation) / lam).tril(-1)
             rotation = lower - lower.mT
-            frames[p] = _polar(frames[p] + frames[p] @ rotation + turns[p])
+            frames[p] = _nearest_frame(frames[p] + frames[p] @ rotation + turns[p])
     return chain_from_frames(frames, s)
 
 
 def on_first_component(layers: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return a balanced network with reflections where frames are square and not alike oriented.
+    """Reflect square frames of a balanced network so that all have one orientation.
 
-    What they reflect is the last direction of a layer whose width is the rank: uniform frames stay
-    uniform among those of one orientation.
+    The last direction of a layer whose width is the rank is reflected: uniform frames stay uniform
+    among those of one orientation.
     """
     frames, lam = balanced_frames(layers)
     moved, first = list(layers), None
@@ -102,29 +106,29 @@ def _multipliers(
     for p, n in enumerate(normal[:-1]):
         lower = ((lam[:, None] * inside - cores[p]) / lam).tril()
         inside = lower + lower.tril(-1).mT
-        found.append((inside, -_outside(frames[p + 1], n @ frames[p]) / lam))
+        found.append((inside, -_off_span(frames[p + 1], n @ frames[p]) / lam))
     return found
 
 
 def _turns(frames: list[Tensor], lam: Tensor, z: list[Tensor]) -> list[Tensor]:
-    """Return how a tangent vector moves every frame out of its span, ``(1 - Q Q^T) dQ``."""
-    turns = [_outside(frames[0], z[0].mT @ frames[1]) / lam]
+    """Return the moves ``(1 - Q Q^T) dQ`` of every frame out of its span by a tangent vector."""
+    turns = [_off_span(frames[0], z[0].mT @ frames[1]) / lam]
     for p, v in enumerate(z):
-        turns.append(_outside(frames[p + 1], v @ frames[p]) / lam)
+        turns.append(_off_span(frames[p + 1], v @ frames[p]) / lam)
     return turns
 
 
-def _apply(multiplier: tuple[Tensor, Tensor], q: Tensor, v: Tensor) -> Tensor:
+def _times(multiplier: tuple[Tensor, Tensor], q: Tensor, v: Tensor) -> Tensor:
     inside, outside = multiplier
     core = q.mT @ v
     return q @ (inside @ core + outside.mT @ v) + outside @ core
 
 
-def _outside(q: Tensor, x: Tensor) -> Tensor:
+def _off_span(q: Tensor, x: Tensor) -> Tensor:
     return x - q @ (q.mT @ x)
 
 
-def _polar(a: Tensor) -> Tensor:
+def _nearest_frame(a: Tensor) -> Tensor:
     """Return the orthonormal frame nearest to `a`."""
     u, _, vh = torch.linalg.svd(a, full_matrices=False)
     return u @ vh

@@ -2,10 +2,10 @@ r"""Steps on the matrices of rank r: the product step in thin form, of second or
 
 With ``l = s^{1/q}`` the layers of the canonical balanced factors move along a horizontal line,
 ``F_b = diag(l) + w_b o M``, ``w_b,ij = l_i^{q-b} l_j^{b-1} / a_ij``, and are multiplied out (see
-`dln_geometry.geometry.step`; here in numpy, as at r x r the calls cost more than the work). At
+`dln_geometry.geometry.metric`; here in numpy, as at r x r the calls cost more than the work). At
 integer depth q = N. At another each factor stands for N/q layers; its diagonal moves as
-``|y|^{N/q}`` with y the flat coordinate, and what the factors lack of the second order is added to
-the velocity.
+``|y|^{N/q}`` with y the flat coordinate, and the error of the factors in the second order is added
+to the velocity.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from manifolds._convert import to_torch
 from manifolds._pymanopt.frame import Frame
 from manifolds._pymanopt.vectors import FixedRankPoint, FixedRankTangent
 
-__all__ = ["retract"]
-
 
 def retract(frame: Frame, z: FixedRankTangent) -> FixedRankPoint:
     """Return the point reached by a step; see `EndToEndManifold.retraction`."""
@@ -29,9 +27,9 @@ def retract(frame: Frame, z: FixedRankTangent) -> FixedRankPoint:
     up, core, vp = z
     left = right = None
     above = below = core[:0]
-    if not math.isinf(frame.depth):
-        left, above = _basis(u, up)
-        right, below = _basis(vt.T, vp)
+    if not frame.depth.infinite:
+        left, above = _move_basis(u, up)
+        right, below = _move_basis(vt.T, vp)
     if frame.depth == 1.0:
         corner = np.zeros((len(above), len(below)), s.dtype)
         moved = np.block([[np.diag(s) + core, below.T], [above, corner]])
@@ -39,7 +37,7 @@ def retract(frame: Frame, z: FixedRankTangent) -> FixedRankPoint:
         turned, s, turned_t = turned[:, :r], s[:r], turned_t[:r]
     else:
         above, core, below = _corrected(frame, above, core, below)
-        (first, *hidden, last), outside = _factors(frame, core)
+        (first, *hidden, last), outside = _step_factors(frame, core)
         last = np.concatenate((last, above * outside))
         first = np.concatenate((first, (below * outside).T), 1)
         for factor in hidden:
@@ -49,12 +47,13 @@ def retract(frame: Frame, z: FixedRankTangent) -> FixedRankPoint:
     return FixedRankPoint(_in_whole(u, left, turned), s, _in_whole(vt.T, right, turned_t.T).T)
 
 
-def _factors(frame: Frame, core: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return the factors of a step, first factor first, and the weight of what is outside."""
-    s, depth, q = frame.point.s, frame.depth, frame.layers
+def _step_factors(frame: Frame, core: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return the factors of a step, first factor first, and the weights of moves outwards."""
+    # A plain float: numpy takes a `Depth` for a number in double precision.
+    s, depth, q = frame.point.s, float(frame.depth), frame.layers
     factors = list(frame.step_weights * core)
     k = np.arange(len(s))
-    if math.isinf(depth):
+    if frame.depth.infinite:
         diagonal, outside = s ** (1 / q) * np.exp(core.diagonal() / (q * s)), np.zeros_like(s)
     else:
         growth = 1 + core.diagonal() / (depth * s)
@@ -73,10 +72,10 @@ def _factors(frame: Frame, core: np.ndarray) -> tuple[list[np.ndarray], np.ndarr
     return factors, outside
 
 
-def _basis(q: np.ndarray, move: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+def _move_basis(q: np.ndarray, move: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
     """Return Q and R with ``move = Q R`` and ``q^T Q = 0`` for a move orthogonal to q.
 
-    Without columns to spare no Q; of fewer than r, all that are orthogonal to q.
+    Q is `None` if q is square, and spans the complement of q if that has at most r dimensions.
     """
     size, r = q.shape
     if size == r:
@@ -97,9 +96,9 @@ def _in_whole(q: np.ndarray, more: np.ndarray | None, x: np.ndarray) -> np.ndarr
 def _corrected(
     frame: Frame, above: np.ndarray, core: np.ndarray, below: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Add what the factors of a step lack of the second order, never more than Z itself.
+    """Add the error of the factors of a step in the second order, never more than Z itself.
 
-    Of ``up`` and ``vp``, and of what they become, the coordinates in the bases of their moves.
+    ``up`` and ``vp`` go in and come out as coordinates in the bases of their moves.
     """
     if frame.step_correction is None:
         return above, core, below
@@ -107,13 +106,13 @@ def _corrected(
     more = (core[:, None, :] @ (inside * core))[:, 0, :]
     bent = above @ (outside * core), below @ (outside * core.T)
     unit, outer_unit = frame.roots
-    length, size = _square(core / unit), _square(more / unit)
+    length, size = _sum_of_squares(core / unit), _sum_of_squares(more / unit)
     if len(above) + len(below) > 0:
-        length += _square(above / outer_unit) + _square(below / outer_unit)
-        size += _square(bent[0] / outer_unit) + _square(bent[1] / outer_unit)
+        length += _sum_of_squares(above / outer_unit) + _sum_of_squares(below / outer_unit)
+        size += _sum_of_squares(bent[0] / outer_unit) + _sum_of_squares(bent[1] / outer_unit)
     part = math.sqrt(length / (length + size)) if size > 0 else 0.0
     return above + part * bent[0], core + part * more, below + part * bent[1]
 
 
-def _square(x: np.ndarray) -> float:
+def _sum_of_squares(x: np.ndarray) -> float:
     return float(np.vdot(x, x))

@@ -7,8 +7,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-__all__ = ["FactorPoint", "FactorVector", "FixedRankPoint", "FixedRankTangent"]
-
 _Self = TypeVar("_Self", bound="_Arithmetic")
 
 
@@ -23,7 +21,7 @@ class _Arithmetic:
 
     @classmethod
     def _of(cls: type[_Self], parts: Iterable[Any]) -> _Self:
-        """Return the vector of some parts; a list is made of them as they come."""
+        """Return the vector of some parts."""
         return cls(parts)  # pyright: ignore[reportCallIssue]
 
     def _parts(self) -> tuple[np.ndarray, ...]:
@@ -66,7 +64,7 @@ class FixedRankPoint(_PointParts):
     vt : ndarray, shape (r, n)
     """
 
-    _frame: Any = None
+    frame: Any = None
 
 
 class _TangentParts(NamedTuple):
@@ -101,5 +99,5 @@ class FactorPoint(tuple):
     arrays must not change.
     """
 
-    _frames: Any = None
-    _last_log: Any = None
+    network: Any = None
+    last_log: Any = None

@@ -565,10 +565,10 @@ def test_points_of_matrices(rng):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((0, 3, 1, 2), ValueError, "m must be positive, got 0"),
-        ((3, -1, 1, 2), ValueError, "n must be positive, got -1"),
-        ((3.0, 3, 1, 2), TypeError, "m must be an integer, got float"),
-        ((3, True, 1, 2), TypeError, "n must be an integer, got bool"),
+        ((0, 3, 1, 2), ValueError, "m must be at least 1, got 0"),
+        ((3, -1, 1, 2), ValueError, "n must be at least 1, got -1"),
+        ((3.0, 3, 1, 2), TypeError, "m must be an integer, got 3.0"),
+        ((3, True, 1, 2), TypeError, "n must be an integer, got True"),
         ((3, 4, 4, 2), ValueError, "rank"),
         ((3, 4, 0, 2), ValueError, "rank"),
         ((3, 4, 2, 0.5), ValueError, "depth"),

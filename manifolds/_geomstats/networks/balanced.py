@@ -21,17 +21,23 @@ from dln_geometry.geometry.points import (
 )
 from dln_geometry.geometry.submersion import tangent
 from dln_geometry.support import as_rank, as_width_sequence
-from manifolds._geomstats.arrays import as_layers, as_tensor, to_backend, to_padded
-from manifolds._geomstats.layers import LayeredNetworks
-from manifolds._geomstats.metrics import DepthMetric
-from manifolds._geomstats.spaces import FixedRankEndToEnd, FullRankEndToEnd
-from manifolds._geomstats.upstairs import BalancedMetric
-
-__all__ = ["BalancedNetworks"]
+from manifolds._geomstats.arrays import (
+    as_layers,
+    as_tensor,
+    orthonormalized,
+    to_backend,
+    to_padded,
+)
+from manifolds._geomstats.matrices import DepthMetric, FixedRankEndToEnd, FullRankEndToEnd
+from manifolds._geomstats.networks.layers import LayeredNetworks
+from manifolds._geomstats.networks.metric import BalancedMetric
 
 
 class BalancedNetworks(LevelSet):
     """The balanced networks of given widths and rank, the total space over the matrices.
+
+    Random networks have random points of the space of the matrices as products, with `bound` as
+    there, and uniform hidden gauges.
 
     Parameters
     ----------
@@ -84,13 +90,7 @@ class BalancedNetworks(LevelSet):
         return BalancedMetric
 
     def base(self, equip: bool = True) -> FullRankEndToEnd | FixedRankEndToEnd:
-        """Return the space of the end-to-end matrices, with the metric of the depth.
-
-        Parameters
-        ----------
-        equip : bool
-            If True, equip with `DepthMetric` of depth N.
-        """
+        """Return the space of the end-to-end matrices, with `DepthMetric` of depth N if asked."""
         space = self._end_to_end(equip=False)
         return space.equip_with_metric(DepthMetric, depth=self.depth) if equip else space
 
@@ -109,53 +109,25 @@ class BalancedNetworks(LevelSet):
         return self.quotient
 
     def stack(self, layers: Sequence[Any]) -> Any:
-        """Return layers ``(W_1, ..., W_N)``, input side first, as one point.
-
-        Parameters
-        ----------
-        layers : sequence of array-like, W_p of shape=[..., d_p, d_{p-1}]
-        """
+        """Return layers as one point: `LayeredNetworks.stack`."""
         return self.embedding_space.stack(layers)
 
     def layers(self, point: Any) -> tuple[Any, ...]:
-        """Return the layers ``(W_1, ..., W_N)`` of a point, input side first.
-
-        Parameters
-        ----------
-        point : array-like, shape=[..., N, D, D]
-        """
+        """Return the layers of a point: `LayeredNetworks.layers`."""
         return self.embedding_space.layers(point)
 
     def submersion(self, point: Any) -> Any:
-        """Return what vanishes on balanced networks of rank r: moments, and what exceeds the rank.
+        """Return functions that vanish on balanced networks of rank r, shape (..., 2N - 1, D, D).
 
         The moments ``G_p``, p = 1..N-1, then for every layer its distance from the nearest matrix
         of rank r. Moments alone are not enough below full rank: they are not regular there.
-
-        Parameters
-        ----------
-        point : array-like, shape=[..., N, D, D]
-
-        Returns
-        -------
-        submersed_point : array-like, shape=[..., 2N - 1, D, D]
         """
         layers = as_layers(point, self.widths)
         parts = [*layer_moments(layers), *(self._excess(w) for w in layers)]
         return to_backend(to_padded(parts, self.shape[-1]))
 
     def tangent_submersion(self, vector: Any, point: Any) -> Any:
-        """Return the differential of `submersion`, whose kernel is the tangent space.
-
-        Parameters
-        ----------
-        vector : array-like, shape=[..., N, D, D]
-        point : array-like, shape=[..., N, D, D]
-
-        Returns
-        -------
-        submersed_vector : array-like, shape=[..., 2N - 1, D, D]
-        """
+        """Return the differential of `submersion`, whose kernel is the tangent space."""
         layers = as_layers(point, self.widths)
         moves = as_layers(vector, self.widths, like=layers[0])
         parts = []
@@ -166,39 +138,17 @@ class BalancedNetworks(LevelSet):
         return to_backend(to_padded(parts, self.shape[-1]))
 
     def belongs(self, point: Any, atol: float = gs.atol) -> Any:
-        """Tell whether a network is balanced and of rank r.
-
-        Parameters
-        ----------
-        point : array-like, shape=[..., N, D, D]
-        atol : float
-            Tolerance on the entries of `submersion` and on the r-th singular value.
-
-        Returns
-        -------
-        belongs : array-like, shape=[...,]
-        """
+        """Tell whether `submersion` vanishes and the r-th singular value is above the tolerance."""
         inside = super().belongs(point, atol)
         if not gs.any(inside):
             return inside
         layers = as_layers(point, self.widths)
         reached = torch.linalg.svdvals(layers[0])[..., self.rank - 1] > atol
         if self.positive_det:
-            reached = reached & (self._determinant_sign(layers) > 0)
+            reached = reached & (_determinant_sign(balanced_frames(layers)[0]) > 0)
         return gs.logical_and(inside, to_backend(reached))
 
     def to_tangent(self, vector: Any, base_point: Any) -> Any:
-        """Project orthogonally on the tangent space.
-
-        Parameters
-        ----------
-        vector : array-like, shape=[..., N, D, D]
-        base_point : array-like, shape=[..., N, D, D]
-
-        Returns
-        -------
-        tangent_vec : array-like, shape=[..., N, D, D]
-        """
         layers = as_layers(base_point, self.widths)
         moves = as_layers(vector, self.widths, like=layers[0])
         return to_backend(to_padded(tangent(layers, moves), self.shape[-1]))
@@ -210,14 +160,6 @@ class BalancedNetworks(LevelSet):
         dropped. With ``positive_det`` the smallest one of a matrix of negative determinant
         changes its sign.
 
-        Parameters
-        ----------
-        point : array-like, shape=[..., N, D, D]
-
-        Returns
-        -------
-        projected : array-like, shape=[..., N, D, D]
-
         Raises
         ------
         ValueError
@@ -228,37 +170,18 @@ class BalancedNetworks(LevelSet):
             raise ValueError(
                 f"point must have end-to-end matrices of rank {self.rank} at least, got less"
             )
-        lam = lam[..., : self.rank]
+        s = lam[..., : self.rank] ** self.depth
         frames = [q[..., : self.rank] for q in frames]
         if self.positive_det:
-            layers = chain_from_frames(frames, lam**self.depth)
-            turn = torch.ones_like(lam)
-            turn[..., -1] = self._determinant_sign(layers)
+            turn = torch.ones_like(s)
+            turn[..., -1] = _determinant_sign(frames)
             frames[-1] = frames[-1] * turn.unsqueeze(-2)
-        return to_backend(to_padded(chain_from_frames(frames, lam**self.depth), self.shape[-1]))
+        return to_backend(to_padded(chain_from_frames(frames, s), self.shape[-1]))
 
     def random_point(self, n_samples: int = 1, bound: float = 1.0) -> Any:
-        """Draw end-to-end matrices as their own space does, and their hidden gauge uniformly.
-
-        Parameters
-        ----------
-        n_samples : int
-            Number of networks; no leading dimension if 1.
-        bound : float
-            Size of the entries of the end-to-end matrices.
-
-        Returns
-        -------
-        samples : array-like, shape=[..., N, D, D]
-        """
         x = as_tensor(self._base.random_point(n_samples, bound))
-        gauge = []
-        for d in self.widths[1:-1]:
-            normal = as_tensor(gs.random.normal(size=(*x.shape[:-2], d, self.rank)), like=x)
-            q, upper = torch.linalg.qr(normal)
-            # QR fixes no signs; a positive diagonal of R makes the law exactly uniform.
-            signs = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)
-            gauge.append(q * signs.to(q.dtype).unsqueeze(-2))
+        sizes = [(*x.shape[:-2], d, self.rank) for d in self.widths[1:-1]]
+        gauge = [orthonormalized(as_tensor(gs.random.normal(size=s), like=x)) for s in sizes]
         p = EndToEnd.of(x, self.depth, rank=self.rank)
         layers = balanced_factors(p, widths=self.widths, gauge=gauge)
         return to_backend(to_padded(layers, self.shape[-1]))
@@ -275,12 +198,6 @@ class BalancedNetworks(LevelSet):
                 f"positive_det must be False below full rank, got rank {self.rank} of {(m, n)}"
             )
         return FixedRankEndToEnd(m, n, self.rank, equip)
-
-    @staticmethod
-    def _determinant_sign(layers: Sequence[Tensor]) -> Tensor:
-        """Return the sign of ``det X``, from the frames: that of the product may round to zero."""
-        frames, _ = balanced_frames(layers)
-        return torch.linalg.det(frames[-1]).sign() * torch.linalg.det(frames[0]).sign()
 
     def _excess(self, w: Tensor) -> Tensor:
         """Return the part of a matrix beyond its first r singular values."""
@@ -306,3 +223,8 @@ class BalancedNetworks(LevelSet):
         above = -(a * ratio + b.mT) * ratio / gap
         below = -(b.mT * ratio + a) * ratio / gap
         return moved + left @ above @ vh[..., r:, :] + u[..., r:] @ below.mT @ right
+
+
+def _determinant_sign(frames: Sequence[Tensor]) -> Tensor:
+    """Return the sign of ``det X`` from square outer frames: the product may round to zero."""
+    return torch.linalg.det(frames[-1]).sign() * torch.linalg.det(frames[0]).sign()

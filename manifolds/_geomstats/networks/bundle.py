@@ -27,16 +27,17 @@ from dln_geometry.geometry.submersion import (
     pushforward,
     vertical,
 )
-from manifolds._geomstats.arrays import as_layers, as_tensor, to_backend, to_padded
-from manifolds._geomstats.metrics import DepthMetric
-from manifolds._geomstats.networks import BalancedNetworks
-from manifolds._geomstats.tangents import without_roundings
-
-__all__ = ["BalancedBundle"]
+from manifolds._geomstats.arrays import as_layers, as_tensor, is_zero, to_backend, to_padded
+from manifolds._geomstats.matrices import DepthMetric, without_roundings
+from manifolds._geomstats.networks.balanced import BalancedNetworks
 
 
 class BalancedBundle(FiberBundle):
     """The balanced networks over their end-to-end matrices, a Riemannian submersion.
+
+    Points and vectors of the total space have the shape (..., N, D, D), those of the base
+    (..., d_N, d_0). A vector is horizontal or vertical if the entries of what its projection
+    changes are within the tolerance.
 
     Parameters
     ----------
@@ -54,127 +55,38 @@ class BalancedBundle(FiberBundle):
         self._below = DepthMetric(total_space.base(equip=False), depth=total_space.depth)
 
     def riemannian_submersion(self, point: Any) -> Any:
-        """Return the end-to-end matrix ``W_N ... W_1``.
-
-        Parameters
-        ----------
-        point : array-like, shape=[..., N, D, D]
-
-        Returns
-        -------
-        projection : array-like, shape=[..., d_N, d_0]
-        """
+        """Return the end-to-end matrix ``W_N ... W_1``."""
         return to_backend(product(as_layers(point, self._widths)))
 
     def lift(self, point: Any) -> Any:
-        """Return balanced factors of a matrix, in the canonical gauge.
-
-        Parameters
-        ----------
-        point : array-like, shape=[..., d_N, d_0]
-
-        Returns
-        -------
-        lift : array-like, shape=[..., N, D, D]
-        """
+        """Return balanced factors of a matrix, in the canonical gauge."""
         p = EndToEnd.of(as_tensor(point), len(self._widths) - 1, rank=self._total_space.rank)
         return self._padded(balanced_factors(p, widths=self._widths))
 
     def tangent_riemannian_submersion(self, tangent_vec: Any, base_point: Any) -> Any:
-        """Return the differential of the product.
-
-        Parameters
-        ----------
-        tangent_vec : array-like, shape=[..., N, D, D]
-        base_point : array-like, shape=[..., N, D, D]
-
-        Returns
-        -------
-        projection : array-like, shape=[..., d_N, d_0]
-        """
-        layers, moves = self._both(base_point, tangent_vec)
-        return to_backend(pushforward(layers, moves))
+        """Return the differential of the product."""
+        return to_backend(pushforward(*self._both(base_point, tangent_vec)))
 
     def horizontal_projection(self, tangent_vec: Any, base_point: Any) -> Any:
-        """Project orthogonally on the horizontal space.
-
-        Parameters
-        ----------
-        tangent_vec : array-like, shape=[..., N, D, D]
-        base_point : array-like, shape=[..., N, D, D]
-
-        Returns
-        -------
-        horizontal : array-like, shape=[..., N, D, D]
-        """
+        """Project orthogonally on the horizontal space, in closed form."""
         return self._padded(horizontal(*self._both(base_point, tangent_vec)))
 
     def vertical_projection(self, tangent_vec: Any, base_point: Any) -> Any:
-        """Project orthogonally on the vertical space, the tangent space of the orbit.
-
-        Parameters
-        ----------
-        tangent_vec : array-like, shape=[..., N, D, D]
-        base_point : array-like, shape=[..., N, D, D]
-
-        Returns
-        -------
-        vertical : array-like, shape=[..., N, D, D]
-        """
+        """Project orthogonally on the vertical space, the tangent space of the orbit."""
         return self._padded(vertical(*self._both(base_point, tangent_vec)))
 
     def is_horizontal(self, tangent_vec: Any, base_point: Any, atol: float = gs.atol) -> Any:
-        """Tell whether a vector equals its horizontal projection.
-
-        Parameters
-        ----------
-        tangent_vec : array-like, shape=[..., N, D, D]
-        base_point : array-like, shape=[..., N, D, D]
-        atol : float
-            Tolerance on the entries.
-
-        Returns
-        -------
-        is_horizontal : array-like, shape=[...,]
-        """
-        return self._is_small(tangent_vec, self.horizontal_projection, base_point, atol)
+        return self._is_kept(tangent_vec, self.horizontal_projection, base_point, atol)
 
     def is_vertical(self, tangent_vec: Any, base_point: Any, atol: float = gs.atol) -> Any:
-        """Tell whether a vector equals its vertical projection.
-
-        Parameters
-        ----------
-        tangent_vec : array-like, shape=[..., N, D, D]
-        base_point : array-like, shape=[..., N, D, D]
-        atol : float
-            Tolerance on the entries.
-
-        Returns
-        -------
-        is_vertical : array-like, shape=[...,]
-        """
-        return self._is_small(tangent_vec, self.vertical_projection, base_point, atol)
+        return self._is_kept(tangent_vec, self.vertical_projection, base_point, atol)
 
     def horizontal_lift(
         self, tangent_vec: Any, base_point: Any = None, fiber_point: Any = None
     ) -> Any:
         """Return the horizontal vector over a tangent vector of the matrices.
 
-        Parameters
-        ----------
-        tangent_vec : array-like, shape=[..., d_N, d_0]
-        base_point : array-like, shape=[..., d_N, d_0], optional
-            Lifted by `lift` if no point of the fibre is given.
-        fiber_point : array-like, shape=[..., N, D, D], optional
-
-        Returns
-        -------
-        horizontal_lift : array-like, shape=[..., N, D, D]
-
-        Raises
-        ------
-        ValueError
-            If neither point is given.
+        At `fiber_point`, or at the `lift` of `base_point` if there is none.
         """
         if fiber_point is None:
             if base_point is None:
@@ -190,17 +102,8 @@ class BalancedBundle(FiberBundle):
     def align(self, point: Any, base_point: Any) -> Any:
         """Return the point of the same orbit that a shortest geodesic across the fibres reaches.
 
-        The shortest geodesic of the end-to-end matrices is lifted to start at `base_point`; where
-        it ends, the gauge is read off.
-
-        Parameters
-        ----------
-        point : array-like, shape=[..., N, D, D]
-        base_point : array-like, shape=[..., N, D, D]
-
-        Returns
-        -------
-        aligned_point : array-like, shape=[..., N, D, D]
+        The shortest geodesic of the end-to-end matrices is lifted to start at `base_point`; its end
+        gives the gauge.
         """
         layers, start = self._both(point, base_point)
         if len(layers) == 1:
@@ -212,17 +115,6 @@ class BalancedBundle(FiberBundle):
         return self._in_gauge_of(layers, as_layers(end, self._widths, like=layers[0]))
 
     def integrability_tensor(self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any) -> Any:
-        """Return O'Neill's tensor ``A_X Y``.
-
-        Parameters
-        ----------
-        tangent_vec_a, tangent_vec_b : array-like, shape=[..., N, D, D]
-        base_point : array-like, shape=[..., N, D, D]
-
-        Returns
-        -------
-        vector : array-like, shape=[..., N, D, D]
-        """
         layers, a = self._both(base_point, tangent_vec_a)
         b = as_layers(tangent_vec_b, self._widths, like=layers[0])
         return self._padded(integrability(layers, a, b))
@@ -234,10 +126,9 @@ class BalancedBundle(FiberBundle):
     def _padded(self, layers: Sequence[Tensor]) -> Any:
         return to_backend(to_padded(layers, max(self._widths)))
 
-    def _is_small(self, vector: Any, projection: Any, base_point: Any, atol: float) -> Any:
+    def _is_kept(self, vector: Any, projection: Any, base_point: Any, atol: float) -> Any:
         v = as_tensor(vector)
-        rest = v - as_tensor(projection(vector, base_point), like=v)
-        return to_backend((rest.abs() <= atol).flatten(-3).all(-1))
+        return is_zero(v - as_tensor(projection(vector, base_point), like=v), atol, 3)
 
     def _in_gauge_of(self, layers: tuple[Tensor, ...], goal: tuple[Tensor, ...]) -> Any:
         """Return the point of the orbit whose hidden frames are those of another network."""

@@ -11,18 +11,19 @@ from geomstats.geometry.manifold import Manifold
 from geomstats.geometry.matrices import Matrices
 from torch import Tensor
 
+from dln_geometry.geometry.points import EndToEnd
 from dln_geometry.support import as_rank
-from manifolds._geomstats.arrays import as_tensor, to_backend
-from manifolds._geomstats.metrics import DepthMetric
-
-__all__ = ["FixedRankEndToEnd", "FullRankEndToEnd"]
+from manifolds._geomstats.arrays import as_tensor, batched, is_zero, to_backend
+from manifolds._geomstats.matrices.metrics import DepthMetric
+from manifolds._geomstats.matrices.tangents import tangent_part
 
 
 class FullRankEndToEnd(VectorSpaceOpenSet):
     """End-to-end matrices of full rank, an open set of the m x n matrices.
 
     Square ones have two components, told apart by the sign of the determinant: no geodesic of
-    finite depth joins them, so that distances and logarithms want ``positive_det=True``.
+    finite depth joins them, so that distances and logarithms want ``positive_det=True``. Random
+    points have normal entries of standard deviation `bound`.
 
     Parameters
     ----------
@@ -59,18 +60,7 @@ class FullRankEndToEnd(VectorSpaceOpenSet):
         return DepthMetric
 
     def belongs(self, point: Any, atol: float = gs.atol) -> Any:
-        """Tell whether the smallest singular value (and the determinant) is above the tolerance.
-
-        Parameters
-        ----------
-        point : array-like, shape=[..., m, n]
-        atol : float
-            Tolerance on the smallest singular value.
-
-        Returns
-        -------
-        belongs : array-like, shape=[...,]
-        """
+        """Tell whether the smallest singular value (and the determinant) is above the tolerance."""
         right_shape = self.embedding_space.belongs(point, atol)
         if not gs.all(right_shape):
             return right_shape
@@ -85,14 +75,6 @@ class FullRankEndToEnd(VectorSpaceOpenSet):
 
         With ``positive_det`` the smallest singular value of a matrix of negative determinant
         changes its sign, which keeps the matrix as far from the boundary as it was.
-
-        Parameters
-        ----------
-        point : array-like, shape=[..., m, n]
-
-        Returns
-        -------
-        projected : array-like, shape=[..., m, n]
         """
         x = as_tensor(point)
         u, s, vh = torch.linalg.svd(x, full_matrices=False)
@@ -105,20 +87,7 @@ class FullRankEndToEnd(VectorSpaceOpenSet):
         return to_backend(torch.where(outside.unsqueeze(-1), lifted, x))
 
     def random_point(self, n_samples: int = 1, bound: float = 1.0) -> Any:
-        """Draw matrices with independent normal entries from geomstats' generator.
-
-        Parameters
-        ----------
-        n_samples : int
-            Number of matrices; no leading dimension if 1.
-        bound : float
-            Standard deviation of the entries.
-
-        Returns
-        -------
-        samples : array-like, shape=[..., m, n]
-        """
-        size = (self.m, self.n) if n_samples == 1 else (n_samples, self.m, self.n)
+        size = batched((self.m, self.n), n_samples)
         return self.projection(bound * gs.random.normal(size=size))
 
 
@@ -126,7 +95,8 @@ class FixedRankEndToEnd(Manifold):
     """End-to-end matrices of one rank r, a manifold of dimension ``r (m + n - r)``.
 
     At depth 1 it is a submanifold of all matrices with the Frobenius metric. At infinite depth only
-    the matrices of one column and one row space have a metric: `FixedSpacesEndToEnd`.
+    the matrices of one column and one row space have a metric: `FixedSpacesEndToEnd`. Random points
+    are `bound` times the product of an m x r and an r x n normal matrix, over ``sqrt(r)``.
 
     Parameters
     ----------
@@ -136,11 +106,6 @@ class FixedRankEndToEnd(Manifold):
         Rank r, from 1 to ``min(m, n)``.
     equip : bool
         If True, equip with `DepthMetric` of depth 2.
-
-    Raises
-    ------
-    ValueError
-        If the rank is out of range.
     """
 
     def __init__(self, m: int, n: int, rank: int, equip: bool = True) -> None:
@@ -162,18 +127,7 @@ class FixedRankEndToEnd(Manifold):
         return DepthMetric
 
     def belongs(self, point: Any, atol: float = gs.atol) -> Any:
-        """Tell whether r singular values are above the tolerance and the others within it.
-
-        Parameters
-        ----------
-        point : array-like, shape=[..., m, n]
-        atol : float
-            Tolerance on the singular values.
-
-        Returns
-        -------
-        belongs : array-like, shape=[...,]
-        """
+        """Tell whether r singular values are above the tolerance and the others within it."""
         right_shape = self.embedding_space.belongs(point, atol)
         if not gs.all(right_shape):
             return right_shape
@@ -181,80 +135,29 @@ class FixedRankEndToEnd(Manifold):
         return to_backend((s > atol).sum(-1) == self.rank)
 
     def projection(self, point: Any) -> Any:
-        """Return the nearest matrix of rank r, its singular values at least twice the tolerance.
-
-        Parameters
-        ----------
-        point : array-like, shape=[..., m, n]
-
-        Returns
-        -------
-        projected : array-like, shape=[..., m, n]
-        """
-        u, s, vh = self._frames(as_tensor(point))
-        return to_backend((u * s.clamp_min(2 * gs.atol).unsqueeze(-2)) @ vh)
+        """Return the nearest matrix of rank r, its singular values at least twice the tolerance."""
+        p = EndToEnd.of(as_tensor(point), 1.0, rank=self.rank)
+        return to_backend(p.replace(s=p.s.clamp_min(2 * gs.atol)).matrix)
 
     def to_tangent(self, vector: Any, base_point: Any) -> Any:
-        """Project orthogonally: ``Z - (1 - U U^T) Z (1 - V V^T)``.
-
-        Parameters
-        ----------
-        vector : array-like, shape=[..., m, n]
-        base_point : array-like, shape=[..., m, n]
-
-        Returns
-        -------
-        tangent_vec : array-like, shape=[..., m, n]
-        """
-        x = as_tensor(base_point)
-        z = as_tensor(vector, like=x)
-        return to_backend(z - self._outside(z, x))
+        return to_backend(self._tangent(vector, base_point)[1])
 
     def is_tangent(self, vector: Any, base_point: Any, atol: float = gs.atol) -> Any:
-        """Tell whether a vector has no part outside both range and corange of the point.
-
-        Parameters
-        ----------
-        vector : array-like, shape=[..., m, n]
-        base_point : array-like, shape=[..., m, n]
-        atol : float
-            Tolerance on the entries of that part.
-
-        Returns
-        -------
-        is_tangent : array-like, shape=[...,]
-        """
+        """Tell whether a vector has no part outside both range and corange of the point."""
         right_shape = self.embedding_space.is_tangent(vector, base_point, atol)
         if not gs.all(right_shape):
             return right_shape
-        x = as_tensor(base_point)
-        outside = self._outside(as_tensor(vector, like=x), x)
-        return to_backend((outside.abs() <= atol).all(-1).all(-1))
+        z, inside = self._tangent(vector, base_point)
+        return is_zero(z - inside, atol, 2)
 
     def random_point(self, n_samples: int = 1, bound: float = 1.0) -> Any:
-        """Draw products of an m x r and an r x n normal matrix, over the root of the rank.
-
-        Parameters
-        ----------
-        n_samples : int
-            Number of matrices; no leading dimension if 1.
-        bound : float
-            Standard deviation of the entries.
-
-        Returns
-        -------
-        samples : array-like, shape=[..., m, n]
-        """
-        batch = () if n_samples == 1 else (n_samples,)
-        left = gs.random.normal(size=(*batch, self.m, self.rank))
-        right = gs.random.normal(size=(*batch, self.rank, self.n))
+        left = gs.random.normal(size=batched((self.m, self.rank), n_samples))
+        right = gs.random.normal(size=batched((self.rank, self.n), n_samples))
         return self.projection(bound * gs.matmul(left, right) / self.rank**0.5)
 
-    def _frames(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        u, s, vh = torch.linalg.svd(x, full_matrices=False)
-        return u[..., : self.rank], s[..., : self.rank], vh[..., : self.rank, :]
-
-    def _outside(self, z: Tensor, x: Tensor) -> Tensor:
-        u, _, vh = self._frames(x)
-        left = z - u @ (u.mT @ z)
-        return left - (left @ vh.mT) @ vh
+    def _tangent(self, vector: Any, base_point: Any) -> tuple[Tensor, Tensor]:
+        """Return vectors, one for every point, and their projections on the tangent spaces."""
+        x = as_tensor(base_point)
+        z = as_tensor(vector, like=x)
+        z = z.expand(torch.broadcast_shapes(z.shape, x.shape)).clone()
+        return z, tangent_part(EndToEnd.of(x, 1.0, rank=self.rank), z)

@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manifolds._geomstats.arrays import as_tensor
-
-__all__ = ["Frames"]
+from manifolds._geomstats.arrays import as_tensor, orthonormalized
 
 
 @dataclass(frozen=True)
@@ -31,18 +29,7 @@ class Frames:
     def of(cls, left: Any, right: Any) -> Frames:
         """Return the frames of the spans of the columns of two matrices, in double precision.
 
-        Columns are orthonormalised one after the other, so that orthonormal ones stay as they are
-        and an orientation is kept.
-
-        Parameters
-        ----------
-        left : array-like, shape=[m, r]
-        right : array-like, shape=[n, r]
-
-        Raises
-        ------
-        ValueError
-            If the shapes are wrong, an entry is not finite or columns depend on each other.
+        Orthonormal columns stay as they are, and orientations are kept.
         """
         one, two = _independent(left, "left"), _independent(right, "right")
         if one.shape[1] != two.shape[1]:
@@ -50,7 +37,7 @@ class Frames:
                 "left and right must have one number of columns, got shapes "
                 f"{tuple(one.shape)} and {tuple(two.shape)}"
             )
-        return cls(_orthonormal(one), _orthonormal(two))
+        return cls(orthonormalized(one), orthonormalized(two))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -77,17 +64,7 @@ class Frames:
     def core_within(self, x: Tensor, name: str, roundings: Tensor | float = 0.0) -> Tensor:
         """Return the core of a matrix between the spaces, and refuse others.
 
-        Parameters
-        ----------
-        x : Tensor, shape (..., m, n)
-        name : str
-        roundings : Tensor, shape (...), or float
-            Norm of what may lie outside whatever the size of the matrix.
-
-        Raises
-        ------
-        ValueError
-            If the part outside is more than that and more than a root of a rounding of the matrix.
+        A part outside may have the norm `roundings`, or a root of eps of that of the matrix.
         """
         outside = torch.linalg.matrix_norm(self.outside(x))
         size = torch.linalg.matrix_norm(x)
@@ -100,13 +77,9 @@ class Frames:
         return self.core(x)
 
     def spread(self, tensor: Tensor, axes: int) -> Tensor:
-        """Return a tensor on flattened cores as one on flattened matrices, zero beyond the spaces.
+        """Extend a tensor on flattened cores (its last `axes` dimensions) to flattened matrices.
 
-        Parameters
-        ----------
-        tensor : Tensor, shape (..., r r, ..., r r)
-        axes : int
-            How many axes at the end are of flattened cores.
+        It is zero on what lies outside the spaces.
         """
         flat = torch.kron(self.left, self.right).to(tensor)
         for axis in range(-axes, 0):
@@ -115,7 +88,7 @@ class Frames:
 
 
 def _independent(x: Any, name: str) -> Tensor:
-    """Return a matrix with independent columns in double precision, or say why it is none."""
+    """Return a matrix in double precision, and refuse one with dependent columns."""
     tensor = as_tensor(x).double()
     if tensor.ndim != 2 or not 1 <= tensor.shape[1] <= tensor.shape[0]:
         raise ValueError(
@@ -133,9 +106,3 @@ def _independent(x: Any, name: str) -> Tensor:
             f"{float(s[-1]):.1e} of the columns of unit length"
         )
     return tensor
-
-
-def _orthonormal(x: Tensor) -> Tensor:
-    q, upper = torch.linalg.qr(x)
-    # QR fixes no signs.
-    return q * torch.where(upper.diagonal() < 0, -1.0, 1.0).to(q.dtype)

@@ -12,9 +12,7 @@ from geomstats.geometry.manifold import Manifold
 from torch import Tensor
 
 from dln_geometry.support import as_width_sequence
-from manifolds._geomstats.arrays import as_tensor, to_backend
-
-__all__ = ["HiddenRotationAction", "HiddenRotations"]
+from manifolds._geomstats.arrays import as_tensor, batched, is_zero, orthonormalized, to_backend
 
 
 class HiddenRotations(Manifold):
@@ -22,7 +20,7 @@ class HiddenRotations(Manifold):
 
     An element is an array of shape (N - 1, D, D), D the largest width, that holds g_p in the first
     ``d_p`` rows and columns of slice ``p - 1`` and continues it by the identity, so that products
-    and transposes of slices are those of the group.
+    and transposes of slices are those of the group. Random points follow its uniform law.
 
     Parameters
     ----------
@@ -46,106 +44,50 @@ class HiddenRotations(Manifold):
         return gs.broadcast_to(gs.eye(self.shape[-1]), self.shape)
 
     def compose(self, point_a: Any, point_b: Any) -> Any:
-        """Return the products ``a_p b_p``.
-
-        Parameters
-        ----------
-        point_a, point_b : array-like, shape=[..., N - 1, D, D]
-        """
+        """Return the products ``a_p b_p``, shape=[..., N - 1, D, D]."""
         return gs.matmul(point_a, point_b)
 
     def inverse(self, point: Any) -> Any:
-        """Return the transposed rotations.
-
-        Parameters
-        ----------
-        point : array-like, shape=[..., N - 1, D, D]
-        """
+        """Return the transposed rotations, shape=[..., N - 1, D, D]."""
         return to_backend(as_tensor(point).mT)
 
     def belongs(self, point: Any, atol: float = gs.atol) -> Any:
-        """Tell whether every slice is orthogonal, and the identity outside its block.
-
-        Parameters
-        ----------
-        point : array-like, shape=[..., N - 1, D, D]
-        atol : float
-            Tolerance on the entries.
-
-        Returns
-        -------
-        belongs : array-like, shape=[...,]
-        """
+        """Tell whether every slice is orthogonal, and the identity outside its block."""
         g = as_tensor(point)
         if tuple(g.shape[-3:]) != self.shape:
             return gs.zeros(tuple(g.shape[:-3]), dtype=bool)
-        eye = torch.eye(self.shape[-1], dtype=g.dtype, device=g.device)
-        defect = torch.cat((g.mT @ g - eye, self._block(g - eye) - (g - eye)), -3)
-        return to_backend((defect.abs() <= atol).flatten(-3).all(-1))
+        eye = self._eye(g)
+        return is_zero(torch.cat((g.mT @ g - eye, self._block(g - eye) - (g - eye)), -3), atol, 3)
 
     def is_tangent(self, vector: Any, base_point: Any, atol: float = gs.atol) -> Any:
-        """Tell whether ``g^T V`` is antisymmetric, and zero outside the blocks.
-
-        Parameters
-        ----------
-        vector : array-like, shape=[..., N - 1, D, D]
-        base_point : array-like, shape=[..., N - 1, D, D]
-        atol : float
-            Tolerance on the entries.
-
-        Returns
-        -------
-        is_tangent : array-like, shape=[...,]
-        """
+        """Tell whether ``g^T V`` is antisymmetric, and zero outside the blocks."""
         g, v = as_tensor(base_point), as_tensor(vector)
         turn = g.mT @ v
-        defect = torch.cat((turn + turn.mT, v - self._block(v).expand_as(v)), -3)
-        return to_backend((defect.abs() <= atol).flatten(-3).all(-1))
+        return is_zero(torch.cat((turn + turn.mT, v - self._block(v).expand_as(v)), -3), atol, 3)
 
     def to_tangent(self, vector: Any, base_point: Any) -> Any:
-        """Project orthogonally on the tangent space, ``g (g^T V - V^T g)/2``.
-
-        Parameters
-        ----------
-        vector : array-like, shape=[..., N - 1, D, D]
-        base_point : array-like, shape=[..., N - 1, D, D]
-        """
+        """Project orthogonally on the tangent space, ``g (g^T V - V^T g)/2``."""
         g = as_tensor(base_point)
         turn = g.mT @ self._block(as_tensor(vector, like=g))
         return to_backend(0.5 * g @ (turn - turn.mT))
 
     def projection(self, point: Any) -> Any:
-        """Return the nearest element: the polar factor of every block.
-
-        Parameters
-        ----------
-        point : array-like, shape=[..., N - 1, D, D]
-        """
+        """Return the nearest element: the polar factor of every block."""
         g = as_tensor(point)
-        eye = torch.eye(self.shape[-1], dtype=g.dtype, device=g.device)
+        eye = self._eye(g)
         u, _, vh = torch.linalg.svd(self._block(g - eye) + eye)
         return to_backend(u @ vh)
 
     def random_point(self, n_samples: int = 1, bound: float = 1.0) -> Any:
-        """Draw from the uniform law of the group.
+        normal = self._block(as_tensor(gs.random.normal(size=batched(self.shape, n_samples))))
+        eye = self._eye(normal)
+        return to_backend(orthonormalized(normal + eye - self._block(eye)))
 
-        Parameters
-        ----------
-        n_samples : int
-            Number of elements; no leading dimension if 1.
-        bound : float
-            Unused: the group is compact.
-        """
-        size = self.shape if n_samples == 1 else (n_samples, *self.shape)
-        normal = self._block(as_tensor(gs.random.normal(size=size)))
-        filler = torch.eye(self.shape[-1], dtype=normal.dtype)
-        q, upper = torch.linalg.qr(normal + filler - self._block(filler))
-        # QR fixes no signs; a positive diagonal of R makes the law exactly uniform.
-        signs = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(q.dtype)
-        return to_backend(q * signs.unsqueeze(-2))
+    def _eye(self, like: Tensor) -> Tensor:
+        return torch.eye(self.shape[-1], dtype=like.dtype, device=like.device)
 
     def _block(self, x: Tensor) -> Tensor:
-        """Set what lies outside the blocks of the group to zero."""
+        """Set the entries outside the blocks of the group to zero."""
         inside = torch.zeros(self.shape, dtype=torch.bool, device=x.device)
         for p, d in enumerate(self.widths[1:-1]):
             inside[p, :d, :d] = True
@@ -172,17 +114,6 @@ class HiddenRotationAction(GroupAction):
         return self.group.shape
 
     def __call__(self, group_elem: Any, point: Any) -> Any:
-        """Rotate the hidden layers of networks.
-
-        Parameters
-        ----------
-        group_elem : array-like, shape=[..., N - 1, D, D]
-        point : array-like, shape=[..., N, D, D]
-
-        Returns
-        -------
-        orbit_point : array-like, shape=[..., N, D, D]
-        """
         w = as_tensor(point)
         g = as_tensor(group_elem, like=w)
         eye = torch.eye(w.shape[-1], dtype=w.dtype, device=w.device)

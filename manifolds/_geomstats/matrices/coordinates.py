@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -14,14 +13,17 @@ from dln_geometry.geometry.points import EndToEnd
 from dln_geometry.support import as_depth, as_normalized
 from manifolds._depth import depth_at_rank
 from manifolds._geomstats.arrays import as_tensor, to_backend
-from manifolds._geomstats.frames import Frames
-from manifolds._geomstats.tangents import rounding_size, tangent_part, widened, without_roundings
-
-__all__ = ["DepthTensors"]
+from manifolds._geomstats.matrices.frames import Frames
+from manifolds._geomstats.matrices.tangents import (
+    rounding_size,
+    tangent_part,
+    widened,
+    without_roundings,
+)
 
 
 class DepthTensors(RiemannianMetric):
-    """What `DepthMetric` is in the coordinates of the flattened matrix, row by row.
+    """The part of `DepthMetric` in coordinates: entries of the flattened matrix, row by row.
 
     Parameters and errors as there.
     """
@@ -38,11 +40,11 @@ class DepthTensors(RiemannianMetric):
         self.rtol = rtol
         m, n = space.shape
         self.rank = getattr(space, "rank", min(m, n))
-        # Between two fixed spaces everything is done on the square cores.
+        # Between two fixed spaces everything is computed on the square cores.
         self._frames: Frames | None = getattr(space, "frames", None)
         side = (m, n) if self._frames is None else (self.rank, self.rank)
         self._depth = depth_at_rank(self.depth, self.rank, side)
-        if math.isinf(self.depth) and not side[0] == side[1] == self.rank:
+        if self.depth.infinite and not side[0] == side[1] == self.rank:
             raise ValueError(
                 "depth must be finite unless the matrices are square and of full rank or have one "
                 f"column and one row space, got inf on matrices of shape {(m, n)} and rank "
@@ -52,56 +54,21 @@ class DepthTensors(RiemannianMetric):
         super().__init__(space)
 
     def metric_matrix(self, base_point: Any = None) -> Any:
-        """Return the matrix of the inner product on flattened matrices.
-
-        Parameters
-        ----------
-        base_point : array-like, shape=[..., m, n]
-
-        Returns
-        -------
-        mat : array-like, shape=[..., m n, m n]
-        """
+        """Return the matrix of the inner product on flattened matrices, shape (..., m n, m n)."""
         p = widened(self._point(base_point))
         return self._tensor(metric(p, self._basis(p)).flatten(-2), 2)
 
     def cometric_matrix(self, base_point: Any = None) -> Any:
-        """Return the matrix of the coproduct: the inverse of `metric_matrix` on the tangent space.
-
-        Parameters
-        ----------
-        base_point : array-like, shape=[..., m, n]
-
-        Returns
-        -------
-        mat : array-like, shape=[..., m n, m n]
-        """
+        """Return the matrix of the coproduct, the inverse of `metric_matrix` on tangent vectors."""
         p = widened(self._point(base_point))
         return self._tensor(cometric(p, self._basis(p)).flatten(-2), 2)
 
     def christoffels(self, base_point: Any = None) -> Any:
-        """Return the Christoffel symbols ``Gamma^k_ij``, the contravariant index k first.
-
-        Parameters
-        ----------
-        base_point : array-like, shape=[..., m, n]
-
-        Returns
-        -------
-        christoffels : array-like, shape=[..., m n, m n, m n]
-        """
+        """Return the Christoffel symbols ``Gamma^k_ij``, the contravariant index k first."""
         return self._tensor(self._gamma(self._point(base_point)).movedim(-1, -3), 3)
 
     def inner_product_derivative_matrix(self, base_point: Any = None) -> Any:
         """Return the derivatives ``d_k g_ij`` of `metric_matrix`, the index k last.
-
-        Parameters
-        ----------
-        base_point : array-like, shape=[..., m, n]
-
-        Returns
-        -------
-        mat : array-like, shape=[..., m n, m n, m n]
 
         Raises
         ------
@@ -114,9 +81,8 @@ class DepthTensors(RiemannianMetric):
                 "space must be of full rank for the derivatives of the metric matrix, got matrices "
                 f"of rank {self.rank}"
             )
-        wide = widened(p)
         # The connection keeps the metric: d_k g_ij = <Gamma_ki, e_j> + <e_i, Gamma_kj>.
-        lowered = metric(widened(wide), self._gamma(p).unflatten(-1, p.shape)).flatten(-2)
+        lowered = metric(widened(widened(p)), self._gamma(p).unflatten(-1, p.shape)).flatten(-2)
         half = lowered.movedim(-3, -1)
         return self._tensor(half + half.transpose(-3, -2), 3)
 
@@ -131,7 +97,7 @@ class DepthTensors(RiemannianMetric):
         return p, *(self._tangent(p, as_tensor(v, like=p.s)) for v in vectors)
 
     def _at_covectors(self, base_point: Any, *covectors: Any) -> tuple[Any, ...]:
-        """Return a point and covectors: what of these lies outside fixed spaces does not count."""
+        """Return a point and covectors; parts of these outside fixed spaces do not count."""
         p = self._point(base_point)
         g = [self._shaped(as_tensor(v, like=p.s), "cotangent_vec") for v in covectors]
         return p, *(g if self._frames is None else map(self._frames.core, g))
@@ -159,7 +125,7 @@ class DepthTensors(RiemannianMetric):
     def _basis(self, p: EndToEnd) -> Tensor:
         """Return the coordinate vectors, projected on the tangent space, (..., m n, m, n)."""
         m, n = p.shape
-        e = torch.eye(m * n, dtype=p.s.dtype, device=p.s.device).unflatten(-1, (m, n))
+        e = torch.eye(m * n, dtype=p.dtype, device=p.device).unflatten(-1, (m, n))
         return tangent_part(p, e)
 
     def _gamma(self, p: EndToEnd) -> Tensor:

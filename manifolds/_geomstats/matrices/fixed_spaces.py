@@ -12,24 +12,23 @@ from geomstats.geometry.matrices import Matrices
 from torch import Tensor
 
 from dln_geometry.geometry.points import EndToEnd
-from manifolds._geomstats.arrays import as_tensor, to_backend
-from manifolds._geomstats.frames import Frames
-from manifolds._geomstats.metrics import DepthMetric
-from manifolds._geomstats.spaces import FullRankEndToEnd
-
-__all__ = ["FixedSpacesEndToEnd"]
+from manifolds._geomstats.arrays import as_tensor, is_zero, to_backend
+from manifolds._geomstats.matrices.frames import Frames
+from manifolds._geomstats.matrices.metrics import DepthMetric
+from manifolds._geomstats.matrices.spaces import FullRankEndToEnd
 
 
 class FixedSpacesEndToEnd(Manifold):
     """End-to-end matrices ``X = U Y V^T`` of one column and one row space, Y any invertible core.
 
-    A manifold of dimension ``r^2``: all that moves at infinite depth, where the column and row
-    spaces of X are frozen. At finite depth it is what the reflections ``2 U U^T - 1`` and
-    ``2 V V^T - 1``, isometries of the matrices of rank r, leave fixed: totally geodesic there, and
+    A manifold of dimension ``r^2``. Nothing else moves at infinite depth, where the column and row
+    spaces of X are frozen. At finite depth the reflections ``2 U U^T - 1`` and ``2 V V^T - 1``,
+    isometries of the matrices of rank r, leave it fixed: it is totally geodesic there, and
     isometric to the full-rank r x r matrices by ``X -> Y``.
 
     It has two components, told apart by the sign of the determinant of Y: no geodesic of a depth
-    above 1 joins them, so that distances and logarithms want ``positive_det=True``.
+    above 1 joins them, so that distances and logarithms want ``positive_det=True``. The cores of
+    random points have normal entries of standard deviation `bound`.
 
     Parameters
     ----------
@@ -96,7 +95,7 @@ class FixedSpacesEndToEnd(Manifold):
         if x.ndim != 2:
             raise ValueError(f"point must be one matrix, got shape {tuple(x.shape)}")
         p = EndToEnd.of(x, 1.0, rank=rank)
-        if float(p.s[-1]) <= max(p.shape) * torch.finfo(p.s.dtype).eps * float(p.s[0]):
+        if float(p.s[-1]) <= max(p.shape) * torch.finfo(p.dtype).eps * float(p.s[0]):
             raise ValueError(
                 f"point must have rank {p.rank}, got singular values {p.s.tolist()}: give its rank"
             )
@@ -122,119 +121,47 @@ class FixedSpacesEndToEnd(Manifold):
         return DepthMetric, {"depth": math.inf}
 
     def core(self, point: Any) -> Any:
-        """Return the core ``Y = U^T X V``, of tangent vectors too.
-
-        Parameters
-        ----------
-        point : array-like, shape=[..., m, n]
-
-        Returns
-        -------
-        core : array-like, shape=[..., r, r]
-        """
+        """Return the core ``Y = U^T X V``, shape (..., r, r), of a point or a tangent vector."""
         return to_backend(self.frames.core(as_tensor(point)))
 
     def embed(self, core: Any) -> Any:
-        """Return the matrix ``X = U Y V^T`` of a core, the inverse of `core`.
-
-        Parameters
-        ----------
-        core : array-like, shape=[..., r, r]
-
-        Returns
-        -------
-        point : array-like, shape=[..., m, n]
-        """
+        """Return the matrix ``X = U Y V^T`` of a core, the inverse of `core`."""
         return to_backend(self.frames.embed(as_tensor(core)))
 
     def belongs(self, point: Any, atol: float = gs.atol) -> Any:
-        """Tell whether nothing lies outside the spaces, and the core is invertible.
-
-        Parameters
-        ----------
-        point : array-like, shape=[..., m, n]
-        atol : float
-            Tolerance on the entries outside and on the smallest singular value of the core.
-
-        Returns
-        -------
-        belongs : array-like, shape=[...,]
-        """
+        """Tell whether nothing lies outside the spaces, and the core is invertible."""
         right_shape = self.embedding_space.belongs(point, atol)
         if not gs.all(right_shape):
             return right_shape
-        inside = to_backend(self._is_inside(as_tensor(point), atol))
+        inside = self._is_inside(as_tensor(point), atol)
         return gs.logical_and(inside, self.cores.belongs(self.core(point), atol))
 
     def projection(self, point: Any) -> Any:
-        """Return the nearest matrix whose core has singular values at least twice the tolerance.
-
-        Parameters
-        ----------
-        point : array-like, shape=[..., m, n]
-
-        Returns
-        -------
-        projected : array-like, shape=[..., m, n]
-        """
+        """Return the nearest matrix whose core has singular values at least twice the tolerance."""
         return self.embed(self.cores.projection(self.core(point)))
 
     def to_tangent(self, vector: Any, base_point: Any = None) -> Any:
-        """Project orthogonally, ``U U^T Z V V^T``: at every point the same.
-
-        Parameters
-        ----------
-        vector : array-like, shape=[..., m, n]
-        base_point : array-like, shape=[..., m, n], optional
-
-        Returns
-        -------
-        tangent_vec : array-like, shape=[..., m, n]
-        """
+        """Project orthogonally, ``U U^T Z V V^T``: at every point the same."""
         z = as_tensor(vector)
         projected = self.frames.embed(self.frames.core(z))
-        if base_point is not None:
-            batch = torch.broadcast_shapes(z.shape, as_tensor(base_point).shape)
-            projected = projected.expand(batch).clone()
-        return to_backend(projected)
+        return to_backend(_for_all(projected, base_point).clone())
 
     def is_tangent(self, vector: Any, base_point: Any = None, atol: float = gs.atol) -> Any:
-        """Tell whether nothing of a vector lies outside the spaces.
-
-        Parameters
-        ----------
-        vector : array-like, shape=[..., m, n]
-        base_point : array-like, shape=[..., m, n], optional
-        atol : float
-            Tolerance on the entries outside.
-
-        Returns
-        -------
-        is_tangent : array-like, shape=[...,]
-        """
+        """Tell whether no part of a vector lies outside the spaces; the point does not matter."""
         right_shape = self.embedding_space.is_tangent(vector, base_point, atol)
         if not gs.all(right_shape):
             return right_shape
-        z = as_tensor(vector)
-        if base_point is not None:
-            z = z.expand(torch.broadcast_shapes(z.shape, as_tensor(base_point).shape))
-        return to_backend(self._is_inside(z, atol))
+        return self._is_inside(_for_all(as_tensor(vector), base_point), atol)
 
     def random_point(self, n_samples: int = 1, bound: float = 1.0) -> Any:
-        """Draw matrices whose cores have independent normal entries from geomstats' generator.
-
-        Parameters
-        ----------
-        n_samples : int
-            Number of matrices; no leading dimension if 1.
-        bound : float
-            Standard deviation of the entries of the cores.
-
-        Returns
-        -------
-        samples : array-like, shape=[..., m, n]
-        """
         return self.embed(self.cores.random_point(n_samples, bound))
 
-    def _is_inside(self, x: Tensor, atol: float) -> Tensor:
-        return (self.frames.outside(x).abs() <= atol).all(-1).all(-1)
+    def _is_inside(self, x: Tensor, atol: float) -> Any:
+        return is_zero(self.frames.outside(x), atol, 2)
+
+
+def _for_all(z: Tensor, base_point: Any) -> Tensor:
+    """Return one vector for every point, if points are given."""
+    if base_point is None:
+        return z
+    return z.expand(torch.broadcast_shapes(z.shape, as_tensor(base_point).shape))
