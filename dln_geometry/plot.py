@@ -1,12 +1,12 @@
-"""Figures: each a function of a trajectory or a matrix that draws into axes and returns them.
+"""Figures of runs and of matrices.
 
-No function touches the state of pyplot: without `ax` it makes a figure of its own, which is
-``ax.figure`` and is written by ``ax.figure.savefig(path)``.
+Every function draws into the axes `ax` and returns them. Without `ax` it makes a new figure, which
+pyplot does not know of: ``ax.figure.savefig(path)`` writes it. ``**style`` goes to the method of
+matplotlib that draws, for instance ``label`` and ``color``.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import entropy as entropy_of
 from dln_geometry.geometry.points import Collapsed, EndToEnd
-from dln_geometry.support import as_matrix
+from dln_geometry.support import as_count, as_depth, as_matrix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,24 +40,16 @@ def singular_values(
         Number of leading modes in colour; the others are thin grey lines.
     log : bool
         Draw the values on a logarithmic axis.
-
-    Raises
-    ------
-    TypeError
-        If `trajectory` is none.
-    ValueError
-        If it holds no singular values, or `count` is negative.
     """
     from matplotlib import colormaps
 
-    values = _series(trajectory, "singular_values")
-    if count < 0:
-        raise ValueError(f"count must be at least 0, got {count}")
-    ax = _axes(ax)
-    t, modes = _array(trajectory.t), values.shape[-1]
+    values = _values_over_time(trajectory, "singular_values")
+    count = as_count(count, "count", 0)
+    ax = _axes_of(ax)
+    t, modes = _float_array(trajectory.t), values.shape[-1]
     values = values.reshape(len(t), -1, modes)
     colours = colormaps["viridis"](np.linspace(0.0, 0.92, max(1, min(count, modes))))
-    # From the last to the first, so that the leading modes lie on top.
+    # From the last to the first: matplotlib draws later lines on top.
     for mode in reversed(range(modes)):
         leading = mode < count
         colour, width = (colours[mode], 1.4) if leading else ("0.75", 0.5)
@@ -73,27 +65,13 @@ def singular_values(
 
 
 def loss(trajectory: Trajectory, ax: Axes | None = None, **style: Any) -> Axes:
-    """Draw the loss against time, on a logarithmic axis where it is positive.
+    """Draw the loss against time, on a logarithmic axis if all values are positive.
 
-    Parameters
-    ----------
-    trajectory : Trajectory
-        A run; a batch gives one line for each sample.
-    ax : Axes, optional
-        Where to draw; by default the axes of a new figure.
-    **style
-        Passed on to ``Axes.plot``, for instance ``label`` and ``color``.
-
-    Raises
-    ------
-    TypeError
-        If `trajectory` is none.
-    ValueError
-        If it holds no loss.
+    A batch gives one line for each sample. Parameters as in `singular_values`.
     """
-    values = _series(trajectory, "loss")
-    ax = _axes(ax)
-    t = _array(trajectory.t)
+    values = _values_over_time(trajectory, "loss")
+    ax = _axes_of(ax)
+    t = _float_array(trajectory.t)
     ax.plot(t, values.reshape(len(t), -1), **style)
     ax.set_xlabel("time")
     ax.set_ylabel("loss")
@@ -113,36 +91,25 @@ def entropy(
 ) -> Axes:
     """Draw the entropy ``S(X(t))`` against the loss ``E(X(t))``, training from left to right.
 
+    Other parameters as in `singular_values`; the run is that of a gradient flow.
+
     Parameters
     ----------
-    trajectory : Trajectory
-        A run of a gradient flow.
-    ax : Axes, optional
-        Where to draw; by default the axes of a new figure.
     widths : sequence of int or int, optional
         Widths of the network, see `dln_geometry.entropy`. They enter the constant of S and,
         above the rank, its slope; by default those of the factors of the run, or ``min(m, n)``.
     relative : bool
         Draw ``S(X(t)) - S(X(0))``, which is comparable between depths: the constant drops out.
-    **style
-        Passed on to ``Axes.plot``.
-
-    Raises
-    ------
-    TypeError
-        If `trajectory` is none.
-    ValueError
-        If it holds no losses, singular values or last point.
 
     References
     ----------
     Menon, Yu, arXiv 2509.09088v3 (the entropy formula).
     """
-    energy = _series(trajectory, "loss")
-    values = _array(_entropies(trajectory, widths))
+    energy = _values_over_time(trajectory, "loss")
+    values = _float_array(_entropies(trajectory, widths))
     if relative:
         values = values - values[0]
-    ax = _axes(ax)
+    ax = _axes_of(ax)
     count = len(energy)
     ax.plot(energy.reshape(count, -1), values.reshape(count, -1), **style)
     ax.set_xlabel("loss")
@@ -160,23 +127,18 @@ def matrix(x: Any, ax: Axes | None = None, **style: Any) -> Axes:
     Parameters
     ----------
     x : array_like of shape (m, n), Collapsed or EndToEnd
-        What to draw.
+        One matrix.
     ax : Axes, optional
         Where to draw; by default the axes of a new figure.
     **style
         Passed on to ``Axes.imshow``; by default a diverging colour map, symmetric about 0.
-
-    Raises
-    ------
-    ValueError
-        If `x` is not a single matrix.
     """
     from matplotlib import colormaps
 
-    values = _array(x.matrix if isinstance(x, Collapsed | EndToEnd) else torch.as_tensor(x))
+    values = _float_array(x.matrix if isinstance(x, Collapsed | EndToEnd) else torch.as_tensor(x))
     if values.ndim != 2 or values.size == 0:
         raise ValueError(f"x must have shape (m, n), got {values.shape}")
-    ax = _axes(ax)
+    ax = _axes_of(ax)
     known = np.isfinite(values)
     if "cmap" not in style:
         bound = float(np.abs(values[known]).max(initial=0.0)) or 1.0
@@ -192,32 +154,16 @@ def matrix(x: Any, ax: Axes | None = None, **style: Any) -> Axes:
 def spectrum(x: Any, ax: Axes | None = None, **style: Any) -> Axes:
     """Draw the singular values of a matrix against their index, on a logarithmic axis.
 
-    Parameters
-    ----------
-    x : array_like of shape (m, n), Collapsed or EndToEnd
-        The matrix; singular values that are zero are not drawn.
-    ax : Axes, optional
-        Where to draw; by default the axes of a new figure.
-    **style
-        Passed on to ``Axes.plot``.
-
-    Raises
-    ------
-    TypeError
-        If `x` is not a real array.
-    ValueError
-        If `x` is not a single matrix, or not finite.
+    Singular values that are zero are not drawn. Parameters as in `matrix`.
     """
     if isinstance(x, Collapsed):
         s = x.singular_values()
-    elif isinstance(x, EndToEnd):
-        s = x.s
     else:
-        s = torch.linalg.svdvals(as_matrix(x))
-    values = _array(s)
+        s = x.s if isinstance(x, EndToEnd) else torch.linalg.svdvals(as_matrix(x))
+    values = _float_array(s)
     if values.ndim != 1:
         raise ValueError(f"x must be a single matrix, got a batch of shape {values.shape[:-1]}")
-    ax = _axes(ax)
+    ax = _axes_of(ax)
     index = np.arange(1, len(values) + 1)
     kept = values > 0
     ax.plot(index[kept], values[kept], **{"marker": ".", "linewidth": 0.8, **style})
@@ -228,8 +174,8 @@ def spectrum(x: Any, ax: Axes | None = None, **style: Any) -> Axes:
     return ax
 
 
-def _axes(ax: Axes | None) -> Axes:
-    """Return the given axes, or those of a figure that pyplot does not know of."""
+def _axes_of(ax: Axes | None) -> Axes:
+    """Return the given axes, or those of a new figure."""
     if ax is not None:
         return ax
     from matplotlib.figure import Figure
@@ -237,23 +183,22 @@ def _axes(ax: Axes | None) -> Axes:
     return Figure(figsize=(5.0, 3.6), layout="constrained").add_subplot()
 
 
-def _array(x: Tensor) -> np.ndarray:
+def _float_array(x: Tensor) -> np.ndarray:
     return x.detach().cpu().to(torch.float64).numpy()
 
 
-def _series(trajectory: Trajectory, name: str) -> np.ndarray:
-    """Return a series of a trajectory, checked at the door of every figure."""
+def _values_over_time(trajectory: Trajectory, name: str) -> np.ndarray:
     if not isinstance(trajectory, Trajectory):
         raise TypeError(f"trajectory must be a Trajectory, got {type(trajectory).__name__}")
     values = getattr(trajectory, name)
     if values is None:
         raise ValueError(f"trajectory must hold {name}, got none")
-    return _array(values)
+    return _float_array(values)
 
 
 def _entropies(trajectory: Trajectory, widths: Sequence[int] | int | None) -> Tensor:
     """Return the entropy at every saved time, shape (T, ...), in double precision."""
-    s = torch.as_tensor(_series(trajectory, "singular_values"))
+    s = torch.as_tensor(_values_over_time(trajectory, "singular_values"))
     final = trajectory.final
     if isinstance(final, Collapsed | EndToEnd):
         m, n = final.shape
@@ -263,13 +208,13 @@ def _entropies(trajectory: Trajectory, widths: Sequence[int] | int | None) -> Te
             widths = (n, *(w.shape[-2] for w in final))
     else:
         raise ValueError("trajectory must hold the last point of a gradient flow, got none")
-    depth = trajectory.depth
+    depth = as_depth(trajectory.depth)
     # The entropy depends on the singular values alone: any frames of the right shape do.
     r = s.shape[-1]
     u = torch.eye(m, r, dtype=s.dtype).expand(*s.shape[1:-1], m, r)
     vh = torch.eye(r, n, dtype=s.dtype).expand(*s.shape[1:-1], r, n)
     # Time by time: the kernels of a whole run at full rank may not fit into memory.
-    points = (EndToEnd(u, row, vh, depth, math.isinf(depth)) for row in s)
+    points = (EndToEnd(u, row, vh, depth, depth.infinite) for row in s)
     return torch.stack([entropy_of(point, widths=widths) for point in points])
 
 

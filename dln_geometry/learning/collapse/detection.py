@@ -31,16 +31,8 @@ class MirrorFamily:
     - ``"rotation"``: one for every direction in the space of the units; collapsed, the space has
       lost that dimension.
 
-    Parameters
-    ----------
-    kind : str
-        One of the four.
-    axes : dict
-        Where the units are, as in `Mirror.permutation`.
-    units : int
-        Their number.
-    through : tuple of str
-        Names of the modules or functions between the parameters.
+    `axes` says where the units live, as in `Mirror.permutation`, and `units` how many they are;
+    `through` holds the names of the modules or functions between the parameters.
     """
 
     kind: Kind

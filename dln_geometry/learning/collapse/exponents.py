@@ -53,10 +53,8 @@ def batch_curvatures(
     ----------
     losses : iterable of callable
         ``loss(params)``, one for each batch, each with the mirror symmetry.
-    mirror : Mirror
-        The mirror O.
-    params : Tensor or mapping of str to Tensor
-        All parameters; they are made symmetric first.
+    mirror, params
+        As in `stability`.
     direction : Tensor, shape (k,), optional
         Coordinates of one direction c, ``Stability.direction`` for instance.
 
@@ -66,11 +64,8 @@ def batch_curvatures(
         ``O^T H_x O`` for each batch x; ``c^T O^T H_x O c / |c|^2`` with a direction, which is
         exact where c is an eigenvector of every one of them, and always if k = 1.
 
-    Raises
-    ------
-    ValueError
-        As in `stability`; if there is no loss, or the direction is zero or of the wrong size.
     """
+    one = mirror
     if direction is not None:
         c = as_float_tensor(direction, "direction").detach()
         if c.shape != (mirror.dimension,) or not bool(c.any()):
@@ -78,14 +73,9 @@ def batch_curvatures(
                 f"direction must be a vector of {mirror.dimension} coordinates that is not zero, "
                 f"got shape {tuple(c.shape)}"
             )
-        along = mirror.push(c / c.norm())
-        one = Mirror(
-            {name: x.unsqueeze(-1) for name, x in along.items()}
-            if mirror.names
-            else along[""].unsqueeze(-1)
-        )
-    else:
-        one = mirror
+        along = mirror.embed(c / c.norm())
+        named = isinstance(along, dict)
+        one = Mirror({n: x[..., None] for n, x in along.items()} if named else along[:, None])
     symmetric = mirror.project(params)
     found = []
     for loss in losses:
@@ -199,9 +189,8 @@ def noise_threshold(
         return max(float(_rates(_steps(h, x, decay, 0.0), draws).mean()), -1e6)
 
     largest = float(torch.linalg.eigvalsh(h).abs().max()) + decay
-    grid = [2.0**j / (64 * largest) for j in range(16)]
     before = 0.0
-    for x in grid:
+    for x in (2.0**j / (64 * largest) for j in range(16)):
         if exponent(x) < 0:
             return _root_in(before, x, exponent, 1e-9) if before else 0.0
         before = x

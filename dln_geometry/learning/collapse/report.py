@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ Status = Literal["collapsed", "escaping", "collapsing", "singular", "free"]
 class Collapse:
     """One mirror of a network, and how near it is to collapse.
 
-    Parameters
+    Attributes
     ----------
     family, member
         Which mirror: ``family.mirror(params, member)``.
@@ -54,12 +54,8 @@ class Collapse:
 class CollapseReport(Sequence[Collapse]):
     """The mirrors of a network that are nearest to collapse; ``str()`` is a table.
 
-    Parameters
-    ----------
-    records : tuple of Collapse
-        By family, the nearest first.
-    weight_decay : float
-        For which the stability was judged.
+    The records are ordered by family, the nearest first; their stability is judged at the
+    `weight_decay`.
     """
 
     records: tuple[Collapse, ...]
@@ -70,9 +66,6 @@ class CollapseReport(Sequence[Collapse]):
 
     def __len__(self) -> int:
         return len(self.records)
-
-    def __iter__(self) -> Iterator[Collapse]:
-        return iter(self.records)
 
     def __str__(self) -> str:
         head = ("status", "kind", "member", "defect", "threshold", "rate", "parameters")
@@ -107,8 +100,8 @@ def collapse_report(
     weight_decay : float
         Coefficient k of the penalty ``k/2 |q|^2`` that it is trained with.
     count : int
-        How many mirrors of each family are examined, the nearest to collapse first: each costs
-        a few gradients, and some dozens of Hessian-vector products.
+        How many mirrors of each family are examined, the nearest to collapse first; each costs
+        some dozens of Hessian-vector products.
     tol : float
         Defect below which a mirror counts as collapsed.
     families : sequence of MirrorFamily, optional

@@ -22,7 +22,7 @@ _MOST_PRODUCTS = 2000
 class Stability:
     """How stable the symmetric set of a mirror is; made by `stability`.
 
-    Parameters
+    Attributes
     ----------
     threshold : float
         ``-lambda_min(O^T H O)`` at the symmetric point: the weight decay above which the symmetric
@@ -80,12 +80,6 @@ def stability(
     generator : torch.Generator, optional
         Of the first vector of the iteration; a fresh one if not given.
 
-    Returns
-    -------
-    Stability
-        Up to 32 coordinates by a dense Hessian; more by a restarted Lanczos iteration on
-        Hessian-vector products, in the memory of a few dozen vectors of k coordinates.
-
     Raises
     ------
     ValueError
@@ -93,6 +87,11 @@ def stability(
         have the symmetry (`SymmetryError`, with the residual).
     RuntimeError
         If the iteration does not converge in 2000 products.
+
+    Notes
+    -----
+    Up to 32 coordinates take a dense Hessian; more take a restarted Lanczos iteration on
+    Hessian-vector products, in the memory of a few dozen vectors of k coordinates.
 
     Examples
     --------

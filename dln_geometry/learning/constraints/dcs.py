@@ -131,8 +131,8 @@ def dcs_(
     Returns
     -------
     Module
-        What was given. Its new parameters are ``parametrizations.<name>.original0``, ...: z (with
-        `o` only) and the factors. Make the optimiser afterwards.
+        The same. Its new parameters are ``parametrizations.<name>.original0``, ...: z (with `o`
+        only) and the factors. Make the optimiser afterwards.
 
     Raises
     ------

@@ -41,9 +41,8 @@ class EndToEndSGD(Optimizer):
     Parameters
     ----------
     params : iterable
-        Parameters or groups, as for every torch optimiser. Each group may have its own `lr`,
-        `depth` and `weight_decay`. Parameters of three and more dimensions (kernels of
-        convolutions) are taken as matrices of shape (first, rest): a convolution followed by
+        Parameters or groups with options of their own, as for every torch optimiser. Kernels of
+        convolutions are taken as matrices of shape (first, rest): a convolution followed by
         N - 1 pointwise ones. Vectors and scalars (biases) get the plain step of depth 1.
     lr : float
         Learning rate h of the layers.
@@ -101,13 +100,7 @@ class EndToEndSGD(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Make one step; return the loss of the closure, if there is one.
-
-        Parameters
-        ----------
-        closure : callable, optional
-            Evaluates the model anew, with gradients, and returns the loss.
-        """
+        """Make one step; return the loss of the closure, which evaluates the model anew."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -129,22 +128,27 @@ def as_layout(axes: Any, params: Mapping[str, Tensor]) -> dict[str, list[tuple[i
     if not isinstance(axes, Mapping) or not axes:
         raise TypeError(f"axes must be a non-empty mapping from names to axes, got {axes!r}")
     layout: dict[str, list[tuple[int, Tensor]]] = {}
-    counts: dict[str, int] = {}
     for name, value in axes.items():
         tensor = named(params, name)
-        entries = value if isinstance(value, list) else [value]
-        for entry in entries:
+        for entry in value if isinstance(value, list) else [value]:
             axis, positions = entry if isinstance(entry, tuple) else (entry, None)
             axis = _as_axis(axis, tensor.ndim, name)
-            index = _as_positions(positions, tensor.shape[axis], name)
+            length = tensor.shape[axis]
+            index = torch.arange(length)
+            if positions is not None:
+                index = as_places(positions, length, f"positions of {name!r}")
+            if index.ndim > 2:
+                raise ValueError(
+                    f"positions of {name!r} must have shape (d,) or (d, b), "
+                    f"got {tuple(index.shape)}"
+                )
+            index = index if index.ndim == 2 else index.reshape(-1, 1)
             layout.setdefault(name, []).append((axis - tensor.ndim, index))
-            counts[name] = index.shape[0]
         chosen = [axis for axis, _ in layout[name]]
         if len(set(chosen)) < len(chosen):
             raise ValueError(f"axes of {name!r} must be distinct, got {value!r}")
-        if {index.shape[0] for _, index in layout[name]} != {counts[name]}:
-            raise ValueError(f"axes of {name!r} must have one number of units, got {value!r}")
-    if len(set(counts.values())) > 1:
+    counts = {name: [len(index) for _, index in entries] for name, entries in layout.items()}
+    if len({count for several in counts.values() for count in several}) > 1:
         raise ValueError(f"axes must all have the same number of units, got {counts}")
     return layout
 
@@ -212,38 +216,20 @@ def _as_axis(axis: Any, ndim: int, name: str) -> int:
     return number % ndim
 
 
-def _as_positions(positions: Any, length: int, name: str) -> Tensor:
-    if positions is None:
-        return torch.arange(length).unsqueeze(-1)
-    index = torch.as_tensor(positions)
+def as_places(places: Any, count: int, name: str) -> Tensor:
+    """Return one or more distinct integers below `count`, in the shape in which they are given."""
+    try:
+        index = torch.as_tensor(places)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be integers, got {places!r}") from None
+    if index.numel() == 0:
+        raise ValueError(f"{name} must be one or more, got none")
     if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
-        raise TypeError(f"positions of {name!r} must be integers, got {index.dtype}")
-    if index.ndim not in (1, 2) or index.numel() == 0:
-        raise ValueError(
-            f"positions of {name!r} must have shape (d,) or (d, b), got {tuple(index.shape)}"
-        )
-    index = (index if index.ndim == 2 else index.unsqueeze(-1)).to(torch.int64).cpu()
-    if int(index.min()) < 0 or int(index.max()) >= length:
-        raise ValueError(
-            f"positions of {name!r} must lie between 0 and {length - 1}, got "
-            f"{int(index.min())} to {int(index.max())}"
-        )
+        raise TypeError(f"{name} must be integers, got {index.dtype}")
+    index = index.to(torch.int64).cpu()
+    outside = index[(index < 0) | (index >= count)]
+    if outside.numel():
+        raise ValueError(f"{name} must lie between 0 and {count - 1}, got {int(outside[0])}")
     if index.unique().numel() < index.numel():
-        raise ValueError(f"positions of {name!r} must be distinct, got repeated rows")
+        raise ValueError(f"{name} must be distinct, got {index.tolist()}")
     return index
-
-
-def as_units(units: int | Sequence[int], count: int, name: str) -> Tensor:
-    """Return one or more distinct units, numbers below `count`, as a vector."""
-    chosen = units.tolist() if isinstance(units, Tensor) else units
-    if isinstance(chosen, numbers.Integral):
-        chosen = [chosen]
-    if not isinstance(chosen, Sequence) or not all(
-        isinstance(unit, numbers.Integral) and not isinstance(unit, bool) for unit in chosen
-    ):
-        raise TypeError(f"{name} must be an integer or a sequence of them, got {units!r}")
-    if not all(0 <= int(unit) < count for unit in chosen):
-        raise ValueError(f"{name} must lie between 0 and {count - 1}, got {units!r}")
-    if len(chosen) == 0 or len(set(chosen)) < len(chosen):
-        raise ValueError(f"{name} must be one or more distinct units, got {units!r}")
-    return torch.tensor([int(unit) for unit in chosen])

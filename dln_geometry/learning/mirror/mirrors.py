@@ -13,7 +13,7 @@ from dln_geometry.learning.mirror.isometry import (
     Piece,
     Term,
     as_layout,
-    as_units,
+    as_places,
     named,
     terms_of_units,
 )
@@ -46,7 +46,7 @@ class Mirror(Reflection):
     names : tuple of str
         The tensors touched; none for a mirror of flat vectors.
     label : str
-        What is mirrored, in words.
+        A description for messages.
 
     Notes
     -----
@@ -126,20 +126,16 @@ class Mirror(Reflection):
         sign : 1.0 or -1.0
             With -1 the exchange with a change of sign.
 
-        Raises
-        ------
-        TypeError, ValueError
-            If a name is missing, or an axis, position or unit is no integer, out of range or
-            repeated.
         """
         layout = as_layout(axes, params)
         count = _unit_count(layout)
-        i, j = as_units(first, count, "first"), as_units(second, count, "second")
+        i, j = (
+            as_places(units, count, name).reshape(-1)
+            for units, name in ((first, "first"), (second, "second"))
+        )
         if i.numel() != j.numel():
             raise ValueError(f"first and second must be as many, got {i.numel()} and {j.numel()}")
-        units = torch.cat([i, j])
-        if units.unique().numel() < units.numel():
-            raise ValueError(f"first and second must be distinct units, got {first} and {second}")
+        units = as_places(torch.cat([i, j]), count, "first and second")
         eye = torch.eye(i.numel(), dtype=torch.float64)
         frame = torch.cat([eye, -_as_sign(sign) * eye]) / math.sqrt(2)
         label = f"permutation of {first} and {second}" + (" with sign" if sign < 0 else "")
@@ -157,7 +153,7 @@ class Mirror(Reflection):
         parameters and errors as in `permutation`.
         """
         layout = as_layout(axes, params)
-        chosen = as_units(units, _unit_count(layout), "units")
+        chosen = as_places(units, _unit_count(layout), "units").reshape(-1)
         return cls.of_terms(terms_of_units(layout, params, chosen, None), f"sign of {units}")
 
     @classmethod

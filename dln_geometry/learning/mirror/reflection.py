@@ -42,10 +42,7 @@ class Reflection:
     def coordinates(self, q: Any) -> Tensor:
         """Return ``O^T q``, shape (..., k): zero where q is symmetric.
 
-        Parameters
-        ----------
-        q : Tensor, shape (..., p), or mapping of str to Tensor
-            The parameters.
+        The point q is a mapping of names to tensors, or a vector of shape (..., p).
         """
         return self.pull(self._tensors(q))
 
@@ -92,7 +89,7 @@ class Reflection:
         *,
         generator: torch.Generator | None = None,
     ) -> float:
-        """Return the relative violation of the symmetry by a loss: rounding if it has it.
+        """Return the relative violation of the symmetry by a loss: a rounding error if it has it.
 
         The larger of ``|f(R q) - f(q)| / |f(q)|`` and ``|grad f(R q) - R grad f(q)| / |grad f|``
         with the reflection R, at `params` plus a random vector along O of their own size: on the
@@ -106,11 +103,6 @@ class Reflection:
             All parameters.
         generator : torch.Generator, optional
             Source of randomness; a fresh one if not given.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If the loss is no finite scalar tensor, or does not depend on the parameters.
         """
         tensors = self._tensors(params)
         probe = next(iter(tensors.values()))
