@@ -183,7 +183,11 @@ def test_sgd_on_a_network_moves_at_the_rate_of_the_exponent(generator):
         (lambda: lyapunov([1.0], 0.0), ValueError, "lr must be positive"),
         (lambda: lyapunov([1.0], "a"), TypeError, "lr must be a real number"),
         (lambda: lyapunov([1.0], 0.1, momentum=1.0), ValueError, "momentum must be below 1"),
-        (lambda: lyapunov([1.0], 0.1, weight_decay=-1.0), ValueError, "weight_decay must be non-negative"),
+        (
+            lambda: lyapunov([1.0], 0.1, weight_decay=-1.0),
+            ValueError,
+            "weight_decay must be non-negative",
+        ),
         (lambda: lyapunov([[[1.0, 0], [0, 1]]], 0.1, steps=1), ValueError, "at least 2, got 1"),
         (lambda: lyapunov([[[1.0, 0], [0, 1]]], 0.1, steps=0.5), TypeError, "an integer"),
         (lambda: noise_threshold("a"), TypeError, "curvatures must be a real array"),

@@ -13,9 +13,9 @@ from dln_geometry.learning.collapse import curvature, stability
 from dln_geometry.learning.mirror import Mirror
 from dln_geometry.learning.symmetry import SymmetryError
 from dln_geometry.testing import assert_close
+from tests.learning.mirror.routes import HIDDEN
 
 F64 = torch.float64
-HIDDEN = {"0.weight": 0, "0.bias": 0, "2.weight": 1}
 
 
 def _mlp(generator, width=6, inputs=5, dtype=F64):

@@ -12,9 +12,9 @@ from torch.nn.utils import parametrize
 from dln_geometry.learning.constraints import syre_
 from dln_geometry.learning.mirror import Mirror
 from dln_geometry.testing import assert_close
+from tests.learning.mirror.routes import HIDDEN
 
 F64 = torch.float64
-HIDDEN = {"0.weight": 0, "0.bias": 0, "2.weight": 1}
 
 
 def _net(dtype=F64):
