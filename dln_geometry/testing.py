@@ -1,8 +1,8 @@
 """Numerical checks whose tolerances have a reason: round-off, order of accuracy, Monte Carlo.
 
-Each check raises ``AssertionError`` with the figures when it fails, and ``ValueError`` or
-``TypeError`` when it is asked something that has no answer (too few points, a tolerance that
-is not positive). They need no test framework.
+Each check raises ``AssertionError`` with the figures when it fails, ``TypeError`` for arguments
+that are not numeric, and ``ValueError`` for the rest (too few points, a tolerance that is not
+positive). They need no test framework.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any, SupportsFloat
 import numpy as np
 import torch
 from torch import Tensor
+
+from dln_geometry.support import as_positive
 
 __all__ = ["assert_close", "assert_mean", "assert_order"]
 
@@ -31,29 +33,24 @@ def assert_close(
     Passes if shapes are equal and
     ``max |actual - expected| <= ops * eps * scale * condition``, the difference taken in double
     precision. ``eps`` belongs to the coarser floating dtype of the two; numbers, integers and
-    plain sequences count as float64. Infinite entries must be equal, NaN never passes, and
-    neither does an empty array: a comparison of nothing is a mistake in the test.
+    plain sequences count as float64. Infinite entries must be equal; NaN and empty arrays fail.
 
     Parameters
     ----------
     actual, expected : Tensor, ndarray, number or (nested) sequence of these, the same shape
-        What was computed and what it should be. Sparse tensors are made dense.
+        Sparse tensors are made dense.
     ops : float
         Number of roundings allowed; 100, 300 and 1000 are customary.
     scale : float, optional
         Magnitude that roundings are relative to. The default is the largest finite
         ``|expected|``; pass one if the expected value is zero or the result of cancellation.
     condition : float
-        Condition number of what was inverted on the way.
+        Condition number of a matrix that was inverted on the way.
 
     Raises
     ------
     AssertionError
         If they disagree; the message gives error, bound and the worst index.
-    TypeError
-        If an argument is not numeric.
-    ValueError
-        If `ops`, `scale` or `condition` is not positive and finite.
 
     Examples
     --------
@@ -76,10 +73,8 @@ def assert_close(
         tiny = torch.finfo(torch.float64).tiny
         finite = b.abs()[torch.isfinite(b)]
         scale = max(float(finite.max()), tiny) if finite.numel() else 1.0
-    factors = {"ops": float(ops), "scale": float(scale), "condition": float(condition)}
-    for name, value in factors.items():
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name} must be positive and finite, got {value}")
+    factors = {"ops": ops, "scale": scale, "condition": condition}
+    factors = {name: as_positive(float(value), name) for name, value in factors.items()}
     eps = max(a_eps, b_eps)
     bound = eps * math.prod(factors.values())
     # inf - inf is NaN, though equal infinities agree.
@@ -106,9 +101,9 @@ def assert_order(
     Parameters
     ----------
     steps, errors : Tensor, ndarray or sequence, shape (k,), k >= 4
-        Distinct positive step sizes, in any order, and the error met at each.
+        Distinct positive step sizes, in any order, and the error at each.
     order : float
-        The exponent that was promised.
+        The expected exponent.
     tol : float
         Deviation of the slope allowed for a fit over finitely many steps.
     at_least : bool
@@ -118,11 +113,6 @@ def assert_order(
     ------
     AssertionError
         If the slope is off, or an error is zero or not finite and so has no logarithm.
-    TypeError
-        If an argument is not numeric.
-    ValueError
-        If there are fewer than four points, shapes differ, steps are not positive and distinct,
-        or `tol` is not positive.
 
     Examples
     --------
@@ -145,8 +135,7 @@ def assert_order(
         raise ValueError(f"an order must be fitted to at least 4 points, got {h.numel()}")
     if not (bool(((h > 0) & torch.isfinite(h)).all()) and h.unique().numel() == h.numel()):
         raise ValueError(f"steps must be positive, finite and distinct, got {h.tolist()}")
-    if not (math.isfinite(tol) and tol > 0):
-        raise ValueError(f"tol must be positive and finite, got {tol}")
+    as_positive(float(tol), "tol")
     shown = ", ".join(f"{value:.2e}" for value in e.tolist())
     if not bool(((e > 0) & torch.isfinite(e)).all()):
         raise AssertionError(f"errors must be positive and finite to have an order, got {shown}")
@@ -178,10 +167,6 @@ def assert_mean(samples: Any, expected: Any, sigmas: float = 4) -> None:
     ------
     AssertionError
         If a mean is off or a value is NaN or infinite, with the figures of the worst entry.
-    TypeError
-        If an argument is not numeric.
-    ValueError
-        If there are fewer than two samples, or `sigmas` is not positive.
 
     Examples
     --------
@@ -197,8 +182,7 @@ def assert_mean(samples: Any, expected: Any, sigmas: float = 4) -> None:
     count = x.shape[0] if x.ndim else 0
     if count < 2:
         raise ValueError(f"samples must number at least 2, got shape {tuple(x.shape)}")
-    if not (math.isfinite(sigmas) and sigmas > 0):
-        raise ValueError(f"sigmas must be positive and finite, got {sigmas}")
+    as_positive(float(sigmas), "sigmas")
     if x.shape[1:] != mu.shape:
         raise AssertionError(
             f"expected must have shape {tuple(x.shape[1:])}, got {tuple(mu.shape)}"

@@ -31,6 +31,8 @@ _MOST_ENTRIES = 1 << 22
 def sectional_curvature(point: EndToEnd | Collapsed, z: Any, w: Any) -> Tensor:
     r"""Return ``g(R(Z,W)W, Z) / (|Z|^2 |W|^2 - g(Z,W)^2)``, shape (...).
 
+    Zero at depth 1; unchanged if `z` and `w` are replaced by other vectors of their plane.
+
     Parameters
     ----------
     point : EndToEnd or Collapsed
@@ -38,18 +40,10 @@ def sectional_curvature(point: EndToEnd | Collapsed, z: Any, w: Any) -> Tensor:
     z, w : array_like, shape (..., m, n)
         Tangent vectors that span the plane.
 
-    Returns
-    -------
-    Tensor, shape (...)
-        Zero at depth 1; unchanged if `z` and `w` are replaced by other vectors of their plane.
-
     Raises
     ------
-    TypeError
-        If `point` is no point.
     ValueError
-        If a vector has the wrong shape or is not tangent, a singular value is zero, or `z` and
-        `w` span no plane.
+        If `z` and `w` span no plane; otherwise as in `metric`.
 
     References
     ----------

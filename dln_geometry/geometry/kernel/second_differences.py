@@ -72,12 +72,15 @@ def _ratio(t: Array, rate: float) -> Array:
     return xp.expm1(rate * t) / xp.expm1(-t)
 
 
+def growth(t: Array, depth: Depth) -> Array:
+    """Return ``N (e^{t/N} - 1)``; t at infinite depth."""
+    return t if depth.infinite else namespace(t).expm1(depth.inverse * t) * depth
+
+
 def _chord(t: Array, depth: Depth) -> Array:
     """Return ``N (1 - e^{-t/N}) / (1 - e^{-t})`` for t >= 0, 1 at 0."""
-    if not depth.infinite:
-        return _ratio(t, -depth.inverse) / depth.inverse
-    t = t + least(t)
-    return -t / namespace(t).expm1(-t)
+    t = -(t + least(t))
+    return growth(t, depth) / namespace(t).expm1(t)
 
 
 def _fall_nearby(u: Array, v: Array, depth: Depth) -> Array:

@@ -48,13 +48,11 @@ def cometric_of_matrix(
 
 
 class _Cometric(torch.autograd.Function):
-    """``A_X(G)``, with the frames of X as constants."""
+    """``A_X(G)`` from X, G and, as constants, ``U, s, V^T`` of X, the depth and `normalized`."""
 
     @staticmethod
-    def forward(
-        x: Tensor, g: Tensor, u: Tensor, s: Tensor, vh: Tensor, depth: Depth, normalized: bool
-    ) -> Tensor:
-        return apply_kernel((u, s, vh), g, depth, normalized)
+    def forward(x: Tensor, g: Tensor, *parts: Any) -> Tensor:
+        return apply_kernel(parts[:3], g, *parts[3:])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -87,20 +85,14 @@ class _Cometric(torch.autograd.Function):
 
 
 class _Gradient(torch.autograd.Function):
-    """The gradient in X of ``<H, A_X(G)>``; its own derivatives go through the frames."""
+    """The gradient in X of ``<H, A_X(G)>``, from X, G, H and the same constants.
+
+    Its own derivatives go through the singular value decomposition.
+    """
 
     @staticmethod
-    def forward(
-        x: Tensor,
-        g: Tensor,
-        h: Tensor,
-        u: Tensor,
-        s: Tensor,
-        vh: Tensor,
-        depth: Depth,
-        normalized: bool,
-    ) -> Tensor:
-        return _varied(pull, (u, s, vh), h, g, depth, normalized)
+    def forward(x: Tensor, g: Tensor, h: Tensor, *parts: Any) -> Tensor:
+        return _varied(pull, parts[:3], h, g, *parts[3:])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

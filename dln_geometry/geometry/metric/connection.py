@@ -32,26 +32,10 @@ def connection(point: EndToEnd | Collapsed, z: Any, w: Any) -> Tensor:
 
     ``nabla_Z W = D_Z W + Gamma_X(Z, W)`` for every field W of tangent vectors, ``D`` the plain
     derivative of its matrix. Below full rank ``D_Z W`` leaves the tangent space, and Gamma has
-    the part that brings it back: minus the second fundamental form of the matrices of rank r.
+    the part that brings it back: minus the second fundamental form of the matrices of rank r. At
+    depth 1, where the metric is the flat one of all matrices, it is zero.
 
-    Parameters
-    ----------
-    point : EndToEnd or Collapsed
-        A point X of shape (..., m, n) and rank r, its singular values positive.
-    z, w : array_like, shape (..., m, n)
-        Tangent vectors.
-
-    Returns
-    -------
-    Tensor, shape (..., m, n)
-        Zero at depth 1, where the metric is the flat one of all matrices.
-
-    Raises
-    ------
-    TypeError
-        If `point` is no point.
-    ValueError
-        If a vector has the wrong shape or is not tangent, or a singular value is zero.
+    `z` and `w` are tangent vectors; parameters and errors as in `metric`.
 
     Examples
     --------
@@ -89,7 +73,7 @@ def riemannian_hessian(
     ``A(E''[Z] + 1/2 d<alpha, A E'>) + 1/2 (dA[Z](E') - dA[W](alpha))``. It is self-adjoint in
     the metric.
 
-    Parameters and errors as in `connection`, and:
+    Other parameters and errors as in `metric`.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dln_geometry.geometry.kernel import log_kernel_of_log
 from dln_geometry.geometry.metric.entropy import entropy_pull
-from dln_geometry.geometry.points import EndToEnd
+from dln_geometry.geometry.points import EndToEnd, product
 from dln_geometry.support import Depth, as_depth
 
 _MOST_LAYERS = 16
@@ -48,15 +48,9 @@ class ProductFrame:
     through zero, the determinant changes its sign, except at even depths, where that of balanced
     layers cannot.
 
-    Parameters
-    ----------
-    point : EndToEnd
-        Depth above 1.
-    layers : int, optional
-        Number q >= 2 of factors; `layers_of_step` of the depth by default.
-    flat_depth : float, optional
-        Depth in whose ``s^{1/depth}`` the diagonal moves on a straight line: N by default. With
-        `layers` here every factor is linear, for any N.
+    The depth of `point` is above 1; `layers` is the number q >= 2, by default `layers_of_step` of
+    the depth. The diagonal moves on a straight line in ``s^{1/flat_depth}``, by default that of N;
+    with ``flat_depth = layers`` every factor is linear, for any N.
     """
 
     def __init__(
@@ -245,41 +239,26 @@ class ProductFrame:
     ) -> tuple[Tensor, Tensor]:
         """Make the step; return ``X+`` as a product of two matrices, (..., m, r) and (..., r, n).
 
-        Parameters
-        ----------
-        core : Tensor, shape (..., r, r)
-            ``U^T`` move ``V`` in orthonormal coordinates.
-        left : Tensor, shape (..., m, r), optional
-            The move from the range of X outwards; its part inside is dropped.
-        right : Tensor, shape (..., r, n), optional
-            The same for the corange.
-        keep : float
-            Multiple of every layer that stays, for weight decay.
+        The move Z is given in orthonormal coordinates: `core` is ``U^T Z V``, `left` (m x r) its
+        part from the range of X outwards and `right` (r x n) from the corange, of which the parts
+        inside are dropped. `keep` is the multiple of every layer that stays, for weight decay.
         """
         u, vh = self.point.u, self.point.vh
         diagonal, outside = self.diagonal(core.diagonal(dim1=-2, dim2=-1), keep)
         first, *inner, last = self.factors(core, diagonal)
         if left is None and right is None:
-            return u @ _chain([first, *inner, last]), vh
+            return u @ product([first, *inner, last]), vh
         # The square one of the two outer factors takes in the hidden ones.
         if right is None:
-            first, inner = _chain([first, *inner]), []
+            first, inner = product([first, *inner]), []
         elif left is None:
-            last, inner = _chain([*inner, last]), []
+            last, inner = product([*inner, last]), []
         last, first = u @ last, first @ vh
         if left is not None:
             last = last + (left - u @ (u.mT @ left)) * outside.unsqueeze(-2)
         if right is not None:
             first = first + outside.unsqueeze(-1) * (right - (right @ vh.mT) @ vh)
-        return last, _chain([first, *inner])
-
-
-def _chain(factors: list[Tensor]) -> Tensor:
-    """Multiply square factors, first factor first."""
-    x = factors[0]
-    for factor in factors[1:]:
-        x = factor @ x
-    return x
+        return last, product([first, *inner])
 
 
 def thin_svd(last: Tensor, first: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,6 +7,7 @@ import torch
 
 import dln_geometry as dln
 from dln_geometry.testing import assert_close
+from tests.geometry.geodesics.routes import draw, gaussian
 
 DTYPES = [torch.float64, torch.float32]
 # Shape of X, its rank and spectrum.
@@ -22,20 +23,6 @@ REAL_DEPTHS = [1, 1.5, 2, 2.7, 3, 8, 1000, math.inf]
 points = pytest.mark.parametrize(
     ("shape", "rank", "spectrum"), POINTS, ids=[f"{m}x{n}-r{r}-{s[-1]}" for (m, n), r, s in POINTS]
 )
-
-
-def draw(shape, rank, spectrum, depth, generator, dtype=torch.float64, batch=(), **options):
-    pair = dln.Collapsed.random(
-        shape, rank, depth, spectrum=spectrum, batch=batch, generator=generator, dtype=dtype
-    )
-    point = pair.point()
-    # The spectrum itself, free of the roundings of a decomposition.
-    s = torch.tensor(spectrum, dtype=dtype).expand(point.s.shape)
-    return dln.EndToEnd(point.u, s, point.vh, depth, options.get("normalized", math.isinf(depth)))
-
-
-def gaussian(shape, generator, dtype=torch.float64):
-    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
 def tangent_basis(point, core_only=False):
@@ -67,7 +54,7 @@ def project(point, z):
 def test_cometric_is_the_differential_times_its_adjoint(
     shape, rank, spectrum, depth, widths, generator
 ):
-    point = draw(shape, rank, spectrum, depth, generator)
+    point = draw(shape, spectrum, depth, generator)
     factors = dln.balanced_factors(point, widths=widths, gauge="haar", generator=generator)
     g = gaussian(shape, generator)
 
@@ -89,7 +76,7 @@ def test_cometric_is_the_differential_times_its_adjoint(
 @pytest.mark.parametrize("depth", [2, 3, 6])
 def test_cometric_is_the_sum_of_powers(shape, rank, spectrum, depth, dtype, generator):
     """The formula by fractional powers of X X^T and X^T X."""
-    point = draw(shape, rank, spectrum, depth, generator, dtype, batch=(2,))
+    point = draw(shape, spectrum, depth, generator, dtype, batch=(2,))
     g = gaussian((2, *shape), generator, dtype)
 
     def power(basis, exponent):
@@ -111,7 +98,7 @@ def test_cometric_is_the_sum_of_powers(shape, rank, spectrum, depth, dtype, gene
 def test_metric_inverts_and_the_root_squares(shape, rank, spectrum, depth, normalized, generator):
     if math.isinf(depth):
         normalized = True
-    point = draw(shape, rank, spectrum, depth, generator, normalized=normalized)
+    point = draw(shape, spectrum, depth, generator, normalized=normalized)
     g, h = gaussian((5, *shape), generator), gaussian((5, *shape), generator)
     image = dln.cometric(point, g)
     assert_close(dln.cometric_sqrt(point, dln.cometric_sqrt(point, g)), image)
@@ -172,7 +159,7 @@ def test_volume_density_is_the_determinant_of_the_metric(
 ):
     if math.isinf(depth):
         normalized = True
-    point = draw(shape, rank, spectrum, depth, generator, normalized=normalized)
+    point = draw(shape, spectrum, depth, generator, normalized=normalized)
     basis = tangent_basis(point, core_only=math.isinf(depth))
     gram = torch.stack([dln.inner(point, basis, b.expand_as(basis)) for b in basis])
     expected = 0.5 * torch.linalg.slogdet(gram).logabsdet
@@ -184,7 +171,7 @@ def test_volume_density_is_the_determinant_of_the_metric(
 @pytest.mark.parametrize("depth", [2, 3, 5])
 def test_volume_density_from_the_layers(shape, rank, spectrum, depth, generator):
     """The metric is the inverse of dphi dphi*, by autodiff of the product."""
-    point = draw(shape, rank, spectrum, depth, generator)
+    point = draw(shape, spectrum, depth, generator)
     factors = dln.balanced_factors(point, gauge="haar", generator=generator)
     jacobians = torch.autograd.functional.jacobian(lambda *w: dln.end_to_end(w), tuple(factors))
     basis = tangent_basis(point).flatten(1)
@@ -200,7 +187,7 @@ def test_volume_density_from_the_layers(shape, rank, spectrum, depth, generator)
 def test_volume_density_is_flat_in_the_radial_coordinate(shape, rank, depth, generator):
     """sqrt(det g) dX = prod d rho prod |lam_i^2 - lam_j^2| prod lam^{m+n-2r} dU dV."""
     s = torch.linspace(1.8, 0.2, rank, dtype=torch.float64)
-    point = draw(shape, rank, tuple(s.tolist()), depth, generator)
+    point = draw(shape, tuple(s.tolist()), depth, generator)
     lam = s ** (1 / depth)
     i, j = torch.triu_indices(rank, rank, 1)
     # rho = sqrt(N) lam, and dX = prod ds prod |s_i^2 - s_j^2| prod s^{m+n-2r} dU dV.
@@ -214,14 +201,12 @@ def test_volume_density_is_flat_in_the_radial_coordinate(shape, rank, depth, gen
 @pytest.mark.parametrize("s", [(1.4, 0.8), (0.9, 0.9), (1.0, 1.0 + 1e-9)])
 def test_gradcheck_in_the_spectrum_and_the_covector(s, depth, generator):
     """At equal singular values too, as long as the singular vectors stand still."""
-    point = draw((4, 3), 2, (1.0, 0.5), depth, generator)
+    point = draw((4, 3), (1.0, 0.5), depth, generator)
     g = gaussian((4, 3), generator).requires_grad_()
     s = torch.tensor(s, dtype=torch.float64, requires_grad=True)
 
     def apply(operator):
-        return lambda s, g: operator(
-            dln.EndToEnd(point.u, s, point.vh, depth, math.isinf(depth)), g
-        )
+        return lambda s, g: operator(point.replace(s=s), g)
 
     assert torch.autograd.gradcheck(apply(dln.cometric), (s, g))
     assert torch.autograd.gradcheck(apply(dln.cometric_sqrt), (s, g))
@@ -241,7 +226,7 @@ def test_gradcheck_of_the_volume_density(generator):
         s = torch.tensor(s, dtype=torch.float64, requires_grad=True)
         for depth in (1.5, 3, math.inf):
             assert torch.autograd.gradcheck(
-                lambda s, n=depth: dln.log_volume_density(dln.EndToEnd(u, s, vh, n, math.isinf(n))),
+                lambda s, n=depth: dln.log_volume_density(dln.EndToEnd(u, s, vh, n)),
                 s,
             )
 

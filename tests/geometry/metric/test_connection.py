@@ -108,7 +108,7 @@ def test_continuous_at_equal_values(depth, generator):
     def at(gap):
         spectrum = torch.tensor([1.2 + gap, 1.2, 0.5], dtype=torch.float64)
         eye = torch.eye(3, dtype=torch.float64)
-        return dln.EndToEnd(eye, spectrum, eye, depth, math.isinf(depth))
+        return dln.EndToEnd(eye, spectrum, eye, depth)
 
     z, w = gaussian((2, 3, 3), generator)
     exact = connection(at(0.0), z, w)
@@ -153,7 +153,7 @@ def test_hessian_in_blocks(depth, generator):
     point = draw((6, 5), (1.4, 1.4, 0.6), depth, generator)
     u, s, vh = point.u, point.s, point.vh
     g, h = gaussian((2, 6, 5), generator)
-    z = tangent(dln.EndToEnd(u, s, vh, 2, False), generator)
+    z = tangent(point.replace(depth=2), generator)
     frozen = math.isinf(depth)
     if frozen:
         z = u @ u.mT @ z @ vh.mT @ vh
@@ -183,11 +183,10 @@ def test_batches_and_dtypes(dtype, generator):
     hessian = riemannian_hessian(point, z, w, z)
     assert whole.dtype == hessian.dtype == dtype
     for i in range(2):
-        single = dln.EndToEnd(point.u[i], point.s[i], point.vh[i], 3, False)
-        assert_close(connection(single, z[i], w[i]), whole[i])
-        assert_close(riemannian_hessian(single, z[i], w[i], z[i]), hessian[i])
-    double = dln.EndToEnd(point.u.double(), point.s.double(), point.vh.double(), 3, False)
-    assert_close(whole, connection(double, z.double(), w.double()), condition=6)
+        assert_close(connection(point[i], z[i], w[i]), whole[i])
+        assert_close(riemannian_hessian(point[i], z[i], w[i], z[i]), hessian[i])
+    double = connection(point.to(torch.float64), z.double(), w.double())
+    assert_close(whole, double, condition=6)
 
 
 @pytest.mark.parametrize("depth", [2, 3, 2.7, math.inf])

@@ -76,8 +76,7 @@ def _laplacian(p, size, **options):
     v = torch.linalg.qr(p.vh.mT, mode="complete").Q
     u, v = torch.cat((p.u, u[:, r:]), 1), torch.cat((p.vh.mT, v[:, r:]), 1)
     frame = u @ basis @ v.mT
-    many = [x.expand(m * n, *x.shape) for x in (p.u, p.s, p.vh)]
-    points = dln.EndToEnd(*many, p.depth, p.normalized)
+    points = p.expand((m * n,))
     both = _moved(points, size * frame, **options) + _moved(points, -size * frame, **options)
     return (both - 2 * p.matrix).sum(0) / (2 * size**2)
 
@@ -100,7 +99,7 @@ def test_its_second_order_is_the_drift_of_brownian_motion(shape, rank, depth, ge
 @pytest.mark.parametrize("depth", [2.7, 3])
 def test_normalized_metric_moves_with_its_own_size(depth, generator):
     p = _point((5, 4), 3, depth, generator)
-    q = dln.EndToEnd(p.u, p.s, p.vh, p.depth, True)
+    q = p.replace(normalized=True)
     z = 0.2 * torch.randn(5, 4, generator=generator, dtype=F64)
     assert_close(_moved(q, math.sqrt(depth) * z), _moved(p, z))
 
