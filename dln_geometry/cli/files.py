@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,13 @@ import numpy as np
 from dln_geometry.cli.tables import read_table
 
 TABLES = (".csv", ".tsv", ".txt")
-SUFFIXES = (*TABLES, ".npz", ".npy", ".mtx")
 LAYOUTS = ("auto", "triples", "matrix")
-_DAMAGED = (ValueError, EOFError, ArithmeticError, RuntimeError, zipfile.BadZipFile, zlib.error)
+# What numpy and scipy raise on files of another kind, cut short or changed. OSError is not among
+# them: a file that is missing keeps its own message.
+_DAMAGED = (
+    ValueError, EOFError, ArithmeticError, RuntimeError, LookupError, AttributeError, TypeError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,40 +57,38 @@ def read_entries(
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout}")
-    suffix = _known(path, SUFFIXES)
+    suffix = _suffix_of(path, (*TABLES, ".npz", ".npy", ".mtx"))
     if suffix == ".mtx":
-        stored = _matrix_market(path)
-        if not isinstance(stored, np.ndarray):
-            return _from_sparse(stored, path)
-        return _from_table(stored, path, layout, one_based, shape)
-    if suffix == ".npz":
-        arrays = _stored_arrays(path)
+        table = _matrix_market(path)
+        if not isinstance(table, np.ndarray):
+            return _from_sparse(table, path)
+    elif suffix == ".npz":
+        arrays = _archive(path)
         if {"rows", "cols", "values"} <= arrays.keys():
-            shape = _stored_shape(arrays, path) if shape is None else shape
-            rows, cols, values = (arrays[name] for name in ("rows", "cols", "values"))
-            return _triples(rows, cols, values, one_based, shape)
+            shape = shape or _stored_shape(arrays.get("shape"), path)
+            return _from_triples(arrays["rows"], arrays["cols"], arrays["values"], one_based, shape)
         if "format" in arrays:
-            return _from_sparse(_stored_sparse(path), path)
+            return _from_sparse(_scipy_archive(path), path)
         table = _only(arrays, path, "a single matrix or the arrays rows, cols, values")
     else:
-        table = _stored_array(path) if suffix == ".npy" else read_table(path)
+        table = _numpy_file(path) if suffix == ".npy" else read_table(path)
     return _from_table(table, path, layout, one_based, shape)
 
 
 def read_matrix(path: Path) -> np.ndarray:
     """Read a whole matrix of finite numbers: ``.npy``, ``.npz`` with a single array, or a table."""
-    suffix = _known(path, (*TABLES, ".npz", ".npy"))
+    suffix = _suffix_of(path, (*TABLES, ".npz", ".npy"))
     if suffix == ".npz":
-        x = _only(_stored_arrays(path), path, "a single matrix")
+        x = _only(_archive(path), path, "a single matrix")
     else:
-        x = _stored_array(path) if suffix == ".npy" else read_table(path)
-    x = _two_dimensional(x, path)
+        x = _numpy_file(path) if suffix == ".npy" else read_table(path)
+    x = _as_floats(x, path)
     if not np.isfinite(x).all():
         raise ValueError(f"{path} must hold finite numbers, got NaN or infinite entries")
     return x
 
 
-def _known(path: Path, suffixes: tuple[str, ...]) -> str:
+def _suffix_of(path: Path, suffixes: tuple[str, ...]) -> str:
     """Return the suffix of a file that is there and not empty."""
     suffix = path.suffix.lower()
     if suffix not in suffixes:
@@ -94,47 +98,52 @@ def _known(path: Path, suffixes: tuple[str, ...]) -> str:
     return suffix
 
 
-def _numeric(x: np.ndarray, path: Path) -> np.ndarray:
+def _as_floats(x: np.ndarray, path: Path, ndim: int = 2) -> np.ndarray:
+    if x.ndim != ndim or x.size == 0:
+        raise ValueError(f"{path} must hold a matrix of shape (m, n), got shape {x.shape}")
     if x.dtype.kind not in "biuf":
         raise ValueError(f"{path} must hold real numbers, got {x.dtype}")
     return x.astype(np.float64)
 
 
-def _two_dimensional(x: np.ndarray, path: Path) -> np.ndarray:
-    if x.ndim != 2 or x.size == 0:
-        raise ValueError(f"{path} must hold a matrix of shape (m, n), got shape {x.shape}")
-    return _numeric(x, path)
-
-
-def _stored_array(path: Path) -> np.ndarray:
+@contextmanager
+def _reading(path: Path, what: str, *, told: bool = False) -> Iterator[None]:
+    """Refuse a damaged file; `told` adds the reason that the reader gives."""
     try:
-        with open(path, "rb") as handle:
-            return np.asarray(np.load(handle, allow_pickle=False))
-    except _DAMAGED:
-        # The message of numpy would advise to read the file unsafely.
-        raise ValueError(
-            f"{path} must be an array of numpy, got a damaged file or one that holds no numbers"
-        ) from None
+        yield
+    except _DAMAGED as error:
+        # The reason of numpy would advise to read the file unsafely.
+        reason = f": {error}" if told else ", got a damaged file or one that holds no numbers"
+        raise ValueError(f"{path} must be {what}{reason}") from None
 
 
-def _stored_arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
+def _numpy_file(path: Path) -> np.ndarray:
+    with _reading(path, "an array of numpy"), open(path, "rb") as handle:
+        return np.asarray(np.load(handle, allow_pickle=False))
+
+
+def _archive(path: Path) -> dict[str, np.ndarray]:
+    with (
+        _reading(path, "an archive of numpy"),
         # Opened here, since np.load leaves a damaged archive open.
-        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (*_DAMAGED, AttributeError, TypeError):
-        raise ValueError(
-            f"{path} must be an archive of numpy, got a damaged file or one that holds no numbers"
-        ) from None
+        open(path, "rb") as handle,
+        np.load(handle, allow_pickle=False) as archive,
+    ):
+        return {name: archive[name] for name in archive.files}
 
 
-def _stored_sparse(path: Path) -> Any:
+def _scipy_archive(path: Path) -> Any:
     from scipy import sparse
 
-    try:
+    with _reading(path, "a sparse matrix of scipy", told=True):
         return sparse.load_npz(path)
-    except (*_DAMAGED, KeyError, IndexError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} must be a sparse matrix of scipy: {error}") from None
+
+
+def _matrix_market(path: Path) -> Any:
+    from scipy.io import mmread
+
+    with _reading(path, "a Matrix Market file", told=True):
+        return mmread(path)
 
 
 def _only(arrays: dict[str, np.ndarray], path: Path, expected: str) -> np.ndarray:
@@ -143,16 +152,15 @@ def _only(arrays: dict[str, np.ndarray], path: Path, expected: str) -> np.ndarra
     return next(iter(arrays.values()))
 
 
-def _stored_shape(arrays: dict[str, np.ndarray], path: Path) -> tuple[int, int] | None:
-    if "shape" not in arrays:
+def _stored_shape(stored: np.ndarray | None, path: Path) -> tuple[int, int] | None:
+    if stored is None:
         return None
-    stored = arrays["shape"]
     if stored.shape != (2,) or stored.dtype.kind not in "iu":
         raise ValueError(f"{path} must hold a shape of two integers, got {stored.tolist()}")
     return int(stored[0]), int(stored[1])
 
 
-def _triples(
+def _from_triples(
     rows: np.ndarray,
     cols: np.ndarray,
     values: np.ndarray,
@@ -196,7 +204,7 @@ def _from_table(
     table: np.ndarray, path: Path, layout: str, one_based: bool, shape: tuple[int, int] | None
 ) -> Entries:
     """Return the entries of an array that holds triples or a matrix."""
-    table = _two_dimensional(table, path)
+    table = _as_floats(table, path)
     if np.isinf(table).any():
         raise ValueError(f"{path} must hold finite numbers or NaN, got infinite entries")
     if layout == "auto":
@@ -208,7 +216,7 @@ def _from_table(
             f"{path} must have columns row, column, value, got {table.shape[1]} columns"
         )
     rows, cols, values = table.T[:3]
-    return _triples(rows, cols, values, one_based, shape)
+    return _from_triples(rows, cols, values, one_based, shape)
 
 
 def _layout_of(table: np.ndarray, path: Path) -> str:
@@ -252,15 +260,6 @@ def _from_sparse(x: Any, path: Path) -> Entries:
     x = x.tocoo()
     if x.nnz == 0:
         raise ValueError(f"{path} must hold an entry, got none")
-    values = _numeric(x.data, path)
-    entries = _triples(x.row, x.col, values, False, (int(x.shape[0]), int(x.shape[1])))
+    values = _as_floats(x.data, path, 1)
+    entries = _from_triples(x.row, x.col, values, False, (int(x.shape[0]), int(x.shape[1])))
     return replace(entries, layout="sparse matrix")
-
-
-def _matrix_market(path: Path) -> Any:
-    from scipy.io import mmread
-
-    try:
-        return mmread(path)
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"{path} must be a Matrix Market file: {error}") from None
