@@ -1,4 +1,4 @@
-"""Try symmetric groups on a module: its output must stay as it is."""
+"""Try symmetric groups on a module: they must not change its output."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from torch.func import functional_call
 
 from dln_geometry.learning.architecture.groups import SymmetricGroup
 
-__all__ = ["confirmed"]
-
-# A symmetry up to the epsilon of a normalisation answers far less than a chance direction does.
+# Largest response to a group relative to that to a random direction: the epsilon of a normalisation
+# makes far less than this of a true symmetry.
 _ALLOWED = 0.05
 _SIZE = 0.1
 
@@ -26,21 +25,12 @@ def confirmed(
     *,
     logits: bool,
 ) -> list[SymmetricGroup]:
-    """Return the groups that leave the output of a module where it is.
+    """Return the groups that do not change the output of a module.
 
-    Each is tried by a random element, in double precision, against a random direction of the same
-    length in the same parameters.
-
-    Parameters
-    ----------
-    module : Module
-        Not changed; random numbers of its forward pass (dropout) are the same in every try.
-    groups : sequence of SymmetricGroup
-        What is claimed.
-    example_input : tuple
-        Positional arguments of the module.
-    logits : bool
-        Whether a common shift of the last axis (or the second) does not count.
+    A random element of each moves the parameters, in double precision; the output must change far
+    less than after a random step of the same length in the same parameters. The random numbers of
+    the forward pass (dropout) are the same every time. With `logits`, a common shift along the
+    last axis (or the second) is no change.
     """
     if not groups:
         return []
@@ -53,10 +43,10 @@ def confirmed(
 
     def outputs(at: dict[str, Tensor]) -> Tensor:
         buffers = {name: b.clone() for name, b in clone.named_buffers()}
-        # The same random numbers every time, and the generators as they were afterwards.
+        # The same random numbers every time; the generators are restored.
         with torch.random.fork_rng(), torch.no_grad():
             value = functional_call(clone, (at, buffers), arguments)
-        found = _tensors(value)
+        found = _float_tensors(value)
         if logits:
             found = [_without_shift(t) for t in found]
         return torch.cat([t.flatten() for t in found])
@@ -81,18 +71,18 @@ def confirmed(
     return kept
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def _float_tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value] if value.is_floating_point() else []
     if isinstance(value, dict):
         value = tuple(value.values())
     if isinstance(value, tuple | list):
-        return [t for item in value for t in _tensors(item)]
+        return [t for item in value for t in _float_tensors(item)]
     return []
 
 
 def _without_shift(t: Tensor) -> Tensor:
-    """Remove what is common to all classes, on the second axis or on the last."""
+    """Subtract the mean over the classes, on the second axis and on the last."""
     if t.ndim > 2:
         t = t - t.mean(1, keepdim=True)
     return t - t.mean(-1, keepdim=True) if 0 < t.ndim < 4 else t

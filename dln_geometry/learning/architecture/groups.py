@@ -1,4 +1,4 @@
-"""Groups of parameters that a symmetry moves together, as the architecture of a module has them."""
+"""Groups of parameters that a symmetry of an architecture moves together."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.learning.symmetry import Symmetry
-
-__all__ = ["Element", "Part", "SymmetricGroup"]
+from dln_geometry.support import as_count
 
 Kind = Literal["scale", "translation", "rescale", "gauge", "permutation"]
 Element = Tensor | tuple[Tensor, ...]
@@ -51,11 +50,7 @@ class Part:
         if not isinstance(self.name, str):
             raise TypeError(f"name must be a string, got {self.name!r}")
         for field, least in (("axis", 0), ("units", 1), ("block", 1), ("start", 0)):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{field} must be an integer, got {value!r}")
-            if value < least:
-                raise ValueError(f"{field} must be at least {least}, got {value}")
+            object.__setattr__(self, field, as_count(getattr(self, field), field, least))
 
     @property
     def stop(self) -> int:
@@ -63,7 +58,7 @@ class Part:
         return self.start + self.units * self.block
 
     def slices(self, tensor: Tensor) -> Tensor:
-        """Return the slices of the units, shape (units, block, rest); a view where there is one."""
+        """Return the slices of the units, shape (units, block, rest); a view where possible."""
         moved = tensor.movedim(self.axis, 0)[self.start : self.stop]
         # Not -1: the rest of an empty tensor would be ambiguous.
         rest = moved[0].numel()
@@ -80,14 +75,12 @@ class Part:
         """Return the part with all its units made one."""
         return replace(self, units=1, block=self.units * self.block)
 
-    def check(self, params: Mapping[str, Tensor]) -> None:
-        """Refuse parameters that do not have this part.
+    def divided(self) -> Part:
+        """Return the part with every index a unit of its own."""
+        return replace(self, units=self.units * self.block, block=1)
 
-        Raises
-        ------
-        ValueError
-            If there is no such parameter, or it is too small.
-        """
+    def check(self, params: Mapping[str, Tensor]) -> None:
+        """Refuse parameters that do not have this part."""
         if self.name not in params:
             raise ValueError(f"params must hold {self.name!r}, which a symmetric group names")
         shape = tuple(params[self.name].shape)
@@ -110,7 +103,7 @@ class SymmetricGroup:
     - ``"rescale"``: ``x_u -> e^{s_u} x_u`` on `first` and ``e^{-s_u} x_u`` on `second`;
     - ``"gauge"``: ``x_u -> h_u x_u`` on `first` and ``h_u^{-T} x_u`` on `second`, with any
       invertible ``h_u``, shape (block, block);
-    - ``"permutation"``: the slices of the units are permuted, all of `first` in the same way.
+    - ``"permutation"``: all of `first` are permuted in the same way, slice by slice.
 
     Parameters
     ----------
@@ -119,17 +112,10 @@ class SymmetricGroup:
     first, second : tuple of Part
         The parts that move; all have the same number of units, in a gauge the same block.
     through : tuple of str
-        What lies between, by the names of the modules or functions.
+        The operations between, by the names of the modules or functions.
     epsilon : float
         Largest epsilon of the normalisations that make a scale symmetry. It holds up to this
         number relative to the variance that is normalised.
-
-    Raises
-    ------
-    TypeError
-        If a part is not a `Part`.
-    ValueError
-        If the kind is unknown, there are no parts where there must be, or they do not fit.
 
     Examples
     --------
@@ -183,43 +169,26 @@ class SymmetricGroup:
         return self.first[0].units
 
     def total(self) -> SymmetricGroup:
-        """Return the group with all units of a scale or rescale moved alike, or all else itself."""
+        """Return a scale or rescale with all units moved alike; other kinds as they are."""
         if self.kind not in ("scale", "rescale"):
             return self
         first, second = (tuple(p.merged() for p in side) for side in (self.first, self.second))
         return replace(self, first=first, second=second)
 
     def diagonal(self) -> SymmetricGroup:
-        """Return the rescalings in a gauge group, one for every index of its blocks."""
+        """Return the rescalings in a gauge, one for every index; other kinds as they are."""
         if self.kind != "gauge":
             return self
-        first, second = (
-            tuple(replace(p, units=p.units * p.block, block=1) for p in side)
-            for side in (self.first, self.second)
-        )
+        first, second = (tuple(p.divided() for p in side) for side in (self.first, self.second))
         return replace(self, kind="rescale", first=first, second=second)
 
     def check(self, params: Mapping[str, Tensor]) -> None:
-        """Refuse parameters that do not have the parts of this group.
-
-        Raises
-        ------
-        ValueError
-            If a parameter is missing or too small.
-        """
+        """Refuse parameters that do not have the parts of this group."""
         for part in self.parts:
             part.check(params)
 
     def random_element(self, params: Mapping[str, Tensor], generator: torch.Generator) -> Element:
-        """Draw an element: a direction in the Lie algebra, or a permutation.
-
-        Parameters
-        ----------
-        params : dict of str to Tensor
-            Give shapes, dtype and device.
-        generator : torch.Generator
-            Source of randomness.
-        """
+        """Draw an element for `act`, with the shapes, dtype and device of the parameters."""
         like = params[self.first[0].name]
 
         def normal(*shape: int) -> Tensor:
@@ -249,10 +218,6 @@ class SymmetricGroup:
             By kind: shape (units,), the logarithms of the factors; for a translation one tensor
             of shape (units, rest) for every part; for a gauge shape (units, block, block), the
             logarithm of h; for a permutation the new order of the units, shape (units,).
-
-        Returns
-        -------
-        dict of str to Tensor
         """
         moved = dict(params)
         for side, parts in enumerate((self.first, self.second)):
@@ -266,18 +231,9 @@ class SymmetricGroup:
     def symmetry(self, params: Mapping[str, Tensor]) -> Symmetry:
         """Return the whole family as a `Symmetry`, one charge for each of its directions.
 
-        Its parameter s has the shape of the elements (see `act`); for a translation that of all
-        shifts, one part after the other, in one vector.
-
-        Parameters
-        ----------
-        params : dict of str to Tensor
-            Give the shapes.
-
-        Raises
-        ------
-        ValueError
-            If it is a permutation, which no continuous family leads to.
+        Its parameter s has the shape of the elements (see `act`); for a translation it is one
+        vector of all shifts, part by part. The parameters give the shapes. A permutation, which
+        belongs to no continuous family, is refused.
         """
         self.check(params)
         if self.kind == "permutation":

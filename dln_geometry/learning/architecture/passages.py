@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,9 +11,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from dln_geometry.learning.architecture.tracing import Traced
-
-__all__ = ["Layout", "Passage", "operation", "passage"]
+from dln_geometry.learning.architecture.tracing import TracedNetwork
 
 # What passes: factors of single channels ("positive"), linear combinations of channels
 # ("mixing"), the same shift of all channels ("shift"), permutations of channels ("permute").
@@ -26,78 +25,65 @@ _POINTWISE = (
     *("relu6", "hardswish", "hardsigmoid", "logsigmoid", "softsign"),
     *("tanhshrink", "softshrink", "hardshrink"),
 )
-_POSITIVE = ("relu", "leaky_relu")
 _POOLS = ("avg_pool", "max_pool", "adaptive_avg_pool", "adaptive_max_pool")
+_SIZED_POOLS = tuple(f"{pool}{d}d" for pool in _POOLS for d in (1, 2, 3))
 _DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d")
+_SOFTMAX = ("softmax", "log_softmax")
 
-_MODULES: dict[type[nn.Module], str] = {
-    nn.Identity: "identity",
-    nn.ReLU: "relu",
-    nn.LeakyReLU: "leaky_relu",
-    nn.PReLU: "prelu",
-    nn.Flatten: "flatten",
-    nn.Dropout: "dropout",
-    nn.Dropout1d: "dropout",
-    nn.Dropout2d: "dropout",
-    nn.Dropout3d: "dropout",
-    nn.Softmax: "softmax",
-    nn.LogSoftmax: "softmax",
-    nn.LogSigmoid: "logsigmoid",
-    **{
-        kind: kind.__name__.lower()
-        for kind in (
-            *(nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid),
-            *(nn.Softplus, nn.Hardtanh, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.Softsign),
-            *(nn.Tanhshrink, nn.Softshrink, nn.Hardshrink),
-        )
-    },
-    **{
-        getattr(nn, f"{kind}{d}d"): f"{name}{d}d"
-        for kind, name in zip(
-            ("AvgPool", "MaxPool", "AdaptiveAvgPool", "AdaptiveMaxPool"), _POOLS, strict=True
-        )
-        for d in (1, 2, 3)
-    },
+# Operations that go by one name here.
+_SAME = {
+    **dict.fromkeys(_DROPOUTS, "dropout"),
+    **dict.fromkeys(("iadd", "add_"), "add"),
+    **dict.fromkeys(("imul", "mul_"), "mul"),
+    **dict.fromkeys(("truediv", "div_"), "div"),
+    **dict.fromkeys(("contiguous", "clone"), "identity"),
+    **{"relu_": "relu", "log_softmax": "softmax", "reshape": "view"},
 }
 
-_FUNCTIONS: dict[Any, str] = {
-    operator.add: "add",
-    operator.iadd: "add",
-    torch.add: "add",
-    operator.mul: "mul",
-    operator.imul: "mul",
-    torch.mul: "mul",
-    operator.truediv: "div",
-    torch.div: "div",
-    operator.getitem: "getitem",
-    torch.flatten: "flatten",
-    torch.mean: "mean",
-    torch.transpose: "transpose",
-    functional.softmax: "softmax",
-    functional.log_softmax: "softmax",
-    torch.softmax: "softmax",
-    torch.log_softmax: "softmax",
-    **{getattr(functional, name): "dropout" for name in _DROPOUTS},
-    **{
-        getattr(space, name): name
-        for space in (functional, torch)
-        for name in (*_POINTWISE, *_POSITIVE, "relu_")
+
+def _modules(names: Iterable[str]) -> dict[Any, str]:
+    kinds = {key.lower(): kind for key, kind in vars(nn).items() if isinstance(kind, type)}
+    return {kinds[name.replace("_", "")]: _SAME.get(name, name) for name in names}
+
+
+def _functions(names: Iterable[str], *spaces: Any) -> dict[Any, str]:
+    return {
+        getattr(space, name): _SAME.get(name, name)
+        for space in spaces
+        for name in names
         if hasattr(space, name)
-    },
-    **{
-        getattr(space, f"{name}{d}d"): f"{name}{d}d"
-        for space in (functional, torch)
-        for name in _POOLS
-        for d in (1, 2, 3)
-        if hasattr(space, f"{name}{d}d")
-    },
+    }
+
+
+_MODULES = _modules(
+    (
+        *(*_POINTWISE, *_SIZED_POOLS, *_DROPOUTS, *_SOFTMAX),
+        *("identity", "relu", "leaky_relu", "prelu", "flatten"),
+    )
+)
+_FUNCTIONS = {
+    **_functions(("add", "iadd", "mul", "imul", "truediv", "getitem"), operator),
+    **_functions(("add", "mul", "div", "flatten", "mean", "transpose"), torch),
+    **_functions(
+        (*_POINTWISE, *_SIZED_POOLS, *_SOFTMAX, "relu", "leaky_relu", "relu_"), functional, torch
+    ),
+    **_functions(_DROPOUTS, functional),
+}
+_METHODS = {
+    name: _SAME.get(name, name)
+    for name in (
+        *(*_POINTWISE, *_SOFTMAX, "relu", "relu_", "flatten", "mean", "transpose"),
+        *("add", "add_", "mul", "mul_", "div", "div_"),
+        *("contiguous", "clone", "view", "reshape"),
+    )
 }
 
-_METHODS = {
-    **{name: name for name in (*_POINTWISE, "relu", "relu_", "flatten", "mean", "transpose")},
-    **{"add": "add", "add_": "add", "mul": "mul", "mul_": "mul", "div": "div", "div_": "div"},
-    **{"contiguous": "identity", "clone": "identity", "view": "view", "reshape": "view"},
-    **{"softmax": "softmax", "log_softmax": "softmax"},
+# Operations that leave the channels in place and let the same pass, whatever their arguments.
+_PASSES = {
+    "identity": _ALL,
+    "relu": _HOMOGENEOUS,
+    "leaky_relu": _HOMOGENEOUS,
+    **dict.fromkeys(_POINTWISE, frozenset({"permute"})),
 }
 
 
@@ -127,73 +113,53 @@ class Passage:
     carried: str | None = None
 
 
-def operation(traced: Traced, node: fx.Node) -> str | None:
+def operation(network: TracedNetwork, node: fx.Node) -> str | None:
     """Return the name of a known operation, the same for module, function and method."""
     if node.op == "call_module":
-        module = traced.module(node)
+        module = network.module(node)
         return None if module is None or has_hooks(module) else _MODULES.get(type(module))
     if node.op == "call_function":
-        name = _FUNCTIONS.get(node.target)
-    elif node.op == "call_method":
-        name = _METHODS.get(str(node.target))
-    else:
-        return None
-    return "relu" if name == "relu_" else name
+        return _FUNCTIONS.get(node.target)
+    return _METHODS.get(str(node.target)) if node.op == "call_method" else None
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether hooks may change what a module takes or returns."""
+    """Tell whether hooks may change what a module takes or returns."""
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
-def passage(traced: Traced, source: fx.Node, node: fx.Node, layout: Layout) -> Passage | None:
+def passage(
+    network: TracedNetwork, source: fx.Node, node: fx.Node, layout: Layout
+) -> Passage | None:
     """Return what passes from `source` through `node`, `None` if that is not known."""
-    name = operation(traced, node)
-    if name is None:
-        return None
+    name = operation(network, node)
     if name == "add":
-        # A number shifts every channel alike, and a tensor at least not by ours.
+        # A number shifts every channel alike; a tensor does not, but lets a shift pass.
         others = [a for a in (*node.args, *node.kwargs.values()) if a is not source]
         constant = all(isinstance(a, int | float) for a in others)
         return Passage(frozenset({"shift", "permute"} if constant else {"shift"}), layout)
     if name in ("mul", "div"):
-        if node.args[0] is source and all(isinstance(a, int | float) for a in node.args[1:]):
-            return Passage(_ALL, layout)
-        if name == "mul" and isinstance(node.args[0], int | float):
-            return Passage(_ALL, layout)
-        return None
-    if node.args[:1] != (source,):
-        return None
-    if name == "view" and not _is_flattening(node):
+        numbers = [isinstance(a, int | float) for a in node.args]
+        first = node.args[:1] == (source,) and all(numbers[1:])
+        alone = name == "mul" and numbers[:1] == [True]
+        return Passage(_ALL, layout) if first or alone else None
+    if name is None or node.args[:1] != (source,):
         return None
     if sum(a is source for a in node.all_input_nodes) != 1:
         return None
-    if name == "identity":
-        return Passage(_ALL, layout)
-    if name in _POSITIVE:
-        return Passage(_HOMOGENEOUS, layout)
-    if name in _POINTWISE:
-        return Passage(frozenset({"permute"}), layout)
+    if name in _PASSES:
+        return Passage(_PASSES[name], layout)
+    if name in _SIZED_POOLS:
+        return _pool(network.module(node), node, name, layout)
     if name == "dropout":
-        # Its mask commutes with factors, but neither with mixtures nor with permutations.
-        return Passage(
-            frozenset({"positive"}) if _drops(traced.module(node), node) else _ALL, layout
-        )
+        # The mask commutes with factors, but neither with mixtures nor with permutations.
+        drops = _drops(network.module(node), node)
+        return Passage(frozenset({"positive"}) if drops else _ALL, layout)
     if name == "prelu":
-        weight = traced.root.get_submodule(str(node.target)).get_parameter("weight")
+        weight = network.root.get_submodule(str(node.target)).get_parameter("weight")
         carried = f"{node.target}.weight" if weight.numel() > 1 else None
         return Passage(_HOMOGENEOUS, layout, carried)
-    if name.startswith(_POOLS):
-        return _pool(traced.module(node), node, name, layout)
-    moved = {"flatten": _flatten, "view": _view, "mean": _mean}.get(name)
-    if moved is not None:
-        after = moved(traced, source, node, layout)
-        return None if after is None else Passage(_ALL, after)
-    after = (
-        {"transpose": _transpose, "getitem": _getitem}[name](traced, source, node, layout)
-        if name in ("transpose", "getitem")
-        else None
-    )
+    after = _LAYOUTS[name](network, source, node, layout) if name in _LAYOUTS else None
     return None if after is None else Passage(_ALL, after)
 
 
@@ -211,8 +177,7 @@ def _pool(module: Any, node: fx.Node, name: str, layout: Layout) -> Passage | No
     dimensions = int(name[-2])
     if layout.spatial is None or dimensions > layout.spatial:
         return None
-    indices = getattr(module, "return_indices", False) or node.kwargs.get("return_indices", False)
-    if indices:
+    if getattr(module, "return_indices", False) or node.kwargs.get("return_indices", False):
         return None
     if name.startswith("adaptive"):
         size = module.output_size if module is not None else _argument(node, 1, "output_size", None)
@@ -220,82 +185,81 @@ def _pool(module: Any, node: fx.Node, name: str, layout: Layout) -> Passage | No
         layout = replace(layout, pooled=pooled and dimensions == layout.spatial)
     if "max" in name:
         return Passage(_HOMOGENEOUS, layout)
-    # Zero padding keeps a plain average of equal shifts from being one.
+    # A plain average of equal shifts is no equal shift: zeros are padded.
     return Passage(_ALL if name.startswith("adaptive") else _LINEAR, layout)
 
 
-def _flatten(traced: Traced, source: fx.Node, node: fx.Node, layout: Layout) -> Layout | None:
-    module = traced.module(node)
+def _flatten(network: TracedNetwork, source: fx.Node, node: fx.Node, at: Layout) -> Layout | None:
+    module = network.module(node)
     if isinstance(module, nn.Flatten):
         start, end = module.start_dim, module.end_dim
     else:
         start, end = _argument(node, 1, "start_dim", 0), _argument(node, 2, "end_dim", -1)
-    if end != -1:
+    return _flat_from(network, source, at, start) if end == -1 else None
+
+
+def _view(network: TracedNetwork, source: fx.Node, node: fx.Node, at: Layout) -> Layout | None:
+    """Read ``x.view(x.size(0), -1)`` and ``x.view(x.shape[0], -1)``, which keep the first axis."""
+    if len(node.args) != 3 or node.args[2] != -1 or not isinstance(node.args[1], fx.Node):
         return None
-    return _flattened(traced, source, layout, start)
-
-
-def _view(traced: Traced, source: fx.Node, node: fx.Node, layout: Layout) -> Layout | None:
-    return _flattened(traced, source, layout, 1)
-
-
-def _is_flattening(node: fx.Node) -> bool:
-    """Whether a view keeps the first axis and flattens the others."""
-    if len(node.args) != 3 or node.args[2] != -1:
-        return False
-    first: Any = node.args[1]
-    if not isinstance(first, fx.Node):
-        return False
+    first = node.args[1]
     if first.op == "call_method":
-        return first.target == "size" and first.args[1:] == (0,)
-    shape = first.args[0] if first.args else None
-    return bool(
-        first.target is operator.getitem and first.args[1] == 0 and isinstance(shape, fx.Node)
-    )
+        keeps = first.target == "size" and first.args[1:] == (0,)
+    else:
+        keeps = first.target is operator.getitem and first.args[1] == 0
+        keeps = keeps and isinstance(first.args[0], fx.Node)
+    return _flat_from(network, source, at, 1) if keeps else None
 
 
-def _flattened(traced: Traced, source: fx.Node, layout: Layout, start: int) -> Layout | None:
-    rank = traced.ranks.get(source)
-    if layout.spatial is None:
-        # A matrix stays what it is; of anything else the channels would not be in blocks.
-        return layout if start in (1, -1) and rank in (None, 2) else None
-    channel = 1 if rank is None else rank - layout.spatial - 1
+def _flat_from(network: TracedNetwork, source: fx.Node, at: Layout, start: Any) -> Layout | None:
+    """Return the layout after all axes from `start` on became one."""
+    rank = network.ranks.get(source)
+    if at.spatial is None:
+        # A matrix does not change; of other values the channels would not be in blocks.
+        return at if start in (1, -1) and rank in (None, 2) else None
+    channel = 1 if rank is None else rank - at.spatial - 1
     if start == channel == 1:
-        return Layout(None, 1 if layout.pooled or layout.spatial == 0 else None)
-    return Layout(1, 1, layout.pooled) if start == channel + 1 == 2 and layout.spatial else None
+        return Layout(None, 1 if at.pooled or at.spatial == 0 else None)
+    return Layout(1, 1, at.pooled) if start == channel + 1 == 2 and at.spatial else None
 
 
-def _mean(traced: Traced, source: fx.Node, node: fx.Node, layout: Layout) -> Layout | None:
+def _mean(network: TracedNetwork, source: fx.Node, node: fx.Node, at: Layout) -> Layout | None:
     dims = _argument(node, 1, "dim", None)
-    if isinstance(dims, int):
-        dims = (dims,)
+    dims = (dims,) if isinstance(dims, int) else dims
     if not isinstance(dims, tuple | list) or _argument(node, 2, "keepdim", False):
         return None
-    rank = traced.ranks.get(source)
-    if layout.spatial is None:
-        if rank is None:
-            return layout if all(d < -1 for d in dims) else None
-        return layout if all(d % rank != rank - 1 for d in dims) else None
-    rank = layout.spatial + 2 if rank is None else rank
-    if {d % rank for d in dims} != set(range(rank - layout.spatial, rank)):
-        return None
-    return Layout(None, 1)
+    rank = network.ranks.get(source)
+    if at.spatial is None:
+        over_channels = any(d >= -1 if rank is None else d % rank == rank - 1 for d in dims)
+        return None if over_channels else at
+    rank = at.spatial + 2 if rank is None else rank
+    over_all = {d % rank for d in dims} == set(range(rank - at.spatial, rank))
+    return Layout() if over_all else None
 
 
-def _transpose(traced: Traced, source: fx.Node, node: fx.Node, layout: Layout) -> Layout | None:
+def _transpose(network: TracedNetwork, source: fx.Node, node: fx.Node, at: Layout) -> Layout | None:
     axes = set(node.args[1:])
-    rank = 3 if layout.spatial == 1 else traced.ranks.get(source)
+    rank = 3 if at.spatial == 1 else network.ranks.get(source)
     if axes != {-1, -2} and not (axes == {1, 2} and rank == 3):
         return None
-    if layout.spatial is None and layout.block == 1:
+    if at.spatial is None and at.block == 1:
         return Layout(1)
-    return Layout(None, 1) if layout.spatial == 1 else None
+    return Layout() if at.spatial == 1 else None
 
 
-def _getitem(traced: Traced, source: fx.Node, node: fx.Node, layout: Layout) -> Layout | None:
-    index, rank = node.args[1], traced.ranks.get(source)
+def _getitem(network: TracedNetwork, source: fx.Node, node: fx.Node, at: Layout) -> Layout | None:
+    index, rank = node.args[1], network.ranks.get(source)
     index = index if isinstance(index, tuple) else (index,)
-    if layout.spatial is not None or rank is None or len(index) >= rank:
+    if at.spatial is not None or rank is None or len(index) >= rank:
         return None
-    plain = all(isinstance(i, int | slice) for i in index)
-    return layout if plain else None
+    return at if all(isinstance(i, int | slice) for i in index) else None
+
+
+# Linear operations that move the channels: ``rule(network, source, node, layout)`` says where to.
+_LAYOUTS: dict[str, Callable[[TracedNetwork, fx.Node, fx.Node, Layout], Layout | None]] = {
+    "flatten": _flatten,
+    "view": _view,
+    "mean": _mean,
+    "transpose": _transpose,
+    "getitem": _getitem,
+}

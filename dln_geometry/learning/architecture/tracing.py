@@ -1,36 +1,28 @@
-"""Read the data flow of a module: what feeds what, through which operations."""
+"""Read the graph of a module: which operations read which values and parameters."""
 
 from __future__ import annotations
 
 import copy
 import inspect
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.proxy import TraceError
 
 from dln_geometry.learning.layers import DeepLinear
 
-__all__ = ["Traced", "trace", "untraceable"]
-
-# What tracing raises where the path depends on values: no more is known than that it failed.
+# Errors of `forward` that mean no more than that its path depends on values (torch.fx's own
+# TraceError is a ValueError).
 _FAILURES = (
-    TraceError,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    NameError,
-    RuntimeError,
-    TypeError,
-    ValueError,
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, NameError),
+    *(RuntimeError, TypeError, ValueError),
 )
 
-# Of torch.nn, but made of other modules whose data flow is worth reading.
+# Modules of torch.nn that are made of others, whose graph is read too.
 _COMPOSITE = (nn.Sequential, nn.TransformerEncoderLayer, nn.TransformerEncoder)
 
 # Questions about a tensor that do not read its values.
@@ -39,35 +31,98 @@ _QUESTION_METHODS = {"size", "dim", "numel", "ndimension", "get_device"}
 
 
 @dataclass(frozen=True)
-class Traced:
-    """The graph of a module.
+class TracedNetwork:
+    """The graph of a module with the use of its parameters.
 
     Attributes
     ----------
     root : Module
-        What was traced.
+        The module that was traced.
     graph : torch.fx.Graph
-        Its operations.
+        Its operations; none if it could not be traced.
     opaque : tuple of str
         Names of the modules whose inside could not be read; "" is the module itself.
     ranks : dict of Node to int
-        Numbers of dimensions of the values, where an example input told.
+        Numbers of dimensions of the values, if there was an example input.
+    names : dict of int to str
+        Names of the parameters by ``id(parameter)``.
+    uses : Counter of str
+        How many operations read each parameter.
     """
 
     root: nn.Module
-    graph: fx.Graph
-    opaque: tuple[str, ...]
-    ranks: dict[fx.Node, int]
+    graph: fx.Graph = field(default_factory=fx.Graph)
+    opaque: tuple[str, ...] = ("",)
+    ranks: dict[fx.Node, int] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)
+    uses: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, module: nn.Module, example_input: tuple[Any, ...] | None = None) -> TracedNetwork:
+        """Trace a module, as far as it can be read.
+
+        It is read in the mode (training or evaluation) that it is in, and not changed. Arguments
+        of `forward` that have defaults are left at them, unless the example (a tuple of positional
+        arguments) gives more.
+        """
+        tracer = _Tracer()
+        defaults = _defaults(module, 0 if example_input is None else len(example_input))
+        try:
+            with _plain_attention():
+                graph = tracer.trace(module, concrete_args=defaults)
+        except _FAILURES:
+            return cls(module)
+        ranks: dict[fx.Node, int] = {}
+        if example_input is not None:
+            # A copy, since buffers change in training mode; the generators are restored.
+            root = copy.deepcopy(module)
+            with torch.random.fork_rng(), torch.no_grad(), _plain_attention():
+                interpreter = _Ranks(fx.GraphModule(root, graph), ranks, list(graph.nodes))
+                interpreter.run(*example_input, *defaults.values())
+        names = {id(p): name for name, p in module.named_parameters()}
+        network = cls(module, graph, tuple(tracer.opaque), ranks, names)
+        network._count_uses()
+        return network
+
+    def _count_uses(self) -> None:
+        for node in self.graph.nodes:
+            value = self._attribute(node)
+            if isinstance(value, nn.Module):
+                self.uses.update(self.names[id(p)] for p in value.parameters())
+            elif id(value) in self.names:
+                self.uses[self.names[id(value)]] += len(node.users)
 
     def readers(self, node: fx.Node) -> list[fx.Node]:
         """Return the operations that read the values of a node."""
         return [user for user in node.users if not _is_question(user)]
 
-    def module(self, node: fx.Node) -> nn.Module | None:
+    def module(self, node: fx.Node) -> Any:
         """Return the module that a node calls, `None` if it calls something else."""
-        if node.op != "call_module":
+        return self._attribute(node) if node.op == "call_module" else None
+
+    def parameter(self, node: fx.Node, attribute: str = "") -> str | None:
+        """Return the name of a parameter that no other operation uses, `None` otherwise.
+
+        It is an attribute of the module that a node calls, or the value that a node gets.
+        """
+        name = self.names.get(id(self._attribute(node, attribute)))
+        return name if name is not None and self.uses[name] == 1 else None
+
+    def _attribute(self, node: fx.Node, attribute: str = "") -> Any:
+        if node.op not in ("call_module", "get_attr"):
             return None
-        return self.root.get_submodule(str(node.target))
+        value: Any = self.root
+        for key in [*str(node.target).split("."), *filter(None, attribute.split("."))]:
+            value = getattr(value, key, None)
+        return value
+
+    def inside_opaque(self) -> list[tuple[str, nn.Module]]:
+        """Return the children of opaque modules by name, which may be traced on their own."""
+        return [
+            (f"{name}.{key}" if name else key, child)
+            for name in self.opaque
+            for key, child in self.root.get_submodule(name).named_children()
+        ]
 
 
 def _is_question(node: fx.Node) -> bool:
@@ -77,7 +132,7 @@ def _is_question(node: fx.Node) -> bool:
 
 
 class _Tracer(fx.Tracer):
-    """Trace as far as possible: what cannot be read stays one opaque operation."""
+    """Trace as far as possible: a module that cannot be read becomes one opaque operation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,7 +174,7 @@ class _Tracer(fx.Tracer):
         src_key_padding_mask: Any = None,
         is_causal: Any = None,
     ) -> Any:
-        """Trace the layers of an encoder; its own code looks at the sizes of the input."""
+        """Trace the layers of an encoder; its own `forward` looks at the sizes of the input."""
         x = src
         for layer in m.layers:
             x = layer(x, src_mask=mask, src_key_padding_mask=src_key_padding_mask)
@@ -137,50 +192,14 @@ def _plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def trace(module: nn.Module, example_input: tuple[Any, ...] | None = None) -> Traced:
-    """Return the graph of a module, as far as it can be read.
-
-    Arguments of `forward` with defaults are taken at their defaults, unless the example gives
-    more. A module that cannot be traced at all has an empty graph.
-
-    Parameters
-    ----------
-    module : Module
-        Read in the mode (training or evaluation) that it is in; not changed.
-    example_input : tuple, optional
-        Positional arguments of the module, to learn the numbers of dimensions.
-    """
-    tracer = _Tracer()
-    given = 0 if example_input is None else len(example_input)
-    try:
-        with _plain_attention():
-            graph = tracer.trace(module, concrete_args=_defaults(module, given))
-    except _FAILURES:
-        return Traced(module, fx.Graph(), ("",), {})
-    opaque = tuple(tracer.opaque)
-    ranks: dict[fx.Node, int] = {}
-    if example_input is not None:
-        # A copy: buffers change in training mode. The generators are put back afterwards.
-        root = copy.deepcopy(module)
-        with torch.random.fork_rng(), torch.no_grad(), _plain_attention():
-            _Ranks(fx.GraphModule(root, graph), ranks, list(graph.nodes)).run(
-                *example_input, *_rest(module, given)
-            )
-    return Traced(module, graph, opaque, ranks)
-
-
 def _defaults(module: nn.Module, given: int) -> dict[str, Any]:
     """Return the arguments of `forward` that are left at their defaults."""
-    parameters = list(inspect.signature(module.forward).parameters.values())
+    parameters = inspect.signature(module.forward).parameters.values()
     return {
         p.name: p.default
         for k, p in enumerate(parameters)
         if p.default is not p.empty and (k >= given or p.kind is p.KEYWORD_ONLY)
     }
-
-
-def _rest(module: nn.Module, given: int) -> list[Any]:
-    return list(_defaults(module, given).values())
 
 
 class _Ranks(fx.Interpreter):
@@ -199,12 +218,3 @@ class _Ranks(fx.Interpreter):
         if isinstance(value, Tensor):
             self.ranks[self.original[n]] = value.ndim
         return value
-
-
-def untraceable(traced: Traced) -> list[tuple[str, nn.Module]]:
-    """Return the children of opaque modules, by name: places to look for more."""
-    found = []
-    for name in traced.opaque:
-        parent = traced.root.get_submodule(name)
-        found += [(f"{name}.{key}" if name else key, m) for key, m in parent.named_children()]
-    return found

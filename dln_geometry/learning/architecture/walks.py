@@ -1,4 +1,4 @@
-"""Follow the channels of a layer through a graph, to everything that reads them."""
+"""Follow the channels of a layer through a graph, to all operations that read them."""
 
 from __future__ import annotations
 
@@ -8,37 +8,34 @@ from dataclasses import dataclass, field
 from torch import fx
 
 from dln_geometry.learning.architecture.groups import Part
-from dln_geometry.learning.architecture.layers import Absorption, Layer, Network
+from dln_geometry.learning.architecture.layers import (
+    Absorption,
+    Layer,
+    absorption_of,
+    is_norm,
+    reader_of,
+)
 from dln_geometry.learning.architecture.passages import Layout, operation, passage
-
-__all__ = ["Reading", "absorbed", "readings"]
+from dln_geometry.learning.architecture.tracing import TracedNetwork
 
 
 @dataclass
 class Reading:
-    """All that the channels of one layer meet.
+    """The operations that the channels of one layer meet.
 
-    Skip connections add the channels of several layers: then those layers belong together, and
-    so does all that reads any of them.
-
-    Attributes
-    ----------
-    makers : dict of Node to Layer
-        The layers that make the channels, by the nodes of their values.
-    columns : list of Part
-        The parts of the layers that read them.
-    dense : bool
-        Whether all takes mixtures of channels, with one column a channel.
-    carried : list of Part
-        Parameters on the way that have one entry a channel.
-    through : list of str
-        Names of what lies between, and of the readers.
+    Skip connections add the channels of several layers: then those layers belong together, and so
+    do all operations that read any of them.
     """
 
+    # The layers that make the channels, by the nodes of their values.
     makers: dict[fx.Node, Layer]
+    # The parts of the layers that read them.
     columns: list[Part] = field(default_factory=list)
+    # Whether all layers take mixtures of channels, with one column a channel.
     dense: bool = True
+    # Parameters on the way that have one entry a channel.
     carried: list[Part] = field(default_factory=list)
+    # Names of the operations between, and of the readers.
     through: list[str] = field(default_factory=list)
 
 
@@ -48,31 +45,22 @@ def label(node: fx.Node) -> str:
 
 
 def readings(
-    network: Network, node: fx.Node, layer: Layer, what: str, layers: Mapping[fx.Node, Layer]
+    network: TracedNetwork, node: fx.Node, what: str, layers: Mapping[fx.Node, Layer]
 ) -> Reading | None:
-    """Return all layers that read the channels of `node`, `None` if anything else does.
+    """Return all layers that read the channels of the layer at `node`.
 
-    Parameters
-    ----------
-    network : Network
-        The traced module.
-    node : Node
-        Whose value it is.
-    layer : Layer
-        What makes the channels.
-    what : str
-        What must pass everything on the way: "positive", "mixing" or "permute".
-    layers : dict of Node to Layer
-        All layers by the nodes of their values.
+    It is `None` if anything else reads them, or does not let `what` pass: "positive", "mixing" or
+    "permute". All layers are given by the nodes of their values.
     """
+    layer = layers[node]
     reading = Reading({node: layer}, dense=layer.dense)
     todo, layouts = [node], {node: layer.layout}
     sums: list[fx.Node] = []
     while todo:
         source = todo.pop(0)
-        if not network.traced.readers(source):
+        if not network.readers(source):
             return None
-        for user in network.traced.readers(source):
+        for user in network.readers(source):
             # A layer of the sum may read another one of it.
             if user in layouts and user not in reading.makers:
                 continue
@@ -87,14 +75,12 @@ def readings(
                             reading.makers[maker] = layers[maker]
                             layouts[maker] = layers[maker].layout
                             todo.append(maker)
-                reading.through.append(label(user))
-                layouts[user] = layouts[source]
-                todo.append(user)
-                continue
+                after = layouts[source]
+            else:
+                after = _follow(network, reading, user, source, layouts[source], what)
+                if after is None:
+                    return None
             reading.through.append(label(user))
-            after = _read(network, reading, user, source, layouts[source], layer.outputs, what)
-            if after is None:
-                return None
             if after is not _END:
                 layouts[user] = after
                 todo.append(user)
@@ -108,20 +94,20 @@ def readings(
 _END = Layout(spatial=-1)
 
 
-def _read(
-    network: Network,
+def _follow(
+    network: TracedNetwork,
     reading: Reading,
     user: fx.Node,
     source: fx.Node,
     layout: Layout,
-    units: int,
     what: str,
 ) -> Layout | None:
-    """Add what one operation does to a reading; return where the channels are afterwards."""
-    reader = network.reader(user, source)
+    """Add one operation to a reading; return the layout afterwards, `_END` for a layer."""
+    units = next(iter(reading.makers.values())).outputs
+    reader = reader_of(network, user, source)
     if reader is not None and reader.in_axis is not None:
         part = reader.columns(units, layout)
-        # What reads its inputs one by one has its outputs in their order.
+        # A depthwise layer has its outputs in the order of its inputs.
         if part is None or (what == "permute" and reader.in_axis == reader.out_axis):
             return None
         reading.columns.append(part)
@@ -131,7 +117,7 @@ def _read(
     if parts is not None:
         reading.carried += parts
         return layout
-    passed = passage(network.traced, source, user, layout)
+    passed = passage(network, source, user, layout)
     if passed is None or what not in passed.passes:
         return None
     if passed.carried is not None and what == "permute":
@@ -141,14 +127,14 @@ def _read(
     return passed.layout
 
 
-def _is_sum(network: Network, node: fx.Node) -> bool:
-    """Whether a node adds two values, neither of which is a number."""
+def _is_sum(network: TracedNetwork, node: fx.Node) -> bool:
+    """Tell whether a node adds two values, neither of which is a number."""
     two = len(node.all_input_nodes) == 2 and len(node.args) == 2 and not node.kwargs
-    return two and operation(network.traced, node) == "add"
+    return two and operation(network, node) == "add"
 
 
 def _makers(
-    network: Network, value: fx.Node, layers: Mapping[fx.Node, Layer], what: str
+    network: TracedNetwork, value: fx.Node, layers: Mapping[fx.Node, Layer], what: str
 ) -> list[fx.Node] | None:
     """Return the nodes of the layers that make the channels of a value, `None` if not all are."""
     found: list[fx.Node] = []
@@ -158,15 +144,15 @@ def _makers(
         if node in seen:
             continue
         seen.add(node)
-        norm = what == "permute" and network.is_norm(node)
+        norm = what == "permute" and is_norm(network, node)
         if node in layers and not norm:
             found.append(node)
         elif _is_sum(network, node):
             todo += node.all_input_nodes
-        elif (norm or operation(network.traced, node) not in (None, "add")) and isinstance(
+        elif (norm or operation(network, node) not in (None, "add")) and isinstance(
             node.args[0], fx.Node
         ):
-            # Whether it passes is found out on the way forward.
+            # Whether the operation lets them pass is checked on the way forward.
             todo.append(node.args[0])
         else:
             return None
@@ -174,21 +160,20 @@ def _makers(
 
 
 def _normalised(
-    network: Network, node: fx.Node, source: fx.Node, layout: Layout, units: int
+    network: TracedNetwork, node: fx.Node, source: fx.Node, layout: Layout, units: int
 ) -> list[Part] | None:
     """Return the weight and bias of a normalisation that treats all channels alike."""
-    absorption = network.absorption(node, layout, units)
+    absorption = absorption_of(network, node, layout, units)
     if absorption is None or absorption.scale_units not in (1, units):
         return None
-    if node.args[:1] != (source,) or len(node.all_input_nodes) != 1:
+    if not _reads_only(node, source):
         return None
-    module = network.traced.module(node)
     parts = []
     for attribute in ("weight", "bias"):
-        value = getattr(module, attribute, None)
+        value = getattr(network.module(node), attribute, None)
         if value is None:
             continue
-        name = network.name(node, attribute)
+        name = network.parameter(node, attribute)
         # A weight over more axes than the channels is not permuted along the first.
         if name is None or tuple(value.shape) != (units,):
             return None
@@ -196,32 +181,24 @@ def _normalised(
     return parts
 
 
+def _reads_only(node: fx.Node, source: fx.Node) -> bool:
+    return node.args[:1] == (source,) and len(node.all_input_nodes) == 1
+
+
 def absorbed(
-    network: Network, node: fx.Node, layer: Layer, what: str, *, logits: bool
+    network: TracedNetwork, node: fx.Node, layer: Layer, what: str, *, logits: bool
 ) -> tuple[Absorption, tuple[str, ...]] | None:
-    """Return what all readers of a layer's channels together absorb, `None` if one does not.
+    """Return the changes that all readers of the layer at `node` undo, and the names on the way.
 
-    Parameters
-    ----------
-    network, node, layer
-        As in `readings`.
-    what : str
-        "positive" for scales, "shift" for translations.
-    logits : bool
-        Whether the output of the module goes into a softmax over its channels.
-
-    Returns
-    -------
-    Absorption, tuple of str
-        Of all readers in common, and the names of what lies between.
+    It is `None` if one reader undoes none. `what` must pass until there: "positive" for scales,
+    "shift" for translations. With `logits` the output goes into a softmax over its channels.
     """
-    units = layer.outputs
     found: list[Absorption] = []
     through: list[str] = []
     todo, seen = [(node, layer.layout)], set()
     while todo:
         source, layout = todo.pop()
-        users = network.traced.readers(source)
+        users = network.readers(source)
         if not users:
             return None
         for user in users:
@@ -235,25 +212,21 @@ def absorbed(
                 found.append(Absorption(None, 1, 1 if layout.block == 1 else None))
                 continue
             here = None
-            if user.args[:1] == (source,) and len(user.all_input_nodes) == 1:
-                here = network.absorption(user, layout, units)
-                if here is None and operation(network.traced, user) == "softmax":
-                    here = _softmax(network, user, layout)
+            if _reads_only(user, source):
+                here = absorption_of(network, user, layout, layer.outputs)
+                here = here or _softmax(network, user, layout)
             if here is not None:
                 found.append(here)
                 continue
-            passed = passage(network.traced, source, user, layout)
+            passed = passage(network, source, user, layout)
             if passed is None or what not in passed.passes:
                 return None
             todo.append((user, passed.layout))
-    common = Absorption(
-        *(
-            _common([getattr(a, f"{key}_units") for a in found])
-            for key in ("scale", "bias", "weight")
-        ),
-        epsilon=max(a.epsilon for a in found),
+    scale, bias, weight = (
+        _common([getattr(a, name) for a in found])
+        for name in ("scale_units", "bias_units", "weight_units")
     )
-    return common, tuple(through)
+    return Absorption(scale, bias, weight, max(a.epsilon for a in found)), tuple(through)
 
 
 def _common(units: list[int | None]) -> int | None:
@@ -263,14 +236,19 @@ def _common(units: list[int | None]) -> int | None:
     return units[0] if len(set(units)) == 1 else 1
 
 
-def _softmax(network: Network, node: fx.Node, layout: Layout) -> Absorption | None:
-    module = network.traced.module(node)
+def _softmax(network: TracedNetwork, node: fx.Node, layout: Layout) -> Absorption | None:
+    """Return what a softmax over the channels absorbs, `None` if the node calls none."""
+    if operation(network, node) != "softmax":
+        return None
+    module = network.module(node)
     if module is not None:
         dim = getattr(module, "dim", None)
     else:
         dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    rank = network.traced.ranks.get(node)
+    rank = network.ranks.get(node)
     if layout.spatial is None:
         last = dim == -1 or (rank is not None and dim == rank - 1) or (rank is None and dim == 1)
-        return Absorption(None, 1, 1) if last and layout.block == 1 else None
-    return Absorption(None, 1, 1) if dim in (1, -1 - layout.spatial) else None
+        over_channels = last and layout.block == 1
+    else:
+        over_channels = dim in (1, -1 - layout.spatial)
+    return Absorption(None, 1, 1) if over_channels else None

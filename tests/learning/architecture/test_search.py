@@ -5,32 +5,12 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.func import functional_call
 from torch.nn import functional
 
-from dln_geometry.learning.architecture import Part, SymmetricGroup, symmetries_of
-from dln_geometry.learning.functional import functionalize
-from dln_geometry.learning.symmetry import symmetry_residual
+from dln_geometry.learning import functionalize, symmetries_of, symmetry_residual
 from dln_geometry.testing import assert_close
+from tests.learning.architecture.routes import CE, found, outputs, parameters
 from tests.learning.networks import EPS, NETWORKS, build
-
-CE = "cross_entropy"
-
-
-def outputs(net, params, x):
-    """Return what cross entropy sees, over several batches if there are any."""
-    with torch.random.fork_rng():
-        torch.default_generator.manual_seed(5)
-        return functional_call(net, params, (x,)).log_softmax(-1)
-
-
-def parameters(net):
-    return {name: p.detach().clone() for name, p in net.named_parameters()}
-
-
-def found(groups):
-    """Return kinds, units and names, for comparison with what is written down."""
-    return {(g.kind, g.units, g.names) for g in groups}
 
 
 @pytest.mark.parametrize("example", [False, True], ids=["", "example"])
@@ -178,52 +158,6 @@ def test_groups_of_known_networks(generator):
     }
 
 
-def test_attention_is_read_by_heads(generator):
-    net, _ = build("attention", generator)
-    groups = symmetries_of(net, loss=CE)
-    name = "blocks.1.attention"
-    inside = (f"{name}.in_proj_weight", f"{name}.in_proj_bias")
-    assert {
-        ("gauge", 2, inside),
-        ("gauge", 2, (*inside, f"{name}.out_proj.weight")),
-        ("permutation", 2, (*inside, f"{name}.out_proj.weight")),
-        ("translation", 8, inside[1:]),
-        ("translation", 1, (f"{name}.out_proj.weight", f"{name}.out_proj.bias")),
-        ("rescale", 8, ("blocks.1.norm1.weight", "blocks.1.norm1.bias", inside[0])),
-    } <= found(groups)
-    # What feeds the residual stream is shifted, but not scaled.
-    assert not [g for g in groups if g.kind == "scale"]
-
-
-@pytest.mark.parametrize("same", [True, False])
-def test_attention_with_its_options(same, generator):
-    class Cross(nn.Module):
-        def __init__(self, **options):
-            super().__init__()
-            sizes = {} if same else {"kdim": 5, "vdim": 3}
-            self.attention = nn.MultiheadAttention(6, 3, batch_first=True, **sizes, **options)
-
-        def forward(self, q, k, v):
-            return self.attention(q, k, v)[0]
-
-    shapes = [(2, 4, 6), (2, 7, 6 if same else 5), (2, 7, 6 if same else 3)]
-    data = tuple(torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes)
-
-    def kinds(**options):
-        with torch.random.fork_rng():
-            net = Cross(**options).double()
-        without = symmetries_of(net)
-        assert without == symmetries_of(net, data)
-        return [g.kind for g in without]
-
-    gauges = ["gauge", "gauge", "permutation"]
-    assert kinds() == [*gauges, "translation"]
-    assert kinds(bias=False) == gauges
-    assert kinds(add_zero_attn=True) == gauges
-    assert kinds(add_bias_kv=True) == []
-    assert kinds(dropout=0.3) == ["gauge", "gauge", "translation"]
-
-
 class Twice(nn.Module):
     def __init__(self):
         super().__init__()
@@ -320,103 +254,9 @@ def test_dropout_commutes_with_factors_alone(generator):
     assert [g.kind for g in symmetries_of(net.eval(), x)] == ["gauge", "rescale", "permutation"]
 
 
-class Branching(nn.Module):
-    """Its path depends on values: it cannot be traced."""
-
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 5))
-        self.used = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 5))
-
-    def forward(self, x):
-        if x.sum() > 100:
-            return x
-        # A weight of the second is read on its own as well.
-        return self.body(x) + self.used(x) * self.used[0].weight.sum()
-
-
-@pytest.mark.parametrize("nested", [False, True])
-def test_what_cannot_be_traced_is_said_and_tried(nested, generator):
-    with torch.random.fork_rng():
-        net = (
-            nn.Sequential(Branching(), nn.Linear(5, 4)).double() if nested else Branching().double()
-        )
-    prefix = "0." if nested else ""
-    x = torch.randn(9, 5, generator=generator, dtype=torch.float64)
-    with pytest.warns(UserWarning, match="could be traced.*give an example_input"):
-        assert symmetries_of(net) == []
-    with pytest.warns(UserWarning, match="could be traced.*partly"):
-        groups = symmetries_of(net, x)
-    names = tuple(f"{prefix}body.{name}" for name in ("0.weight", "0.bias", "2.weight"))
-    assert {("rescale", 6, names), ("permutation", 6, names)} <= found(groups)
-    assert ("rescale", 6, tuple(n.replace("body", "used") for n in names)) not in found(groups)
-
-
-def test_defaults_of_forward_are_taken_as_they_are(generator):
-    net, x = build("attention", generator)
-    groups = symmetries_of(net, x, loss=CE)
-    assert groups == symmetries_of(net, loss=CE)
-    mask = 1 + torch.rand(6, 5, 1, generator=generator, dtype=torch.float64)
-    # With a mask the residual stream is no longer only added to and normalised.
-    assert len(symmetries_of(net, (x, mask), loss=CE)) < len(groups)
-
-
-def test_modules_of_torch_themselves_are_read():
-    assert [g.kind for g in symmetries_of(nn.Linear(3, 4), loss=CE)] == ["translation"]
-    layer = nn.TransformerEncoderLayer(6, 2, 10, batch_first=True, dropout=0.0)
-    assert ("rescale", 10, ("linear1.weight", "linear1.bias", "linear2.weight")) in found(
-        symmetries_of(layer)
-    )
-
-
-def test_parts_and_groups(generator):
-    part = Part("w", axis=1, units=2, block=2, start=1)
-    w = torch.randn(3, 6, 2, generator=generator)
-    slices = part.slices(w)
-    assert_close(slices[1, 0].reshape(3, 2), w[:, 3])
-    assert_close(part.replaced(w, slices), w)
-    changed = part.replaced(w, slices + 1)
-    assert_close(changed[:, 1:5], w[:, 1:5] + 1)
-    assert_close(changed[:, [0, 5]], w[:, [0, 5]])
-    group = SymmetricGroup("gauge", (part,), (Part("v", 0, 2, 2),))
-    assert group.diagonal().units == 4
-    assert group.diagonal().total().units == 1
-    assert group.total() is group
-    with pytest.raises(ValueError, match="must hold 'w'"):
-        group.check({})
-    with pytest.raises(ValueError, match="w must have at least 5 entries along axis 1, got"):
-        group.check({"w": torch.zeros(3, 4)})
-
-
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: Part(3, 0, 1), TypeError, "name must be a string"),
-        (lambda: Part("w", 0, 1.5), TypeError, "units must be an integer, got 1.5"),
-        (lambda: Part("w", -1, 1), ValueError, "axis must be at least 0, got -1"),
-        (lambda: SymmetricGroup("twist", (Part("w", 0, 1),)), ValueError, "kind must be one of"),
-        (lambda: SymmetricGroup("scale", [Part("w", 0, 1)]), TypeError, "first must be a tuple"),
-        (lambda: SymmetricGroup("scale", ()), ValueError, "first must hold at least one part"),
-        (
-            lambda: SymmetricGroup("rescale", (Part("w", 0, 1),)),
-            ValueError,
-            "second must hold parts in a group of kind 'rescale'",
-        ),
-        (
-            lambda: SymmetricGroup("scale", (Part("w", 0, 1),), (Part("v", 0, 1),)),
-            ValueError,
-            "second must be empty",
-        ),
-        (
-            lambda: SymmetricGroup("rescale", (Part("w", 0, 2),), (Part("v", 0, 3),)),
-            ValueError,
-            "one number of units, got [2, 3]".replace("[", r"\[").replace("]", r"\]"),
-        ),
-        (
-            lambda: SymmetricGroup("gauge", (Part("w", 0, 2, 2),), (Part("v", 0, 2, 3),)),
-            ValueError,
-            "one block",
-        ),
         (lambda: symmetries_of(torch.ones(3)), TypeError, "module must be a torch.nn.Module"),
         (lambda: symmetries_of(nn.ReLU()), ValueError, "must have parameters, got a ReLU"),
         (lambda: symmetries_of(nn.Linear(2, 2), loss="mse"), ValueError, 'loss must be "cross_en'),
