@@ -1,33 +1,54 @@
-"""What a run returns: times, observables, the last point; saved, loaded and exported."""
+"""The record of a run: times, observables and points; indexed, saved, loaded and exported."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
-from dln_geometry.geometry.points import Collapsed, EndToEnd
-from dln_geometry.support import read_archive, write_archive
+from dln_geometry.geometry.points import Collapsed, EndToEnd, Network, as_row, indexed
+from dln_geometry.support import as_positive, read_archive, write_archive
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["Trajectory"]
-
 _FORMAT = 1
-_SERIES = ("t", "loss", "singular_values", "states", "defect")
 
-Final = Collapsed | EndToEnd | tuple[Tensor, ...] | Tensor | None
+_SERIES = {"loss": 0, "singular_values": 1, "states": 1, "defect": 0}
+"""What is saved over time, with the number of dimensions after time and batch."""
+
+_KINDS: dict[str, Any] = {
+    "collapsed": (Collapsed, ("L", "R")),
+    "end_to_end": (EndToEnd, ("u", "s", "vh")),
+}
+
+Kept = Collapsed | EndToEnd | Network | tuple[Tensor, ...] | Tensor | None
 
 
-@dataclass(frozen=True)
+class FlowError(ValueError):
+    """A flow could not go on; `trajectory` is what it reached."""
+
+    def __init__(self, message: str, trajectory: Trajectory) -> None:
+        super().__init__(message)
+        self.trajectory = trajectory
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Trajectory:
     """The record of a run; time is the first axis of every saved array.
+
+    ``path[k]`` is the record at the k-th saved time, without the time axis; ``path[a:b]`` is a part
+    of the run; ``len(path)`` is the number of saved times, and iteration goes through them. `at`
+    interpolates in time, `select` picks samples of the batch. Two trajectories are equal if they
+    are the same object.
 
     Attributes
     ----------
@@ -39,34 +60,158 @@ class Trajectory:
         Singular values of the end-to-end matrix, descending.
     states : Tensor, shape (T, ..., n), optional
         The particles, ascending, of a motion of eigenvalues or singular values.
-    final : Collapsed, EndToEnd, tuple of Tensor or Tensor
+    final : Collapsed, EndToEnd, Network or Tensor
         The last point: two matrices if the run was collapsed, the factors if it went by layers,
-        the matrix with depth 1 for the plain flow.
+        the matrix with depth 1 for the plain flow. In the record at one time it is the point kept
+        there, if any.
     defect : Tensor, shape (T, ...), optional
         Relative violation of the invariants (balance, or the conserved moments).
     status : str or list of str
         Why the run ended, one entry per sample of a batch: ``"t_end"`` or a stopping rule.
     stats : dict
         Counters: ``evaluations``, ``steps``, ``rejected`` and what else the run reports.
-    points : tuple of Collapsed, EndToEnd or tuple of Tensor, optional
+    points : tuple of Collapsed, EndToEnd or Network, optional
         The point at every saved time, where the run was asked to keep them.
     depth : float
         Depth of the flow, NaN where there is none.
+
+    Examples
+    --------
+    >>> path = Trajectory(t=torch.tensor([0.0, 1.0, 3.0]), loss=torch.tensor([4.0, 2.0, 1.0]))
+    >>> path
+    Trajectory(3 times from 0 to 3, t_end)
+    >>> path[1].loss, path.at(2.0).loss, len(path[1:])
+    (tensor(2.), tensor(1.5000), 2)
     """
 
     t: Tensor
     loss: Tensor | None = None
     singular_values: Tensor | None = None
     states: Tensor | None = None
-    final: Final = None
+    final: Kept = None
     defect: Tensor | None = None
     status: str | list[str] = "t_end"
     stats: dict[str, Any] = field(default_factory=dict)
     points: tuple[Any, ...] | None = None
     depth: float = math.nan
 
+    @property
+    def batch_shape(self) -> torch.Size:
+        """Leading dimensions of the batch of runs."""
+        for name, own in _SERIES.items():
+            values = getattr(self, name)
+            if values is not None:
+                return values.shape[self.t.ndim : values.ndim - own]
+        return getattr(self.final, "batch_shape", torch.Size())
+
     def __len__(self) -> int:
+        if not self.t.ndim:
+            raise TypeError("the record at a single time has no length")
         return self.t.shape[0]
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[Trajectory]:
+        return (self[k] for k in range(len(self)))
+
+    def __getitem__(self, index: int | slice) -> Trajectory:
+        rows, points = range(len(self))[index], self.points
+        if isinstance(rows, int):
+            kept = None if points is None else points[rows]
+            return self._map(lambda x, _: x[rows], self.t[rows], kept)
+        points = None if points is None else tuple(points[k] for k in rows)
+        final = points[-1] if points else None
+        if rows and rows[-1] == len(self) - 1:
+            final = self.final
+        return self._map(lambda x, _: x[list(rows)], self.t[list(rows)], final, points)
+
+    def at(self, t: float) -> Trajectory:
+        """Return the record at a time between the first and the last saved one.
+
+        Linear in time between saved rows; at a saved time, exactly its row. Points are not
+        interpolated: there is one (`final`) only at a saved time at which the run kept it.
+
+        Raises
+        ------
+        ValueError
+            If `t` lies outside of the saved times.
+        """
+        when = as_positive(t.item() if isinstance(t, Tensor) else t, "t", zero=True)
+        times = self.t if self.t.is_floating_point() else self.t.double()
+        time = times.new_tensor(when)
+        if not len(self) or not times[0] <= time <= times[-1]:
+            raise ValueError(f"t must lie within the saved times, got {when:g} for {self!r}")
+        row = int(torch.searchsorted(times, time, right=True)) - 1
+        if times[row] == time:
+            return self[row]
+        share = (time - times[row]) / (times[row + 1] - times[row])
+        return self._map(lambda x, _: torch.lerp(x[row], x[row + 1], share.to(x)), time)
+
+    def select(self, index: Any) -> Trajectory:
+        """Return the run of some samples; `index` as for a tensor of shape `batch_shape`."""
+        if not self.batch_shape:
+            raise IndexError("a single run has no batch to be indexed")
+        # Raises the right error for an index that does not fit.
+        where = torch.arange(math.prod(self.batch_shape)).view(self.batch_shape)[index]
+
+        def picked(x: Tensor, own: int) -> Tensor:
+            if not self.t.ndim:
+                return indexed(x, index, own)
+            # Time goes last: torch moves the dimensions before some advanced indices.
+            return indexed(x.movedim(0, -1), index, own + 1).movedim(-1, 0)
+
+        def chosen(point: Any) -> Any:
+            if isinstance(point, Tensor):
+                return indexed(point, index, point.ndim - len(self.batch_shape))
+            if type(point) is tuple:
+                point = Network.from_layers(point)
+            return None if point is None else point.select(index)
+
+        points = None if self.points is None else tuple(chosen(p) for p in self.points)
+        path = self._map(picked, self.t, chosen(self.final), points)
+        if isinstance(self.status, str):
+            return path
+        status = [self.status[k] for k in where.flatten().tolist()]
+        return replace(path, status=status if where.ndim else status[0])
+
+    def _map(
+        self,
+        f: Callable[[Tensor, int], Tensor],
+        t: Tensor,
+        final: Kept = None,
+        points: tuple[Any, ...] | None = None,
+    ) -> Trajectory:
+        """Apply f(values, dimensions after time and batch) to all series; replace the rest."""
+        found = {name: getattr(self, name) for name in _SERIES}
+        series = {name: f(x, _SERIES[name]) for name, x in found.items() if x is not None}
+        return replace(self, t=t, final=final, points=points, **series)
+
+    def __repr__(self) -> str:
+        return f"Trajectory({', '.join(self._described())})"
+
+    def _repr_html_(self) -> str:
+        return as_row("Trajectory", self._described())
+
+    def _described(self) -> list[str]:
+        parts = []
+        if isinstance(self.final, Collapsed | EndToEnd | Network):
+            m, n = self.final.shape
+            parts = [f"{type(self.final).__name__} {m} x {n}"]
+        if not math.isnan(self.depth):
+            parts.append(f"depth {self.depth:g}")
+        times = self.t.tolist()
+        if not self.t.ndim:
+            parts.append(f"t = {times:g}")
+        else:
+            span = f" from {times[0]:g} to {times[-1]:g}" if times else ""
+            parts.append(f"{len(times)} time{'s' if len(times) != 1 else ''}{span}")
+        if self.batch_shape:
+            parts.append(f"batch {tuple(self.batch_shape)}")
+        status = [self.status] if isinstance(self.status, str) else self.status
+        if len(set(status)) == 1:
+            return [*parts, status[0]]
+        return [*parts, *(f"{count} {name}" for name, count in Counter(status).items())]
 
     def to_xarray(self) -> xarray.Dataset:
         """Return the series as an `xarray.Dataset` with a ``time`` coordinate.
@@ -77,17 +222,15 @@ class Trajectory:
         import xarray
 
         data: dict[str, Any] = {}
-        for name in _SERIES[1:]:
+        count, time = len(self.batch_shape), ("time",) * self.t.ndim
+        batch = ("batch",) if count == 1 else tuple(f"batch_{k}" for k in range(count))
+        for name in _SERIES:
             values = getattr(self, name)
-            if values is None:
-                continue
-            array = values.detach().cpu().numpy()
-            last = {"singular_values": ("mode",), "states": ("particle",)}.get(name, ())
-            count = array.ndim - 1 - len(last)
-            batch = ("batch",) if count == 1 else tuple(f"batch_{k}" for k in range(count))
-            data[name] = (("time", *batch, *last), array)
+            if values is not None:
+                last = {"singular_values": ("mode",), "states": ("particle",)}.get(name, ())
+                data[name] = ((*time, *batch, *last), values.detach().cpu().numpy())
         attributes = {
-            "depth": self.depth,
+            "depth": float(self.depth),
             "status": self.status if isinstance(self.status, str) else json.dumps(self.status),
             **{k: v for k, v in self.stats.items() if isinstance(v, int | float | str)},
         }
@@ -96,15 +239,9 @@ class Trajectory:
         )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write everything to one ``.npz`` file (plain arrays, no pickles), atomically.
-
-        Returns
-        -------
-        Path
-            The file written, with the suffix ``.npz``.
-        """
-        arrays = {name: getattr(self, name) for name in _SERIES}
-        meta = {"status": self.status, "stats": self.stats, "depth": repr(float(self.depth))}
+        """Write everything to one ``.npz`` file (no pickles), atomically; return its path."""
+        arrays = {name: getattr(self, name) for name in ("t", *_SERIES)}
+        meta = {"status": self.status, "stats": self.stats, "depth": repr(self.depth)}
         _pack_point("final", self.final, arrays, meta)
         if self.points is not None:
             meta["points"] = len(self.points)
@@ -118,8 +255,6 @@ class Trajectory:
 
         Raises
         ------
-        OSError
-            If there is no such file, or it may not be read.
         ValueError
             If the file is no trajectory, or of a newer format.
         """
@@ -132,7 +267,7 @@ class Trajectory:
             points = tuple(_unpack_point(f"point{k}", arrays, meta) for k in range(meta["points"]))
         return cls(
             t=arrays["t"],
-            **{name: arrays.get(name) for name in _SERIES[1:]},
+            **{name: arrays.get(name) for name in _SERIES},
             final=_unpack_point("final", arrays, meta),
             status=meta["status"],
             stats=meta["stats"],
@@ -145,35 +280,28 @@ def _pack_point(name: str, point: Any, arrays: dict[str, Any], meta: dict[str, A
     """Add the arrays of a point and its kind to what is written."""
     if point is None:
         return
-    if isinstance(point, Collapsed):
-        parts: dict[str, Tensor] = {"L": point.L, "R": point.R}
-        meta[name] = {"kind": "collapsed", "depth": repr(float(point.depth))}
-    elif isinstance(point, EndToEnd):
-        parts = {"u": point.u, "s": point.s, "vh": point.vh}
-        meta[name] = {
-            "kind": "end_to_end",
-            "depth": repr(float(point.depth)),
-            "normalized": point.normalized,
-        }
-    elif isinstance(point, Tensor):
+    if isinstance(point, Tensor):
         parts, meta[name] = {"x": point}, {"kind": "tensor"}
-    else:
+    elif isinstance(point, tuple):
         parts = {f"w{p}": w for p, w in enumerate(point)}
         meta[name] = {"kind": "factors", "layers": len(parts)}
-    for key, value in parts.items():
-        arrays[f"{name}.{key}"] = value
+    else:
+        kind = "collapsed" if isinstance(point, Collapsed) else "end_to_end"
+        parts = {key: getattr(point, key) for key in _KINDS[kind][1]}
+        meta[name] = {"kind": kind, "depth": repr(point.depth), "normalized": point.normalized}
+    arrays.update({f"{name}.{key}": value for key, value in parts.items()})
 
 
-def _unpack_point(name: str, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Any:
+def _unpack_point(name: str, arrays: dict[str, Tensor], meta: dict[str, Any]) -> Any:
     """Rebuild a point from what was written."""
     about = meta.get(name)
     if about is None:
         return None
-    if about["kind"] == "collapsed":
-        return Collapsed(tensors[f"{name}.L"], tensors[f"{name}.R"], float(about["depth"]))
-    if about["kind"] == "end_to_end":
-        u, s, vh = (tensors[f"{name}.{key}"] for key in ("u", "s", "vh"))
-        return EndToEnd(u, s, vh, float(about["depth"]), about["normalized"])
     if about["kind"] == "tensor":
-        return tensors[f"{name}.x"]
-    return tuple(tensors[f"{name}.w{p}"] for p in range(about["layers"]))
+        return arrays[f"{name}.x"]
+    if about["kind"] == "factors":
+        return Network.from_layers([arrays[f"{name}.w{p}"] for p in range(about["layers"])])
+    make, keys = _KINDS[about["kind"]]
+    # Version 0.1.0 did not write whether a `Collapsed` is normalized.
+    normalized = about.get("normalized")
+    return make(*(arrays[f"{name}.{key}"] for key in keys), float(about["depth"]), normalized)

@@ -1,11 +1,8 @@
-"""A trajectory survives its file, and exports to xarray."""
+"""A trajectory is a value: rows, parts, interpolation, selection, one line of text."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import stat
 
 import numpy as np
 import pytest
@@ -13,48 +10,170 @@ import torch
 
 import dln_geometry as dln
 from dln_geometry import losses
-from dln_geometry.dynamics.store import Store
-from dln_geometry.support import written_whole
+from dln_geometry.testing import assert_close
+from tests.dynamics.routes import flows, short_run
+
+SERIES = ("t", "loss", "singular_values", "defect")
 
 
-def flows(generator):
+def test_a_record_is_a_row(generator):
+    for path in flows(generator):
+        assert len(list(path)) == len(path) == len(path.t)
+        for k in (0, 2, len(path) - 1, -1):
+            record = path[k]
+            for name in SERIES:
+                assert torch.equal(getattr(record, name), getattr(path, name)[k])
+            assert record.t.ndim == 0
+            assert record.batch_shape == path.batch_shape
+            assert (record.final is None) == (path.points is None)
+        if path.points is not None:
+            assert path[2].final is path.points[2]
+            assert path[2].points is None
+        with pytest.raises(IndexError):
+            path[len(path)]
+        with pytest.raises(TypeError, match="single time has no length"):
+            len(path[0])
+        assert path[0]
+
+
+def test_a_slice_is_a_part_of_the_run(generator):
+    kept, batch, *_ = flows(generator)
+    for path in (kept, batch):
+        for part in (slice(1, 4), slice(None, None, 2), slice(3, None), slice(None, None, -1)):
+            rows = list(range(len(path)))[part]
+            for name in SERIES:
+                assert torch.equal(getattr(path[part], name), getattr(path, name)[rows])
+        assert path[2:].final is path.final
+        assert len(path[3:3]) == 0
+    assert kept[1:4].points == kept.points[1:4]
+    assert kept[1:4].final is kept.points[3]
+    assert batch[:3].final is None
+    assert batch[:3].batch_shape == (2,)
+
+
+def test_records_between_saved_times_lie_on_the_chord(generator):
+    _, path, *_ = flows(generator)
+    times = path.t.tolist()
+    for t in (0.3 * times[3] + 0.7 * times[4], times[-2] + 1e-4):
+        record = path.at(t)
+        for name in SERIES[1:]:
+            values = getattr(path, name).double().flatten(1)
+            expected = [np.interp(t, times, column) for column in values.T.numpy()]
+            assert_close(getattr(record, name).flatten(), expected)
+        assert record.t == t
+        assert record.final is None
+    for k in (0, 3, len(path) - 1):
+        for t in (times[k], path.t[k]):
+            assert torch.equal(path.at(t).singular_values, path.singular_values[k])
+    single = dln.Trajectory(t=torch.tensor([0.1, 0.3]), loss=torch.tensor([1.0, 2.0]))
+    # The nearest number of the times' own type.
+    assert single.at(0.1).loss == 1.0
+    for t in (-1e-9, times[-1] + 1e-6, math.nan):
+        with pytest.raises(ValueError, match="t must"):
+            path.at(t)
+    with pytest.raises(TypeError, match="t must be a real number"):
+        path.at("soon")
+    with pytest.raises(ValueError, match="t must lie within the saved times, got 0.5"):
+        dln.Trajectory(t=torch.zeros(0)).at(0.5)
+
+
+def test_at_a_saved_time_the_kept_point_is_there(generator):
+    path, *_ = flows(generator)
+    assert path.at(path.t[3]).final is path.points[3]
+
+
+def batches(generator):
     y = torch.randn(5, 4, generator=generator, dtype=torch.float64)
-    loss = losses.Quadratic(y)
-    collapsed = dln.Collapsed.random((5, 4), 3, 3, generator=generator, dtype=torch.float64)
-    batch = dln.Collapsed.random((5, 4), 3, math.inf, batch=(2,), generator=generator)
+    loss, options = losses.Quadratic(y), {"t_end": 0.4, "save_at": 5, "keep_points": True}
+    draw = {"batch": (2, 3), "generator": generator, "dtype": torch.float64}
+    pair = dln.Collapsed.random((5, 4), 3, 3, scale=0.5, **draw)
+    layers = [0.5 * torch.randn(2, 3, a, b, generator=generator) for b, a in ((4, 3), (3, 5))]
     return [
-        dln.gradient_flow(loss, collapsed, t_end=0.4, keep_points=True),
-        dln.gradient_flow(loss, batch, t_end=0.4),
-        dln.gradient_flow(loss, [torch.ones(3, 4), torch.eye(5, 3)], t_end=0.4),
-        dln.gradient_flow(loss, dln.EndToEnd.of(y * 0.5, 1), t_end=0.4),
+        dln.gradient_flow(loss, pair, **options),
+        dln.gradient_flow(loss, pair.point().replace(depth=1), until={"loss": 5.0}, **options),
+        dln.gradient_flow(loss, layers, **options),
     ]
 
 
-def tensors(point):
-    if isinstance(point, dln.Collapsed):
-        return (point.L, point.R)
-    if isinstance(point, dln.EndToEnd):
-        return (point.u, point.s, point.vh)
-    return point
+@pytest.mark.parametrize(
+    "index",
+    [1, (1, 2), (slice(None), 1), [1, 0], (..., 0), torch.tensor([[True, False, True]] * 2)],
+    ids=["row", "one", "column", "list", "last", "mask"],
+)
+def test_samples_are_selected_everywhere(index, generator):
+    paths = batches(generator)
+    parts = [path.select(index) for path in paths]
+    if isinstance(index, tuple) and index[0] is ...:
+        # The ellipsis stands for dimensions of the batch alone.
+        index = (slice(None), 0)
+    for path, part in zip(paths, parts, strict=True):
+        status = np.array(path.status).reshape(2, 3)
+        for name in ("loss", "defect", "singular_values"):
+            values = getattr(path, name)
+            rows = [row[index] for row in values]
+            assert torch.equal(getattr(part, name), torch.stack(rows))
+            assert torch.equal(getattr(path[2].select(index), name), rows[2])
+        assert torch.equal(part.t, path.t)
+        x, points = matrix(path.final), [matrix(point) for point in path.points]
+        assert_close(matrix(part.final), x[index])
+        for got, want in zip(part.points, points, strict=True):
+            assert_close(matrix(got), want[index])
+        chosen = status[index if not isinstance(index, torch.Tensor) else index.numpy()]
+        assert part.status == (chosen.flatten().tolist() if np.ndim(chosen) else chosen)
+        assert part.batch_shape == x[index].shape[:-2]
 
 
-def test_saved_and_loaded_is_the_same(tmp_path, generator):
-    for k, path in enumerate(flows(generator)):
-        written = path.save(tmp_path / f"run{k}")
-        assert written.suffix == ".npz"
-        again = dln.Trajectory.load(written)
-        for name in ("t", "loss", "singular_values", "defect"):
-            assert torch.equal(getattr(again, name), getattr(path, name))
-        assert type(again.final) is type(path.final)
-        for got, want in zip(tensors(again.final), tensors(path.final), strict=True):
-            assert torch.equal(got, want)
-        assert again.status == path.status
-        assert again.depth == path.depth
-        assert again.stats == path.stats
-        assert (again.points is None) == (path.points is None)
-        if path.points is not None:
-            assert torch.equal(again.points[-1].R, path.points[-1].R)
-    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".npz"] * 4
+def matrix(point):
+    return dln.end_to_end(point) if isinstance(point, tuple) else point.matrix
+
+
+def test_selection_of_particles_and_misfits():
+    states = torch.arange(24.0).view(2, 3, 4)
+    path = dln.Trajectory(t=torch.arange(2.0), states=states, final=states[-1])
+    assert path.batch_shape == (3,)
+    assert torch.equal(path.select(1).states, states[:, 1])
+    assert torch.equal(path.select(1).final, states[-1, 1])
+    for index in (3, (0, 0)):
+        with pytest.raises(IndexError):
+            path.select(index)
+    with pytest.raises(IndexError, match="no batch"):
+        short_run().select(0)
+
+
+def test_copies_keep_what_gradients_hang_on(generator):
+    x = torch.randn(2, 3, 3, generator=generator, dtype=torch.float64).requires_grad_()
+    point = dln.EndToEnd.of(x, 3)
+    path = dln.Trajectory(
+        t=torch.arange(2.0), loss=torch.ones(2, 2), final=point, points=(point,) * 2
+    )
+    expected = torch.autograd.grad(dln.entropy(dln.EndToEnd.of(x[1], 3)), x)[0]
+    for copy in (path.select(1).final, path[:].select(1).final, path[0].select(1).final):
+        assert_close(torch.autograd.grad(dln.entropy(copy), x, retain_graph=True)[0], expected)
+    loss = x.square().sum((-2, -1)).expand(2, 2)
+    later = dln.Trajectory(t=torch.arange(2.0), loss=loss).at(0.25).select(0)
+    assert_close(torch.autograd.grad(later.loss, x)[0][0], 2 * x[0])
+
+
+def test_trajectories_print_as_one_line(generator):
+    single, batch, layered, plain = flows(generator)
+    assert (
+        repr(single)
+        == f"Trajectory(Collapsed 5 x 4, depth 3, {len(single)} times from 0 to 0.4, t_end)"
+    )
+    assert (
+        repr(batch)
+        == "Trajectory(Collapsed 5 x 4, depth inf, 101 times from 0 to 0.4, batch (2,), t_end)"
+    )
+    assert repr(layered).startswith("Trajectory(Network 5 x 4, depth 2, ")
+    assert repr(plain).startswith("Trajectory(EndToEnd 5 x 4, depth 1, ")
+    assert repr(single[1:3][0]).startswith("Trajectory(Collapsed 5 x 4, depth 3, t = ")
+    assert repr(dln.Trajectory(t=torch.zeros(0))) == "Trajectory(0 times, t_end)"
+    mixed = dln.Trajectory(t=torch.ones(1), loss=torch.ones(1, 3), status=["loss", "t_end", "loss"])
+    assert repr(mixed) == "Trajectory(1 time from 1 to 1, batch (3,), 2 loss, 1 t_end)"
+    assert mixed._repr_html_().count("<td>") == 4
+    assert single == single
+    assert single != single[:]
+    assert len({single, single[:]}) == 2
 
 
 def test_xarray_names_its_axes(generator):
@@ -65,116 +184,3 @@ def test_xarray_names_its_axes(generator):
     assert layered.attrs["depth"] == 2.0
     assert single.attrs["status"] == "t_end"
     np.testing.assert_array_equal(single["time"], np.unique(single["time"]))
-
-
-def test_files_that_are_no_trajectory(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        dln.Trajectory.load(tmp_path / "missing.npz")
-    text = tmp_path / "text.npz"
-    text.write_text("not numpy")
-    other = tmp_path / "other.npz"
-    np.savez(other, a=np.ones(3))
-    for path in (text, other):
-        with pytest.raises(ValueError, match="must be a saved trajectory"):
-            dln.Trajectory.load(path)
-
-
-def short_run():
-    return dln.Trajectory(t=torch.arange(3.0), final=torch.eye(2), stats={"steps": 2}, depth=1.0)
-
-
-def test_the_suffix_may_be_left_out(tmp_path):
-    assert short_run().save(tmp_path / "run") == tmp_path / "run.npz"
-    assert len(dln.Trajectory.load(tmp_path / "run")) == 3
-    # A folder of that name is not in the way.
-    (tmp_path / "run").mkdir()
-    assert len(dln.Trajectory.load(tmp_path / "run")) == 3
-    with pytest.raises(FileNotFoundError, match="other"):
-        dln.Trajectory.load(tmp_path / "other")
-
-
-def test_damaged_files_are_one_kind_of_error(tmp_path):
-    whole = short_run().save(tmp_path / "run").read_bytes()
-    path = tmp_path / "damaged.npz"
-    for end in range(0, len(whole), 97):
-        path.write_bytes(whole[:end])
-        with pytest.raises(ValueError, match="must be a saved trajectory, got") as caught:
-            dln.Trajectory.load(path)
-        assert "allow_pickle" not in str(caught.value)
-    path.write_bytes(whole[:200] + bytes(b ^ 255 for b in whole[200:]))
-    with pytest.raises(ValueError, match="must be a saved trajectory, got"):
-        dln.Trajectory.load(path)
-
-
-GOOD = {"format": 1, "status": "t_end", "stats": {}, "depth": "1.0"}
-
-
-@pytest.mark.parametrize(
-    "meta",
-    [
-        {},
-        3,
-        [],
-        "text",
-        {**GOOD, "format": None},
-        {**GOOD, "depth": "deep"},
-        {**GOOD, "points": 2.5},
-        {**GOOD, "points": 1, "point0": 4},
-        {**GOOD, "final": {"kind": "collapsed", "depth": "1"}},
-        {**GOOD, "final": {}},
-        {"format": 1},
-    ],
-)
-def test_damaged_descriptions(meta, tmp_path):
-    path = tmp_path / "run.npz"
-    np.savez(path, t=np.arange(3.0), meta=np.array(json.dumps(GOOD)))
-    assert len(dln.Trajectory.load(path)) == 3
-    np.savez(path, t=np.arange(3.0), meta=np.array(json.dumps(meta)))
-    with pytest.raises(ValueError, match="must be a saved trajectory, got"):
-        dln.Trajectory.load(path)
-
-
-def test_what_else_is_no_trajectory(tmp_path):
-    path = tmp_path / "run.npz"
-    np.savez(path, meta=np.array(json.dumps(GOOD)))
-    with pytest.raises(ValueError, match="must be a saved trajectory, got .* 't'"):
-        dln.Trajectory.load(path)
-    np.savez(path, t=np.arange(3.0), meta=np.array(json.dumps({**GOOD, "format": 9})))
-    with pytest.raises(ValueError, match="must be a trajectory of format <= 1, got 9"):
-        dln.Trajectory.load(path)
-    np.save(tmp_path / "array.npy", np.ones(3))
-    for other in (tmp_path / "array.npy", tmp_path):
-        with pytest.raises(ValueError, match="must be a saved trajectory, got"):
-            dln.Trajectory.load(other)
-
-
-@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
-def test_files_have_the_mode_the_umask_asks_for(mask, tmp_path):
-    before = os.umask(mask)
-    try:
-        paths = [short_run().save(tmp_path / "run"), tmp_path / "new" / "state"]
-        Store(paths[1], {}).save({"steps": 3})
-        # Also where there was a file.
-        short_run().save(paths[0])
-    finally:
-        os.umask(before)
-    assert [stat.S_IMODE(path.stat().st_mode) for path in paths] == [0o666 & ~mask] * 2
-
-
-def test_a_failure_leaves_the_old_file_alone(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def interrupted():
-        with written_whole(path) as handle:
-            handle.write(b"half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    with pytest.raises(TypeError):
-        dln.Trajectory(t=torch.ones(1), stats={"x": object()}).save(tmp_path / "run")
-    with pytest.raises(Exception, match="pickle"):
-        Store(path, {}).save({"x": lambda: 0})
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
-    assert path.read_text() == "old"

@@ -1,8 +1,9 @@
-"""The vector fields of the gradient flow, one engine per way to hold the state.
+"""The vector fields of the flows, one engine per way to hold the state.
 
 The state is one row of numbers per sample; an engine views it as matrices, writes the velocity,
-reports the loss and the norm of the Riemannian gradient, and turns rows back into points. All of
-them integrate ``dX/dt = -A_{N,X}(E'(X))``:
+reports the loss and the norm of the Riemannian gradient, and turns rows back into points. Open
+`engine` first, then `choice`, which picks the engine of a start. All but the last integrate
+``dX/dt = -A_{N,X}(E'(X))``:
 
 `PlainEngine`     depth 1, the matrix itself.
 `SpectralEngine`  two matrices, any finite depth, by an ``eigh`` of the r x r matrix C.
@@ -12,30 +13,35 @@ them integrate ``dX/dt = -A_{N,X}(E'(X))``:
 `ProductEngine`   three matrices, integer depth, matrix products alone.
 `CoreEngine`      infinite depth: frozen frames, r x r core.
 `LayeredEngine`   all factors, balanced or not.
+`MomentEngine`    all factors, moved towards balanced ones; X stands still.
 """
 
 from __future__ import annotations
 
-from dln_geometry.dynamics.engines.choice import Watched, collapsed_engine, engine_for, map_point
-from dln_geometry.dynamics.engines.collapsed import EvenEngine, ProductEngine, SpectralEngine
-from dln_geometry.dynamics.engines.engine import GRADIENT, LOSS, Blocks, Engine
+from dln_geometry.dynamics.engines.choice import collapsed_engine, engine_for
+from dln_geometry.dynamics.engines.engine import (
+    GRADIENT,
+    LOSS,
+    Engine,
+    EvenEngine,
+    ProductEngine,
+    SpectralEngine,
+)
 from dln_geometry.dynamics.engines.large_depth import CoreEngine, PairEngine
-from dln_geometry.dynamics.engines.layered import LayeredEngine, PlainEngine
+from dln_geometry.dynamics.engines.layered import LayeredEngine, MomentEngine, PlainEngine
 
 __all__ = [
     "GRADIENT",
     "LOSS",
-    "Blocks",
     "CoreEngine",
     "Engine",
     "EvenEngine",
     "LayeredEngine",
+    "MomentEngine",
     "PairEngine",
     "PlainEngine",
     "ProductEngine",
     "SpectralEngine",
-    "Watched",
     "collapsed_engine",
     "engine_for",
-    "map_point",
 ]

@@ -8,18 +8,21 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.engines.engine import Blocks, Engine, minus_product, observables, squares
+from dln_geometry.dynamics.engines.engine import (
+    Engine,
+    minus_product,
+    observables,
+    squares,
+)
 from dln_geometry.dynamics.losses import Loss, contract, evaluate
-from dln_geometry.geometry.points import EndToEnd, chain_svd, layer_moments
+from dln_geometry.geometry.points import EndToEnd, Network, chain_svd, layer_moments, product
 
 
-class PlainEngine(Blocks, Engine):
+class PlainEngine(Engine):
     """Depth 1: ``dX/dt = -E'(X)``."""
 
-    depth = 1.0
-
     def __init__(self, loss: Loss, start: Tensor, *, watch: bool = False) -> None:
-        super().__init__(((start.shape[-2], start.shape[-1]),), start.shape[:-2])
+        super().__init__([(start.shape[-2], start.shape[-1])], start.shape[:-2], 1)
         self.loss, self.start, self.watch = loss, start, watch
 
     def rows(self) -> Tensor:
@@ -34,31 +37,40 @@ class PlainEngine(Blocks, Engine):
     def singular_values(self, y: Tensor) -> Tensor:
         return torch.linalg.svdvals(y.view(-1, *self.shapes[0]))
 
-    def defect(self, y: Tensor, obs: Tensor) -> Tensor:
-        # There is no invariant that could be violated.
-        return y.new_zeros(y.shape[0])
-
     def point(self, y: Tensor) -> EndToEnd:
         return EndToEnd.of(y.view(-1, *self.shapes[0]), 1)
 
-    def rebalanced(self, y: Tensor) -> Tensor:
-        return y
 
+class FactorEngine(Engine):
+    """All factors; the last column that `field` reports is the index of the sample.
 
-class LayeredEngine(Blocks, Engine):
-    """All factors: ``dW_p = -(W_N .. W_{p+1})^T G (W_{p-1} .. W_1)^T``, whatever their moments."""
+    `defect` looks up the initial moments or product with it.
+    """
 
-    def __init__(self, loss: Loss, start: Sequence[Tensor], *, watch: bool = False) -> None:
-        super().__init__([(w.shape[-2], w.shape[-1]) for w in start], start[0].shape[:-2])
-        self.loss, self.start, self.watch = loss, tuple(start), watch
-        self.depth = float(len(self.start))
-        self.moments = [g.reshape(-1, *g.shape[-2:]) for g in layer_moments(self.start)]
+    def __init__(self, start: Sequence[Tensor]) -> None:
+        shapes = [(w.shape[-2], w.shape[-1]) for w in start]
+        super().__init__(shapes, start[0].shape[:-2], len(start))
+        self.start = tuple(start)
         count = start[0].shape[:-2].numel()
-        # A column tells which samples some rows are, and so which moments they started from.
-        self._sample = torch.arange(count, device=start[0].device).to(start[0].dtype)[:, None]
+        self.sample = torch.arange(count, device=start[0].device).to(start[0].dtype)[:, None]
 
     def rows(self) -> Tensor:
         return self.join(*self.start)
+
+    def singular_values(self, y: Tensor) -> Tensor:
+        return chain_svd(self.split(y))[1]
+
+    def point(self, y: Tensor) -> Network:
+        return Network.from_layers(self.split(y))
+
+
+class LayeredEngine(FactorEngine):
+    """All factors: ``dW_p = -(W_N .. W_{p+1})^T G (W_{p-1} .. W_1)^T``, whatever their moments."""
+
+    def __init__(self, loss: Loss, start: Sequence[Tensor], *, watch: bool = False) -> None:
+        super().__init__(start)
+        self.loss, self.watch = loss, watch
+        self.moments = [g.reshape(-1, *g.shape[-2:]) for g in layer_moments(self.start)]
 
     def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
         layers, velocities = self.views(y), self.views(out)
@@ -80,10 +92,7 @@ class LayeredEngine(Blocks, Engine):
         else:
             torch.neg(g_right, out=velocities[1])
         seen = observables(value, out.square().sum(-1) if self.watch else None)
-        return torch.cat((seen, self._sample), dim=1)
-
-    def singular_values(self, y: Tensor) -> Tensor:
-        return chain_svd(self.split(y))[1]
+        return torch.cat((seen, self.sample), dim=1)
 
     def defect(self, y: Tensor, obs: Tensor) -> Tensor:
         """Return the largest drift of a moment relative to its two layers."""
@@ -97,9 +106,31 @@ class LayeredEngine(Blocks, Engine):
             drift = torch.maximum(drift, gap)
         return drift
 
-    def point(self, y: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.split(y))
 
-    def rebalanced(self, y: Tensor) -> Tensor:
-        # The moments of an unbalanced network are data, not errors.
-        return y
+class MomentEngine(FactorEngine):
+    """All factors, the gradient flow of ``1/2 sum |G_p|^2``: X stands still.
+
+    ``dW_k = 2 (G_k W_k - W_k G_{k-1})``, with the loss ``1/2 sum |G_p|^2``.
+    """
+
+    def __init__(self, start: Sequence[Tensor]) -> None:
+        super().__init__(start)
+        self.product = product([w.reshape(-1, *w.shape[-2:]) for w in start])
+
+    def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
+        layers, velocity = self.split(y), self.split(out)
+        out.zero_()
+        loss = y.new_zeros(len(y))
+        for k, (before, after) in enumerate(pairwise(layers)):
+            g = after.mT @ after - before @ before.mT
+            velocity[k].add_(g @ before, alpha=2.0)
+            velocity[k + 1].sub_(after @ g, alpha=2.0)
+            loss = loss + 0.5 * squares(g)
+        return torch.cat((loss.unsqueeze(-1), self.sample), dim=1)
+
+    def defect(self, y: Tensor, obs: Tensor) -> Tensor:
+        """Return the drift of X relative to its norm."""
+        start = self.product[obs[:, 1].long()]
+        size = torch.linalg.matrix_norm(start)
+        drift = torch.linalg.matrix_norm(product(self.split(y)) - start)
+        return drift / torch.where(size > 0, size, 1.0)

@@ -1,4 +1,8 @@
-"""flows."""
+"""Deterministic flows: gradient flows of losses and free energies, balancing, exact solutions.
+
+Open `gradient_flow` first; `run` is what all adaptive flows share. A new flow is an `Engine` (see
+the room of engines) and a public function that gives it to `run_flow`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,8 @@ from dln_geometry.dynamics.flows.balancing import (
 from dln_geometry.dynamics.flows.balancing_path import balancing_generator, moments_of
 from dln_geometry.dynamics.flows.exact import quadratic, quadratic_residual
 from dln_geometry.dynamics.flows.free_energy import FreeEnergy, free_energy_flow
-from dln_geometry.dynamics.flows.gradient_flow import FlowError, gradient_flow
+from dln_geometry.dynamics.flows.gradient_flow import gradient_flow
+from dln_geometry.dynamics.trajectory import FlowError
 
 __all__ = [
     "FlowError",

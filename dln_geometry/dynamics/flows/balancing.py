@@ -7,17 +7,15 @@ Both move the factors by hidden changes of basis, ``dW_k = c_k W_k - W_k c_{k-1}
 from __future__ import annotations
 
 import math
-import numbers
 import os
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.engines import Blocks
+from dln_geometry.dynamics.engines import MomentEngine
 from dln_geometry.dynamics.flows.balancing_path import (
     LATE,
     SNAP,
@@ -25,13 +23,11 @@ from dln_geometry.dynamics.flows.balancing_path import (
     Stack,
     balancing_generator,
 )
-from dln_geometry.dynamics.store import Store
+from dln_geometry.dynamics.flows.run import run_flow
 from dln_geometry.dynamics.trajectory import Trajectory
-from dln_geometry.geometry.points import chain_svd, product
-from dln_geometry.ode import end_or_rules, integrate, until_rules
-from dln_geometry.support import Progress, as_factors
-
-__all__ = ["balancing_flow", "balancing_velocity", "kirwan_ness_flow"]
+from dln_geometry.geometry.points import Network
+from dln_geometry.ode import end_or_rules, until_rules
+from dln_geometry.support import Progress, ProgressCallback, as_factors
 
 
 def balancing_velocity(factors: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -44,22 +40,7 @@ def balancing_velocity(factors: Sequence[Any]) -> tuple[Tensor, ...]:
 
     and the moments ``G_k = W_{k+1}^T W_{k+1} - W_k W_k^T``; c is not symmetric in general.
 
-    Parameters
-    ----------
-    factors : sequence of array_like
-        Layers ``(W_1, ..., W_N)``, W_p of shape (..., d_p, d_{p-1}).
-
-    Returns
-    -------
-    tuple of Tensor
-        One matrix for every layer, of its shape.
-
-    Raises
-    ------
-    TypeError
-        If `factors` is no sequence of real matrices.
-    ValueError
-        If the layers do not chain, or mix dtypes or devices.
+    Factors and their errors as in `balancing_flow`; one matrix for every layer, of its shape.
 
     References
     ----------
@@ -85,7 +66,7 @@ def balancing_flow(
     factors: Sequence[Any],
     t: float | Sequence[float] | Tensor,
     *,
-    progress: bool | Callable[[float, dict[str, Any]], None] = False,
+    progress: bool | ProgressCallback = False,
 ) -> tuple[Tensor, ...] | list[tuple[Tensor, ...]]:
     r"""Return the factors after a time t of the gradient flow of ``1/2 sum |W_p|^2`` on the fibre.
 
@@ -162,7 +143,7 @@ def kirwan_ness_flow(
     atol: float | None = None,
     method: Any = None,
     store: str | os.PathLike[str] | None = None,
-    progress: bool | Callable[[float, dict[str, Any]], None] = False,
+    progress: bool | ProgressCallback = False,
 ) -> Trajectory:
     r"""Integrate the gradient flow of ``1/2 sum_p |G_p|^2``, which ends at balanced factors.
 
@@ -171,46 +152,22 @@ def kirwan_ness_flow(
     the balanced factors of a square X of full rank the slowest mode decays at the rate
     ``16 s_min^{2/N} sin^2(pi/2N)`` while the fastest ones go like ``|W|^2``: a stiff flow.
 
+    Other parameters and errors as in `gradient_flow`.
+
     Parameters
     ----------
     factors : sequence of array_like
         Layers ``(W_1, ..., W_N)``, W_p of shape (..., d_p, d_{p-1}). Leading dimensions are a
         batch of independent runs, each with its own step sizes.
-    t_end : float, optional
-        Time at which every run ends; may be left out if `until` is given.
     until : mapping, optional
         Stopping rules, the first that is met ends a run: ``"loss"`` (``1/2 sum |G_p|^2`` at or
-        below), ``"steps"``, ``"evaluations"``, ``"seconds"``, as in `gradient_flow`.
-    save_at : array_like of shape (T,) or int, optional
-        Increasing times to save, hit exactly; or how many, equally spaced. By default
-        every step of a single run, and 101 equally spaced times of a batch (start alone
-        if `t_end` is 0, start and end if there is no `t_end`).
-    rtol : float
-        Tolerated local error of each layer relative to its Frobenius norm.
-    atol : float, optional
-        Absolute tolerance for the norms; by default ``1e-3 rtol`` times the norm of the start.
-    method : str or method value, optional
-        As for `integrate`; ``"auto"`` by default, for the flow is stiff.
-    store : path, optional
-        File that holds the state of the run; if it exists, the run continues from it.
-    progress : bool or callable
-        Show a progress bar; or call ``progress(fraction_done, info)``, at most ten times a second.
+        below), ``"steps"``, ``"evaluations"``, ``"seconds"``.
 
     Returns
     -------
     Trajectory
         ``loss`` is ``1/2 sum |G_p|^2``, ``singular_values`` are those of X, ``defect`` the drift
         of X relative to its norm, ``final`` the factors.
-
-    Raises
-    ------
-    TypeError
-        If `factors` is no sequence of real matrices.
-    ValueError
-        If the layers do not chain, or mix dtypes or devices; if a time is negative or NaN, or
-        neither it nor a rule ends the run; if a rule is unknown; if `save_at` is a number below 2,
-        or one without a finite `t_end`; if `store` is of another run; if the step size underflows
-        (`IntegrationError`).
 
     Notes
     -----
@@ -220,81 +177,20 @@ def kirwan_ness_flow(
     ----------
     Lindsey, Menon, arXiv 2511.01137.
     """
-    layers = as_factors(factors)
+    engine = MomentEngine(Network(factors).detach())
     rules = until_rules(until, ("loss", "steps", "evaluations", "seconds"))
-    t_end = end_or_rules(t_end, rules)
-    batch = tuple(layers[0].shape[:-2])
-    flat = _flat(layers)
-    blocks = Blocks([(w.shape[-2], w.shape[-1]) for w in layers], flat[0].shape[:1])
-    start = blocks.join(*flat)
-    if save_at is None and len(start) > 1 and not math.isinf(t_end):
-        save_at = 101
-    if isinstance(save_at, numbers.Integral) and not isinstance(save_at, bool):
-        if save_at < 2 or math.isinf(t_end):
-            raise ValueError(
-                f"save_at must be times, or, with a finite t_end, a number >= 2, got {save_at}"
-            )
-        count = int(save_at) if t_end > 0 else 1
-        save_at = torch.linspace(0.0, float(t_end), count, dtype=torch.float64)
-    x0 = product(flat)
-    size = torch.linalg.matrix_norm(x0)
-
-    def field(t: Tensor, y: Tensor, out: Tensor) -> Tensor:
-        w, velocity = blocks.split(y), blocks.split(out)
-        out.zero_()
-        loss = y.new_zeros(len(y))
-        for k, (before, after) in enumerate(pairwise(w)):
-            g = after.mT @ after - before @ before.mT
-            velocity[k].add_(g @ before, alpha=2.0)
-            velocity[k + 1].sub_(after @ g, alpha=2.0)
-            loss = loss + 0.5 * g.square().sum((-2, -1))
-        return loss.unsqueeze(-1)
-
-    def record(y: Tensor, obs: Tensor | None) -> dict[str, Tensor]:
-        assert obs is not None
-        w = blocks.split(y)
-        # X itself: which samples these rows are, and so where they started, is known at the end.
-        return {"loss": obs[:, 0], "singular_values": chain_svd(w)[1], "x": product(w)}
-
-    saved = None
-    if store is not None:
-        times = None if save_at is None else torch.as_tensor(save_at, dtype=torch.float64)
-        options = [rtol, atol, repr(method)]
-        saved = Store(store, {"start": start, "save_at": times, "options": options})
-    with Progress(progress, "moments") as bar:
-        solution = integrate(
-            field,
-            start,
-            t_end=t_end,
-            rtol=rtol,
-            atol=atol,
-            blocks=blocks.sizes,
-            method="auto" if method is None else method,
-            save_at=save_at,
-            record=record,
-            stop={"loss": (0, rules["loss"])} if "loss" in rules else None,
-            max_steps=None if "steps" not in rules else int(rules["steps"]),
-            max_evaluations=None if "evaluations" not in rules else int(rules["evaluations"]),
-            max_seconds=rules.get("seconds"),
-            progress=bar.callback,
-            checkpoint=None if saved is None else saved.save,
-            resume=None if saved is None else saved.load(),
-        )
-    rows = solution.saved
-    drift = torch.linalg.matrix_norm(rows["x"] - x0) / torch.where(size > 0, size, 1.0)
-
-    def shaped(x: Tensor) -> Tensor:
-        return x.reshape(x.shape[0], *batch, *x.shape[2:])
-
-    return Trajectory(
-        t=solution.t,
-        loss=shaped(rows["loss"]),
-        singular_values=shaped(rows["singular_values"]),
-        defect=shaped(drift),
-        final=_shaped(blocks.split(solution.y), layers),
-        status=solution.status if batch else solution.status[0],
-        stats=solution.stats,
-        depth=float(len(layers)),
+    return run_flow(
+        engine,
+        t_end=end_or_rules(t_end, rules),
+        rules=rules,
+        save_at=save_at,
+        rtol=rtol,
+        atol=atol,
+        method=method,
+        progress=progress,
+        store=store,
+        identity={"options": [rtol, atol, repr(method)]},
+        label="moments",
     )
 
 

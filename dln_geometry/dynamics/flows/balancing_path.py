@@ -12,7 +12,7 @@ with ``<c, L c> = sum_k |c_k W_k - W_k c_{k-1}|^2``, and the moments move by ``-
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,34 +21,25 @@ from torch import Tensor
 from dln_geometry.dynamics.flows.balancing_system import solved
 from dln_geometry.geometry.points import chain_from_frames, chain_svd
 from dln_geometry.ode import integrate
-
-__all__ = [
-    "BalancingPath",
-    "Chart",
-    "Stack",
-    "balancing_generator",
-    "correction_generator",
-    "moments_of",
-    "transformed",
-]
+from dln_geometry.support import ProgressCallback
 
 TOLERANCE = 1e-12
 """Residual of the balancing velocity's equation, in units of c and relative to the right side."""
 
 RTOL = 2e-9
-"""Tolerance of the integration; its errors only displace the layers on the orbit."""
+"""Tolerance of the integration; its errors move the layers along the orbit and no further."""
 
 LATE = 40.0
-"""Time at which ``e^{-t}`` is below the rounding of one: nothing moves any more."""
+"""Time after which nothing moves any more: ``e^{-t}`` is below the rounding of one."""
 
 SNAP = 19.0
-"""Time at which ``e^{-2t}`` is."""
+"""Time after which ``e^{-2t}`` is below the rounding of one."""
 
 NEAR = 1e-5
-"""Way left at which the limit is read off: what that neglects is of second order."""
+"""Distance from the limit at which the limit is computed directly, with an error of its square."""
 
 ROUNDING = 1e-14
-"""Singular values of a layer below this part of the largest are rounding, and would grow."""
+"""Singular values of a layer below this fraction of the largest are set to 0: roundings grow."""
 
 MOST_EVALUATIONS = 20_000
 """Bound on the evaluations of the velocity; a few hundred to a few thousand are made."""
@@ -58,15 +49,10 @@ NEWTON = 10
 
 
 class Stack:
-    """Layers of any widths as one tensor (B, N, d, d), padded by zeros, N >= 2.
+    """Layers (B, d_p, d_{p-1}) of any widths as one tensor (B, N, d, d), padded by zeros, N >= 2.
 
-    What lies outside the orbit's reach is taken off: an outer layer that is wider outside is
-    held as a square triangular core times orthonormal rows or columns.
-
-    Parameters
-    ----------
-    layers : sequence of Tensor, shape (B, d_p, d_{p-1})
-        ``(W_1, ..., W_N)``.
+    The outer layers are held without the directions that the flow cannot move: one that is wider
+    outside is a square triangular core times orthonormal rows or columns.
     """
 
     def __init__(self, layers: Sequence[Tensor]) -> None:
@@ -85,7 +71,7 @@ class Stack:
             self.tensor[:, p, :a, :b] = core
 
     def layers(self, tensor: Tensor) -> list[Tensor]:
-        """Return the layers that a stack moved along the orbit stands for."""
+        """Return the layers of a stack that moved along the orbit."""
         cores = [tensor[:, p, :a, :b] for p, (a, b) in enumerate(self.shapes)]
         if self.inner is not None:
             cores[0] = cores[0] @ self.inner
@@ -108,17 +94,12 @@ def moments_of(w: Tensor) -> Tensor:
     return after.mT @ after - before @ before.mT
 
 
-class Chart:
-    """Coordinates of changes of basis near one, in which errors count by what they do to layers.
+class FibreChart:
+    """Coordinates of changes of basis near one that measure errors by their effect on the layers.
 
-    ``g_k = 1 + V_{k+1} (y_k / e) U_k^T`` with ``W_k = U_k S_k V_k^T`` and
-    ``e_ij^2 = s_{k+1,i}^2 + s_{k,j}^2``, no smaller than 1e-8 of the largest: where modes vanish, a
-    velocity is known no better than up to rounding over their size.
-
-    Parameters
-    ----------
-    w : Tensor, shape (B, N, d, d)
-        The layers; see `Stack`.
+    ``g_k = 1 + V_{k+1} (y_k / e) U_k^T`` with ``W_k = U_k S_k V_k^T`` of a `Stack`, and
+    ``e_ij^2 = s_{k+1,i}^2 + s_{k,j}^2``, no smaller than 1e-8 of the largest: the velocity of a
+    vanishing mode has an error of rounding over the mode's size.
     """
 
     def __init__(self, w: Tensor) -> None:
@@ -148,14 +129,14 @@ def balancing_generator(w: Tensor) -> Tensor:
     left, right = vh[:, 1:].mT, u[:, :-1]
     after, before = s[:, 1:, :, None].square(), s[:, :-1, None, :].square()
     diagonal = after + before
-    # Singular values below 1e-13 of the largest are rounding; their directions are brought to a
-    # halt, smoothly, for the integrator's sake.
+    # Singular values below 1e-13 of the largest are rounding. Their directions are slowed to a
+    # halt smoothly, because the integrator needs a smooth velocity.
     floor = diagonal + 1e-26 * diagonal.amax((1, 2, 3), keepdim=True)
     scale = torch.where(floor > 0, floor.rsqrt(), 0.0)
     overlap = left.mT @ right
     rows = overlap[:, 1:] * s[:, 1:-1].unsqueeze(-2)
     columns = s[:, 1:-1].unsqueeze(-1) * overlap[:, :-1]
-    # G as a difference of squares before anything is summed: small singular values count.
+    # G from the differences of squares: differences of sums would lose small singular values.
     y = solved(scale * (after - before) * overlap, scale, rows, columns, TOLERANCE)
     return left @ (scale * y) @ right.mT
 
@@ -163,10 +144,9 @@ def balancing_generator(w: Tensor) -> Tensor:
 def correction_generator(w: Tensor, excess: Tensor) -> Tensor:
     """Return symmetric x that lowers the moments by `excess` to first order and to one per cent.
 
-    ``L x + (L x)^T = excess``, shape (B, N-1, d, d). Symmetric ones reach every excess that the
-    orbit can have. Directions whose own moments are within 1e-5 of zero are left alone:
-    there an excess of the size of rounding would ask for a large x, and the integrator's own
-    error is that much smaller.
+    ``L x + (L x)^T = excess``, shape (B, N-1, d, d). Symmetric x reach every excess that the
+    orbit can have. Directions whose own moments are within 1e-5 of zero are not corrected: there
+    an excess of the size of rounding would need a large x, and the integrator's error is smaller.
     """
     before, after = w[:, :-1], w[:, 1:]
     # x_k = E_k z_k E_k^T: the diagonal blocks of the symmetric part of L are (e_i + e_j)/2.
@@ -181,21 +161,12 @@ def correction_generator(w: Tensor, excess: Tensor) -> Tensor:
 
 
 class BalancingPath:
-    """The balancing flow of one network, from time 0 on.
+    """The balancing flow of layers (B, d_p, d_{p-1}), N >= 2, from time 0 on.
 
-    Parameters
-    ----------
-    layers : sequence of Tensor, shape (B, d_p, d_{p-1})
-        ``(W_1, ..., W_N)``, N >= 2.
-    progress : callable, optional
-        ``progress(fraction_done, info)``; the fraction is one of `until`.
+    ``progress(fraction_done, info)`` is told the fraction of the time `until`.
     """
 
-    def __init__(
-        self,
-        layers: Sequence[Tensor],
-        progress: Callable[[float, dict[str, Any]], None] | None = None,
-    ) -> None:
+    def __init__(self, layers: Sequence[Tensor], progress: ProgressCallback | None = None) -> None:
         self.progress, self.until = progress, 1.0
         self.evaluations = 0
         self.stack = Stack([w.double() for w in layers])
@@ -217,15 +188,15 @@ class BalancingPath:
         """Move on to infinite time and return the layers."""
         while self.time < SNAP and not self._is_near():
             self._piece(SNAP)
-        # What is left of the way is orthogonal to the balanced factors and short: their frames
-        # are those of the limit, without the modes that vanish.
+        # The rest of the way is short and orthogonal to the balanced factors, so the frames of the
+        # limit are those of the present layers, without the modes that vanish.
         frames, u, s = self._frames(self.layers())
         return chain_from_frames([*frames, u], s)
 
     def _is_near(self) -> bool:
-        """Return whether the modes of X have less than NEAR left to move.
+        """Tell whether the modes of X have less than NEAR left to move.
 
-        The generator decays like ``e^{-2t}`` on them, so that it is twice what is left.
+        The generator decays like ``e^{-2t}`` on them, so that it is twice the distance left.
         """
         cores = [self.w[:, p] for p in range(self.w.shape[1])]
         frames, _, s = self._frames(cores)
@@ -247,14 +218,14 @@ class BalancingPath:
     def _piece(self, time: float) -> None:
         """Integrate the changes of basis, no further than they stay well conditioned."""
         u, s, vh = torch.linalg.svd(self.w)
-        # What is rounding now would have grown by the next piece.
+        # Roundings would have grown by the next piece.
         s = torch.where(s > ROUNDING * s[..., :1], s, 0.0)
         w = self.w = torch.where(
             (s > 0).all(-1)[..., None, None], self.w, (u * s[..., None, :]) @ vh
         )
         speed = float(torch.linalg.matrix_norm(balancing_generator(w), ord=2).amax())
         span = min(time - self.time, 2.0 / max(speed, 1e-12))
-        chart = Chart(w)
+        chart = FibreChart(w)
         like = self.start
 
         def field(t: Tensor, y: Tensor, out: Tensor) -> Tensor:
@@ -285,7 +256,7 @@ class BalancingPath:
         self.w = transformed(w, chart.basis(end.y.view_as(like)))
         self.time += span
 
-    def _report(self, span: float) -> Callable[[float, dict[str, Any]], None]:
+    def _report(self, span: float) -> ProgressCallback:
         begun, whole = self.time, self.until
 
         def report(fraction: float, info: dict[str, Any]) -> None:
@@ -305,12 +276,12 @@ class BalancingPath:
             w[:, :-1] = torch.linalg.matrix_exp(x) @ w[:, :-1]
             w[:, 1:] = w[:, 1:] @ torch.linalg.matrix_exp(-x)
             left = moments_of(w) - goal
-            better = (_square(left) < 0.25 * _square(excess))[..., None, None, None]
+            better = (_total_square(left) < 0.25 * _total_square(excess))[:, None, None, None]
             if not bool(better.any()):
                 break
             self.w, excess = torch.where(better, w, self.w), torch.where(better, left, excess)
 
 
-def _square(a: Tensor) -> Tensor:
+def _total_square(a: Tensor) -> Tensor:
     """Return the squared norm of every sample, shape (B,)."""
     return a.square().flatten(1).sum(1)

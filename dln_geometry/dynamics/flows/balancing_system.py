@@ -7,16 +7,14 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["solved"]
-
 DIRECT = 20
 """Width up to which a factorisation by blocks of width^2 beats the steps of conjugate gradients."""
 
 SHIFT = 1e-7
-"""Added to the diagonal of one before that: modes that X lacks make the system singular."""
+"""Added to the unit diagonal before a factorisation: the system is singular if X lacks modes."""
 
 KERNEL = 1e-12
-"""Rayleigh quotient, where the diagonal is one, below which a direction counts as kernel."""
+"""Rayleigh quotient, for a unit diagonal, below which a direction counts as kernel."""
 
 
 def solved(b: Tensor, scale: Tensor, rows: Tensor, columns: Tensor, tolerance: float) -> Tensor:
@@ -24,9 +22,9 @@ def solved(b: Tensor, scale: Tensor, rows: Tensor, columns: Tensor, tolerance: f
 
     In ``y = D^{1/2} z`` the diagonal is 1 and the rest bounded by 1, however small the singular
     values of the layers. Widths up to `DIRECT` are factored by blocks; above, conjugate gradients
-    take about 10 N steps, to a residual of `tolerance` times that of zero in units of c, every
-    sample on its own way. The system is singular where X is rank-deficient: what rounding puts
-    into the kernel is left there.
+    take about 10 N steps, until each sample's residual is `tolerance` times that of zero, in units
+    of c. The system is singular where X is rank-deficient: the part of b that rounding puts into
+    the kernel is ignored.
     """
 
     def applied(y: Tensor) -> Tensor:
@@ -41,14 +39,14 @@ def solved(b: Tensor, scale: Tensor, rows: Tensor, columns: Tensor, tolerance: f
     if b.shape[-1] <= DIRECT:
         factors = _factored(scale, rows, columns)
         y = _backsolved(*factors, b)
-        # The shift is a relative error of SHIFT over the eigenvalue: taken off, always in two
-        # steps, for what is solved must depend smoothly on the layers.
+        # Correct the relative error SHIFT over the eigenvalue; always in two steps, because the
+        # solution must depend smoothly on the layers.
         for _ in range(2):
             y = y + _backsolved(*factors, b - applied(y))
         return y
     y, r, p = torch.zeros_like(b), b, torch.zeros_like(b)
     goal = tolerance * (scale * b).abs().amax((1, 2, 3), keepdim=True)
-    size = _dot(r, r)
+    size = _sample_dot(r, r)
     last = torch.ones_like(size)
     for _ in range(100 + 40 * b.shape[1]):
         goes_on = (scale * r).abs().amax((1, 2, 3), keepdim=True) > goal
@@ -56,11 +54,11 @@ def solved(b: Tensor, scale: Tensor, rows: Tensor, columns: Tensor, tolerance: f
             break
         p = r + size / last * p
         moved = applied(p)
-        steepness = _dot(p, moved)
-        goes_on &= steepness > KERNEL * _dot(p, p)
+        steepness = _sample_dot(p, moved)
+        goes_on &= steepness > KERNEL * _sample_dot(p, p)
         step = torch.where(goes_on, size / steepness, 0.0)
         y, r = y + step * p, r - step * moved
-        size, last = _dot(r, r), torch.where(goes_on, size, math.inf)
+        size, last = _sample_dot(r, r), torch.where(goes_on, size, math.inf)
     return y
 
 
@@ -99,5 +97,5 @@ def _backsolved(diagonal: list[Tensor], below: list[Tensor], b: Tensor) -> Tenso
     return torch.stack(x, 1).view_as(b)
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
+def _sample_dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum((1, 2, 3), keepdim=True)

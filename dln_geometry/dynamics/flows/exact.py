@@ -11,10 +11,8 @@ from torch import Tensor
 
 from dln_geometry.support import as_depth, as_float_tensor, as_normalized
 
-__all__ = ["quadratic", "quadratic_residual"]
-
 TERMS = 64
-"""Terms of the series: at most (n + 1) 2^-n each, so that what is left out is below eps."""
+"""Terms of the series: each is at most (n + 1) 2^-n, so the terms left out are below eps."""
 
 CHUNK = 8192
 """Values solved for at once; bounds the memory of the series."""
@@ -131,7 +129,7 @@ def _quadratic(
         decay = torch.exp(-tau)
         value, residual = s * decay - m * torch.expm1(-tau), (s - m) * decay
     else:
-        value, residual = _flow(s, m, tau, 2.0 - 2.0 / n)
+        value, residual = _solved_modes(s, m, tau, n.exponent)
     return value.reshape(shape).to(dtype), residual.reshape(shape).to(dtype)
 
 
@@ -146,7 +144,7 @@ def _arguments(**named: Any) -> tuple[torch.dtype, list[Tensor]]:
         if not own and not isinstance(x, str | bytes) and x is not None:
             x = np.asarray(x)
         tensor = as_float_tensor(x, name).detach()
-        # The times rule only where nothing else does.
+        # Use the dtype of `t` only if `s0` and `target` have none.
         if own and (name != "t" or not dtypes):
             dtypes.append(tensor.dtype)
             devices.append(tensor.device)
@@ -158,7 +156,7 @@ def _arguments(**named: Any) -> tuple[torch.dtype, list[Tensor]]:
     return dtype, [x.to(device) for x in arrays]
 
 
-def _flow(s: Tensor, m: Tensor, tau: Tensor, a: float) -> tuple[Tensor, Tensor]:
+def _solved_modes(s: Tensor, m: Tensor, tau: Tensor, a: float) -> tuple[Tensor, Tensor]:
     """Solve ``ds/dtau = -s^a (s - m)``, 0 < a <= 2, for vectors."""
     value, residual = s.clone(), s - m
     moving = (s > 0) & (tau > 0)
@@ -208,7 +206,7 @@ def _advance_chunk(
     time = tau * z**-beta
     to_half = torch.where(grows, torch.log(0.5 / z), 0.0)
     excess = time - _beta_integral(z, to_half, beta, alpha)
-    # Beyond 1/2 the series at the other end takes over, from 1/2.
+    # Beyond 1/2, use the series at the other end, starting from 1/2.
     crosses = grows & (excess > 0)
     time = torch.where(crosses, excess * z**beta_left * 2.0**beta_right, time)
     grows, z = grows & ~crosses, torch.where(crosses, 0.5, z)
@@ -224,7 +222,7 @@ def _inverse(z: Tensor, time: Tensor, grows: Tensor, beta: Tensor, alpha: Tensor
     # Infinite, unless zero is reached in a finite time, which then sets the scale.
     whole = -_beta_integral(z, torch.full_like(z, -FAR), beta, alpha)
     scale = torch.where(grows | (beta <= 0), 1.0, 1.0 / (beta * whole))
-    # The first term alone has an inverse.
+    # Start at the inverse of the first term, which has a closed form.
     guess = torch.log1p((beta * goal * scale).clamp_min(-1.0)) / beta
     guess = torch.where(beta == 0, goal, guess).clamp(-FAR, FAR)
     x = torch.minimum(guess, upper)
@@ -254,7 +252,7 @@ def _beta_integral(z: Tensor, log_ratio: Tensor, beta: Tensor, alpha: Tensor) ->
     z, length, beta, alpha = (x.unsqueeze(-1) for x in (z, log_ratio, beta, alpha))
     weight = torch.cumprod(torch.where(n == 0, 1.0, (alpha + n - 1.0) / n.clamp_min(1.0)), -1)
     c = n + beta
-    # The larger end is taken out of the difference of the two powers.
+    # Factor the larger power out of the difference of the two.
     end = torch.where(n == 0, 1.0, (z * length.exp()) ** n) * (beta * length).exp()
     outer = torch.where(c * length > 0, end, z**n)
     inner = torch.where(c == 0, length.abs(), -torch.expm1(-(c * length).abs()) / c.abs())

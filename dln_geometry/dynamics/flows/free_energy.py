@@ -1,8 +1,7 @@
-"""The free energy as a loss, and its gradient flow: what gauge noise alone does."""
+"""The free energy as a loss, and its gradient flow: Langevin dynamics with gauge noise alone."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,13 +9,18 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.flows.gradient_flow import gradient_flow
-from dln_geometry.dynamics.losses import Loss, as_dense, contract, prepared
+from dln_geometry.dynamics.losses import (
+    Loss,
+    as_dense,
+    as_text,
+    contract,
+    evaluate,
+    prepared,
+)
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import entropy, entropy_slope, hidden_excess, thin_svd
 from dln_geometry.geometry.points import Collapsed, EndToEnd
-from dln_geometry.support import as_count, as_depth, as_positive, as_rank
-
-__all__ = ["FreeEnergy", "free_energy_flow"]
+from dln_geometry.support import as_depth, as_matrix_shape, as_positive, as_rank
 
 
 class FreeEnergy:
@@ -44,6 +48,7 @@ class FreeEnergy:
     Examples
     --------
     >>> from dln_geometry.dynamics import losses
+    >>> import math
     >>> f = FreeEnergy(losses.Quadratic([[0.0]]), 2.0, 3, (1, 1))
     >>> f.value(torch.tensor([[2.0]])) + math.log(4.0) / 2
     tensor(2.)
@@ -60,11 +65,8 @@ class FreeEnergy:
         widths: Sequence[int] | int | None = None,
     ) -> None:
         self.loss, self.beta = loss, as_positive(beta, "beta")
-        self.depth, self.widths = as_depth(depth), widths
-        if not (isinstance(shape, Sequence | torch.Size) and len(shape) == 2):
-            raise TypeError(f"shape must be a pair (m, n), got {shape!r}")
-        m, n = (as_count(d, "shape") for d in shape)
-        self.shape, least = (m, n), min(m, n)
+        self.depth, self.widths, self.shape = as_depth(depth), widths, as_matrix_shape(shape)
+        least = min(self.shape)
         self.rank = least if rank is None else as_rank(rank, least, "min(m, n)")
         self._excess = hidden_excess(self.shape, self.rank, self.depth, widths)[1]
 
@@ -76,6 +78,10 @@ class FreeEnergy:
         return FreeEnergy(
             ready, self.beta, self.depth, self.shape, rank=self.rank, widths=self.widths
         )
+
+    def __repr__(self) -> str:
+        facts = f"beta {self.beta:g}", f"depth {self.depth:g}", f"rank {self.rank}"
+        return as_text(self, repr(self.loss), *facts)
 
     def value(self, x: Any) -> Tensor:
         """Return ``E(X) - S(X)/beta``, shape (...)."""
@@ -90,9 +96,8 @@ class FreeEnergy:
         u, s, vh = torch.linalg.svd(x, full_matrices=False)
         r = self.rank
         u, s, vh = u[..., :r], s[..., :r], vh[..., :r, :]
-        gradient = self.loss.gradient(x)
-        gradient = gradient if gradient.layout == torch.strided else gradient.to_dense()
-        value = self.loss.value(x) - self._entropy(u, s, vh) / self.beta
+        value, gradient = evaluate(self.loss, x)
+        value = value - self._entropy(u, s, vh) / self.beta
         return value, gradient - (u * self._slope(s).unsqueeze(-2)) @ vh
 
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,11 +110,10 @@ class FreeEnergy:
         return value - self._entropy(u, s, vh) / self.beta, gr, gl
 
     def _entropy(self, u: Tensor, s: Tensor, vh: Tensor) -> Tensor:
-        point = EndToEnd(u, s, vh, self.depth, math.isinf(self.depth))
-        return entropy(point, widths=self.widths)
+        return entropy(EndToEnd(u, s, vh, self.depth), widths=self.widths)
 
     def _slope(self, s: Tensor) -> Tensor:
-        """Return ``dS/ds / beta``; flows multiply it by what vanishes where it is infinite."""
+        """Return ``dS/ds / beta``, finite at s = 0, where flows multiply it by zero."""
         s = s.clamp_min(torch.finfo(s.dtype).tiny ** 0.5)
         return entropy_slope(s, self.depth, excess=self._excess) / self.beta
 
@@ -127,27 +131,13 @@ def free_energy_flow(
     The gradient flow of the free energy: Langevin dynamics with noise along the orbits alone
     (``kappa = 0``), which acts on X through the mean curvature of the orbits.
 
+    Energy, `beta` and `widths` as in `FreeEnergy`, other options and errors as in `gradient_flow`.
+    The ``loss`` of the trajectory is the free energy, and so is that of stopping rules.
+
     Parameters
     ----------
-    loss : Loss
-        The energy E.
     start : Collapsed or EndToEnd
         A point with positive singular values.
-    beta : float
-        Inverse temperature, positive.
-    widths : sequence of int or int, optional
-        Hidden widths, see `dln_geometry.entropy`.
-    **options
-        Of `gradient_flow`. The ``loss`` of the trajectory is the free energy, and so is that of
-        stopping rules.
-
-    Raises
-    ------
-    TypeError
-        If `start` is no point.
-    ValueError
-        If `beta` is not positive, a singular value of the start is zero, or the widths do not
-        fit; and as in `gradient_flow`.
 
     References
     ----------
@@ -165,8 +155,7 @@ def free_energy_flow(
     """
     if not isinstance(start, Collapsed | EndToEnd):
         raise TypeError(f"start must be a Collapsed or an EndToEnd, got {type(start).__name__}")
-    s = start.s if isinstance(start, EndToEnd) else start.singular_values()
-    if start.depth > 1 and bool((s <= 0).any()):
+    if start.depth > 1 and bool((start.singular_values <= 0).any()):
         raise ValueError(
             "start must have positive singular values, got a zero: state a smaller rank, or start "
             "from a small multiple of the identity"

@@ -17,7 +17,7 @@ from dln_geometry.geometry.points.balanced import (
     moments,
     random_balanced,
 )
-from dln_geometry.geometry.points.batch import as_row, described
+from dln_geometry.geometry.points.batch import as_row, described, indexed
 from dln_geometry.geometry.points.collapsed import Collapsed
 from dln_geometry.geometry.points.end_to_end import EndToEnd, as_point
 from dln_geometry.geometry.points.layers import (
@@ -52,6 +52,7 @@ __all__ = [
     "end_to_end",
     "gauge_action",
     "haar_stiefel",
+    "indexed",
     "is_balanced",
     "layer_moments",
     "moment_size",

@@ -1,0 +1,140 @@
+"""What every adaptive flow shares: saved times, the store, progress, and the trajectory."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.dynamics.engines import GRADIENT, LOSS, Engine
+from dln_geometry.dynamics.store import Store
+from dln_geometry.dynamics.trajectory import FlowError, Trajectory
+from dln_geometry.ode import IntegrationError, Solution, integrate
+from dln_geometry.support import Progress, ProgressCallback
+
+
+def run_flow(
+    engine: Engine,
+    *,
+    t_end: float,
+    rules: dict[str, float],
+    save_at: Any,
+    rtol: float,
+    atol: float | None,
+    method: Any,
+    progress: bool | ProgressCallback,
+    store: str | os.PathLike[str] | None,
+    identity: dict[str, Any],
+    slow: float = 1.0,
+    rebalance: float | None = None,
+    keep_points: bool = False,
+    label: str = "flow",
+) -> Trajectory:
+    """Integrate the flow of an engine and return its trajectory.
+
+    The options are those of `gradient_flow`, with `t_end` and `rules` checked. `identity` is what
+    a store must agree on besides start and saved times. The flow takes `slow` times as long as the
+    engine's.
+    """
+    start = engine.rows()
+    times = _save_times(save_at, t_end, len(start))
+    saved = None
+    if store is not None:
+        saved = Store(store, {"start": start, "save_at": times, **identity})
+    field, correct = engine.field, None
+    if rebalance is not None:
+        if not rebalance > 0:
+            raise ValueError(f"rebalance must be positive, got {rebalance}")
+        bound = float(rebalance)
+
+        def field(t: Tensor, y: Tensor, out: Tensor) -> Tensor:
+            observed = engine.field(t, y, out)
+            return torch.cat((observed, engine.defect(y, observed).reshape(-1, 1)), dim=1)
+
+        correct = (lambda obs: obs[:, -1] > bound, engine.rebalanced)
+
+    def record(y: Tensor, obs: Tensor) -> dict[str, Tensor]:
+        row = {
+            "loss": obs[:, LOSS],
+            "singular_values": engine.singular_values(y),
+            "defect": engine.defect(y, obs),
+        }
+        return {**row, "state": y} if keep_points else row
+
+    stop = {}
+    if "loss" in rules:
+        stop["loss"] = (LOSS, rules["loss"])
+    if "gradient" in rules:
+        stop["gradient"] = (GRADIENT, slow**0.5 * rules["gradient"])
+    counts: dict[str, Any] = {
+        f"max_{name}": int(rules[name]) for name in ("steps", "evaluations") if name in rules
+    }
+    with Progress(progress, label) as bar:
+        try:
+            solution = integrate(
+                field,
+                start,
+                t_end=t_end / slow,
+                rtol=rtol,
+                atol=atol,
+                blocks=engine.sizes,
+                method="auto" if method is None else method,
+                save_at=None if times is None else times / slow,
+                record=record,
+                stop=stop,
+                **counts,
+                max_seconds=rules.get("seconds"),
+                correct=correct,
+                progress=bar.callback,
+                checkpoint=None if saved is None else saved.save,
+                resume=None if saved is None else saved.load(),
+            )
+        except IntegrationError as error:
+            reached = _trajectory_of(error.solution, engine, slow, keep_points)
+            raise FlowError(str(error), reached) from error
+    return _trajectory_of(solution, engine, slow, keep_points)
+
+
+def _save_times(save_at: Any, t_end: float, samples: int) -> Tensor | None:
+    """Return the times to save; None stands for every step of a single run, or start and end."""
+    if save_at is None:
+        if samples == 1 or math.isinf(t_end):
+            return None
+        save_at = 101
+    if isinstance(save_at, bool) or not isinstance(save_at, numbers.Integral):
+        try:
+            return torch.as_tensor(save_at, dtype=torch.float64)
+        except (TypeError, ValueError):
+            raise TypeError(f"save_at must be a vector of times, got {save_at!r}") from None
+    if save_at < 2 or math.isinf(t_end):
+        raise ValueError(
+            f"save_at must be times, or, with a finite t_end, a number >= 2, got {save_at}"
+        )
+    return torch.linspace(0.0, t_end, int(save_at) if t_end > 0 else 1, dtype=torch.float64)
+
+
+def _trajectory_of(solution: Solution, engine: Engine, slow: float, keep: bool) -> Trajectory:
+    """Give the rows of a solution the shape of the batch, and turn states into points."""
+    batch = engine.batch
+    where = torch.arange(math.prod(batch)).view(batch)
+
+    def point(y: Tensor) -> Any:
+        points = engine.point(y)
+        return points if len(batch) == 1 else points.select(where if batch else 0)
+
+    rows = {n: x.reshape(len(x), *batch, *x.shape[2:]) for n, x in solution.saved.items()}
+    return Trajectory(
+        t=solution.t * slow,
+        loss=rows["loss"],
+        singular_values=rows["singular_values"],
+        defect=rows["defect"],
+        final=point(solution.y),
+        status=solution.status if batch else solution.status[0],
+        stats=solution.stats,
+        points=tuple(map(point, solution.saved["state"])) if keep else None,
+        depth=engine.depth,
+    )
