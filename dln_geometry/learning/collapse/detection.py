@@ -45,16 +45,19 @@ class MirrorFamily:
         """Names of the parameters that the units own."""
         return tuple(self.axes)
 
+    @property
+    def _sign(self) -> float:
+        """1 if the members are exchanges of units, -1 with a change of sign, 0 otherwise."""
+        return {"permutation": 1.0, "opposition": -1.0}.get(self.kind, 0.0)
+
     def mirror(self, params: Mapping[str, Tensor], member: Any) -> Mirror:
         """Return one mirror of the family, for parameters of the shapes of `params`.
 
         `member` is the pair of units of a permutation or opposition, the unit of a rescaling, the
         direction of a rotation.
         """
-        if self.kind in ("permutation", "opposition"):
-            first, second = member
-            sign = 1.0 if self.kind == "permutation" else -1.0
-            return Mirror.permutation(params, self.axes, first, second, sign=sign)
+        if self._sign:
+            return Mirror.permutation(params, self.axes, *member, sign=self._sign)
         if self.kind == "rescaling":
             return Mirror.rescaling(params, self.axes, member)
         return Mirror.rotation(params, self.axes, member)
@@ -66,10 +69,10 @@ class MirrorFamily:
         or the singular directions of a rotation, descending.
         """
         rows, scale = self._rows(params)
-        if self.kind in ("permutation", "opposition"):
-            other = rows if self.kind == "permutation" else -rows
+        if self._sign:
             # Distances by inner products would lose those of nearly equal units to rounding.
-            far = torch.cdist(rows, other, compute_mode="donot_use_mm_for_euclid_dist")
+            exact = "donot_use_mm_for_euclid_dist"
+            far = torch.cdist(rows, self._sign * rows, compute_mode=exact)
             return far * (scale / math.sqrt(2))
         if self.kind == "rescaling":
             return scale * torch.linalg.vector_norm(rows, dim=-1)
@@ -96,7 +99,7 @@ class MirrorFamily:
     ) -> list[tuple[float, tuple[int, int]]]:
         """Return the nearest pairs of units: chosen by inner products, then measured exactly."""
         rows, scale = self._rows(params)
-        other = rows if self.kind == "permutation" else -rows
+        other = self._sign * rows
         far = torch.cdist(rows, other, compute_mode="use_mm_for_euclid_dist")
         i, j = torch.triu_indices(self.units, self.units, 1, device=far.device)
         few = min(4 * count + 16, len(i))
@@ -125,11 +128,10 @@ def mirrors_of(
 ) -> list[MirrorFamily]:
     """Return the families of mirror symmetries that the architecture of a module has.
 
-    From its symmetric groups (see `symmetries_of`) it reads exchanges of hidden units, channels
-    and heads, and rotations between two consecutive linear layers, also in every head of an
-    attention. On an example input it also tries changes of the sign of units: of odd ones (tanh),
-    and of weights whose sign a normalisation passes on to its own weight; and exchanges with a
-    change of sign.
+    Its symmetric groups (see `symmetries_of`) give exchanges of hidden units, channels and heads,
+    and rotations between two consecutive linear layers, also in every head of an attention. On an
+    example input it also tries changes of the sign of units: odd ones (tanh), and those before a
+    normalisation whose own weight undoes it.
 
     Parameters
     ----------

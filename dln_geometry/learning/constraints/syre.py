@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dln_geometry.learning.constraints.ownership import own_parameter
-from dln_geometry.support import as_generator, as_positive
+from dln_geometry.support import as_generator, as_positive, normal
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -98,11 +98,8 @@ def syre_(
     if spread >= 1:
         raise ValueError(f"anisotropy must be below 1, got {anisotropy!r}")
     if names is None:
-        chosen = [
-            name
-            for name, p in module.named_parameters()
-            if p.requires_grad and p.is_floating_point()
-        ]
+        trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+        chosen = [name for name, p in trained if p.is_floating_point()]
     else:
         chosen = [names] if isinstance(names, str) else list(names)
     if not chosen:
@@ -112,11 +109,11 @@ def syre_(
     widths = [_inputs(owner, p) for owner, _, p in sites]
     for (owner, leaf, p), width in zip(sites, widths, strict=True):
         source = as_generator(generator, p.device)
-        options: dict[str, Any] = {"dtype": p.dtype, "device": source.device}
-        noise = torch.randn(p.shape, generator=source, **options).to(p.device)
+        noise = normal(p.shape, source, p.dtype, p.device)
         offset = noise * (0.01 / math.sqrt(width) if sigma is None else sigma)
         scale = None
         if spread > 0:
+            options: dict[str, Any] = {"dtype": p.dtype, "device": source.device}
             uniform = torch.rand(p.shape, generator=source, **options).to(p.device)
             # The penalty is |z|^2 = |(q - q_0) / scale|^2: the decay of q is 1 / scale^2.
             scale = (1 + spread * (2 * uniform - 1)).rsqrt()
@@ -127,7 +124,7 @@ def syre_(
 def _inputs(owner: nn.Module, p: Tensor) -> int:
     """Return the number of inputs of the layer that a parameter belongs to."""
     beside = [w for w in owner.parameters(recurse=False) if w.ndim >= 2]
-    matrix = p if p.ndim >= 2 else beside[0] if beside else None
-    if matrix is None:
+    if p.ndim < 2 and not beside:
         return max(p.numel(), 1)
+    matrix = p if p.ndim >= 2 else beside[0]
     return max(matrix.numel() // matrix.shape[0], 1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.points import balanced_chain, haar_stiefel
-from dln_geometry.support import as_generator, as_matrix, as_positive, as_rank
+from dln_geometry.support import as_generator, as_matrix, as_positive, as_rank, normal
 
 
 def fill_balanced(
@@ -66,9 +66,7 @@ def _random_svd(
     # A Gaussian matrix on a Haar subspace of dimension r of the narrower side. At full rank the
     # subspace is the whole side, and the entries are independent.
     narrow, wide = min(m, n), max(m, n)
-    z = torch.randn(
-        (*batch, r, wide), generator=generator, dtype=dtype, device=generator.device
-    ).to(device)
+    z = normal((*batch, r, wide), generator, dtype, device)
     frame, s, vh = torch.linalg.svd(z * math.sqrt(narrow / (r * n)), full_matrices=False)
     u = haar_stiefel(batch, narrow, r, **options) @ frame
     return (u, s, vh) if m <= n else (vh.mT, s, u.mT)

@@ -125,14 +125,11 @@ class Mirror(Reflection):
             The units, or as many units on either side.
         sign : 1.0 or -1.0
             With -1 the exchange with a change of sign.
-
         """
         layout = as_layout(axes, params)
         count = _unit_count(layout)
-        i, j = (
-            as_places(units, count, name).reshape(-1)
-            for units, name in ((first, "first"), (second, "second"))
-        )
+        i = as_places(first, count, "first").reshape(-1)
+        j = as_places(second, count, "second").reshape(-1)
         if i.numel() != j.numel():
             raise ValueError(f"first and second must be as many, got {i.numel()} and {j.numel()}")
         units = as_places(torch.cat([i, j]), count, "first and second")
@@ -177,8 +174,7 @@ class Mirror(Reflection):
             raise ValueError(
                 f"direction must have shape ({count},) or ({count}, k), got {tuple(frame.shape)}"
             )
-        # The frame is small next to the tensors: it stays in double precision, on the CPU, until a
-        # method uses it.
+        # In double precision on the CPU, until a method uses it with tensors of another kind.
         frame = (frame / frame.norm() if frame.ndim == 1 else frame).double().cpu()
         frame = frame.reshape(count, -1)
         if not bool(torch.isfinite(frame).all()):
@@ -190,8 +186,7 @@ class Mirror(Reflection):
                 f"direction must have orthonormal columns, got an error of {error:.3e} in n^T n - I"
             )
         frame = q * r.diagonal().sign()
-        units = torch.arange(count)
-        return cls.of_terms(terms_of_units(layout, params, units, frame), "rotation")
+        return cls.of_terms(terms_of_units(layout, params, torch.arange(count), frame), "rotation")
 
     @classmethod
     def gauge(cls, params: Mapping[str, Tensor], first: str, second: str, direction: Any) -> Mirror:

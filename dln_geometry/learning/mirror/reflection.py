@@ -13,7 +13,7 @@ from torch import Tensor
 from dln_geometry.learning.mirror.evaluation import value_and_gradient
 from dln_geometry.learning.mirror.isometry import Term, named, term_dimension
 from dln_geometry.learning.symmetry import SymmetryError
-from dln_geometry.support import as_float_tensor, as_generator
+from dln_geometry.support import as_float_tensor, as_generator, normal
 
 # The name under which a flat vector of parameters is the only tensor.
 FLAT = ""
@@ -108,17 +108,13 @@ class Reflection:
         probe = next(iter(tensors.values()))
         scale = _euclidean_norm(tensors) / math.sqrt(sum(x.numel() for x in tensors.values()))
         generator = as_generator(generator, probe.device)
-        step = torch.randn(
-            self.dimension, generator=generator, dtype=probe.dtype, device=generator.device
-        ).to(probe.device)
+        step = normal((self.dimension,), generator, probe.dtype, probe.device)
         moved = self.shift(params, (scale or 1.0) * step)
         value, gradient = value_and_gradient(loss, moved)
         mirrored_value, mirrored_gradient = value_and_gradient(loss, self.reflect(moved))
         expected = self.reflect(gradient)
-        off, size = (
-            _euclidean_norm(_difference(mirrored_gradient, expected)),
-            _euclidean_norm(expected),
-        )
+        size = _euclidean_norm(expected)
+        off = _euclidean_norm(_difference(mirrored_gradient, expected))
         larger = max(abs(value), abs(mirrored_value))
         by_value = abs(mirrored_value - value) / larger if larger > 0 else 0.0
         # A gradient of zero has no relative error: the values decide.
