@@ -1,27 +1,30 @@
-"""The bridge: the learning dynamics of deep linear networks in closed form.
+"""The learning dynamics of deep linear networks in closed form.
 
-Layers ``W = (W_1, ..., W_N)``, end-to-end matrix ``X = W_N ... W_1``, loss ``E(X)``. What
-`learning` does for any model by automatic differentiation is known here by formulas: how gradient
-descent moves the moments, which loss it follows, when weight decay takes rank away.
+Layers ``W = (W_1, ..., W_N)``, end-to-end matrix ``X = W_N ... W_1``, loss ``E(X)``. For any model
+`learning` computes these by automatic differentiation; here they are formulas: how gradient descent
+moves the moments (open `moments` first), which loss it follows, when weight decay takes rank away.
 """
 
 from __future__ import annotations
 
-from dln_geometry.learning.closed_forms.counts import conserved_functions
 from dln_geometry.learning.closed_forms.equation_of_motion import (
     imbalance_rate,
+    modified_end_to_end_loss,
     moment_motion,
     rotation_rate,
 )
-from dln_geometry.learning.closed_forms.modified import modified_end_to_end_loss
 from dln_geometry.learning.closed_forms.moments import (
     MomentState,
     balance_step,
     momentum_balance_step,
+    overdamped_moments,
     stationary_moments,
 )
-from dln_geometry.learning.closed_forms.overdamped import overdamped_moments
-from dln_geometry.learning.closed_forms.rank_collapse import collapse_thresholds, dead_directions
+from dln_geometry.learning.closed_forms.rank_collapse import (
+    collapse_thresholds,
+    conserved_functions,
+    dead_directions,
+)
 from dln_geometry.learning.closed_forms.weight_decay import (
     branch_end,
     decayed_singular_values,

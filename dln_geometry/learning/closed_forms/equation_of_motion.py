@@ -1,21 +1,22 @@
-"""Moments and rotations along the equation of motion of gradient descent, order by order."""
+"""The equation of motion of gradient descent on the layers, order by order.
+
+How the moments and the rotations of the hidden layers move, and the modified loss that gradient
+descent follows to first order. All functions take ``loss(X)``, a scalar tensor, of the end-to-end
+matrix, without weight decay, and layers ``(W_1, ..., W_N)``, balanced or not.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.points import layer_moments
-from dln_geometry.learning.closed_forms.layers import Layers, cross, layer_gradients
+from dln_geometry.geometry.points import layer_moments, product
+from dln_geometry.learning.closed_forms.layers import Layers, Loss, cross, layer_gradients
 from dln_geometry.learning.functional import with_exact_derivatives
 from dln_geometry.support import as_count, as_factors, as_positive
-
-__all__ = ["imbalance_rate", "moment_motion", "rotation_rate"]
-
-Loss = Callable[[Tensor], Tensor]
 
 
 def imbalance_rate(loss: Loss, factors: Sequence[Any], lr: float) -> tuple[Tensor, ...]:
@@ -32,11 +33,6 @@ def imbalance_rate(loss: Loss, factors: Sequence[Any], lr: float) -> tuple[Tenso
         Layers ``(W_1, ..., W_N)``.
     lr : float
         Learning rate.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the layers do not chain, or lr is not positive.
 
     Examples
     --------
@@ -59,10 +55,8 @@ def moment_motion(
 
     Parameters
     ----------
-    loss : callable
-        ``loss(X)``, a scalar tensor, of the end-to-end matrix, without weight decay.
-    factors : sequence of array_like
-        Layers ``(W_1, ..., W_N)``.
+    loss, factors
+        As in `imbalance_rate`.
     order : int
         Order of the equation of motion: -1 gives ``DG[F_0]`` alone, up to 1, which gives all.
     weight_decay : float
@@ -72,11 +66,6 @@ def moment_motion(
     -------
     list of tuple of Tensor
         ``[DG[F_0], ..., DG[F_{order+1}]]``, each a matrix of shape (d_p, d_p) per hidden layer.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the layers do not chain, or the order or the weight decay is out of range.
 
     Examples
     --------
@@ -90,20 +79,12 @@ def moment_motion(
     motion = [tuple(-2 * k * x for x in g)]
     if order < 0:
         return motion
-    loss = with_exact_derivatives(loss)
-    d, slope = _gradients_along_flow(loss, layers, k)
-    kinetic = layer_moments(d)
-    motion.append(tuple(-(k**2) * x + y for x, y in zip(g, kinetic, strict=True)))
-    if order < 1:
-        return motion
-    # DK[F_0], K being quadratic in the gradients.
-    mixed = cross(d, slope)
-    motion.append(
-        tuple(
-            -2 / 3 * k**3 * x + k * y - 0.5 * (z + z.mT)
-            for x, y, z in zip(g, kinetic, mixed, strict=True)
-        )
-    )
+    d, slope = _gradients_along_flow(with_exact_derivatives(loss), layers, k)
+    # K is quadratic in the gradients: DK[F_0] is z + z^T with the third of these.
+    pairs = list(zip(g, layer_moments(d), cross(d, slope), strict=True))
+    motion.append(tuple(-(k**2) * x + y for x, y, _ in pairs))
+    if order == 1:
+        motion.append(tuple(-2 / 3 * k**3 * x + k * y - 0.5 * (z + z.mT) for x, y, z in pairs))
     return motion
 
 
@@ -113,17 +94,15 @@ def rotation_rate(
     """Return the rotation charge of gradient descent, ``1/2 (M_p - M_p^T)``, to leading order.
 
     ``M_p = W_{p+1}^T W_{p+1}' - W_p' W_p^T``. Rotations of a hidden layer are a symmetry of loss
-    and kinetic energy, and their charge vanishes in gradient flow as in the modified loss: gradient
-    descent breaks them first at the square of the learning rate,
+    and kinetic energy, and their charge vanishes in the flows of the loss and the modified loss:
+    gradient descent breaks them first at the square of the learning rate,
     ``(lr^2 / 12) (Z_p - Z_p^T)``, ``Z_p = U_p D_p^T - D_{p+1}^T U_{p+1}``, ``U = H D`` with the
     gradient D and the Hessian H of loss and weight decay.
 
     Parameters
     ----------
-    loss : callable
-        ``loss(X)``, a scalar tensor, of the end-to-end matrix, without weight decay.
-    factors : sequence of array_like
-        Layers ``(W_1, ..., W_N)``.
+    loss, factors
+        As in `imbalance_rate`.
     lr, weight_decay : float
         Learning rate, and k.
 
@@ -131,11 +110,6 @@ def rotation_rate(
     -------
     tuple of Tensor
         One antisymmetric matrix of shape (d_p, d_p) per hidden layer.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the layers do not chain, or a number is out of range.
 
     Examples
     --------
@@ -146,13 +120,55 @@ def rotation_rate(
     k = as_positive(weight_decay, "weight_decay", zero=True)
     d, slope = _gradients_along_flow(with_exact_derivatives(loss), layers, k)
     g = tuple(x + k * w for x, w in zip(d, layers, strict=True))
-    # The slope is D' along -(D + k W): that of the whole gradient is -U.
+    # The derivative of g along -g is ``slope - k g``, and equals -U.
     u = tuple(-s + k * x for s, x in zip(slope, g, strict=True))
-    rates = []
-    for p in range(len(layers) - 1):
-        z = u[p] @ g[p].mT - g[p + 1].mT @ u[p + 1]
-        rates.append(lr**2 / 12 * (z - z.mT))
-    return tuple(rates)
+    # ``cross(g, u)`` is -Z.
+    return tuple(lr**2 / 12 * (z.mT - z) for z in cross(g, u))
+
+
+def modified_end_to_end_loss(
+    loss: Loss, factors: Sequence[Any], lr: float, *, weight_decay: float = 0.0
+) -> Tensor:
+    """Return the modified loss of gradient descent on the layers, ``E + (lr/4) <E', A_W E'>``.
+
+    ``A_W(Z) = sum_p (W_N..W_{p+1})(W_N..W_{p+1})^T Z (W_{p-1}..W_1)^T (W_{p-1}..W_1)``. On the
+    balanced manifold it is the cometric, and the correction ``(lr/4) |grad E|^2`` in the metric
+    g^N: gradient descent prefers points where E is flat *for a network of this depth*.
+
+    With weight decay k the loss is ``E + (k/2) sum |W_p|^2``, and the correction
+    ``(lr/4) (<E', A_W E'> + 2 k N <E', X> + k^2 sum |W_p|^2)``.
+
+    Parameters
+    ----------
+    loss, factors
+        As in `imbalance_rate`.
+    lr, weight_decay : float
+        Learning rate, and k.
+
+    Returns
+    -------
+    Tensor, shape ()
+        Differentiable in the layers.
+
+    References
+    ----------
+    Menon, arXiv 2411.09004 (metric); Barrett & Dherin, arXiv 2009.11162 (modified loss).
+
+    Examples
+    --------
+    >>> modified_end_to_end_loss(lambda x: x.sum(), ([[2.0]], [[3.0]]), 0.4)
+    tensor(7.3000)
+    """
+    layers, lr = as_factors(factors), as_positive(lr, "lr")
+    k = as_positive(weight_decay, "weight_decay", zero=True)
+    gradients = layer_gradients(loss, layers)
+    value = loss(product(layers)) + lr / 4 * sum(d.square().sum() for d in gradients)
+    if k:
+        size = sum(w.square().sum() for w in layers)
+        # <D_p, W_p> = <E', X> for every layer: the last one has no partial product behind it.
+        overlap = len(layers) * (gradients[-1] * layers[-1]).sum()
+        value = value + k / 2 * size + lr / 4 * (2 * k * overlap + k**2 * size)
+    return value
 
 
 def _gradients_along_flow(loss: Loss, layers: Layers, k: float) -> tuple[Layers, Layers]:

@@ -1,58 +1,44 @@
-"""What all formulas on layers share: gradients of the layers, and the doors."""
+"""Checks of arguments that the formulas on layers share, and the gradients of the layers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
 
 from dln_geometry.geometry.points import product
+from dln_geometry.geometry.submersion import lift_layers
 from dln_geometry.learning.functional import gradient_of
-from dln_geometry.learning.rules import Rule
-from dln_geometry.learning.rules import rule as rules
+from dln_geometry.learning.rules import Rule, as_rule
 from dln_geometry.support import as_factors, as_float_tensor
 
-__all__ = ["as_moments", "as_rule", "as_velocities", "cross", "layer_gradients", "partial_products"]
-
 Layers = tuple[Tensor, ...]
+Loss = Callable[[Tensor], Tensor]
 
 
-def partial_products(layers: Sequence[Tensor]) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    """Return ``W_{p-1}..W_1`` and ``W_N..W_{p+1}`` for every p; None is the identity."""
-    before: list[Tensor | None] = [None]
-    for w in layers[:-1]:
-        before.append(w if before[-1] is None else w @ before[-1])
-    behind: list[Tensor | None] = [None]
-    for w in reversed(layers[1:]):
-        behind.append(w if behind[-1] is None else behind[-1] @ w)
-    return before, behind[::-1]
-
-
-def layer_gradients(loss: Callable[[Tensor], Tensor], layers: Sequence[Tensor]) -> Layers:
+def layer_gradients(loss: Loss, layers: Sequence[Tensor]) -> Layers:
     """Return ``D_p = (W_N..W_{p+1})^T E'(X) (W_{p-1}..W_1)^T``, differentiable, without checks."""
-    gradient = gradient_of(loss)(product(layers))
-    before, behind = partial_products(layers)
-    result = []
-    for a, b in zip(before, behind, strict=True):
-        d = gradient if b is None else b.mT @ gradient
-        result.append(d if a is None else d @ a.mT)
-    return tuple(result)
+    return lift_layers(layers, gradient_of(loss)(product(layers)))
 
 
 def cross(u: Sequence[Tensor], v: Sequence[Tensor]) -> Layers:
-    """Return ``u_{p+1}^T v_{p+1} - v_p u_p^T``, whose value at u = v are the moments of v."""
-    return tuple(u[p + 1].mT @ v[p + 1] - v[p] @ u[p].mT for p in range(len(u) - 1))
+    """Return ``u_{p+1}^T v_{p+1} - v_p u_p^T``; for u = v these are the moments of v."""
+    pairs = zip(pairwise(u), pairwise(v), strict=True)
+    return tuple(
+        u_next.mT @ v_next - v_here @ u_here.mT for (u_here, u_next), (v_here, v_next) in pairs
+    )
 
 
-def as_velocities(v: Any, name: str, widths: Sequence[int]) -> Layers:
-    """Return matrices shaped like the layers between hidden layers of these widths."""
-    layers = as_factors(v, name)
+def as_velocities(v: Any, name: str, moments: Layers) -> Layers:
+    """Return matrices shaped like layers whose hidden widths are those of the moments."""
+    layers, widths = as_factors(v, name), tuple(g.shape[-1] for g in moments)
     hidden = tuple(w.shape[-2] for w in layers[:-1])
-    if hidden != tuple(widths):
+    if hidden != widths:
         raise ValueError(
-            f"{name} must be shaped like layers with the hidden widths {tuple(widths)} of the "
-            f"moments, got {hidden}"
+            f"{name} must be shaped like layers with the hidden widths {widths} of the moments, "
+            f"got {hidden}"
         )
     return layers
 
@@ -68,10 +54,9 @@ def as_moments(moments: Any, name: str = "moments") -> Layers:
     return result
 
 
-def as_rule(rule: Any) -> Rule:
-    """Return a Euclidean learning rule: the laws of the moments hold for no other geometry."""
-    rule = rules.as_rule(rule)
-    if rule.potential is not None:
+def as_euclidean_rule(rule: Any) -> Rule:
+    """Return a rule without a potential: the laws of the moments hold for no other geometry."""
+    if as_rule(rule).potential is not None:
         raise ValueError(
             "rule must have no potential: only the Euclidean kinetic energy is invariant under "
             "rotations of the hidden layers"

@@ -1,24 +1,38 @@
-"""Exact laws of the moments: what every step of SGD does to them, minibatches included.
+"""Exact laws of the moments: how every step of SGD changes them, minibatches included.
 
 ``G_p = W_{p+1}^T W_{p+1} - W_p W_p^T``; ``K_p(V)`` is the same of matrices V shaped like the
 layers. The gradients ``D_p`` of a loss of the end-to-end matrix satisfy Noether's identity
-``D_p W_p^T = W_{p+1}^T D_{p+1}``, so that a step along them changes the moments at second order
-in the learning rate alone.
+``D_p W_p^T = W_{p+1}^T D_{p+1}``: the moments are charges of the bilinear map `layers.cross`, and
+move by the law of `learning.noether.momentum_law`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dln_geometry.geometry.points import layer_moments
-from dln_geometry.learning.closed_forms.layers import as_moments, as_rule, as_velocities, cross
+from dln_geometry.learning.closed_forms.layers import (
+    as_euclidean_rule,
+    as_moments,
+    as_velocities,
+    cross,
+)
+from dln_geometry.learning.noether import (
+    charge_after,
+    decay_factor,
+    growth,
+    nesterov_direction,
+    pushes,
+)
 from dln_geometry.learning.rules import Rule
-
-__all__ = ["MomentState", "balance_step", "momentum_balance_step", "stationary_moments"]
+from dln_geometry.support import as_flag, as_float_tensor
 
 
 def balance_step(
@@ -44,8 +58,6 @@ def balance_step(
 
     Raises
     ------
-    TypeError
-        If an argument is not of its kind.
     ValueError
         If the rule has momentum (see `momentum_balance_step`) or a potential, or shapes do not
         fit.
@@ -55,20 +67,24 @@ def balance_step(
     >>> balance_step([[[5.0]]], [[[3.0]], [[2.0]]], Rule(lr=0.1, weight_decay=1.0))
     (tensor([[4.]]),)
     """
-    g, rule = as_moments(moments), as_rule(rule)
+    g, rule = as_moments(moments), as_euclidean_rule(rule)
     if rule.momentum:
         raise ValueError(
             f"rule must have no momentum, got {rule.momentum}: momentum_balance_step is the law "
             "with momentum"
         )
-    d = as_velocities(gradients, "gradients", [x.shape[-1] for x in g])
-    shrink = (1 - rule.lr * rule.weight_decay) ** 2
-    return tuple(x * shrink + rule.lr**2 * k for x, k in zip(g, layer_moments(d), strict=True))
+    kinetic = layer_moments(as_velocities(gradients, "gradients", g))
+    lr, k = rule.lr, rule.weight_decay
+    # The law with ``U = k G`` and ``B(d, d) = K + k^2 G``.
+    return tuple(
+        charge_after(x, k * x, k * x, lr * (y + k**2 * x), lr)
+        for x, y in zip(g, kinetic, strict=True)
+    )
 
 
 @dataclass(frozen=True)
 class MomentState:
-    """Moments and what momentum has to know beside them.
+    """Moments and what momentum needs beside them.
 
     Parameters
     ----------
@@ -77,7 +93,7 @@ class MomentState:
     cross : tuple of Tensor, optional
         ``W_{p+1}^T v_{p+1} - v_p W_p^T`` with the momentum buffers v; `None` before the first step.
     velocities : tuple of Tensor, optional
-        The buffers of the last step: Nesterov's momentum alone needs them.
+        The buffers of the last step, for Nesterov's momentum.
     """
 
     moments: tuple[Tensor, ...]
@@ -97,7 +113,7 @@ def momentum_balance_step(
     Parameters
     ----------
     state : MomentState or sequence of array_like
-        What the last step returned; the moments at the start.
+        The result of the last step; the moments at the start.
     velocities : sequence of array_like
         The momentum buffers ``v_{n+1}`` of the layers after this step, as ``torch.optim.SGD``
         keeps them (``state[w]["momentum_buffer"]``), or `Rule.step` returns.
@@ -106,8 +122,6 @@ def momentum_balance_step(
 
     Raises
     ------
-    TypeError
-        If an argument is not of its kind.
     ValueError
         If the rule has no momentum (there are no buffers: see `balance_step`) or a potential, or
         shapes do not fit.
@@ -117,41 +131,40 @@ def momentum_balance_step(
     >>> momentum_balance_step([[[5.0]]], [[[3.0]], [[2.0]]], Rule(lr=0.1, momentum=0.9)).moments
     (tensor([[4.9500]]),)
     """
-    rule = as_rule(rule)
+    rule = as_euclidean_rule(rule)
     if not rule.momentum:
         raise ValueError("rule must have momentum, got none: balance_step is the law without")
     if not isinstance(state, MomentState):
         state = MomentState(as_moments(state, "state"))
-    g, lr, b, k = state.moments, rule.lr, rule.momentum, rule.weight_decay
-    v = as_velocities(velocities, "velocities", [x.shape[-1] for x in g])
+    g, lr, b = state.moments, rule.lr, rule.momentum
+    v = as_velocities(velocities, "velocities", g)
     if state.cross is None:
-        # The first step has no buffer, and is not damped.
-        p = tuple(k * x for x in g)
+        # The first step has no buffer, and is not dampened.
+        momenta, k = tuple(torch.zeros_like(x) for x in g), rule.weight_decay
     else:
-        p = tuple(b * c + (1 - rule.dampening) * k * x for c, x in zip(state.cross, g, strict=True))
-    if not rule.nesterov:
-        second = layer_moments(v)
-        after = tuple(x - lr * (q + q.mT) + lr**2 * s for x, q, s in zip(g, p, second, strict=True))
-        return MomentState(after, tuple(q - lr * s for q, s in zip(p, second, strict=True)))
-    last = state.velocities
-    u = tuple((1 + b) * new for new in v)
-    if last is not None:
-        u = tuple(x - b * old for x, old in zip(u, last, strict=True))
-    first = tuple(k * x + b * q for x, q in zip(g, p, strict=True))
-    after = tuple(
-        x - lr * (q + q.mT) + lr**2 * s for x, q, s in zip(g, first, layer_moments(u), strict=True)
-    )
-    mixed = tuple(q - lr * s for q, s in zip(p, cross(u, v), strict=True))
+        momenta, k = state.cross, rule.weight_decay * (1 - rule.dampening)
+    u = v
+    if rule.nesterov:
+        old = state.velocities or (None,) * len(v)
+        u = tuple(nesterov_direction(x, y, b) for x, y in zip(old, v, strict=True))
+    squares = layer_moments(u)
+    mixed = cross(u, v) if rule.nesterov else squares
+    after, momenta_after = [], []
+    for x, r, uu, uv in zip(g, momenta, squares, mixed, strict=True):
+        p, push = pushes(k * x, r, b, rule.nesterov)
+        after.append(charge_after(x, push, push.mT, lr * uu, lr))
+        momenta_after.append(p - lr * uv)
     # Copies: an optimiser goes on writing into its buffers.
-    return MomentState(after, mixed, tuple(x.clone() for x in v))
+    kept = tuple(x.clone() for x in v) if rule.nesterov else None
+    return MomentState(tuple(after), tuple(momenta_after), kept)
 
 
 def stationary_moments(kinetic: Sequence[Any], rule: Rule) -> tuple[Tensor, ...]:
     """Return the mean of the moments in the stationary state of SGD, from the mean of K.
 
     ``E[G] = lr^2 E[K(D)] / (1 - (1 - lr k)^2)``, D the gradients; with heavy-ball momentum
-    ``E[G] = lr (1 + b) / (2 k) E[K(v)]``, v the momentum buffers. Both follow from the exact laws
-    by taking means, and hold over time up to what stands at the two ends of it.
+    ``E[G] = lr (1 + b) / (2 k) E[K(v)]``, v the momentum buffers. Both are means of the exact
+    laws; over a finite time they hold up to terms of its two ends.
 
     Parameters
     ----------
@@ -163,8 +176,6 @@ def stationary_moments(kinetic: Sequence[Any], rule: Rule) -> tuple[Tensor, ...]
 
     Raises
     ------
-    TypeError
-        If an argument is not of its kind.
     ValueError
         If there is no weight decay, or ``lr k >= 2``, or the rule has a potential, dampening or
         Nesterov's momentum.
@@ -174,7 +185,7 @@ def stationary_moments(kinetic: Sequence[Any], rule: Rule) -> tuple[Tensor, ...]
     >>> stationary_moments([[[0.75]]], Rule(lr=0.5, weight_decay=1.0))
     (tensor([[0.2500]]),)
     """
-    k_mean, rule = as_moments(kinetic, "kinetic"), as_rule(rule)
+    k_mean, rule = as_moments(kinetic, "kinetic"), as_euclidean_rule(rule)
     lr, k, b = rule.lr, rule.weight_decay, rule.momentum
     if rule.nesterov or rule.dampening:
         raise ValueError("rule must be that of SGD or of the heavy ball, without dampening")
@@ -182,6 +193,98 @@ def stationary_moments(kinetic: Sequence[Any], rule: Rule) -> tuple[Tensor, ...]
         raise ValueError("rule must have weight decay: without, the moments have no stationary law")
     if lr * k >= 2 * (1 + b):
         raise ValueError(f"lr * weight_decay must be below {2 * (1 + b):g}, got {lr * k:g}")
-    if b:
-        return tuple(lr * (1 + b) / (2 * k) * x for x in k_mean)
-    return tuple(lr / (k * (2 - lr * k)) * x for x in k_mean)
+    factor = lr * (1 + b) / (2 * k) if b else lr / (k * (2 - lr * k))
+    return tuple(factor * x for x in k_mean)
+
+
+def overdamped_moments(
+    moments: Sequence[Any],
+    kinetic: Sequence[Any],
+    times: Any,
+    rule: Rule,
+    *,
+    corrected: bool = True,
+) -> tuple[Tensor, ...]:
+    """Return the moments in continuous time from the history of the gradients.
+
+    ``G(t) = e^{-c t} G(0) + (2 m / mu^3) int_0^t e^{-c (t - s)} K(s) ds`` with mass m, friction mu
+    and K the moments of the gradients D of the loss. As printed ``c = 2 k / mu``, with an error of
+    the order of the learning rate; corrected ``c = -(2/lr) log lambda_+``, with the factor
+    ``lambda_+`` by which a step shrinks a parameter, an error of its square. With momentum, time
+    begins after the transient of the start, which decays like b^n. Nesterov's momentum has the
+    factor ``lr (1 - b + 2 b^2) / (1 - b)^3`` in place of ``2 m / mu^3``.
+
+    Parameters
+    ----------
+    moments : sequence of array_like
+        ``G_p(0)``, of shape (d_p, d_p).
+    kinetic : sequence of array_like
+        ``K_p`` at the times, of shape (T, d_p, d_p); between them K is linear.
+    times : array_like, shape (T,)
+        Increasing, from 0. A step takes the time ``lr``.
+    rule : Rule
+        Learning rule.
+    corrected : bool
+        The corrected exponent or the printed one.
+
+    Returns
+    -------
+    tuple of Tensor
+        ``G_p`` at the times, shape (T, d_p, d_p).
+
+    Raises
+    ------
+    ValueError
+        If the rule is not overdamped or has a potential; if times do not increase from 0, or
+        shapes do not fit.
+
+    References
+    ----------
+    Tanaka & Kunin, arXiv 2105.02716 (overdamped charges; the exponent is corrected here).
+
+    Examples
+    --------
+    >>> rule = Rule(lr=0.1, weight_decay=1.0)
+    >>> (g,) = overdamped_moments([[[1.0]]], [torch.zeros(2, 1, 1)], [0.0, 0.1], rule)
+    >>> g[-1].round(decimals=4)  # (1 - lr k)^2
+    tensor([[0.8100]])
+    """
+    start, forces = as_moments(moments), as_moments(kinetic, "kinetic")
+    rate = decay_factor(as_euclidean_rule(rule), as_flag(corrected, "corrected"))
+    t = as_float_tensor(times, "times", dtype=torch.float64).tolist()
+    if not isinstance(t, list) or not t or t[0] != 0 or any(b <= a for a, b in pairwise(t)):
+        raise ValueError("times must increase from 0, and be a vector of shape (T,)")
+    if len(start) != len(forces):
+        raise ValueError(
+            f"kinetic must hold one tensor per moment, {len(start)}, got {len(forces)}"
+        )
+    for p, (g, k) in enumerate(zip(start, forces, strict=True)):
+        if tuple(k.shape) != (len(t), *g.shape):
+            raise ValueError(
+                f"kinetic[{p}] must have shape {(len(t), *g.shape)}, got {tuple(k.shape)}"
+            )
+    rate = -2.0 * math.log(rate) / rule.time_step
+    strength = growth(rule)
+    paths = [[g] for g in start]
+    for n, (before, after) in enumerate(pairwise(t)):
+        h = after - before
+        early, late = _end_weights(rate * h)
+        for path, k in zip(paths, forces, strict=True):
+            source = strength * h * (early * k[n] + late * k[n + 1])
+            path.append(math.exp(-rate * h) * path[-1] + source)
+    return tuple(torch.stack(path) for path in paths)
+
+
+def _end_weights(x: float) -> tuple[float, float]:
+    """Return the weights of the ends in ``int_0^1 e^{-x (1 - s)} K(s) ds`` of a linear K."""
+    if x < 0.1:
+        # sum (-x)^n / (n + 2)!: the closed form loses digits by cancellation.
+        late, whole, term = 0.0, 0.0, 1.0
+        for n in range(12):
+            whole += term / math.factorial(n + 1)
+            late += term / math.factorial(n + 2)
+            term *= -x
+        return whole - late, late
+    whole = -math.expm1(-x) / x
+    late = (1.0 - whole) / x
+    return whole - late, late

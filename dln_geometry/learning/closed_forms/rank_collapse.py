@@ -1,17 +1,15 @@
-"""Gauge mirrors of a deep linear network: dead hidden directions, and what keeps them dead."""
+"""Conserved functions, and dead hidden directions: when weight decay takes rank away for good."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.closed_forms.layers import partial_products
-from dln_geometry.support import as_covector, as_factors
-
-__all__ = ["collapse_thresholds", "dead_directions"]
+from dln_geometry.support import as_covector, as_factors, as_width_sequence
 
 
 def collapse_thresholds(factors: Sequence[Any], gradient: Any) -> Tensor:
@@ -36,11 +34,6 @@ def collapse_thresholds(factors: Sequence[Any], gradient: Any) -> Tensor:
     Tensor, shape (..., N - 1)
         One threshold per hidden layer; empty at depth 1.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If the layers do not chain, or the gradient has the wrong shape.
-
     References
     ----------
     Ziyin, arXiv 2309.16932 (mirror symmetries); the thresholds are derived here.
@@ -53,12 +46,13 @@ def collapse_thresholds(factors: Sequence[Any], gradient: Any) -> Tensor:
     layers = as_factors(factors)
     shape = (layers[-1].shape[-2], layers[0].shape[-1])
     g = as_covector(gradient, layers[0], shape, "gradient")
-    before, behind = partial_products(layers)
+    products = list(accumulate(layers, lambda x, w: w @ x))
     values = []
-    for p in range(len(layers) - 1):
-        a, b = before[p], behind[p + 1]
-        m = g if b is None else b.mT @ g
-        values.append(torch.linalg.matrix_norm(m if a is None else m @ a.mT, ord=2))
+    for p in range(len(layers) - 2, -1, -1):
+        m = g @ products[p - 1].mT if p else g
+        values.append(torch.linalg.matrix_norm(m, ord=2))
+        g = layers[p + 1].mT @ g
+    values.reverse()
     batch = torch.broadcast_shapes(g.shape[:-2], layers[0].shape[:-2])
     return torch.stack([v.expand(batch) for v in values], -1) if values else g.new_zeros(*batch, 0)
 
@@ -76,11 +70,6 @@ def dead_directions(factors: Sequence[Any], layer: int, *, rtol: float | None = 
         p, from 1 to N - 1.
     rtol : float, optional
         Default ``d_p`` machine epsilons.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the layers do not chain or have leading dimensions, or there is no such hidden layer.
 
     Examples
     --------
@@ -100,6 +89,42 @@ def dead_directions(factors: Sequence[Any], layer: int, *, rtol: float | None = 
     d = both.shape[0]
     if rtol is None:
         rtol = d * torch.finfo(both.dtype).eps
-    # A square decomposition of d_p vectors: its last columns are what nothing reaches.
+    # Zero columns make the decomposition square: its last columns span the complement.
     u, s, _ = torch.linalg.svd(torch.cat([both, both.new_zeros(d, d)], -1), full_matrices=False)
     return u[:, s <= rtol * s[0]]
+
+
+def conserved_functions(widths: Sequence[int]) -> int:
+    """Return the number of independent functions that the flow of every loss of X conserves.
+
+    ``sum_p q_p (2 d_p + 1 - q_p) / 2``, ``q_p = min(d_p, d_{p-1} + d_{p+1})``, over the hidden
+    layers, at generic points: the number of independent entries of the moments, symmetric matrices
+    of size ``d_p`` and rank at most ``d_{p-1} + d_{p+1}``. Nothing else is conserved (a theorem for
+    two layers; for more, the tests compare with the Lie algebra of the gradient fields), except
+    where X is a number: then all losses have the same curves, and all functions but one are
+    conserved.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        ``(d_0, ..., d_N)``.
+
+    References
+    ----------
+    Marcotte, Gribonval, Peyré, arXiv 2307.00144 (two layers).
+
+    Examples
+    --------
+    >>> conserved_functions((3, 2, 4)), conserved_functions((1, 4, 1)), conserved_functions((2, 3))
+    (3, 7, 0)
+    >>> conserved_functions((1, 2, 2, 1))  # 6 moments and one more
+    7
+    """
+    d = as_width_sequence(widths)
+    if d[0] == d[-1] == 1:
+        return sum(after * before for before, after in pairwise(d)) - 1
+    total = 0
+    for p in range(1, len(d) - 1):
+        q = min(d[p], d[p - 1] + d[p + 1])
+        total += q * (2 * d[p] + 1 - q) // 2
+    return total

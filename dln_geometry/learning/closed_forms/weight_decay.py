@@ -1,8 +1,9 @@
-"""What weight decay on the layers does to the singular values, by depth.
+"""How weight decay on the layers changes the singular values, by depth.
 
 The loss is ``1/2 |X - Y|^2 + (gamma/2) sum_p |W_p|^2``. At its minimum over a fibre the penalty is
 ``(N gamma / 2) sum_i s_i^{2/N}``, and X shares the singular vectors of Y: each target value phi
-decides alone. Stationary points satisfy ``phi - s = gamma s^{2/N - 1}``.
+decides alone. Stationary points satisfy ``phi - s = gamma s^{2/N - 1}``. The depth N is real or
+infinite.
 """
 
 from __future__ import annotations
@@ -13,9 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.support import as_depth, as_float_tensor, as_positive
-
-__all__ = ["branch_end", "decayed_singular_values", "global_switch"]
+from dln_geometry.support import Depth, as_depth, as_float_tensor, as_positive
 
 
 def branch_end(target: Any, depth: float) -> Tensor:
@@ -31,11 +30,6 @@ def branch_end(target: Any, depth: float) -> Tensor:
         Target values phi, nonnegative.
     depth : float
         N, real or infinite (``phi^2 / 4``).
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the target is negative or the depth below 1.
 
     Examples
     --------
@@ -56,17 +50,7 @@ def global_switch(target: Any, depth: float) -> Tensor:
     ``phi/(N-1) (phi (N-2)/(N-1))^{(N-2)/N}`` above depth 2, where the learned value is still
     ``phi (N-2)/(N-1)``; phi at depth 2, infinite below, zero at infinite depth.
 
-    Parameters
-    ----------
-    target : array_like
-        Target values phi, nonnegative.
-    depth : float
-        N, real or infinite.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the target is negative or the depth below 1.
+    Parameters as in `branch_end`.
 
     Examples
     --------
@@ -76,9 +60,9 @@ def global_switch(target: Any, depth: float) -> Tensor:
     phi, n = _as_target(target), as_depth(depth)
     if n < 2:
         return torch.where(phi > 0, math.inf, 0.0).to(phi)
-    if math.isinf(n):
-        return torch.zeros_like(phi)
-    return phi / (n - 1) * (phi * (n - 2) / (n - 1)) ** _tail(n)
+    tail = _tail(n)
+    # In terms of t: N - 1 = (1 + t)/(1 - t), and (N - 2)/(N - 1) = 2 t/(1 + t).
+    return phi * (1 - tail) / (1 + tail) * (2 * phi * tail / (1 + tail)) ** tail
 
 
 def decayed_singular_values(
@@ -95,18 +79,13 @@ def decayed_singular_values(
     depth : float
         N, real or infinite.
     branch : "learned" or "global"
-        The local minimum that gradient descent tracks from large values, which lasts until
-        `branch_end`, or the global one, zero from `global_switch` on. They differ above depth 2.
+        The local minimum that gradient descent from large values follows, until `branch_end`, or
+        the global minimum, zero from `global_switch` on. They differ above depth 2.
 
     Returns
     -------
     Tensor, like `target`
         Zero where the rank is lost.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is out of range.
 
     Examples
     --------
@@ -124,7 +103,7 @@ def decayed_singular_values(
     tail = _tail(n)
     low = phi * max(tail, 0.0) / (1 + max(tail, 0.0))
     high = phi.clone()
-    # gamma - (phi - s) s^tail increases on this interval: halving it loses nothing.
+    # gamma - (phi - s) s^tail increases on this interval: bisection is safe.
     for _ in range(8 * phi.dtype.itemsize + 8):
         middle = (low + high) / 2
         # Below depth 2 the power is negative; it is moved to the other side.
@@ -140,9 +119,9 @@ def decayed_singular_values(
     return torch.where(gamma < last, s, 0.0)
 
 
-def _tail(depth: float) -> float:
+def _tail(depth: Depth) -> float:
     """Return ``(N - 2) / N``, 1 at infinite depth."""
-    return 1.0 - 2.0 / depth
+    return 1.0 - 2.0 * depth.inverse
 
 
 def _as_target(target: Any) -> Tensor:

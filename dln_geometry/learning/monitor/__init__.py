@@ -1,4 +1,9 @@
-"""Charges of real training loops, predicted exactly from the gradients seen."""
+"""Charges of real training loops, predicted exactly from the buffers and gradients of each step.
+
+Open `charge_monitor` for the hooks, then `following`; `laws` and `bilinear_laws` move charges by
+the law of `learning.noether.momentum_law`. A new kind of charge is a subclass of `Law` that
+`following.laws_of` makes.
+"""
 
 from __future__ import annotations
 

@@ -1,23 +1,9 @@
-r"""The exact motion of charges that are bilinear in the parameters.
+r"""Charges ``C = B(q, q)`` that are bilinear in the parameters, and the gauges of linear maps.
 
-Let ``B(x, y)`` be bilinear with ``B(y, x) = B(x, y)^T`` and ``B(q, g) = 0``:
-that is the symmetry, for the loss of each batch. For scale B is the product ``<x, y>`` of the
-slices of a unit, for rescale the difference of those of the two sides, for the gauge of
-``W_2 W_1`` the matrix ``y_1 x_1^T - x_2^T y_2``. With ``C = B(q, q)`` and ``R = B(q, v)``,
+They move by the law of `learning.noether.momentum_law`, with ``R = B(q, v)``. Heavy ball needs
+``B(v+, v+)``. Otherwise, with ``B(d, d) = B(g, g) + k^2 C`` and ``X = B(d, v) = B(g, v) + k R``,
 
-``P := B(q, v+) = b R + s k C``,  ``B(q, u) = P`` (Nesterov: ``k C + b P``; no momentum: ``k C``),
-``C+ = C - eta (B(q, u) + B(q, u)^T) + eta^2 B(u, u)``,  ``R+ = B(q+, v+) = P - eta B(u, v+)``.
-
-Nothing else is needed: the first line uses the symmetry, the others are the step itself. On the
-right stand products of the buffers alone. Heavy ball needs ``B(v+, v+)``; otherwise, with
-``B(d, d) = B(g, g) + k^2 C`` and ``X := B(d, v) = B(g, v) + k R``,
-
-``B(v+, v+) = b^2 B(v, v) + b (X + X^T) + B(d, d)``,  ``B(d, v+) = b X + B(d, d)``,
-``B(u, v+) = B(d, v+) + b B(v+, v+)``,
-``B(u, u) = B(d, d) + b (B(d, v+) + B(d, v+)^T) + b^2 B(v+, v+)``.
-
-Where B is a number, ``2 B(d, v+) = B(v+, v+) + B(d, d) - b^2 B(v, v)`` saves the product of two
-different tensors.
+``B(d, v+) = b X + B(d, d)``,  ``B(v+, v+) = b^2 B(v, v) + b X^T + B(d, v+)``.
 
 *Several learning rates.* If the parts j of a group have their own ``eta_j`` and ``k_j``, the
 symmetry binds their sum alone, and ``C = sum_j (eta_1 / eta_j) B_j(q, q)`` has the law
@@ -32,24 +18,23 @@ smaller parts are measured. Momentum must be common.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dln_geometry.learning.architecture import SymmetricGroup
 from dln_geometry.learning.monitor.laws import Law
-from dln_geometry.learning.monitor.products import Snapshot, StepOptions
-
-__all__ = ["BilinearLaw", "weighted"]
+from dln_geometry.learning.monitor.products import Snapshot, StepOptions, wide_dtype
+from dln_geometry.learning.noether import charge_after, nesterov_products, pushes
 
 
 class BilinearLaw(Law):
-    """Charges ``B(q, q)`` with the law of this module's text; parameters as of `Law`."""
+    """Charges ``B(q, q)``, by the formulas above."""
 
-    def __init__(self, groups: Sequence[SymmetricGroup], slots: Sequence[tuple[str, ...]]) -> None:
-        super().__init__(groups, slots)
-        self._pending: tuple[Any, ...] | None = None
+    # A step between `before` and `after`: its options, P, and the parameters held.
+    _pending: tuple[list[StepOptions], Tensor, frozenset[str]] | None = None
 
     @abstractmethod
     def pairs(self, snapshot: Snapshot, first: str, second: str) -> Tensor:
@@ -60,46 +45,37 @@ class BilinearLaw(Law):
         return x
 
     def measured(self, snapshot: Snapshot) -> Tensor:
-        pairs = self.pairs(snapshot, "q", "q")
-        return weighted(pairs, self._weights)
+        return weighted(self.pairs(snapshot, "q", "q"), self.ratios)
 
-    def begin(self, snapshot: Snapshot) -> None:
+    def forget(self) -> None:
         self._pending = None
-        super().begin(snapshot)
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        self._pending = None
-        super().load(state)
 
     def before(self, snapshot: Snapshot, held: frozenset[str], fresh: frozenset[str]) -> None:
-        options = self._options(snapshot.options)
-        first = options[0]
-        ratios = self._ratios(options)
-        if ratios != self._weights:
-            # Another charge: momenta go on, but this one must be looked at.
-            self._weights = ratios
+        options = self.options_of(snapshot.options)
+        ratios = self.rate_ratios(options)
+        if ratios != self.ratios:
+            # The charge is another one now and must be measured; momenta stay the same.
+            self.ratios = ratios
             self.charges = self.measured(snapshot)
-        c = self.charges
+        c, first = self.charges, options[0]
         assert c is not None
         decay = self._decay(snapshot, options, c)
         b = first.momentum
         if not b:
-            w = self._mixed_squares(snapshot, options, c, decay)
-            self.momenta = self.velocities = None
-            self._moved(held, c - first.lr * (2 * decay - w), None, None)
+            squares = self._mixed_squares(snapshot, options, decay)
+            self.move(held, charge_after(c, decay, decay, squares, first.lr))
             return
-        if self.momenta is None:
-            self.momenta = self.pairs(snapshot, "q", "v").sum(0)
-        s: Any = 1 - first.dampening
-        if first.dampening and not fresh.isdisjoint(self.names):
-            s = s + (1 - s) * self.mask(fresh).to(c.dtype)
-        # Momenta are only read here: in place.
-        p = self.momenta.mul(b)
-        p = p.add_(decay, alpha=s) if isinstance(s, float | int) else p + s * decay
+        r = self.pairs(snapshot, "q", "v").sum(0) if self.momenta is None else self.momenta
+        self.momenta = r
+        p, push = pushes(self.damped(decay, first.dampening, fresh), r, b, first.nesterov)
         if not first.nesterov:
-            self._pending = (options, p, held)
+            self._pending = options, p, held
             return
-        self._nesterov(snapshot, options, p, decay, held)
+        dd, dv, vv = self._products(snapshot, options, c, r)
+        uu, uv = nesterov_products(dd, dv, vv, b, self.transposed)
+        rates = [o.lr for o in options]
+        c = charge_after(c, push, self.transposed(push), weighted(uu, rates), first.lr)
+        self.move(held, c, p - weighted(uv, rates), vv)
 
     def after(self, snapshot: Snapshot) -> None:
         if self._pending is None:
@@ -108,54 +84,35 @@ class BilinearLaw(Law):
         self._pending = None
         assert self.charges is not None
         w = weighted(self.pairs(snapshot, "v", "v"), [o.lr for o in options])
-        c = self.charges + options[0].lr * (w - p - self.transposed(p))
-        self._moved(held, c, p - w, None)
+        c = charge_after(self.charges, p, self.transposed(p), w, options[0].lr)
+        self.move(held, c, p - w)
 
-    def _nesterov(
-        self,
-        snapshot: Snapshot,
-        options: Sequence[StepOptions],
-        p: Tensor,
-        decay: Tensor,
-        held: frozenset[str],
-    ) -> None:
-        first, rates = options[0], [o.lr for o in options]
-        c, r, b = self.charges, self.momenta, first.momentum
-        assert c is not None
-        assert r is not None
-        if self.velocities is None:
-            self.velocities = self.pairs(snapshot, "v", "v")
-        if len(options) == 1:
-            k = first.weight_decay
-            dd = self.pairs(snapshot, "g", "g")
-            dv = self.pairs(snapshot, "g", "v")
-            if k:
-                dd, dv = dd + k * k * c, dv + k * r
+    def _products(
+        self, snapshot: Snapshot, options: Sequence[StepOptions], c: Tensor, r: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``B(d, d)``, ``B(d, v+)`` and ``B(v+, v+)`` of Nesterov's momentum."""
+        k, b = options[0].weight_decay, options[0].momentum
+        old = self.pairs(snapshot, "v", "v") if self.velocities is None else self.velocities
+        self.velocities = old
+        if len(options) > 1:
+            dd, x = self.pairs(snapshot, "d", "d"), self.pairs(snapshot, "d", "v")
         else:
-            dd, dv = self.pairs(snapshot, "d", "d"), self.pairs(snapshot, "d", "v")
-        vv = b * b * self.velocities + b * (dv + self.transposed(dv)) + dd
-        d_after = b * dv + dd
-        uv = d_after + b * vv
-        uu = dd + b * (d_after + self.transposed(d_after)) + b * b * vv
-        qu = decay + b * p
-        c = c - first.lr * (qu + self.transposed(qu) - weighted(uu, rates))
-        self._moved(held, c, p - weighted(uv, rates), vv)
+            dd, x = self.pairs(snapshot, "g", "g"), self.pairs(snapshot, "g", "v")
+            if k:
+                dd, x = dd + k * k * c, x + k * r
+        dv = b * x + dd
+        return dd, dv, b * (b * old + self.transposed(x)) + dv
 
     def _decay(self, snapshot: Snapshot, options: Sequence[StepOptions], c: Tensor) -> Tensor:
         """Return ``sum_j k_j B_j(q, q)``."""
-        first = options[0]
-        if len(options) == 1:
-            return first.weight_decay * c
-        excess = [
-            o.weight_decay - first.weight_decay * w
-            for o, w in zip(options, self._weights, strict=True)
-        ]
+        k = options[0].weight_decay
+        excess = [o.weight_decay - k * w for o, w in zip(options, self.ratios, strict=True)]
         if not any(excess):
-            return first.weight_decay * c
-        return first.weight_decay * c + weighted(self.pairs(snapshot, "q", "q"), excess)
+            return k * c
+        return k * c + weighted(self.pairs(snapshot, "q", "q"), excess)
 
     def _mixed_squares(
-        self, snapshot: Snapshot, options: Sequence[StepOptions], c: Tensor, decay: Tensor
+        self, snapshot: Snapshot, options: Sequence[StepOptions], decay: Tensor
     ) -> Tensor:
         """Return ``sum_j eta_j B_j(d, d)``."""
         rates = [o.lr for o in options]
@@ -168,13 +125,55 @@ class BilinearLaw(Law):
 
 def weighted(values: Tensor, weights: Sequence[Any]) -> Tensor:
     """Return ``sum_j weights_j values_j``."""
-    if len(weights) == 1:
-        return (
-            values[0]
-            if isinstance(weights[0], float) and weights[0] == 1.0
-            else weights[0] * values[0]
-        )
+    if len(weights) == 1 and isinstance(weights[0], float) and weights[0] == 1.0:
+        return values[0]
     total = weights[0] * values[0]
     for weight, value in zip(weights[1:], values[1:], strict=True):
         total = total + weight * value
     return total
+
+
+class GaugeLaw(BilinearLaw):
+    """The gauge of consecutive linear maps: a symmetric matrix for each unit of one group."""
+
+    def __init__(
+        self, group: SymmetricGroup, slots: Sequence[tuple[str, ...]], device: torch.device
+    ) -> None:
+        d = group.first[0].block
+        self._shape = group.units, d, d
+        owner = torch.zeros(group.units * d * d, dtype=torch.long, device=device)
+        super().__init__((group,), slots, owner)
+
+    def pairs(self, snapshot: Snapshot, first: str, second: str) -> Tensor:
+        (group,) = self.groups
+        x, y = snapshot.tensors(first), snapshot.tensors(second)
+        device, dtype = self.owner.device, wide_dtype(self.owner.device)
+        values: list[Any] = [torch.zeros(self._shape, dtype=dtype, device=device)] * len(self.slots)
+        for part in group.parts:
+            a, b = x.get(part.name), y.get(part.name)
+            if a is None or b is None:
+                continue
+            left, right = part.slices(a), part.slices(b)
+            product = right @ left.mT if part in group.first else -(left @ right.mT)
+            slot = self.slot_of[part.name]
+            values[slot] = values[slot] + product.to(wide_dtype(product.device))
+        return torch.stack(values)
+
+    def transposed(self, x: Tensor) -> Tensor:
+        return x.mT
+
+    def summary(self, charges: Tensor) -> Tensor:
+        """Return the trace: the charge of the scalings in the gauge."""
+        return charges.diagonal(dim1=-2, dim2=-1).sum().reshape(1)
+
+    def mask(self, names: frozenset[str]) -> Tensor:
+        return torch.tensor(not names.isdisjoint(self.slot_of), device=self.owner.device)
+
+    def sizes(self, snapshot: Snapshot) -> Tensor:
+        q = snapshot.tensors("q")
+        total: Any = 0.0
+        for part in self.groups[0].parts:
+            x: Any = q[part.name]
+            wide = part.slices(x).to(wide_dtype(x.device))
+            total = total + self.ratios[self.slot_of[part.name]] * wide.square().sum((1, 2))
+        return total[:, None, None].expand(self._shape)

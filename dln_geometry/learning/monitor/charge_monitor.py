@@ -1,4 +1,4 @@
-"""Watch the charges of a training loop, and what the exact laws say that they must be."""
+"""Watch the charges of a training loop, and compare them with their exact laws."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 
 from dln_geometry.learning.architecture import SymmetricGroup
-from dln_geometry.learning.monitor.assembly import check_optimizer, watched_groups
-from dln_geometry.learning.monitor.following import Follower
-from dln_geometry.learning.monitor.ledger import Ledger, as_count
+from dln_geometry.learning.monitor.following import Follower, check_optimizer, watched_groups
+from dln_geometry.learning.monitor.ledger import Ledger
 from dln_geometry.learning.monitor.products import Snapshot
 from dln_geometry.learning.monitor.record import ChargeRecord, ChargeReport
-
-__all__ = ["ChargeMonitor"]
+from dln_geometry.support import as_count
 
 _STATE = {"labels", "units", "steps", "begun", "current", "laws", "records"}
 
@@ -25,18 +23,17 @@ _STATE = {"labels", "units", "steps", "begun", "current", "laws", "records"}
 class ChargeMonitor:
     """Record the charges of a training loop with SGD, and predict them exactly.
 
-    Where the loss of every batch has a symmetry, the charge of the symmetry moves by a law that
-    holds for each step of SGD to the last digit: with momentum, dampening or Nesterov's momentum,
-    weight decay and any schedule (see `monitor.laws`). The monitor hooks into
-    ``optimizer.step``, so that the loop stays as it is; it takes squares of the buffers or
-    gradients, predicts, and compares with what it measures. A residual above rounding says that
-    the loss lacks the symmetry, or that something else than the optimiser moved the parameters.
+    If the loss of every batch has a symmetry, its charge moves by a law that holds for each step of
+    SGD to the last digit: with momentum, dampening or Nesterov's momentum, weight decay and any
+    schedule (see `learning.noether.momentum_law`). The monitor hooks into ``optimizer.step``, so
+    that the loop stays as it is; it sums squares of the buffers or gradients, predicts, and
+    compares with the charges that it measures. A residual above rounding says that the loss lacks
+    the symmetry, or that something besides the optimiser moved the parameters.
 
-    By default one step in twenty is looked at, from the charges as they are before it: that costs
-    less than a twentieth of the training. The residual then is that of one step, and what happens
-    in between is not seen. With ``window=None`` one prediction runs through all steps, from the
-    first on, and nothing escapes; each step takes sums over all buffers, which on small fully
-    connected networks costs more (5 to 15 per cent, most with Nesterov's momentum).
+    By default one step in twenty is predicted, from the charges measured just before it: the
+    residual is that of one step, and the monitor sees nothing of the steps in between. With
+    ``window=None`` one prediction runs through all steps from the first on; each step then sums
+    over all buffers, which costs more (``benchmarks/bench_monitor.py`` measures both).
 
     Parameters
     ----------
@@ -60,7 +57,7 @@ class ChargeMonitor:
         Keep every single charge, too, and not only one number for each group.
     moments : int
         Largest width of a gauge whose whole matrix is watched: it takes a product of matrices.
-        Wider ones are watched by their diagonal.
+        Of wider ones the diagonal is watched.
     on_break : "ignore", "warn" or "raise"
         What happens when a residual passes its tolerance.
     tolerance : float, optional
@@ -84,16 +81,15 @@ class ChargeMonitor:
         If there is nothing to watch, a given group has parameters that the optimiser does not
         train, or parameters of one group have different momenta; if an option is out of range.
     RuntimeError
-        In the first step or one that is looked at, if a gradient is sparse, some parameters of a
+        In the first step or one that is predicted, if a gradient is sparse, some parameters of a
         group have none (they were frozen), or a gradient scaler works with a fused optimiser.
 
     Notes
     -----
-    Steps that are skipped (by a gradient scaler) are no steps. Gradients may be clipped, scaled
-    or accumulated at will before the step: the laws hold for any gradient of a symmetric
-    function, and clipping by norm keeps it one up to a factor. Clipping by value breaks
-    symmetries, and is seen. Memory is that of the charges and their records; weight decay with
-    different rates inside a group takes a copy of its gradients in passing.
+    Steps that a gradient scaler skips are no steps. Gradients may be clipped by norm, scaled or
+    accumulated before the step: the laws hold for any gradient of a symmetric function. Clipping
+    by value breaks symmetries, and shows. The monitor stores the charges and their records; with
+    different weight decays inside a group it copies that group's gradients for a moment.
 
     Examples
     --------
@@ -154,9 +150,9 @@ class ChargeMonitor:
             prefix=prefix,
             flush_every=flush_every,
         )
-        # Whether the first record is made; whether the laws stand where the parameters do.
+        # Whether the first record is made; whether the predictions are those of this moment.
         self._begun = self._current = False
-        # A step that was prepared and then failed is not known to have been made.
+        # Still True in the next step if a prepared step failed: then the prediction starts anew.
         self._prepared = False
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
@@ -164,7 +160,7 @@ class ChargeMonitor:
         ]
 
     def _is_followed(self) -> bool:
-        """Whether the step that comes belongs to a window."""
+        """Tell whether the next step belongs to a window."""
         return self.window is None or self.steps % self.every >= self.every - self.window
 
     def _before_step(
@@ -217,7 +213,7 @@ class ChargeMonitor:
         self._ledger.add(self.steps, self._laws.figures(snapshot, units=self.units))
 
     def flush(self) -> None:
-        """Fetch what was recorded, write it to the writer, and check the tolerances.
+        """Fetch the new records, write them to the writer, and check the tolerances.
 
         Raises
         ------
@@ -232,14 +228,9 @@ class ChargeMonitor:
         self._ledger.flush()
 
     def report(self) -> list[ChargeReport]:
-        """Return how every group fares, the worst of all records that are kept included.
+        """Return one line for every group, with the worst residual of all records kept.
 
-        Raises
-        ------
-        SymmetryError
-            As `flush`.
-        RuntimeError
-            If no step was made yet.
+        Errors as in `record`.
         """
         record = self.record()
         worst = record.residual.nan_to_num(math.inf).amax(0)
@@ -280,14 +271,14 @@ class ChargeMonitor:
     def restart(self) -> None:
         """Begin the predictions anew from the charges as they are.
 
-        After something else than the optimiser has moved parameters or buffers.
+        To be called after something besides the optimiser has moved parameters or buffers.
         """
         self._laws.begin(self._laws.snapshot())
         self._begun = self._current = True
         self._ledger.warned = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run goes on from: tensors, numbers and lists."""
+        """Return all that a resumed run continues from: tensors, numbers and lists."""
         records = self._ledger.state()
         return {
             "labels": list(self.labels),
@@ -300,16 +291,15 @@ class ChargeMonitor:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned.
+        """Continue from a state that `state_dict` returned.
 
-        Load the module and the optimiser as well: the laws go on from their parameters and
+        Load the module and the optimiser as well: the laws continue from their parameters and
         buffers.
 
         Raises
         ------
         ValueError
-            If it is no such state, belongs to other groups, or to records with or without single
-            charges.
+            If it is no such state, or one of other groups, or with another option `units`.
         """
         missing = sorted(_STATE.difference(state))
         if missing:
@@ -327,7 +317,7 @@ class ChargeMonitor:
         self._ledger.load(state["records"])
 
     def close(self) -> None:
-        """Take the hooks out of the optimiser and fetch the last records; they stay readable."""
+        """Remove the hooks from the optimiser and fetch the last records; they stay readable."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -340,6 +330,6 @@ class ChargeMonitor:
         if kind is None:
             self.close()
             return
-        # The error that ended the loop is the one to be seen.
+        # Do not hide the error that ended the loop.
         self._ledger.on_break = "ignore"
         self.close()

@@ -1,42 +1,130 @@
-"""Take the laws of all watched groups along with the steps of an optimiser."""
+"""What a monitor follows: groups of parameters, their laws, and the steps of the optimiser."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD
 
-from dln_geometry.learning.architecture import SymmetricGroup
-from dln_geometry.learning.monitor.assembly import check_options, labels_of, laws_of
-from dln_geometry.learning.monitor.products import Snapshot, StepOptions
-
-__all__ = ["Follower"]
+from dln_geometry.learning.architecture import SymmetricGroup, symmetries_of
+from dln_geometry.learning.monitor.bilinear_laws import GaugeLaw
+from dln_geometry.learning.monitor.laws import Law, LinearLaw
+from dln_geometry.learning.monitor.products import Products, Snapshot, StepOptions
+from dln_geometry.learning.monitor.quadratic_laws import QuadraticLaw
 
 _NONE: frozenset[str] = frozenset()
 
 
+def check_optimizer(optimizer: Any) -> None:
+    """Refuse an optimiser whose steps are not those of ``torch.optim.SGD``."""
+    # Hooks wrap the method of each class anew.
+    own = isinstance(optimizer, SGD)
+    if not own or inspect.unwrap(type(optimizer).step) is not inspect.unwrap(SGD.step):
+        raise TypeError(
+            "optimizer must be torch.optim.SGD, whose charges have exact laws, got "
+            f"{type(optimizer).__name__}"
+        )
+
+
+def watched_groups(
+    module: nn.Module,
+    optimizer: SGD,
+    groups: Sequence[SymmetricGroup] | None,
+    example_input: Any,
+    loss: str | None,
+    moments: int,
+) -> list[SymmetricGroup]:
+    """Return the given groups, or all that are found and trained; gauges of width <= `moments`."""
+    named = dict(module.named_parameters())
+    owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    trained = {n for n, p in named.items() if id(p) in owned and p.requires_grad}
+    if groups is None:
+        found = symmetries_of(module, example_input, loss=loss)
+        groups = [g for group in found for g in _trained_part(group, trained)]
+    watched = []
+    for group in groups:
+        if group.kind == "permutation":
+            continue
+        if group.kind == "gauge" and group.first[0].block > moments:
+            group = group.diagonal()
+        group.check(named)
+        missing = sorted(set(group.names) - trained)
+        if missing:
+            raise ValueError(
+                f"groups must hold parameters that the optimizer trains, got {missing}"
+            )
+        watched.append(group)
+    if not watched:
+        raise ValueError(
+            "module must have symmetric groups that the optimizer trains, got none: give "
+            "groups, or an example_input and a loss to find more"
+        )
+    return watched
+
+
+def _trained_part(group: SymmetricGroup, trained: set[str]) -> list[SymmetricGroup]:
+    """Return the part of a group that is still a symmetry if only these parameters move."""
+    if trained.issuperset(group.names):
+        return [group]
+    # The parts of a translation are symmetries of their own.
+    own = tuple(p for p in group.first if p.name in trained)
+    return [replace(group, first=own)] if group.kind == "translation" and own else []
+
+
+def laws_of(
+    groups: Sequence[SymmetricGroup], params: Mapping[str, Tensor], group_of: Mapping[str, int]
+) -> tuple[Products, list[Law]]:
+    """Sort groups by the optimiser's groups of their parameters: one law computes many at once."""
+
+    def slots(members: Sequence[SymmetricGroup]) -> list[tuple[str, ...]]:
+        # The largest first: the sums of the others may have to be measured.
+        names = dict.fromkeys(n for g in members for n in g.names)
+        numbers = dict.fromkeys(group_of[n] for n in names)
+        found = [tuple(n for n in names if group_of[n] == k) for k in numbers]
+        return sorted(found, key=lambda slot: -sum(params[n].numel() for n in slot))
+
+    quadratic: dict[frozenset[int], list[SymmetricGroup]] = {}
+    linear: dict[int, list[SymmetricGroup]] = {}
+    gauges: list[SymmetricGroup] = []
+    for group in groups:
+        numbers = frozenset(group_of[n] for n in group.names)
+        if group.kind == "translation":
+            for number in sorted(numbers):
+                own = tuple(p for p in group.first if group_of[p.name] == number)
+                linear.setdefault(number, []).append(replace(group, first=own))
+        elif group.kind == "gauge":
+            gauges.append(group)
+        else:
+            quadratic.setdefault(numbers, []).append(group)
+    parts = [p for members in quadratic.values() for g in members for p in g.parts]
+    products = Products(parts, params)
+    laws: list[Law] = [QuadraticLaw(m, slots(m), products) for m in quadratic.values()]
+    laws += [LinearLaw(m, slots(m)[0], params) for m in linear.values()]
+    laws += [GaugeLaw(g, slots([g]), products.device) for g in gauges]
+    return products, laws
+
+
+def _labels_of(groups: Sequence[SymmetricGroup]) -> tuple[str, ...]:
+    """Return a name for every group, each once."""
+    labels: list[str] = []
+    for group in groups:
+        label = f"{group.kind}({', '.join(group.names)})"
+        same = sum(1 for other in labels if other.split(" #")[0] == label)
+        labels.append(f"{label} #{same + 1}" if same else label)
+    return tuple(labels)
+
+
 class Follower:
-    """The laws of some groups, and where they stand.
+    """The laws of some groups, carried along with the steps of an optimiser.
 
-    Parameters
-    ----------
-    optimizer : torch.optim.SGD
-        Whose steps are followed.
-    groups : sequence of SymmetricGroup
-        Of parameters that it trains.
-    named : mapping of str to Tensor
-        The parameters.
-
-    Raises
-    ------
-    TypeError
-        If an option that must be a number is a tensor.
-    ValueError
-        If options that must be common differ inside a group.
+    It refuses options that are tensors where numbers are needed, and options that differ inside a
+    group though they must be common.
     """
 
     def __init__(
@@ -52,11 +140,13 @@ class Follower:
         self._options_of: dict[str, StepOptions] = {}
         self._products, self._laws = laws_of(groups, self.params, self._group_of)
         self.groups = tuple(g for law in self._laws for g in law.groups)
-        self.labels = labels_of(self.groups)
+        self.labels = _labels_of(self.groups)
         for options in self._options().values():
-            check_options(options)
+            for name in ("momentum", "dampening", "weight_decay"):
+                if isinstance(getattr(options, name), Tensor):
+                    raise TypeError(f"{name} must be a number, got a tensor")
         for law in self._laws:
-            law.check(self._options())
+            law.rate_ratios(law.options_of(self._options()))
 
     def _options(self) -> dict[str, StepOptions]:
         options = [StepOptions.of(group) for group in self.optimizer.param_groups]
@@ -70,18 +160,18 @@ class Follower:
         return Snapshot(self._products, self.params, self.optimizer.state, self._options())
 
     def begin(self, snapshot: Snapshot) -> None:
-        """Take the charges as they are for the prediction."""
+        """Start the predictions from the charges as they are."""
         for law in self._laws:
             law.begin(snapshot)
 
     def held(self) -> frozenset[str]:
-        """Return the parameters without a gradient, which the step that comes leaves alone.
+        """Return the parameters without a gradient, which the next step does not move.
 
         Raises
         ------
         RuntimeError
-            If a gradient is sparse or a part of a group has none, or a fused optimiser decides on
-            the device whether to step.
+            If a gradient is sparse or only a part of a group has one, or a fused optimiser decides
+            on the device whether to step.
         """
         if getattr(self.optimizer, "found_inf", None) is not None:
             raise RuntimeError(
@@ -100,16 +190,8 @@ class Follower:
             self._check_held(held)
         return held
 
-    def before(self, snapshot: Snapshot, held: frozenset[str]) -> None:
-        """Prepare a step: gradients are known, nothing has moved."""
-        fresh = _NONE
-        if any(options.dampening for options in self._last_options):
-            fresh = frozenset(n for n, v in snapshot.tensors("v").items() if v is None)
-        for law in self._laws:
-            law.before(snapshot, held, fresh)
-
     def _check_held(self, held: frozenset[str]) -> None:
-        """Refuse a step that moves a part of a group only."""
+        """Refuse a step that moves only a part of a group."""
         for label, group in zip(self.labels, self.groups, strict=True):
             without = [n for n in group.names if n in held]
             if group.kind != "translation" and 0 < len(without) < len(group.names):
@@ -118,6 +200,14 @@ class Follower:
                     f"{without}: after freezing or replacing some, close the monitor and make "
                     "another"
                 )
+
+    def before(self, snapshot: Snapshot, held: frozenset[str]) -> None:
+        """Prepare a step: gradients are known, nothing has moved."""
+        fresh = _NONE
+        if any(options.dampening for options in self._last_options):
+            fresh = frozenset(n for n, v in snapshot.tensors("v").items() if v is None)
+        for law in self._laws:
+            law.before(snapshot, held, fresh)
 
     def after(self, snapshot: Snapshot) -> None:
         """Finish a step: parameters and buffers have moved."""
@@ -129,23 +219,21 @@ class Follower:
 
         With `units`, every single charge and its prediction follow.
         """
-        charges, predicted, residuals = [], [], []
-        singles: list[Tensor] = []
-        predictions: list[Tensor] = []
+        columns: tuple[list[Tensor], ...] = ([], [], [], [], [])
         for law in self._laws:
             law.settle()
-            measured = law.measured(snapshot)
-            assert law.charges is not None
-            charges.append(law.summary(measured))
-            predicted.append(law.summary(law.charges))
-            off = law.largest((measured - law.charges).abs())
+            measured, predicted = law.measured(snapshot), law.charges
+            assert predicted is not None
+            off = law.largest((measured - predicted).abs())
             size = law.largest(law.sizes(snapshot))
-            # Nothing against nothing is no deviation.
-            residuals.append(torch.where(off == 0, off, off / size))
+            # 0/0 counts as 0.
+            residual = torch.where(off == 0, off, off / size)
+            row = [law.summary(measured), law.summary(predicted), residual]
             if units:
-                singles.append(measured.reshape(-1))
-                predictions.append(law.charges.reshape(-1))
-        return torch.cat([*charges, *predicted, *residuals, *singles, *predictions])
+                row += [measured.reshape(-1), predicted.reshape(-1)]
+            for column, value in zip(columns, row, strict=False):
+                column.append(value)
+        return torch.cat([value for column in columns for value in column])
 
     def tolerances(self, window: int | None) -> list[float]:
         """Return the residuals that rounding and epsilons may leave in so many steps."""
@@ -153,7 +241,7 @@ class Follower:
         found = []
         for group in self.groups:
             eps = max(torch.finfo(self.params[n].dtype).eps for n in group.names)
-            # A break, too, shows less the fewer steps are followed.
+            # The fewer steps are followed, the less a broken symmetry shows, too.
             rounding = min(math.sqrt(eps), steps * eps ** (2 / 3))
             found.append(max(rounding, min(100, 10 * steps) * group.epsilon))
         return found
@@ -163,15 +251,15 @@ class Follower:
         owners: list[int] = []
         before = 0
         for law in self._laws:
-            owners += [before + k for k in law.owners().tolist()]
+            owners += [before + k for k in law.owner.tolist()]
             before += len(law.groups)
         return tuple(owners)
 
     def state(self) -> list[dict[str, Any]]:
-        """Return what the predictions go on from."""
+        """Return all that the predictions continue from."""
         return [law.state() for law in self._laws]
 
     def load(self, state: Sequence[Mapping[str, Any]]) -> None:
-        """Go on from what `state` returned."""
+        """Continue from a state that `state` returned."""
         for law, saved in zip(self._laws, state, strict=True):
             law.load(saved)

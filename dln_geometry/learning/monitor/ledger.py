@@ -1,9 +1,8 @@
-"""Keep the figures of a monitor: on the device until they are fetched, then on the host."""
+"""The rows of figures of a monitor: on the device until they are fetched, then on the host."""
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -13,26 +12,13 @@ from torch import Tensor
 
 from dln_geometry.learning.monitor.record import ChargeRecord
 from dln_geometry.learning.symmetry import SymmetryError
-
-__all__ = ["Ledger", "as_count"]
+from dln_geometry.support import as_count, as_positive, warn
 
 
 class Ledger:
     """Rows of figures: charges, predictions and residuals of all groups, then single charges.
 
-    Parameters
-    ----------
-    labels : sequence of str
-        Of the groups.
-    tolerances : sequence of float
-        Largest residual of each group whose symmetry is not broken; one may stand for all.
-    history, on_break, writer, prefix, flush_every
-        As of `ChargeMonitor`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If one of them is not what it must be.
+    Of `tolerances`, one may stand for all groups; the options are those of `ChargeMonitor`.
     """
 
     def __init__(
@@ -48,17 +34,11 @@ class Ledger:
     ) -> None:
         if on_break not in ("ignore", "warn", "raise"):
             raise ValueError(f'on_break must be "ignore", "warn" or "raise", got {on_break!r}')
-        for value in tolerances:
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"tolerance must be a number or None, got {value!r}")
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"tolerance must be positive and finite, got {value}")
+        tolerances = [as_positive(value, "tolerance") for value in tolerances]
         if writer is not None and not callable(getattr(writer, "add_scalar", None)):
             raise TypeError(f"writer must have a method add_scalar, got {type(writer).__name__}")
         self.labels = tuple(labels)
-        self.tolerances = (
-            tuple(tolerances) * len(self.labels) if len(tolerances) == 1 else tuple(tolerances)
-        )
+        self.tolerances = tuple(tolerances * len(labels) if len(tolerances) == 1 else tolerances)
         self.on_break, self.writer, self.prefix = on_break, writer, prefix
         self.flush_every = as_count(flush_every, "flush_every")
         self.warned = False
@@ -68,24 +48,13 @@ class Ledger:
         )
 
     def add(self, step: int, figures: Tensor) -> None:
-        """Keep a row, and fetch all that wait when they are many."""
+        """Keep a row; fetch all that wait when they are `flush_every`."""
         self._waiting.append((step, figures))
         if len(self._waiting) >= self.flush_every:
             self.flush()
 
     def flush(self) -> None:
-        """Fetch what waits, write it to the writer, and check the tolerances.
-
-        Raises
-        ------
-        SymmetryError
-            If a symmetry is broken and ``on_break="raise"``.
-
-        Warns
-        -----
-        UserWarning
-            The first time that a symmetry is broken, with ``on_break="warn"``.
-        """
+        """Fetch the rows that wait, write them to the writer, and check the tolerances."""
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
@@ -118,19 +87,11 @@ class Ledger:
                 if self.on_break == "raise":
                     raise SymmetryError(message, float(residual[k]))
                 self.warned = True
-                warnings.warn(message, UserWarning, stacklevel=2)
+                warn(message)
                 return
 
     def record(self, owners: tuple[int, ...] | None) -> ChargeRecord:
-        """Return all rows that are kept; `owners` are the groups of the single charges.
-
-        Raises
-        ------
-        SymmetryError
-            As `flush`.
-        RuntimeError
-            If there are none.
-        """
+        """Return all rows that are kept; `owners` are the groups of the single charges."""
         self.flush()
         if not self._kept:
             raise RuntimeError("nothing is recorded yet: the first step of the optimizer begins")
@@ -151,24 +112,7 @@ class Ledger:
         return [(step, row.clone()) for step, row in self._kept]
 
     def load(self, rows: Sequence[tuple[int, Tensor]]) -> None:
-        """Go on from what `state` returned."""
+        """Continue from rows that `state` returned."""
         self._waiting = []
         self._kept.clear()
         self._kept.extend((step, row.clone()) for step, row in rows)
-
-
-def as_count(value: Any, name: str, least: int = 1) -> int:
-    """Return an integer that is large enough.
-
-    Raises
-    ------
-    TypeError
-        If it is no integer.
-    ValueError
-        If it is too small.
-    """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return value

@@ -1,17 +1,16 @@
-"""Inner products of parameters, gradients and buffers, as the charges of a training loop need."""
+"""Inner products of parameters, gradients and buffers, from which the charges follow."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dln_geometry.learning.architecture import Part
-
-__all__ = ["Products", "Snapshot", "StepOptions", "wide_dtype"]
 
 
 @dataclass(frozen=True)
@@ -28,49 +27,36 @@ class StepOptions:
     @classmethod
     def of(cls, group: Mapping[str, Any]) -> StepOptions:
         """Read the options of a parameter group, which a scheduler may have changed."""
-        return cls(
-            group["lr"],
-            group["momentum"],
-            group["dampening"],
-            group["weight_decay"],
-            group["nesterov"],
-            group["maximize"],
-        )
+        return cls(*_read_options(group))
+
+
+_read_options = itemgetter(*StepOptions.__dataclass_fields__)
 
 
 class Products:
-    """Which sums of products are wanted: over a whole parameter, or one for each row of an axis.
+    """Sums of products over a whole parameter, or one for each row of an axis.
 
-    All sums stand in one vector, parameter after parameter.
-
-    Parameters
-    ----------
-    parts : iterable of Part
-        The parts that sums are needed for.
-    params : dict of str to Tensor
-        The parameters, for their shapes.
+    All sums stand in one vector: whole parameters, then rows of the first axis, then of others.
     """
 
     def __init__(self, parts: Iterable[Part], params: Mapping[str, Tensor]) -> None:
         parts = list(parts)
-        divided = {
+        divided = sorted({
             (p.name, p.axis) for p in parts if p.units > 1 or p.block < params[p.name].shape[p.axis]
+        })  # fmt: skip
+        # A parameter that is only read as a whole takes one number and the fastest pass.
+        self._whole = sorted({p.name for p in parts} - {name for name, _ in divided})
+        self._lines = [name for name, axis in divided if axis == 0]
+        self._columns = [key for key in divided if key[1] != 0]
+        keys = [*((name, 0) for name in self._lines), *self._columns]
+        self._rows = {(name, axis): params[name].shape[axis] for name, axis in keys}
+        self._offset: dict[tuple[str, int | None], int] = {
+            (name, None): k for k, name in enumerate(self._whole)
         }
-        self.keys = sorted(divided)
-        # A parameter that is read as a whole alone takes one number and the fastest pass.
-        rowed = {name for name, _ in divided}
-        self.whole = sorted({p.name for p in parts} - rowed)
-        self._offset: dict[tuple[str, int | None], int] = {}
-        total = len(self.whole)
-        self._offset.update({(name, None): k for k, name in enumerate(self.whole)})
-        self._lines = [name for name, axis in self.keys if axis == 0]
-        self._columns = [(name, axis) for name, axis in self.keys if axis != 0]
-        self.keys = [*((name, 0) for name in self._lines), *self._columns]
-        for name, axis in self.keys:
-            self._offset[name, axis] = total
-            total += params[name].shape[axis]
-        self.total = total
-        self._rows = {(name, axis): params[name].shape[axis] for name, axis in self.keys}
+        total = len(self._whole)
+        for key, rows in self._rows.items():
+            self._offset[key] = total
+            total += rows
         self.device = next(iter(params.values())).device
         self.dtype = wide_dtype(self.device)
         self._together = len({p.device for p in params.values()}) == 1
@@ -79,35 +65,29 @@ class Products:
         """Return the places of the sums that make up each unit, shape (units, sums of a unit)."""
         if (part.name, None) in self._offset:
             return torch.tensor([[self._offset[part.name, None]]])
-        axis = part.axis
-        if (part.name, axis) not in self._offset:
-            # Whole, of a parameter whose rows are wanted along another axis.
-            axis = next(a for name, a in self.keys if name == part.name)
-            count = self._rows[part.name, axis]
-            return self._offset[part.name, axis] + torch.arange(count).reshape(1, count)
-        start = self._offset[part.name, axis] + part.start
-        return start + torch.arange(part.units * part.block).reshape(part.units, part.block)
+        key = part.name, part.axis
+        if key in self._offset:
+            places = torch.arange(part.start, part.stop).reshape(part.units, part.block)
+        else:
+            # A whole parameter of which rows are summed along another axis.
+            key = next(k for k in self._rows if k[0] == part.name)
+            places = torch.arange(self._rows[key])[None]
+        return self._offset[key] + places
 
     def squares(self, tensors: Mapping[str, Tensor | None]) -> Tensor:
         """Return the sums of squares, shape (total,), in double precision where there is one."""
-        # Few operations: in small networks they take longer than the sums. What is still to be
-        # squared stands before the others.
+        # Few operations: in small networks they take longer than the sums. Norms come first, and
+        # are squared together.
         pieces: list[Tensor] = []
-        if self.whole:
-            found = [t for t in map(tensors.get, self.whole) if t is not None]
-            norms = torch._foreach_norm(found) if found else ()
-            if len(found) < len(self.whole):
-                left = iter(norms)
-                norms = [
-                    self._zeros(()) if tensors.get(name) is None else next(left)
-                    for name in self.whole
-                ]
+        if self._whole:
+            found = [tensors.get(name) for name in self._whole]
+            norms = torch._foreach_norm([self._zeros(()) if x is None else x for x in found])
             pieces.append(torch.stack([self._here(n) for n in norms]))
         for name in self._lines:
             x = tensors.get(name)
             if x is None:
                 x = self._zeros((self._rows[name, 0],))
-            # Over one axis: several are slow, whatever their strides.
+            # Over one axis: reductions over several are slow, whatever the strides.
             line = x if x.ndim == 1 else torch.linalg.vector_norm(x.flatten(1), dim=1)
             pieces.append(self._here(line))
         values = torch.cat(pieces).to(self.dtype).square_()
@@ -127,18 +107,18 @@ class Products:
     ) -> Tensor:
         """Return the sums of products of two sets of tensors, as `squares` does."""
         pieces: list[Tensor] = []
-        for name in self.whole:
+        for name in self._whole:
             x, y = first.get(name), second.get(name)
             if x is None or y is None:
                 pieces.append(self._zeros((1,)))
             else:
                 pieces.append(self._wide(torch.dot(x.reshape(-1), y.reshape(-1))).reshape(1))
         products: dict[str, Tensor] = {}
-        for key in self.keys:
+        for key, rows in self._rows.items():
             name = key[0]
             x, y = first.get(name), second.get(name)
             if x is None or y is None:
-                pieces.append(self._zeros((self._rows[key],)))
+                pieces.append(self._zeros((rows,)))
                 continue
             if name not in products:
                 products[name] = x * y
@@ -155,14 +135,11 @@ class Products:
         return x if self._together else x.to(self.device)
 
 
-def _row_sums(x: Tensor, axis: int | None) -> Tensor:
+def _row_sums(x: Tensor, axis: int) -> Tensor:
     """Return the sums over all axes but one; along the fast strides, one axis at a time."""
     if x.ndim == 1:
         return x
-    if axis == 0:
-        return x.flatten(1).sum(1)
-    x = x.sum(0)
-    return x if x.ndim == 1 else _row_sums(x, (axis or 0) - 1)
+    return x.flatten(1).sum(1) if axis == 0 else _row_sums(x.sum(0), axis - 1)
 
 
 class Snapshot:
@@ -193,29 +170,27 @@ class Snapshot:
         return self._tensors[kind]
 
     def _made(self, kind: str, name: str) -> Tensor | None:
+        parameter, options = self._params[name], self.options[name]
         if kind == "q":
-            return self._params[name].detach()
+            return parameter.detach()
         if kind == "v":
-            parameter = self._params[name]
+            # The state makes an entry of what it is asked for.
             return (
                 self._state[parameter].get("momentum_buffer") if parameter in self._state else None
             )
-        gradient, options = self._params[name].grad, self.options[name]
-        if gradient is None:
-            return None
-        gradient = -gradient if options.maximize else gradient
-        if kind == "g" or not options.weight_decay:
+        gradient = parameter.grad
+        if gradient is not None and options.maximize:
+            gradient = -gradient
+        if gradient is None or kind == "g" or not options.weight_decay:
             return gradient
-        return gradient.add(self._params[name].detach(), alpha=options.weight_decay)
+        return gradient.add(parameter.detach(), alpha=options.weight_decay)
 
     def sums(self, first: str, second: str) -> Tensor:
         """Return the sums of products of two kinds, in the order of `Products`."""
         key = (first, second)
         if key not in self._sums:
-            if first == second:
-                self._sums[key] = self.products.squares(self.tensors(first))
-            else:
-                self._sums[key] = self.products.dots(self.tensors(first), self.tensors(second))
+            x, y = self.tensors(first), self.tensors(second)
+            self._sums[key] = self.products.squares(x) if x is y else self.products.dots(x, y)
         return self._sums[key]
 
 

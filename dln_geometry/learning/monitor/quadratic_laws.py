@@ -1,10 +1,9 @@
-"""The laws of scales, rescalings and gauges; `bilinear_laws` says what they are."""
+"""The laws of scales and rescalings: one number for each unit, and steps that are collected."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +11,10 @@ from torch import Tensor
 
 from dln_geometry.learning.architecture import SymmetricGroup
 from dln_geometry.learning.monitor.bilinear_laws import BilinearLaw, weighted
-from dln_geometry.learning.monitor.laws import present
-from dln_geometry.learning.monitor.products import Products, Snapshot, StepOptions, wide_dtype
+from dln_geometry.learning.monitor.products import Products, Snapshot, StepOptions
+from dln_geometry.learning.noether import charge_after, nesterov_products, pushes
 
-__all__ = ["GaugeLaw", "QuadraticLaw"]
-
-# Steps that are noted before they are made up for: the sums of each are kept.
+# Number of steps collected before the prediction is updated: the sums of each are kept.
 _PATIENCE = 32
 
 
@@ -25,21 +22,21 @@ _PATIENCE = 32
 def step_matrix(options: StepOptions) -> np.ndarray:
     """Return the coefficients of one step of numbers ``(C, R, V)``, shape (3, 5).
 
-    ``V = B(v, v)``. Columns are C, R, V and what is added: ``B(v+, v+)`` for heavy ball,
-    ``B(g, g)`` without momentum, ``B(g, g)`` and ``B(v+, v+)`` with Nesterov's. There the three
-    squares give the product ``B(d, v+)``: squares are much cheaper to sum than products.
+    ``V = B(v, v)``. Columns are C, R, V and the sums of the step: ``B(v+, v+)`` for heavy ball,
+    ``B(g, g)`` without momentum, ``B(g, g)`` and ``B(v+, v+)`` with Nesterov's momentum. There
+    ``2 B(d, v+) = B(v+, v+) + B(d, d) - b^2 V``: squares are much cheaper to sum than products.
     """
     lr, b, k = options.lr, options.momentum, options.weight_decay
     c, r, v, x, y = np.eye(5)
-    if not b:
-        return np.array([c - 2 * lr * k * c + lr**2 * (x + k**2 * c), 0 * r, 0 * v])
-    p = b * r + (1 - options.dampening) * k * c
-    if not options.nesterov:
-        return np.array([c - 2 * lr * p + lr**2 * x, p - lr * x, 0 * v])
-    dd = x + k**2 * c
-    d_after = (y + dd - b**2 * v) / 2
-    uu = dd + 2 * b * d_after + b**2 * y
-    return np.array([c - 2 * lr * (k * c + b * p) + lr**2 * uu, p - lr * (d_after + b * y), y])
+    share = 1 - options.dampening if b else 1.0
+    p, push = pushes(share * k * c, r, b, options.nesterov)
+    dd, after = x + k**2 * c, 0 * v
+    if options.nesterov:
+        after = y
+        uu, uv = nesterov_products(dd, (y + dd - b**2 * v) / 2, y, b, lambda z: z)
+    else:
+        uu, uv = (x, x) if b else (dd, 0 * x)
+    return np.array([charge_after(c, push, push, lr * uu, lr), p - lr * uv, after])
 
 
 class QuadraticLaw(BilinearLaw):
@@ -48,7 +45,7 @@ class QuadraticLaw(BilinearLaw):
     Parameters
     ----------
     groups, slots
-        As of `BilinearLaw`.
+        As of `Law`.
     products : Products
         Where the sums of products are.
     """
@@ -59,54 +56,53 @@ class QuadraticLaw(BilinearLaw):
         slots: Sequence[tuple[str, ...]],
         products: Products,
     ) -> None:
-        super().__init__(groups, slots)
-        self.units = sum(g.units for g in groups)
+        device = products.device
+        counts = torch.tensor([g.units for g in groups])
+        owner = torch.arange(len(groups)).repeat_interleave(counts).to(device)
+        super().__init__(groups, slots, owner)
         self._noted: list[tuple[np.ndarray, tuple[Tensor, ...]]] = []
         self._awaited: tuple[np.ndarray, tuple[Tensor, ...]] | None = None
-        self._rule = ""
-        source, target, sign, owner = [], [], [], []
-        start = 0
-        for number, group in enumerate(groups):
-            owner += [number] * group.units
+        # How many of C, R, V the rule of the steps that are noted needs.
+        self._width = 0
+        source, target, sign = [], [], []
+        start, units = 0, len(owner)
+        for group in groups:
+            unit = torch.arange(start, start + group.units)[:, None]
+            start += group.units
             for side, parts in ((1.0, group.first), (-1.0, group.second)):
                 for part in parts:
-                    slot = next(j for j, names in enumerate(self.slots) if part.name in names)
                     places = products.indices(part)
-                    unit = torch.arange(start, start + group.units)[:, None] + slot * self.units
                     source.append(places.reshape(-1))
-                    target.append(unit.expand(places.shape).reshape(-1))
+                    into = unit + self.slot_of[part.name] * units
+                    target.append(into.expand(places.shape).reshape(-1))
                     sign.append(torch.full((places.numel(),), side))
-            start += group.units
-        device, dtype = products.device, products.dtype
         self._source = torch.cat(source).to(device)
         self._target = torch.cat(target).to(device)
-        signs = torch.cat(sign).to(device=device, dtype=dtype)
+        signs = torch.cat(sign).to(device=device, dtype=products.dtype)
         self._sign = signs if any(group.second for group in groups) else None
-        self._zero = torch.zeros(len(self.slots) * self.units, dtype=dtype, device=device)
-        self.owner = torch.tensor(owner, device=device)
+        self._zero = torch.zeros(len(slots) * units, dtype=products.dtype, device=device)
 
     def before(self, snapshot: Snapshot, held: frozenset[str], fresh: frozenset[str]) -> None:
-        (o, *others) = self._options(snapshot.options)
-        rule = "nesterov" if o.nesterov else "heavy" if o.momentum else "plain"
-        stirred = not (held.isdisjoint(self.names) and fresh.isdisjoint(self.names))
-        if rule != self._rule:
+        (o, *others) = self.options_of(snapshot.options)
+        width = 3 if o.nesterov else 2 if o.momentum else 1
+        stirred = not (held.isdisjoint(self.slot_of) and fresh.isdisjoint(self.slot_of))
+        if width != self._width:
             self.settle()
         if others or stirred or isinstance(o.lr, Tensor):
             self.settle()
-            self._rule = ""
+            self._width = 0
             super().before(snapshot, held, fresh)
             return
-        self._rule = rule
-        if rule == "plain":
+        self._width = width
+        if width == 1:
             self._noted.append((step_matrix(o), (snapshot.sums("g", "g"),)))
             return
         if self.momenta is None:
             self.momenta = self.pairs(snapshot, "q", "v").sum(0)
-        if rule == "nesterov" and self.velocities is None:
+        if o.nesterov and self.velocities is None:
             self.velocities = self.pairs(snapshot, "v", "v")
         # The step may overwrite the gradients: they are summed now, the buffers afterwards.
-        sums = (snapshot.sums("g", "g"),) if rule == "nesterov" else ()
-        self._awaited = step_matrix(o), sums
+        self._awaited = step_matrix(o), (snapshot.sums("g", "g"),) if o.nesterov else ()
 
     def after(self, snapshot: Snapshot) -> None:
         if self._awaited is not None:
@@ -120,7 +116,7 @@ class QuadraticLaw(BilinearLaw):
     def settle(self) -> None:
         if not self._noted:
             return
-        # From the last step to the first: what each adds goes through all later ones.
+        # From the last step to the first: all later steps act on what a step adds.
         later = np.eye(3)
         weights: list[np.ndarray] = []
         sums: list[Tensor] = []
@@ -133,7 +129,7 @@ class QuadraticLaw(BilinearLaw):
         velocities = None if self.velocities is None else self.velocities[0]
         state = [self.charges, self.momenta, velocities]
         new: list[Tensor | None] = []
-        for i in range({"plain": 1, "heavy": 2, "nesterov": 3}[self._rule]):
+        for i in range(self._width):
             # Scalars as arguments: nothing is sent to the device.
             scaled = torch._foreach_mul(sums, [float(w[i]) for w in weights])
             total = self._gathered(torch.stack(scaled).sum(0), self._sign)[0]
@@ -144,87 +140,24 @@ class QuadraticLaw(BilinearLaw):
         self.charges, self.momenta, velocities = (*new, None, None)[:3]
         self.velocities = None if velocities is None else velocities[None]
 
-    def begin(self, snapshot: Snapshot) -> None:
+    def forget(self) -> None:
         self._noted.clear()
         self._awaited = None
-        super().begin(snapshot)
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        self._noted.clear()
-        self._awaited = None
-        super().load(state)
+        super().forget()
 
     def pairs(self, snapshot: Snapshot, first: str, second: str) -> Tensor:
         return self._gathered(snapshot.sums(first, second), self._sign)
 
     def _gathered(self, sums: Tensor, sign: Tensor | None) -> Tensor:
+        """Return the sums of each unit in each slot, with their signs."""
         picked = sums[self._source]
         if sign is not None:
             picked *= sign
-        return self._zero.index_add(0, self._target, picked).reshape(len(self.slots), self.units)
+        return self._zero.index_add(0, self._target, picked).reshape(len(self.slots), -1)
 
     def mask(self, names: frozenset[str]) -> Tensor:
-        key = ("mask", names)
-        if key not in self._masks:
-            hit = torch.tensor([not names.isdisjoint(g.names) for g in self.groups])
-            self._masks[key] = hit.to(self.owner.device)[self.owner]
-        return self._masks[key]
+        hit = torch.tensor([not names.isdisjoint(g.names) for g in self.groups])
+        return hit.to(self.owner.device)[self.owner]
 
     def sizes(self, snapshot: Snapshot) -> Tensor:
-        return weighted(self._gathered(snapshot.sums("q", "q"), None), self._weights)
-
-
-class GaugeLaw(BilinearLaw):
-    """The gauge of consecutive linear maps: a symmetric matrix for each unit of one group."""
-
-    def __init__(
-        self, group: SymmetricGroup, slots: Sequence[tuple[str, ...]], device: torch.device
-    ) -> None:
-        super().__init__((group,), slots)
-        self.group = group
-        self.owner = torch.zeros(1, dtype=torch.long, device=device)
-
-    def pairs(self, snapshot: Snapshot, first: str, second: str) -> Tensor:
-        x, y = snapshot.tensors(first), snapshot.tensors(second)
-        values: list[Any] = [0.0] * len(self.slots)
-        for side, parts in ((1, self.group.first), (-1, self.group.second)):
-            for part in parts:
-                a, b = x.get(part.name), y.get(part.name)
-                if a is None or b is None:
-                    continue
-                left, right = part.slices(a), part.slices(b)
-                product = right @ left.mT if side == 1 else left @ right.mT
-                slot = next(j for j, names in enumerate(self.slots) if part.name in names)
-                wide = product.to(wide_dtype(product.device))
-                values[slot] = values[slot] + side * wide
-        d = self.group.first[0].block
-        device = snapshot.products.device
-        zero = torch.zeros(self.group.units, d, d, dtype=wide_dtype(device), device=device)
-        return torch.stack([zero + value for value in values])
-
-    def transposed(self, x: Tensor) -> Tensor:
-        return x.mT
-
-    def summary(self, charges: Tensor) -> Tensor:
-        """Return the trace: the charge of the scalings in the gauge."""
-        return charges.diagonal(dim1=-2, dim2=-1).sum().reshape(1)
-
-    def largest(self, values: Tensor) -> Tensor:
-        return values.amax().reshape(1)
-
-    def owners(self) -> Tensor:
-        return self.owner.expand(self.group.units * self.group.first[0].block ** 2)
-
-    def mask(self, names: frozenset[str]) -> Tensor:
-        hit = not names.isdisjoint(self.group.names)
-        return torch.tensor(hit, device=present(self.charges, None).device)
-
-    def sizes(self, snapshot: Snapshot) -> Tensor:
-        q = snapshot.tensors("q")
-        total: Any = 0.0
-        for part in self.group.parts:
-            slot = next(j for j, names in enumerate(self.slots) if part.name in names)
-            x = part.slices(present(q[part.name], None))
-            wide = x.to(wide_dtype(x.device))
-            total = total + self._weights[slot] * wide.square().sum((1, 2))
-        return total[:, None, None]
+        return weighted(self._gathered(snapshot.sums("q", "q"), None), self.ratios)

@@ -1,40 +1,22 @@
-"""What a monitor tells: charges as measured and as predicted, saved and exported."""
+"""Charges of a run as measured and as predicted: saved, loaded and exported."""
 
 from __future__ import annotations
 
-import json
 import os
-import uuid
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from dln_geometry.learning.architecture import SymmetricGroup
+from dln_geometry.support import read_archive, write_archive
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["ChargeRecord", "ChargeReport"]
-
 _FORMAT = 1
 _SERIES = ("steps", "charge", "predicted", "residual", "unit_charge", "unit_predicted")
-_DAMAGED = (
-    OSError,
-    EOFError,
-    ArithmeticError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True)
@@ -100,22 +82,9 @@ class ChargeRecord:
         Path
             Of the file.
         """
-        target = _with_suffix(Path(path))
-        arrays = {
-            name: getattr(self, name).numpy() for name in _SERIES if getattr(self, name) is not None
-        }
-        meta = {"format": _FORMAT, "labels": self.labels, "unit_group": self.unit_group}
-        arrays["meta"] = np.array(json.dumps(meta))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # In the same folder, for the replacement to be atomic.
-        part = target.with_name(f"{uuid.uuid4().hex}.part")
-        try:
-            with open(part, "xb") as handle:
-                np.savez_compressed(handle, allow_pickle=False, **arrays)
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
-        return target
+        arrays = {name: getattr(self, name) for name in _SERIES}
+        attributes = {"labels": self.labels, "unit_group": self.unit_group}
+        return write_archive(path, _FORMAT, arrays, attributes)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ChargeRecord:
@@ -128,28 +97,17 @@ class ChargeRecord:
         ValueError
             If the file is no record, or of a newer format.
         """
-        source = Path(path)
-        if not source.is_file():
-            source = _with_suffix(source)
-        try:
-            with open(source, "rb") as handle, np.load(handle, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-            meta = json.loads(str(arrays.pop("meta")))
-            if meta["format"] > _FORMAT:
-                raise ValueError(f"its format is {meta['format']}, known are up to {_FORMAT}")
-            tensors = {name: torch.from_numpy(np.array(arrays[name])) for name in arrays}
-            return cls(
-                labels=tuple(meta["labels"]), unit_group=tuple(meta["unit_group"]), **tensors
-            )
-        except (FileNotFoundError, PermissionError):
-            raise
-        except _DAMAGED as error:
-            raise ValueError(f"path must be a saved record, got {source}: {error}") from None
+
+        def build(arrays: dict[str, Any], meta: dict[str, Any]) -> ChargeRecord:
+            arrays.update(labels=tuple(meta["labels"]), unit_group=tuple(meta["unit_group"]))
+            return cls(**arrays)
+
+        return read_archive(path, "record", _FORMAT, build)
 
 
 @dataclass(frozen=True)
 class ChargeReport:
-    """How one symmetric group fares.
+    """The charge of one symmetric group, and how far it deviates from its law.
 
     Attributes
     ----------
@@ -160,7 +118,7 @@ class ChargeReport:
     charge, predicted : float
         At the last record; see `ChargeRecord`.
     residual, worst : float
-        At the last record, and the largest of all that are kept.
+        At the last record, and the largest of all records kept.
     tolerance : float
         Above it the symmetry counts as broken.
     """
@@ -177,7 +135,3 @@ class ChargeReport:
     def is_broken(self) -> bool:
         """Whether the loss does not have the symmetry, or something else moved parameters."""
         return not self.worst <= self.tolerance
-
-
-def _with_suffix(path: Path) -> Path:
-    return path if path.suffix == ".npz" else path.with_name(path.name + ".npz")

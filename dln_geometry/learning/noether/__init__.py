@@ -1,4 +1,8 @@
-"""Noether's learning dynamics: charges, their motion, and their exact laws in every step."""
+"""Noether's learning dynamics: charges, their motion, and their exact laws in every step.
+
+Open `momentum_law` for the law of one step of SGD, `discrete_laws` for it on dicts of parameters,
+`charges` and `mechanics` for continuous time, `overdamped` and `adaptive` for slow motion.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,12 @@ from dln_geometry.learning.noether.charges import (
 )
 from dln_geometry.learning.noether.discrete_laws import Charges, DiscreteLaw, discrete_residual
 from dln_geometry.learning.noether.mechanics import acceleration, kinetic_energy
+from dln_geometry.learning.noether.momentum_law import (
+    charge_after,
+    nesterov_direction,
+    nesterov_products,
+    pushes,
+)
 from dln_geometry.learning.noether.overdamped import (
     decay_factor,
     growth,
@@ -28,15 +38,19 @@ __all__ = [
     "acceleration",
     "as_rmsprop",
     "charge",
+    "charge_after",
     "charge_rate",
     "decay_factor",
     "discrete_residual",
     "growth",
     "kinetic_asymmetry",
     "kinetic_energy",
+    "nesterov_direction",
+    "nesterov_products",
     "noether_residual",
     "overdamped_charge",
     "overdamped_norm",
+    "pushes",
     "stationary_angle",
     "stationary_norm",
 ]

@@ -19,21 +19,19 @@ from dln_geometry.learning.noether.overdamped import (
 from dln_geometry.learning.rules import Rule, as_rule
 from dln_geometry.support import as_float_tensor
 
-__all__ = ["EffectiveRMSProp", "RMSPropState", "as_rmsprop"]
-
 
 @dataclass(frozen=True)
 class RMSPropState:
-    """What the effective RMSProp remembers.
+    """The state of the effective RMSProp between steps.
 
     Parameters
     ----------
     second_moment : Tensor, shape (...)
         G, the moving average of the squared gradient; the norm is ``C^{1/2} G^{1/4}``.
     buffer : Tensor, shape (..., d)
-        The momentum W, what was last taken from the direction.
+        The momentum W: the last step subtracted it from the direction.
     last : Tensor, shape (..., d)
-        ``ghat / sqrt(G)`` of the step before, which Nesterov's momentum needs.
+        ``ghat / sqrt(G)`` of the step before, for Nesterov's momentum.
     boost : float
         Weight of the next gradient: the first one is not dampened.
     """
@@ -53,9 +51,9 @@ class EffectiveRMSProp:
     ``W+ = b' W + (1 - b') lr ghat / sqrt(G)``, ``theta+ = (theta - W+) / |theta - W+|``,
     ``G+ = rho G + (1 - rho) |W+|^2 G / lr^2``,
 
-    and the norm of the parameters is ``r^2 = C sqrt(G)``. The last term is ``|ghat|^2`` without
-    momentum, and with it the square of the moving average of ghat: the two differ where gradients
-    are not those of the steps before, in minibatches.
+    and the norm of the parameters is ``r^2 = C sqrt(G)``. Without momentum the last term is
+    ``|ghat|^2``, with momentum the square of the moving average of ghat: the two differ if the
+    gradients change from step to step, as with minibatches.
 
     Parameters
     ----------
@@ -68,10 +66,10 @@ class EffectiveRMSProp:
     momentum : float
         b'.
     lookahead : float
-        a: with Nesterov's momentum the gradient term is replaced by ``[(1 + b) x - a x_last]`` of
-        the last two; zero otherwise.
+        a: Nesterov's momentum replaces the gradient term x by ``(1 + b) x - a x_last``; zero
+        without it.
     drive : float
-        Factor (1 + b) of that, one without Nesterov's momentum.
+        The factor (1 + b) there, one without Nesterov's momentum.
     amplitude : float
         Factor by which the norm of the slow motion exceeds that of a start from rest.
     boost : float
@@ -124,10 +122,8 @@ class EffectiveRMSProp:
 
         Returns
         -------
-        direction : Tensor, shape (..., d)
-            ``theta+``.
-        state : RMSPropState
-            With ``G+`` and ``W+``.
+        tuple of Tensor and RMSPropState
+            ``theta+``, and the state with ``G+`` and ``W+``.
         """
         scaled = gradient / state.second_moment.sqrt().unsqueeze(-1)
         push = scaled if self.lookahead == 0 else self.drive * scaled - self.lookahead * state.last
@@ -136,7 +132,7 @@ class EffectiveRMSProp:
             rate /= self.drive - self.lookahead
         buffer = self.momentum * state.buffer + rate * push
         moved = direction - buffer
-        # The norm grows by what is moved, in which the noise of momentum's gradients averages out.
+        # The norm grows by the square of the move, in which momentum has averaged out the noise.
         square = state.second_moment * buffer.square().sum(-1) / self.lr**2
         after = self.rho * state.second_moment + (1 - self.rho) * square
         unit = moved / torch.linalg.vector_norm(moved, dim=-1, keepdim=True)
@@ -144,7 +140,7 @@ class EffectiveRMSProp:
 
 
 def as_rmsprop(rule: Rule, *, corrected: bool = True) -> EffectiveRMSProp:
-    r"""Return the RMSProp that a rule with weight decay is for scale-invariant parameters.
+    r"""Return the RMSProp by which a rule with weight decay moves scale-invariant parameters.
 
     As printed, ``rho = 1 - 4 eta k / (1 - b)``, ``lr = sqrt(2 eta k / (1 + b))``,
     ``C = sqrt(eta (1 + b) / (2 k)) / (1 - b)`` and no momentum: right to O(eta) along a run of

@@ -1,8 +1,9 @@
-"""Noether charges of learning: how a symmetry of the loss and a broken one of the kinetics move.
+"""Noether charges of learning: a symmetry of the loss that the kinetic energy may break.
 
 The charge of a symmetry with the generator dQ is ``C = <Delta, dQ>`` with the momentum Delta of
-the rule (see `learning.noether.mechanics`). The symmetry of the loss dictates its motion, to which
-friction, weight decay and the asymmetry of the kinetic energy contribute.
+the rule (see `learning.noether.mechanics`). The symmetry of the loss dictates how it moves, by
+friction, weight decay and the asymmetry of the kinetic energy. The functions share the arguments
+of `charge`, and return one number for each entry of the symmetry's s.
 """
 
 from __future__ import annotations
@@ -16,62 +17,6 @@ from dln_geometry.learning.functional import Parameters, gradient_of
 from dln_geometry.learning.noether.mechanics import acceleration, as_state, hessian_along, momentum
 from dln_geometry.learning.rules import Rule, as_rule
 from dln_geometry.learning.symmetry import Symmetry, as_symmetry
-
-__all__ = ["charge", "charge_rate", "kinetic_asymmetry", "noether_residual"]
-
-
-def kinetic_asymmetry(
-    symmetry: Symmetry,
-    rule: Rule,
-    params: Mapping[str, Tensor],
-    velocity: Mapping[str, Tensor],
-) -> Tensor:
-    r"""Return the rate at which a symmetry of the loss changes the kinetic energy.
-
-    ``d/ds T(Q(q, s), d/dt Q(q, s)) = <Delta, dQ'> + <Delta - m hess h(q) q', dQ> / m``,
-
-    with dQ' the rate of change of the generator along q'. Without a potential it is
-    ``m <q', dQ'>``: zero for translations and rotations, ``m |q'|^2`` for scale.
-
-    Parameters
-    ----------
-    symmetry : Symmetry
-        A symmetry or a family.
-    rule : Rule
-        Its mass and potential.
-    params, velocity : dict of str to Tensor
-        q and q'.
-
-    Returns
-    -------
-    Tensor
-        One number for each entry of s.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If q' does not have the names and shapes of q, or lacks those of the symmetry.
-
-    References
-    ----------
-    Tanaka & Kunin, arXiv 2105.02716, section 4 (kinetic symmetry breaking).
-
-    Examples
-    --------
-    >>> from dln_geometry.learning.symmetry.actions import Scale
-    >>> q, v = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, 0.0])}
-    >>> kinetic_asymmetry(Scale("w"), Rule(lr=0.5), q, v)
-    tensor(2.2500)
-    """
-    symmetry, rule = as_symmetry(symmetry), as_rule(rule)
-    params, velocity = as_state(params, velocity)
-    delta = momentum(rule, params, velocity)
-    result = _along_path(symmetry, params, velocity, delta)
-    if rule.potential is None:
-        return result
-    curved = hessian_along(rule.potential, params, velocity)
-    excess = {name: d / rule.mass - curved[name] for name, d in delta.items()}
-    return result + symmetry.pair(params, excess)
 
 
 def charge(
@@ -89,7 +34,7 @@ def charge(
     symmetry : Symmetry
         A symmetry or a family.
     rule : Rule
-        Its mass and potential.
+        The learning rule; mass, friction and potential are its own.
     params, velocity : dict of str to Tensor
         q and q'.
 
@@ -109,7 +54,7 @@ def charge(
 
     Examples
     --------
-    >>> from dln_geometry.learning.symmetry.actions import Scale
+    >>> from dln_geometry.learning.symmetry import Scale
     >>> q, v = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, 0.0])}
     >>> charge(Scale("w"), Rule(lr=0.5), q, v)
     tensor(0.7500)
@@ -117,6 +62,43 @@ def charge(
     symmetry, rule = as_symmetry(symmetry), as_rule(rule)
     params, velocity = as_state(params, velocity)
     return symmetry.pair(params, momentum(rule, params, velocity))
+
+
+def kinetic_asymmetry(
+    symmetry: Symmetry,
+    rule: Rule,
+    params: Mapping[str, Tensor],
+    velocity: Mapping[str, Tensor],
+) -> Tensor:
+    r"""Return the rate at which a symmetry of the loss changes the kinetic energy.
+
+    ``d/ds T(Q(q, s), d/dt Q(q, s)) = <Delta, dQ'> + <Delta - m hess h(q) q', dQ> / m``,
+
+    with dQ' the rate of change of the generator along q'. Without a potential it is
+    ``m <q', dQ'>``: zero for translations and rotations, ``m |q'|^2`` for scale.
+
+    Parameters and errors as in `charge`.
+
+    References
+    ----------
+    Tanaka & Kunin, arXiv 2105.02716, section 4 (kinetic symmetry breaking).
+
+    Examples
+    --------
+    >>> from dln_geometry.learning.symmetry import Scale
+    >>> q, v = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, 0.0])}
+    >>> kinetic_asymmetry(Scale("w"), Rule(lr=0.5), q, v)
+    tensor(2.2500)
+    """
+    symmetry, rule = as_symmetry(symmetry), as_rule(rule)
+    params, velocity = as_state(params, velocity)
+    delta = momentum(rule, params, velocity)
+    result = _along_path(symmetry, params, velocity, delta)
+    if rule.potential is None:
+        return result
+    curved = hessian_along(rule.potential, params, velocity)
+    excess = {name: d / rule.mass - curved[name] for name, d in delta.items()}
+    return result + symmetry.pair(params, excess)
 
 
 def charge_rate(
@@ -136,20 +118,15 @@ def charge_rate(
 
     Parameters
     ----------
-    symmetry : Symmetry
-        A symmetry or a family, of the loss.
-    rule : Rule
-        The learning rule.
-    params, velocity : dict of str to Tensor
-        q and q'.
+    symmetry, rule, params, velocity
+        As in `charge`; a symmetry of the loss.
     loss : callable, optional
         ``loss(params)``, needed with Nesterov's momentum only.
 
     Raises
     ------
     ValueError
-        If the rule has Nesterov's momentum and there is no loss, or q' does not have the names
-        and shapes of q.
+        If the rule has Nesterov's momentum and there is no loss.
 
     References
     ----------
@@ -180,36 +157,17 @@ def noether_residual(
     params: Mapping[str, Tensor],
     velocity: Mapping[str, Tensor],
 ) -> Tensor:
-    r"""Return by how much the motion of a charge is not what the symmetry dictates.
+    r"""Return the rate of change of a charge minus the one that the symmetry dictates.
 
-    The charge moves with q, q' and the `acceleration` of the rule on this loss; from its rate of
-    change is taken `charge_rate`. The difference is rounding for a symmetry of the loss, and
-    ``-<grad f, dQ>`` otherwise (and some more with Nesterov's momentum).
+    The charge moves with q, q' and the `acceleration` of the rule on this loss; `charge_rate` is
+    subtracted. The difference is rounding for a symmetry of the loss, and ``-<grad f, dQ>``
+    otherwise (and some more with Nesterov's momentum).
 
-    Parameters
-    ----------
-    symmetry : Symmetry
-        A symmetry or a family.
-    rule : Rule
-        The learning rule.
-    loss : callable
-        ``loss(params)``, a scalar tensor.
-    params, velocity : dict of str to Tensor
-        q and q'.
-
-    Returns
-    -------
-    Tensor
-        One number for each entry of s.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `acceleration` and `charge_rate`.
+    Parameters and errors as in `charge`, with ``loss(params)``, a scalar tensor.
 
     Examples
     --------
-    >>> from dln_geometry.learning.symmetry.actions import Scale
+    >>> from dln_geometry.learning.symmetry import Scale
     >>> loss = lambda params: params["w"].sum()
     >>> q, v = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, 0.0])}
     >>> noether_residual(Scale("w"), Rule(lr=0.5), loss, q, v)
@@ -232,7 +190,7 @@ def _along_path(
     velocity: Mapping[str, Tensor],
     covector: Mapping[str, Tensor],
 ) -> Tensor:
-    """Return ``<covector, dQ'>``, the generator changing along the velocity."""
+    """Return ``<covector, dQ'>`` with the derivative of the generator along the velocity."""
     changing = torch.func.jvp(
         lambda q: symmetry.pair(q, covector), (dict(params),), (dict(velocity),)
     )[1]

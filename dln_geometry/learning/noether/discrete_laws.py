@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from dln_geometry.learning.functional import Parameters, as_like, as_parameters
+from dln_geometry.learning.noether.momentum_law import charge_after, nesterov_direction, pushes
 from dln_geometry.learning.rules import Rule, as_rule
 from dln_geometry.learning.symmetry import Symmetry, as_symmetry, check_symmetric
-
-__all__ = ["Charges", "DiscreteLaw", "discrete_residual"]
 
 
 @dataclass(frozen=True)
@@ -46,15 +45,13 @@ class DiscreteLaw:
     ``P = b w + k c``,  ``U = P``, or with Nesterov's momentum ``U = k c + b P``,
     ``w+ = P - lr <v+, A u>``,  ``c+ = c - 2 lr U + lr^2 <u, A u>``
 
-    (in place of 2 U stands U + U', the same of the transpose of A, where A is not symmetric). For
-    a constant generator, ``dQ = n``, ``c = <q, n>``,
+    (if A is not symmetric, U + U' replaces 2 U, with U' that of the transpose of A). For a
+    constant generator, ``dQ = n``, ``c = <q, n>``: ``w+ = P``, ``c+ = c - lr U``.
 
-    ``w+ = P``,  ``c+ = c - lr U``.
-
-    With dampening k is multiplied by (1 - dampening) from the second step on. No gradient and no
-    parameter enters: charges follow from the buffers alone, whatever the batches were. A
-    translation needs not even those, and a rotation's momentum is ``w+ = b w`` for heavy ball,
-    with or without decay.
+    With dampening k is multiplied by (1 - dampening) from the second step on. Neither gradients
+    nor parameters enter: charges follow from the buffers alone, whatever the batches were. A
+    translation does not need even those, and a rotation has ``w+ = b w`` for heavy ball, with or
+    without decay.
 
     Parameters
     ----------
@@ -65,8 +62,6 @@ class DiscreteLaw:
 
     Raises
     ------
-    TypeError
-        If they are no symmetry and no rule.
     ValueError
         If the symmetry has no degree, or the rule has a potential: `discrete_residual` holds there
         too.
@@ -79,7 +74,7 @@ class DiscreteLaw:
     --------
     The norm of two weights before a normalisation, in one step of momentum and one more:
 
-    >>> from dln_geometry.learning.symmetry.actions import Scale
+    >>> from dln_geometry.learning.symmetry import Scale
     >>> rule, symmetry = Rule(lr=0.5, momentum=0.5, weight_decay=0.1), Scale("w")
     >>> angle = lambda params: params["w"][0] / params["w"].norm()
     >>> law = DiscreteLaw(symmetry, rule)
@@ -159,24 +154,25 @@ class DiscreteLaw:
         before, after : dict of str to Tensor
             The buffers v and v+ of the rule; `before` is None in the first step.
         """
-        lr, b, k = self.rule.lr, self.rule.momentum, _decay(self.rule, before)
-        c = charges.conserved
-        both = [b * w + k * c for w in (charges.momentum, charges.transposed)]
-        turned = [k * c + b * p for p in both] if self.rule.nesterov else both
+        rule, pair, c = self.rule, self.symmetry.pair, charges.conserved
+        lr, b = rule.lr, rule.momentum
+        decay = _damped_decay(rule, before) * c
+        p, push = pushes(decay, charges.momentum, b, rule.nesterov)
         if self.symmetry.degree == 0:
-            return Charges(c - lr * turned[0], both[0], both[1])
-        linear = c - lr * (turned[0] + turned[1])
-        pair = self.symmetry.pair
-        if not self.rule.nesterov:
-            source = pair(after, after)
-            return Charges(linear + lr**2 * source, both[0] - lr * source, both[1] - lr * source)
-        u = {name: (1 + b) * v for name, v in after.items()}
-        if before is not None:
-            u = {name: x - b * before[name] for name, x in u.items()}
+            return Charges(c - lr * push, p, p)
+        p_transposed, push_transposed = pushes(decay, charges.transposed, b, rule.nesterov)
+        if rule.nesterov:
+            u = {
+                name: nesterov_direction(None if before is None else before[name], v, b)
+                for name, v in after.items()
+            }
+            squares, mixed, mixed_transposed = pair(u, u), pair(u, after), pair(after, u)
+        else:
+            squares = mixed = mixed_transposed = pair(after, after)
         return Charges(
-            linear + lr**2 * pair(u, u),
-            both[0] - lr * pair(u, after),
-            both[1] - lr * pair(after, u),
+            charge_after(c, push, push_transposed, lr * squares, lr),
+            p - lr * mixed,
+            p_transposed - lr * mixed_transposed,
         )
 
 
@@ -189,17 +185,15 @@ def discrete_residual(
 ) -> Tensor:
     r"""Return by how much a step breaks a symmetry: ``<v+ - b v, dQ(q)> - k <q, dQ(q)>``.
 
-    That is ``<grad f, dQ>`` of the loss of the batch, met without its gradient, and so zero for a
-    symmetry of it. It holds for every symmetry, linear or not, and every rule: momentum,
-    Nesterov's momentum, dampening, and mirror descent, where
+    It equals ``<grad f, dQ>`` of the loss of the batch, without needing its gradient, and so
+    vanishes if the loss has the symmetry. It holds for every symmetry, linear or not, and every
+    rule: momentum, Nesterov's momentum, dampening, and mirror descent, where
     ``-lr <v+, dQ> = <grad h(q+) - grad h(q), dQ>`` is the charge of the step.
 
     Parameters
     ----------
-    symmetry : Symmetry
-        A symmetry or a family.
-    rule : Rule
-        The learning rule.
+    symmetry, rule
+        A symmetry or a family, and the learning rule.
     params : dict of str to Tensor
         The parameters q before the step.
     before, after : dict of str to Tensor
@@ -209,26 +203,21 @@ def discrete_residual(
     -------
     Tensor
         One number for each entry of s.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not of its kind, or the buffers do not have the names and shapes of q.
     """
     symmetry, rule = as_symmetry(symmetry), as_rule(rule)
     params = as_parameters(params)
     after = as_like(after, params, "after")
     if before is not None:
         before = as_like(before, params, "before")
-    k, b = _decay(rule, before), rule.momentum
+    k, b = _damped_decay(rule, before), rule.momentum
     kick = dict(after)
     if before is not None and b:
         kick = {name: v - b * before[name] for name, v in after.items()}
     return symmetry.pair(params, kick) - k * symmetry.conserved(params)
 
 
-def _decay(rule: Rule, before: Mapping[str, Tensor] | None) -> float:
-    """Return the decay as it enters the buffer: not dampened in the first step."""
+def _damped_decay(rule: Rule, before: Mapping[str, Tensor] | None) -> float:
+    """Return ``s k``, the decay as it enters the buffer: not dampened in the first step."""
     if before is None or not rule.momentum:
         return rule.weight_decay
     return rule.weight_decay * (1 - rule.dampening)

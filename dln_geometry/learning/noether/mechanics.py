@@ -31,8 +31,6 @@ from dln_geometry.learning.functional import (
 )
 from dln_geometry.learning.rules import Rule, as_rule, hessian_inverse
 
-__all__ = ["acceleration", "as_state", "hessian_along", "kinetic_energy", "momentum"]
-
 
 def kinetic_energy(
     rule: Rule, params: Mapping[str, Tensor], velocity: Mapping[str, Tensor]
@@ -45,11 +43,6 @@ def kinetic_energy(
         Its mass and potential.
     params, velocity : dict of str to Tensor
         q, and its rate of change q'. In units of the learning rate: -v of a slow trajectory.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If q' does not have the names and shapes of q.
 
     References
     ----------
@@ -91,7 +84,7 @@ def acceleration(
 
     Raises
     ------
-    TypeError, ValueError
+    ValueError
         If q' does not have the names and shapes of q, the loss is no scalar or does not depend
         on q, or the potential is not strictly convex.
 
@@ -118,7 +111,7 @@ def acceleration(
         return {n: (f - rule.friction * velocity[n]) / m for n, f in force.items()}
     delta = momentum(rule, params, velocity)
     ahead = {name: q + m * velocity[name] for name, q in params.items()}
-    # What the Hessian multiplies is taken out of the system, which is then solved more precisely.
+    # Without the term ``-hess h q'`` the linear system is smaller, and solved more precisely.
     right = {name: f + b / m * delta[name] for name, f in force.items()}
     solved = hessian_inverse(rule.potential, ahead, right)
     return {name: (x - velocity[name]) / m for name, x in solved.items()}
@@ -127,13 +120,7 @@ def acceleration(
 def as_state(
     params: Mapping[str, Tensor], velocity: Mapping[str, Tensor]
 ) -> tuple[Parameters, Parameters]:
-    """Return q and q' as dicts with the same keys and shapes.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `as_parameters` and `as_like`.
-    """
+    """Return q and q' as dicts with the same keys and shapes, or refuse them."""
     params = as_parameters(params)
     return params, as_like(velocity, params, "velocity")
 

@@ -6,6 +6,8 @@ a quadratic charge ``c = <q, A q>`` obeys ``c' = -kappa c + Gamma <g, A g>``, wi
 ``kappa = 2 k / mu`` as printed in the literature, or the exact ``-(2 / lr) ln lambda_+`` with
 `Rule.discrete_root`, and
 ``Gamma = lr (1 + b) / (1 - b)^3``, or ``lr (1 - b + 2 b^2) / (1 - b)^3`` with Nesterov's momentum.
+
+All functions refuse a rule with a potential, or one that lets charges oscillate (`ValueError`).
 """
 
 from __future__ import annotations
@@ -18,17 +20,6 @@ from torch import Tensor
 
 from dln_geometry.learning.rules import Rule, as_rule
 from dln_geometry.support import as_float_tensor, as_positive
-
-__all__ = [
-    "check_positive",
-    "decay_factor",
-    "growth",
-    "overdamped_charge",
-    "overdamped_norm",
-    "slow_amplitude",
-    "stationary_angle",
-    "stationary_norm",
-]
 
 
 def overdamped_charge(
@@ -47,25 +38,20 @@ def overdamped_charge(
     initial : Tensor, shape (...)
         The charge at the start, ``symmetry.conserved(params)``.
     sources : Tensor, shape (T, ...)
-        ``<g, A g>`` at each step, ``symmetry.pair(g, g)`` of the gradient without decay. If it is
-        another one from step to step (minibatches) take ``(1 - b) v`` of a heavy ball's buffer v
-        in its place: noise is averaged by momentum before it enters a charge.
+        ``<g, A g>`` at each step, ``symmetry.pair(g, g)`` of the gradient without decay. With
+        minibatches replace g by ``(1 - b) v`` of a heavy ball's buffer v: momentum averages noise
+        before it enters a charge.
     corrected : bool
         With the exponent ``-(2 / lr) ln lambda_+``, whose error is O(lr^2); the printed one,
         ``2 k / mu``, is off by O(lr) where there is weight decay.
     from_rest : bool
-        Whether the run starts without velocity. Then the charge lags, which the corrected formula
-        accounts for by the amplitude of the slow mode in the initial value.
+        Whether the run starts without velocity. Then the charge lags: the corrected formula
+        multiplies the initial value by the amplitude of the slow mode.
 
     Returns
     -------
     Tensor, shape (T + 1, ...)
         The charge before each step and at the end; the first is that of the slow mode.
-
-    Raises
-    ------
-    ValueError
-        If the rule has a potential, or lets charges oscillate.
 
     References
     ----------
@@ -113,8 +99,7 @@ def overdamped_norm(
     Raises
     ------
     ValueError
-        If a norm is not positive, a square is negative, the rule has a potential, or lets charges
-        oscillate.
+        If a norm is not positive or a square is negative.
 
     References
     ----------
@@ -149,8 +134,7 @@ def stationary_norm(rule: Rule, gradient: float) -> float:
     Raises
     ------
     ValueError
-        If the gradient is not positive, or the rule has no weight decay, a potential, or lets
-        charges oscillate.
+        If the gradient is not positive, or the rule has no weight decay.
 
     Examples
     --------
@@ -173,17 +157,12 @@ def stationary_angle(rule: Rule) -> float:
 
     ``cos(angle) = 1 - eta k / (1 + b)``, about ``sqrt(2 eta k / (1 + b))``; with Nesterov's
     momentum the root near one of ``2 b x^2 - (1 + b)(1 + 2 b z) x + (1 + b)^2 z - b (1 - b z)``,
-    ``z = 1 - eta k``. Whatever the loss.
+    ``z = 1 - eta k``. The loss does not matter.
 
     Parameters
     ----------
     rule : Rule
         A rule with weight decay and without a potential.
-
-    Raises
-    ------
-    ValueError
-        If the rule has no weight decay, a potential, or lets charges oscillate.
     """
     if not as_rule(rule).weight_decay:
         raise ValueError("weight_decay must be positive, got 0: nothing settles")

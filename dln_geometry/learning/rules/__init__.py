@@ -1,4 +1,4 @@
-"""rules."""
+"""Learning rules: `rule` holds `Rule`, `legendre` the inverse gradients for mirror descent."""
 
 from __future__ import annotations
 

@@ -22,18 +22,8 @@ def legendre_inverse(
     linear systems (memory linear in the number of parameters) and halving of steps that do not
     lower the residual or leave the domain of h. Not differentiable.
 
-    Parameters
-    ----------
-    potential : callable
-        Strictly convex and smooth, ``potential(params)`` a scalar.
-    dual, start : dict of str to Tensor
-        The gradient wanted, and a point of the domain near which to begin.
-
-    Raises
-    ------
-    ValueError
-        If `start` is outside the domain of h, or no point has this gradient: the step leaves the
-        range of ``grad h``.
+    `potential` must be strictly convex and smooth; Newton's method begins at `start`, in its
+    domain. If no point has this gradient, the step has left the range of ``grad h``: an error.
     """
     y = flatten(dual).detach()
 
@@ -59,7 +49,7 @@ def legendre_inverse(
                 break
             factor /= 2
         else:
-            # Nothing nearer exists: rounding, or no solution at all.
+            # No step lowers the residual: it is rounding, or there is no solution.
             if float(size) <= 1e4 * eps * float(scale):
                 break
             raise ValueError(
@@ -78,13 +68,7 @@ def legendre_inverse(
 def hessian_inverse(
     potential: Callable[[Parameters], Tensor], params: Parameters, covector: Parameters
 ) -> Parameters:
-    """Return the vector that the Hessian of the potential at `params` maps to `covector`.
-
-    Raises
-    ------
-    ValueError
-        If the Hessian is not positive definite.
-    """
+    """Return the vector that the (positive definite) Hessian at `params` maps to `covector`."""
     x, y = flatten(params).detach(), flatten(covector).detach()
     return unflatten(_conjugate_gradients(_hessian(potential, x, params), y), params)
 
@@ -92,7 +76,7 @@ def hessian_inverse(
 def _hessian(
     potential: Callable[[Parameters], Tensor], x: Tensor, like: Parameters
 ) -> Callable[[Tensor], Tensor]:
-    """Return the Hessian at x as an operator, with one graph for all its products."""
+    """Return the Hessian at x as an operator; all products use one graph."""
     with torch.enable_grad():
         z = x.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(potential(unflatten(z, like)), z, create_graph=True)

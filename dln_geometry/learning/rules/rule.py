@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +11,7 @@ from torch import Tensor
 
 from dln_geometry.learning.functional import Parameters, as_like, as_parameters, gradient_of
 from dln_geometry.learning.rules.legendre import legendre_inverse
-
-__all__ = ["Rule", "as_rule"]
+from dln_geometry.support import as_flag, as_positive
 
 
 @dataclass(frozen=True)
@@ -44,13 +42,6 @@ class Rule:
     potential : callable, optional
         ``potential(params)``, a scalar: a strictly convex smooth function of the parameters.
 
-    Raises
-    ------
-    TypeError
-        If an option is not of its type.
-    ValueError
-        If an option is out of range.
-
     References
     ----------
     Tanaka & Kunin, arXiv 2105.02716 (mass and friction of a learning rule).
@@ -77,17 +68,12 @@ class Rule:
 
     def __post_init__(self) -> None:
         for name in ("lr", "momentum", "weight_decay", "dampening"):
-            value = _as_number(getattr(self, name), name)
+            value = as_positive(getattr(self, name), name, zero=name != "lr")
             object.__setattr__(self, name, value)
-        if not self.lr > 0:
-            raise ValueError(f"lr must be positive, got {self.lr}")
         for name in ("momentum", "dampening"):
-            if not 0 <= getattr(self, name) < 1:
+            if getattr(self, name) >= 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
-        if not isinstance(self.nesterov, bool):
-            raise TypeError(f"nesterov must be True or False, got {self.nesterov!r}")
+        object.__setattr__(self, "nesterov", as_flag(self.nesterov, "nesterov"))
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
             raise ValueError(
                 "nesterov must go with positive momentum and no dampening, got momentum "
@@ -100,15 +86,15 @@ class Rule:
 
     @property
     def time_step(self) -> float:
-        """Time that passes in one step, ``lr (1 - dampening)``: the learning rate."""
+        """Time that passes in one step, ``lr (1 - dampening)``; without momentum ``lr``."""
         return self.lr * (1 - self.dampening) if self.momentum else self.lr
 
     @property
     def mass(self) -> float:
         """Mass ``m = lr (1 + b) / 2`` in ``m q'' + mu q' + grad f + k q = 0``.
 
-        Nesterov's momentum has the same mass, and beside it the friction ``b lr (H + k)``, with
-        the Hessian H of the loss.
+        Nesterov's momentum has the same mass, and a second friction ``b lr (H + k)`` with the
+        Hessian H of the loss.
         """
         return self.time_step * (1 + self.momentum) / 2
 
@@ -119,14 +105,18 @@ class Rule:
 
     @property
     def is_overdamped(self) -> bool:
-        """Whether weight decay makes charges decay and not oscillate.
+        """Whether weight decay makes charges decay without oscillation.
 
         ``lr k < (1 - sqrt b)^2``, and ``lr k < ((1 - b) / (1 + b))^2`` with Nesterov's momentum.
         """
-        product = self.time_step * self.weight_decay
+        return self.time_step * self.weight_decay < self._bound()[1]
+
+    def _bound(self) -> tuple[str, float]:
+        """Return the bound on ``lr k`` above which charges oscillate, in words and numbers."""
+        b = self.momentum
         if self.nesterov:
-            return product < ((1 - self.momentum) / (1 + self.momentum)) ** 2
-        return product < (1 - math.sqrt(self.momentum)) ** 2
+            return "((1 - momentum) / (1 + momentum))^2", ((1 - b) / (1 + b)) ** 2
+        return "(1 - sqrt(momentum))^2", (1 - math.sqrt(b)) ** 2
 
     @property
     def discrete_root(self) -> float:
@@ -142,29 +132,18 @@ class Rule:
         """
         self.check_overdamped()
         product = self.time_step * self.weight_decay
-        if self.nesterov:
-            last = self.momentum * (1 - product)
-            half = (1 + self.momentum) * (1 - product) / 2
-        else:
-            last = self.momentum
-            half = (1 + self.momentum - product) / 2
+        share = 1 - product if self.nesterov else 1.0
+        last = self.momentum * share
+        half = (
+            (1 + self.momentum) * share / 2 if self.nesterov else (1 + self.momentum - product) / 2
+        )
         return half + math.sqrt(half**2 - last)
 
     def check_overdamped(self) -> None:
-        """Refuse a rule under which charges oscillate.
-
-        Raises
-        ------
-        ValueError
-            If the rule is not overdamped.
-        """
+        """Refuse a rule under which charges oscillate (`ValueError`)."""
         if self.is_overdamped:
             return
-        b = self.momentum
-        if self.nesterov:
-            bound, value = "((1 - momentum) / (1 + momentum))^2", ((1 - b) / (1 + b)) ** 2
-        else:
-            bound, value = "(1 - sqrt(momentum))^2", (1 - math.sqrt(b)) ** 2
+        bound, value = self._bound()
         raise ValueError(
             f"lr * weight_decay must be below {bound} = {value:g}, got "
             f"{self.time_step * self.weight_decay:g}: beyond it the charge oscillates"
@@ -194,8 +173,6 @@ class Rule:
 
         Raises
         ------
-        TypeError
-            If `params` or `state` is no dict of real tensors, or the loss returns no tensor.
         ValueError
             If `state` does not have the names and shapes of `params`, the loss is no scalar or
             does not depend on them, or the step leaves the range of the potential's gradient.
@@ -210,22 +187,8 @@ class Rule:
     ) -> tuple[Parameters, Parameters]:
         """Make one step with gradients that are known; nothing is changed in place.
 
-        Parameters
-        ----------
-        gradients, params : dict of str to Tensor
-            The gradient g of the loss (without decay), and the parameters q.
-        state : dict of str to Tensor, optional
-            The buffer v that the last step returned, none in the first.
-
-        Returns
-        -------
-        params, state : dict of str to Tensor
-            ``q+`` and ``v+``.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As `step`; the gradients too must have the names and shapes of `params`.
+        `gradients` are those of the loss, without decay, with the names and shapes of `params`;
+        other parameters, results and errors as in `step`.
         """
         params = as_parameters(params)
         gradients = as_like(gradients, params, "gradients")
@@ -252,22 +215,7 @@ class Rule:
 
 
 def as_rule(rule: Any) -> Rule:
-    """Return a learning rule.
-
-    Raises
-    ------
-    TypeError
-        If it is none.
-    """
+    """Return a learning rule, or refuse anything else (`TypeError`)."""
     if not isinstance(rule, Rule):
         raise TypeError(f"rule must be a Rule, got {type(rule).__name__}")
     return rule
-
-
-def _as_number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a real number, got {value!r}")
-    value = float(value)
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, got {value}")
-    return value

@@ -475,7 +475,7 @@ class Overridden(torch.optim.SGD):
         (
             lambda net: ChargeMonitor(net, sgd(net), tolerance="small"),
             TypeError,
-            "tolerance must be a number or None, got 'small'",
+            "tolerance must be a real number, got 'small'",
         ),
         (lambda net: ChargeMonitor(net, sgd(net), history=0), ValueError, "history must be at"),
         (

@@ -149,12 +149,13 @@ def test_square_potential_is_plain_descent(generator):
 
 def test_bad_input_is_refused(generator):
     cases = [
-        (ValueError, "lr must be positive, got 0", {"lr": 0}),
+        (ValueError, "lr must be positive and finite, got 0", {"lr": 0}),
         (TypeError, "lr must be a real number", {"lr": "fast"}),
-        (ValueError, "lr must be finite", {"lr": math.inf}),
+        (ValueError, "lr must be positive and finite, got inf", {"lr": math.inf}),
         (ValueError, "momentum must lie in", {"lr": 1, "momentum": 1}),
-        (ValueError, "dampening must lie in", {"lr": 1, "dampening": -0.1}),
-        (ValueError, "weight_decay must not be negative", {"lr": 1, "weight_decay": -1}),
+        (ValueError, "dampening must lie in", {"lr": 1, "dampening": 1.5}),
+        (ValueError, "dampening must be non-negative and finite", {"lr": 1, "dampening": -0.1}),
+        (ValueError, "weight_decay must be non-negative and", {"lr": 1, "weight_decay": -1}),
         (ValueError, "nesterov must go with", {"lr": 1, "nesterov": True}),
         (TypeError, "nesterov must be True or False", {"lr": 1, "nesterov": 1}),
         (TypeError, "potential must be a function", {"lr": 1, "potential": 3}),
