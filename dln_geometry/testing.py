@@ -15,8 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.support import as_positive
-
 __all__ = ["assert_close", "assert_mean", "assert_order"]
 
 
@@ -73,8 +71,9 @@ def assert_close(
         tiny = torch.finfo(torch.float64).tiny
         finite = b.abs()[torch.isfinite(b)]
         scale = max(float(finite.max()), tiny) if finite.numel() else 1.0
-    factors = {"ops": ops, "scale": scale, "condition": condition}
-    factors = {name: as_positive(float(value), name) for name, value in factors.items()}
+    factors = {"ops": float(ops), "scale": float(scale), "condition": float(condition)}
+    for name, value in factors.items():
+        _check_size(value, name)
     eps = max(a_eps, b_eps)
     bound = eps * math.prod(factors.values())
     # inf - inf is NaN, though equal infinities agree.
@@ -135,7 +134,7 @@ def assert_order(
         raise ValueError(f"an order must be fitted to at least 4 points, got {h.numel()}")
     if not (bool(((h > 0) & torch.isfinite(h)).all()) and h.unique().numel() == h.numel()):
         raise ValueError(f"steps must be positive, finite and distinct, got {h.tolist()}")
-    as_positive(float(tol), "tol")
+    _check_size(tol, "tol")
     shown = ", ".join(f"{value:.2e}" for value in e.tolist())
     if not bool(((e > 0) & torch.isfinite(e)).all()):
         raise AssertionError(f"errors must be positive and finite to have an order, got {shown}")
@@ -182,7 +181,7 @@ def assert_mean(samples: Any, expected: Any, sigmas: float = 4) -> None:
     count = x.shape[0] if x.ndim else 0
     if count < 2:
         raise ValueError(f"samples must number at least 2, got shape {tuple(x.shape)}")
-    as_positive(float(sigmas), "sigmas")
+    _check_size(sigmas, "sigmas")
     if x.shape[1:] != mu.shape:
         raise AssertionError(
             f"expected must have shape {tuple(x.shape[1:])}, got {tuple(mu.shape)}"
@@ -205,6 +204,11 @@ def assert_mean(samples: Any, expected: Any, sigmas: float = 4) -> None:
             f"off by {ratio:.3f} standard errors of {error:.3e} ({count} samples), "
             f"allowed {sigmas:g}"
         )
+
+
+def _check_size(value: float, name: str) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
 def _wide(x: Any, name: str) -> tuple[Tensor, float]:

@@ -2,8 +2,8 @@ r"""Second variations of the cometric in the frames of a point, and the curvatur
 
 All indices are explicit here, those of zero singular values included: with ``b`` and ``b'`` the
 moves of ``l(X X^T)`` and ``l(X^T X)``, ``A''(H)`` along a move is
-``sum 2 p[l_i, l_k, l_l, l_j] (b_ik b_kl H_lj + b_ik H_kl b'_lj + H_ik b'_kl b'_lj)`` and what the
-second moves of l add, by ``p[l_i, l_k, l_j]``.
+``sum 2 p[l_i, l_k, l_l, l_j] (b_ik b_kl H_lj + b_ik H_kl b'_lj + H_ik b'_kl b'_lj)``, plus the
+second moves of l times ``p[l_i, l_k, l_j]``.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class CurvatureFrames:
         box = Box.around(p, *vectors)
         q, (m, n) = box.point, p.shape
         left, right = (torch.cat([b, complement(b)], -1) for b in (q.u, q.vh.mT))
-        # At infinite depth range and corange do not move, and the box holds nothing else.
+        # At infinite depth range and corange do not move: the box is r x r.
         inside = [left.mT @ v @ right for v in box.vectors]
         (rows, columns), more = q.shape, [1, 1]
         if not p.depth.infinite:
@@ -91,38 +91,31 @@ class CurvatureFrames:
 
     def basis(self) -> list[tuple[Tensor, float]]:
         """Return an orthonormal basis, every vector with the number that it stands for."""
-        k, r = self.differences, self.rank
         vectors = []
         for i, j in itertools.product(range(self.rows), range(self.columns)):
-            if i >= r and j >= r:
+            if min(i, j) >= self.rank:
                 continue
-            weight = k.kernel[..., i, j] if i < r and j < r else k.mixed[..., min(i, j)]
             e = self.x.new_zeros(*self.x.shape[:-1], self.size, self.size)
-            e[..., i, j] = weight.sqrt()
+            e[..., i, j] = self._kernel[..., i, j].sqrt()
             count = self.more[0] if i == self.rows - 1 else 1
             count *= self.more[1] if j == self.columns - 1 else 1
             vectors.append((e, float(count)))
         return vectors
 
     def blocks(self, z: Tensor) -> Blocks:
-        """Return the blocks of a matrix, without what stands for zeros among themselves."""
+        """Return the blocks of a matrix, without the one between zeros."""
         r = self.rank
         if self.size == r:
             return Blocks(z, None, None)
-        left = pad(z[..., r:, :r], (0, 0, r, 0))
-        right = pad(z[..., :r, r:], (r, 0))
-        return Blocks(z[..., :r, :r], left, right)
+        return Blocks(z[..., :r, :r], z[..., r:, :r], z[..., :r, r:])
 
     def matrix(self, b: Blocks) -> Tensor:
         """Return the matrix of blocks."""
         if b.left is None or b.right is None:
             return b.core
-        r = self.rank
-        total = b.left.new_zeros(*b.core.shape[:-2], self.size, self.size)
-        total[..., :r, :r] = b.core
-        total[..., r:, :r] = b.left[..., r:, :]
-        total[..., :r, r:] = b.right[..., r:]
-        return total
+        corner = b.core.new_zeros(*b.core.shape[:-2], *(2 * (self.size - self.rank,)))
+        upper, lower = torch.cat((b.core, b.right), -1), torch.cat((b.left, corner), -1)
+        return torch.cat((upper, lower), -2)
 
     def inner(self, z: Tensor, w: Tensor) -> Tensor:
         """Return ``g(Z, W)``."""
@@ -189,7 +182,7 @@ class CurvatureFrames:
 
     @cached_property
     def _kernel(self) -> Tensor:
-        """Return the kernel among values and zeros; infinite where both are zero."""
+        """The kernel among values and zeros; infinite where both are zero."""
         k, r = self.differences, self.rank
         kernel = torch.full_like(self.x.unsqueeze(-1) + self.x.unsqueeze(-2), math.inf)
         kernel[..., :r, :r] = k.kernel

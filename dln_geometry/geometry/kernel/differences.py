@@ -1,7 +1,7 @@
 """The divided differences at the singular values of one point, each made once when asked for.
 
-The values outside the range and corange have ``l = 0``; so do zeros among the singular values
-themselves, between which nothing moves along the matrices of one rank.
+The directions outside the range and corange have ``l = 0``. So have zeros among the singular
+values; a move along the matrices of one rank has no entry between two of these.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ def power_divided_difference(c: Tensor, exponent: float) -> Tensor:
     """Return ``f[c_k, c_l]`` of ``f(c) = c^e`` for the eigenvalues ``c >= 0``, shape (..., r, r).
 
     ``sinh(e t/2)/sinh(t/2) exp((e-1)/2 (x_k + x_l))`` with ``x = log c``, ``t = x_k - x_l``; the
-    derivative on the diagonal. Pairs of two zeros give 0: nothing moves there.
+    derivative on the diagonal. 0 for two zeros, whatever the exponent.
     """
     if exponent == 0.0:
         return torch.zeros_like(c.unsqueeze(-1) + c.unsqueeze(-2))

@@ -72,7 +72,7 @@ def _ratio(t: Array, rate: float) -> Array:
     return xp.expm1(rate * t) / xp.expm1(-t)
 
 
-def growth(t: Array, depth: Depth) -> Array:
+def depth_growth(t: Array, depth: Depth) -> Array:
     """Return ``N (e^{t/N} - 1)``; t at infinite depth."""
     return t if depth.infinite else namespace(t).expm1(depth.inverse * t) * depth
 
@@ -80,7 +80,7 @@ def growth(t: Array, depth: Depth) -> Array:
 def _chord(t: Array, depth: Depth) -> Array:
     """Return ``N (1 - e^{-t/N}) / (1 - e^{-t})`` for t >= 0, 1 at 0."""
     t = -(t + least(t))
-    return growth(t, depth) / namespace(t).expm1(t)
+    return depth_growth(t, depth) / namespace(t).expm1(t)
 
 
 def _fall_nearby(u: Array, v: Array, depth: Depth) -> Array:
@@ -165,7 +165,7 @@ def mixed_ratios(x: Array, depth: Depth, log_weight: Array | None = None) -> Arr
 def outer_ratios(x: Array, depth: Depth, log_weight: Array | None = None) -> Array:
     """Return ``p[0, l_k, l_j] / p[0, l_k]``, shape (..., r, r) in (k, j); finite at every depth.
 
-    It has the factor ``p[l_k, l_j]``; `log_weight` holds logarithms of what replaces this factor.
+    It has the factor ``p[l_k, l_j]``, which the exponential of `log_weight` replaces if given.
     """
     xp, rows = namespace(x), x[..., :, None]
     if log_weight is None:

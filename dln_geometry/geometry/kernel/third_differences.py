@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.kernel.second_differences import growth, sorted_second_difference
+from dln_geometry.geometry.kernel.second_differences import depth_growth, sorted_second_difference
 from dln_geometry.support import Depth
 
 # Spread of the ``log p`` below which the series is taken: above, the recursion loses a digit.
@@ -35,7 +35,7 @@ def third_difference(nodes: Sequence[Tensor], depth: Depth, normalized: bool) ->
     step = step - sorted_second_difference(safe[..., 1:], depth, normalized)
     first, last, power = safe[..., 0], safe[..., 3], 2.0 * depth.inverse
     # l_1 - l_4.
-    length = torch.exp(power * first) * -growth(2.0 * (last - first), depth) / scale
+    length = torch.exp(power * first) * -depth_growth(2.0 * (last - first), depth) / scale
     close = scale**3 * _nearby(torch.where(near.unsqueeze(-1), x, 0.0), depth)
     value = torch.where(near, close, step / length)
     return torch.where(zeros < 3, value, 0.0)
@@ -45,7 +45,7 @@ def _nearby(x: Tensor, depth: Depth) -> Tensor:
     """Return the third difference of close nodes, the metric divided by N, by its series."""
     centre = 0.5 * (x[..., :1] + x[..., 3:])
     # N (l/c - 1).
-    d = growth(2.0 * (x - centre), depth)
+    d = depth_growth(2.0 * (x - centre), depth)
     terms = 3 + math.ceil(math.log(torch.finfo(x.dtype).eps) / math.log(0.5 * _NEAR))
     inverse = depth.inverse
     # binom(N, 3) / N^3, and on to binom(N, j + 3) / N^{j+3}.

@@ -1,4 +1,4 @@
-"""The product step: move along a horizontal line upstairs and multiply the layers out.
+"""The product step: move the layers along a horizontal line and multiply them.
 
 With ``X = U Lam^N V^T`` and a tangent vector ``U (sqrt(a) o eta) V^T``, the layers of the canonical
 balanced factors move to ``Lam + del_p``,

@@ -40,11 +40,11 @@ class Box:
         vectors = tuple(v.expand(*batch, *v.shape[-2:]) for v in vectors)
         u, vh, left, right = p.u, p.vh, None, None
         if m > r * (len(vectors) + 1) or (m > r and frozen):
-            left = u if frozen else _span(u, [v @ vh.mT for v in vectors])
+            left = u if frozen else _box_basis(u, [v @ vh.mT for v in vectors])
             vectors = tuple(left.mT @ v for v in vectors)
             u = left.mT @ u
         if n > r * (len(vectors) + 1) or (n > r and frozen):
-            right = vh if frozen else _span(vh.mT, [v.mT @ u for v in vectors]).mT
+            right = vh if frozen else _box_basis(vh.mT, [v.mT @ u for v in vectors]).mT
             vectors = tuple(v @ right.mT for v in vectors)
             vh = vh @ right.mT
         return cls(p.replace(u=u, vh=vh), vectors, left, right)
@@ -65,6 +65,6 @@ class Box:
         return Differences(s, self.point.depth, self.point.normalized)
 
 
-def _span(u: Tensor, moves: list[Tensor]) -> Tensor:
+def _box_basis(u: Tensor, moves: list[Tensor]) -> Tensor:
     """Return an orthonormal basis that begins with the columns of `u` up to their signs."""
     return torch.linalg.qr(torch.cat([u, *moves], -1)).Q

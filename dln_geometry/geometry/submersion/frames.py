@@ -41,7 +41,7 @@ def jacobi_angles(lam: Tensor, depth: int) -> tuple[Tensor, Tensor, Tensor, Tens
 
     The image of the eigenvector ``sin(k p pi/N)`` under the gauge directions has the entry
     ``lam_j sin(k p pi/N) - lam_i sin(k (p-1) pi/N)``; sums and differences of the two sines
-    leave nothing to cancel, and the root of the eigenvalue is a hypotenuse.
+    avoid cancellation, and the root of the eigenvalue is a hypotenuse.
     """
     k = torch.arange(1, depth, device=lam.device)
     p = torch.arange(1, depth + 1, device=lam.device)

@@ -1,4 +1,4 @@
-"""The submersion upstairs: tangent spaces of the balanced manifold, split by ``phi: W -> X``.
+"""Horizontal and vertical tangent spaces of the balanced manifold over ``phi: W -> X``.
 
 At a balanced point of rank r, ``W_p = Q_p Lam Q_{p-1}^T`` with ``Q_N = U`` and ``Q_0 = V``. In
 these frames the horizontal space is spanned by ``(lam_i^{N-p} lam_j^{p-1})_p`` for every (i, j),
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -91,9 +91,7 @@ def lift(factors: Sequence[Any], z: Any) -> tuple[Tensor, ...]:
 
 def lift_layers(layers: Sequence[Tensor], g: Tensor) -> tuple[Tensor, ...]:
     """Return `lift` of a covector that is known to match the layers, without checks."""
-    before: list[Tensor] = []
-    for w in layers[:-1]:
-        before.append(w @ before[-1] if before else w)
+    before = list(accumulate(layers[:-1], lambda x, w: w @ x))
     parts: list[Tensor] = []
     for p in range(len(layers) - 1, 0, -1):
         parts.append(g @ before[p - 1].mT)

@@ -31,7 +31,7 @@ def test_zeros_among_the_values_are_zeros_beyond_them(
     thin = Differences(s[:, alive], depth, normalized)
     y, g, h = (torch.randn((2, 4, 4), generator=generator, dtype=s.dtype) for _ in range(3))
     if math.isinf(depth):
-        # Thin blocks lack what the kernel of a positive value and a zero would divide by.
+        # The kernel of a positive value and a zero is 0: no covector there.
         g[:, dead], g[..., dead], h[:, dead], h[..., dead] = 0.0, 0.0, 0.0, 0.0
 
     def thinned(z):

@@ -81,7 +81,7 @@ def test_ratios_against_zeros_meet_high_precision(depth, dtype):
     x = torch.tensor(SPECTRUM, dtype=dtype).log()
     with mpmath.workdps(400):
         nodes = [mpmath.exp(mpmath.mpf(float(value))) for value in x]
-        # s^{2/N} of what stands for zero is below every rounding.
+        # The number in the place of zero: its s^{2/N} is below every rounding.
         zero, n = mpmath.mpf(10) ** (-25 * max(int(depth), 2)), mpmath.mpf(depth)
         third = [difference([a, b, zero], n) for a in nodes for b in nodes]
         over = (

@@ -70,7 +70,7 @@ def test_compatible_with_the_metric(shape, spectrum, depth, generator):
         left = slope(lambda p: (a * dln.cometric(p, b)).sum())
         turned = [slope(lambda p, g=g: dln.cometric(p, g)) for g in (a, b)]
         turned = [t + connection(point, z, w) for t, w in zip(turned, (one, two), strict=True)]
-        # Differences leave the tangent space by h^2: the metric is applied to what is tangent.
+        # Differences leave the tangent space by h^2: apply the metric to tangent vectors.
         pairs = zip(turned, (dln.metric(point, two), dln.metric(point, one)), strict=True)
         return float(abs(left - sum((t * g).sum() for t, g in pairs))) / length
 

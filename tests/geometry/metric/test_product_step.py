@@ -91,7 +91,7 @@ def test_its_second_order_is_the_drift_of_brownian_motion(shape, rank, depth, ge
     layers = 1.0 if math.isinf(depth) else depth - 1.0
     expected = 0.5 * layers * (p.u * p.s ** (1 - 2 / depth)) @ p.vh
     extrapolated = (4 * fine - coarse) / 3
-    # What is left is of fourth order in the size of the differences.
+    # The error left is of fourth order in the size of the differences.
     bound = float((fine - coarse).abs().max()) * size + 1e-9
     assert float((extrapolated - expected).abs().max()) < bound
 
@@ -141,7 +141,7 @@ def test_entropy_pull_is_bounded_where_values_vanish_and_collide(depth):
     s = torch.tensor([1.0, 1.0, 0.3, 0.0], dtype=F64)
     eye = torch.eye(4, dtype=F64)
     pull = ProductFrame(dln.EndToEnd(eye, s, eye, float(depth), False)).entropy_pull()
-    # s dS/ds of the pair (1, 1) is (1 - 1/N)/2; a zero is pulled by nothing.
+    # s dS/ds of the pair (1, 1) is (1 - 1/N)/2; a zero is not pulled.
     assert float(pull[3]) == pytest.approx(0.0, abs=1e-12)
     assert bool(((pull >= 0) & (pull <= 3 * (1 - 1 / depth))).all())
     pair = dln.EndToEnd(eye[:2, :2], s[:2], eye[:2, :2], float(depth), False)

@@ -107,7 +107,7 @@ def test_integrability_is_antisymmetric_and_skew_adjoint(widths, rank, generator
 
 @pytest.mark.parametrize(("widths", "rank"), LAYERED)
 def test_curvature_below_is_that_of_gauss_and_oneill(widths, rank, generator):
-    """Against the curvature of the cometric, which knows nothing of layers."""
+    """Against the curvature of the cometric, which is made without layers."""
     layers, v, w = network(widths, rank, generator)
     x, y = dln.horizontal(layers, v), dln.horizontal(layers, w)
     form = second_fundamental_form
