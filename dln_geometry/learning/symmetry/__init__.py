@@ -1,17 +1,16 @@
 """Symmetries of a loss, given by how they move the parameters.
 
-Open `symmetries` first: `Symmetry`, an action with one parameter or a family of them. `actions`
-(translation, scale, rescale) and `turns` (rotation, gauge) derive from it, `claims` tests whether
-a loss has a symmetry. One more is a subclass with `shape` and `moved`; `generated` and `pair`
-follow by automatic differentiation unless it has closed forms for them.
+Open `symmetries` first: `Symmetry`, an action with one parameter or a family of them. `actions` has
+those with names, of which four rest on `units`; `claims` tests whether a loss has a symmetry. One
+more is a subclass with `shape` and `moved`; `generated` and `pair` follow by automatic
+differentiation unless it has closed forms for them.
 """
 
 from __future__ import annotations
 
-from dln_geometry.learning.symmetry.actions import Rescale, Scale, Translation
+from dln_geometry.learning.symmetry.actions import Gauge, Rescale, Rotation, Scale, Translation
 from dln_geometry.learning.symmetry.claims import check_symmetric, is_symmetric, symmetry_residual
 from dln_geometry.learning.symmetry.symmetries import Symmetry, SymmetryError, as_symmetry
-from dln_geometry.learning.symmetry.turns import Gauge, Rotation
 
 __all__ = [
     "Gauge",

@@ -1,4 +1,4 @@
-"""Translation, scale and rescale: symmetries that shift parameters, or multiply them by numbers."""
+"""The named symmetries: translation, scale, rescale, rotation and gauge."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dln_geometry.learning.functional import Parameters
-from dln_geometry.learning.symmetry.axes import (
-    along,
-    as_axis,
-    as_names,
-    check_disjoint,
-    parameter,
-    unit_products,
-    unit_shape,
-)
 from dln_geometry.learning.symmetry.symmetries import Symmetry
+from dln_geometry.learning.symmetry.units import (
+    Side,
+    UnitMixing,
+    UnitScaling,
+    as_axis,
+    parameter,
+    set_names,
+)
 from dln_geometry.support import as_float_tensor
 
 
@@ -41,7 +41,6 @@ class Translation(Symmetry):
 
     Examples
     --------
-    >>> import torch
     >>> params = {"bias": torch.tensor([1.0, 2.0])}
     >>> Translation("bias", direction=torch.ones(2)).conserved(params)
     tensor(3.)
@@ -94,7 +93,7 @@ class Translation(Symmetry):
 
 
 @dataclass(frozen=True, eq=False)
-class Scale(Symmetry):
+class Scale(UnitScaling):
     """The scaling ``q -> e^s q`` of parameters before a normalisation.
 
     Parameters
@@ -107,7 +106,6 @@ class Scale(Symmetry):
 
     Examples
     --------
-    >>> import torch
     >>> params = {"weight": torch.tensor([[1.0, 2.0], [3.0, 4.0]])}
     >>> Scale("weight").conserved(params), Scale("weight", axis=0).conserved(params)
     (tensor(30.), tensor([ 5., 25.]))
@@ -116,26 +114,15 @@ class Scale(Symmetry):
     names: str | Sequence[str]
     axis: int | None = None
 
-    degree = 1
-
     def __post_init__(self) -> None:
-        object.__setattr__(self, "names", as_names(self.names, "names"))
+        set_names(self, "names")
 
-    def shape(self, params: Mapping[str, Tensor]) -> tuple[int, ...]:
-        return unit_shape(params, dict.fromkeys(self.names, self.axis))
-
-    def generated(self, params: Parameters, s: Tensor) -> Parameters:
-        return {n: params[n] * along(s, params[n], self.axis) for n in self.names}
-
-    def moved(self, params: Parameters, s: Tensor) -> Parameters:
-        return self.generated(params, s.exp())
-
-    def pair(self, params: Mapping[str, Tensor], covector: Mapping[str, Tensor]) -> Tensor:
-        return unit_products(covector, params, self.names, self.axis, self.shape(params))
+    def sides(self) -> tuple[Side, ...]:
+        return ((self.names, self.axis),)
 
 
 @dataclass(frozen=True, eq=False)
-class Rescale(Symmetry):
+class Rescale(UnitScaling):
     """The scaling ``q_1 -> e^s q_1``, ``q_2 -> e^{-s} q_2`` of consecutive layers.
 
     Layers joined by a positively homogeneous activation (ReLU, leaky ReLU, the identity) or by a
@@ -153,7 +140,6 @@ class Rescale(Symmetry):
 
     Examples
     --------
-    >>> import torch
     >>> params = {"in": torch.tensor([[3.0], [1.0]]), "out": torch.tensor([[2.0, 1.0]])}
     >>> Rescale("in", "out").conserved(params)
     tensor(5.)
@@ -165,32 +151,100 @@ class Rescale(Symmetry):
     second: str | Sequence[str]
     axes: tuple[int, int] | None = None
 
-    degree = 1
+    def __post_init__(self) -> None:
+        set_names(self, "first", "second")
+
+    def sides(self) -> tuple[Side, ...]:
+        first, second = self.axes or (None, None)
+        return (self.first, first), (self.second, second)
+
+
+@dataclass(frozen=True, eq=False)
+class Rotation(UnitMixing):
+    """The rotation ``q -> e^{s S} q`` along one axis of one or more parameters.
+
+    For a matrix q and axis 0 it is ``e^{s S} q``, for axis 1 ``q e^{-s S}``.
+
+    Parameters
+    ----------
+    names : str or sequence of str
+        The parameters that are rotated together.
+    generator : Tensor, shape (d, d), optional
+        The matrix S, which must be antisymmetric. By default the whole rotation group: s is a
+        matrix whose antisymmetric part is the generator, and the charge is an antisymmetric
+        matrix.
+    axis : int
+        The axis of length d.
+
+    Examples
+    --------
+    >>> turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    >>> Rotation("q", turn).field({"q": torch.tensor([2.0, 1.0])})
+    {'q': tensor([-1.,  2.])}
+    """
+
+    names: str | Sequence[str]
+    generator: Any = field(default=None, repr=False)
+    axis: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "first", as_names(self.first, "first"))
-        object.__setattr__(self, "second", as_names(self.second, "second"))
-        check_disjoint(self.first, self.second)
+        set_names(self, "names")
+        if self.generator is not None:
+            matrix = _as_square(self.generator)
+            bound = 8 * torch.finfo(matrix.dtype).eps * matrix.abs().max()
+            if bool((matrix + matrix.T).abs().max() > bound):
+                raise ValueError("generator must be antisymmetric, got S + S^T different from 0")
+            object.__setattr__(self, "generator", matrix)
 
-    def shape(self, params: Mapping[str, Tensor]) -> tuple[int, ...]:
-        first, second = self.axes or (None, None)
-        sides = dict.fromkeys(self.first, first) | dict.fromkeys(self.second, second)
-        return unit_shape(params, sides, multiples=self.second)
+    def sides(self) -> tuple[Side, ...]:
+        return ((self.names, self.axis),)
 
-    def generated(self, params: Parameters, s: Tensor) -> Parameters:
-        return self._scaled(params, s, -s)
+    def projected(self, matrix: Tensor) -> Tensor:
+        return (matrix - matrix.mT) / 2
 
-    def moved(self, params: Parameters, s: Tensor) -> Parameters:
-        return self._scaled(params, s.exp(), (-s).exp())
 
-    def pair(self, params: Mapping[str, Tensor], covector: Mapping[str, Tensor]) -> Tensor:
-        axes, shape = self.axes or (None, None), self.shape(params)
-        first = unit_products(covector, params, self.first, axes[0], shape)
-        return first - unit_products(covector, params, self.second, axes[1], shape)
+@dataclass(frozen=True, eq=False)
+class Gauge(UnitMixing):
+    """The gauge ``W_1 -> e^{s S} W_1``, ``W_2 -> W_2 e^{-s S}`` of consecutive linear layers.
 
-    def _scaled(self, params: Parameters, s: Tensor, t: Tensor) -> Parameters:
-        first, second = self.axes or (None, None)
-        return {
-            **{n: params[n] * along(s, params[n], first) for n in self.first},
-            **{n: params[n] * along(t, params[n], second) for n in self.second},
-        }
+    Parameters
+    ----------
+    first, second : str or sequence of str
+        The weight of the first layer with its bias, if it has one; the weight of the second.
+    generator : Tensor, shape (d, d), optional
+        The matrix S, d the width between the layers. By default the whole group GL(d): s is a
+        matrix and the charges are, with the conserved ``W_1 W_1^T - W_2^T W_2``.
+    axes : tuple of two int
+        The axes of length d. The second is multiplied by the inverse transpose, so that ``(0, 0)``
+        is the gauge ``e^{s S} W_1``, ``e^{-s S^T} W_2`` of the queries and the keys of attention.
+
+    Examples
+    --------
+    >>> params = {"w1": torch.tensor([[3.0], [1.0]]), "w2": torch.tensor([[2.0, 1.0]])}
+    >>> Gauge("w1", "w2").conserved(params)
+    tensor([[5., 1.],
+            [1., 0.]])
+    """
+
+    first: str | Sequence[str]
+    second: str | Sequence[str]
+    generator: Any = field(default=None, repr=False)
+    axes: tuple[int, int] = (0, 1)
+
+    def __post_init__(self) -> None:
+        set_names(self, "first", "second")
+        if self.generator is not None:
+            object.__setattr__(self, "generator", _as_square(self.generator))
+
+    def sides(self) -> tuple[Side, ...]:
+        return (self.first, self.axes[0]), (self.second, self.axes[1])
+
+
+def _as_square(matrix: Any) -> Tensor:
+    """Convert a generator, which must have shape (d, d) and not be zero."""
+    m = as_float_tensor(matrix, "generator")
+    if m.ndim != 2 or m.shape[0] != m.shape[1] or m.shape[0] == 0:
+        raise ValueError(f"generator must have shape (d, d), got {tuple(m.shape)}")
+    if not bool(m.any()):
+        raise ValueError("generator must not be zero")
+    return m
