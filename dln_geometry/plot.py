@@ -16,13 +16,15 @@ from torch import Tensor
 
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import entropy as entropy_of
-from dln_geometry.geometry.points import Collapsed, EndToEnd
+from dln_geometry.geometry.points import Collapsed, EndToEnd, Network
 from dln_geometry.support import as_count, as_depth, as_matrix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["entropy", "loss", "matrix", "singular_values", "spectrum"]
+
+_POINTS = (Collapsed, EndToEnd, Network)
 
 
 def singular_values(
@@ -126,7 +128,7 @@ def matrix(x: Any, ax: Axes | None = None, **style: Any) -> Axes:
 
     Parameters
     ----------
-    x : array_like of shape (m, n), Collapsed or EndToEnd
+    x : array_like of shape (m, n), Collapsed, EndToEnd or Network
         One matrix.
     ax : Axes, optional
         Where to draw; by default the axes of a new figure.
@@ -135,7 +137,7 @@ def matrix(x: Any, ax: Axes | None = None, **style: Any) -> Axes:
     """
     from matplotlib import colormaps
 
-    values = _float_array(x.matrix if isinstance(x, Collapsed | EndToEnd) else torch.as_tensor(x))
+    values = _float_array(x.matrix if isinstance(x, _POINTS) else torch.as_tensor(x))
     if values.ndim != 2 or values.size == 0:
         raise ValueError(f"x must have shape (m, n), got {values.shape}")
     ax = _axes_of(ax)
@@ -156,10 +158,7 @@ def spectrum(x: Any, ax: Axes | None = None, **style: Any) -> Axes:
 
     Singular values that are zero are not drawn. Parameters as in `matrix`.
     """
-    if isinstance(x, Collapsed):
-        s = x.singular_values()
-    else:
-        s = x.s if isinstance(x, EndToEnd) else torch.linalg.svdvals(as_matrix(x))
+    s = x.singular_values if isinstance(x, _POINTS) else torch.linalg.svdvals(as_matrix(x))
     values = _float_array(s)
     if values.ndim != 1:
         raise ValueError(f"x must be a single matrix, got a batch of shape {values.shape[:-1]}")
@@ -200,15 +199,12 @@ def _entropies(trajectory: Trajectory, widths: Sequence[int] | int | None) -> Te
     """Return the entropy at every saved time, shape (T, ...), in double precision."""
     s = torch.as_tensor(_values_over_time(trajectory, "singular_values"))
     final = trajectory.final
-    if isinstance(final, Collapsed | EndToEnd):
-        m, n = final.shape
-    elif isinstance(final, tuple):
-        m, n = final[-1].shape[-2], final[0].shape[-1]
-        if widths is None:
-            widths = (n, *(w.shape[-2] for w in final))
-    else:
+    if isinstance(final, tuple):
+        final = Network(final)
+        widths = final.widths if widths is None else widths
+    if not isinstance(final, _POINTS):
         raise ValueError("trajectory must hold the last point of a gradient flow, got none")
-    depth = as_depth(trajectory.depth)
+    (m, n), depth = final.shape, as_depth(trajectory.depth)
     # The entropy depends on the singular values alone: any frames of the right shape do.
     r = s.shape[-1]
     u = torch.eye(m, r, dtype=s.dtype).expand(*s.shape[1:-1], m, r)

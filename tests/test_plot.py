@@ -12,7 +12,7 @@ from dln_geometry.dynamics.flows import gradient_flow
 from dln_geometry.dynamics.losses import Quadratic
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import entropy
-from dln_geometry.geometry.points import Collapsed, EndToEnd, random_balanced
+from dln_geometry.geometry.points import Collapsed, EndToEnd, Network, random_balanced
 from dln_geometry.testing import assert_close
 
 
@@ -132,6 +132,11 @@ def test_matrix_and_spectrum_take_points(generator):
         ((index, s),) = lines(plot.spectrum(x))
         assert (index == [1, 2, 3]).all()
         assert_close(s, torch.ones(3, dtype=torch.float64))
+    layers = random_balanced((4, 3, 5), scale=0.7, generator=generator, dtype=torch.float64)
+    (image,) = plot.matrix(Network(layers)).images
+    assert_close(np.asarray(image.get_array()), layers[1] @ layers[0])
+    ((_, s),) = lines(plot.spectrum(Network(layers)))
+    assert_close(s, torch.full((3,), 0.7, dtype=torch.float64))
 
 
 def test_spectrum_leaves_zeros_out():
