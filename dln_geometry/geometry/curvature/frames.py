@@ -35,16 +35,9 @@ from dln_geometry.geometry.submersion import complement
 class CurvatureFrames:
     """A point whose tangent vectors are square matrices, zeros included among the singular values.
 
-    Attributes
-    ----------
-    differences : Differences
-        Of the r positive singular values.
-    rows, columns : int
-        Shape of the matrices; the smaller side is padded to a square of size d.
-    vectors : tuple of Tensor, shape (..., d, d)
-        Tangent vectors in the frames of the point.
-    more : tuple of int
-        The numbers of directions that the last row and the last column stand for.
+    `differences` are those of the r positive singular values. Tangent vectors in the frames of the
+    point are ``rows x columns`` matrices, padded to squares of size d. The last row and the last
+    column stand for `more` directions each.
     """
 
     def __init__(

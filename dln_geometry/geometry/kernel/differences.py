@@ -94,10 +94,9 @@ class Differences:
                 total = total + (self._homogeneous[-2 - q] * turn) @ power
                 power = power * self._roots.unsqueeze(-2)
             return self.unit**2 * total
-        if not self._sliced:
-            return (self._ratios * (turn.unsqueeze(-1) * g.unsqueeze(-3))).sum(-2)
-        rows = [(row * (turn[..., i, :, None] * g)).sum(-2) for i, row in self._slices()]
-        return torch.stack(rows, -2)
+        g = g.unsqueeze(-3)
+        parts = [(table * (turn[..., at, :, None] * g)).sum(-2) for at, table in self._tables()]
+        return torch.cat(parts, -2)
 
     def pull(self, g: Tensor, h: Tensor) -> Tensor:
         """Return the gradient in y of ``<h, push(y, g)>``.
@@ -107,12 +106,9 @@ class Differences:
         if self._summed:
             total = self.unit**2 * self._inverse_kernel * self._sum_over_columns(g, h)
             return (total + total.mT) * self.s.unsqueeze(-2)
-        if not self._sliced:
-            pairs = g.unsqueeze(-2) * h.unsqueeze(-3)
-            total = (self._ratios * pairs).sum(-1)
-        else:
-            rows = [(row * (g[..., i, None, :] * h)).sum(-1) for i, row in self._slices()]
-            total = torch.stack(rows, -2)
+        h = h.unsqueeze(-3)
+        parts = [(table * (g[..., at, None, :] * h)).sum(-1) for at, table in self._tables()]
+        total = torch.cat(parts, -2)
         return (total + total.mT) * self._shares
 
     def _sum_over_columns(self, g: Tensor, h: Tensor) -> Tensor:
@@ -204,22 +200,24 @@ class Differences:
     def _ratios(self) -> Tensor:
         """``larger p[l_i, l_k, l_j] / p[l_i, l_k]``, (..., r, r, r); 0 if l_i = l_k = 0."""
         x, weight = self._positive, self._log_larger
-        table = self._scale * ratios(x, self.depth, log_weight=weight)
-        return self._filled(table, slice(None)) if self._holed else table
+        return self._filled(ratios(x, self.depth, log_weight=weight), slice(None))
 
-    def _slices(self) -> Iterator[tuple[int, Tensor]]:
-        """Yield ``(i, self._ratios[..., i, :, :])``, made one at a time."""
+    def _tables(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield first indices i with their part of `_ratios`: all at once, or one by one."""
+        if not self._sliced:
+            yield slice(None), self._ratios
+            return
         for i in range(self.s.shape[-1]):
             weight = self._log_larger[..., i, :]
-            table = self._scale * slice_of_ratios(self._positive, i, self.depth, weight)
-            yield i, self._filled(table, i) if self._holed else table
+            table = slice_of_ratios(self._positive, i, self.depth, weight).unsqueeze(-3)
+            yield slice(i, i + 1), self._filled(table, slice(i, i + 1))
 
-    def _filled(self, table: Tensor, at: int | slice) -> Tensor:
-        """Fill in the limits of triples with zeros, for one or for all first indices i."""
+    def _filled(self, table: Tensor, at: slice) -> Tensor:
+        """Scale a part of the ratios, and fill in the limits of triples with zeros."""
+        table = self._scale * table
+        if not self._holed:
+            return table
         zero, outer = self._zero, self.outer_slopes
-        own, last = zero.unsqueeze(-1), zero.unsqueeze(-2)
-        if isinstance(at, slice):
-            own, last, outer = (part.unsqueeze(-3) for part in (own, last, outer))
-        table = torch.where(last, self._mixed[..., at, :, None], table)
-        table = torch.where(own, self.outer_slopes[..., at, None, :], table)
-        return torch.where(zero[..., at, None, None], outer, table)
+        table = torch.where(zero[..., None, None, :], self._mixed[..., at, :, None], table)
+        table = torch.where(zero[..., None, :, None], outer[..., at, None, :], table)
+        return torch.where(zero[..., at, None, None], outer.unsqueeze(-3), table)

@@ -115,14 +115,8 @@ def ratios(
 ) -> Array:
     """Return ``p[l_i, l_k, l_j] / p[l_i, l_k]``, shape (..., r, r, r), from ``x = log s``.
 
-    Parameters
-    ----------
-    x : Tensor or ndarray, shape (..., r)
-    depth : Depth
-    log_kernel : Tensor or ndarray, shape (..., r, r), optional
-        Logarithms of the kernel divided by N, if at hand.
-    log_weight : Tensor or ndarray, shape (..., r, r) in (i, k), optional
-        Logarithms of factors.
+    `log_kernel` holds the logarithms of the kernel divided by N, if at hand, and `log_weight` those
+    of factors, shape (..., r, r) in (i, k).
     """
     xp = namespace(x)
     if log_kernel is None:

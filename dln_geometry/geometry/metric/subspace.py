@@ -15,16 +15,8 @@ from dln_geometry.geometry.points import EndToEnd
 class Box:
     """A point and tangent vectors in the small space in which their geodesic stays.
 
-    Attributes
-    ----------
-    point : EndToEnd
-        The point in the box.
-    vectors : tuple of Tensor
-        Tangent vectors in the box.
-    left : Tensor, shape (..., m, m'), or None
-        Orthonormal columns; None where the box is the whole space.
-    right : Tensor, shape (..., n', n), or None
-        Orthonormal rows.
+    `left` holds orthonormal columns (m x m') and `right` orthonormal rows (n' x n) that lead back
+    to the whole space; None on a side where the box is the whole space.
     """
 
     point: EndToEnd

@@ -30,7 +30,7 @@ from dln_geometry.support import as_covector, as_factors
 
 
 def pushforward(factors: Sequence[Any], v: Sequence[Any]) -> Tensor:
-    """Return the differential of the product, ``sum_p W_N..W_{p+1} v_p W_{p-1}..W_1``.
+    """Return the differential of the product, ``sum_p W_N..W_{p+1} v_p W_{p-1}..W_1``, (..., m, n).
 
     Parameters
     ----------
@@ -38,10 +38,6 @@ def pushforward(factors: Sequence[Any], v: Sequence[Any]) -> Tensor:
         Layers ``(W_1, ..., W_N)``, balanced or not, W_p of shape (..., d_p, d_{p-1}).
     v : sequence of array_like
         One matrix of the same shape for every layer; its leading dimensions may broadcast.
-
-    Returns
-    -------
-    Tensor, shape (..., d_N, d_0)
 
     Raises
     ------
@@ -112,10 +108,6 @@ def horizontal(factors: Sequence[Any], v: Sequence[Any]) -> tuple[Tensor, ...]:
         Balanced layers ``(W_1, ..., W_N)``; all of a batch must have the same rank.
     v : sequence of array_like
         Any vector: one matrix of the same shape for every layer.
-
-    Returns
-    -------
-    tuple of Tensor
 
     Raises
     ------
