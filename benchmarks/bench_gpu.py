@@ -10,7 +10,7 @@ from timing import machine, table
 
 import dln_geometry as dln
 from dln_geometry import losses
-from dln_geometry.dynamics.engines import collapsed_engine
+from dln_geometry.dynamics.flows import collapsed_engine
 
 
 def seconds(run, repeats=20):

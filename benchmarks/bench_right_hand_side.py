@@ -12,7 +12,7 @@ from timing import machine, side_by_side, table
 
 import dln_geometry as dln
 from dln_geometry import losses
-from dln_geometry.dynamics.engines import collapsed_engine
+from dln_geometry.dynamics.flows import collapsed_engine
 
 
 def by_autograd(factors, target):

@@ -1,4 +1,4 @@
-"""The store of a run: what a killed run continues from, in one file."""
+"""The store of a run: one file from which a killed run continues."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from torch import Tensor
 
 from dln_geometry.support import written_whole
 
-__all__ = ["Store"]
+# What torch.load raises for files of other kinds and damaged ones.
+_DAMAGED = (
+    RuntimeError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    EOFError,
+    OSError,
+    ValueError,
+    pickle.UnpicklingError,
+)
 
 
 class Store:
     """One file that holds the state of a run and what the run was.
 
-    Parameters
-    ----------
-    path : path
-        File; made on the first checkpoint, replaced atomically on each later one.
-    identity : dict
-        Tensors, numbers and strings that must be the same for a run to be continued.
-
-    Raises
-    ------
-    ValueError
-        On `load`, if the file is no store or belongs to another run.
+    The file is made on the first checkpoint and replaced atomically on each later one. `identity`
+    holds tensors, numbers and strings that must be the same for a run to be continued.
     """
 
     def __init__(self, path: str | os.PathLike[str], identity: dict[str, Any]) -> None:
@@ -42,7 +43,7 @@ class Store:
             torch.save({"identity": self.identity, "state": state}, handle)
 
     def load(self) -> dict[str, Any] | None:
-        """Return the state last saved, or `None` if there is none yet."""
+        """Return the state last saved, or None; refuse a file that belongs to another run."""
         if not self.path.exists():
             return None
         if self.path.is_dir():
@@ -50,17 +51,7 @@ class Store:
         try:
             held = torch.load(self.path, map_location="cpu", weights_only=True)
             identity, state = held["identity"], held["state"]
-        except (
-            RuntimeError,
-            KeyError,
-            IndexError,
-            AttributeError,
-            TypeError,
-            EOFError,
-            OSError,
-            ValueError,
-            pickle.UnpicklingError,
-        ):
+        except _DAMAGED:
             raise ValueError(f"store must be a file written by a run, got {self.path}") from None
         changed = sorted(
             name
@@ -76,7 +67,7 @@ class Store:
 
 
 def _digest(value: Any) -> str:
-    """Return a name of a value that does not change between processes."""
+    """Return a text that differs between different values and is the same in every process."""
     if isinstance(value, Tensor):
         data = value.detach().cpu().contiguous()
         content = hashlib.sha256(data.view(torch.uint8).numpy().tobytes()).hexdigest()[:24]

@@ -2,7 +2,7 @@
 
 The state is one row of numbers per sample; an engine views it as matrices, writes the velocity,
 reports the loss and the norm of the Riemannian gradient, and turns rows back into points. Open
-`engine` first, then `choice`, which picks the engine of a start. All but the last integrate
+`engine` first; `gradient_flow` picks the engine of a start. All but the last integrate
 ``dX/dt = -A_{N,X}(E'(X))``:
 
 `PlainEngine`     depth 1, the matrix itself.
@@ -18,7 +18,6 @@ reports the loss and the norm of the Riemannian gradient, and turns rows back in
 
 from __future__ import annotations
 
-from dln_geometry.dynamics.engines.choice import collapsed_engine, engine_for
 from dln_geometry.dynamics.engines.engine import (
     GRADIENT,
     LOSS,
@@ -42,6 +41,4 @@ __all__ = [
     "PlainEngine",
     "ProductEngine",
     "SpectralEngine",
-    "collapsed_engine",
-    "engine_for",
 ]

@@ -6,15 +6,15 @@ the room of engines) and a public function that gives it to `run_flow`.
 
 from __future__ import annotations
 
+from dln_geometry.dynamics.flows import exact
 from dln_geometry.dynamics.flows.balancing import (
     balancing_flow,
     balancing_velocity,
     kirwan_ness_flow,
 )
 from dln_geometry.dynamics.flows.balancing_path import balancing_generator, moments_of
-from dln_geometry.dynamics.flows.exact import quadratic, quadratic_residual
 from dln_geometry.dynamics.flows.free_energy import FreeEnergy, free_energy_flow
-from dln_geometry.dynamics.flows.gradient_flow import gradient_flow
+from dln_geometry.dynamics.flows.gradient_flow import collapsed_engine, gradient_flow
 from dln_geometry.dynamics.trajectory import FlowError
 
 __all__ = [
@@ -23,10 +23,10 @@ __all__ = [
     "balancing_flow",
     "balancing_generator",
     "balancing_velocity",
+    "collapsed_engine",
+    "exact",
     "free_energy_flow",
     "gradient_flow",
     "kirwan_ness_flow",
     "moments_of",
-    "quadratic",
-    "quadratic_residual",
 ]

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from dln_geometry.dynamics.engines import LOSS, Engine, engine_for
+from dln_geometry.dynamics.engines import (
+    LOSS,
+    CoreEngine,
+    Engine,
+    EvenEngine,
+    LayeredEngine,
+    PairEngine,
+    PlainEngine,
+    ProductEngine,
+    SpectralEngine,
+)
 from dln_geometry.dynamics.flows.run import run_flow
-from dln_geometry.dynamics.losses import Loss
+from dln_geometry.dynamics.losses import Loss, as_dense, prepared
 from dln_geometry.dynamics.trajectory import Trajectory
-from dln_geometry.geometry.points import Collapsed, EndToEnd
+from dln_geometry.geometry.points import Collapsed, EndToEnd, Network
 from dln_geometry.ode import end_or_rules, until_rules
 from dln_geometry.support import ProgressCallback
+
+ENGINES = ("auto", "spectral", "products", "layers")
+
+LARGE_DEPTH = 100
+"""Depth above which s^{1/N} resolves s too coarsely: N eps of relative error."""
 
 
 def gradient_flow(
@@ -154,3 +170,101 @@ def _figures(engine: Engine) -> str:
     velocity = torch.empty_like(y)
     observed = engine.field(y.new_zeros(y.shape[0]), y, velocity)
     return f"{float(observed[:, LOSS].sum()):.5e} {float(torch.linalg.vector_norm(velocity)):.5e}"
+
+
+def engine_for(loss: Loss, start: Any, name: str, watch: bool) -> Engine:
+    """Return the engine that holds the state of a flow from `start`, of the loss's batch shape."""
+    if name not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}")
+    # Detach the start: gradient_flow is not differentiable.
+    if isinstance(start, Collapsed | EndToEnd):
+        point = start.detach()
+        if name == "layers" and point.depth > 1.0:
+            point = Collapsed.of(point).factors()
+    else:
+        point = Network(start, "start").detach()
+        if len(point) == 1:
+            point = EndToEnd.of(point[0], 1)
+        elif name != "layers" and point.is_balanced:
+            point = Collapsed.of(point)
+    if math.prod(point.batch_shape) == 0:
+        raise ValueError(
+            f"start must hold at least one sample, got leading dimensions {point.batch_shape}"
+        )
+    ready = prepared(loss, point.shape, dtype=point.dtype, device=point.device)
+    point = _batched(ready, point)
+    if isinstance(point, Network):
+        return LayeredEngine(ready, point, watch=watch)
+    if point.depth == 1.0:
+        return PlainEngine(ready, point.matrix, watch=watch)
+    if isinstance(point, EndToEnd) and _is_large(point) and name != "products":
+        return PairEngine(ready, point, watch=watch)
+    return collapsed_engine(ready, Collapsed.of(point), name, watch=watch)
+
+
+def _batched(loss: Loss, point: Any) -> Any:
+    """Return a point with the leading dimensions of the loss, which must be finite there."""
+    x = point if isinstance(point, Collapsed) else point.matrix
+    batch = point.batch_shape
+    try:
+        value = loss.value(x)
+        wanted = torch.broadcast_shapes(value.shape, batch)
+    except RuntimeError as error:
+        raise ValueError(
+            f"loss must fit starts with the leading dimensions {tuple(batch)}, got: {error}"
+        ) from None
+    if not bool(torch.isfinite(value).all()):
+        raise ValueError(
+            "loss must be finite at the start, got NaN or infinity at a matrix of norm "
+            f"{float(torch.linalg.matrix_norm(as_dense(x)).max()):.3g}: start smaller"
+        )
+    if value.shape != wanted:
+        raise ValueError(
+            f"loss must have one value for every start {tuple(batch)}, got shape "
+            f"{tuple(value.shape)}"
+        )
+    if isinstance(point, Network):
+        return Network.from_layers(w.expand(*wanted, *w.shape[-2:]) for w in point)
+    return point.expand(wanted)
+
+
+def collapsed_engine(
+    loss: Loss, start: Collapsed, name: str = "auto", *, watch: bool = False
+) -> Engine:
+    """Choose between a decomposition and products by the measured crossover."""
+    depth = start.depth
+    integer = depth.is_integer() and depth >= 2
+    if name == "products" and not integer:
+        raise ValueError(f'engine "products" needs an integer depth >= 2, got depth {depth:g}')
+    if depth.infinite:
+        return CoreEngine(loss, start, watch=watch)
+    if _is_large(start) and name != "products":
+        return PairEngine(loss, start, watch=watch)
+    if not integer or depth == 2 or name == "spectral":
+        return SpectralEngine(loss, start, watch=watch)
+    if name == "auto" and _prefers_spectral(start):
+        return SpectralEngine(loss, start, watch=watch)
+    if depth % 2 == 0 and not watch:
+        return EvenEngine(loss, start)
+    return ProductEngine(loss, start, watch=watch)
+
+
+def _is_large(point: Collapsed | EndToEnd) -> bool:
+    return point.depth > LARGE_DEPTH and not point.depth.infinite
+
+
+def _prefers_spectral(start: Collapsed) -> bool:
+    """Tell whether an `eigh` costs less than the products of the geometric sum.
+
+    On a CPU an `eigh` costs as much as 30 products of r x r matrices at r = 50, 20 at 100, 11 at
+    200 and 7 at 500 and above, and saves all but two of them; on a GPU, and for batches of small
+    matrices, it costs far more than the products of any depth.
+    """
+    if start.L.device.type != "cpu":
+        return False
+    even = start.depth % 2 == 0
+    terms = int(start.depth) - 2
+    doublings = bin(terms // 2 if even else terms)[3:]
+    per_doubling, per_unit = (2, 3) if even else (4, 4)
+    products = per_doubling * len(doublings) + per_unit * doublings.count("1")
+    return products > 2 + max(7.0, 2000.0 / start.rank)

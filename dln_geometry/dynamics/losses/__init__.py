@@ -7,7 +7,7 @@ loss has ``value`` and ``gradient``; one on data subclasses `DataLoss` (see `den
 from __future__ import annotations
 
 from dln_geometry.dynamics.losses.callables import from_callable
-from dln_geometry.dynamics.losses.completion import Completion
+from dln_geometry.dynamics.losses.completion import Completion, Pattern, has_compressed_kernels
 from dln_geometry.dynamics.losses.dense import Quadratic, Regression, Sensing
 from dln_geometry.dynamics.losses.loss import (
     Loss,
@@ -17,7 +17,6 @@ from dln_geometry.dynamics.losses.loss import (
     evaluate,
     prepared,
 )
-from dln_geometry.dynamics.losses.pattern import Pattern, has_compressed_kernels
 
 __all__ = [
     "Completion",

@@ -1,8 +1,10 @@
-"""The loss of matrix completion: residuals and products on the observed entries alone."""
+"""The loss of matrix completion, and products with a sparsity pattern."""
 
 from __future__ import annotations
 
+import functools
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -10,7 +12,6 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.losses.loss import DataLoss, Thin, as_text, half_square, in_coordinates
-from dln_geometry.dynamics.losses.pattern import Pattern, has_compressed_kernels
 from dln_geometry.support import as_float_tensor, as_matrix_shape
 
 KEPT = 4
@@ -34,18 +35,8 @@ class Completion(DataLoss):
 
     Attributes
     ----------
-    rows, cols : Tensor, shape (k,)
-        The places in row-major order.
-    values : Tensor, shape (..., k)
-        The entries in the same order.
-
-    Raises
-    ------
-    TypeError
-        If places are not integers, or values not real numbers.
-    ValueError
-        If there is no entry, lengths differ, a place lies outside `shape` or is repeated, or a
-        value is not finite.
+    rows, cols, values : Tensor
+        The same in row-major order.
 
     Examples
     --------
@@ -105,14 +96,12 @@ class Completion(DataLoss):
         return mask
 
     def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(E(X), G)`` at a matrix, the gradient dense. Nothing is checked."""
         residual = self._residual(x)
         gradient = residual.new_zeros(*residual.shape[:-1], *self.shape)
         gradient[..., self.rows, self.cols] = residual
         return half_square(residual, 1), gradient
 
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return ``(E, G R, G^T L)`` at ``X = L R^T``. Nothing is checked."""
         batch, pattern, target = self._placed(left.shape[:-2])
         m, n, r = *self.shape, left.shape[-1]
         if not batch:
@@ -209,3 +198,107 @@ def _as_tensor(x: Any, name: str, what: str) -> Tensor:
         return torch.as_tensor(x)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} must be {what}, got {type(x).__name__}: {error}") from None
+
+
+class Pattern:
+    """Places of the entries of `blocks` sparse matrices (m, n) along a block diagonal.
+
+    All have entries in the same places ``rows, cols`` (k,), in row-major order, each place once.
+    """
+
+    def __init__(self, rows: Tensor, cols: Tensor, shape: tuple[int, int], blocks: int = 1) -> None:
+        block = torch.arange(blocks, device=rows.device).unsqueeze(-1)
+        self.rows = (rows + shape[0] * block).flatten()
+        self.cols = (cols + shape[1] * block).flatten()
+        self.shape = (blocks * shape[0], blocks * shape[1])
+        self._starts = _starts(self.rows, self.shape[0])
+        # A product with the transposed view of a row-compressed matrix is several times slower
+        # than one with the same matrix compressed anew, so the second order is kept as well.
+        self._order = torch.argsort(self.cols, stable=True)
+        self._col_starts = _starts(self.cols, self.shape[1])
+        self._rows_by_col = self.rows[self._order]
+
+    def matrix(self, values: Tensor) -> Tensor:
+        """Return the row-compressed matrix with these entries, ``values`` of shape (blocks k,)."""
+        return _compressed(self._starts, self.cols, values, self.shape)
+
+    def residual(self, target: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """Return ``left right^T - target`` on the pattern, shape (blocks k,).
+
+        `target` is a `matrix` of this pattern; `left` and `right` are stacked, of shapes
+        (blocks m, r) and (blocks n, r).
+        """
+        # In double precision the kernel takes the same time for an entry at every rank, twice as
+        # long as gathering where the rank is small.
+        gathers = left.dtype == torch.float64 and left.device.type == "cpu"
+        if not self._is_fused(left, right) or (gathers and left.shape[-1] <= 16):
+            return self.entries(left, right) - target.values()
+        if left.dtype == torch.float32 and left.device.type == "cpu":
+            # The kernel works entry by entry; rows that do not fill its vectors are up to ten
+            # times slower than rows padded by zeros.
+            gap = -left.shape[-1] % 16
+            if gap:
+                left = torch.nn.functional.pad(left, (0, gap))
+                right = torch.nn.functional.pad(right, (0, gap))
+        return torch.sparse.sampled_addmm(target, left, right.mT, beta=-1.0).values()
+
+    def entries(self, left: Tensor, right: Tensor) -> Tensor:
+        """Return ``left right^T`` on the pattern by gathering rows; differentiable."""
+        # Pieces that stay in the cache are ten times faster than all entries at once.
+        budget = 2**15 if left.device.type == "cpu" else 2**24
+        size = max(256, budget // left.shape[-1])
+        return torch.cat(
+            [
+                (left.index_select(0, i) * right.index_select(0, j)).sum(-1)
+                for i, j in zip(self.rows.split(size), self.cols.split(size), strict=True)
+            ]
+        )
+
+    def products(self, values: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(S right, S^T left)`` for the matrix S with these entries."""
+        if self._is_fused(values, left, right):
+            by_col = values.index_select(0, self._order)
+            transposed = self.shape[::-1]
+            return (
+                self.matrix(values) @ right,
+                _compressed(self._col_starts, self._rows_by_col, by_col, transposed) @ left,
+            )
+        s = in_coordinates(torch.stack((self.rows, self.cols)), values, self.shape)
+        return s @ right, s.mT @ left
+
+    @staticmethod
+    def _is_fused(*tensors: Tensor) -> bool:
+        """Whether to use the compressed kernels: they exist here, and no derivative is asked."""
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+            return False
+        return has_compressed_kernels(tensors[0].dtype, tensors[0].device.type)
+
+
+@functools.cache
+def has_compressed_kernels(dtype: torch.dtype, device_type: str) -> bool:
+    """Whether torch can sample a product on a compressed pattern, and multiply with it.
+
+    Builds of torch without MKL cannot on the CPU.
+    """
+    starts = torch.tensor([0, 1], device=device_type)
+    zero = torch.zeros(1, dtype=torch.int64, device=device_type)
+    one = torch.ones(1, 1, dtype=dtype, device=device_type)
+    with warnings.catch_warnings():
+        # torch warns once in a process, at the first compressed matrix: this one.
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+        try:
+            s = _compressed(starts, zero, one[0], (1, 1))
+            torch.matmul(torch.sparse.sampled_addmm(s, one, one, beta=-1.0), one)
+        except (RuntimeError, NotImplementedError):
+            return False
+    return True
+
+
+def _starts(places: Tensor, count: int) -> Tensor:
+    """Return the offsets of rows 0..count in sorted (or counted) places."""
+    filled = torch.bincount(places, minlength=count)
+    return torch.cat((filled.new_zeros(1), filled.cumsum(0)))
+
+
+def _compressed(starts: Tensor, places: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return torch.sparse_csr_tensor(starts, places, values, shape, check_invariants=False)

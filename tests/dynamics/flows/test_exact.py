@@ -8,8 +8,10 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from dln_geometry.dynamics.flows import quadratic, quadratic_residual
+from dln_geometry import exact
 from dln_geometry.testing import assert_close
+
+quadratic, quadratic_residual = exact.quadratic, exact.quadratic_residual
 
 DEPTHS = [1, 1.5, 2, 2.7, 3, 4, 10, 64, math.inf]
 # From below, from just below, from a tiny start, from above, to zero, to a negative target.
@@ -140,7 +142,8 @@ def test_normalisation_scales_time():
         plain = quadratic(start, 1.1, depth, 0.6)
         assert_close(quadratic(start, 1.1, depth, 0.6 * depth, normalized=True), plain)
     assert torch.equal(
-        quadratic(start, 1.1, math.inf, 0.6), quadratic(start, 1.1, math.inf, 0.6, normalized=True)
+        quadratic(start, 1.1, math.inf, 0.6),
+        quadratic(start, 1.1, math.inf, 0.6, normalized=True),
     )
     # The limit of large depth, with an error of order 1/N.
     near = quadratic(start, 1.1, 1e9, 0.6, normalized=True)
