@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -55,4 +56,4 @@ class Progress:
         if callable(self._show):
             self._show(fraction, {**info, "loss": loss})
         else:
-            self._tell(fraction, f"loss {loss:.3e}")
+            self._tell(fraction, "" if math.isnan(loss) else f"loss {loss:.3e}")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.laws import hermite_zeros, laguerre_zeros
+from dln_geometry.dynamics.noise import time_grid
+from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.ode import integrate
 
 _EARLY = 1e-10
@@ -16,6 +19,20 @@ _EARLY = 1e-10
 
 _TIED = 1e-12
 """Gap, over the largest position, below which two particles are taken to coincide."""
+
+
+def deterministic_path(
+    path: Callable[[Tensor, list[float]], Tensor], x: Tensor, t_end: Any, save_at: Any
+) -> Trajectory:
+    """Follow particles of infinite index; `path` takes a batch of them and the times."""
+    times = time_grid(t_end, None, save_at, device=x.device).times
+    at = times.tolist()
+    at = at if at[-1] == t_end else [*at, float(t_end)]
+    with torch.no_grad():
+        rows = path(x.reshape(-1, x.shape[-1]).double(), at).to(x.dtype)
+    rows = rows.reshape(len(at), *x.shape)
+    stats = {"scheme": "ode"}
+    return Trajectory(t=times, states=rows[: len(times)], final=rows[-1], stats=stats)
 
 
 def repulsion(x: Tensor) -> Tensor:

@@ -1,40 +1,53 @@
-"""Dyson Brownian motion of eigenvalues, any index, order always kept."""
+"""Dyson Brownian motion of eigenvalues, any index, order always kept, by random matrices.
+
+A step maps particles (..., n), in any order, to particles in ascending order, after the time h;
+positions may coincide. Nothing is checked in it.
+
+Why the matrices have the entries they have: the generator, and one step of a scheme expanded in h,
+act on symmetric polynomials. Up to order h^2 a step with independent diagonal entries of variance
+``2h/b`` and off-diagonal ones with ``E|y|^2 = h``, ``E|y|^4 = (1 + 2/b) h^2`` is, like the square
+of the generator, quadratic in 1/b, and both agree at b = 1, 2 and 4, where Gaussian matrices over
+the reals, complex numbers and quaternions are exact for every h. So they agree for all b: weak
+order 2, collisions or not. (Gaussian entries for every b have the fourth moment 3 h^2 and order 1.)
+"""
 
 from __future__ import annotations
 
 import math
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 
-from dln_geometry.dynamics.dyson.coulomb import coulomb_path
-from dln_geometry.dynamics.dyson.eigenvalue_steps import (
-    Step,
-    field_step,
-    isospectral_step,
-    proximal,
-    tridiagonal_step,
-)
-from dln_geometry.dynamics.noise import (
-    as_confinement,
-    as_particles,
-    confined,
-    deterministic,
-    schedule,
-    simulate,
-    stacked,
-)
+from dln_geometry.dynamics.dyson.coulomb import coulomb_path, deterministic_path
+from dln_geometry.dynamics.dyson.implicit import implicit_step
+from dln_geometry.dynamics.laws import tridiagonal_eigenvalues
+from dln_geometry.dynamics.noise import OVERFLOW, Grid, Particles, simulate, time_grid
 from dln_geometry.dynamics.trajectory import Trajectory
-from dln_geometry.support import as_float_tensor, as_generator, as_index, normal
+from dln_geometry.support import (
+    as_float_tensor,
+    as_generator,
+    as_index,
+    as_positive,
+    chi,
+    normal,
+    warn,
+)
 
-__all__ = ["dyson"]
+Step = Callable[[Tensor, float], Tensor]
 
 SCHEMES = ("isospectral", "exact", "tridiagonal", "implicit")
 
+FEW_STEPS = 8
+"""Number of steps below which a scheme that is not exact is said to be too coarse."""
 
-@torch.no_grad()
+STIFF = 0.75
+"""Rate of the drift of particles that are not neighbours, times h, above which it is not used."""
+
+
 def dyson(
     start: Any,
     *,
@@ -97,11 +110,6 @@ def dyson(
     Trajectory
         ``states (T, ..., n)`` ascending; ``final (..., n)`` at `t_end`.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If the index, a time, a rate or the scheme is not as described.
-
     Warns
     -----
     UserWarning
@@ -123,7 +131,7 @@ def dyson(
             [-2.,  2.]])
     """
     index, x = as_index(dyson_index), as_particles(start)
-    rate = as_confinement(confinement)
+    rate = as_positive(confinement, "confinement", zero=True)
     if scheme not in SCHEMES:
         raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, got {scheme!r}")
     if increments is not None and (scheme != "implicit" or math.isinf(index)):
@@ -132,7 +140,8 @@ def dyson(
             f"{index:g}"
         )
     if math.isinf(index):
-        return deterministic(partial(coulomb_path, confinement=rate, rtol=rtol), x, t_end, save_at)
+        path = partial(coulomb_path, confinement=rate, rtol=rtol)
+        return deterministic_path(path, x, t_end, save_at)
     if scheme == "exact" and index not in (1, 2, 4):
         raise ValueError(
             f'dyson_index must be 1, 2 or 4 for scheme "exact", got {index:g}; '
@@ -145,51 +154,171 @@ def dyson(
                 f"increments must have shape (K, ..., {x.shape[-1]}) for a start of shape "
                 f"{tuple(x.shape)}, got {tuple(dw.shape)}"
             )
-        x = x.expand(dw.shape[1:])
-        return _driven(x, index, dw, t_end, save_at, rate)
+        grid = time_grid(t_end, None, save_at, steps=len(dw), to_end=True, device=x.device)
+        drawn, h = iter(dw), grid.sizes[0]
+        step = implicit_step(index, lambda x, tau: math.sqrt(tau / h) * next(drawn))
+        return particle_path(x.expand(dw.shape[1:]), step, grid, scheme, rate)
     exact = scheme == "exact" or (index == 1 and scheme == "isospectral")
-    step = _step(scheme, index, as_generator(generator, x.device))
-    options = {"exact": exact, "rate": rate, "progress": progress, "scheme": scheme}
-    return simulate(x, step, t_end, dt, save_at, **options)
+    grid = particle_grid(x, t_end, dt, save_at, "Dyson Brownian motion", exact=exact)
+    generator = as_generator(generator, x.device)
+    if scheme == "implicit":
+        step = implicit_step(
+            index, lambda x, h: math.sqrt(h) * normal(x.shape, generator, x.dtype, x.device)
+        )
+    else:
+        make = {"isospectral": isospectral_step, "exact": field_step}.get(scheme, tridiagonal_step)
+        step = make(index, generator)
+    return particle_path(x, step, grid, scheme, rate, progress)
 
 
-def _step(scheme: str, index: float, generator: torch.Generator) -> Step:
-    """Return one step of a scheme."""
-    if scheme == "exact":
-        return field_step(index, generator)
-    if scheme == "isospectral":
-        return isospectral_step(index, generator)
-    if scheme == "tridiagonal":
-        return tridiagonal_step(index, generator)
-
-    def implicit(x: Tensor, h: float) -> Tensor:
-        noise = math.sqrt(2 * h / index) * normal(x.shape, generator, x.dtype, x.device)
-        return proximal(x, x + noise, h)
-
-    return implicit
+def as_particles(start: Any, *, positive: bool = False) -> Tensor:
+    """Return positions (..., n), ascending: particles have no names."""
+    x = as_float_tensor(start, "start")
+    if x.ndim < 1 or x.shape[-1] == 0:
+        raise ValueError(f"start must have shape (..., n), n >= 1, got {tuple(x.shape)}")
+    if positive and bool((x < 0).any()):
+        raise ValueError(f"start must be non-negative, got {float(x.min())}")
+    return x.detach().sort(-1).values
 
 
-def _driven(
-    x: Tensor, index: float, dw: Tensor, t_end: float, save_at: Any, rate: float
+def particle_grid(x: Tensor, t_end: Any, dt: Any, save_at: Any, what: str, *, exact: bool) -> Grid:
+    """Return the times and steps; refuse a missing dt, and warn of hardly any steps of order 2."""
+    if dt is None and not exact:
+        raise ValueError("dt must be given: steps of this index and scheme are not exact in law")
+    grid = time_grid(t_end, dt, save_at, to_end=True, device=x.device)
+    if not exact and t_end / dt < FEW_STEPS:
+        warn(
+            f"dt = {dt:g} makes {max(1, math.ceil(t_end / dt))} step(s) of {what}, which are not "
+            f"exact: the law of the gaps will be wrong; take dt below {t_end / FEW_STEPS:g}"
+        )
+    return grid
+
+
+def particle_path(
+    x: Tensor, step: Step, grid: Grid, scheme: str, rate: float, progress: bool = False
 ) -> Trajectory:
-    """Follow particles along given Brownian increments."""
-    times, _ = schedule(t_end, t_end / len(dw), save_at)
-    places = [t / t_end * len(dw) for t in times]
-    if any(abs(p - round(p)) > 1e-6 for p in places):
-        raise ValueError(f"save_at must hold multiples of t_end/{len(dw)} with increments")
-    wanted, h = {round(p) for p in places}, t_end / len(dw)
-    rows = [x] if 0 in wanted else []
-    drawn = iter(dw)
+    """Follow particles with the confining drift ``-rate x``."""
+    motion = Particles(step, scheme, rate)
+    path = simulate(motion, (x,), grid, label="Dyson", progress=progress)
+    if not bool(torch.isfinite(path.final).all()):  # pyright: ignore
+        raise ValueError(OVERFLOW)
+    return path
 
-    def step(x: Tensor, tau: float) -> Tensor:
-        noise = math.sqrt(2 / index * tau / h) * next(drawn)
-        return proximal(x, x + noise, tau)
 
-    advance = confined(step, rate)
-    for k in range(1, len(dw) + 1):
-        x = advance(x, h)
-        if k in wanted:
-            rows.append(x)
-    t = torch.tensor(times, dtype=torch.float64, device=x.device)
-    stats = {"steps": len(dw), "scheme": "implicit"}
-    return Trajectory(t=t, states=stacked(rows, x), final=x, stats=stats)
+def isospectral_step(index: float, generator: torch.Generator) -> Step:
+    """Return the step by eigenvalues of ``diag(x) + noise``, real symmetric, any index.
+
+    Exact in law at index 1, of weak order 2 otherwise.
+    """
+
+    def step(x: Tensor, h: float) -> Tensor:
+        n = x.shape[-1]
+        noise = lower_normals(x, generator)
+        main = x + math.sqrt(2 * h / index) * noise.diagonal(dim1=-2, dim2=-1)
+        matrix = math.sqrt(h) * signed_modulus(noise, index, generator)
+        matrix[..., range(n), range(n)] = main
+        return torch.linalg.eigvalsh(matrix)
+
+    return step
+
+
+def field_step(index: float, generator: torch.Generator) -> Step:
+    """Return the step exact in law at index 1, 2 or 4: Gaussian matrices over a field."""
+    if index == 1:
+        return isospectral_step(index, generator)
+
+    def step(x: Tensor, h: float) -> Tensor:
+        n = x.shape[-1]
+        k = int(index)
+        parts = normal((k, *x.shape, n), generator, x.dtype, x.device) * math.sqrt(h / k)
+        lower = torch.complex(parts[0], parts[1]).tril(-1)
+        main = x + parts[0].diagonal(dim1=-2, dim2=-1) * math.sqrt(2.0)
+        if k == 2:
+            return torch.linalg.eigvalsh(lower + main.diag_embed())
+        # A quaternion is a 2 x 2 complex matrix: every eigenvalue comes twice.
+        other = torch.complex(parts[2], parts[3]).tril(-1)
+        full = lower + lower.mH + main.diag_embed()
+        block = other - other.mT
+        top = torch.cat((full, block), -1)
+        bottom = torch.cat((block.mH, full.conj()), -1)
+        return torch.linalg.eigvalsh(torch.cat((top, bottom), -2))[..., ::2]
+
+    return step
+
+
+def tridiagonal_step(index: float, generator: torch.Generator) -> Step:
+    """Return the cheap step for many particles: neighbours by a random matrix, the rest by drift.
+
+    The repulsion of all but the two neighbours is an explicit step; then come eigenvalues of
+    ``diag(x)`` plus a tridiagonal matrix with ``sqrt(2h/b) N(0, 1)`` on the diagonal and
+    ``sqrt(h/b) chi_b`` next to it, of which isolated pairs are exact for every h. Samples where
+    ``h sum 1/(x_i - x_j)^2`` over the others is not small take a step of `isospectral_step`.
+    """
+    dense = isospectral_step(index, generator)
+
+    def step(x: Tensor, h: float) -> Tensor:
+        inverse = x.unsqueeze(-1) - x.unsqueeze(-2)
+        for k in (-1, 0, 1):
+            inverse.diagonal(k, -2, -1).fill_(math.inf)
+        inverse.reciprocal_()
+        drift = inverse.sum(-1)
+        stiff = h * inverse.square_().sum(-1).amax(-1) > STIFF
+        if bool(stiff.all()):
+            return dense(x, h)
+        main = normal(x.shape, generator, x.dtype, x.device).mul_(math.sqrt(2 * h / index))
+        freedom = torch.full((x.shape[-1] - 1,), index, dtype=x.dtype, device=x.device)
+        off = chi(freedom, x.shape[:-1], generator).mul_(math.sqrt(h / index))
+        if not bool(stiff.any()):
+            return tridiagonal_eigenvalues(x + h * drift + main, off)
+        out, calm = torch.empty_like(x), ~stiff
+        out[stiff] = dense(x[stiff], h)
+        out[calm] = tridiagonal_eigenvalues((x + h * drift + main)[calm], off[calm])
+        return out
+
+    return step
+
+
+def lower_normals(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw matrices (..., n, n) whose lower triangle is normal, at half the price of all of it.
+
+    The upper triangle holds copies and must not be read.
+    """
+    n = x.shape[-1]
+    half, odd = (n + 1) // 2, n % 2
+    draw = normal((*x.shape[:-1], n + 1 - odd, half), generator, x.dtype, x.device)
+    matrix = x.new_zeros(*x.shape, n)
+    matrix[..., :half] = draw[..., 1 - odd :, :]
+    if n > 1:
+        matrix[..., half:, half:] = draw[..., : n - half, odd:].mT
+    return matrix
+
+
+def signed_modulus(g: Tensor, index: float, generator: torch.Generator) -> Tensor:
+    """Turn normal numbers into symmetric ones with ``E y^2 = 1``, ``E y^4 = 1 + 2/index``."""
+    if index == 1:
+        return g.clone()
+    if index < 1:
+        n = torch.full(g.shape, index, dtype=g.dtype, device=g.device)
+        return torch.sign(g) * chi(n, (), generator) / math.sqrt(index)
+    scale, shift = _two_moments(index)
+    return scale * g + shift * torch.sign(g)
+
+
+@cache
+def _two_moments(index: float) -> tuple[float, float]:
+    """Return (a, c) such that ``a g + c sign g`` has the moments of `signed_modulus`."""
+    first = math.sqrt(2 / math.pi)
+    if index > 1e15:
+        return 0.0, 1.0
+
+    def moments(q: float) -> tuple[float, float]:
+        second = 1 + q * q + 2 * q * first
+        return second, 3 + 8 * q * first + 6 * q * q + 4 * q**3 * first + q**4
+
+    def excess(q: float) -> float:
+        second, fourth = moments(q)
+        return fourth / second**2 - 1 - 2 / index
+
+    q: Any = brentq(excess, 0.0, 10.0 + 10.0 * math.sqrt(index))
+    a = moments(q)[0] ** -0.5
+    return a, q * a

@@ -9,15 +9,12 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.dyson.coulomb import coulomb_path
-from dln_geometry.dynamics.dyson.eigenvalue_steps import signed_modulus
-from dln_geometry.dynamics.noise import follow, schedule, stacked, warn_if_coarse
+from dln_geometry.dynamics.dyson.eigenvalues import particle_grid, signed_modulus
+from dln_geometry.dynamics.noise import OVERFLOW, Diverged, State, Stepper, simulate
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.support import as_generator, as_index, as_matrix, chi, normal
 
-__all__ = ["isospectral_flow"]
 
-
-@torch.no_grad()
 def isospectral_flow(
     start: Any,
     *,
@@ -59,11 +56,6 @@ def isospectral_flow(
     Trajectory
         ``states (T, ..., n)``, the eigenvalues, ascending; ``final`` the matrix at `t_end`.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If the start is not Hermitian or an argument is not as described.
-
     Warns
     -----
     UserWarning
@@ -81,38 +73,53 @@ def isospectral_flow(
     tensor([[-1.,  1.]], dtype=torch.float64)
     """
     matrix, index = _as_hermitian(start), as_index(dyson_index)
-    plan = schedule(t_end, dt, save_at)
     exact = index == (2 if matrix.is_complex() else 1)
-    if not exact:
-        warn_if_coarse(t_end, dt, "the isospectral flow")
-    x, frame = torch.linalg.eigh(matrix)
+    grid = particle_grid(matrix, t_end, dt, save_at, "the isospectral flow", exact=exact)
+    x, frame = torch.linalg.eigh(matrix.detach())
     generator = as_generator(generator, x.device)
     frame = frame @ _random_rotation(x, matrix.dtype, generator)
     ladder = None
     if math.isinf(index):
-        ladder = _eigenvalue_ladder(x, plan, t_end, rtol)
-
-    def step(state: tuple[Tensor, Tensor], h: float) -> tuple[Tensor, Tensor]:
-        x, frame = state
-        noise = _tangent_noise(x, index, matrix.dtype, generator)
-        across = normal(x.shape, generator, x.dtype, x.device)
-        main = x if math.isinf(index) else x + math.sqrt(2 * h / index) * across
-        values, turn = torch.linalg.eigh(math.sqrt(h) * noise + main.diag_embed())
-        return (values if ladder is None else next(ladder)), frame @ turn
-
-    states, points, final = [], [], matrix
-    run = follow((x, frame), step, plan, t_end, progress=progress, label="isospectral flow")
-    for values, q in run:
-        final = (q * values.unsqueeze(-2).to(q.dtype)) @ q.mH
-        states.append(values)
-        points.append(final if keep_points else None)
-    return Trajectory(
-        t=torch.tensor(plan[0], dtype=torch.float64, device=x.device),
-        states=stacked(states[:-1], x),
-        final=final,
-        stats={"steps": sum(plan[1])},
-        points=tuple(points[:-1]) if keep_points else None,
+        times, flat = grid.step_times(), x.reshape(-1, x.shape[-1]).double()
+        ladder = coulomb_path(flat, times, 0.0, rtol).to(x.dtype).reshape(-1, *x.shape)
+    steps = IsospectralSteps(index, generator, ladder)
+    return simulate(
+        steps,
+        (x, frame),
+        grid,
+        label="isospectral flow",
+        keep_points=keep_points,
+        progress=progress,
     )
+
+
+class IsospectralSteps(Stepper):
+    """Eigenvalues and eigenvectors ``(x, Q)`` of the matrix.
+
+    At infinite index `ladder` (steps, ..., n) holds the eigenvalues after every step.
+    """
+
+    def __init__(self, index: float, generator: torch.Generator, ladder: Tensor | None) -> None:
+        self.index, self.generator, self.ladder = index, generator, ladder
+
+    def advance(self, state: State, h: float, index: int) -> State:
+        x, frame = state
+        noise = _tangent_noise(x, self.index, frame.dtype, self.generator)
+        across = normal(x.shape, self.generator, x.dtype, x.device)
+        main = x if self.ladder is not None else x + math.sqrt(2 * h / self.index) * across
+        try:
+            values, turn = torch.linalg.eigh(math.sqrt(h) * noise + main.diag_embed())
+        except torch.linalg.LinAlgError:
+            raise Diverged(OVERFLOW, torch.ones_like(x[..., 0], dtype=torch.bool)) from None
+        return (values if self.ladder is None else self.ladder[index]), frame @ turn
+
+    def observe(self, state: State) -> dict[str, Tensor]:
+        return {"states": state[0]}
+
+    def point(self, state: State) -> Tensor:
+        """Return the matrix."""
+        x, frame = state
+        return (frame * x.unsqueeze(-2).to(frame.dtype)) @ frame.mH
 
 
 def _as_hermitian(start: Any) -> Tensor:
@@ -139,7 +146,7 @@ def _tangent_noise(
 ) -> Tensor:
     """Draw noise along the orbit, diagonal zero, of which `eigh` reads the lower triangle.
 
-    Its moduli are those of `dyson_steps`, which make the eigenvalues of order 2; where M is
+    Its moduli are those of `signed_modulus`, which make the eigenvalues of order 2; where M is
     Gaussian, Gaussian ones.
     """
     n = x.shape[-1]
@@ -172,17 +179,3 @@ def _random_rotation(x: Tensor, dtype: torch.dtype, generator: torch.Generator) 
     size = torch.linalg.matrix_norm(block).unsqueeze(-1) + 1.0
     turn = torch.linalg.eigh(block + (4.0 * size * cluster).diag_embed().to(dtype))[1]
     return torch.where(inside, turn, 0.0)
-
-
-def _eigenvalue_ladder(
-    x: Tensor, plan: tuple[list[float], list[int]], t_end: float, rtol: float
-) -> Any:
-    """Return an iterator over the deterministic eigenvalues after each step."""
-    edges = [0.0, *plan[0], t_end]
-    times = [
-        edges[k] + (edges[k + 1] - edges[k]) * (i + 1) / count
-        for k, count in enumerate(plan[1])
-        for i in range(count)
-    ]
-    flat = x.reshape(-1, x.shape[-1]).double()
-    return iter(coulomb_path(flat, times, 0.0, rtol).to(x.dtype).reshape(len(times), *x.shape))

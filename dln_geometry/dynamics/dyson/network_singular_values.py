@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from itertools import count
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.dyson.eigenvalue_steps import isospectral_step
-from dln_geometry.dynamics.dyson.singular_value_steps import real_singular_values
-from dln_geometry.dynamics.noise import StepWatch, as_singular_values, follow, schedule, stacked
+from dln_geometry.dynamics.dyson.eigenvalues import as_particles, isospectral_step
+from dln_geometry.dynamics.dyson.singular_values import real_singular_values
+from dln_geometry.dynamics.noise import (
+    Diverged,
+    FlatCoordinates,
+    Grid,
+    State,
+    Stepper,
+    StepWatch,
+    simulate,
+    time_grid,
+)
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import entropy_slope
 from dln_geometry.ode import integrate
@@ -25,9 +33,7 @@ from dln_geometry.support import (
     as_sides,
 )
 
-__all__ = ["dln_dyson"]
-
-Drift = Callable[[Tensor], Tensor]
+Field = Callable[[Tensor], Tensor]
 
 
 def dln_dyson(
@@ -99,9 +105,9 @@ def dln_dyson(
     TypeError
         If the loss is a function of matrices.
     ValueError
-        If the start does not fit the shape, the loss is no symmetric function of the singular
-        values, an argument is not as described, or the drift
-        leaves the finite numbers because `dt` is too large.
+        If the loss is no symmetric function of the singular values.
+    FlowError
+        If the drift leaves the finite numbers because `dt` is too large.
 
     Warns
     -----
@@ -121,65 +127,50 @@ def dln_dyson(
     >>> path.final
     tensor([0.5000, 0.5000])
     """
-    n_depth, s = as_depth(depth), as_singular_values(start)
-    beta = as_positive(beta, "beta")
+    flat, s = FlatCoordinates(as_depth(depth)), as_particles(start, positive=True)
+    beta, deep = as_positive(beta, "beta"), flat.depth.infinite
     kappa, entropy = as_positive(kappa, "kappa", zero=True), as_flag(entropy, "entropy")
     r = s.shape[-1]
     m, n = as_sides((r, r) if shape is None else shape)
     if r > n:
         raise ValueError(f"start must hold at most {n} values for {m} x {n}, got {r}")
-    if math.isinf(n_depth) and bool((s == 0).any()):
+    if deep and bool((s == 0).any()):
         raise ValueError("start must be positive at infinite depth, where 0 is never reached")
-    slow = n_depth if as_normalized(normalized, n_depth) and not math.isinf(n_depth) else 1.0
-    excess = (n_depth - 1) * (n - r) if n > r else 0.0
-    if math.isinf(excess) and entropy:
+    if deep and n > r and entropy:
         raise ValueError(f"shape must be {r} x {r} at infinite depth with entropy, got {m} x {n}")
+    slow = flat.depth.unit(as_normalized(normalized, flat.depth))
     gradient = _gradient(loss)
     if gradient is not None:
         _check_symmetry(gradient, s)
         if not bool(torch.isfinite(gradient(s)).all()):
             raise ValueError("loss must have a finite gradient at the start, got NaN or infinite")
-    drift = _drift(n_depth, beta, gradient, entropy and n_depth > 1, excess)
-    particles, values = _coordinates(n_depth)
-    x = particles(s)
+    entropic = None
+    if entropy and flat.depth > 1:
+        entropic = beta, (flat.depth - 1) * (n - r) if n > r else 0.0
+    drift, pull = _drift(flat, gradient, entropic), _drift(flat, gradient, None)
     if kappa == 0:
         if drift is None:
             raise ValueError("kappa must be positive without loss and entropy: nothing moves")
-        times, rows, stats = _flow(x, drift, t_end, save_at, slow, rtol)
-    else:
-        plan = schedule(t_end, dt, save_at, exact=drift is None)
-        generator = as_generator(generator, s.device)
-        noise = kappa / (beta * slow)
-        pull = _drift(n_depth, beta, gradient, False, 0.0)
-        step = _langevin_step(n_depth, m + n - 2 * r, noise, drift, pull, slow, generator)
-        rows = list(follow(x, step, plan, t_end, progress=progress, label="singular values"))
-        times, stats = plan[0], {"steps": sum(plan[1])}
-    states, final = stacked(rows[:-1], x), rows[-1]
-    return Trajectory(
-        t=torch.tensor(times, dtype=torch.float64, device=s.device),
-        states=states,
-        singular_values=values(states).flip(-1),
-        final=values(final).flip(-1),
-        stats=stats,
-        depth=n_depth,
-    )
+        grid = time_grid(t_end, None, save_at, device=s.device)
+        return _deterministic(flat, drift, s, grid, t_end, slow, rtol)
+    if dt is None and drift is not None:
+        raise ValueError("dt must be given: steps with a loss or entropy are not exact in law")
+    grid = time_grid(t_end, dt, save_at, to_end=True, device=s.device)
+    generator, noise = as_generator(generator, s.device), kappa / (beta * slow)
+    watch = StepWatch(flat.depth)
+    steps = SpectralSteps(flat, m + n - 2 * r, noise, drift, pull, slow, generator, watch)
+    path = simulate(steps, (flat.of(s),), grid, label="singular values", progress=progress)
+    return replace(path, depth=flat.depth)
 
 
-def _coordinates(depth: float) -> tuple[Drift, Drift]:
-    """Return the maps from singular values to the coordinates that move, and back."""
-    if math.isinf(depth):
-        return torch.log, torch.exp
-    root = math.sqrt(depth)
-    return lambda s: root * s ** (1 / depth), lambda rho: (rho / root) ** depth
-
-
-def _gradient(loss: Any) -> Drift | None:
+def _gradient(loss: Any) -> Field | None:
     """Return ``dE/ds`` of a spectral loss."""
     if loss is None:
         return None
     own = getattr(loss, "spectral_gradient", None)
     if own is not None:
-        return own
+        # It may use autograd, which the loop of the motion turns off.
+        return torch.enable_grad()(own)
     if not callable(loss):
         raise TypeError(
             "loss must be a function of the singular values (..., r), or have "
@@ -207,7 +198,7 @@ def _gradient(loss: Any) -> Drift | None:
     return gradient
 
 
-def _check_symmetry(gradient: Drift, s: Tensor) -> None:
+def _check_symmetry(gradient: Field, s: Tensor) -> None:
     """Refuse a loss that tells the singular values apart: it is none of the matrix."""
     r = s.shape[-1]
     probe = s.amax(-1, keepdim=True).clamp_min(torch.finfo(s.dtype).tiny ** 0.25)
@@ -224,88 +215,104 @@ def _check_symmetry(gradient: Drift, s: Tensor) -> None:
 
 
 def _drift(
-    depth: float, beta: float, gradient: Drift | None, entropy: bool, excess: float
-) -> Drift | None:
-    """Return the drift of loss and entropy in the coordinates that move."""
-    if gradient is None and not entropy:
+    flat: FlatCoordinates, gradient: Field | None, entropic: tuple[float, float] | None
+) -> Field | None:
+    """Return the drift of loss and entropy in the coordinates that move.
+
+    `entropic`, where the entropy acts, is beta and ``sum_p (d_p - r)`` over the hidden layers.
+    """
+    if gradient is None and entropic is None:
         return None
-    tiny = {torch.float32: 1e-30, torch.float64: 1e-290}
+    depth = flat.depth
 
     def drift(x: Tensor) -> Tensor:
-        if math.isinf(depth):
-            s = x.exp()
-            ds = s
-        else:
-            # ds/drho = N s/rho, and the slope of the entropy times s is of order 1.
-            x = x.clamp_min(tiny[x.dtype] ** 0.5)
-            s = (x / math.sqrt(depth)) ** depth
-            ds = depth * s / x
+        tiny = 1e-30 if x.dtype == torch.float32 else 1e-290
+        x = x if depth.infinite else x.clamp_min(tiny**0.5)
+        # ds/drho = N s/rho (at infinite depth s), and the slope of the entropy times s is bounded.
+        s = flat.values(x)
+        ds = s if depth.infinite else depth * s / x
         total = torch.zeros_like(x) if gradient is None else -gradient(s) * ds
-        if entropy:
-            s = s.clamp_min(tiny[x.dtype])
-            scaled = s * entropy_slope(s, depth, excess=excess) / beta
-            total = total + (scaled if math.isinf(depth) else scaled * depth / x)
+        if entropic is not None:
+            s = s.clamp_min(tiny)
+            scaled = s * entropy_slope(s, depth, excess=entropic[1]) / entropic[0]
+            total = total + (scaled if depth.infinite else scaled * depth / x)
         return total
 
     return drift
 
 
-def _langevin_step(
-    depth: float,
-    wall: int,
-    noise: float,
-    drift: Drift | None,
-    pull: Drift | None,
-    slow: float,
-    generator: torch.Generator,
-) -> Callable[[Tensor, float], Tensor]:
-    """Return half a step of noise, a step of drift (Heun) and half a step of noise."""
-    eigenvalues = isospectral_step(1.0, generator)
+@dataclass(frozen=True)
+class SpectralSteps(Stepper):
+    """Half a step of noise, a step of drift (Heun) and half a step of noise.
 
-    def brownian(x: Tensor, h: float) -> Tensor:
-        if math.isinf(depth):
-            return eigenvalues(x, noise * h)
-        return real_singular_values(x, 2 * noise * h, wall, generator)
+    `noise` is the variance of the noise in unit time, `wall` is ``m + n - 2r``, `pull` the drift of
+    the loss alone, and `slow` what time is divided by: N in the metric of A/N.
+    """
 
-    if drift is None:
-        return brownian
-    watch, steps = StepWatch(depth), count()
+    flat: FlatCoordinates
+    wall: int
+    noise: float
+    drift: Field | None
+    pull: Field | None
+    slow: float
+    generator: torch.Generator
+    watch: StepWatch
 
-    def step(x: Tensor, h: float) -> Tensor:
-        x = brownian(x, 0.5 * h)
-        first = drift(x) * (h / slow)
-        moved = x + first if math.isinf(depth) else (x + first).abs()
-        before, x = x, x + 0.5 * (first + drift(moved) * (h / slow))
-        if not bool(torch.isfinite(x).all()):
-            raise ValueError(
+    def advance(self, state: State, h: float, index: int) -> State:
+        (x,), deep = state, self.flat.depth.infinite
+        if self.drift is None:
+            return (self._brownian(x, h),)
+        x = self._brownian(x, 0.5 * h)
+        first = self.drift(x) * (h / self.slow)
+        moved = x + first if deep else (x + first).abs()
+        before, x = x, x + 0.5 * (first + self.drift(moved) * (h / self.slow))
+        finite = torch.isfinite(x).all(-1)
+        if not bool(finite.all()):
+            message = (
                 f"dt must be smaller than {h:.3g}: the drift of the loss left the finite numbers "
                 "(if every dt is too large, the loss is not finite there)"
             )
-        k = next(steps)
-        if pull is not None and k & (k - 1) == 0:
+            raise Diverged(message, ~finite)
+        if self.pull is not None and self.watch.due(index):
             # Of the loss alone: the entropy is steep at zero, and pushes away from it.
-            way = pull(before).square().sum(-1) * (h / slow) ** 2
-            deep = math.isinf(depth)
-            watch(way, torch.full_like(way, x.shape[-1]) if deep else before.square().sum(-1), h)
-        x = x if math.isinf(depth) else x.abs()
-        return brownian(x, 0.5 * h)
+            way = self.pull(before).square().sum(-1) * (h / self.slow) ** 2
+            reach = torch.full_like(way, x.shape[-1]) if deep else before.square().sum(-1)
+            self.watch.look(way, reach, h)
+        return (self._brownian(x if deep else x.abs(), 0.5 * h),)
 
-    return step
+    def _brownian(self, x: Tensor, h: float) -> Tensor:
+        """Return the coordinates after the noise of the time h, exact in law."""
+        if self.flat.depth.infinite:
+            return isospectral_step(1.0, self.generator)(x, self.noise * h)
+        return real_singular_values(x, 2 * self.noise * h, self.wall, self.generator)
+
+    def observe(self, state: State) -> dict[str, Tensor]:
+        return {"states": state[0], "singular_values": self.point(state)}
+
+    def point(self, state: State) -> Tensor:
+        """Return the singular values, descending."""
+        return self.flat.values(state[0]).flip(-1)
 
 
-def _flow(
-    x: Tensor, drift: Drift, t_end: float, save_at: Any, slow: float, rtol: float
-) -> tuple[list[float], list[Tensor], dict[str, Any]]:
+def _deterministic(
+    flat: FlatCoordinates, drift: Field, s: Tensor, grid: Grid, t_end: Any, slow: float, rtol: float
+) -> Trajectory:
     """Integrate the drift alone."""
-    times, _ = schedule(t_end, None, save_at, exact=True)
-    at = times if times and times[-1] == t_end else [*times, float(t_end)]
+    times = grid.times.tolist()
+    times = times if times[-1] == t_end else [*times, float(t_end)]
 
     def field(t: Tensor, y: Tensor, out: Tensor) -> None:
         out.copy_(drift(y) / slow)
 
-    flat = x.reshape(-1, x.shape[-1])
-    solution = integrate(
-        field, flat, t_end=t_end, rtol=rtol, save_at=at, record=lambda y, obs: {"y": y}
+    x, record = flat.of(s).reshape(-1, s.shape[-1]), lambda y, obs: {"y": y}
+    path = integrate(field, x, t_end=times[-1], rtol=rtol, save_at=times, record=record)
+    x = path.saved["y"].reshape(-1, *s.shape).sort(-1).values
+    values, rows = flat.values(x).flip(-1), len(grid.times)
+    return Trajectory(
+        t=grid.times,
+        states=x[:rows],
+        singular_values=values[:rows],
+        final=values[-1],
+        stats={"evaluations": path.stats["evaluations"]},
+        depth=flat.depth,
     )
-    rows = [row.reshape(x.shape).sort(-1).values for row in solution.saved["y"]]
-    return times, [*rows[: len(times)], rows[-1]], {k: solution.stats[k] for k in ("evaluations",)}

@@ -1,4 +1,11 @@
-"""Dyson Brownian motion of singular values, any shape and index, order always kept."""
+"""Dyson Brownian motion of singular values, any shape and index, by random rectangular matrices.
+
+A step maps singular values (..., n) to singular values in ascending order, after the time h; they
+may coincide and vanish. Nothing is checked in it. As for `eigenvalues`, entries whose moments
+interpolate between real, complex and quaternion matrices give weak order 2 for symmetric
+polynomials of ``s^2``: it takes ``E|z|^4 = 1 + 2/b``, and ``E z^2 = 2/b - 1`` for diagonal entries
+and for the products of two opposite ones, hence complex entries above b = 1.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.dyson.coulomb import singular_coulomb_path
-from dln_geometry.dynamics.dyson.eigenvalue_steps import Step
-from dln_geometry.dynamics.dyson.singular_value_steps import real_singular_values, singular_step
-from dln_geometry.dynamics.noise import (
-    as_confinement,
+from dln_geometry.dynamics.dyson.coulomb import deterministic_path, singular_coulomb_path
+from dln_geometry.dynamics.dyson.eigenvalues import (
+    Step,
     as_particles,
-    as_singular_values,
-    deterministic,
-    simulate,
+    particle_grid,
+    particle_path,
+    signed_modulus,
 )
 from dln_geometry.dynamics.trajectory import Trajectory
-from dln_geometry.support import as_generator, as_index, as_sides
-
-__all__ = ["singular_dyson"]
+from dln_geometry.support import as_generator, as_index, as_positive, as_sides, chi, normal
 
 
-@torch.no_grad()
 def singular_dyson(
     start: Any,
     shape: tuple[int, int],
@@ -68,11 +70,6 @@ def singular_dyson(
     Trajectory
         ``states (T, ..., n)`` ascending; ``final (..., n)`` at `t_end`.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If the start does not fit the shape or is negative, or an argument is not as described.
-
     Warns
     -----
     UserWarning
@@ -89,31 +86,110 @@ def singular_dyson(
     tensor([[3.]])
     """
     m, n = as_sides(shape)
-    index, rate = as_index(dyson_index), as_confinement(confinement)
+    index, rate = as_index(dyson_index), as_positive(confinement, "confinement", zero=True)
     if signed and (m != n or index != 1):
         raise ValueError(
             f"signed must go with a square shape and dyson_index 1, got {shape} and {index:g}"
         )
-    s = _signed_start(start) if signed else as_singular_values(start)
+    s = as_particles(start, positive=not signed)
+    if signed and s.shape[-1] > 1 and bool((s[..., 0] + s[..., 1] < 0).any()):
+        raise ValueError("start must be non-negative but for the smallest singular value")
     if s.shape[-1] != n:
         raise ValueError(f"start must have shape (..., {n}) for {m} x {n}, got {tuple(s.shape)}")
     if math.isinf(index):
         path = partial(singular_coulomb_path, excess=m - n, confinement=rate, rtol=rtol)
-        return deterministic(path, s, t_end, save_at)
+        return deterministic_path(path, s, t_end, save_at)
+    grid = particle_grid(s, t_end, dt, save_at, "Dyson Brownian motion", exact=index == 1)
     generator = as_generator(generator, s.device)
-    step = _signed_step(generator) if signed else singular_step(m - n, index, generator)
-    options = {"exact": index == 1, "rate": rate, "progress": progress, "scheme": "isospectral"}
-    return simulate(s, step, t_end, dt, save_at, **options)
+    step = singular_step(m - n, index, generator)
+    if signed:
+        step = partial(real_singular_values, excess=0, generator=generator, signed=True)
+    return particle_path(s, step, grid, "isospectral", rate, progress)
 
 
-def _signed_step(generator: torch.Generator) -> Step:
-    """Return the step of real square matrices that keeps the sign of the determinant."""
-    return lambda s, h: real_singular_values(s, h, 0, generator, signed=True)
+def singular_step(excess: int, index: float, generator: torch.Generator) -> Step:
+    """Return the step for (n + excess) x n matrices; exact in law at index 1, else of order 2."""
+    if index == 1:
+        return lambda s, h: real_singular_values(s, h, excess, generator)
+    if index > 1:
+        return _complex_step(excess, index, generator)
+
+    def step(s: Tensor, h: float) -> Tensor:
+        # The generator is that of index 1 and (1/b - 1) times that of squared Bessel processes of
+        # dimension 0, s^2/2: both are exact. The real one stands outside: no value stays at 0.
+        s = real_singular_values(s, 0.5 * h, excess, generator)
+        s = vanishing_bessel(s, (1 / index - 1) * h, generator)
+        return real_singular_values(s, 0.5 * h, excess, generator)
+
+    return step
 
 
-def _signed_start(start: Any) -> Tensor:
-    """Return singular values of which the smallest may be negative."""
-    s = as_particles(start)
-    if s.shape[-1] > 1 and bool((s[..., 0] + s[..., 1] < 0).any()):
-        raise ValueError("start must be non-negative but for the smallest singular value")
-    return s
+def real_singular_values(
+    s: Tensor, h: float, excess: int, generator: torch.Generator, *, signed: bool = False
+) -> Tensor:
+    """Return singular values of ``[diag(s); 0] + sqrt(h) Gaussian``, exact in law.
+
+    With `signed` (square matrices) the smallest carries the sign of the determinant.
+    """
+    n = s.shape[-1]
+    matrix = math.sqrt(h) * normal((*s.shape, n), generator, s.dtype, s.device)
+    matrix.diagonal(dim1=-2, dim2=-1).add_(s)
+    if excess:
+        matrix = torch.cat((matrix, math.sqrt(h) * _lower_rows(s, excess, 1.0, generator)), -2)
+    values = torch.linalg.svdvals(matrix).flip(-1)
+    if signed:
+        sign = torch.linalg.slogdet(matrix).sign
+        values[..., 0] *= torch.where(sign < 0, -1.0, 1.0).to(values.dtype)
+    return values
+
+
+def _complex_step(excess: int, index: float, generator: torch.Generator) -> Step:
+    """Return the step for indices above 1."""
+
+    def step(s: Tensor, h: float) -> Tensor:
+        n = s.shape[-1]
+        root, batch = math.sqrt(h), s.shape[:-1]
+        g = normal((*s.shape, n), generator, s.dtype, s.device)
+        real = signed_modulus(g, index, generator)
+        # Half of every pair of opposite entries is imaginary with probability 1 - 1/b.
+        draw = torch.rand((*s.shape, n), generator=generator, device=generator.device)
+        turned = (draw.to(s.device) > 1 / index).tril(-1)
+        imaginary = torch.where(turned, real, 0.0)
+        real = torch.where(turned, 0.0, real)
+        main = g.diagonal(dim1=-2, dim2=-1) / math.sqrt(index)
+        freedom = torch.full((n,), index - 1, dtype=s.dtype, device=s.device)
+        across = chi(freedom, batch, generator) / math.sqrt(index)
+        real[..., range(n), range(n)] = s / root + main
+        imaginary[..., range(n), range(n)] = across
+        matrix = torch.complex(real, imaginary)
+        if excess:
+            matrix = torch.cat(
+                (matrix, _lower_rows(s, excess, index, generator).to(matrix.dtype)), -2
+            )
+        return root * torch.linalg.svdvals(matrix).flip(-1)
+
+    return step
+
+
+def _lower_rows(s: Tensor, excess: int, index: float, generator: torch.Generator) -> Tensor:
+    """Draw the rows of a matrix below its square part: of more than n only the triangle of a QR."""
+    n = s.shape[-1]
+    rows = min(excess, n)
+    g = normal((*s.shape[:-1], rows, n), generator, s.dtype, s.device)
+    block = signed_modulus(g, index, generator)
+    if excess > n:
+        freedom = index * (excess - torch.arange(n, dtype=s.dtype, device=s.device))
+        block = block.triu(1)
+        block[..., range(n), range(n)] = chi(freedom, s.shape[:-1], generator) / math.sqrt(index)
+    return block
+
+
+def vanishing_bessel(s: Tensor, h: float, generator: torch.Generator) -> Tensor:
+    """Return Bessel processes of dimension 0 after the time h, exact in law: 0 is absorbing.
+
+    ``ds = dB - ds/(2s)``; ``s^2 = 2h Gamma(K)`` with K Poisson of mean ``s^2/(2h)``.
+    """
+    device = generator.device
+    count = torch.poisson((s.square() / (2 * h)).to(device), generator=generator)
+    squared = 2 * h * torch._standard_gamma(count.clamp_min(1.0), generator=generator)
+    return torch.where(count > 0, squared, 0.0).sqrt().to(s.device)

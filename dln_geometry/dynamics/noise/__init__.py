@@ -1,55 +1,53 @@
-"""noise."""
+"""Random motions of matrices and networks: Brownian motion and Langevin dynamics.
+
+Open `langevin` first: it chooses the steps (`product_steps`, `splitting_steps`, `network_steps`)
+and hands them to the one loop of all random motions, `simulation.simulate`. A new motion is a
+`Stepper`: a state as a tuple of tensors, what one step makes of it, and what is saved of it.
+"""
 
 from __future__ import annotations
 
-from dln_geometry.dynamics.noise.chains import trace
-from dln_geometry.dynamics.noise.deep_split_steps import DeepSplitting
-from dln_geometry.dynamics.noise.langevin import brownian_motion, langevin
-from dln_geometry.dynamics.noise.network_steps import Upstairs, upstairs_start
-from dln_geometry.dynamics.noise.paths import (
-    as_confinement,
-    as_particles,
-    as_singular_values,
-    confined,
-    deterministic,
-    follow,
-    schedule,
+from dln_geometry.dynamics.noise.flat_coordinates import FlatCoordinates
+from dln_geometry.dynamics.noise.langevin import brownian_motion, langevin, loss_identity
+from dln_geometry.dynamics.noise.network_steps import NetworkSteps, network_start
+from dln_geometry.dynamics.noise.product_steps import Gaussians, Thermostat
+from dln_geometry.dynamics.noise.rotations import excess_rates, orthonormalized, rotated
+from dln_geometry.dynamics.noise.simulation import (
+    OVERFLOW,
+    Diverged,
+    Grid,
+    Particles,
+    Show,
+    State,
+    Stepper,
+    StepWatch,
     simulate,
-    stacked,
-    warn_if_coarse,
+    time_grid,
 )
-from dln_geometry.dynamics.noise.product_steps import Gaussians, StepWatch, Thermostat
-from dln_geometry.dynamics.noise.rotations import deep_rates, excess_rates, polished, rotated
-from dln_geometry.dynamics.noise.simulation import Diverged, Grid, walk
-from dln_geometry.dynamics.noise.splitting_steps import Splitting, rotates_first
+from dln_geometry.dynamics.noise.splitting_steps import SplittingSteps, rotates_first
 
 __all__ = [
-    "DeepSplitting",
+    "OVERFLOW",
     "Diverged",
+    "FlatCoordinates",
     "Gaussians",
     "Grid",
-    "Splitting",
+    "NetworkSteps",
+    "Particles",
+    "Show",
+    "SplittingSteps",
+    "State",
     "StepWatch",
+    "Stepper",
     "Thermostat",
-    "Upstairs",
-    "as_confinement",
-    "as_particles",
-    "as_singular_values",
     "brownian_motion",
-    "confined",
-    "deep_rates",
-    "deterministic",
     "excess_rates",
-    "follow",
     "langevin",
-    "polished",
+    "loss_identity",
+    "network_start",
+    "orthonormalized",
     "rotated",
     "rotates_first",
-    "schedule",
     "simulate",
-    "stacked",
-    "trace",
-    "upstairs_start",
-    "walk",
-    "warn_if_coarse",
+    "time_grid",
 ]

@@ -1,10 +1,9 @@
-"""Brownian motion and Langevin dynamics of end-to-end matrices, downstairs and upstairs."""
+"""Brownian motion and Langevin dynamics of end-to-end matrices and of their networks."""
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,24 +11,23 @@ from torch import Tensor
 
 from dln_geometry.dynamics.flows import free_energy_flow
 from dln_geometry.dynamics.losses import Loss, prepared
-from dln_geometry.dynamics.noise.chains import check_rank, randomness, repeated, trace
-from dln_geometry.dynamics.noise.deep_split_steps import DeepSplitting
-from dln_geometry.dynamics.noise.network_steps import Upstairs, upstairs_start
-from dln_geometry.dynamics.noise.plain_steps import PlainStepper
-from dln_geometry.dynamics.noise.product_steps import Downstairs, Thermostat
-from dln_geometry.dynamics.noise.simulation import Stepper, time_grid, walk
-from dln_geometry.dynamics.noise.splitting_steps import Splitting
+from dln_geometry.dynamics.noise.network_steps import NetworkSteps, network_start
+from dln_geometry.dynamics.noise.product_steps import (
+    Gaussians,
+    PlainSteps,
+    ProductSteps,
+    Thermostat,
+    gradient_parts,
+)
+from dln_geometry.dynamics.noise.simulation import Grid, Show, State, Stepper, simulate, time_grid
+from dln_geometry.dynamics.noise.splitting_steps import SplittingSteps
 from dln_geometry.dynamics.store import Store
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import hidden_excess
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
-from dln_geometry.support import as_flag, as_positive
-
-__all__ = ["brownian_motion", "langevin"]
+from dln_geometry.support import as_count, as_flag, as_float_tensor, as_generator, as_positive
 
 METHODS = ("product", "splitting")
-
-Show = bool | Callable[[float, dict[str, Any]], None]
 
 
 def langevin(
@@ -117,16 +115,13 @@ def langevin(
 
     Raises
     ------
-    TypeError
-        If `start` is no point, or an option no number.
     ValueError
-        If `beta`, `kappa`, `t_end` or `dt` is not positive, the start has singular values that are
-        zero where the rank should be smaller, shapes do not fit, there is no source of randomness,
-        or the method is unknown, or upstairs another than product steps.
+        If the start has singular values that are zero where the rank should be smaller, there is no
+        source of randomness, or upstairs `method` is not ``"product"``.
     FlowError
-        If the loss or the matrices of a chain cease to be finite: the error names the chains and
-        carries what was reached, with the last finite points of all chains and the status
-        ``"failed"`` of those, ``"unfinished"`` of the others.
+        If the loss or the matrices of a chain cease to be finite. The error names the chains, whose
+        status is ``"failed"`` (``"unfinished"`` for the others), and carries the last finite points
+        of all chains.
 
     Warns
     -----
@@ -154,78 +149,70 @@ def langevin(
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if method != "product" and (upstairs or increments is not None):
         raise ValueError(f'method must be "product" upstairs and with increments, got {method!r}')
+    frames: list[Tensor] = []
     if upstairs:
-        point, frames, widths = upstairs_start(start, widths, generator)
+        point, frames, widths = network_start(start, widths)
     elif isinstance(start, Collapsed | EndToEnd):
-        point, frames = as_point(start), None
+        point = as_point(start)
     else:
         raise TypeError(
             "start must be a Collapsed or an EndToEnd (factors with upstairs=True), got "
             f"{type(start).__name__}"
         )
+    point = point.detach()
     if loss is not None:
-        loss = prepared(loss, point.shape, dtype=point.s.dtype, device=point.s.device)
-    point, frames = repeated(point, frames, chains)
-    check_rank(point)
+        loss = prepared(loss, point.shape, dtype=point.dtype, device=point.device)
+    if chains is not None:
+        count = as_count(chains, "chains")
+        point = point.expand((count, *point.batch_shape))
+        frames = [q.expand(count, *q.shape) for q in frames]
+    _check_rank(point)
     if kappa == 0 and not upstairs:
         if increments is not None:
             raise ValueError("increments must be None at kappa = 0: there is no noise downstairs")
-        grid = time_grid(t_end, dt if dt is not None else t_end / 100, save_at)
         return free_energy_flow(
-            _Nothing() if loss is None else loss,
+            _NoEnergy() if loss is None else loss,
             point,
             beta=beta,
             widths=widths,
             t_end=t_end,
-            save_at=grid.times,
+            save_at=time_grid(t_end, dt, save_at).times,
             keep_points=keep_points,
             progress=progress,
             store=store,
         )
-    excess = 0.0
-    if entropy and point.depth > 1:
+    entropy, excess = entropy and point.depth > 1, 0.0
+    if entropy:
         excess = hidden_excess(point.shape, point.rank, point.depth, widths)[1]
-    drive = Thermostat(loss, beta, kappa, entropy and point.depth > 1, excess)
-    grid, noise = randomness(point, t_end, dt, save_at, generator, increments, upstairs)
+    drive = Thermostat(loss, beta, kappa, entropy, excess)
+    grid, noise = _randomness(point, t_end, dt, save_at, generator, increments, upstairs)
     stepper: Stepper
-    if frames is not None:
-        stepper = Upstairs(drive, noise, len(frames) - 1)
-        state = (point.s, *frames)
+    state: State = (point.u, point.s, point.vh)
+    if upstairs:
+        stepper, state = NetworkSteps(drive, noise, len(frames) - 1), (point.s, *frames)
     elif point.depth == 1.0:
-        stepper, state = PlainStepper(drive, noise, heun=method == "splitting"), (point.matrix,)
+        stepper, state = PlainSteps(drive, noise, heun=method == "splitting"), (point.matrix,)
+    elif method == "splitting":
+        stepper = SplittingSteps(drive, noise, point, isinstance(start, Collapsed))
+        state = (*state, torch.zeros(1, dtype=torch.float64))
     else:
-        kind = Downstairs
-        if method == "splitting":
-            kind = DeepSplitting if math.isinf(point.depth) else Splitting
-        stepper = kind(drive, noise, point, isinstance(start, Collapsed))
-        state = (point.u, point.s, point.vh)
-        if method == "splitting":
-            state = (*state, torch.zeros(1, dtype=torch.float64))
+        stepper = ProductSteps(drive, noise, point, isinstance(start, Collapsed))
     saved = None
     if store is not None:
+        options = [beta, kappa, entropy, excess, grid.counts, keep_points, upstairs, method]
         identity = {
             "start": list(state),
             "times": grid.times,
-            "options": [
-                beta,
-                kappa,
-                entropy,
-                excess,
-                grid.counts,
-                keep_points,
-                type(stepper).__name__,
-                method,
-            ],
-            "loss": trace(loss, point),
+            "options": options,
+            "loss": loss_identity(loss, point),
             "increments": "none" if increments is None else noise.increments,
         }
         saved = Store(store, identity)
-    label = "langevin" if loss is not None else "brownian motion"
-    return walk(
+    return simulate(
         stepper,
         state,
         grid,
-        label=label,
+        label="langevin" if loss is not None else "brownian motion",
         generator=noise.generator,
         keep_points=keep_points,
         progress=progress,
@@ -266,11 +253,6 @@ def brownian_motion(
     -------
     Trajectory
 
-    Raises
-    ------
-    TypeError, ValueError
-        As in `langevin`.
-
     References
     ----------
     Menon, arXiv 2411.09004; Menon, Yu, arXiv 2509.09088v3.
@@ -296,8 +278,58 @@ def brownian_motion(
     )
 
 
-class _Nothing:
-    """The energy that is zero everywhere."""
+def _check_rank(point: EndToEnd) -> None:
+    """Refuse points whose rank is below that of their manifold, where that is another motion."""
+    if point.depth == 1.0:
+        return
+    zeros = int((point.s <= torch.finfo(point.dtype).tiny).sum(-1).max())
+    if zeros and (point.depth.infinite or point.rank < min(point.shape)):
+        raise ValueError(
+            f"start must have the rank {point.rank} of its manifold, got {zeros} singular values "
+            "that are zero: give the rank when making the point"
+        )
+
+
+def _randomness(
+    point: EndToEnd,
+    t_end: float,
+    dt: float | None,
+    save_at: Any,
+    generator: torch.Generator | None,
+    increments: Any,
+    upstairs: bool,
+) -> tuple[Grid, Gaussians]:
+    """Return the grid of times and the source of noise."""
+    if increments is None:
+        if generator is None:
+            raise ValueError("generator or increments must be given, got neither")
+        if dt is None:
+            raise ValueError("dt must be given where there are no increments")
+        generator = as_generator(generator, point.device)
+        return time_grid(t_end, dt, save_at), Gaussians(generator)
+    if upstairs or generator is not None or dt is not None:
+        raise ValueError("increments must come without upstairs, generator and dt, got both")
+    given = as_float_tensor(increments, "increments", dtype=point.dtype, device=point.device)
+    shape = (*point.batch_shape, *point.shape)
+    if given.shape[1:] != shape or given.shape[0] == 0:
+        raise ValueError(
+            f"increments must have shape (steps, {', '.join(map(str, shape))}), got "
+            f"{tuple(given.shape)}"
+        )
+    return time_grid(t_end, None, save_at, steps=given.shape[0]), Gaussians(None, given)
+
+
+def loss_identity(loss: Any, point: EndToEnd) -> str:
+    """Return a name for a loss in a store: its value and gradient at the start, to six digits."""
+    if loss is None:
+        return "none"
+    value, core, _, _ = gradient_parts(loss, point)
+    size = torch.linalg.vector_norm(core)
+    return f"{type(loss).__name__} {float(value.sum()):.5e} {float(size):.5e}"
+
+
+class _NoEnergy:
+    """The loss that is zero everywhere."""
 
     def value(self, x: Tensor) -> Tensor:
         return x.new_zeros(x.shape[:-2])

@@ -11,32 +11,26 @@ from torch import Tensor
 
 from dln_geometry.dynamics.noise.product_steps import (
     Gaussians,
-    StepWatch,
     Thermostat,
+    added,
     descent,
-    gradient_parts,
-    way_and_reach,
+    observed,
 )
-from dln_geometry.dynamics.noise.simulation import Diverged
+from dln_geometry.dynamics.noise.simulation import Diverged, State, Stepper, StepWatch
 from dln_geometry.geometry.metric import ProductFrame, thin_svd
 from dln_geometry.geometry.points import (
     Collapsed,
     EndToEnd,
+    Network,
     as_point,
-    balanced_factors,
-    balanced_frames,
+    balanced_network,
     chain_from_frames,
-    is_balanced,
 )
 from dln_geometry.geometry.submersion import complement, jacobi_angles, transform
-from dln_geometry.support import as_factors, as_layer_count
-
-__all__ = ["Upstairs", "upstairs_start"]
+from dln_geometry.support import Depth, as_widths
 
 
-def upstairs_start(
-    start: Any, widths: Any, generator: torch.Generator | None
-) -> tuple[EndToEnd, list[Tensor], tuple[int, ...]]:
+def network_start(start: Any, widths: Any) -> tuple[EndToEnd, list[Tensor], tuple[int, ...]]:
     """Return the point, the frames ``(Q_0, ..., Q_N)`` and the widths of a balanced start.
 
     A point gets the canonical gauge of the given widths.
@@ -47,37 +41,26 @@ def upstairs_start(
             raise ValueError(
                 "start must have the metric without 1/N upstairs, got a normalized point"
             )
-        layers = balanced_factors(point, widths=widths)
-        if len(layers) < 2:
-            raise ValueError("start must have at least two layers upstairs, got depth 1")
-        hidden = [
-            torch.eye(w.shape[-2], point.rank, dtype=point.s.dtype, device=point.s.device)
-            for w in layers[:-1]
-        ]
-        batch = point.s.shape[:-1]
-        frames = [point.vh.mT, *(q.expand(*batch, *q.shape).clone() for q in hidden), point.u]
+        sizes = as_widths(widths, point.shape, point.depth.layers, point.rank)
+        r, like = point.rank, point.u
+        hidden = [torch.eye(d, r, dtype=like.dtype, device=like.device) for d in sizes[1:-1]]
+        hidden = [q.expand(*point.batch_shape, *q.shape) for q in hidden]
+        frames = [point.vh.mT, *hidden, point.u]
     else:
-        layers = as_factors(start, "start")
         if widths is not None:
             raise ValueError(f"widths must be those of the factors: leave them out, got {widths!r}")
-        if len(layers) < 2:
-            raise ValueError("start must have at least two layers upstairs, got depth 1")
-        if not bool(is_balanced(layers).all()):
-            raise ValueError(
-                "start must be balanced factors, got unbalanced ones: balance them first"
-            )
-        frames, lam = balanced_frames(layers)
-        depth = float(len(layers))
-        point = EndToEnd(frames[-1], lam**depth, frames[0].mT, depth, False)
-    sizes = (layers[0].shape[-1], *(w.shape[-2] for w in layers))
-    as_layer_count(point.depth)
+        network = balanced_network(start, "start")
+        frames, sizes, depth = network.frames, network.widths, network.depth
+        point = EndToEnd(frames[-1], depth.power(network.spectrum), frames[0].mT, depth, False)
+    if len(sizes) < 3:
+        raise ValueError("start must have at least two layers upstairs, got depth 1")
     return point, frames, sizes
 
 
-class Upstairs:
+class NetworkSteps(Stepper):
     r"""Langevin dynamics of the layers, in the frames ``W_p = Q_p Lam Q_{p-1}^T``.
 
-    A step adds to the layers the horizontal move of `Downstairs` and, with entropy, Gaussians of
+    A step adds to the layers the horizontal move of `ProductSteps` and, with entropy, Gaussians of
     variance ``2 h / beta`` along the orthonormal vertical frame; the product of the moved layers is
     ``X+``, whose mean has moved by the mean curvature of the orbit: no drift is evaluated. The way
     back to balance is the positive definite change of the hidden bases, which is normal to the
@@ -86,15 +69,16 @@ class Upstairs:
     States are ``(s, Q_0, ..., Q_N)``.
     """
 
+    depth: Depth
+
     def __init__(self, drive: Thermostat, noise: Gaussians, layers: int) -> None:
         self.drive, self.noise = drive, noise
-        self.depth = float(layers)
+        self.depth = Depth(layers)
         self.watch = StepWatch(self.depth)
 
-    def advance(self, state: tuple[Tensor, ...], h: float, index: int) -> tuple[Tensor, ...]:
-        """Return the state after one step."""
+    def advance(self, state: State, h: float, index: int) -> State:
         s, *frames = state
-        point, drive, count = self._at(state), self.drive, len(frames) - 1
+        point, drive, count = self._point(state), self.drive, len(frames) - 1
         (m, n), r = point.shape, point.rank
         frame = ProductFrame(point, layers=count)
         value = s.new_zeros(s.shape[:-1])
@@ -106,12 +90,8 @@ class Upstairs:
         if drive.kappa > 0:
             moves = self.noise.frames(point, h, index, drive.amplitude)
         if drive.loss is not None:
-            value, parts = descent(drive.loss, frame, h)
-            if index & (index - 1) == 0:
-                self.watch(*way_and_reach(frame, parts), h)
-            moves = [
-                z if g is None or z is None else z + g for z, g in zip(moves, parts, strict=True)
-            ]
+            value, parts = descent(drive.loss, frame, h, index, self.watch)
+            moves = [added(z, g) for z, g in zip(moves, parts, strict=True)]
         core, left, right = moves
         assert core is not None
         lam = frame.flat
@@ -139,12 +119,12 @@ class Upstairs:
                 f"everywhere, or dt below {h:g}",
                 ~finite.expand(s.shape[:-1]),
             )
-        hidden = _hidden_frames(frames, layers, turns, lam, (u, s_new ** (1.0 / count), vh))
+        hidden = _gauged_frames(frames, layers, turns, lam, (u, s_new ** (1.0 / count), vh))
         return (s_new, vh.mT, *hidden, u)
 
     def _vertical(self, lam: Tensor, scale: float) -> tuple[Tensor, ...]:
         """Return Gaussians along the vertical frame within the rank: one core for every layer."""
-        count, r = int(self.depth), lam.shape[-1]
+        count, r = self.depth.layers, lam.shape[-1]
         lam = lam.clamp_min(torch.finfo(lam.dtype).tiny ** 0.5)
         sine, cosine, cos_psi, sin_psi = jacobi_angles(lam, count)
         z = self.noise.draw((*lam.shape[:-1], count - 1, r, r), lam, scale / math.sqrt(count))
@@ -162,19 +142,13 @@ class Upstairs:
             turns.append(self.noise.draw(size, like, scale * math.sqrt(0.5)) if d > r else None)
         return [*turns, None]
 
-    def observe(self, state: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Return loss and singular values."""
-        row = {"singular_values": state[0]}
-        if self.drive.loss is not None:
-            value = gradient_parts(self.drive.loss, self._at(state))[0]
-            row["loss"] = value.expand(state[0].shape[:-1])
-        return row
+    def observe(self, state: State) -> dict[str, Tensor]:
+        return observed(self.drive.loss, self._point(state))
 
-    def point(self, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Return the layers."""
-        return chain_from_frames(state[1:], state[0])
+    def point(self, state: State) -> Network:
+        return Network.from_layers(chain_from_frames(state[1:], state[0]))
 
-    def _at(self, state: tuple[Tensor, ...]) -> EndToEnd:
+    def _point(self, state: State) -> EndToEnd:
         return EndToEnd(state[-1], state[0], state[1].mT, self.depth, False)
 
 
@@ -213,7 +187,7 @@ def _bubble(turn: Tensor, x: Tensor) -> Tensor:
     return turn.mT @ (turn @ x)
 
 
-def _hidden_frames(
+def _gauged_frames(
     frames: Sequence[Tensor],
     layers: Sequence[Tensor],
     turns: Sequence[Tensor | None],

@@ -1,9 +1,8 @@
-"""Langevin steps on the end-to-end matrices: the product step with noise, one SVD each."""
+"""Langevin steps on end-to-end matrices: the product step with noise, and Euler's at depth 1."""
 
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,37 +10,15 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.losses import contract, evaluate
-from dln_geometry.dynamics.noise.simulation import Diverged
+from dln_geometry.dynamics.noise.simulation import Diverged, State, Stepper, StepWatch
 from dln_geometry.geometry.metric import ProductFrame, layers_of_step, thin_svd
 from dln_geometry.geometry.points import Collapsed, EndToEnd
-
-__all__ = [
-    "Downstairs",
-    "Gaussians",
-    "StepWatch",
-    "Thermostat",
-    "decomposable",
-    "descent",
-    "gradient_parts",
-    "way_and_reach",
-]
+from dln_geometry.support import Depth
 
 
 @dataclass(frozen=True)
 class Thermostat:
-    """What drives a motion besides the noise.
-
-    Attributes
-    ----------
-    loss : Loss or None
-        Prepared for the points.
-    beta, kappa : float
-        Inverse temperature, and the ratio of the noise across the orbits to that along them.
-    entropy : bool
-        Whether the noise along the orbits acts.
-    excess : float
-        ``sum_p (d_p - r)`` over the hidden layers.
-    """
+    """Loss (or None), temperature, and whether entropy acts; ``excess = sum_p (d_p - r)``."""
 
     loss: Any
     beta: float
@@ -58,11 +35,7 @@ class Thermostat:
 class Gaussians:
     """The source of randomness: a generator, or increments of a Brownian motion of matrices.
 
-    Parameters
-    ----------
-    generator : torch.Generator or None
-    increments : Tensor, shape (steps, ..., m, n), optional
-        Independent Gaussians with the variance of the step size.
+    The increments (steps, ..., m, n) have the variance of the step size.
     """
 
     def __init__(self, generator: torch.Generator | None, increments: Tensor | None = None) -> None:
@@ -108,40 +81,18 @@ def gradient_parts(
     return value, point.u.mT @ gv, gv, gu.mT
 
 
-class StepWatch:
-    """Warn once if steps along the gradient are as long as points are from zero."""
-
-    def __init__(self, depth: float) -> None:
-        # At depths below 2 zero is no special place.
-        self._done = depth < 2
-
-    def __call__(self, squares: Tensor, reach: Tensor, h: float) -> None:
-        """Look at moves of these squared lengths, (...), at these squared distances."""
-        if self._done:
-            return
-        way, size = squares.mean().sqrt(), reach.mean().sqrt()
-        # A tamed move is never longer than the reach: half of it is 0.58 untamed.
-        if float(way) > 0.5 * float(size) > 0:
-            self._done = True
-            warnings.warn(
-                f"dt = {h:g} is too large for this loss: one step along the gradient is as long as "
-                f"{float(way / size):.2g} of the way to the zero matrix (1 is the most it may be), "
-                "and what follows means little; take a smaller dt",
-                UserWarning,
-                stacklevel=6,
-            )
+def observed(loss: Any, point: EndToEnd, x: Tensor | None = None) -> dict[str, Tensor]:
+    """Return singular values and loss of a point; `x` is its matrix, where it is known."""
+    row = {"singular_values": point.s}
+    if loss is not None:
+        row["loss"] = gradient_parts(loss, point, x)[0].expand(point.s.shape[:-1])
+    return row
 
 
-class Downstairs:
-    r"""Langevin dynamics on the matrices of rank r by product steps.
+class MatrixSteps(Stepper):
+    """Langevin dynamics of an end-to-end matrix; states begin with its ``(u, s, vh)``."""
 
-    ``eta = -h sqrt(a) o U^T E'(X) V + sqrt(2 kappa h / beta) xi`` (see `descent`); the
-    entropic drift moves the flat coordinate by ``2 h k / (lam + sqrt(lam^2 + 4 h k))``,
-    ``k = (s dS/ds) / beta``: implicit, so that it is finite where singular values vanish, and
-    ``h k / lam`` elsewhere.
-
-    States are ``(u, s, vh)``, and the matrix if it is square and of full rank.
-    """
+    depth: Depth
 
     def __init__(
         self, drive: Thermostat, noise: Gaussians, start: EndToEnd, collapsed: bool
@@ -151,19 +102,54 @@ class Downstairs:
         self.collapsed = collapsed
         self.watch = StepWatch(start.depth)
 
-    def advance(self, state: tuple[Tensor, ...], h: float, index: int) -> tuple[Tensor, ...]:
-        """Return the state after one step."""
-        point, drive = self._at(state), self.drive
-        frame = ProductFrame(point, layers=_factors(self.depth))
+    def observe(self, state: State) -> dict[str, Tensor]:
+        return observed(self.drive.loss, self.at(state))
+
+    def point(self, state: State) -> Collapsed | EndToEnd:
+        point = self.at(state)
+        return Collapsed.of(point) if self.collapsed else point
+
+    def at(self, state: State) -> EndToEnd:
+        """Return the point as its singular value decomposition."""
+        u, s, vh = state[:3]
+        return EndToEnd(u, s, vh, self.depth, self.normalized)
+
+    def check(self, point: EndToEnd, finite: Tensor, h: float) -> None:
+        """Stop if a step from a point left the finite numbers in some chains, (...)."""
+        if bool(finite.all()):
+            return
+        message = f"the matrices must stay finite, got overflow: take dt below {h:g}"
+        if self.drive.loss is not None:
+            value, core, _, _ = gradient_parts(self.drive.loss, point)
+            if not bool(torch.isfinite(value).all() & torch.isfinite(core).all()):
+                message = (
+                    "loss must be finite with a finite gradient wherever the motion goes, got NaN "
+                    f"or infinite (if the loss has no such points, take dt below {h:g})"
+                )
+        raise Diverged(message, ~finite.expand(point.s.shape[:-1]))
+
+
+class ProductSteps(MatrixSteps):
+    r"""Product steps on the matrices of rank r, one SVD each.
+
+    ``eta = -h sqrt(a) o U^T E'(X) V + sqrt(2 kappa h / beta) xi`` (see `descent`); the
+    entropic drift moves the flat coordinate by ``2 h k / (lam + sqrt(lam^2 + 4 h k))``,
+    ``k = (s dS/ds) / beta``: implicit, so that it is finite where singular values vanish, and
+    ``h k / lam`` elsewhere.
+
+    States are ``(u, s, vh)``, and the matrix if it is square and of full rank.
+    """
+
+    def advance(self, state: State, h: float, index: int) -> State:
+        point, drive = self.at(state), self.drive
+        frame = ProductFrame(point, layers=_factor_count(self.depth))
         value = point.s.new_zeros(point.s.shape[:-1])
         moves: list[Tensor | None] = [None, None, None]
         if drive.kappa > 0:
             moves = self.noise.frames(point, h, index, drive.amplitude)
         if drive.loss is not None:
-            value, parts = descent(drive.loss, frame, h, *state[3:])
-            if index & (index - 1) == 0:
-                self.watch(*way_and_reach(frame, parts), h)
-            moves = [_sum(z, g) for z, g in zip(moves, parts, strict=True)]
+            value, parts = descent(drive.loss, frame, h, index, self.watch, *state[3:])
+            moves = [added(z, g) for z, g in zip(moves, parts, strict=True)]
         core, left, right = moves
         (m, n), r = point.shape, point.rank
         if core is None:
@@ -181,62 +167,25 @@ class Downstairs:
             finite = torch.isfinite(moved[1]).all(-1) & torch.isfinite(value)
         except torch.linalg.LinAlgError:
             finite, moved = decomposable(last @ first), state
-        if not bool(finite.all()):
-            raise self._diverged(point, finite, h)
+        self.check(point, finite, h)
         return moved
+
+    def observe(self, state: State) -> dict[str, Tensor]:
+        return observed(self.drive.loss, self.at(state), *state[3:])
 
     def _entropic(self, frame: ProductFrame, h: float) -> Tensor:
         """Return the entropic drift as a move in orthonormal coordinates, shape (..., r)."""
         pull = frame.entropy_pull(self.drive.excess) * (h / self.drive.beta)
-        if math.isinf(self.depth):
+        if self.depth.infinite:
             return pull
         if self.normalized:
             pull = pull / self.depth
         lam = frame.flat
-        shift = (
-            2.0
-            * pull
-            / (lam + (lam.square() + 4.0 * pull).sqrt()).clamp_min(torch.finfo(lam.dtype).tiny)
-        )
-        return shift / frame.flat_speed
-
-    def _diverged(self, point: EndToEnd, finite: Tensor, h: float) -> Diverged:
-        """Tell which chains left the finite numbers from a point, (...), and why."""
-        return Diverged(self._cause(point, h), ~finite.expand(point.s.shape[:-1]))
-
-    def _cause(self, point: EndToEnd, h: float) -> str:
-        if self.drive.loss is not None:
-            value, core, _, _ = gradient_parts(self.drive.loss, point)
-            if not bool(torch.isfinite(value).all() & torch.isfinite(core).all()):
-                return (
-                    "loss must be finite with a finite gradient wherever the motion goes, got NaN "
-                    f"or infinite (if the loss has no such points, take dt below {h:g})"
-                )
-        return f"the matrices must stay finite, got overflow: take dt below {h:g}"
-
-    def observe(self, state: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Return loss and singular values."""
-        row = {"singular_values": state[1]}
-        if self.drive.loss is not None:
-            value = gradient_parts(self.drive.loss, self._at(state), *self._matrix(state))[0]
-            row["loss"] = value.expand(state[1].shape[:-1])
-        return row
-
-    def point(self, state: tuple[Tensor, ...]) -> Collapsed | EndToEnd:
-        """Return the point, in the view of the start."""
-        point = self._at(state)
-        return Collapsed.of(point) if self.collapsed else point
-
-    def _at(self, state: tuple[Tensor, ...]) -> EndToEnd:
-        u, s, vh = state[:3]
-        return EndToEnd(u, s, vh, self.depth, self.normalized)
-
-    def _matrix(self, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Return the matrix of a state as a tuple, which is empty if the state has none."""
-        return state[3:]
+        sums = lam + (lam.square() + 4.0 * pull).sqrt()
+        return 2.0 * pull / sums.clamp_min(torch.finfo(lam.dtype).tiny) / frame.flat_speed
 
 
-def _factors(depth: float) -> int:
+def _factor_count(depth: float) -> int:
     """Return the number of factors: from six layers on, pairs of layers where that is possible.
 
     Half of the products, and errors that were measured to be as large for values apart, and up to
@@ -253,13 +202,14 @@ def decomposable(x: Tensor) -> Tensor:
 
 
 def descent(
-    loss: Any, frame: ProductFrame, h: float, x: Tensor | None = None
+    loss: Any, frame: ProductFrame, h: float, index: int, watch: StepWatch, x: Tensor | None = None
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Return the loss, and the step along its gradient in orthonormal coordinates in three parts.
 
     ``-h sqrt(a) o U^T G V``, times ``1 / sqrt(1 + (way / reach)^2)`` with its own length and the
     distance ``|rho|`` of the point from zero: a change of third order in h that keeps losses which
-    grow faster than quadratically in rho from throwing chains to infinity.
+    grow faster than quadratically in rho from throwing chains to infinity. `x` is the matrix of the
+    point, where it is known.
     """
     point = frame.point
     (m, n), r = point.shape, point.rank
@@ -273,32 +223,75 @@ def descent(
         ratio = frame.root_mixed / torch.where(point.s > 0, point.s, math.inf)
         gu = gu - (gu @ point.vh.mT) @ point.vh
         parts[2] = -h * ratio.unsqueeze(-1) * gu
-    way, reach = _squares(parts), _reach(frame)
+    reach = _reach(frame)
+    shrink = tamed(_squares(parts), reach)
+    parts = [None if part is None else part * shrink for part in parts]
+    if watch.due(index):
+        watch.look(_squares(parts), reach, h)
+    return value, parts
+
+
+def tamed(way: Tensor, reach: Tensor) -> Tensor:
+    """Return ``1 / sqrt(1 + way / reach)`` of two squared lengths (...), shape (..., 1, 1)."""
     shrink = (reach / (reach + way).clamp_min(torch.finfo(way.dtype).tiny)).sqrt()
     # A square that overflows must not pass for a gradient of zero.
-    shrink = (shrink + 0.0 * way)[..., None, None]
-    return value, [None if part is None else part * shrink for part in parts]
-
-
-def way_and_reach(frame: ProductFrame, parts: list[Tensor | None]) -> tuple[Tensor, Tensor]:
-    """Return the squared length of a move and the squared distance from zero, (...)."""
-    return _squares(parts), _reach(frame)
+    return (shrink + 0.0 * way)[..., None, None]
 
 
 def _squares(parts: list[Tensor | None]) -> Tensor:
+    """Return the squared length of a move in parts, (...)."""
     total = [torch.linalg.matrix_norm(part).square() for part in parts if part is not None]
     return torch.stack(total).sum(0) if len(total) > 1 else total[0]
 
 
 def _reach(frame: ProductFrame) -> Tensor:
     """Return ``|rho|^2``, shape (...); at infinite depth, where zero is far, r."""
-    if math.isinf(frame.point.depth):
+    if frame.point.depth.infinite:
         return torch.full_like(frame.point.s[..., 0], float(frame.point.rank))
     return frame.flat.square().sum(-1) / frame.flat_speed**2
 
 
-def _sum(z: Tensor | None, g: Tensor | None) -> Tensor | None:
+def added(z: Tensor | None, g: Tensor | None) -> Tensor | None:
     """Return the sum of two parts, either of which may be missing."""
     if g is None or z is None:
         return z if g is None else g
     return z.add_(g)
+
+
+class PlainSteps(Stepper):
+    """Depth 1: steps of ``dX = -E'(X) dt + sqrt(2 kappa / beta) dB``, any rank.
+
+    Euler's, of weak order 1, or Heun's, of weak order 2: the noise is additive.
+    """
+
+    depth = 1.0
+
+    def __init__(self, drive: Thermostat, noise: Gaussians, *, heun: bool = False) -> None:
+        self.drive, self.noise, self.heun = drive, noise, heun
+
+    def advance(self, state: State, h: float, index: int) -> State:
+        (x,), drive = state, self.drive
+        if self.noise.increments is not None:
+            moved = x + drive.amplitude * self.noise.increments[index]
+        else:
+            moved = x + self.noise.draw(x.shape, x, drive.amplitude * math.sqrt(h))
+        if drive.loss is not None:
+            first = evaluate(drive.loss, x)[1]
+            if self.heun:
+                first = 0.5 * (first + evaluate(drive.loss, moved - h * first)[1])
+            moved = moved - h * first
+        finite = torch.isfinite(moved).all(-1).all(-1)
+        if not bool(finite.all()):
+            message = f"the matrices must stay finite, got overflow: take dt below {h:g}"
+            raise Diverged(message, ~finite)
+        return (moved,)
+
+    def observe(self, state: State) -> dict[str, Tensor]:
+        (x,) = state
+        row = {"singular_values": torch.linalg.svdvals(x)}
+        if self.drive.loss is not None:
+            row["loss"] = evaluate(self.drive.loss, x)[0].expand(x.shape[:-2])
+        return row
+
+    def point(self, state: State) -> EndToEnd:
+        return EndToEnd.of(state[0], 1.0)

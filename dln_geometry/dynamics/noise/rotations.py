@@ -1,4 +1,4 @@
-r"""What distinguishes Brownian motion of ``g^N`` from that of flat matrices: rotations alone.
+r"""Random rotations: all that Brownian motion of ``g^N`` has more than that of flat matrices.
 
 In ``Y = U rho V^T``, ``rho = sqrt(N) s^{1/N}``, the generator of Brownian motion of X is that of a
 flat Brownian motion of Y plus one of random rotations of U and V, at rates that depend on rho
@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.kernel import langevin_function
-
-__all__ = ["Draw", "Rates", "deep_rates", "excess_rates", "polished", "rotated"]
+from dln_geometry.support import Depth
 
 Draw = Callable[[tuple[int, ...]], Tensor]
 
@@ -37,12 +36,9 @@ _FASTEST = 1e5
 class Rates:
     """Variances of the angles of a random rotation.
 
-    Attributes
-    ----------
-    plus, minus : Tensor, shape (..., r, r)
-        Of the sum and of the difference of the angles of both frames, zero on the diagonal.
-    left, right : Tensor, shape (..., r)
-        Of the angle with every single direction outside a frame.
+    `plus` and `minus` (..., r, r) are those of the sum and of the difference of the angles of both
+    frames, zero on the diagonal; `left` and `right` (..., r) those of the angle with every single
+    direction outside a frame.
     """
 
     plus: Tensor
@@ -52,22 +48,26 @@ class Rates:
 
 
 def excess_rates(
-    rho: Tensor, depth: float, variance: float, *, left: float, right: float, signed: bool = False
+    rho: Tensor,
+    depth: Depth,
+    variance: float,
+    *,
+    left: float = 0.0,
+    right: float = 0.0,
+    signed: bool = False,
 ) -> Rates:
     """Return by how much the rotations of depth N exceed flat ones.
 
-    Parameters
-    ----------
-    rho : Tensor, shape (..., r)
-        ``sqrt(N) s^{1/N}``, descending.
-    variance : float
-        Variance of the entries of the flat motion in this time.
-    left, right : float
-        Rates out of the ranges, in units of ``variance / rho^2``.
-    signed : bool
-        The last of `rho` may be negative: that of a flat motion that has passed ``det = 0`` while
-        the determinant of X, at even depths, keeps its sign.
+    `rho` are the descending `FlatCoordinates` (..., r), `variance` is that of the entries of the
+    flat motion in this time, `left` and `right` are rates out of the ranges in units of
+    ``variance / rho^2`` (none at infinite depth). If `signed`, the last of `rho` may be negative: a
+    flat motion has passed ``det = 0``, but at even depths the determinant of X keeps its sign.
     """
+    if depth.infinite:
+        t, apart = _gaps(rho)
+        plus = variance * apart * langevin_function(0.5 * t) / t
+        minus = variance * apart * torch.tanh(0.5 * t) / t
+        return _bounded(plus, minus, torch.zeros_like(rho), torch.zeros_like(rho))
     size = rho.abs().clamp_min(torch.finfo(rho.dtype).tiny ** 0.25)
     t, apart = _gaps(size.log())
     scale = 2.0 * variance / torch.maximum(size.unsqueeze(-1), size.unsqueeze(-2)).square()
@@ -78,31 +78,18 @@ def excess_rates(
     minus = scale * (depth * torch.tanh(deep) - torch.tanh(flat))
     if signed:
         # Flat rotations of a negative value are those of its modulus with the signs exchanged.
-        other = _crossed(rho) * scale * (1.0 / torch.tanh(flat) - torch.tanh(flat))
+        negative = (rho < 0).to(rho.dtype)
+        crossed = (negative.unsqueeze(-1) - negative.unsqueeze(-2)).abs()
+        other = crossed * scale * (1.0 / torch.tanh(flat) - torch.tanh(flat))
         plus, minus = plus + other, (minus - other).clamp_min(0.0)
     outer = variance / size.square()
     return _bounded(plus, minus, left * outer, right * outer)
 
 
-def deep_rates(u: Tensor, variance: float) -> Rates:
-    """Return the same at infinite depth, ``u = log s``, against flat symmetric matrices."""
-    t, apart = _gaps(u)
-    plus = variance * apart * langevin_function(0.5 * t) / t
-    minus = variance * apart * torch.tanh(0.5 * t) / t
-    zero = torch.zeros_like(u)
-    return _bounded(plus, minus, zero, zero)
-
-
 def _gaps(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``|x_i - x_j|``, at least what leaves quotients smooth, and 1 off the diagonal."""
+    """Return ``|x_i - x_j|``, bounded below to keep quotients smooth, and 1 off the diagonal."""
     t = (x.unsqueeze(-1) - x.unsqueeze(-2)).abs_().clamp_min_(torch.finfo(x.dtype).eps ** 0.5)
     return t, 1.0 - torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-
-
-def _crossed(rho: Tensor) -> Tensor:
-    """Return 1 where one of two values is negative."""
-    negative = (rho < 0).to(rho.dtype)
-    return (negative.unsqueeze(-1) - negative.unsqueeze(-2)).abs()
 
 
 def _bounded(*rates: Tensor) -> Rates:
@@ -117,10 +104,7 @@ def rotated(p: Tensor, q: Tensor, rates: Rates, draw: Draw) -> tuple[Tensor, Ten
     the generator (Ninomiya, Ninomiya 2009). Rotations that are too fast to be resolved are tamed,
     which changes the others to fifth order in their variances.
 
-    Parameters
-    ----------
-    draw : callable
-        ``draw(shape)`` returns standard normal numbers.
+    ``draw(shape)`` returns standard normal numbers.
     """
     (m, n), r, batch = (p.shape[-2], q.shape[-2]), p.shape[-1], p.shape[:-2]
     inside = 0.25 * (rates.plus + rates.minus).sum(-1)
@@ -140,7 +124,7 @@ def rotated(p: Tensor, q: Tensor, rates: Rates, draw: Draw) -> tuple[Tensor, Ten
     for k, (frame, rate) in enumerate(((p, rates.left), (q, rates.right))):
         if frame.shape[-2] > r and bool(rate.any()):
             out = _outwards(frame, rate.sqrt() * tame, draw)
-            ends.append(_turned(frame, turn[:, k], out))
+            ends.append(_after_exponentials(frame, turn[:, k], out))
         else:
             ends.append(frame @ x[k])
     return ends[0], ends[1]
@@ -153,7 +137,7 @@ def _outwards(frame: Tensor, size: Tensor, draw: Draw) -> Tensor:
     return torch.stack((math.sqrt(0.5) * z[0], z[1] - math.sqrt(0.5) * z[0]))
 
 
-def _turned(frame: Tensor, inside: Tensor, out: Tensor) -> Tensor:
+def _after_exponentials(frame: Tensor, inside: Tensor, out: Tensor) -> Tensor:
     """Apply two exponentials of ``[[A, -B^T], [B, 0]]`` to a frame, the second one first.
 
     By four terms of their series, which leave lengths right up to the sixth order: what a QR
@@ -177,6 +161,6 @@ def _rotation(a: Tensor) -> Tensor:
     return torch.linalg.solve(eye - half, eye + half)
 
 
-def polished(frame: Tensor) -> Tensor:
+def orthonormalized(frame: Tensor) -> Tensor:
     """Return a frame that is nearly orthonormal with its defect squared (Newton, Schulz)."""
     return 1.5 * frame - 0.5 * frame @ (frame.mT @ frame)

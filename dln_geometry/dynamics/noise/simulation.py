@@ -1,66 +1,75 @@
-"""The loop of a random motion: a grid of times, saved rows, a store, and what went wrong."""
+"""The loop of every random motion: a grid of times, steps, saved rows, a store and errors.
+
+A motion is a `Stepper`; `simulate` makes its steps on a `Grid` and returns a `Trajectory`.
+"""
 
 from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.flows import FlowError
 from dln_geometry.dynamics.store import Store
-from dln_geometry.dynamics.trajectory import Trajectory
+from dln_geometry.dynamics.trajectory import FlowError, Trajectory
 from dln_geometry.ode import save_times
-from dln_geometry.support import Progress, as_positive
+from dln_geometry.support import Progress, as_positive, warn
 
-__all__ = ["Diverged", "Grid", "Stepper", "time_grid", "walk"]
+State = tuple[Tensor, ...]
+Show = bool | Callable[[float, dict[str, Any]], None]
 
-_ROWS = 101
-_SECONDS_BETWEEN_CHECKPOINTS = 5.0
+ROWS = 100
+"""Intervals between saved times if the user gives no times."""
+
+SECONDS_BETWEEN_CHECKPOINTS = 5.0
+
+OVERFLOW = "start, t_end and the size of the noise must leave positions finite, got overflow"
 
 
 class Diverged(ArithmeticError):
-    """Tell that a step led to numbers that are not finite.
-
-    Parameters
-    ----------
-    message : str
-        The cause.
-    samples : Tensor of bool, shape (...)
-        Which samples of the batch it was.
-    """
+    """Tell that a step led to numbers that are not finite, in these samples of the batch (...)."""
 
     def __init__(self, message: str, samples: Tensor) -> None:
         super().__init__(message)
         self.samples = samples
 
 
-class Stepper(Protocol):
-    """A random motion in steps: states are tuples of tensors, never changed in place."""
+class Stepper(ABC):
+    """A random motion in steps. States are tuples of tensors that no step changes in place."""
 
-    @property
-    def depth(self) -> float: ...
+    depth: float = math.nan
 
-    def advance(self, state: tuple[Tensor, ...], h: float, index: int) -> tuple[Tensor, ...]:
+    @abstractmethod
+    def advance(self, state: State, h: float, index: int) -> State:
         """Return the state after the step number `index`, of size h."""
-        ...
 
-    def observe(self, state: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Return what is saved of a state: series of a `Trajectory`."""
-        ...
+    @abstractmethod
+    def observe(self, state: State) -> dict[str, Tensor]:
+        """Return the series of a `Trajectory` that are saved of a state."""
 
-    def point(self, state: tuple[Tensor, ...]) -> Any:
+    @abstractmethod
+    def point(self, state: State) -> Any:
         """Return the point that a state stands for."""
-        ...
+
+    def summary(self, state: State, steps: int) -> dict[str, Any]:
+        """Return statistics for `Trajectory.stats`, besides the number and size of the steps."""
+        return {}
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The saved times, and the number and size of the steps that lead to each of them."""
+    """Saved times, and the number and size of the steps in every interval between them.
+
+    There is one more interval than times where the motion goes on after the last saved time.
+    """
 
     times: Tensor
     counts: tuple[int, ...]
@@ -71,70 +80,88 @@ class Grid:
         """Number of steps in all."""
         return sum(self.counts)
 
+    def step_times(self) -> list[float]:
+        """Return the times after every step."""
+        times, start = [], 0.0
+        for count, h in zip(self.counts, self.sizes, strict=True):
+            times += [start + h * (k + 1) for k in range(count)]
+            start += h * count
+        return times
 
-def time_grid(t_end: Any, dt: Any, save_at: Any = None, *, steps: int | None = None) -> Grid:
+
+def time_grid(
+    t_end: Any,
+    dt: Any,
+    save_at: Any = None,
+    *,
+    steps: int | None = None,
+    to_end: bool = False,
+    device: torch.device | None = None,
+) -> Grid:
     """Return a grid of equal steps of at most `dt` between saved times.
 
-    Parameters
-    ----------
-    t_end : float
-    dt : float
-        Largest step; `None` if `steps` is given.
-    save_at : array_like, shape (T,), optional
-        Increasing times in [0, t_end]. By default 101 of the times of equal steps, or all of
-        them if there are fewer.
-    steps : int, optional
-        Number of equal steps: what given increments prescribe. Saved times must then be
-        multiples of ``t_end / steps``.
+    Without `dt` there is one step between two saved times, without `save_at` every time is saved,
+    or 101 of them. `steps` is the number of equal steps where increments are given: saved times
+    must be multiples of ``t_end / steps``. With `to_end` the motion goes on to `t_end` after the
+    last saved time. `device` is that of the times.
     """
     t_end = as_positive(t_end, "t_end")
-    if steps is None:
-        dt = as_positive(dt, "dt")
-        steps = max(1, math.ceil(t_end / dt * (1 - 1e-12)))
-        given = False
-    else:
-        given = True
-    h = t_end / steps
+    longest = math.inf if dt is None else as_positive(dt, "dt")
     if save_at is None:
-        index = torch.linspace(0, steps, min(_ROWS, steps + 1), dtype=torch.float64).round()
-        counts = tuple(int(c) for c in (0, *index.diff().tolist()))
-        return Grid(index * h, counts, (h,) * len(counts))
-    rounding = 1e-6 * t_end
-    times = torch.from_numpy(save_times(save_at, t_end, 2))
-    gaps = torch.cat((times[:1], times.diff()))
-    if given:
-        counts = (gaps / h).round()
-        if bool(((gaps - counts * h).abs() > rounding).any()):
-            raise ValueError(
-                f"save_at must hold multiples of the given increments' step {h:g}, got "
-                f"{times.tolist()}"
-            )
-        return Grid(times, tuple(int(c) for c in counts.tolist()), (h,) * len(gaps))
-    counts = tuple(math.ceil(gap / dt * (1 - 1e-12)) for gap in gaps.tolist())
-    sizes = tuple(gap / max(count, 1) for gap, count in zip(gaps.tolist(), counts, strict=True))
-    return Grid(times, counts, sizes)
+        if steps is None:
+            steps = ROWS if dt is None else _step_count(t_end, longest)
+        rows = min(ROWS, steps)
+        places = [round(k * steps / rows) for k in range(rows + 1)]
+        times = [place / steps * t_end for place in places]
+        counts = [0, *(b - a for a, b in pairwise(places))]
+        sizes = [t_end / steps] * len(counts)
+    else:
+        times: list[float] = np.asarray(save_times(save_at, t_end, 2)).tolist()
+        ends: list[float] = [0.0, *times, t_end] if to_end else [0.0, *times]
+        gaps = [b - a for a, b in pairwise(ends)]
+        if steps is None:
+            counts = [_step_count(gap, longest) for gap in gaps]
+            sizes = [gap / max(count, 1) for gap, count in zip(gaps, counts, strict=True)]
+        else:
+            h = t_end / steps
+            counts, sizes = [round(gap / h) for gap in gaps], [h] * len(gaps)
+            if any(abs(g - k * h) > 1e-6 * t_end for g, k in zip(gaps, counts, strict=True)):
+                raise ValueError(
+                    f"save_at must hold multiples of the given increments' step {h:g}, got {times}"
+                )
+    saved = torch.tensor(times, dtype=torch.float64, device=device)
+    return Grid(saved, tuple(counts), tuple(sizes))
+
+
+def _step_count(length: float, longest: float) -> int:
+    """Return the number of steps in an interval; rounding alone adds none."""
+    return 0 if length <= 0 else max(1, math.ceil(length / longest * (1 - 1e-9)))
 
 
 @torch.no_grad()
-def walk(
+def simulate(
     stepper: Stepper,
-    state: tuple[Tensor, ...],
+    state: State,
     grid: Grid,
     *,
     label: str,
     generator: torch.Generator | None = None,
     keep_points: bool = False,
-    progress: bool | Callable[[float, dict[str, Any]], None] = False,
+    progress: Show = False,
     store: Store | None = None,
-    summary: Callable[[tuple[Tensor, ...], int], dict[str, Any]] | None = None,
 ) -> Trajectory:
     """Make all steps of a grid and return the record.
 
     The store holds the state of the generator, so that a run that was killed continues to the
     same bits.
+
+    Raises
+    ------
+    FlowError
+        If a step diverges.
     """
     rows: list[dict[str, Tensor]] = []
-    kept: list[tuple[Tensor, ...]] = []
+    kept: list[State] = []
     first, done = 0, 0
     held = None if store is None else store.load()
     if held is not None:
@@ -156,43 +183,48 @@ def walk(
         store.save({**part, **memory, "interval": interval, "done": done})
 
     def record(status: str | list[str]) -> Trajectory:
-        stats = {"steps": taken, "dt": max(grid.sizes)}
         series = (
             {name: torch.stack([row[name] for row in rows]) for name in rows[0]} if rows else {}
         )
+        stats = {"steps": taken, "dt": max(grid.sizes), **stepper.summary(state, taken)}
         return Trajectory(
             t=grid.times[: len(rows)],
             **series,
             final=stepper.point(state),
             status=status,
-            stats={**stats, **(summary(state, taken) if summary is not None else {})},
+            stats=stats,
             points=tuple(stepper.point(k) for k in kept) if keep_points else None,
             depth=stepper.depth,
         )
 
-    saved_at = time.monotonic()
-    with Progress(progress, label) as bar:
-        for interval in range(first, len(grid.counts)):
-            h = grid.sizes[interval]
-            for k in range(done, grid.counts[interval]):
+    saved_at, loss = time.monotonic(), math.nan
+    with Progress(progress, label) if progress else nullcontext() as bar:
+        report = None if bar is None else bar.callback
+        for interval, (count, h) in enumerate(zip(grid.counts, grid.sizes, strict=True)):
+            if interval < first:
+                continue
+            for k in range(done, count):
                 try:
                     state = stepper.advance(state, h, taken)
                 except Diverged as error:
-                    at = float(grid.times[interval]) - (grid.counts[interval] - k) * h
+                    at = [0.0, *grid.step_times()][taken]
                     where, status = _failure(error.samples)
                     raise FlowError(f"{error}, at t = {at:g}{where}", record(status)) from None
                 taken += 1
-                if store is not None and time.monotonic() - saved_at > _SECONDS_BETWEEN_CHECKPOINTS:
+                if report is not None and progress is True:
+                    report(taken / total, {"obs": [[loss]]})
+                if store is not None and time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
                     checkpoint(interval, k + 1)
                     saved_at = time.monotonic()
             done = 0
+            if interval == len(grid.times):
+                continue
             rows.append(stepper.observe(state))
             if keep_points:
                 kept.append(state)
-            if bar.callback is not None:
-                loss = rows[-1].get("loss")
-                value = math.nan if loss is None else float(loss.mean())
-                bar.callback(taken / total, {"obs": [[value]]})
+            if report is not None:
+                loss = float(rows[-1]["loss"].mean()) if "loss" in rows[-1] else math.nan
+                report(taken / total, {"obs": [[loss]]})
     checkpoint(len(grid.counts), 0)
     return record("t_end")
 
@@ -205,3 +237,58 @@ def _failure(samples: Tensor) -> tuple[str, str | list[str]]:
     status = ["failed" if k in set(failed) else "unfinished" for k in range(samples.numel())]
     named = ", ".join(map(str, failed[:5])) + (", ..." if len(failed) > 5 else "")
     return f" in sample {named} of {samples.numel()}", status
+
+
+class StepWatch:
+    """Warn once if steps along the gradient are as long as points are from zero."""
+
+    def __init__(self, depth: float) -> None:
+        # At depths below 2 zero is no special place.
+        self._done = depth < 2
+
+    def due(self, index: int) -> bool:
+        """Tell whether to look at this step: at those whose number is a power of two."""
+        return not self._done and index & (index - 1) == 0
+
+    def look(self, squares: Tensor, reach: Tensor, h: float) -> None:
+        """Look at moves of these squared lengths, (...), at these squared distances."""
+        way, size = squares.mean().sqrt(), reach.mean().sqrt()
+        # A tamed move is never longer than the reach: half of it is 0.58 untamed.
+        if float(way) > 0.5 * float(size) > 0:
+            self._done = True
+            warn(
+                f"dt = {h:g} is too large for this loss: one step along the gradient is as long as "
+                f"{float(way / size):.2g} of the way to the zero matrix (1 is the most it may be), "
+                "and what follows means little; take a smaller dt"
+            )
+
+
+class Particles(Stepper):
+    """Positions (..., n) that ``step(x, h)`` moves, with the confining drift ``-rate x``, exactly.
+
+    The repulsion of the particles is homogeneous of degree -1: ``e^{-ct} y((e^{2ct} - 1)/(2c))`` is
+    the confined motion if y is the free one.
+    """
+
+    def __init__(self, step: Callable[[Tensor, float], Tensor], scheme: str, rate: float) -> None:
+        self.step, self.scheme, self.rate = step, scheme, rate
+
+    def advance(self, state: State, h: float, index: int) -> State:
+        (x,), rate = state, self.rate
+        try:
+            if rate == 0:
+                return (self.step(x, h),)
+            shrink, tau = math.exp(-rate * h), -math.expm1(-2 * rate * h) / (2 * rate)
+            return (self.step(shrink * x, tau),)
+        except torch.linalg.LinAlgError:
+            finite = torch.isfinite(x).all(-1)
+            raise Diverged(OVERFLOW, ~finite | finite.all()) from None
+
+    def observe(self, state: State) -> dict[str, Tensor]:
+        return {"states": state[0]}
+
+    def point(self, state: State) -> Tensor:
+        return state[0]
+
+    def summary(self, state: State, steps: int) -> dict[str, Any]:
+        return {"scheme": self.scheme}

@@ -3,42 +3,28 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from dln_geometry.dynamics.noise.flat_coordinates import FlatCoordinates
 from dln_geometry.dynamics.noise.product_steps import (
-    Downstairs,
     Gaussians,
+    MatrixSteps,
     Thermostat,
     decomposable,
     gradient_parts,
+    tamed,
 )
-from dln_geometry.dynamics.noise.rotations import Draw, excess_rates, polished, rotated
-from dln_geometry.geometry.kernel import power_divided_difference
+from dln_geometry.dynamics.noise.rotations import Draw, excess_rates, orthonormalized, rotated
+from dln_geometry.dynamics.noise.simulation import State
 from dln_geometry.geometry.metric import entropy_pull
 from dln_geometry.geometry.points import EndToEnd
 
-__all__ = ["Split", "Splitting", "rotates_first"]
 
-
-class Split(Downstairs):
-    """States ``(u, s, vh, balance)``, see `rotates_first`."""
-
-    def _matrix(self, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return ()
-
-    def _noise(self, p: Tensor, q: Tensor, shape: tuple[int, ...], h: float) -> Tensor:
-        """Return the noise of A in the frame q, or of Y, or half that of H."""
-        return self.noise.draw(shape, p, self.drive.amplitude * math.sqrt(h))
-
-    def _draw(self, p: Tensor, q: Tensor) -> Draw:
-        """Return a source of standard normal numbers, for rotations of these frames."""
-        return lambda shape: self.noise.draw(shape, p, 1.0)
-
-
-class Splitting(Split):
-    r"""Langevin dynamics in ``Y = U rho V^T``, ``rho = sqrt(N) s^{1/N}``, at finite depth.
+class SplittingSteps(MatrixSteps):
+    r"""Langevin dynamics in ``Y = U rho V^T``, ``rho = sqrt(N) s^{1/N}``.
 
     The rotations by which the noise exceeds a flat one (`rotations`), before or after the rest of a
     step in turn; half a step of the radial flow ``(rho^2)' = 2 (rho dS/drho + kappa q) / beta``,
@@ -50,99 +36,119 @@ class Splitting(Split):
 
     Of a matrix of lower rank ``Y = A Q^T`` with the frame Q on the shorter side the flat motion is
     that of A; Q turns by rotations alone, and the wall ``q = n - r`` of that side is radial.
+
+    At infinite depth ``X = O exp(H)``, and the flat motion is that of the symmetric matrix H with
+    the eigenvalues ``rho = log s``: ``dH = b dt + sqrt(2 kappa/beta) dS`` with
+    ``b = -(s_i + s_j)/2 e_sym``. O turns by rotations and with the drift
+    ``-(s_i - s_j)/(rho_i - rho_j) e_anti``; the row and column spaces stand still.
+
+    States are ``(u, s, vh, balance)``, see `rotates_first`. In a step the frames are p and q, with
+    q on the shorter side, and A is Y, ``Y Q`` or H.
     """
 
     def __init__(
         self, drive: Thermostat, noise: Gaussians, start: EndToEnd, collapsed: bool
     ) -> None:
         super().__init__(drive, noise, start, collapsed)
-        (m, n), r = start.shape, start.rank
-        self.swapped = m < n
-        self.whole = min(m, n) == r
-        self.wall = 0.0 if self.whole else drive.kappa * (min(m, n) - r) / drive.beta
-        self.root = math.sqrt(start.depth)
-        self.slow = start.depth if start.normalized else 1.0
+        (m, n), r, depth = start.shape, start.rank, start.depth
+        self.flat = FlatCoordinates(depth)
+        self.swapped = m < n and not depth.infinite
+        self.whole = min(m, n) == r and not depth.infinite
+        outside = 0 if depth.infinite else min(m, n) - r
+        self.wall = drive.kappa * outside / drive.beta
+        self.slow = depth.unit(start.normalized)
         self.orientation: Tensor | None = None
-        if m == n == r and start.depth % 2 == 0:
+        if m == n == r and depth % 2 == 0:
             # Conserved, as in networks of balanced layers.
             self.orientation = torch.linalg.slogdet(start.u @ start.vh).sign
 
-    def advance(self, state: tuple[Tensor, ...], h: float, index: int) -> tuple[Tensor, ...]:
-        """Return the state after one step."""
+    def advance(self, state: State, h: float, index: int) -> State:
         u, s, vh, balance = state
         before, balance = rotates_first(balance, h)
         p, q = (vh.mT, u) if self.swapped else (u, vh.mT)
-        rho = self.root * s ** (1.0 / self.depth)
+        rho = self.flat.of(s)
         if before:
-            p, q = self._turned(p, q, rho, h / self.slow)
-        p, rho, q = self._flat(p, self._radial(rho, 0.5 * h / self.slow), q, h, index, state)
+            p, q = self._rotated(p, q, rho, h / self.slow)
+        p, rho, q = self._moved(p, self._radial(rho, 0.5 * h / self.slow), q, h, index, state)
         if not before:
-            p, q = self._turned(p, q, rho, h / self.slow)
-        s = (self._radial(rho.abs(), 0.5 * h / self.slow) / self.root) ** self.depth
+            p, q = self._rotated(p, q, rho, h / self.slow)
+        rho = rho if self.depth.infinite else rho.abs()
+        s = self.flat.values(self._radial(rho, 0.5 * h / self.slow))
         return (q, s, p.mT, balance) if self.swapped else (p, s, q.mT, balance)
 
-    def _flat(
-        self, p: Tensor, rho: Tensor, q: Tensor, h: float, index: int, state: tuple[Tensor, ...]
+    def flat_noise(self, p: Tensor, q: Tensor, like: Tensor, h: float) -> Tensor:
+        """Return the noise of A in these frames; of H the symmetric part is taken."""
+        return self.noise.draw(tuple(like.shape), like, self.drive.amplitude * math.sqrt(h))
+
+    def normals(self, p: Tensor, q: Tensor) -> Draw:
+        """Return a source of standard normal numbers, for rotations of these frames."""
+        return lambda shape: self.noise.draw(shape, p, 1.0)
+
+    def _moved(
+        self, p: Tensor, rho: Tensor, q: Tensor, h: float, index: int, state: State
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Make Heun's step of Y; at even depths the last value carries the sign of det Y det X."""
-        time = h / self.slow
-        a = p * rho.unsqueeze(-2)
+        """Make Heun's step of A; at even depths the last value carries the sign of det Y det X."""
+        deep, time = self.depth.infinite, h / self.slow
+        a = rho.diag_embed() if deep else p * rho.unsqueeze(-2)
         a = a @ q.mT if self.whole else a
         value, turn, moved = rho.new_zeros(rho.shape[:-1]), None, a
         if self.drive.kappa > 0:
-            moved = a + self._noise(p, q, tuple(a.shape), time)
-        tried = moved
+            z = self.flat_noise(p, q, a, time)
+            moved = a + (0.5 * (z + z.mT) if deep else z)
+        tried, end, rho1, back = moved, p, rho, q.mT
         try:
             if self.drive.loss is not None:
                 value, first, turn = self._velocity(p, rho, q, time)
-                if index & (index - 1) == 0:
-                    self.watch(first.square().sum((-2, -1)), rho.square().sum(-1), h)
+                if self.watch.due(index):
+                    self.watch.look(*self._way_and_reach(first, turn, rho), h)
                 first = first @ q.mT if self.whole else first
                 tried = moved + first
-                p1, rho1, back = self._decomposed(tried)
-                q1 = back.mT if self.whole else _moved(q, turn) @ back.mT
+                end, rho1, back = self._decomposed(tried)
+                p1, q1 = self._frames(p, q, turn, end, back)
                 _, second, turn1 = self._velocity(p1, rho1, q1, time)
+                if deep:
+                    second, turn1 = back.mT @ second, back.mT @ turn1
                 moved = moved + 0.5 * (first + second @ back)
-                if turn is not None and turn1 is not None:
+                if turn is not None:
                     turn1 = turn1 @ back
-                    turn = 0.5 * (turn + turn1 - q @ (q.mT @ turn1))
+                    total = turn + turn1
+                    turn = 0.5 * (total if deep else total - q @ (q.mT @ turn1))
             tried = moved
-            p, rho, back = self._decomposed(tried)
-            finite = torch.isfinite(rho).all(-1) & torch.isfinite(value)
+            end, rho1, back = self._decomposed(tried)
+            finite = torch.isfinite(rho1).all(-1) & torch.isfinite(value)
         except torch.linalg.LinAlgError:
             finite = decomposable(tried)
-        if not bool(finite.all()):
-            raise self._diverged(self._at(state), finite, h)
-        return p, rho, back.mT if self.whole else polished(_moved(q, turn)) @ back.mT
+        self.check(self.at(state), finite, h)
+        p, q = self._frames(p, q, turn, end, back, last=True)
+        return p, rho1, q
 
-    def _radial(self, rho: Tensor, h: float) -> Tensor:
-        """Follow entropy and wall: the midpoint rule for ``rho^2``, whose speed is bounded."""
-        drive = self.drive
-        if not drive.entropy:
-            return (rho.square() + 2.0 * h * self.wall).sqrt() if self.wall else rho
-        middle = (rho.square() + h * self._push(rho)).sqrt()
-        return (rho.square() + 2.0 * h * self._push(middle)).sqrt()
-
-    def _push(self, rho: Tensor) -> Tensor:
-        """Return ``(rho dS/drho + kappa q) / beta``."""
-        tiny = torch.finfo(rho.dtype).tiny ** 0.5
-        s = ((rho / self.root) ** self.depth).clamp_min(tiny)
-        pull = entropy_pull(s.log(), self.depth, excess=self.drive.excess)
-        return (self.depth / self.drive.beta) * pull + self.wall
-
-    def _turned(self, p: Tensor, q: Tensor, rho: Tensor, h: float) -> tuple[Tensor, Tensor]:
-        drive = self.drive
-        if drive.kappa == 0:
-            return p, q
-        variance = drive.amplitude**2 * h
-        signed = self.orientation is not None
-        rates = excess_rates(
-            rho, self.depth, variance, left=self.depth - 1.0, right=self.depth, signed=signed
-        )
-        return rotated(p, q, rates, self._draw(p, q))
+    def _frames(
+        self, p: Tensor, q: Tensor, turn: Any, end: Tensor, back: Tensor, *, last: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return the frames after a turn of q, or of both, and a decomposition of A."""
+        if self.depth.infinite:
+            if last:
+                p, q = orthonormalized(p), orthonormalized(q)
+            if turn is not None:
+                half = torch.linalg.matrix_exp(0.5 * turn)
+                p, q = p @ half, q @ half.mT
+            return p @ end, q @ end
+        if self.whole:
+            return end, back.mT
+        if turn is not None:
+            c, w = torch.linalg.eigh(turn.mT @ turn)
+            root = (w * (1.0 + c.clamp_min(0.0)).rsqrt().unsqueeze(-2)) @ w.mT
+            q = (q + turn) @ root
+        return end, (orthonormalized(q) if last else q) @ back.mT
 
     def _decomposed(self, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the SVD of A; at even depths the last value has the sign that det X has not."""
+        """Return the SVD of A, of H the eigenvectors and eigenvalues.
+
+        At even depths the last value has the sign that det X has not.
+        """
+        if self.depth.infinite:
+            x, w = torch.linalg.eigh(a)
+            return w.flip(-1), x.flip(-1), w.flip(-1).mT
         p, rho, back = torch.linalg.svd(a, full_matrices=False)
         if self.orientation is None:
             return p, rho, back
@@ -152,56 +158,72 @@ class Splitting(Split):
         rho[..., -1] *= sign.to(p.dtype)
         return p, rho, back
 
-    def _velocity(
-        self, p: Tensor, rho: Tensor, q: Tensor, h: float
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _radial(self, rho: Tensor, h: float) -> Tensor:
+        """Follow entropy and wall by the midpoint rule, for ``rho^2``: its speed is bounded."""
+        if self.depth.infinite:
+            if not self.drive.entropy:
+                return rho
+            return rho + h * self._push(rho + 0.5 * h * self._push(rho))
+        if not self.drive.entropy:
+            return (rho.square() + 2.0 * h * self.wall).sqrt() if self.wall else rho
+        middle = (rho.square() + h * self._push(rho)).sqrt()
+        return (rho.square() + 2.0 * h * self._push(middle)).sqrt()
+
+    def _push(self, rho: Tensor) -> Tensor:
+        """Return ``(rho dS/drho + kappa q) / beta``; at infinite depth ``dS/drho / beta``."""
+        if self.depth.infinite:
+            return entropy_pull(rho, self.depth) / self.drive.beta
+        s = self.flat.values(rho).clamp_min(torch.finfo(rho.dtype).tiny ** 0.5)
+        pull = entropy_pull(s.log(), self.depth, excess=self.drive.excess)
+        return (self.depth / self.drive.beta) * pull + self.wall
+
+    def _rotated(self, p: Tensor, q: Tensor, rho: Tensor, h: float) -> tuple[Tensor, Tensor]:
+        """Turn the frames at random, as the noise does it beyond the flat motion."""
+        if self.drive.kappa == 0:
+            return p, q
+        variance, signed = self.drive.amplitude**2 * h, self.orientation is not None
+        left, right = self.depth - 1.0, self.depth
+        rates = excess_rates(rho, self.depth, variance, left=left, right=right, signed=signed)
+        return rotated(p, q, rates, self.normals(p, q))
+
+    def _velocity(self, p: Tensor, rho: Tensor, q: Tensor, h: float) -> tuple[Tensor, Tensor, Any]:
         """Return the loss, the drift of A in the frame q, and that of q out of its range, times h.
 
-        Tamed as in `downstairs.descent`: a change of third order in h.
+        At infinite depth the drifts of H and O in the frames. Tamed as in `descent`.
         """
         (m, r), n, depth = p.shape[-2:], q.shape[-2], self.depth
-        lam = rho / self.root
-        size = lam.abs()
+        s = self.flat.values(rho if depth.infinite else rho.abs())
         u, v = (q, p) if self.swapped else (p, q)
-        point = EndToEnd(u, size**depth, v.mT, depth, self.normalized)
+        point = EndToEnd(u, s, v.mT, depth, self.normalized)
         value, e, gv, gu = gradient_parts(self.drive.loss, point)
         e = e.mT if self.swapped else e
-        even, odd = self._weights(lam)
-        core = (-0.5 * self.root * h) * (even * (e + e.mT) + odd * (e - e.mT))
-        drift, turn = p @ core, None
-        # G^T U comes times s: the powers of lam are those that are left.
-        inverse = torch.where(size > 0, 1.0 / size, 0.0).unsqueeze(-2)
-        size = size.unsqueeze(-2)
-        if m > r:
-            out = gu.mT * inverse if gv is None or self.swapped else gv * size ** (depth - 1.0)
-            drift = drift - (self.root * h) * (out - p @ (p.mT @ out))
-        if n > r:
-            turn = gu.mT * inverse.square()
-            if gv is not None and self.swapped:
-                turn = gv * size ** (depth - 2.0)
-            turn = -h * (turn - q @ (q.mT @ turn))
-        reach = rho.square().sum(-1)
-        way = drift.square().sum((-2, -1))
-        if turn is not None:
-            way = way + (turn * rho.unsqueeze(-2)).square().sum((-2, -1))
-        total = (reach + way).clamp_min(torch.finfo(way.dtype).tiny)
-        shrink = ((reach / total).sqrt() + 0.0 * way)[..., None, None]
+        sums, slopes = self.flat.weights(rho, s, signed=self.orientation is not None)
+        rate, turn = -0.5 * self.flat.scale * h, None
+        if depth.infinite:
+            drift, turn = rate * sums * (e + e.mT), rate * slopes * (e - e.mT)
+        else:
+            core = rate * (sums * (e + e.mT) + slopes * (e - e.mT))
+            drift, size = p @ core, (rho / self.flat.scale).abs().unsqueeze(-2)
+            # G^T U comes times s: the powers of s^{1/N} are those that are left.
+            inverse = torch.where(size > 0, 1.0 / size, 0.0)
+            if m > r:
+                out = gu.mT * inverse if gv is None or self.swapped else gv * size ** (depth - 1.0)
+                drift = drift - (self.flat.scale * h) * (out - p @ (p.mT @ out))
+            if n > r:
+                turn = gu.mT * inverse.square()
+                if gv is not None and self.swapped:
+                    turn = gv * size ** (depth - 2.0)
+                turn = -h * (turn - q @ (q.mT @ turn))
+        shrink = tamed(*self._way_and_reach(drift, turn, rho))
         return value, drift * shrink, None if turn is None else turn * shrink
 
-    def _weights(self, lam: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(s_i + s_j)/(lam_i + lam_j)`` and ``(s_i - s_j)/(lam_i - lam_j)``."""
-        size = lam.abs()
-        s = size**self.depth
-        total, sums = lam.unsqueeze(-1) + lam.unsqueeze(-2), s.unsqueeze(-1) + s.unsqueeze(-2)
-        odd = power_divided_difference(size, self.depth)
-        if self.orientation is not None:
-            across = (lam.unsqueeze(-1) < 0) ^ (lam.unsqueeze(-2) < 0)
-            larger = torch.maximum(size.unsqueeze(-1), size.unsqueeze(-2))
-            # It comes to this only where one step leads from a side to far on the other.
-            total = torch.where(across, total.clamp_min(0.1 * larger), total)
-            gap = torch.where(across, lam.unsqueeze(-1) - lam.unsqueeze(-2), 1.0)
-            odd = torch.where(across, (s.unsqueeze(-1) - s.unsqueeze(-2)) / gap, odd)
-        return sums / torch.where(total == 0, math.inf, total), odd
+    def _way_and_reach(self, drift: Tensor, turn: Any, rho: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the squared length of a move and the squared distance from zero, (...)."""
+        way, deep = drift.square().sum((-2, -1)), self.depth.infinite
+        if turn is not None:
+            size = turn if deep else turn * rho.unsqueeze(-2)
+            way = way + size.square().sum((-2, -1))
+        return way, torch.full_like(way, rho.shape[-1]) if deep else rho.square().sum(-1)
 
 
 def rotates_first(balance: Tensor, h: float) -> tuple[bool, Tensor]:
@@ -212,11 +234,3 @@ def rotates_first(balance: Tensor, h: float) -> tuple[bool, Tensor]:
     """
     before = float(balance) <= 0.0
     return before, balance + (h * h if before else -h * h)
-
-
-def _moved(frame: Tensor, turn: Tensor | None) -> Tensor:
-    """Return the orthonormal frame nearest to a frame with a part outside its range."""
-    if turn is None:
-        return frame
-    c, w = torch.linalg.eigh(turn.mT @ turn)
-    return (frame + turn) @ ((w * (1.0 + c.clamp_min(0.0)).rsqrt().unsqueeze(-2)) @ w.mT)

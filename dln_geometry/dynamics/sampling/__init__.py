@@ -1,12 +1,13 @@
-"""sampling."""
+"""Samples of the Gibbs measure without discretisation error, and diagnostics of chains.
+
+Open `gibbs` first: `sample_gibbs` and its Metropolis chain, a `Stepper` of the room `noise`.
+`potentials` holds the density in coordinates where the volume is flat; `diagnostics` is public.
+"""
 
 from __future__ import annotations
 
+from dln_geometry.dynamics.sampling import diagnostics
 from dln_geometry.dynamics.sampling.gibbs import sample_gibbs
-from dln_geometry.dynamics.sampling.potentials import DeepPotential, Potential
+from dln_geometry.dynamics.sampling.potentials import Potential
 
-__all__ = [
-    "DeepPotential",
-    "Potential",
-    "sample_gibbs",
-]
+__all__ = ["Potential", "diagnostics", "sample_gibbs"]

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.losses import Loss, prepared
-from dln_geometry.dynamics.noise import Diverged, Gaussians, Grid, trace, walk
-from dln_geometry.dynamics.sampling.potentials import DeepPotential, Potential
+from dln_geometry.dynamics.noise import (
+    Diverged,
+    Gaussians,
+    Grid,
+    Show,
+    State,
+    Stepper,
+    loss_identity,
+    simulate,
+)
+from dln_geometry.dynamics.sampling.potentials import Potential
 from dln_geometry.dynamics.store import Store
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import hidden_excess
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
 from dln_geometry.support import as_count, as_flag, as_positive
-
-__all__ = ["sample_gibbs"]
 
 # The acceptance at which such chains move fastest (Roberts, Rosenthal 1998).
 _BEST_ACCEPTANCE = 0.574
@@ -39,7 +45,7 @@ def sample_gibbs(
     generator: torch.Generator,
     widths: Sequence[int] | int | None = None,
     keep_points: bool = False,
-    progress: bool | Callable[[float, dict[str, Any]], None] = False,
+    progress: Show = False,
     store: str | os.PathLike[str] | None = None,
 ) -> Trajectory:
     r"""Sample ``exp(-(beta/kappa) F_beta(X)) dvol_g`` without discretisation error.
@@ -81,16 +87,13 @@ def sample_gibbs(
     Returns
     -------
     Trajectory
-        ``t`` counts proposals, ``stats["acceptance"]`` is the accepted fraction after the burn-in
-        and ``stats["dt"]`` the size of the proposals.
+        ``t`` counts proposals; ``stats["acceptance"]`` is the accepted fraction after the burn-in,
+        ``stats["dt"]`` the size of the proposals.
 
     Raises
     ------
-    TypeError
-        If `start` is no point or a count no integer.
     ValueError
-        If a parameter is out of range, the start has a singular value that
-        is zero, or there is no burn-in to tune `dt` in.
+        If the start has a singular value that is zero, or there is no burn-in to tune `dt` in.
     FlowError
         If the loss is not finite at the start.
 
@@ -104,7 +107,7 @@ def sample_gibbs(
     burn_in, entropy = as_count(burn_in, "burn_in", 0), as_flag(entropy, "entropy")
     if not isinstance(start, Collapsed | EndToEnd):
         raise TypeError(f"start must be a Collapsed or an EndToEnd, got {type(start).__name__}")
-    point = as_point(start)
+    point = as_point(start).detach()
     if bool((point.s <= 0).any()):
         raise ValueError(
             "start must have positive singular values, got a zero: state a smaller rank"
@@ -115,53 +118,49 @@ def sample_gibbs(
     if not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
     excess = hidden_excess(point.shape, point.rank, point.depth, widths)[1] if entropy else None
-    like = point.s
-    ready = prepared(loss, point.shape, dtype=like.dtype, device=like.device)
-    kind = DeepPotential if math.isinf(point.depth) else Potential
-    potential = kind(ready, beta / kappa, None if excess is None else (1 / kappa, excess), point)
-    chain = _Chain(potential, Gaussians(generator), burn_in, dt is None, start)
+    ready = prepared(loss, point.shape, dtype=point.dtype, device=point.device)
+    entropic = None if excess is None else (1 / kappa, excess)
+    potential = Potential(ready, beta / kappa, entropic, point)
+    chain = MetropolisChain(potential, generator, burn_in, dt is None, start)
     counts = (burn_in + thin, *(thin,) * (draws - 1))
     grid = Grid(torch.tensor(counts, dtype=torch.float64).cumsum(0), counts, (1.0,) * draws)
-    state = chain.start(point, size)
     saved = None
     if store is not None:
         options = [beta, kappa, excess, draws, thin, burn_in, dt, keep_points, point.depth]
         at = [point.u, point.s, point.vh]
-        identity = {"start": at, "options": options, "loss": trace(ready, point)}
+        identity = {"start": at, "options": options, "loss": loss_identity(ready, point)}
         saved = Store(store, identity)
-    return walk(
+    return simulate(
         chain,
-        state,
+        chain.start(point, size),
         grid,
         label="sampling",
         generator=generator,
         keep_points=keep_points,
         progress=progress,
         store=saved,
-        summary=chain.summary,
     )
 
 
-class _Chain:
-    """The Metropolis-adjusted chain as a `Stepper`.
+class MetropolisChain(Stepper):
+    """The Metropolis-adjusted chain.
 
     States are ``(dt, turn, accepted, A, Q)`` and what `Potential.at` returned there.
     """
 
     def __init__(
         self,
-        potential: Potential | DeepPotential,
-        noise: Gaussians,
+        potential: Potential,
+        generator: torch.Generator,
         burn_in: int,
         tuned: bool,
-        start: Any,
+        start: Collapsed | EndToEnd,
     ) -> None:
-        self.potential, self.noise = potential, noise
-        self.burn_in, self.tuned = burn_in, tuned
+        self.potential, self.noise = potential, Gaussians(generator)
+        self.generator, self.burn_in, self.tuned = generator, burn_in, tuned
         self.depth, self.collapsed = start.depth, isinstance(start, Collapsed)
-        self._proposals = 0
 
-    def start(self, point: EndToEnd, dt: float) -> tuple[Tensor, ...]:
+    def start(self, point: EndToEnd, dt: float) -> State:
         """Return the first state."""
         potential = self.potential
         a, q = potential.coordinates(point)
@@ -169,8 +168,7 @@ class _Chain:
         accepted = point.s.new_zeros(point.s.shape[:-1])
         return (h, self._turn(h, a), accepted, a, q, *potential.at(a, q, h))
 
-    def advance(self, state: tuple[Tensor, ...], h: float, index: int) -> tuple[Tensor, ...]:
-        """Return the state after one proposal."""
+    def advance(self, state: State, h: float, index: int) -> State:
         dt, turn, accepted, a, q, value, drift, *rest = state
         finite = torch.isfinite(value) & torch.isfinite(drift).all(-1).all(-1)
         if not bool(finite.all()):
@@ -185,7 +183,7 @@ class _Chain:
         log_ratio = value - new[0] + 0.5 * z.square().sum((-2, -1))
         log_ratio = log_ratio - back.square().sum((-2, -1)) / (4 * dt)
         uniform = torch.rand(
-            value.shape, generator=self.noise.generator, dtype=a.dtype, device=self._device
+            value.shape, generator=self.generator, dtype=a.dtype, device=self.generator.device
         )
         # A proposal without a finite potential has ratio NaN or -inf and is refused.
         yes = uniform.to(a.device).log() < log_ratio
@@ -204,28 +202,21 @@ class _Chain:
         """Return the size of rotations that move as far as the noise; fixed after burn-in."""
         return 0.5 * (2 * dt).sqrt() / self.potential.size(a)
 
-    @property
-    def _device(self) -> torch.device:
-        assert self.noise.generator is not None
-        return self.noise.generator.device
-
-    def observe(self, state: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Return loss and singular values."""
+    def observe(self, state: State) -> dict[str, Tensor]:
         return {"singular_values": state[8], "loss": state[10]}
 
-    def summary(self, state: tuple[Tensor, ...], steps: int) -> dict[str, Any]:
-        """Return the statistics of the run."""
+    def summary(self, state: State, steps: int) -> dict[str, Any]:
         proposals = max(steps - self.burn_in, 1)
         return {"acceptance": float(state[2].mean()) / proposals, "dt": float(state[0])}
 
-    def point(self, state: tuple[Tensor, ...]) -> Collapsed | EndToEnd:
-        """Return the point, in the view of the start."""
+    def point(self, state: State) -> Collapsed | EndToEnd:
         u, s, v = state[7:10]
-        point = EndToEnd(u, s, v.mT, self.depth, math.isinf(self.depth))
+        point = EndToEnd(u, s, v.mT, self.depth)
         return Collapsed.of(point) if self.collapsed else point
 
 
 def _where(yes: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """Choose the new or the old part of a state, sample by sample."""
     if new.numel() == 0:
         return new
     index: Any = (..., *(None,) * (new.ndim - yes.ndim))

@@ -4,11 +4,10 @@ import math
 
 import pytest
 import torch
-from scipy import stats
 
-from dln_geometry.dynamics import laws
-from dln_geometry.dynamics.dyson import dyson, isospectral_flow
+import dln_geometry as dln
 from dln_geometry.testing import assert_close, assert_mean
+from tests.dynamics.noise.routes import assert_same_law
 
 F64, C128 = torch.float64, torch.complex128
 
@@ -18,17 +17,11 @@ def hermitian(generator, dtype, n=3):
     return z + z.mH
 
 
-def assert_same_law(a, b):
-    for k in range(a.shape[-1]):
-        test = stats.ks_2samp(a[..., k].numpy(), b[..., k].numpy())
-        assert test.pvalue > 1e-4, (k, test)
-
-
 @pytest.mark.parametrize("dtype", [F64, C128])
 @pytest.mark.parametrize("index", [0.7, 1, 2, 3.3])
 def test_noise_of_one_small_step_along_and_across_the_orbit(dtype, index, generator):
     m, h, count = hermitian(generator, dtype), 1e-6, 20_000
-    end = isospectral_flow(
+    end = dln.isospectral_flow(
         m.repeat(count, 1, 1), dyson_index=index, t_end=8 * h, dt=h, generator=generator
     ).final
     _, frame = torch.linalg.eigh(m)
@@ -46,14 +39,14 @@ def test_noise_of_one_small_step_along_and_across_the_orbit(dtype, index, genera
 @pytest.mark.parametrize("index", [2.5, math.inf])
 def test_the_matrix_is_a_martingale_with_dyson_eigenvalues(dtype, index, generator):
     m, t, count = hermitian(generator, dtype), 0.6, 3000
-    path = isospectral_flow(
+    path = dln.isospectral_flow(
         m.repeat(count, 1, 1), dyson_index=index, t_end=t, dt=t / 32, generator=generator,
         save_at=[0.0, t],
     )  # fmt: skip
     assert_close(torch.linalg.eigvalsh(path.final), path.states[-1], ops=1000)
     x = torch.linalg.eigvalsh(m)
     assert_close(path.states[0], x.repeat(count, 1), ops=1000)
-    wanted = dyson(
+    wanted = dln.dyson(
         x.repeat(1 if math.isinf(index) else count, 1), dyson_index=index, t_end=t, dt=t / 32,
         generator=generator, save_at=[t],
     )  # fmt: skip
@@ -70,7 +63,7 @@ def test_the_matrix_is_a_martingale_with_dyson_eigenvalues(dtype, index, generat
 def test_gaussian_processes_are_exact_in_few_steps(dtype, index, generator):
     """M_t - M_0 is a Gaussian matrix, whatever the frames on the way."""
     m, t, count = hermitian(generator, dtype), 1.7, 8000
-    noise = isospectral_flow(
+    noise = dln.isospectral_flow(
         m.repeat(count, 1, 1), dyson_index=index, t_end=t, dt=t / 3, generator=generator,
         save_at=[t],
     ).final - m  # fmt: skip
@@ -87,10 +80,12 @@ def test_starts_with_equal_eigenvalues_have_random_frames(dtype, generator):
     """From a multiple of the identity the law of M is invariant under rotations."""
     t, count = 0.9, 4000
     start = 0.5 * torch.eye(3, dtype=dtype).repeat(count, 1, 1)
-    path = isospectral_flow(
+    path = dln.isospectral_flow(
         start, dyson_index=math.inf, t_end=t, dt=t / 16, generator=generator, save_at=[t]
     )
-    assert_close(path.states[0], (0.5 + t**0.5 * laws.hermite_zeros(3)).repeat(count, 1), ops=1000)
+    assert_close(
+        path.states[0], (0.5 + t**0.5 * dln.laws.hermite_zeros(3)).repeat(count, 1), ops=1000
+    )
     # |M - 1/2|^2 is n (n - 1) t = 6t, shared alike by the dimensions of trace 0.
     dimension = 8 if dtype.is_complex else 5
     direction = torch.diag(torch.tensor([2.0, -1.0, -1.0], dtype=F64) / 6**0.5).to(dtype)
@@ -115,7 +110,7 @@ def test_orbits_move_by_their_mean_curvature(dtype, factor, generator):
                 inner = a @ m - m @ a
                 vector = vector + a @ inner - inner @ a
     h = 1e-6
-    path = dyson(x, dyson_index=math.inf, t_end=h, save_at=[h])
+    path = dln.dyson(x, dyson_index=math.inf, t_end=h, save_at=[h])
     speed = (path.final - x) / h
     normal = vector.diagonal().real
     assert (speed + factor * normal).abs().max() < 1e-3 * normal.abs().max()
@@ -123,7 +118,7 @@ def test_orbits_move_by_their_mean_curvature(dtype, factor, generator):
 
 def test_points_are_kept_on_demand(generator):
     m = hermitian(generator, C128)
-    path = isospectral_flow(
+    path = dln.isospectral_flow(
         m, dyson_index=2, t_end=1.0, dt=0.25, generator=generator, keep_points=True
     )
     assert path.states.shape == (5, 3)
@@ -144,4 +139,4 @@ def test_points_are_kept_on_demand(generator):
 )
 def test_errors_say_what_was_required(start, error, words):
     with pytest.raises(error, match=words):
-        isospectral_flow(start, dyson_index=2, t_end=1.0, dt=0.1)
+        dln.isospectral_flow(start, dyson_index=2, t_end=1.0, dt=0.1)

@@ -5,22 +5,14 @@ import warnings
 
 import pytest
 import torch
-from scipy import stats
 from scipy.integrate import solve_ivp
 
 import dln_geometry as dln
-from dln_geometry.dynamics import laws
-from dln_geometry.dynamics.dyson import dln_dyson, dyson
 from dln_geometry.testing import assert_close, assert_mean, assert_order
+from tests.dynamics.noise.routes import assert_same_law
 
 F64 = torch.float64
 START = (1.3, 0.7, 0.2)
-
-
-def assert_same_law(a, b):
-    for k in range(a.shape[-1]):
-        test = stats.ks_2samp(a[..., k].flatten().numpy(), b[..., k].flatten().numpy())
-        assert test.pvalue > 1e-4, (k, test)
 
 
 def quartic(s):
@@ -47,7 +39,7 @@ def spectral_drift(s, depth, beta, kappa, excess, wall):
 def test_drift_and_covariance_of_one_small_step(depth, shape, generator):
     beta, kappa, h, count = 1.7, 0.6, 1e-5, 100_000
     s = torch.tensor(START, dtype=F64)
-    path = dln_dyson(
+    path = dln.dln_dyson(
         s.repeat(count, 1), depth, beta=beta, kappa=kappa, loss=quartic, shape=shape,
         t_end=h, dt=h, generator=generator, save_at=[h],
     )  # fmt: skip
@@ -68,15 +60,15 @@ def test_one_law_in_rho_at_every_depth(generator):
     ends = {}
     for depth in (1, 3, 10):
         start = ((rho / depth**0.5) ** depth).repeat(count, 1)
-        path = dln_dyson(
+        path = dln.dln_dyson(
             start, depth, beta=beta, entropy=False, t_end=t, generator=generator, save_at=[t]
         )
         ends[depth] = path.states[0]
-        zero = dln_dyson(
+        zero = dln.dln_dyson(
             torch.zeros(count, 3, dtype=F64), depth, beta=beta, entropy=False, t_end=t,
             generator=generator, save_at=[t],
         )  # fmt: skip
-        exact = laws.beta_laguerre((3, 3), 1, t=2 * t / beta, size=count, generator=generator)
+        exact = dln.laws.beta_laguerre((3, 3), 1, t=2 * t / beta, size=count, generator=generator)
         assert_same_law(zero.states[0], exact)
     assert_same_law(ends[1], ends[3])
     assert_same_law(ends[1], ends[10])
@@ -86,17 +78,17 @@ def test_log_s_is_dyson_of_index_one_at_infinite_depth(generator):
     """Against Dyson paths of an independent scheme, and against a deep network's."""
     beta, kappa, t, count = 1.7, 0.6, 0.5, 2000
     u = torch.tensor([-1.0, 0.1, 0.6], dtype=F64)
-    path = dln_dyson(
+    path = dln.dln_dyson(
         u.exp().repeat(count, 1), math.inf, beta=beta, kappa=kappa, entropy=False, t_end=t,
         generator=generator, save_at=[t],
     )  # fmt: skip
     assert_close(path.states[0].exp().flip(-1), path.singular_values[0])
-    other = dyson(
+    other = dln.dyson(
         u.repeat(count, 1), dyson_index=1, t_end=kappa * t / beta, dt=kappa * t / beta / 100,
         scheme="implicit", generator=generator, save_at=[kappa * t / beta],
     )  # fmt: skip
     assert_same_law(path.states[0], other.final)
-    deep = dln_dyson(
+    deep = dln.dln_dyson(
         u.exp().repeat(count, 1), 3000, beta=beta, kappa=kappa, entropy=False, t_end=t,
         generator=generator, save_at=[t], normalized=True,
     )  # fmt: skip
@@ -114,10 +106,10 @@ def test_log_s_is_dyson_of_index_one_at_infinite_depth(generator):
 )
 def test_equilibria_in_the_ridge_energy(shape, rank, depth, beta, kappa, entropy, generator):
     """At three step sizes; the error is of order dt^2, so the first two are extrapolated too."""
-    wanted = laws.ridge_mean_square(shape, rank, depth, beta=beta, kappa=kappa, entropy=entropy)
+    wanted = dln.laws.ridge_mean_square(shape, rank, depth, beta=beta, kappa=kappa, entropy=entropy)
     start, means = torch.full((3000, rank), 0.5, dtype=F64), []
     for dt in (0.2, 0.1, 0.05):
-        path = dln_dyson(
+        path = dln.dln_dyson(
             start, depth, beta=beta, kappa=kappa, entropy=entropy, shape=shape,
             loss=lambda s: depth / 2 * (s ** (2 / depth)).sum(-1),
             t_end=5.0, dt=dt, generator=generator, save_at=[5.0],
@@ -141,7 +133,7 @@ def test_weak_order_two(depth, generator):
     for number in (1, 2, 3, 4):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # coarse steps are meant
-            path = dln_dyson(
+            path = dln.dln_dyson(
                 start, depth, beta=beta, kappa=kappa, entropy=False, t_end=t, dt=t / number,
                 loss=lambda s: depth / 2 * (s ** (2 / depth)).sum(-1), generator=generator,
                 save_at=[t],
@@ -155,7 +147,7 @@ def test_gauge_noise_alone_follows_the_tanh():
     """``s' = 2 s (s*^2/s - s)`` for equal singular values at depth 2 in |X|^2/2."""
     d, beta, s0, times = 3, 1.3, 0.1, [0.3, 1.0, 2.5]
     rest = math.sqrt((d - 1) / (4 * beta))
-    path = dln_dyson(
+    path = dln.dln_dyson(
         torch.full((d,), s0, dtype=F64), 2, beta=beta, kappa=0.0,
         loss=lambda s: 0.5 * s.square().sum(-1), t_end=3.0, save_at=times,
     )  # fmt: skip
@@ -179,7 +171,7 @@ def test_gauge_noise_alone_is_the_flow_of_the_free_energy(depth):
         slope = torch.autograd.grad(value, s)[0]
         return (-factor * s.detach() ** (2 - 2 / depth) * slope).numpy()
 
-    path = dln_dyson(s, depth, beta=beta, kappa=0.0, loss=Spectral(), t_end=0.7)
+    path = dln.dln_dyson(s, depth, beta=beta, kappa=0.0, loss=Spectral(), t_end=0.7)
     wanted = solve_ivp(velocity, (0, 0.7), START, rtol=1e-10, atol=1e-12).y[:, -1]
     assert (path.final - torch.as_tensor(wanted)).abs().max() < 1e-7
     assert path.singular_values.shape == (101, 3)
@@ -213,15 +205,15 @@ def test_errors_say_what_was_required(change, error, words, generator):
         "generator": generator, **change,
     }  # fmt: skip
     with pytest.raises(error, match=words):
-        dln_dyson(arguments.pop("start"), arguments.pop("depth"), **arguments)
+        dln.dln_dyson(arguments.pop("start"), arguments.pop("depth"), **arguments)
 
 
 def test_a_step_that_is_too_large_warns_and_names_the_remedy(generator):
     start = torch.tensor([2.0, 1.0, 0.5], dtype=F64)
     options = {"beta": 2.0, "loss": lambda s: 0.5 * s.square().sum(-1), "generator": generator}
     with pytest.warns(UserWarning, match="take a smaller dt"):
-        dln_dyson(start, 3, t_end=0.4, dt=0.2, **options)
+        dln.dln_dyson(start, 3, t_end=0.4, dt=0.2, **options)
     # The entropy is steep at zero: no matter of the step.
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        dln_dyson(0.0 * start, 10, t_end=0.4, dt=0.02, **options)
+        dln.dln_dyson(0.0 * start, 10, t_end=0.4, dt=0.02, **options)

@@ -4,21 +4,14 @@ import math
 
 import pytest
 import torch
-from scipy import stats
 from scipy.special import roots_genlaguerre, roots_hermitenorm
 
 import dln_geometry as dln
-from dln_geometry.dynamics import laws
+from dln_geometry import laws
 from dln_geometry.testing import assert_close, assert_mean
+from tests.dynamics.noise.routes import assert_same_law
 
 F64 = torch.float64
-
-
-def assert_same_law(a, b):
-    """Kolmogorov-Smirnov for the first, middle and last particle."""
-    for k in (0, a.shape[-1] // 2, a.shape[-1] - 1):
-        test = stats.ks_2samp(a[..., k].flatten().numpy(), b[..., k].flatten().numpy())
-        assert test.pvalue > 1e-4, (k, test)
 
 
 @pytest.mark.parametrize("index", [1, 2])

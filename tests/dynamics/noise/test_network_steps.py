@@ -7,19 +7,9 @@ import torch
 from scipy import stats
 
 import dln_geometry as dln
-from dln_geometry.dynamics.flows import FlowError, FreeEnergy
-from dln_geometry.dynamics.noise import (
-    Gaussians,
-    Thermostat,
-    Upstairs,
-    brownian_motion,
-    langevin,
-    upstairs_start,
-)
+from dln_geometry.dynamics.noise import Gaussians, NetworkSteps, Thermostat, network_start
 from dln_geometry.testing import assert_close, assert_mean
-
-F64 = torch.float64
-BETA, KAPPA = 1.7, 0.6
+from tests.dynamics.noise.routes import BETA, F64, KAPPA, Cliff
 
 
 def _layers(widths, rank, generator, chains=None):
@@ -31,7 +21,7 @@ def _layers(widths, rank, generator, chains=None):
 
 
 def _step(layers, h, generator, kappa, loss=None):
-    path = langevin(
+    path = dln.langevin(
         loss, layers, beta=BETA, kappa=kappa, t_end=h, dt=h, generator=generator, upstairs=True
     )
     return path.final
@@ -77,11 +67,11 @@ def test_mean_motion_is_normal_to_the_manifold(widths, rank, generator):
     chains, h = 20000, 1e-4
     layers = _layers(widths, rank, generator)
     many = [w.expand(chains, *w.shape) for w in layers]
-    point, frames, _ = upstairs_start(many, None, None)
+    point, frames, _ = network_start(many, None)
     drive = Thermostat(None, 2.0, 1.0, True)
     ends = []
     for kind in (Gaussians, Mirrored):
-        stepper = Upstairs(drive, kind(torch.Generator().manual_seed(1)), len(layers))
+        stepper = NetworkSteps(drive, kind(torch.Generator().manual_seed(1)), len(layers))
         ends.append(stepper.point(stepper.advance((point.s, *frames), h, 0)))
     drift = [((a + b) / 2 - w) / h for a, b, w in zip(*ends, layers, strict=True)]
     mean = [d.mean(0) for d in drift]
@@ -97,7 +87,7 @@ def test_mean_motion_is_normal_to_the_manifold(widths, rank, generator):
 def test_layers_stay_balanced_and_of_their_rank(widths, rank, generator):
     layers = _layers(widths, rank, generator, chains=5)
     loss = dln.losses.Quadratic(torch.randn(widths[-1], widths[0], generator=generator, dtype=F64))
-    path = langevin(
+    path = dln.langevin(
         loss, layers, beta=BETA, kappa=KAPPA, t_end=0.5, dt=0.02, generator=generator, upstairs=True
     )
     assert bool(dln.is_balanced(path.final, rtol=1e-10).all())
@@ -117,8 +107,10 @@ def test_products_have_the_law_downstairs(widths, rank, kappa, generator):
     )
     loss = dln.losses.Quadratic(torch.randn(widths[-1], widths[0], generator=generator, dtype=F64))
     layers = _layers(widths, rank, generator, chains)
-    up = langevin(loss, layers, generator=generator, upstairs=True, **options)
-    down = langevin(loss, dln.Collapsed.of(layers), generator=generator, widths=widths, **options)
+    up = dln.langevin(loss, layers, generator=generator, upstairs=True, **options)
+    down = dln.langevin(
+        loss, dln.Collapsed.of(layers), generator=generator, widths=widths, **options
+    )
     for a, b in (
         (up.singular_values[-1], down.singular_values[-1]),
         (up.loss[-1:].T, down.loss[-1:].T),
@@ -134,10 +126,10 @@ def test_projected_noise_is_isotropic_noise_and_a_drift(generator):
     layers = _layers(widths, 3, generator, chains)
     loss = dln.losses.Quadratic(torch.randn(3, 3, generator=generator, dtype=F64))
     options = {"t_end": 0.3, "dt": 0.01, "save_at": [0.3], "generator": generator, "upstairs": True}
-    projected = langevin(loss, layers, beta=BETA, kappa=KAPPA, **options)
+    projected = dln.langevin(loss, layers, beta=BETA, kappa=KAPPA, **options)
     # Isotropic noise of beta/kappa brings kappa/beta grad S: the rest comes with the loss.
-    energy = FreeEnergy(loss, BETA / (1 - KAPPA), 3, (3, 3))
-    isotropic = langevin(energy, layers, beta=BETA / KAPPA, kappa=1.0, **options)
+    energy = dln.FreeEnergy(loss, BETA / (1 - KAPPA), 3, (3, 3))
+    isotropic = dln.langevin(energy, layers, beta=BETA / KAPPA, kappa=1.0, **options)
     for k in range(3):
         a, b = (path.singular_values[-1][:, k] for path in (projected, isotropic))
         assert stats.ks_2samp(a, b).pvalue > 1e-3
@@ -150,10 +142,12 @@ def test_gauge_noise_alone_moves_products_along_the_entropy(generator):
     layers = _layers((3, 3, 3, 3), 3, generator, chains)
     loss = dln.losses.Quadratic(torch.zeros(3, 3, dtype=F64))
     options = {"beta": BETA, "kappa": 0.0, "t_end": t, "save_at": [t]}
-    exact = langevin(loss, dln.Collapsed.of([w[0] for w in layers]), **options).singular_values[-1]
+    exact = dln.langevin(loss, dln.Collapsed.of([w[0] for w in layers]), **options).singular_values[
+        -1
+    ]
     spread = []
     for dt in (0.02, 0.01):
-        path = langevin(loss, layers, dt=dt, generator=generator, upstairs=True, **options)
+        path = dln.langevin(loss, layers, dt=dt, generator=generator, upstairs=True, **options)
         s = path.singular_values[-1]
         assert float((s.mean(0) - exact).abs().max()) < 4 * float(s.std(0).max()) / chains**0.5 + dt
         spread.append(float(s.std(0).mean()))
@@ -164,7 +158,7 @@ def test_gauge_noise_alone_moves_products_along_the_entropy(generator):
 def test_without_entropy_there_is_no_noise_along_the_orbits(generator):
     chains, h = 4000, 1e-8
     layers = _layers((3, 3, 3), 3, generator)
-    path = langevin(
+    path = dln.langevin(
         None,
         [w.expand(chains, 3, 3) for w in layers],
         beta=BETA,
@@ -182,7 +176,7 @@ def test_without_entropy_there_is_no_noise_along_the_orbits(generator):
 
 def test_points_start_in_the_canonical_gauge(generator):
     p = dln.Collapsed.random((4, 3), 2, 3, generator=generator, dtype=F64)
-    path = brownian_motion(
+    path = dln.brownian_motion(
         p,
         t_end=0.1,
         dt=0.02,
@@ -199,7 +193,7 @@ def test_points_start_in_the_canonical_gauge(generator):
 @pytest.mark.parametrize(
     ("start", "options", "message"),
     [
-        ([torch.eye(2), 2 * torch.eye(2)], {}, "start must be balanced factors"),
+        ([torch.eye(2), 2 * torch.eye(2)], {}, "start must be balanced, got moments"),
         ([torch.eye(2)], {}, "start must have at least two layers"),
         ([torch.eye(2), torch.eye(2)], {"widths": 2}, "widths must be those of the factors"),
         (dln.EndToEnd.of(torch.eye(2), 2.7), {}, "depth must be a finite integer"),
@@ -209,27 +203,20 @@ def test_points_start_in_the_canonical_gauge(generator):
 )
 def test_bad_input(start, options, message, generator):
     with pytest.raises(ValueError, match=message):
-        brownian_motion(start, t_end=0.1, dt=0.1, generator=generator, upstairs=True, **options)
+        dln.brownian_motion(start, t_end=0.1, dt=0.1, generator=generator, upstairs=True, **options)
 
 
 def test_a_step_that_is_too_large_warns_upstairs_too(generator):
     loss = dln.losses.Quadratic(100 * torch.eye(3, dtype=F64))
     layers = _layers((3, 3, 3, 3), 3, generator)
     with pytest.warns(UserWarning, match="dt = 0.5 is too large .* take a smaller dt"):
-        langevin(loss, layers, beta=9.0, t_end=1.0, dt=0.5, generator=generator, upstairs=True)
+        dln.langevin(loss, layers, beta=9.0, t_end=1.0, dt=0.5, generator=generator, upstairs=True)
 
 
 def test_the_chains_that_diverge_upstairs_are_named(generator):
-    class Cliff:
-        def value(self, x):
-            return 0.5 * x.square().sum((-2, -1))
-
-        def gradient(self, x):
-            g = x.clone()
-            g[1] = math.nan
-            return g
-
     start = [torch.eye(2, dtype=F64).expand(3, 2, 2)] * 3
-    with pytest.raises(FlowError, match="in sample 1 of 3") as caught:
-        langevin(Cliff(), start, beta=9.0, t_end=1.0, dt=0.1, generator=generator, upstairs=True)
+    with pytest.raises(dln.FlowError, match="in sample 1 of 3") as caught:
+        dln.langevin(
+            Cliff(1), start, beta=9.0, t_end=1.0, dt=0.1, generator=generator, upstairs=True
+        )
     assert caught.value.trajectory.status == ["unfinished", "failed", "unfinished"]

@@ -5,8 +5,7 @@ import sys
 import pytest
 import torch
 
-from dln_geometry.dynamics.sampling import diagnostics
-from dln_geometry.dynamics.trajectory import Trajectory
+from dln_geometry import Trajectory, diagnostics
 
 F64 = torch.float64
 

@@ -7,35 +7,12 @@ import torch
 from scipy import stats
 
 import dln_geometry as dln
-from dln_geometry.dynamics.noise import langevin
-from dln_geometry.dynamics.sampling import DeepPotential, Potential, sample_gibbs
-from dln_geometry.dynamics.sampling import gibbs as sampling
 from dln_geometry.geometry.metric import thin_svd
-from dln_geometry.testing import assert_close, assert_mean, assert_order
-
-F64 = torch.float64
-
-
-class Ridge:
-    """``N/2 sum s^{2/N}``, half the squared norm in rho: a Gaussian at every depth."""
-
-    def __init__(self, depth):
-        self.depth = depth
-
-    def value(self, x):
-        return self.depth / 2 * (torch.linalg.svdvals(x) ** (2 / self.depth)).sum(-1)
-
-    def gradient(self, x):
-        raise AssertionError("samplers contract")
-
-    def contract(self, left, right):
-        u, s, vh = thin_svd(left, right.mT, left.shape[-1])
-        slope = (s.clamp_min(1e-300) ** (2 / self.depth - 1)).unsqueeze(-1)
-        value = self.depth / 2 * (s ** (2 / self.depth)).sum(-1)
-        return value, u @ (slope * (vh @ right)), vh.mT @ (slope * (u.mT @ left))
+from dln_geometry.testing import assert_close, assert_mean
+from tests.dynamics.noise.routes import F64, Ridge
 
 
-def _start(shape, rank, depth, generator, chains=(), dtype=F64):
+def start_at(shape, rank, depth, generator, chains=(), dtype=F64):
     options = {"generator": generator, "dtype": dtype, "batch": chains}
     return dln.Collapsed.random(shape, rank, depth, **options)
 
@@ -56,8 +33,8 @@ def _start(shape, rank, depth, generator, chains=(), dtype=F64):
     ids=str,
 )
 def test_exact_moments(shape, rank, depth, beta, kappa, entropy, exact, generator):
-    start = _start(shape, rank, depth, generator, (150,))
-    path = sample_gibbs(
+    start = start_at(shape, rank, depth, generator, (150,))
+    path = dln.sample_gibbs(
         Ridge(depth),
         start,
         beta=beta,
@@ -81,39 +58,16 @@ def test_exact_moments(shape, rank, depth, beta, kappa, entropy, exact, generato
 def test_it_agrees_with_langevin_and_passes_through_det_zero(generator):
     """A loss that is no function of the singular values, at generic kappa and beta."""
     loss = dln.losses.Quadratic(torch.tensor([[0.6, -0.2], [0.1, 0.3]], dtype=F64))
-    start = _start((2, 2), 2, 3, generator, (1500,))
+    start = start_at((2, 2), 2, 3, generator, (1500,))
     options = {"beta": 2.3, "kappa": 0.7, "generator": generator}
-    exact = sample_gibbs(loss, start, draws=1, burn_in=300, **options)
+    exact = dln.sample_gibbs(loss, start, draws=1, burn_in=300, **options)
     signs = torch.linalg.det(exact.final.matrix).sign()
     assert 0.02 < float((signs < 0).double().mean()) < 0.98
-    walked = langevin(loss, start, t_end=6.0, dt=0.02, save_at=[6.0], **options)
+    walked = dln.langevin(loss, start, t_end=6.0, dt=0.02, save_at=[6.0], **options)
     assert stats.ks_2samp(exact.loss[-1], walked.loss[-1]).pvalue > 1e-3
     for k in range(2):
         a, b = (path.singular_values[-1][:, k] for path in (exact, walked))
         assert stats.ks_2samp(a, b).pvalue > 1e-3
-
-
-@pytest.mark.parametrize(("shape", "rank"), [((3, 3), 3), ((4, 3), 3), ((3, 5), 3), ((4, 5), 2)])
-def test_drift_is_the_gradient_of_the_potential(shape, rank, generator):
-    depth = 2.7
-    p = _start(shape, rank, depth, generator).point()
-    p = dln.EndToEnd(p.u, torch.tensor([1.4, 1.0, 0.5], dtype=F64)[:rank], p.vh, depth, False)
-    loss = dln.losses.Quadratic(torch.randn(*shape, generator=generator, dtype=F64))
-    potential = Potential(loss, 1.7, (0.8, 3.0), p)
-    # The repulsion from zero is exact where steps are small.
-    h = torch.tensor(1e-14, dtype=F64)
-    chain = sampling._Chain(potential, None, 0, False, p)
-    _, _, _, a, q, _, drift, u, s, v, _ = chain.start(p, 1e-14)
-    assert_close((u * s) @ v.mT, p.matrix, ops=1000)
-    direction = torch.randn(a.shape, generator=generator, dtype=F64)
-    steps = [0.04 / 2**k for k in range(4)]
-    slopes = [
-        float(potential.at(a + e * direction, q, h)[0] - potential.at(a - e * direction, q, h)[0])
-        / (2 * e)
-        for e in steps
-    ]
-    expected = -float((drift * direction).sum())
-    assert_order(steps, [abs(slope - expected) for slope in slopes], 2)
 
 
 class LogRidge:
@@ -136,9 +90,9 @@ class LogRidge:
 def test_infinite_depth_is_a_gaussian_of_logarithms(shape, rank, generator):
     """``beta/kappa sum (log s)^2`` is chi^2 of the r(r+1)/2 entries; the spaces stand still."""
     beta, kappa = 1.7, 0.6
-    start = _start(shape, rank, math.inf, generator)
+    start = start_at(shape, rank, math.inf, generator)
     many = dln.Collapsed(*(x.expand(300, *x.shape) for x in (start.L, start.R)), math.inf)
-    path = sample_gibbs(
+    path = dln.sample_gibbs(
         LogRidge(), many, beta=beta, kappa=kappa, entropy=False, draws=40, thin=2, burn_in=200,
         generator=generator,
     )  # fmt: skip
@@ -174,10 +128,10 @@ def test_infinite_depth_agrees_with_langevin(generator):
             value, gr, _ = self.contract(x, eye)
             return value, gr
 
-    start = _start((2, 2), 2, math.inf, generator, (1000,))
+    start = start_at((2, 2), 2, math.inf, generator, (1000,))
     options = {"beta": 2.3, "kappa": 0.7, "generator": generator}
-    exact = sample_gibbs(Tilted(), start, draws=1, burn_in=300, **options)
-    walked = langevin(
+    exact = dln.sample_gibbs(Tilted(), start, draws=1, burn_in=300, **options)
+    walked = dln.langevin(
         Tilted(), start, t_end=30.0, dt=0.2, save_at=[30.0], method="splitting", **options
     )
     assert stats.ks_2samp(exact.loss[-1], walked.loss[-1]).pvalue > 1e-3
@@ -186,32 +140,11 @@ def test_infinite_depth_agrees_with_langevin(generator):
         assert stats.ks_2samp(a, b).pvalue > 1e-3
 
 
-@pytest.mark.parametrize(("shape", "rank"), [((3, 3), 3), ((4, 5), 2)])
-def test_drift_at_infinite_depth_is_the_gradient_of_the_potential(shape, rank, generator):
-    p = _start(shape, rank, math.inf, generator).point()
-    s = torch.tensor([1.4, 1.0, 0.5], dtype=F64)[:rank]
-    p = dln.EndToEnd(p.u, s, p.vh, math.inf, True)
-    loss = dln.losses.Quadratic(torch.randn(*shape, generator=generator, dtype=F64))
-    potential = DeepPotential(loss, 1.7, (0.8, 0.0), p)
-    a, q = potential.coordinates(p)
-    h = torch.tensor(0.1, dtype=F64)
-    _, drift, u, s, v, _ = potential.at(a, q, h)
-    assert_close((u * s) @ v.mT, p.matrix, ops=1000)
-    direction = potential.increment(torch.randn(a.shape, generator=generator, dtype=F64))
-    steps = [0.04 / 2**k for k in range(4)]
-    expected = -float((drift * direction).sum())
-    errors = []
-    for e in steps:
-        ahead, behind = (potential.at(a + t * direction, q, h)[0] for t in (e, -e))
-        errors.append(abs(float(ahead - behind) / (2 * e) - expected))
-    assert_order(steps, errors, 2)
-
-
 def test_burn_in_thinning_and_repetition(generator, tmp_path):
-    loss, start = Ridge(3), _start((3, 2), 2, 3, generator, (4,))
+    loss, start = Ridge(3), start_at((3, 2), 2, 3, generator, (4,))
     options = {"beta": 1.0, "draws": 10, "thin": 2, "burn_in": 20}
     first, second = (
-        sample_gibbs(
+        dln.sample_gibbs(
             loss, start, generator=torch.Generator().manual_seed(3), store=store, **options
         )
         for store in (None, tmp_path / "chain.pt")
@@ -220,19 +153,19 @@ def test_burn_in_thinning_and_repetition(generator, tmp_path):
     assert first.t.tolist() == list(range(22, 42, 2))
     assert isinstance(first.final, dln.Collapsed)
     assert first.stats["steps"] == 40
-    fixed = sample_gibbs(
+    fixed = dln.sample_gibbs(
         loss, start, dt=0.3, generator=generator, keep_points=True, **{**options, "burn_in": 0}
     )
-    other = _start((3, 2), 2, 3, generator, (4,))
+    other = start_at((3, 2), 2, 3, generator, (4,))
     again = {"generator": generator, "store": tmp_path / "chain.pt", **options}
     for change in ({"start": other}, {"loss": dln.losses.Quadratic(torch.eye(3, 2, dtype=F64))},
                    {"widths": 4}):  # fmt: skip
         with pytest.raises(ValueError, match="store must belong to the same run"):
-            sample_gibbs(**{"loss": loss, "start": start, **again, **change})
+            dln.sample_gibbs(**{"loss": loss, "start": start, **again, **change})
     assert fixed.stats["dt"] == pytest.approx(0.3)
     assert_close(fixed.points[-1].singular_values(), fixed.singular_values[-1], ops=1000)
-    single = sample_gibbs(
-        loss, _start((3, 2), 2, 3, generator, dtype=torch.float32), generator=generator, **options
+    single = dln.sample_gibbs(
+        loss, start_at((3, 2), 2, 3, generator, dtype=torch.float32), generator=generator, **options
     )
     assert single.singular_values.shape == (10, 2)
     assert single.singular_values.dtype == torch.float32
@@ -263,11 +196,11 @@ def test_bad_input(options, error, message, generator):
         "generator": generator,
     }
     with pytest.raises(error, match=message):
-        sample_gibbs(**{**good, **options})
+        dln.sample_gibbs(**{**good, **options})
 
 
 def test_a_loss_that_is_not_finite_says_so(generator):
     loss = dln.losses.from_callable(lambda x: torch.log(x[0, 0]))
     start = dln.EndToEnd.of(-torch.eye(2), 3)
     with pytest.raises(ValueError, match="loss must be finite with a finite gradient at the start"):
-        sample_gibbs(loss, start, beta=1.0, draws=2, generator=generator)
+        dln.sample_gibbs(loss, start, beta=1.0, draws=2, generator=generator)

@@ -1,0 +1,85 @@
+"""The implicit step of Dyson Brownian motion: the repulsion at the end of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+DENSE = 100
+"""Size up to which a Cholesky factorisation beats conjugate gradients."""
+
+
+def implicit_step(
+    index: float, increment: Callable[[Tensor, float], Tensor]
+) -> Callable[[Tensor, float], Tensor]:
+    """Return the step of weak order 1; ``increment(x, h)`` is that of Brownian motion in time h."""
+    return lambda x, h: proximal(x, x + math.sqrt(2 / index) * increment(x, h), h)
+
+
+def proximal(start: Tensor, y: Tensor, h: float) -> Tensor:
+    r"""Solve ``x_i = y_i + h sum_{j != i} 1/(x_i - x_j)``, ascending, whatever the order of y.
+
+    The minimum of the convex ``|x - y|^2/(2h) - sum_{i<j} log(x_j - x_i)``: there is exactly one.
+    Newton's method, damped where it must be (the function is self-concordant, so a step of
+    length below 1 in its own metric keeps the order); `start` is where it begins.
+
+    Raises
+    ------
+    ValueError
+        If the positions cannot be resolved in double precision.
+    """
+    n = y.shape[-1]
+    if n == 1:
+        return y
+    # Particles pushed together are apart by far less than their positions: double precision.
+    dtype, y = y.dtype, y.double()
+    x = start.double().sort(-1).values
+    # Coinciding particles are pulled apart by about as much as the step will.
+    tiny = 1e-3 * math.sqrt(h) + 4 * torch.finfo(x.dtype).eps * x.abs().amax(-1, keepdim=True)
+    tied = (x.diff(dim=-1) < tiny).any(-1, keepdim=True)
+    spread = torch.linspace(-1, 1, n, dtype=x.dtype, device=x.device) * math.sqrt(h * n)
+    x = torch.where(tied, x + spread, x)
+    done = 4 * torch.finfo(x.dtype).eps * (y.abs().amax(-1) + math.sqrt(h))
+    for _ in range(200):
+        inverse = x.unsqueeze(-1) - x.unsqueeze(-2)
+        inverse.diagonal(dim1=-2, dim2=-1).fill_(math.inf)
+        inverse.reciprocal_()
+        residual = y - x + h * inverse.sum(-1)
+        weights = inverse.square_().mul_(h)
+        move = _solve_laplacian(weights, residual)
+        length = ((move * residual).sum(-1) / h).clamp_min(0.0).sqrt()
+        damping = torch.where(length > 0.25, 1 / (1 + length), 1.0)
+        x = x + damping.unsqueeze(-1) * move
+        size = move.abs().amax(-1)
+        # Quadratic convergence: what follows a step of relative length 1e-5 is rounding.
+        if bool(((length < 1e-5) | (size < done)).all()):
+            return x.to(dtype)
+    raise ValueError(f"dt must be large enough for the gaps to be resolved, got a step {h:.1e}")
+
+
+def _solve_laplacian(weights: Tensor, right: Tensor) -> Tensor:
+    """Solve ``(1 + diag(sum w) - w) d = right``, nearly, for symmetric w >= 0."""
+    main = 1 + weights.sum(-1)
+    n = right.shape[-1]
+    if n <= DENSE:
+        matrix = main.diag_embed() - weights
+        root = torch.linalg.cholesky_ex(matrix).L
+        return torch.cholesky_solve(right.unsqueeze(-1), root).squeeze(-1)
+    # Jacobi-preconditioned conjugate gradients; an inexact direction is still one of descent.
+    d, r = torch.zeros_like(right), right.clone()
+    z = r / main
+    p, rz = z.clone(), (r * z).sum(-1, keepdim=True)
+    goal = 1e-8 * rz
+    for _ in range(4 * n):
+        q = main * p - (weights @ p.unsqueeze(-1)).squeeze(-1)
+        alpha = rz / (p * q).sum(-1, keepdim=True).clamp_min(torch.finfo(p.dtype).tiny)
+        d, r = d + alpha * p, r - alpha * q
+        z = r / main
+        before, rz = rz, (r * z).sum(-1, keepdim=True)
+        if bool((rz <= goal).all()):
+            break
+        p = z + (rz / before.clamp_min(torch.finfo(p.dtype).tiny)) * p
+    return d
