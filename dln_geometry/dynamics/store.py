@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,6 @@ import torch
 from torch import Tensor
 
 from dln_geometry.support import written_whole
-
-# What torch.load raises for files of other kinds and damaged ones.
-_DAMAGED = (
-    RuntimeError,
-    LookupError,
-    AttributeError,
-    TypeError,
-    EOFError,
-    OSError,
-    ValueError,
-    pickle.UnpicklingError,
-)
 
 
 class Store:
@@ -51,7 +38,7 @@ class Store:
         try:
             held = torch.load(self.path, map_location="cpu", weights_only=True)
             identity, state = held["identity"], held["state"]
-        except _DAMAGED:
+        except Exception:
             raise ValueError(f"store must be a file written by a run, got {self.path}") from None
         changed = sorted(
             name

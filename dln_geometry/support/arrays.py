@@ -25,7 +25,7 @@ def epsilon(x: Tensor | np.ndarray) -> float:
 
 
 def least(x: Tensor | np.ndarray) -> float:
-    """Return a number that nothing but zero notices, and whose quotients are exact."""
+    """Return sqrt(tiny): adding it changes no number except 0, and 0/0 becomes 1."""
     return _of_type(x.dtype)[1]
 
 

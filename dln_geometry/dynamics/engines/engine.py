@@ -19,16 +19,10 @@ LOSS, GRADIENT = 0, 1
 
 
 class Engine(ABC):
-    """A way to hold the state of a flow as rows of numbers (B, n), which are matrices in blocks.
+    """A way to hold the state of B flows as rows of numbers (B, n).
 
-    Parameters
-    ----------
-    shapes : sequence of pairs
-        Shapes (a, b) of the matrices.
-    batch : sequence of int
-        Leading dimensions of the runs, B in all.
-    depth : float
-        Depth of the flow.
+    A row holds matrices of the given `shapes` (a, b) one after the other; `batch` are the leading
+    dimensions of the flows, B in all.
     """
 
     def __init__(
@@ -60,7 +54,7 @@ class Engine(ABC):
 
     @abstractmethod
     def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
-        """Write the velocity into `out`; return the loss and, if watched, |grad| as columns."""
+        """Write the velocity into `out`; return columns: the loss and, if watched, |grad|."""
 
     @abstractmethod
     def singular_values(self, y: Tensor) -> Tensor:
@@ -71,10 +65,7 @@ class Engine(ABC):
         """Return the points of rows (b, n), batched."""
 
     def defect(self, y: Tensor, obs: Tensor) -> Tensor:
-        """Return the relative violation of the invariants of rows with their columns, (b,).
-
-        Zero where there are no invariants.
-        """
+        """Return the relative violation of the invariants of rows (b, n), 0 if there are none."""
         return y.new_zeros(y.shape[0])
 
     def rebalanced(self, y: Tensor) -> Tensor:

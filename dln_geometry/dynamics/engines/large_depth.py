@@ -38,7 +38,7 @@ class PairEngine(CollapsedEngine):
         d_left, d_right = self.views(out)
         value, g_right, g_left = contract(self.loss, left, right)
         s, q = finite_eigh(left.mT @ left)
-        # Below its rounding an eigenvalue is not known; nothing may be divided by it.
+        # Eigenvalues below the rounding of the largest are unknown: do not divide by them.
         s = torch.maximum(s, torch.finfo(s.dtype).eps * s[..., -1:])
         x = s.log()
         w = torch.exp((1.0 - 2.0 / self.depth) * x)

@@ -42,9 +42,9 @@ class PlainEngine(Engine):
 
 
 class FactorEngine(Engine):
-    """All factors; the last column that `field` reports is the index of the sample.
+    """All factors. The last column of `field` is the sample index.
 
-    `defect` looks up the initial moments or product with it.
+    `defect` looks up the initial moments or the initial product with it.
     """
 
     def __init__(self, start: Sequence[Tensor]) -> None:
@@ -74,7 +74,7 @@ class LayeredEngine(FactorEngine):
 
     def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
         layers, velocities = self.views(y), self.views(out)
-        # below[p] = W_p ... W_2, what stands between layer p + 1 and the first.
+        # below[k] = W_{k+2} ... W_2: the layers from the second on.
         below = [layers[1]]
         for w in layers[2:-1]:
             below.append(w @ below[-1])

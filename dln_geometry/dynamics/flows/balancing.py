@@ -116,7 +116,7 @@ def balancing_flow(
     (tensor([[2.]]), tensor([[2.]]))
     """
     layers = as_factors(factors)
-    times = _times(t)
+    times = _checked_times(t)
     states = []
     with Progress(progress, "balancing") as bar:
         flow = BalancingPath(_flat(layers), bar.callback) if len(layers) > 1 else None
@@ -195,7 +195,7 @@ def kirwan_ness_flow(
 
 
 def _flat(layers: Sequence[Tensor]) -> list[Tensor]:
-    """Return layers with one batch dimension."""
+    """Return detached layers with one batch dimension."""
     return [w.detach().reshape(-1, *w.shape[-2:]) for w in layers]
 
 
@@ -206,8 +206,8 @@ def _shaped(moved: Sequence[Tensor], layers: Sequence[Tensor]) -> tuple[Tensor, 
     )
 
 
-def _times(t: Any) -> list[float]:
-    """Check the times."""
+def _checked_times(t: Any) -> list[float]:
+    """Return one or several times, which must not decrease."""
     try:
         values = np.asarray(t, dtype=np.float64)
     except (TypeError, ValueError):

@@ -198,7 +198,7 @@ def _advance(
 def _advance_chunk(
     left: Tensor, right: Tensor, tau: Tensor, beta_left: float, beta_right: float
 ) -> tuple[Tensor, Tensor]:
-    # A Python number in torch.where would become single precision.
+    # Indexed, because torch.where would turn Python numbers into single precision.
     ends = left.new_tensor([beta_right, beta_left])
     grows = left <= right
     z = torch.where(grows, left, right)
@@ -219,7 +219,7 @@ def _inverse(z: Tensor, time: Tensor, grows: Tensor, beta: Tensor, alpha: Tensor
     """Return ``log(z1/z)`` where the `_beta_integral` is ``time`` or, falling, ``-time``."""
     goal = torch.where(grows, time, -time)
     upper = torch.where(grows, torch.log(0.5 / z), 0.0)
-    # Infinite, unless zero is reached in a finite time, which then sets the scale.
+    # The time to reach zero; if it is finite, it sets the scale.
     whole = -_beta_integral(z, torch.full_like(z, -FAR), beta, alpha)
     scale = torch.where(grows | (beta <= 0), 1.0, 1.0 / (beta * whole))
     # Start at the inverse of the first term, which has a closed form.

@@ -9,14 +9,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.flows.gradient_flow import gradient_flow
-from dln_geometry.dynamics.losses import (
-    Loss,
-    as_dense,
-    as_text,
-    contract,
-    evaluate,
-    prepared,
-)
+from dln_geometry.dynamics.losses import Loss, as_dense, as_text, contract, evaluate, prepared
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import entropy, entropy_slope, hidden_excess, thin_svd
 from dln_geometry.geometry.points import Collapsed, EndToEnd
@@ -47,8 +40,8 @@ class FreeEnergy:
 
     Examples
     --------
-    >>> from dln_geometry.dynamics import losses
     >>> import math
+    >>> from dln_geometry.dynamics import losses
     >>> f = FreeEnergy(losses.Quadratic([[0.0]]), 2.0, 3, (1, 1))
     >>> f.value(torch.tensor([[2.0]])) + math.log(4.0) / 2
     tensor(2.)

@@ -95,12 +95,6 @@ class Completion(DataLoss):
         mask[self.rows, self.cols] = True
         return mask
 
-    def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        residual = self._residual(x)
-        gradient = residual.new_zeros(*residual.shape[:-1], *self.shape)
-        gradient[..., self.rows, self.cols] = residual
-        return half_square(residual, 1), gradient
-
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch, pattern, target = self._placed(left.shape[:-2])
         m, n, r = *self.shape, left.shape[-1]
@@ -121,8 +115,10 @@ class Completion(DataLoss):
         residual = pattern.residual(target, _stacked(x.left, batch), _stacked(x.right, batch))
         return residual.view(*batch, -1)
 
-    def _value(self, x: Tensor | Thin) -> Tensor:
-        return half_square(self._residual(x), 1)
+    def _adjoint(self, residual: Tensor) -> Tensor:
+        gradient = residual.new_zeros(*residual.shape[:-1], *self.shape)
+        gradient[..., self.rows, self.cols] = residual
+        return gradient
 
     def _gradient(self, x: Tensor | Thin) -> Tensor:
         residual = self._residual(x)

@@ -30,13 +30,11 @@ class Quadratic(DataLoss):
     tensor(4.)
     """
 
+    residual_dimensions = 2
+
     def __init__(self, target: Any) -> None:
         self.target = as_matrix(target, "target")
         super().__init__((self.target.shape[-2], self.target.shape[-1]), self.target)
-
-    def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        residual = x - self.target
-        return half_square(residual, 2), residual
 
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         target = self.target
@@ -77,11 +75,11 @@ class Quadratic(DataLoss):
             gl.addmm_(left[block].mT, residual)
         return value, gr, gl.mT
 
-    def _value(self, x: Tensor | Thin) -> Tensor:
-        return half_square(self._gradient(x), 2)
-
-    def _gradient(self, x: Tensor | Thin) -> Tensor:
+    def _residual(self, x: Tensor | Thin) -> Tensor:
         return (x if isinstance(x, Tensor) else x.dense) - self.target
+
+    def _adjoint(self, residual: Tensor) -> Tensor:
+        return residual
 
     def __repr__(self) -> str:
         return as_text(self, batch=self.target.shape[:-2])
@@ -125,27 +123,12 @@ class Sensing(DataLoss):
         self._rows = like.flatten(1)
         super().__init__((like.shape[1], like.shape[2]), like)
 
-    def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        residual = self._residual(x)
-        return half_square(residual, 1), self._adjoint(residual)
-
-    def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # The operators are as large as k matrices X: forming one more is nothing.
-        value, gradient = self.evaluate(left @ right.mT)
-        return value, *products(gradient, left, right)
-
     def _residual(self, x: Tensor | Thin) -> Tensor:
         dense = x if isinstance(x, Tensor) else x.dense
         return dense.flatten(-2) @ self._rows.mT - self.values
 
     def _adjoint(self, residual: Tensor) -> Tensor:
         return (residual @ self._rows).unflatten(-1, self.shape)
-
-    def _value(self, x: Tensor | Thin) -> Tensor:
-        return half_square(self._residual(x), 1)
-
-    def _gradient(self, x: Tensor | Thin) -> Tensor:
-        return self._adjoint(self._residual(x))
 
     def __repr__(self) -> str:
         batch = self.values.shape[:-1]
@@ -178,6 +161,8 @@ class Regression(DataLoss):
             [ 2.,  4.]]))
     """
 
+    residual_dimensions = 2
+
     def __init__(self, inputs: Any, outputs: Any) -> None:
         self.inputs = as_matrix(inputs, "inputs")
         like = self.inputs
@@ -195,10 +180,6 @@ class Regression(DataLoss):
             self._outputs = q.mT @ self.outputs
             self._unreachable = half_square(self.outputs - q @ self._outputs, 2)
 
-    def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        residual = self._residual(x)
-        return self._half_square(residual), residual.mT @ self._inputs
-
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         features = self._inputs @ right
         residual = features @ left.mT - self._outputs
@@ -211,14 +192,11 @@ class Regression(DataLoss):
         return (self._inputs @ x.right) @ x.left.mT - self._outputs
 
     def _half_square(self, residual: Tensor) -> Tensor:
-        value = half_square(residual, 2)
+        value = super()._half_square(residual)
         return value if self._unreachable is None else value + self._unreachable
 
-    def _value(self, x: Tensor | Thin) -> Tensor:
-        return self._half_square(self._residual(x))
-
-    def _gradient(self, x: Tensor | Thin) -> Tensor:
-        return self._residual(x).mT @ self._inputs
+    def _adjoint(self, residual: Tensor) -> Tensor:
+        return residual.mT @ self._inputs
 
     def __repr__(self) -> str:
         *batch, count, _ = self.outputs.shape

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -67,7 +67,7 @@ def as_dense(x: Any) -> Tensor:
     if isinstance(x, Collapsed | EndToEnd):
         return x.matrix
     if isinstance(x, Tensor) and x.is_floating_point() and x.ndim >= 2 and x.numel() > 0:
-        # Finiteness would cost a pass over the matrix; a NaN shows in the value.
+        # Not checked for NaN, which would cost a pass over the matrix: the value shows it.
         return x
     return as_matrix(x, "x")
 
@@ -140,7 +140,7 @@ def prepared(
 def products(gradient: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``(G R, G^T L)`` for a dense or sparse gradient."""
     if gradient.layout == torch.strided:
-        # (L^T G)^T: a product whose large factor is not transposed is the faster one.
+        # (L^T G)^T is faster than G^T L: its large factor is not transposed.
         return gradient @ right, (left.mT @ gradient).mT
     batch, (m, n) = gradient.shape[:-2], gradient.shape[-2:]
     if batch:
@@ -189,8 +189,11 @@ class Thin(NamedTuple):
 class DataLoss(ABC):
     """A loss ``E(X) = 1/2 |residual(X)|^2`` with a residual that is affine in X.
 
-    The point determines dtype and device: data of others are converted once and kept.
+    A subclass gives the residual and its adjoint. The point determines dtype and device: data of
+    others are converted once and kept.
     """
+
+    residual_dimensions: ClassVar = 1
 
     def __init__(self, shape: tuple[int, int], data: Tensor) -> None:
         self.shape, self.dtype, self.device = shape, data.dtype, data.device
@@ -211,7 +214,7 @@ class DataLoss(ABC):
             If `x` is not of the loss's shape.
         """
         loss, point = self._enter(x)
-        return loss._value(point)
+        return loss._half_square(loss._residual(point))
 
     def gradient(self, x: Any) -> Tensor:
         """Return the Euclidean gradient ``G = E'(X)``, shape (..., m, n).
@@ -221,13 +224,15 @@ class DataLoss(ABC):
         loss, point = self._enter(x)
         return loss._gradient(point)
 
-    @abstractmethod
     def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(E(X), G)`` at a matrix, the gradient dense. Nothing is checked."""
+        residual = self._residual(x)
+        return self._half_square(residual), self._adjoint(residual)
 
-    @abstractmethod
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return ``(E, G R, G^T L)`` at ``X = L R^T``. Nothing is checked."""
+        value, gradient = self.evaluate(left @ right.mT)
+        return value, *products(gradient, left, right)
 
     def to(
         self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
@@ -247,10 +252,17 @@ class DataLoss(ABC):
     def _to(self, dtype: torch.dtype, device: torch.device) -> Self: ...
 
     @abstractmethod
-    def _value(self, x: Tensor | Thin) -> Tensor: ...
+    def _residual(self, x: Tensor | Thin) -> Tensor: ...
 
     @abstractmethod
-    def _gradient(self, x: Tensor | Thin) -> Tensor: ...
+    def _adjoint(self, residual: Tensor) -> Tensor:
+        """Return the dense gradient of a residual."""
+
+    def _half_square(self, residual: Tensor) -> Tensor:
+        return half_square(residual, self.residual_dimensions)
+
+    def _gradient(self, x: Tensor | Thin) -> Tensor:
+        return self._adjoint(self._residual(x))
 
     def _enter(self, x: Any) -> tuple[Self, Tensor | Thin]:
         """Return the loss converted to the point's dtype and device, and the checked point."""
@@ -286,5 +298,5 @@ def half_square(residual: Tensor, ndim: int) -> Tensor:
     flat = residual.flatten(-ndim)
     if flat.ndim == 1:
         return 0.5 * torch.dot(flat, flat)
-    # One pass without a temporary. The norm of a batch is the only such reduction.
+    # One pass without a temporary: of a batch, only `vector_norm` reduces so.
     return 0.5 * torch.linalg.vector_norm(flat, dim=-1).square()
