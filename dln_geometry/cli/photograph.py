@@ -35,17 +35,10 @@ STOP = 0.03
 
 @dataclass(frozen=True)
 class Puzzle:
-    """A picture of which some pixels are hidden.
+    """A picture of grey levels from 0 to 1, of which the flow sees the `observed` pixels alone.
 
-    Attributes
-    ----------
-    picture : Tensor, shape (m, n)
-        Grey levels from 0 to 1.
-    observed : Tensor of bool, shape (m, n)
-        The pixels that the flow sees.
-    mean, unit : float
-        Mean of the observed pixels, and the norm that the whole centred picture has if it varies
-        like them; ``(picture - mean) / unit`` is what is completed.
+    It completes ``(picture - mean) / unit``: `mean` is that of the observed pixels, `unit` the norm
+    that the whole centred picture has if it varies like them.
     """
 
     picture: Tensor
@@ -172,30 +165,21 @@ def complete_at_depth(
 def _print_depths(results: Sequence[Result]) -> None:
     """Print a line for each depth."""
     rows = [
-        (
-            str(result.depth),
-            number(result.outcome.loss),
-            _rounded(result.held_out, 2),
-            f"{result.outcome.effective_rank:.1f}",
-            f"{result.outcome.entropy:.1f}" if result.depth > 1 else "0",
-            result.outcome.drift,
-            result.outcome.seconds,
-        )
+        {
+            "depth": str(result.depth),
+            "observed\nloss": number(result.outcome.loss),
+            "held-out\nerror (dB)": _rounded(result.held_out, 2),
+            "effective\nrank": f"{result.outcome.effective_rank:.1f}",
+            "entropy": f"{result.outcome.entropy:.1f}" if result.depth > 1 else "0",
+            "moments'\ndrift": result.outcome.drift,
+            "seconds": result.outcome.seconds,
+        }
         for result in results
     ]
-    columns = (
-        "depth",
-        "observed\nloss",
-        "held-out\nerror (dB)",
-        "effective\nrank",
-        "entropy",
-        "moments'\ndrift",
-        "seconds",
-    )
     print_table(
         f"A photograph from {1 - HIDDEN:.0%} of its pixels",
-        columns,
-        rows,
+        list(rows[0]),
+        [list(row.values()) for row in rows],
         "Held-out error: squared error on the hidden pixels over that of the mean\n"
         "grey; lower is better, 0 dB knows no more than the mean. Every depth stops\n"
         f"at its first step below {STOP:.0%} of the observed loss of the mean. Effective rank:\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import re
 import warnings
 from pathlib import Path
@@ -21,35 +20,32 @@ def read_table(path: Path) -> np.ndarray:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{path} must be a text file, got other bytes") from None
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    numbered = enumerate(text.splitlines(), start=1)
+    lines = [(k, line) for k, line in numbered if line.strip() and not line.startswith("#")]
     if not lines:
         raise ValueError(f"{path} must hold data, got an empty file")
-    delimiter = next((mark for mark in "\t;," if mark in lines[0]), None)
-    if not all(_is_number(cell) for cell in _cells(lines[0], delimiter)):
+    delimiter = next((mark for mark in "\t;," if mark in lines[0][1]), None)
+    if not all(_is_number(cell) for cell in _cells(lines[0][1], delimiter)):
         lines = lines[1:]
     if not lines:
         raise ValueError(f"{path} must hold numbers, got a header alone")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            return np.loadtxt(lines, delimiter=delimiter, ndmin=2, comments=None)
+            texts = [line for _, line in lines]
+            return np.loadtxt(texts, delimiter=delimiter, ndmin=2, comments=None)
     except (ValueError, UserWarning):
         # Empty cells, or a mistake: the slow reader takes the one and names the line of the other.
-        return _table_with_holes(text, delimiter, path)
+        return _table_with_holes(lines, delimiter, path)
 
 
-def _table_with_holes(text: str, delimiter: str | None, path: Path) -> np.ndarray:
-    """Read a table cell by cell."""
+def _table_with_holes(
+    lines: list[tuple[int, str]], delimiter: str | None, path: Path
+) -> np.ndarray:
+    """Read numbered lines cell by cell."""
     rows: list[list[float]] = []
-    waiting = True
-    for number, line in enumerate(io.StringIO(text), start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        cells = _cells(line.rstrip("\r\n"), delimiter)
-        header = waiting and not all(_is_number(cell) for cell in cells)
-        waiting = False
-        if header:
-            continue
+    for number, line in lines:
+        cells = _cells(line, delimiter)
         for column, cell in enumerate(cells, start=1):
             if not _is_number(cell):
                 raise ValueError(

@@ -63,7 +63,6 @@ def batch_curvatures(
     Tensor, shape (n, k, k) or (n,)
         ``O^T H_x O`` for each batch x; ``c^T O^T H_x O c / |c|^2`` with a direction, which is
         exact where c is an eigenvector of every one of them, and always if k = 1.
-
     """
     one = mirror
     if direction is not None:
