@@ -99,17 +99,8 @@ def rotation_rate(
     ``(lr^2 / 12) (Z_p - Z_p^T)``, ``Z_p = U_p D_p^T - D_{p+1}^T U_{p+1}``, ``U = H D`` with the
     gradient D and the Hessian H of loss and weight decay.
 
-    Parameters
-    ----------
-    loss, factors
-        As in `imbalance_rate`.
-    lr, weight_decay : float
-        Learning rate, and k.
-
-    Returns
-    -------
-    tuple of Tensor
-        One antisymmetric matrix of shape (d_p, d_p) per hidden layer.
+    Parameters as in `imbalance_rate`, with weight decay k. The result is one antisymmetric matrix
+    of shape (d_p, d_p) per hidden layer.
 
     Examples
     --------
@@ -138,17 +129,7 @@ def modified_end_to_end_loss(
     With weight decay k the loss is ``E + (k/2) sum |W_p|^2``, and the correction
     ``(lr/4) (<E', A_W E'> + 2 k N <E', X> + k^2 sum |W_p|^2)``.
 
-    Parameters
-    ----------
-    loss, factors
-        As in `imbalance_rate`.
-    lr, weight_decay : float
-        Learning rate, and k.
-
-    Returns
-    -------
-    Tensor, shape ()
-        Differentiable in the layers.
+    Parameters as in `imbalance_rate`; the result is differentiable in the layers.
 
     References
     ----------

@@ -3,7 +3,8 @@
 ``G_p = W_{p+1}^T W_{p+1} - W_p W_p^T``; ``K_p(V)`` is the same of matrices V shaped like the
 layers. The gradients ``D_p`` of a loss of the end-to-end matrix satisfy Noether's identity
 ``D_p W_p^T = W_{p+1}^T D_{p+1}``: the moments are charges of the bilinear map `layers.cross`, and
-move by the law of `learning.noether.momentum_law`.
+move by the law of `learning.noether.momentum_law`. The laws hold for rules without a potential, and
+are exact in every step, whatever the loss of X and the minibatch.
 """
 
 from __future__ import annotations
@@ -40,8 +41,6 @@ def balance_step(
 ) -> tuple[Tensor, ...]:
     """Return the moments after one step of SGD: ``G_p+ = (1 - lr k)^2 G_p + lr^2 K_p(D)``.
 
-    It is exact in every step, whatever the loss of X and the minibatch.
-
     Parameters
     ----------
     moments : sequence of array_like
@@ -49,18 +48,7 @@ def balance_step(
     gradients : sequence of array_like
         ``D_1, ..., D_N``: the gradients ``df/dW_p`` of the minibatch, without weight decay.
     rule : Rule
-        Learning rate and weight decay k; no momentum.
-
-    Returns
-    -------
-    tuple of Tensor
-        ``G_1, ..., G_{N-1}`` after the step.
-
-    Raises
-    ------
-    ValueError
-        If the rule has momentum (see `momentum_balance_step`) or a potential, or shapes do not
-        fit.
+        Learning rate and weight decay k; no momentum (see `momentum_balance_step`).
 
     Examples
     --------
@@ -108,7 +96,7 @@ def momentum_balance_step(
 
     Heavy ball: ``P_n = b (P_{n-1} - lr K(v_n)) + (1 - dampening) k G_n``,
     ``G_{n+1} = G_n - lr (P_n + P_n^T) + lr^2 K(v_{n+1})``. With Nesterov's momentum the layers
-    move by ``u = (1 + b) v_{n+1} - b v_n``. Exact in every step, minibatches included.
+    move by ``u = (1 + b) v_{n+1} - b v_n``.
 
     Parameters
     ----------
@@ -118,13 +106,7 @@ def momentum_balance_step(
         The momentum buffers ``v_{n+1}`` of the layers after this step, as ``torch.optim.SGD``
         keeps them (``state[w]["momentum_buffer"]``), or `Rule.step` returns.
     rule : Rule
-        The learning rule.
-
-    Raises
-    ------
-    ValueError
-        If the rule has no momentum (there are no buffers: see `balance_step`) or a potential, or
-        shapes do not fit.
+        With momentum: without, there are no buffers (see `balance_step`).
 
     Examples
     --------
@@ -172,13 +154,8 @@ def stationary_moments(kinetic: Sequence[Any], rule: Rule) -> tuple[Tensor, ...]
         ``E[K_p]``: means over a stationary run of the moments of the gradients (of the minibatch,
         without weight decay), or with momentum of the buffers.
     rule : Rule
-        With weight decay; without, moments diffuse and have no stationary state.
-
-    Raises
-    ------
-    ValueError
-        If there is no weight decay, or ``lr k >= 2``, or the rule has a potential, dampening or
-        Nesterov's momentum.
+        With weight decay k (without, moments diffuse and have no stationary state),
+        ``lr k < 2 (1 + b)``, and neither dampening nor Nesterov's momentum.
 
     Examples
     --------
@@ -223,7 +200,7 @@ def overdamped_moments(
     times : array_like, shape (T,)
         Increasing, from 0. A step takes the time ``lr``.
     rule : Rule
-        Learning rule.
+        Overdamped.
     corrected : bool
         The corrected exponent or the printed one.
 
@@ -231,12 +208,6 @@ def overdamped_moments(
     -------
     tuple of Tensor
         ``G_p`` at the times, shape (T, d_p, d_p).
-
-    Raises
-    ------
-    ValueError
-        If the rule is not overdamped or has a potential; if times do not increase from 0, or
-        shapes do not fit.
 
     References
     ----------

@@ -60,16 +60,9 @@ def collapse_thresholds(factors: Sequence[Any], gradient: Any) -> Tensor:
 def dead_directions(factors: Sequence[Any], layer: int, *, rtol: float | None = None) -> Tensor:
     """Return an orthonormal basis of the dead directions n of a hidden layer, shape (d_p, k).
 
-    ``n^T W_p = 0`` and ``W_{p+1} n = 0``, relative to the size of the two layers.
-
-    Parameters
-    ----------
-    factors : sequence of array_like
-        Layers ``(W_1, ..., W_N)``, no leading dimensions.
-    layer : int
-        p, from 1 to N - 1.
-    rtol : float, optional
-        Default ``d_p`` machine epsilons.
+    ``n^T W_p = 0`` and ``W_{p+1} n = 0`` up to `rtol` (by default ``d_p`` machine epsilons),
+    relative to the size of the two layers. `layer` is p, from 1 to N - 1; the layers must have no
+    leading dimensions.
 
     Examples
     --------
@@ -104,10 +97,7 @@ def conserved_functions(widths: Sequence[int]) -> int:
     where X is a number: then all losses have the same curves, and all functions but one are
     conserved.
 
-    Parameters
-    ----------
-    widths : sequence of int
-        ``(d_0, ..., d_N)``.
+    `widths` are ``(d_0, ..., d_N)``.
 
     References
     ----------

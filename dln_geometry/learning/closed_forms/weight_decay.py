@@ -72,12 +72,10 @@ def decayed_singular_values(
 
     Parameters
     ----------
-    target : array_like
-        Singular values phi of the target, nonnegative.
+    target, depth
+        As in `branch_end`.
     weight_decay : float
         gamma.
-    depth : float
-        N, real or infinite.
     branch : "learned" or "global"
         The local minimum that gradient descent from large values follows, until `branch_end`, or
         the global minimum, zero from `global_switch` on. They differ above depth 2.

@@ -142,7 +142,7 @@ class GaugeLaw(BilinearLaw):
         d = group.first[0].block
         self._shape = group.units, d, d
         owner = torch.zeros(group.units * d * d, dtype=torch.long, device=device)
-        super().__init__((group,), slots, owner)
+        super().__init__((group,), slots, owner, owner[:1])
 
     def pairs(self, snapshot: Snapshot, first: str, second: str) -> Tensor:
         (group,) = self.groups
@@ -165,9 +165,6 @@ class GaugeLaw(BilinearLaw):
     def summary(self, charges: Tensor) -> Tensor:
         """Return the trace: the charge of the scalings in the gauge."""
         return charges.diagonal(dim1=-2, dim2=-1).sum().reshape(1)
-
-    def mask(self, names: frozenset[str]) -> Tensor:
-        return torch.tensor(not names.isdisjoint(self.slot_of), device=self.owner.device)
 
     def sizes(self, snapshot: Snapshot) -> Tensor:
         q = snapshot.tensors("q")

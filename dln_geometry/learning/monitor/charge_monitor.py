@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -13,7 +12,6 @@ from torch.optim import SGD, Optimizer
 from dln_geometry.learning.architecture import SymmetricGroup
 from dln_geometry.learning.monitor.following import Follower, check_optimizer, watched_groups
 from dln_geometry.learning.monitor.ledger import Ledger
-from dln_geometry.learning.monitor.products import Snapshot
 from dln_geometry.learning.monitor.record import ChargeRecord, ChargeReport
 from dln_geometry.support import as_count
 
@@ -75,14 +73,12 @@ class ChargeMonitor:
 
     Raises
     ------
-    TypeError
-        If `module` is not a Module, or the optimiser not ``torch.optim.SGD``.
     ValueError
         If there is nothing to watch, a given group has parameters that the optimiser does not
-        train, or parameters of one group have different momenta; if an option is out of range.
+        train, or parameters of one group have different momenta.
     RuntimeError
-        In the first step or one that is predicted, if a gradient is sparse, some parameters of a
-        group have none (they were frozen), or a gradient scaler works with a fused optimiser.
+        In a step that is predicted, if a gradient is sparse, only some parameters of a group have
+        one (others were frozen), or a gradient scaler works with a fused optimiser.
 
     Notes
     -----
@@ -192,7 +188,7 @@ class ChargeMonitor:
         if begins or self._prepared or not self._current:
             self._laws.begin(snapshot)
         if not self._begun:
-            self._record(snapshot)
+            self._ledger.add(self.steps, self._laws.figures(snapshot, units=self.units))
             self._begun = True
         self._prepared = self._current = self._is_followed()
         if self._current:
@@ -207,55 +203,24 @@ class ChargeMonitor:
         snapshot = self._laws.snapshot()
         self._laws.after(snapshot)
         if self.steps % self.every == 0:
-            self._record(snapshot)
-
-    def _record(self, snapshot: Snapshot) -> None:
-        self._ledger.add(self.steps, self._laws.figures(snapshot, units=self.units))
+            self._ledger.add(self.steps, self._laws.figures(snapshot, units=self.units))
 
     def flush(self) -> None:
         """Fetch the new records, write them to the writer, and check the tolerances.
 
-        Raises
-        ------
-        SymmetryError
-            If a symmetry is broken and ``on_break="raise"``; `residual` says by how much.
-
-        Warns
-        -----
-        UserWarning
-            The first time that a symmetry is broken, with ``on_break="warn"``.
+        If a symmetry is broken, it warns (once) or raises a `SymmetryError`, whose `residual` says
+        by how much, as `on_break` says.
         """
         self._ledger.flush()
 
     def report(self) -> list[ChargeReport]:
-        """Return one line for every group, with the worst residual of all records kept.
-
-        Errors as in `record`.
-        """
-        record = self.record()
-        worst = record.residual.nan_to_num(math.inf).amax(0)
-        return [
-            ChargeReport(
-                label,
-                group,
-                float(record.charge[-1, k]),
-                float(record.predicted[-1, k]),
-                float(record.residual[-1, k]),
-                float(worst[k]),
-                self._ledger.tolerances[k],
-            )
-            for k, (label, group) in enumerate(zip(self.labels, self.groups, strict=True))
-        ]
+        """Return one line for every group; errors as in `record`."""
+        return self._ledger.report(self.record(), self.groups)
 
     def record(self) -> ChargeRecord:
         """Return all records that are kept, on the host.
 
-        Raises
-        ------
-        SymmetryError
-            As `flush`.
-        RuntimeError
-            If no step was made yet.
+        Errors as in `flush`, and a RuntimeError if no step was made yet.
         """
         return self._ledger.record(self._laws.owners() if self.units else None)
 
@@ -279,27 +244,21 @@ class ChargeMonitor:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed run continues from: tensors, numbers and lists."""
-        records = self._ledger.state()
         return {
             "labels": list(self.labels),
             "units": self.units,
             "steps": self.steps,
             "begun": self._begun,
             "current": self._current,
+            "records": self._ledger.state(),
             "laws": self._laws.state(),
-            "records": records,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state that `state_dict` returned.
+        """Continue from a state that `state_dict` returned, of a monitor of the same groups.
 
         Load the module and the optimiser as well: the laws continue from their parameters and
         buffers.
-
-        Raises
-        ------
-        ValueError
-            If it is no such state, or one of other groups, or with another option `units`.
         """
         missing = sorted(_STATE.difference(state))
         if missing:

@@ -32,15 +32,22 @@ class Law(ABC):
         Names of the parameters that share options; the largest ones first.
     owner : Tensor, shape (charges,)
         The number of the group that each charge belongs to.
+    part_of : Tensor, optional
+        The number of the part that each charge belongs to, if steps may move parts separately.
     """
 
     def __init__(
-        self, groups: Sequence[SymmetricGroup], slots: Sequence[tuple[str, ...]], owner: Tensor
+        self,
+        groups: Sequence[SymmetricGroup],
+        slots: Sequence[tuple[str, ...]],
+        owner: Tensor,
+        part_of: Tensor | None = None,
     ) -> None:
         self.groups = tuple(groups)
         self.slots = tuple(slots)
         self.slot_of = {name: j for j, slot in enumerate(slots) for name in slot}
         self.owner = owner
+        self.part_of = owner if part_of is None else part_of
         self.charges: Tensor | None = None
         self.momenta: Tensor | None = None
         self.velocities: Tensor | None = None
@@ -73,10 +80,6 @@ class Law(ABC):
         return
 
     @abstractmethod
-    def mask(self, names: frozenset[str]) -> Tensor:
-        """Return which charges any of these parameters contribute to."""
-
-    @abstractmethod
     def sizes(self, snapshot: Snapshot) -> Tensor:
         """Return the size that a deviation of each charge is relative to."""
 
@@ -89,10 +92,15 @@ class Law(ABC):
         zero = values.new_zeros(len(self.groups))
         return zero.scatter_reduce_(0, self.owner, values.reshape(-1), "amax")
 
-    def kept_mask(self, names: frozenset[str]) -> Tensor:
-        """Return `mask`, made once for each set of names."""
+    def parts_names(self) -> list[Sequence[str]]:
+        """Return the names of the parameters that move together, in the numbers of `part_of`."""
+        return [group.names for group in self.groups]
+
+    def mask(self, names: frozenset[str]) -> Tensor:
+        """Return which charges these parameters contribute to; made once for each set."""
         if names not in self._masks:
-            self._masks[names] = self.mask(names)
+            hit = torch.tensor([not names.isdisjoint(own) for own in self.parts_names()])
+            self._masks[names] = hit.to(self.part_of.device)[self.part_of]
         return self._masks[names]
 
     def begin(self, snapshot: Snapshot) -> None:
@@ -111,7 +119,7 @@ class Law(ABC):
     ) -> None:
         """Take the values after a step, except for charges of parameters that it did not move."""
         if held and not held.isdisjoint(self.slot_of):
-            stay = self.kept_mask(held)
+            stay = self.mask(held)
             charges = torch.where(stay, present(self.charges, charges), charges)
             if momenta is not None:
                 momenta = torch.where(stay, present(self.momenta, momenta), momenta)
@@ -125,7 +133,7 @@ class Law(ABC):
             return decay
         share: Any = 1 - dampening
         if not fresh.isdisjoint(self.slot_of):
-            share = share + dampening * self.kept_mask(fresh).to(decay.dtype)
+            share = share + dampening * self.mask(fresh).to(decay.dtype)
         return share * decay
 
     def options_of(self, by_name: Mapping[str, StepOptions]) -> list[StepOptions]:
@@ -192,9 +200,9 @@ class LinearLaw(Law):
         self._parts: list[Part] = [part for group in groups for part in group.first]
         self._counts = [p.units * p.slices(params[p.name]).shape[-1] for p in self._parts]
         counts = torch.tensor(self._counts)
-        self._part_of = torch.arange(len(self._parts)).repeat_interleave(counts).to(device)
+        part_of = torch.arange(len(self._parts)).repeat_interleave(counts).to(device)
         numbers = torch.tensor([n for n, group in enumerate(groups) for _ in group.first])
-        super().__init__(groups, (slot,), numbers.to(device)[self._part_of])
+        super().__init__(groups, (slot,), numbers.to(device)[part_of], part_of)
         # (c, w) after the steps so far, in terms of (c, w) before them.
         self._noted = _IDENTITY
 
@@ -246,9 +254,8 @@ class LinearLaw(Law):
     def forget(self) -> None:
         self._noted = _IDENTITY
 
-    def mask(self, names: frozenset[str]) -> Tensor:
-        hit = torch.tensor([part.name in names for part in self._parts])
-        return hit.to(self.owner.device)[self._part_of]
+    def parts_names(self) -> list[Sequence[str]]:
+        return [(part.name,) for part in self._parts]
 
     def summary(self, charges: Tensor) -> Tensor:
         """Return the norm of the charges of each group."""
@@ -260,7 +267,7 @@ class LinearLaw(Law):
         norms = torch._foreach_norm([q[part.name] for part in self._parts])
         device = self.owner.device
         wide = torch.stack([n.to(device=device, dtype=wide_dtype(device)) for n in norms])
-        return wide[self._part_of]
+        return wide[self.part_of]
 
 
 def _block_sums(part: Part, x: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.monitor.record import ChargeRecord
+from dln_geometry.learning.architecture import SymmetricGroup
+from dln_geometry.learning.monitor.record import ChargeRecord, ChargeReport
 from dln_geometry.learning.symmetry import SymmetryError
 from dln_geometry.support import as_count, as_positive, warn
 
@@ -105,6 +106,13 @@ class Ledger:
         return ChargeRecord(
             steps, self.labels, charge, predicted, residual, singles, predictions, owners
         )
+
+    def report(self, record: ChargeRecord, groups: Sequence[SymmetricGroup]) -> list[ChargeReport]:
+        """Return one line for every group, with the worst residual of all rows."""
+        last = (x[-1].tolist() for x in (record.charge, record.predicted, record.residual))
+        worst = record.residual.nan_to_num(math.inf).amax(0).tolist()
+        rows = zip(self.labels, groups, *last, worst, self.tolerances, strict=True)
+        return [ChargeReport(*row) for row in rows]
 
     def state(self) -> list[tuple[int, Tensor]]:
         """Return the rows that are kept."""

@@ -155,9 +155,5 @@ class QuadraticLaw(BilinearLaw):
             picked *= sign
         return self._zero.index_add(0, self._target, picked).reshape(len(self.slots), -1)
 
-    def mask(self, names: frozenset[str]) -> Tensor:
-        hit = torch.tensor([not names.isdisjoint(g.names) for g in self.groups])
-        return hit.to(self.owner.device)[self.owner]
-
     def sizes(self, snapshot: Snapshot) -> Tensor:
         return weighted(self._gathered(snapshot.sums("q", "q"), None), self.ratios)

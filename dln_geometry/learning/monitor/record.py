@@ -70,17 +70,9 @@ class ChargeRecord:
         return xarray.Dataset(data, coords=coords)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write everything to one ``.npz`` file (plain arrays, no pickles), atomically.
+        """Write all arrays to one ``.npz`` file without pickles, whole or not at all.
 
-        Parameters
-        ----------
-        path : str or path
-            The suffix ``.npz`` is added if it is missing.
-
-        Returns
-        -------
-        Path
-            Of the file.
+        The suffix is added if it is missing; returns the path.
         """
         arrays = {name: getattr(self, name) for name in _SERIES}
         attributes = {"labels": self.labels, "unit_group": self.unit_group}

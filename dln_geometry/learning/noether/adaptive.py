@@ -1,4 +1,8 @@
-"""Normalised layers as RMSProp: gradient descent on scale-invariant parameters."""
+"""Normalised layers as RMSProp: gradient descent on scale-invariant parameters.
+
+See Tanaka & Kunin, arXiv 2105.02716, section 5. The matching of the constants and the corrected
+correspondence are this library's.
+"""
 
 from __future__ import annotations
 
@@ -86,14 +90,10 @@ class EffectiveRMSProp:
     boost: float = 1.0
 
     def init(self, direction: Any, norm: Any) -> RMSPropState:
-        """Return the state of a start from rest with these parameters.
+        """Return the state of a start from rest.
 
-        Parameters
-        ----------
-        direction : Tensor, shape (..., d)
-            theta, of norm one along the last axis.
-        norm : Tensor, shape (...)
-            The norm r, positive.
+        `direction`, of shape (..., d), is theta, of norm one along the last axis; `norm`, of shape
+        (...), the norm r, positive.
         """
         theta = as_float_tensor(direction, "direction")
         r = as_float_tensor(norm, "norm", dtype=theta.dtype, device=theta.device)
@@ -111,19 +111,10 @@ class EffectiveRMSProp:
     def step(
         self, direction: Tensor, gradient: Tensor, state: RMSPropState
     ) -> tuple[Tensor, RMSPropState]:
-        """Make one step.
+        """Return ``theta+`` and the state with ``G+`` and ``W+``.
 
-        Parameters
-        ----------
-        direction, gradient : Tensor, shape (..., d)
-            theta, of unit norm, and the gradient of the loss there.
-        state : RMSPropState
-            What `init` or the last step returned.
-
-        Returns
-        -------
-        tuple of Tensor and RMSPropState
-            ``theta+``, and the state with ``G+`` and ``W+``.
+        `direction` and `gradient`, of shape (..., d), are theta, of unit norm, and the gradient of
+        the loss there.
         """
         scaled = gradient / state.second_moment.sqrt().unsqueeze(-1)
         push = scaled if self.lookahead == 0 else self.drive * scaled - self.lookahead * state.last
@@ -150,24 +141,12 @@ def as_rmsprop(rule: Rule, *, corrected: bool = True) -> EffectiveRMSProp:
     ``rho = lambda_+^4``, ``b' = b / lambda_+^2``, ``C = r*^2 / |ghat|`` (`stationary_norm`),
     ``lr = eta / ((1 - b') lambda_+ C)``.
 
-    Parameters
-    ----------
-    rule : Rule
-        A rule with weight decay and without a potential.
-    corrected : bool
-        Which of the two.
-
     Raises
     ------
     ValueError
         If the rule has no weight decay (the accumulator is then AdaGrad's: see
         `overdamped_norm`), a potential, or lets charges oscillate; with ``corrected=False`` also
         if rho would not be positive.
-
-    References
-    ----------
-    Tanaka & Kunin, arXiv 2105.02716, section 5. The matching of the constants and the correction
-    are this library's.
 
     Examples
     --------

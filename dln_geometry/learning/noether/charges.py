@@ -3,7 +3,8 @@
 The charge of a symmetry with the generator dQ is ``C = <Delta, dQ>`` with the momentum Delta of
 the rule (see `learning.noether.mechanics`). The symmetry of the loss dictates how it moves, by
 friction, weight decay and the asymmetry of the kinetic energy. The functions share the arguments
-of `charge`, and return one number for each entry of the symmetry's s.
+of `charge`, and return one number for each entry of the symmetry's s. See Tanaka & Kunin, arXiv
+2105.02716, section 4.
 """
 
 from __future__ import annotations
@@ -38,19 +39,10 @@ def charge(
     params, velocity : dict of str to Tensor
         q and q'.
 
-    Returns
-    -------
-    Tensor
-        One charge for each entry of s.
-
     Raises
     ------
-    TypeError, ValueError
+    ValueError
         If q' does not have the names and shapes of q, or lacks those of the symmetry.
-
-    References
-    ----------
-    Tanaka & Kunin, arXiv 2105.02716, section 4.
 
     Examples
     --------
@@ -78,10 +70,6 @@ def kinetic_asymmetry(
     ``m <q', dQ'>``: zero for translations and rotations, ``m |q'|^2`` for scale.
 
     Parameters and errors as in `charge`.
-
-    References
-    ----------
-    Tanaka & Kunin, arXiv 2105.02716, section 4 (kinetic symmetry breaking).
 
     Examples
     --------
@@ -116,21 +104,8 @@ def charge_rate(
     Nesterov's momentum adds ``b lr (<grad f, dQ'> - k <q', dQ>)``, the one term that needs the
     loss.
 
-    Parameters
-    ----------
-    symmetry, rule, params, velocity
-        As in `charge`; a symmetry of the loss.
-    loss : callable, optional
-        ``loss(params)``, needed with Nesterov's momentum only.
-
-    Raises
-    ------
-    ValueError
-        If the rule has Nesterov's momentum and there is no loss.
-
-    References
-    ----------
-    Tanaka & Kunin, arXiv 2105.02716, section 4 (Noether's learning dynamics).
+    Parameters as in `charge`, for a symmetry of the loss. Only Nesterov's momentum needs
+    ``loss(params)``.
     """
     symmetry, rule = as_symmetry(symmetry), as_rule(rule)
     params, velocity = as_state(params, velocity)

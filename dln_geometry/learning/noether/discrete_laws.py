@@ -1,4 +1,8 @@
-"""Exact laws of the charges under discrete steps: every step of SGD, minibatches included."""
+"""Exact laws of the charges under discrete steps: every step of SGD, minibatches included.
+
+In continuous time they are those of Tanaka & Kunin, arXiv 2105.02716; the discrete laws are this
+library's.
+"""
 
 from __future__ import annotations
 
@@ -66,10 +70,6 @@ class DiscreteLaw:
         If the symmetry has no degree, or the rule has a potential: `discrete_residual` holds there
         too.
 
-    References
-    ----------
-    Tanaka & Kunin, arXiv 2105.02716 (in continuous time). The discrete laws are this library's.
-
     Examples
     --------
     The norm of two weights before a normalisation, in one step of momentum and one more:
@@ -111,16 +111,8 @@ class DiscreteLaw:
     ) -> Charges:
         """Return the charges as they are: to begin with, and to compare a prediction with.
 
-        Parameters
-        ----------
-        params : dict of str to Tensor
-            The parameters q.
-        state : dict of str to Tensor, optional
-            The buffer v that the last step returned; none before the first.
-        loss : callable, optional
-            If given, it must have the symmetry at `params`.
-        rtol : float, optional
-            How well, as in `is_symmetric`.
+        `state` is the buffer v that the last step returned, `None` before the first. A loss, if
+        given, must have the symmetry at `params` within `rtol`, as in `is_symmetric`.
 
         Raises
         ------
@@ -147,12 +139,8 @@ class DiscreteLaw:
     ) -> Charges:
         """Return the charges after a step, from those before it and the buffers.
 
-        Parameters
-        ----------
-        charges : Charges
-            Those before the step, predicted or observed.
-        before, after : dict of str to Tensor
-            The buffers v and v+ of the rule; `before` is None in the first step.
+        `before` and `after` are the buffers v and v+ of the rule; in the first step `before` is
+        `None`.
         """
         rule, pair, c = self.rule, self.symmetry.pair, charges.conserved
         lr, b = rule.lr, rule.momentum
@@ -190,19 +178,8 @@ def discrete_residual(
     rule: momentum, Nesterov's momentum, dampening, and mirror descent, where
     ``-lr <v+, dQ> = <grad h(q+) - grad h(q), dQ>`` is the charge of the step.
 
-    Parameters
-    ----------
-    symmetry, rule
-        A symmetry or a family, and the learning rule.
-    params : dict of str to Tensor
-        The parameters q before the step.
-    before, after : dict of str to Tensor
-        The buffers v before and v+ after it; `before` is None in the first step.
-
-    Returns
-    -------
-    Tensor
-        One number for each entry of s.
+    `params` are the parameters q before the step, `before` and `after` the buffers v and v+; in
+    the first step `before` is `None`. The result has one number for each entry of s.
     """
     symmetry, rule = as_symmetry(symmetry), as_rule(rule)
     params = as_parameters(params)

@@ -10,7 +10,8 @@ with the mass m and the potential h of the rule (``m/2 |q'|^2`` without one). Wi
 
 ``d/dt Delta + (mu / m) Delta = (Delta - m hess h(q) q') / m - F``.
 
-Nesterov's momentum adds the friction ``b lr dF/dt`` to F.
+Nesterov's momentum adds the friction ``b lr dF/dt`` to F. See Tanaka & Kunin, arXiv 2105.02716,
+section 4.
 """
 
 from __future__ import annotations
@@ -43,10 +44,6 @@ def kinetic_energy(
         Its mass and potential.
     params, velocity : dict of str to Tensor
         q, and its rate of change q'. In units of the learning rate: -v of a slow trajectory.
-
-    References
-    ----------
-    Tanaka & Kunin, arXiv 2105.02716, section 4.
     """
     m = as_rule(rule).mass
     params, velocity = as_state(params, velocity)
@@ -75,22 +72,10 @@ def acceleration(
 
     Parameters
     ----------
-    rule : Rule
-        The learning rule.
+    rule, params, velocity
+        As in `kinetic_energy`.
     loss : callable
-        ``loss(params)``, a scalar tensor.
-    params, velocity : dict of str to Tensor
-        q and q'.
-
-    Raises
-    ------
-    ValueError
-        If q' does not have the names and shapes of q, the loss is no scalar or does not depend
-        on q, or the potential is not strictly convex.
-
-    References
-    ----------
-    Tanaka & Kunin, arXiv 2105.02716, section 4.
+        ``loss(params)``, a scalar tensor that depends on q.
 
     Examples
     --------

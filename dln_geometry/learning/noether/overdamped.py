@@ -8,6 +8,8 @@ a quadratic charge ``c = <q, A q>`` obeys ``c' = -kappa c + Gamma <g, A g>``, wi
 ``Gamma = lr (1 + b) / (1 - b)^3``, or ``lr (1 - b + 2 b^2) / (1 - b)^3`` with Nesterov's momentum.
 
 All functions refuse a rule with a potential, or one that lets charges oscillate (`ValueError`).
+The formulas are those of Tanaka & Kunin, arXiv 2105.02716, section 5, with the printed exponent;
+the corrected exponent is this library's.
 """
 
 from __future__ import annotations
@@ -53,11 +55,6 @@ def overdamped_charge(
     Tensor, shape (T + 1, ...)
         The charge before each step and at the end; the first is that of the slow mode.
 
-    References
-    ----------
-    Tanaka & Kunin, arXiv 2105.02716, section 5 (the printed exponent). The corrected one is this
-    library's.
-
     Examples
     --------
     >>> overdamped_charge(Rule(lr=0.5, weight_decay=0.5), 4.0, [8.0, 0.0])
@@ -82,28 +79,17 @@ def overdamped_norm(
 
     Parameters
     ----------
-    rule : Rule
-        A rule without a potential.
     norm : Tensor, shape (...)
         The norm r at the start, positive.
     gradients : Tensor, shape (T, ...)
         ``|ghat|^2`` at each step; for minibatches with momentum, of ``(1 - b) r v``.
-    corrected, from_rest : bool
+    rule, corrected, from_rest
         As in `overdamped_charge`.
 
     Returns
     -------
     Tensor, shape (T + 1, ...)
         The norm r before each step and at the end.
-
-    Raises
-    ------
-    ValueError
-        If a norm is not positive or a square is negative.
-
-    References
-    ----------
-    Tanaka & Kunin, arXiv 2105.02716, section 5.
     """
     factor = decay_factor(rule, corrected) ** 4
     r, terms = _together(norm, "norm", gradients, "gradients")
@@ -124,17 +110,7 @@ def stationary_norm(rule: Rule, gradient: float) -> float:
     one plane. Then they turn by `stationary_angle` in every step, and
     ``r*^2 = eta |ghat| / ((1 - b) sin(angle))``; in general it is right to leading order in eta.
 
-    Parameters
-    ----------
-    rule : Rule
-        A rule with weight decay and without a potential.
-    gradient : float
-        ``|ghat|``, the norm of the gradient at unit norm.
-
-    Raises
-    ------
-    ValueError
-        If the gradient is not positive, or the rule has no weight decay.
+    The rule must have weight decay; `gradient` is ``|ghat|``, the gradient's norm at unit norm.
 
     Examples
     --------
@@ -157,12 +133,7 @@ def stationary_angle(rule: Rule) -> float:
 
     ``cos(angle) = 1 - eta k / (1 + b)``, about ``sqrt(2 eta k / (1 + b))``; with Nesterov's
     momentum the root near one of ``2 b x^2 - (1 + b)(1 + 2 b z) x + (1 + b)^2 z - b (1 - b z)``,
-    ``z = 1 - eta k``. The loss does not matter.
-
-    Parameters
-    ----------
-    rule : Rule
-        A rule with weight decay and without a potential.
+    ``z = 1 - eta k``. It does not depend on the loss. The rule must have weight decay.
     """
     if not as_rule(rule).weight_decay:
         raise ValueError("weight_decay must be positive, got 0: nothing settles")
