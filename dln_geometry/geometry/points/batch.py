@@ -37,21 +37,26 @@ class Batch:
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
+    def _first(self) -> tuple[Tensor, int]:
+        """Return one of the tensors and the number of its own dimensions."""
+        name, own = next(iter(self._tensors.items()))
+        return getattr(self, name), own
+
     @property
     def batch_shape(self) -> torch.Size:
         """Leading dimensions."""
-        name, own = next(iter(self._tensors.items()))
-        return getattr(self, name).shape[:-own]
+        tensor, own = self._first()
+        return tensor.shape[:-own]
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the numbers."""
-        return getattr(self, next(iter(self._tensors))).dtype
+        return self._first()[0].dtype
 
     @property
     def device(self) -> torch.device:
         """Device of the tensors."""
-        return getattr(self, next(iter(self._tensors))).device
+        return self._first()[0].device
 
     def _map(self, f: Callable[[Tensor, int], Tensor]) -> Self:
         """Return the point with ``f(tensor, own dimensions)`` in the place of every tensor."""
@@ -144,8 +149,10 @@ def described(point: Any) -> list[str]:
     """Return the words of a short repr: shape, rank, depth, batch, dtype, device."""
     m, n = point.shape
     parts = [f"{m} x {n}", f"rank {point.rank}", f"depth {point.depth:g}"]
-    if getattr(point, "normalized", False) and point.depth < float("inf"):
+    if point.normalized and not point.depth.infinite:
         parts.append("normalized")
+    if hasattr(point, "widths"):
+        parts.append(f"widths {point.widths}")
     if point.batch_shape:
         parts.append(f"batch {tuple(point.batch_shape)}")
     return [*parts, str(point.dtype).removeprefix("torch."), str(point.device)]
@@ -155,3 +162,14 @@ def as_row(name: str, parts: Sequence[str]) -> str:
     """Return the words of a short repr as a row of a table, for notebooks."""
     cells = "".join(f"<td>{html.escape(part)}</td>" for part in parts)
     return f"<table><tr><th>{html.escape(name)}</th>{cells}</tr></table>"
+
+
+def check_alike(*parts: Tensor) -> None:
+    """Refuse tensors of different dtypes or devices."""
+    first = parts[0]
+    for part in parts[1:]:
+        if (part.dtype, part.device) != (first.dtype, first.device):
+            raise ValueError(
+                f"the tensors of a point must share dtype and device, got {first.dtype} on "
+                f"{first.device} and {part.dtype} on {part.device}"
+            )

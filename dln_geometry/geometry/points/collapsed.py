@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.points.batch import Batch
-from dln_geometry.geometry.points.end_to_end import EndToEnd, check_alike
+from dln_geometry.geometry.points.batch import Batch, check_alike
+from dln_geometry.geometry.points.end_to_end import EndToEnd
 from dln_geometry.geometry.points.layers import (
     as_spectrum,
     balanced_chain,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dln_geometry.geometry.points.batch import Batch
+from dln_geometry.geometry.points.batch import Batch, check_alike
 from dln_geometry.support import Depth, as_depth, as_matrix, as_normalized, as_rank
 
 
@@ -153,17 +153,6 @@ class EndToEnd(Batch):
     def rank(self) -> int:
         """Number r of singular values held."""
         return self.s.shape[-1]
-
-
-def check_alike(*parts: Tensor) -> None:
-    """Refuse tensors of different dtypes or devices."""
-    first = parts[0]
-    for part in parts[1:]:
-        if (part.dtype, part.device) != (first.dtype, first.device):
-            raise ValueError(
-                f"the tensors of a point must share dtype and device, got {first.dtype} on "
-                f"{first.device} and {part.dtype} on {part.device}"
-            )
 
 
 def as_point(point: Batch) -> EndToEnd:

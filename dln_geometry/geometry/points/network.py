@@ -6,18 +6,17 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from dln_geometry.geometry.points.batch import as_row, described, indexed
+from dln_geometry.geometry.points.batch import Batch
 from dln_geometry.geometry.points.end_to_end import EndToEnd
 from dln_geometry.geometry.points.layers import balanced_frames, chain_svd, moment_size, product
 from dln_geometry.support import Depth, as_factors
 
 
-class Network(tuple[Tensor, ...]):
+class Network(tuple[Tensor, ...], Batch):
     """Layers ``(W_1, ..., W_N)`` of a deep linear network, input side first.
 
     A tuple of tensors, to be unpacked, indexed and measured as one: ``network[0]`` is W_1 and
@@ -80,6 +79,8 @@ class Network(tuple[Tensor, ...]):
             self.__dict__[name] = make()
         return self.__dict__[name]
 
+    normalized = False
+
     @property
     def layers(self) -> tuple[Tensor, ...]:
         """The layers as a plain tuple."""
@@ -91,11 +92,6 @@ class Network(tuple[Tensor, ...]):
         return Depth(len(self))
 
     @property
-    def normalized(self) -> bool:
-        """False: the metric of the layers is that of A, not of A/N."""
-        return False
-
-    @property
     def widths(self) -> tuple[int, ...]:
         """``(d_0, ..., d_N)``."""
         return (self[0].shape[-1], *(w.shape[-2] for w in self))
@@ -104,21 +100,6 @@ class Network(tuple[Tensor, ...]):
     def shape(self) -> tuple[int, int]:
         """Shape (m, n) of the end-to-end matrix."""
         return self[-1].shape[-2], self[0].shape[-1]
-
-    @property
-    def batch_shape(self) -> torch.Size:
-        """Leading dimensions."""
-        return self[0].shape[:-2]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the numbers."""
-        return self[0].dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the layers."""
-        return self[0].device
 
     @property
     def matrix(self) -> Tensor:
@@ -184,21 +165,6 @@ class Network(tuple[Tensor, ...]):
         s = self.singular_values
         return int((s > 0).sum(-1).max()) if s.numel() else s.shape[-1]
 
-    def select(self, index: Any) -> Network:
-        """Return some networks of the batch; `index` as for a tensor of shape `batch_shape`."""
-        if not self.batch_shape:
-            raise IndexError("a single Network has no batch to be indexed")
-        torch.zeros((), device=self.device).expand(self.batch_shape)[index]
-        return self._map(lambda w: indexed(w, index, 2))
-
-    def to(self, *args: Any, **kwargs: Any) -> Network:
-        """Return the network with another dtype or device, as `torch.Tensor.to` does."""
-        return self._map(lambda w: w.to(*args, **kwargs))
-
-    def detach(self) -> Network:
-        """Return the network without what derivatives could be asked of."""
-        return self._map(lambda w: w.detach())
-
     def replace(self, layers: Mapping[int, Any] | Sequence[Any]) -> Network:
         """Return the network with other layers: all of them, or those at some positions."""
         if not isinstance(layers, Mapping):
@@ -208,29 +174,17 @@ class Network(tuple[Tensor, ...]):
             changed[p] = w
         return Network(changed)
 
-    def _map(self, f: Callable[[Tensor], Tensor]) -> Network:
-        return Network.from_layers(f(w) for w in self)
+    def _first(self) -> tuple[Tensor, int]:
+        return self[0], 2
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self.matrix.detach().cpu().numpy(), dtype=dtype)
+    def _map(self, f: Callable[[Tensor, int], Tensor]) -> Self:
+        return self.from_layers(f(w, 2) for w in self)
 
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    __hash__ = object.__hash__
+    # Not those of tuples.
+    __eq__, __hash__, __repr__ = object.__eq__, object.__hash__, Batch.__repr__
 
     def __reduce__(self) -> Any:
         return Network.from_layers, (tuple(self),)
-
-    def __repr__(self) -> str:
-        return f"Network({', '.join(self._described())})"
-
-    def _repr_html_(self) -> str:
-        return as_row("Network", self._described())
-
-    def _described(self) -> list[str]:
-        shape, rank, depth, *rest = described(self)
-        return [shape, rank, depth, f"widths {self.widths}", *rest]
 
 
 # Functions of torch.func take a network for the tuple of its layers, and give back plain tuples.
