@@ -1,7 +1,7 @@
 """Charges of real training loops, predicted exactly from the buffers and gradients of each step.
 
-Open `charge_monitor` for the hooks, then `following`; `laws` and `bilinear_laws` move charges by
-the law of `learning.noether.momentum_law`. A new kind of charge is a subclass of `Law` that
+Open `charge_monitor` for the hooks, then `following`; `laws` moves charges by the law of
+`learning.noether.momentum_law`. A new kind of charge is a subclass of `Law` in `group_laws` that
 `following.laws_of` makes.
 """
 

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from dln_geometry.learning.architecture import SymmetricGroup, symmetries_of
-from dln_geometry.learning.monitor.bilinear_laws import GaugeLaw
-from dln_geometry.learning.monitor.laws import Law, LinearLaw
+from dln_geometry.learning.monitor.group_laws import GaugeLaw, LinearLaw, QuadraticLaw
+from dln_geometry.learning.monitor.laws import Law
 from dln_geometry.learning.monitor.products import Products, Snapshot, StepOptions
-from dln_geometry.learning.monitor.quadratic_laws import QuadraticLaw
 
 _NONE: frozenset[str] = frozenset()
 

@@ -1,7 +1,19 @@
-"""Charges of groups that share a law: predicted from step to step, measured, and compared.
+r"""Laws of charges: predicted from step to step, measured, and compared.
 
-`learning.noether.momentum_law` states the law of one step. Here stand what all laws share, and
-the linear charges of translations.
+`learning.noether.momentum_law` states the law of one step. A charge ``C = B(q, q)`` that is
+bilinear in the parameters needs ``B(v+, v+)`` with heavy ball. Otherwise, with
+``B(d, d) = B(g, g) + k^2 C`` and ``X = B(d, v) = B(g, v) + k R``,
+
+``B(d, v+) = b X + B(d, d)``,  ``B(v+, v+) = b^2 B(v, v) + b X^T + B(d, v+)``.
+
+*Several learning rates.* If the parts j of a group have their own ``eta_j`` and ``k_j``, the
+symmetry binds their sum alone, and ``C = sum_j (eta_1 / eta_j) B_j(q, q)`` has the law
+
+``C+ = C - eta_1 (B(q, u) + B(q, u)^T) + eta_1 sum_j eta_j B_j(u, u)``,
+``R+ = P - sum_j eta_j B_j(u, v+)``,  ``P = b R + s sum_j k_j B_j(q, q)``.
+
+The last sum is ``k_1 C`` where ``eta_j k_j`` is the same for all; otherwise the squares of the
+smaller parts are measured. Momentum must be common.
 """
 
 from __future__ import annotations
@@ -13,12 +25,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.architecture import Part, SymmetricGroup
-from dln_geometry.learning.monitor.products import Snapshot, StepOptions, wide_dtype
-from dln_geometry.learning.noether import pushes
+from dln_geometry.learning.architecture import SymmetricGroup
+from dln_geometry.learning.monitor.products import Snapshot, StepOptions
+from dln_geometry.learning.noether import charge_after, nesterov_products, pushes
 
 _MUST_AGREE = ("momentum", "dampening", "nesterov", "maximize")
-_IDENTITY = (1.0, 0.0), (0.0, 1.0)
 
 
 class Law(ABC):
@@ -118,14 +129,12 @@ class Law(ABC):
         velocities: Tensor | None = None,
     ) -> None:
         """Take the values after a step, except for charges of parameters that it did not move."""
-        if held and not held.isdisjoint(self.slot_of):
-            stay = self.mask(held)
-            charges = torch.where(stay, present(self.charges, charges), charges)
-            if momenta is not None:
-                momenta = torch.where(stay, present(self.momenta, momenta), momenta)
-            if velocities is not None:
-                velocities = torch.where(stay, present(self.velocities, velocities), velocities)
-        self.charges, self.momenta, self.velocities = charges, momenta, velocities
+        stay = self.mask(held) if held and not held.isdisjoint(self.slot_of) else None
+        for name, value in (("charges", charges), ("momenta", momenta), ("velocities", velocities)):
+            if stay is not None and value is not None:
+                old = getattr(self, name)
+                value = torch.where(stay, torch.zeros_like(value) if old is None else old, value)
+            setattr(self, name, value)
 
     def damped(self, decay: Tensor, dampening: float, fresh: frozenset[str]) -> Tensor:
         """Multiply by ``1 - dampening``, but for the first step of a buffer."""
@@ -182,99 +191,104 @@ class Law(ABC):
         self.ratios = tuple(state["weights"])
 
 
-def present(x: Tensor | None, otherwise: Tensor) -> Tensor:
-    """Return a tensor, or zeros of the other one's shape if it is None."""
-    return torch.zeros_like(otherwise) if x is None else x
+class BilinearLaw(Law):
+    """Charges ``B(q, q)``, by the formulas of this module's docstring."""
 
+    # A step between `before` and `after`: its options, P, and the parameters held.
+    _pending: tuple[list[StepOptions], Tensor, frozenset[str]] | None = None
 
-class LinearLaw(Law):
-    """Translations: sums over the blocks of parts, all of parameters with the same options.
+    @abstractmethod
+    def pairs(self, snapshot: Snapshot, first: str, second: str) -> Tensor:
+        """Return ``B_j(first, second)`` for every slot, shape (slots, ...)."""
 
-    ``c = <q, n>`` and ``w = <v, n>`` need no gradients: steps are collected as one matrix.
-    """
-
-    def __init__(
-        self, groups: Sequence[SymmetricGroup], slot: tuple[str, ...], params: Mapping[str, Tensor]
-    ) -> None:
-        device = params[slot[0]].device
-        self._parts: list[Part] = [part for group in groups for part in group.first]
-        self._counts = [p.units * p.slices(params[p.name]).shape[-1] for p in self._parts]
-        counts = torch.tensor(self._counts)
-        part_of = torch.arange(len(self._parts)).repeat_interleave(counts).to(device)
-        numbers = torch.tensor([n for n, group in enumerate(groups) for _ in group.first])
-        super().__init__(groups, (slot,), numbers.to(device)[part_of], part_of)
-        # (c, w) after the steps so far, in terms of (c, w) before them.
-        self._noted = _IDENTITY
+    def transposed(self, x: Tensor) -> Tensor:
+        """Return the transposes of matrices; numbers are their own."""
+        return x
 
     def measured(self, snapshot: Snapshot) -> Tensor:
-        return self._sums(snapshot.tensors("q"))
-
-    def _sums(self, tensors: Mapping[str, Tensor | None]) -> Tensor:
-        device = self.owner.device
-        pieces = []
-        for part, count in zip(self._parts, self._counts, strict=True):
-            x = tensors.get(part.name)
-            summed = torch.zeros(count, device=device) if x is None else _block_sums(part, x)
-            pieces.append(summed.to(device=device, dtype=wide_dtype(device)))
-        return torch.cat(pieces)
-
-    def before(self, snapshot: Snapshot, held: frozenset[str], fresh: frozenset[str]) -> None:
-        (o,) = self.options_of(snapshot.options)
-        b, k, lr = o.momentum, o.weight_decay, o.lr
-        if b and self.momenta is None:
-            self.settle()
-            self.momenta = self._sums(snapshot.tensors("v"))
-        stirred = not (held.isdisjoint(self.slot_of) and fresh.isdisjoint(self.slot_of))
-        if b and not stirred and not isinstance(lr, Tensor):
-            (cc, cw), (wc, ww) = self._noted
-            k *= 1 - o.dampening
-            wc, uc = pushes(k * cc, wc, b, o.nesterov)
-            ww, uw = pushes(k * cw, ww, b, o.nesterov)
-            self._noted = (cc - lr * uc, cw - lr * uw), (wc, ww)
-            return
-        self.settle()
-        c = self.charges
-        assert c is not None
-        if not b:
-            self.move(held, c - lr * (k * c))
-            return
-        assert self.momenta is not None
-        w, u = pushes(self.damped(k * c, o.dampening, fresh), self.momenta, b, o.nesterov)
-        self.move(held, c - lr * u, w)
-
-    def settle(self) -> None:
-        if self.momenta is None or self._noted == _IDENTITY:
-            return
-        assert self.charges is not None
-        (cc, cw), (wc, ww) = self._noted
-        c, w = self.charges, self.momenta
-        self.charges, self.momenta = cc * c + cw * w, wc * c + ww * w
-        self._noted = _IDENTITY
+        return weighted(self.pairs(snapshot, "q", "q"), self.ratios)
 
     def forget(self) -> None:
-        self._noted = _IDENTITY
+        self._pending = None
 
-    def parts_names(self) -> list[Sequence[str]]:
-        return [(part.name,) for part in self._parts]
+    def before(self, snapshot: Snapshot, held: frozenset[str], fresh: frozenset[str]) -> None:
+        options = self.options_of(snapshot.options)
+        ratios = self.rate_ratios(options)
+        if ratios != self.ratios:
+            # The charge is another one now and must be measured; momenta stay the same.
+            self.ratios = ratios
+            self.charges = self.measured(snapshot)
+        c, first = self.charges, options[0]
+        assert c is not None
+        decay = self._decay(snapshot, options, c)
+        b = first.momentum
+        if not b:
+            squares = self._mixed_squares(snapshot, options, decay)
+            self.move(held, charge_after(c, decay, decay, squares, first.lr))
+            return
+        r = self.pairs(snapshot, "q", "v").sum(0) if self.momenta is None else self.momenta
+        self.momenta = r
+        p, push = pushes(self.damped(decay, first.dampening, fresh), r, b, first.nesterov)
+        if not first.nesterov:
+            self._pending = options, p, held
+            return
+        dd, dv, vv = self._products(snapshot, options, c, r)
+        uu, uv = nesterov_products(dd, dv, vv, b, self.transposed)
+        rates = [o.lr for o in options]
+        c = charge_after(c, push, self.transposed(push), weighted(uu, rates), first.lr)
+        self.move(held, c, p - weighted(uv, rates), vv)
 
-    def summary(self, charges: Tensor) -> Tensor:
-        """Return the norm of the charges of each group."""
-        return super().summary(charges.square()).sqrt()
+    def after(self, snapshot: Snapshot) -> None:
+        if self._pending is None:
+            return
+        options, p, held = self._pending
+        self._pending = None
+        assert self.charges is not None
+        w = weighted(self.pairs(snapshot, "v", "v"), [o.lr for o in options])
+        c = charge_after(self.charges, p, self.transposed(p), w, options[0].lr)
+        self.move(held, c, p - w)
 
-    def sizes(self, snapshot: Snapshot) -> Tensor:
-        """Return the norm of the parameter of each part."""
-        q: Any = snapshot.tensors("q")
-        norms = torch._foreach_norm([q[part.name] for part in self._parts])
-        device = self.owner.device
-        wide = torch.stack([n.to(device=device, dtype=wide_dtype(device)) for n in norms])
-        return wide[self.part_of]
+    def _products(
+        self, snapshot: Snapshot, options: Sequence[StepOptions], c: Tensor, r: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``B(d, d)``, ``B(d, v+)`` and ``B(v+, v+)`` of Nesterov's momentum."""
+        k, b = options[0].weight_decay, options[0].momentum
+        old = self.pairs(snapshot, "v", "v") if self.velocities is None else self.velocities
+        self.velocities = old
+        if len(options) > 1:
+            dd, x = self.pairs(snapshot, "d", "d"), self.pairs(snapshot, "d", "v")
+        else:
+            dd, x = self.pairs(snapshot, "g", "g"), self.pairs(snapshot, "g", "v")
+            if k:
+                dd, x = dd + k * k * c, x + k * r
+        dv = b * x + dd
+        return dd, dv, b * (b * old + self.transposed(x)) + dv
+
+    def _decay(self, snapshot: Snapshot, options: Sequence[StepOptions], c: Tensor) -> Tensor:
+        """Return ``sum_j k_j B_j(q, q)``."""
+        k = options[0].weight_decay
+        excess = [o.weight_decay - k * w for o, w in zip(options, self.ratios, strict=True)]
+        if not any(excess):
+            return k * c
+        return k * c + weighted(self.pairs(snapshot, "q", "q"), excess)
+
+    def _mixed_squares(
+        self, snapshot: Snapshot, options: Sequence[StepOptions], decay: Tensor
+    ) -> Tensor:
+        """Return ``sum_j eta_j B_j(d, d)``."""
+        rates = [o.lr for o in options]
+        if len(options) > 1 and any(o.weight_decay for o in options):
+            return weighted(self.pairs(snapshot, "d", "d"), rates)
+        squares = weighted(self.pairs(snapshot, "g", "g"), rates)
+        k = options[0].weight_decay
+        return squares + (rates[0] * k) * decay if k else squares
 
 
-def _block_sums(part: Part, x: Tensor) -> Tensor:
-    """Return the sums over the blocks of a part, in one row."""
-    if part.block == 1:
-        return part.slices(x).reshape(-1)
-    if part.units == 1 and part.block == x.shape[part.axis]:
-        # In one pass, whatever the strides.
-        return x.sum(part.axis).reshape(-1)
-    return part.slices(x).sum(1).reshape(-1)
+def weighted(values: Tensor, weights: Sequence[Any]) -> Tensor:
+    """Return ``sum_j weights_j values_j``."""
+    if len(weights) == 1 and isinstance(weights[0], float) and weights[0] == 1.0:
+        return values[0]
+    total = weights[0] * values[0]
+    for weight, value in zip(weights[1:], values[1:], strict=True):
+        total = total + weight * value
+    return total

@@ -174,10 +174,9 @@ class Snapshot:
         if kind == "q":
             return parameter.detach()
         if kind == "v":
-            # The state makes an entry of what it is asked for.
-            return (
-                self._state[parameter].get("momentum_buffer") if parameter in self._state else None
-            )
+            # Reading a missing key would add it to the optimiser's state.
+            known = parameter in self._state
+            return self._state[parameter].get("momentum_buffer") if known else None
         gradient = parameter.grad
         if gradient is not None and options.maximize:
             gradient = -gradient

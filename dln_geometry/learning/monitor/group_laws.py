@@ -1,21 +1,116 @@
-"""The laws of scales and rescalings: one number for each unit, and steps that are collected."""
+"""The charges of the kinds of groups: translations, scales and rescalings, gauges."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.architecture import SymmetricGroup
-from dln_geometry.learning.monitor.bilinear_laws import BilinearLaw, weighted
-from dln_geometry.learning.monitor.products import Products, Snapshot, StepOptions
+from dln_geometry.learning.architecture import Part, SymmetricGroup
+from dln_geometry.learning.monitor.laws import BilinearLaw, Law, weighted
+from dln_geometry.learning.monitor.products import Products, Snapshot, StepOptions, wide_dtype
 from dln_geometry.learning.noether import charge_after, nesterov_products, pushes
 
+_IDENTITY = (1.0, 0.0), (0.0, 1.0)
 # Number of steps collected before the prediction is updated: the sums of each are kept.
 _PATIENCE = 32
+
+
+class LinearLaw(Law):
+    """Translations: sums over the blocks of parts, all of parameters with the same options.
+
+    ``c = <q, n>`` and ``w = <v, n>`` need no gradients: steps are collected as one matrix.
+    """
+
+    def __init__(
+        self, groups: Sequence[SymmetricGroup], slot: tuple[str, ...], params: Mapping[str, Tensor]
+    ) -> None:
+        device = params[slot[0]].device
+        self._parts: list[Part] = [part for group in groups for part in group.first]
+        self._counts = [p.units * p.slices(params[p.name]).shape[-1] for p in self._parts]
+        counts = torch.tensor(self._counts)
+        part_of = torch.arange(len(self._parts)).repeat_interleave(counts).to(device)
+        numbers = torch.tensor([n for n, group in enumerate(groups) for _ in group.first])
+        super().__init__(groups, (slot,), numbers.to(device)[part_of], part_of)
+        # (c, w) after the steps so far, in terms of (c, w) before them.
+        self._noted = _IDENTITY
+
+    def measured(self, snapshot: Snapshot) -> Tensor:
+        return self._sums(snapshot.tensors("q"))
+
+    def _sums(self, tensors: Mapping[str, Tensor | None]) -> Tensor:
+        device = self.owner.device
+        pieces = []
+        for part, count in zip(self._parts, self._counts, strict=True):
+            x = tensors.get(part.name)
+            summed = torch.zeros(count, device=device) if x is None else _block_sums(part, x)
+            pieces.append(summed.to(device=device, dtype=wide_dtype(device)))
+        return torch.cat(pieces)
+
+    def before(self, snapshot: Snapshot, held: frozenset[str], fresh: frozenset[str]) -> None:
+        (o,) = self.options_of(snapshot.options)
+        b, k, lr = o.momentum, o.weight_decay, o.lr
+        if b and self.momenta is None:
+            self.settle()
+            self.momenta = self._sums(snapshot.tensors("v"))
+        stirred = not (held.isdisjoint(self.slot_of) and fresh.isdisjoint(self.slot_of))
+        if b and not stirred and not isinstance(lr, Tensor):
+            (cc, cw), (wc, ww) = self._noted
+            k *= 1 - o.dampening
+            wc, uc = pushes(k * cc, wc, b, o.nesterov)
+            ww, uw = pushes(k * cw, ww, b, o.nesterov)
+            self._noted = (cc - lr * uc, cw - lr * uw), (wc, ww)
+            return
+        self.settle()
+        c = self.charges
+        assert c is not None
+        if not b:
+            self.move(held, c - lr * (k * c))
+            return
+        assert self.momenta is not None
+        w, u = pushes(self.damped(k * c, o.dampening, fresh), self.momenta, b, o.nesterov)
+        self.move(held, c - lr * u, w)
+
+    def settle(self) -> None:
+        if self.momenta is None or self._noted == _IDENTITY:
+            return
+        assert self.charges is not None
+        (cc, cw), (wc, ww) = self._noted
+        c, w = self.charges, self.momenta
+        self.charges, self.momenta = cc * c + cw * w, wc * c + ww * w
+        self._noted = _IDENTITY
+
+    def forget(self) -> None:
+        self._noted = _IDENTITY
+
+    def parts_names(self) -> list[Sequence[str]]:
+        return [(part.name,) for part in self._parts]
+
+    def summary(self, charges: Tensor) -> Tensor:
+        """Return the norm of the charges of each group."""
+        return super().summary(charges.square()).sqrt()
+
+    def sizes(self, snapshot: Snapshot) -> Tensor:
+        """Return the norm of the parameter of each part."""
+        q: Any = snapshot.tensors("q")
+        norms = torch._foreach_norm([q[part.name] for part in self._parts])
+        device = self.owner.device
+        wide = torch.stack([n.to(device=device, dtype=wide_dtype(device)) for n in norms])
+        return wide[self.part_of]
+
+
+def _block_sums(part: Part, x: Tensor) -> Tensor:
+    """Return the sums over the blocks of a part, in one row."""
+    if part.block == 1:
+        return part.slices(x).reshape(-1)
+    if part.units == 1 and part.block == x.shape[part.axis]:
+        # In one pass, whatever the strides.
+        return x.sum(part.axis).reshape(-1)
+    return part.slices(x).sum(1).reshape(-1)
 
 
 @lru_cache(maxsize=256)
@@ -157,3 +252,46 @@ class QuadraticLaw(BilinearLaw):
 
     def sizes(self, snapshot: Snapshot) -> Tensor:
         return weighted(self._gathered(snapshot.sums("q", "q"), None), self.ratios)
+
+
+class GaugeLaw(BilinearLaw):
+    """The gauge of consecutive linear maps: a symmetric matrix for each unit of one group."""
+
+    def __init__(
+        self, group: SymmetricGroup, slots: Sequence[tuple[str, ...]], device: torch.device
+    ) -> None:
+        d = group.first[0].block
+        self._shape = group.units, d, d
+        owner = torch.zeros(group.units * d * d, dtype=torch.long, device=device)
+        super().__init__((group,), slots, owner, owner[:1])
+
+    def pairs(self, snapshot: Snapshot, first: str, second: str) -> Tensor:
+        (group,) = self.groups
+        x, y = snapshot.tensors(first), snapshot.tensors(second)
+        device, dtype = self.owner.device, wide_dtype(self.owner.device)
+        values: list[Any] = [torch.zeros(self._shape, dtype=dtype, device=device)] * len(self.slots)
+        for part in group.parts:
+            a, b = x.get(part.name), y.get(part.name)
+            if a is None or b is None:
+                continue
+            left, right = part.slices(a), part.slices(b)
+            product = right @ left.mT if part in group.first else -(left @ right.mT)
+            slot = self.slot_of[part.name]
+            values[slot] = values[slot] + product.to(wide_dtype(product.device))
+        return torch.stack(values)
+
+    def transposed(self, x: Tensor) -> Tensor:
+        return x.mT
+
+    def summary(self, charges: Tensor) -> Tensor:
+        """Return the trace: the charge of the scalings in the gauge."""
+        return charges.diagonal(dim1=-2, dim2=-1).sum().reshape(1)
+
+    def sizes(self, snapshot: Snapshot) -> Tensor:
+        q = snapshot.tensors("q")
+        total: Any = 0.0
+        for part in self.groups[0].parts:
+            x: Any = q[part.name]
+            wide = part.slices(x).to(wide_dtype(x.device))
+            total = total + self.ratios[self.slot_of[part.name]] * wide.square().sum((1, 2))
+        return total[:, None, None].expand(self._shape)
