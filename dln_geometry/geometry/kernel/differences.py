@@ -94,9 +94,11 @@ class Differences:
                 total = total + (self._homogeneous[-2 - q] * turn) @ power
                 power = power * self._roots.unsqueeze(-2)
             return self.unit**2 * total
-        g = g.unsqueeze(-3)
-        parts = [(table * (turn[..., at, :, None] * g)).sum(-2) for at, table in self._tables()]
-        return torch.cat(parts, -2)
+        turn, g = turn.unsqueeze(-1), g.unsqueeze(-3)
+        if not self._sliced:
+            return (self._ratios * (turn * g)).sum(-2)
+        rows = [(row * (turn[..., at, :, :] * g)).sum(-2) for at, row in self._slices()]
+        return torch.cat(rows, -2)
 
     def pull(self, g: Tensor, h: Tensor) -> Tensor:
         """Return the gradient in y of ``<h, push(y, g)>``.
@@ -106,9 +108,12 @@ class Differences:
         if self._summed:
             total = self.unit**2 * self._inverse_kernel * self._sum_over_columns(g, h)
             return (total + total.mT) * self.s.unsqueeze(-2)
-        h = h.unsqueeze(-3)
-        parts = [(table * (g[..., at, None, :] * h)).sum(-1) for at, table in self._tables()]
-        total = torch.cat(parts, -2)
+        g, h = g.unsqueeze(-2), h.unsqueeze(-3)
+        if not self._sliced:
+            total = (self._ratios * (g * h)).sum(-1)
+        else:
+            rows = [(row * (g[..., at, :, :] * h)).sum(-1) for at, row in self._slices()]
+            total = torch.cat(rows, -2)
         return (total + total.mT) * self._shares
 
     def _sum_over_columns(self, g: Tensor, h: Tensor) -> Tensor:
@@ -202,11 +207,8 @@ class Differences:
         x, weight = self._positive, self._log_larger
         return self._filled(ratios(x, self.depth, log_weight=weight), slice(None))
 
-    def _tables(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield first indices i with their part of `_ratios`: all at once, or one by one."""
-        if not self._sliced:
-            yield slice(None), self._ratios
-            return
+    def _slices(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield every first index i with its part of `_ratios`, made one at a time."""
         for i in range(self.s.shape[-1]):
             weight = self._log_larger[..., i, :]
             table = slice_of_ratios(self._positive, i, self.depth, weight).unsqueeze(-3)
