@@ -8,7 +8,6 @@ from itertools import pairwise
 from typing import Any
 
 from torch import fx, nn
-from torch.nn.parameter import is_lazy
 
 from dln_geometry.learning.architecture.attention import attention_groups, output_projection
 from dln_geometry.learning.architecture.confirmation import confirmed
@@ -22,6 +21,7 @@ from dln_geometry.learning.architecture.layers import (
 from dln_geometry.learning.architecture.passages import has_hooks
 from dln_geometry.learning.architecture.tracing import TracedNetwork
 from dln_geometry.learning.architecture.walks import absorbed, readings
+from dln_geometry.learning.functional import parameters_of
 from dln_geometry.learning.layers import DeepLinear
 from dln_geometry.support import warn
 
@@ -84,22 +84,12 @@ def symmetries_of(
     permutation 8 ('0.weight', '0.bias', '2.weight')
     translation 1 ('2.weight', '2.bias')
     """
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+    if not parameters_of(module):
+        raise ValueError(f"module must have parameters, got a {type(module).__name__} without any")
     if loss not in ("cross_entropy", None):
         raise ValueError(f'loss must be "cross_entropy" or None, got {loss!r}')
-    named = dict(module.named_parameters())
-    if not named:
-        raise ValueError(f"module must have parameters, got a {type(module).__name__} without any")
-    for name, p in named.items():
-        if is_lazy(p):
-            raise ValueError(
-                f"module must have all its parameters, got {name!r} without a shape: call the "
-                "module once"
-            )
-    example = example_input
-    if example is not None and not isinstance(example, tuple):
-        example = (example,)
+    plain = example_input is None or isinstance(example_input, tuple)
+    example = example_input if plain else (example_input,)
     network = TracedNetwork.of(_readable(module), example)
     logits = loss == "cross_entropy"
     groups = [_renamed(g, network.root, module) for g in _groups(network, logits=logits)]

@@ -27,6 +27,7 @@ from dln_geometry.learning.functional.parameters import (
     Parameters,
     flatten,
     functionalize,
+    parameters_of,
     unflatten,
 )
 
@@ -46,6 +47,7 @@ __all__ = [
     "gradient_of",
     "largest_eigenvalue",
     "norm",
+    "parameters_of",
     "unflatten",
     "with_exact_derivatives",
 ]

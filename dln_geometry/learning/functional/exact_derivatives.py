@@ -99,42 +99,23 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return v * (g * v.square().sum(dims, keepdim=True).rsqrt())
 
 
-def _functional_batch_norm(
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    if training and input.numel() // input.shape[1] == 1:
+# Torch hands the options of these two over as keywords.
+def _functional_batch_norm(input: Tensor, mean: Any, variance: Any, **options: Any) -> Tensor:
+    if options["training"] and input.numel() // input.shape[1] == 1:
         raise ValueError(
             "batch normalisation must have more than one value per channel, got "
             f"{tuple(input.shape)}"
         )
-    return _batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps)
+    return _batch_norm(input, running_mean=mean, running_var=variance, **options)
 
 
-def _functional_instance_norm(
-    input: Tensor,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    if use_input_stats and input.shape[2:].numel() == 1:
+def _functional_instance_norm(input: Tensor, **options: Any) -> Tensor:
+    if options["use_input_stats"] and input.shape[2:].numel() == 1:
         raise ValueError(
             "instance normalisation must have more than one value per instance, got "
             f"{tuple(input.shape)}"
         )
-    return _instance_norm(
-        input, weight, bias, running_mean, running_var, use_input_stats, momentum, eps
-    )
+    return _instance_norm(input, **options)
 
 
 def _standard(x: Tensor, dims: list[int], eps: float) -> Tensor:

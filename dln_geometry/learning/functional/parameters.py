@@ -128,8 +128,7 @@ def functionalize(
     >>> torch.func.grad(loss)(params)
     {'weight': tensor([[4., 8.]])}
     """
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+    named = parameters_of(module)
     if isinstance(module, torch.jit.ScriptModule):
         raise TypeError(
             f"module must be a module of Python, got a {type(module).__name__}: take the module "
@@ -138,12 +137,7 @@ def functionalize(
     if not callable(loss_fn):
         raise TypeError(f"loss_fn must be callable, got {type(loss_fn).__name__}")
     params = {}
-    for name, p in module.named_parameters():
-        if is_lazy(p):
-            raise ValueError(
-                f"module must have all its parameters, got {name!r} without a shape: call the "
-                "module once"
-            )
+    for name, p in named.items():
         if p.is_meta:
             raise ValueError(f"module must have values, got {name!r} on the meta device")
         if p.requires_grad:
@@ -156,6 +150,20 @@ def functionalize(
     loss = ModuleLoss(_pure_copy(module), loss_fn, args, kwargs, rest, frozenset(params))
     _check_pure(loss, params)
     return loss, params
+
+
+def parameters_of(module: Any) -> dict[str, nn.Parameter]:
+    """Return the parameters of a module by name, which must have their shapes."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+    named = dict(module.named_parameters())
+    for name, p in named.items():
+        if is_lazy(p):
+            raise ValueError(
+                f"module must have all its parameters, got {name!r} without a shape: call the "
+                "module once"
+            )
+    return named
 
 
 def flatten(params: Mapping[str, Tensor]) -> Tensor:

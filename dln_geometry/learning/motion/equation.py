@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,12 +16,45 @@ from dln_geometry.learning.functional import (
     flatten,
     gradient_and_value_of,
     largest_eigenvalue,
+    unflatten,
     with_exact_derivatives,
 )
-from dln_geometry.learning.motion.field import VectorField
 from dln_geometry.learning.motion.series import closed_motion
 from dln_geometry.learning.motion.spectrum import flat_product
 from dln_geometry.support import as_count, as_flag, as_positive
+
+
+class VectorField:
+    """A map from parameters to their velocity, ``q' = F(q)``.
+
+    Parameters
+    ----------
+    velocity : callable
+        ``velocity(params)`` returns a dict with the names and shapes of `params`.
+    """
+
+    def __init__(self, velocity: Callable[[Parameters], Parameters]) -> None:
+        self._velocity = velocity
+
+    def __call__(self, params: Mapping[str, Tensor]) -> Parameters:
+        """Return the velocity at `params`."""
+        return self._velocity(as_parameters(params))
+
+    def field(self, like: Mapping[str, Tensor]) -> Callable[[Any, Tensor, Tensor], None]:
+        """Return the field for `dln_geometry.ode.integrate`: ``field(t, y, out)``, y (B, p).
+
+        Each row of y is a `flatten` of parameters, and `unflatten` makes it a dict with the names,
+        shapes and dtypes of `like`.
+        """
+        like = as_parameters(like, "like")
+
+        def field(t: Any, y: Tensor, out: Tensor) -> None:
+            # Row by row: the Hessians of different rows share nothing, and what a row allocates
+            # is freed before the next.
+            for row, target in zip(y, out, strict=True):
+                target.copy_(flatten(self(unflatten(row, like))))
+
+        return field
 
 
 class EquationOfMotion(VectorField):

@@ -17,7 +17,7 @@ from dln_geometry.learning.functional import (
     combination,
     norm,
 )
-from dln_geometry.learning.motion.field import VectorField
+from dln_geometry.learning.motion.equation import VectorField
 from dln_geometry.learning.motion.series import difference_weights
 from dln_geometry.learning.rules import Rule, as_rule
 from dln_geometry.support import as_count, as_positive

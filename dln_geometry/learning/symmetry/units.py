@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,40 +24,52 @@ class UnitSymmetry(Symmetry):
         """Return one or two sides."""
         raise NotImplementedError
 
-    def axes_by_name(self) -> dict[str, Any]:
-        """Return the axis of the units for each parameter."""
-        return {name: axis for names, axis in self.sides() for name in names}
+    def applied(self, m: Tensor, q: Tensor, axis: Any) -> Tensor:
+        """Return q with its units along the axis multiplied by m."""
+        raise NotImplementedError
+
+    def acted(self, params: Parameters, m: Tensor, inverse: Callable[[], Tensor]) -> Parameters:
+        """Multiply the units of all sides; `inverse` is called for a second one only."""
+        (names, axis), *second = self.sides()
+        moved = {n: self.applied(m, params[n], axis) for n in names}
+        for names, axis in second:
+            m = inverse()
+            moved |= {n: self.applied(m, params[n], axis) for n in names}
+        return moved
 
 
 class UnitScaling(UnitSymmetry):
     """Every unit is multiplied by a number ``e^{s_u}``, or all by one where there is no axis."""
 
     def shape(self, params: Mapping[str, Tensor]) -> tuple[int, ...]:
-        axes = self.axes_by_name()
-        if None in axes.values():
-            for name in axes:
+        sides = self.sides()
+        if sides[0][1] is not None:
+            return (_count(params, sides, multiples=True),)
+        for names, _ in sides:
+            for name in names:
                 parameter(params, name)
-            return ()
-        multiples = [name for names, _ in self.sides()[1:] for name in names]
-        return (_count(params, axes, multiples=multiples),)
+        return ()
 
     def generated(self, params: Parameters, s: Tensor) -> Parameters:
-        return self._scaled(params, s, -s)
+        return self.acted(params, s, lambda: -s)
 
     def moved(self, params: Parameters, s: Tensor) -> Parameters:
-        return self._scaled(params, s.exp(), (-s).exp())
+        return self.acted(params, s.exp(), lambda: torch.exp(-s))
+
+    def applied(self, m: Tensor, q: Tensor, axis: Any) -> Tensor:
+        if axis is None:
+            return q * m
+        size = q.shape[axis]
+        if size != m.shape[0]:
+            m = m.repeat_interleave(size // m.shape[0])
+        sizes = [1] * q.ndim
+        sizes[axis] = size
+        return q * m.reshape(sizes)
 
     def pair(self, params: Mapping[str, Tensor], covector: Mapping[str, Tensor]) -> Tensor:
         shape = self.shape(params)
-        products = [_products(covector, params, *side, shape) for side in self.sides()]
-        return products[0] if len(products) == 1 else products[0] - products[1]
-
-    def _scaled(self, params: Parameters, *factors: Tensor) -> Parameters:
-        return {
-            n: params[n] * _along(factor, params[n], axis)
-            for (names, axis), factor in zip(self.sides(), factors, strict=False)
-            for n in names
-        }
+        first, *second = (_products(covector, params, *side, shape) for side in self.sides())
+        return first - second[0] if second else first
 
 
 class UnitMixing(UnitSymmetry):
@@ -66,7 +78,7 @@ class UnitMixing(UnitSymmetry):
     generator: Any
 
     def shape(self, params: Mapping[str, Tensor]) -> tuple[int, ...]:
-        count = _count(params, self.axes_by_name())
+        count = _count(params, self.sides())
         if self.generator is None:
             return (count, count)
         if self.generator.shape[0] != count:
@@ -77,35 +89,31 @@ class UnitMixing(UnitSymmetry):
         return ()
 
     def generated(self, params: Parameters, s: Tensor) -> Parameters:
-        return self._mixed(params, self._matrices(params, s))
+        m = self._matrix(params, s)
+        return self.acted(params, m, lambda: -m.mT)
 
     def moved(self, params: Parameters, s: Tensor) -> Parameters:
-        return self._mixed(params, [torch.linalg.matrix_exp(m) for m in self._matrices(params, s)])
+        m = self._matrix(params, s)
+        exp = torch.linalg.matrix_exp
+        return self.acted(params, exp(m), lambda: exp(-m.mT))
+
+    def applied(self, m: Tensor, q: Tensor, axis: Any) -> Tensor:
+        return (q.movedim(axis, -1) @ m.mT).movedim(-1, axis)
 
     def pair(self, params: Mapping[str, Tensor], covector: Mapping[str, Tensor]) -> Tensor:
         self.shape(params)
-        products = [_outer_products(covector, params, *side) for side in self.sides()]
-        m = products[0] if len(products) == 1 else products[0] - products[1].mT
+        first, *second = (_outer_products(covector, params, *side) for side in self.sides())
+        m = first - second[0].mT if second else first
         return self.projected(m) if self.generator is None else (self.generator.to(m) * m).sum()
 
     def projected(self, matrix: Tensor) -> Tensor:
         """Return the part of a matrix that lies in the algebra."""
         return matrix
 
-    def _matrices(self, params: Parameters, s: Tensor) -> list[Tensor]:
-        sides = self.sides()
+    def _matrix(self, params: Parameters, s: Tensor) -> Tensor:
         if self.generator is None:
-            m = self.projected(s)
-        else:
-            m = s * self.generator.to(params[sides[0][0][0]])
-        return [m, -m.mT][: len(sides)]
-
-    def _mixed(self, params: Parameters, matrices: Sequence[Tensor]) -> Parameters:
-        return {
-            n: (params[n].movedim(axis, -1) @ m.mT).movedim(-1, axis)
-            for (names, axis), m in zip(self.sides(), matrices, strict=True)
-            for n in names
-        }
+            return self.projected(s)
+        return s * self.generator.to(params[self.sides()[0][0][0]])
 
 
 def set_names(symmetry: Symmetry, *fields: str) -> None:
@@ -137,34 +145,21 @@ def as_axis(q: Tensor, axis: int, name: str) -> int:
     return axis % q.ndim
 
 
-def _count(
-    params: Mapping[str, Tensor], sides: Mapping[str, int], *, multiples: Sequence[str] = ()
-) -> int:
-    """Return the number of units: entries along the axes, of which `multiples` may have more."""
-    sizes = {}
-    for name, axis in sides.items():
-        q = parameter(params, name)
-        sizes[name] = q.shape[as_axis(q, axis, name)]
-    count = next(iter(sizes.values()))
-    for name, size in sizes.items():
-        if size != count and (name not in multiples or size % count):
-            kind = "a multiple of " if name in multiples else ""
-            raise ValueError(
-                f"{name!r} must have {kind}{count} entries along axis {sides[name]}, got {size}"
-            )
+def _count(params: Mapping[str, Tensor], sides: Sequence[Side], *, multiples: bool = False) -> int:
+    """Return the number of units; parameters of the second side may have a multiple of it."""
+    count = 0
+    for k, (names, axis) in enumerate(sides):
+        for name in names:
+            q = parameter(params, name)
+            size = q.shape[as_axis(q, axis, name)]
+            count = count or size
+            several = multiples and k > 0
+            if size != count and not (several and size % count == 0):
+                raise ValueError(
+                    f"{name!r} must have {'a multiple of ' if several else ''}{count} entries "
+                    f"along axis {axis}, got {size}"
+                )
     return count
-
-
-def _along(s: Tensor, q: Tensor, axis: int | None) -> Tensor:
-    """Reshape s, a number or one entry for each unit along the axis, to multiply q."""
-    if axis is None:
-        return s
-    size = q.shape[axis]
-    if size != s.shape[0]:
-        s = s.repeat_interleave(size // s.shape[0])
-    sizes = [1] * q.ndim
-    sizes[axis] = size
-    return s.reshape(sizes)
 
 
 def _products(
