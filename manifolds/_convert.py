@@ -10,28 +10,12 @@ from torch import Tensor
 
 
 def to_torch(x: Any, *, like: Tensor | None = None) -> Any:
-    """Convert arrays to tensors.
+    """Convert arrays to tensors, with the dtype and device of `like` if given.
 
     Tensors pass through as they are, with their graph. Arrays keep their dtype and share their
     memory where they can; numbers become 0-dimensional tensors of numpy's dtype. Tuples and
     lists of arrays, named tuples included, keep their type and nesting; a list of plain numbers
-    is one vector.
-
-    Parameters
-    ----------
-    x : ndarray, Tensor, number, or (nested) tuple or list of these
-        What a host passes.
-    like : Tensor, optional
-        Give everything the dtype and device of this tensor.
-
-    Returns
-    -------
-    Tensor, or tuple or list of Tensors
-
-    Raises
-    ------
-    TypeError
-        If an item is not numeric.
+    is one vector. Anything that is not numeric raises a TypeError.
     """
     if _is_nested(x):
         return _map(lambda item: to_torch(item, like=like), x)
@@ -47,25 +31,10 @@ def to_torch(x: Any, *, like: Tensor | None = None) -> Any:
 
 
 def to_numpy(x: Any) -> Any:
-    """Convert tensors to arrays.
+    """Convert tensors to arrays of the same dtype; bfloat16, which numpy lacks, becomes float32.
 
     Tensors are detached and brought to the CPU; arrays pass through as they are. Tuples and
     lists, named tuples included, keep their type and nesting.
-
-    Parameters
-    ----------
-    x : Tensor, ndarray, number, or (nested) tuple or list of these
-        What the library returns.
-
-    Returns
-    -------
-    ndarray, or tuple or list of ndarrays
-        Of the same dtype, except bfloat16, which numpy lacks, as float32.
-
-    Raises
-    ------
-    TypeError
-        If an item is not numeric.
     """
     if _is_nested(x):
         return _map(to_numpy, x)
@@ -79,7 +48,7 @@ def to_numpy(x: Any) -> Any:
 
 
 def _is_nested(x: Any) -> bool:
-    """Return whether `x` holds arrays (or nothing), unlike a list of numbers, which is one."""
+    """Tell whether `x` holds arrays (or nothing), unlike a list of numbers, which is one."""
     return isinstance(x, tuple | list) and (
         not x or any(isinstance(item, Tensor | np.ndarray) or _is_nested(item) for item in x)
     )

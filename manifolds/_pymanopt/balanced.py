@@ -56,13 +56,6 @@ class BalancedManifold(Manifold):
         Source of random points and tangent vectors, or a seed; by default a fresh one. The global
         generators are never touched.
 
-    Raises
-    ------
-    TypeError
-        If a size is no integer.
-    ValueError
-        If a width is not positive, or the rank above the smallest width.
-
     References
     ----------
     Menon, arXiv 2411.09004; Menon, Yu, arXiv 2509.09088 (the submersion).
@@ -152,8 +145,7 @@ class BalancedManifold(Manifold):
     def retraction(self, point: Any, tangent_vector: Any) -> Any:
         """Add, and return the nearest balanced factors of the product: of second order."""
         pairs = zip(self._open(point), self._open(tangent_vector), strict=True)
-        moved = [w + v for w, v in pairs]
-        return self._point(nearest_balanced(moved, self._r))
+        return self._point(nearest_balanced([w + v for w, v in pairs], self._r))
 
     def transport(self, point_a: Any, point_b: Any, tangent_vector_a: Any) -> Any:
         """Project on the tangent space at b: no vector becomes longer."""
@@ -162,10 +154,8 @@ class BalancedManifold(Manifold):
     def exp(self, point: Any, tangent_vector: Any) -> Any:
         """Return the exponential map, by the geodesic equation of the balanced networks.
 
-        Raises
-        ------
-        ArithmeticError
-            If the geodesic meets networks of lower rank, which are at finite distance.
+        An ArithmeticError says that the geodesic meets networks of lower rank, which are at finite
+        distance.
         """
         network = self._network(point)
         if not any(np.any(part) for part in self._list(tangent_vector)):
@@ -179,12 +169,8 @@ class BalancedManifold(Manifold):
         chord from a to b on the tangent space at a: the inverse of the orthographic retraction,
         and the logarithm to second order.
 
-        Raises
-        ------
-        ValueError
-            If there is none: the points lie on different components.
-        ArithmeticError
-            If none was found.
+        A ValueError says that the points lie on different components, an ArithmeticError that no
+        geodesic was found.
         """
         # Optimizers that ask for distances ask for the logarithms, too.
         start = self._list(point_a)
@@ -235,10 +221,8 @@ class BalancedManifold(Manifold):
 
     def random_tangent_vector(self, point: Any) -> Any:
         """Return a tangent vector of length 1, uniform in direction."""
-        noise = [
-            self._rng.standard_normal(w.shape).astype(w.dtype, copy=False)
-            for w in self._list(point)
-        ]
+        draw, layers = self._rng.standard_normal, self._list(point)
+        noise = [draw(w.shape).astype(w.dtype, copy=False) for w in layers]
         z = self.projection(point, self._close(noise))
         return z / self.norm(point, z)
 
@@ -261,13 +245,12 @@ class BalancedManifold(Manifold):
     def _open(self, x: Any) -> list[Tensor]:
         return [to_torch(w) for w in self._list(x)]
 
-    def _close(self, parts: Sequence[Any]) -> Any:
+    def _close(self, parts: Sequence[Any], kind: type = FactorVector) -> Any:
         arrays = [to_numpy(part) for part in parts]
-        return arrays[0] if self._layers == 1 else FactorVector(arrays)
+        return arrays[0] if self._layers == 1 else kind(arrays)
 
     def _point(self, layers: Sequence[Tensor]) -> Any:
-        arrays = [to_numpy(layer) for layer in layers]
-        return arrays[0] if self._layers == 1 else FactorPoint(arrays)
+        return self._close(layers, FactorPoint)
 
     def _network(self, point: Any) -> Network:
         """Return the layers with their frames; a point keeps them."""

@@ -21,10 +21,7 @@ _Derivative = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class _Blocks(NamedTuple):
-    """A covector G on the tangent space.
-
-    ``core = U^T G V``, ``left = (1 - U U^T) G V`` and ``right = (1 - V V^T) G^T U``.
-    """
+    """A covector: ``U^T G V``, ``(1 - U U^T) G V`` and ``(1 - V V^T) G^T U``."""
 
     core: np.ndarray
     left: np.ndarray
@@ -51,7 +48,7 @@ def gradient(frame: Frame, derivative: Any) -> FixedRankTangent:
     weights, outside = frame.gradient_weights
     utgu, gvtv = u.T @ gu, gvt @ vt.T
     core = weights * np.where(frame.by_u, utgu, gvtv)
-    mismatch = np.abs(_mismatch(s, utgu, gvtv))
+    mismatch = _mismatch(s, utgu, gvtv)
     np.fill_diagonal(mismatch, 0)
     # Squares of norms from the singular values, say, are right on the matrices of rank r, too.
     if mismatch.max() > _precision(s) ** 2 * float(s[0] * np.abs(utgu).max()):
@@ -112,7 +109,7 @@ def _blocks(frame: Frame, gu: np.ndarray, gs: np.ndarray, gvt: np.ndarray) -> _B
     u, s, vt = frame.point
     left, right = frame.sides
     utgu, gvtv = u.T @ gu, gvt @ vt.T
-    mismatch = np.abs(_mismatch(s, utgu, gvtv))
+    mismatch = _mismatch(s, utgu, gvtv)
     np.fill_diagonal(mismatch, s * np.abs(utgu.diagonal() - s * gs))
     if mismatch.max() > _precision(s) * _size(s, gu, gs, gvt):
         raise ValueError(
@@ -126,8 +123,8 @@ def _blocks(frame: Frame, gu: np.ndarray, gs: np.ndarray, gvt: np.ndarray) -> _B
 
 
 def _mismatch(s: np.ndarray, utgu: np.ndarray, gvtv: np.ndarray) -> np.ndarray:
-    """Return ``S U^T gu - gvt V S``, zero for functions of the product."""
-    return s[:, None] * utgu - gvtv * s
+    """Return the size of ``S U^T gu - gvt V S``, zero for functions of the product."""
+    return np.abs(s[:, None] * utgu - gvtv * s)
 
 
 def _size(s: np.ndarray, gu: np.ndarray, gs: np.ndarray, gvt: np.ndarray) -> float:
@@ -173,7 +170,11 @@ def _derivative(frame: Frame, derivative: Any, name: str) -> _Derivative:
     """Return derivatives by u, s and vt, of a matrix those of ``<G, u diag(s) vt>``."""
     u, s, vt = frame.point
     if _is_matrix(derivative):
-        _check_shape(derivative, frame, name)
+        shape = tuple(getattr(derivative, "shape", ()))
+        if shape != (len(u), vt.shape[1]):
+            raise ValueError(
+                f"{name} must be a matrix of the shape {(len(u), vt.shape[1])} of X, got {shape}"
+            )
         gv, gu = derivative @ vt.T, (derivative.T @ u).T
         return gv * s, np.einsum("ik,ik->k", u, gv), s[:, None] * gu
     parts = tuple(np.asarray(part) for part in derivative)
@@ -201,12 +202,3 @@ def _derivative_along(
 
 def _is_matrix(derivative: Any) -> bool:
     return not isinstance(derivative, tuple | list)
-
-
-def _check_shape(matrix: Any, frame: Frame, name: str) -> None:
-    shape = frame.point.u.shape[0], frame.point.vt.shape[1]
-    if tuple(getattr(matrix, "shape", ())) != shape:
-        raise ValueError(
-            f"{name} must be a matrix of the shape {shape} of X, got "
-            f"{tuple(getattr(matrix, 'shape', ()))}"
-        )

@@ -48,7 +48,7 @@ class EndToEndManifold(FixedRankMatrices):
     depth : float
         Real depth N >= 1, or ``math.inf``.
     normalized : bool, optional
-        Divide A by N; `None` does so at infinite depth only.
+        Divide A by N; `None` does so at infinite depth only, where `False` is refused.
     exact_log : bool
         Find logarithms by shooting geodesics. Otherwise `log`, `dist` and `pair_mean` are those of
         a chart in closed form, of which the logarithm is the first approximation (exact where the
@@ -57,14 +57,6 @@ class EndToEndManifold(FixedRankMatrices):
     rng : numpy.random.Generator or int, optional
         Source of random points and tangent vectors, or a seed; by default a fresh one. The global
         generator of numpy is never touched.
-
-    Raises
-    ------
-    TypeError
-        If a size is no integer.
-    ValueError
-        If a size is not positive, the rank above ``min(m, n)``, the depth below 1, or
-        ``normalized=False`` at infinite depth.
 
     References
     ----------
@@ -155,18 +147,8 @@ class EndToEndManifold(FixedRankMatrices):
     ) -> FixedRankTangent:
         """Return the Hessian of the metric's connection, applied to a tangent vector.
 
-        Parameters
-        ----------
-        point : tuple of ndarray
-        euclidean_gradient, euclidean_hessian : tuple of ndarray, or matrix
-            Derivatives by u, s and vt and their derivative along `embedding`; or ``E'(X)`` and
-            ``E''(X)[Z]``.
-        tangent_vector : FixedRankTangent
-
-        Raises
-        ------
-        ValueError
-            If the cost is no function of the product ``u @ diag(s) @ vt``.
+        The derivatives of the cost, a function of ``u @ diag(s) @ vt``, are those by u, s and vt
+        and their derivative along `embedding`; or the matrices ``E'(X)`` and ``E''(X)[Z]``.
         """
         return conversion.hessian(
             self._frame(point), euclidean_gradient, euclidean_hessian, tangent_vector
@@ -184,11 +166,8 @@ class EndToEndManifold(FixedRankMatrices):
     def exp(self, point: Any, tangent_vector: FixedRankTangent) -> FixedRankPoint:
         """Return the exponential map.
 
-        Raises
-        ------
-        ArithmeticError
-            If the geodesic meets matrices of lower rank, which are at finite distance at finite
-            depth.
+        An ArithmeticError says that the geodesic meets matrices of lower rank, which are at finite
+        distance at finite depth.
         """
         frame = self._frame(point)
         if not any(np.any(part) for part in tangent_vector):
@@ -201,13 +180,9 @@ class EndToEndManifold(FixedRankMatrices):
         Found by shooting, in closed form at rank 1; the shortest one for points not far apart.
         With ``exact_log=False`` an approximation of it.
 
-        Raises
-        ------
-        ValueError
-            If there is none: square matrices of full rank with determinants of opposite signs, or
-            at infinite depth other row or column spaces.
-        ArithmeticError
-            If none was found.
+        A ValueError says that there is none (square matrices of full rank with determinants of
+        opposite signs, at infinite depth other row or column spaces), an ArithmeticError that none
+        was found.
         """
         a, b = self._frame(point_a), self._frame(point_b)
         # Optimizers that ask for distances ask for the logarithms, too.

@@ -30,13 +30,7 @@ class FixedRankMatrices(Manifold, metaclass=ABCMeta):
         return self._r
 
     def point(self, x: Any) -> FixedRankPoint:
-        """Return the point of a matrix of shape (m, n): its r leading singular values.
-
-        Raises
-        ------
-        ValueError
-            If the shape differs, or the matrix has a smaller rank.
-        """
+        """Return the point of a matrix of shape (m, n), its r leading singular values positive."""
         x = np.asarray(x)
         if x.shape != (self._m, self._n):
             raise ValueError(f"x must have shape ({self._m}, {self._n}), got {x.shape}")
@@ -61,11 +55,8 @@ class FixedRankMatrices(Manifold, metaclass=ABCMeta):
     def projection(self, point: Any, vector: Any) -> FixedRankTangent:
         """Return the tangent vector nearest to a matrix in the Frobenius norm.
 
-        Parameters
-        ----------
-        point : tuple of ndarray
-        vector : ndarray, shape (m, n), sparse array, or tuple of ndarray
-            A tuple ``(A, B, C)`` is the matrix ``A @ B @ C.T``, as for `FixedRankEmbedded`.
+        The matrix is an array, a sparse array, or a tuple ``(A, B, C)`` that stands for
+        ``A @ B @ C.T``, as for `FixedRankEmbedded`.
         """
         u, _, vt = point
         if isinstance(vector, tuple | list):

@@ -2,8 +2,7 @@ r"""Geodesics between points in thin form: exponential map and logarithm.
 
 A geodesic of matrices of rank r stays in the spans of the frames of its point and of its velocity,
 2r dimensions on either side: the library finds it there. Matrices of rank one are a cone over two
-spheres,
-``g^N = d rho^2 + (rho^2/N) (|du|^2 + |dv|^2)`` with ``rho = sqrt(N) s^{1/N}``, and have their
+spheres, ``g^N = d rho^2 + (rho^2/N) (|du|^2 + |dv|^2)`` with ``rho = sqrt(N) s^{1/N}``, with
 geodesics in closed form.
 """
 

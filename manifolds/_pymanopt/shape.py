@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.points import balanced_frames, chain_from_frames, chain_svd
+from dln_geometry.geometry.points import balanced_frames, chain_from_frames, chain_svd, polar
 from dln_geometry.geometry.submersion import cores_of, horizontal_part, vertical_part
 
 
@@ -28,7 +28,7 @@ def normal_derivative(
 ) -> list[Tensor]:
     r"""Return the derivative along a tangent vector of a field of normal vectors.
 
-    The multipliers ``sigma_p`` and what is outside the frames stay as they are while the point
+    The field keeps the multipliers ``sigma_p`` and the part outside the frames while the point
     moves by z. From the cores ``lam_i sigma_{p-1} - sigma_p lam_j`` of the normal vector the
     multipliers follow layer by layer, dividing by the larger value of each pair.
     """
@@ -38,9 +38,9 @@ def normal_derivative(
     for p, ((before, after), n, v) in enumerate(zip(pairwise(frames), normal, z, strict=True)):
         moved = torch.zeros_like(v)
         if p > 0:
-            moved = moved + _times(multipliers[p - 1], before, v.mT).mT
+            moved = moved + _multiplied(multipliers[p - 1], before, v.mT).mT
         if p < len(z) - 1:
-            moved = moved - _times(multipliers[p], after, v)
+            moved = moved - _multiplied(multipliers[p], after, v)
         beyond = _off_span(before, _off_span(after, n).mT).mT
         moved = moved - after @ (turns[p + 1].mT @ beyond) - (beyond @ turns[p]) @ before.mT
         parts.append(moved)
@@ -50,15 +50,15 @@ def normal_derivative(
 def nearest_balanced(moved: Sequence[Tensor], rank: int) -> tuple[Tensor, ...]:
     """Return balanced factors of the product of the layers, cut to rank r, near the layers.
 
-    Hidden frames follow the layers from the input side on; two Newton steps then turn them so that
-    nothing of the difference lies along the orbit.
+    Hidden frames follow the layers from the input side on; two Newton steps then turn them until
+    the difference is orthogonal to the orbit.
     """
     u, s, vh = chain_svd(moved, keep=True)
     u, s, vh = u[..., :rank], s[..., :rank], vh[..., :rank, :]
     lam = s ** (1.0 / len(moved))
     frames = [vh.mT]
     for w in moved[:-1]:
-        frames.append(_nearest_frame(w @ (frames[-1] * lam)))
+        frames.append(polar(w @ (frames[-1] * lam)))
     frames.append(u)
     for _ in range(2 if len(moved) > 1 and bool((s > 0).all()) else 0):
         layers = chain_from_frames(frames, s)
@@ -70,7 +70,7 @@ def nearest_balanced(moved: Sequence[Tensor], rank: int) -> tuple[Tensor, ...]:
             # The orbit moves by a_p W_p - W_p a_{p-1}, a_p antisymmetric.
             lower = ((core + lam[:, None] * rotation) / lam).tril(-1)
             rotation = lower - lower.mT
-            frames[p] = _nearest_frame(frames[p] + frames[p] @ rotation + turns[p])
+            frames[p] = polar(frames[p] + frames[p] @ rotation + turns[p])
     return chain_from_frames(frames, s)
 
 
@@ -118,7 +118,7 @@ def _turns(frames: list[Tensor], lam: Tensor, z: list[Tensor]) -> list[Tensor]:
     return turns
 
 
-def _times(multiplier: tuple[Tensor, Tensor], q: Tensor, v: Tensor) -> Tensor:
+def _multiplied(multiplier: tuple[Tensor, Tensor], q: Tensor, v: Tensor) -> Tensor:
     inside, outside = multiplier
     core = q.mT @ v
     return q @ (inside @ core + outside.mT @ v) + outside @ core
@@ -126,9 +126,3 @@ def _times(multiplier: tuple[Tensor, Tensor], q: Tensor, v: Tensor) -> Tensor:
 
 def _off_span(q: Tensor, x: Tensor) -> Tensor:
     return x - q @ (q.mT @ x)
-
-
-def _nearest_frame(a: Tensor) -> Tensor:
-    """Return the orthonormal frame nearest to `a`."""
-    u, _, vh = torch.linalg.svd(a, full_matrices=False)
-    return u @ vh

@@ -70,10 +70,7 @@ class DepthTensors(RiemannianMetric):
     def inner_product_derivative_matrix(self, base_point: Any = None) -> Any:
         """Return the derivatives ``d_k g_ij`` of `metric_matrix`, the index k last.
 
-        Raises
-        ------
-        ValueError
-            At fixed rank: there the entries of the matrix are no coordinates.
+        At full rank only: at fixed rank the entries of the matrix are no coordinates.
         """
         p = self._point(base_point)
         if p.rank < min(p.shape):

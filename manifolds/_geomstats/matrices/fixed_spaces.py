@@ -33,19 +33,14 @@ class FixedSpacesEndToEnd(Manifold):
     Parameters
     ----------
     left : array-like, shape=[m, r]
-        Matrix whose columns span the column space; they are orthonormalised in their order.
+        Matrix whose independent columns span the column space; they are orthonormalised in their
+        order.
     right : array-like, shape=[n, r]
         Matrix whose columns span the row space.
     positive_det : bool
         Keep to the matrices whose core has a positive determinant.
     equip : bool
         If True, equip with `DepthMetric` of infinite depth.
-
-    Raises
-    ------
-    ValueError
-        If `left` or `right` is no matrix of independent columns, or they have different numbers
-        of columns.
 
     Examples
     --------
@@ -81,15 +76,11 @@ class FixedSpacesEndToEnd(Manifold):
         Parameters
         ----------
         point : array-like, shape=[m, n]
+            A matrix; it belongs to its space whatever `positive_det`.
         rank : int, optional
-            How many singular vectors are kept; the default is ``min(m, n)``.
+            Rank of the matrix; the default is ``min(m, n)``.
         positive_det, equip : bool
-            As of the class; `point` belongs to its space either way.
-
-        Raises
-        ------
-        ValueError
-            If the point is no matrix, or its rank is smaller.
+            As of the class.
         """
         x = as_tensor(point)
         if x.ndim != 2:

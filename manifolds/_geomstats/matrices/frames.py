@@ -77,10 +77,7 @@ class Frames:
         return self.core(x)
 
     def spread(self, tensor: Tensor, axes: int) -> Tensor:
-        """Extend a tensor on flattened cores (its last `axes` dimensions) to flattened matrices.
-
-        It is zero on what lies outside the spaces.
-        """
+        """Extend a tensor on flattened cores, its last `axes` dimensions, by zero to matrices."""
         flat = torch.kron(self.left, self.right).to(tensor)
         for axis in range(-axes, 0):
             tensor = (tensor.movedim(axis, -1) @ flat.mT).movedim(-1, axis)

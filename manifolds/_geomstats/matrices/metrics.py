@@ -68,22 +68,12 @@ class DepthMetric(DepthCurvature):
         return to_backend((a * cometric(p, b)).sum((-2, -1)))
 
     def sharp(self, cotangent_vec: Any, base_point: Any) -> Any:
-        """Return the tangent vector of a covector: a Riemannian gradient of a Euclidean one.
-
-        Parameters
-        ----------
-        cotangent_vec : array-like, shape=[..., m, n]
-        base_point : array-like, shape=[..., m, n]
-
-        Returns
-        -------
-        tangent_vec : array-like, shape=[..., m, n]
-        """
+        """Return the tangent vector of a covector: a Riemannian gradient of a Euclidean one."""
         p, g = self._at_covectors(base_point, cotangent_vec)
         return self._matrix(cometric(p, g))
 
     def flat(self, tangent_vec: Any, base_point: Any) -> Any:
-        """Return the covector of a tangent vector, the inverse of `sharp`; shapes as there."""
+        """Return the covector of a tangent vector, the inverse of `sharp`."""
         p, z = self._at(base_point, tangent_vec)
         return self._matrix(metric(p, z))
 
@@ -112,13 +102,8 @@ class DepthMetric(DepthCurvature):
     def log(self, point: Any, base_point: Any) -> Any:
         """Return the velocity of the geodesic from one matrix to another.
 
-        Raises
-        ------
-        ValueError
-            If square matrices of full rank, or cores, have determinants of opposite signs (depth
-            above 1).
-        GeodesicError
-            If no geodesic was found.
+        A ValueError says that square matrices of full rank, or cores, have determinants of opposite
+        signs (at depth above 1), a GeodesicError that no geodesic was found.
         """
         p, q = self._point(base_point), self._point(point, "point")
         return self._matrix(logarithm(p, q, rtol=self.rtol))

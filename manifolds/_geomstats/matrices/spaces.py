@@ -30,14 +30,9 @@ class FullRankEndToEnd(VectorSpaceOpenSet):
     m, n : int
         Shape of the matrices: width of the output and of the input of the network.
     positive_det : bool
-        Keep to the matrices of positive determinant, if m = n.
+        Keep to the matrices of positive determinant; of square ones only.
     equip : bool
         If True, equip with `DepthMetric` of depth 2.
-
-    Raises
-    ------
-    ValueError
-        If `positive_det` is asked of matrices that are not square.
     """
 
     def __init__(self, m: int, n: int, positive_det: bool = False, equip: bool = True) -> None:

@@ -51,11 +51,6 @@ class BalancedNetworks(LevelSet):
     equip : bool
         If True, equip with `BalancedMetric`, which the Frobenius metric induces.
 
-    Raises
-    ------
-    ValueError
-        If the rank is out of range, or `positive_det` is asked where there is no determinant.
-
     References
     ----------
     Menon, arXiv 2411.09004.
@@ -95,13 +90,7 @@ class BalancedNetworks(LevelSet):
         return space.equip_with_metric(DepthMetric, depth=self.depth) if equip else space
 
     def equip_with_quotient(self) -> Any:
-        """Equip with `BalancedBundle`, and make the quotient: the end-to-end matrices.
-
-        Returns
-        -------
-        quotient : Manifold
-            The base, equipped with `BalancedQuotientMetric`.
-        """
+        """Equip with `BalancedBundle`, and return the base with `BalancedQuotientMetric`."""
         # geomstats takes a copy of the total space for the quotient; the metric knows the other.
         copy: Any = super().equip_with_quotient()
         self.quotient = copy.metric.base
@@ -109,11 +98,11 @@ class BalancedNetworks(LevelSet):
         return self.quotient
 
     def stack(self, layers: Sequence[Any]) -> Any:
-        """Return layers as one point: `LayeredNetworks.stack`."""
+        """Return layers as one point, as `LayeredNetworks.stack` does."""
         return self.embedding_space.stack(layers)
 
     def layers(self, point: Any) -> tuple[Any, ...]:
-        """Return the layers of a point: `LayeredNetworks.layers`."""
+        """Return the layers of a point, as `LayeredNetworks.layers` does."""
         return self.embedding_space.layers(point)
 
     def submersion(self, point: Any) -> Any:
@@ -158,12 +147,7 @@ class BalancedNetworks(LevelSet):
 
         It is the point of smallest norm on the fibre; singular values beyond the rank are
         dropped. With ``positive_det`` the smallest one of a matrix of negative determinant
-        changes its sign.
-
-        Raises
-        ------
-        ValueError
-            If an end-to-end matrix has a rank below r: no network of rank r is nearest to it.
+        changes its sign. To an end-to-end matrix of rank below r no network of rank r is nearest.
         """
         frames, lam = balanced_frames(balance(as_layers(point, self.widths)))
         if lam.shape[-1] < self.rank or bool((lam[..., self.rank - 1] == 0).any()):

@@ -18,6 +18,7 @@ from dln_geometry.geometry.points import (
     balanced_factors,
     balanced_frames,
     chain_from_frames,
+    polar,
     product,
 )
 from dln_geometry.geometry.submersion import (
@@ -36,8 +37,8 @@ class BalancedBundle(FiberBundle):
     """The balanced networks over their end-to-end matrices, a Riemannian submersion.
 
     Points and vectors of the total space have the shape (..., N, D, D), those of the base
-    (..., d_N, d_0). A vector is horizontal or vertical if the entries of what its projection
-    changes are within the tolerance.
+    (..., d_N, d_0). A vector is horizontal or vertical if its projection changes no entry by more
+    than the tolerance.
 
     Parameters
     ----------
@@ -137,6 +138,5 @@ class BalancedBundle(FiberBundle):
         gauge = [frames[0]]
         for w in goal[:-1]:
             # The polar factor is right for every choice of the singular vectors of equal values.
-            u, _, vh = torch.linalg.svd((w @ gauge[-1]) / lam.unsqueeze(-2), full_matrices=False)
-            gauge.append(u @ vh)
+            gauge.append(polar((w @ gauge[-1]) / lam.unsqueeze(-2)))
         return self._padded(chain_from_frames([*gauge, frames[-1]], lam ** len(layers)))

@@ -34,12 +34,6 @@ class FrobeniusMetric(EuclideanMetric):
     def inner_product(self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any = None) -> Any:
         return frobenius(tangent_vec_a, tangent_vec_b, base_point)
 
-    def squared_norm(self, vector: Any, base_point: Any = None) -> Any:
-        return frobenius(vector, vector, base_point)
-
-    def norm(self, vector: Any, base_point: Any = None) -> Any:
-        return gs.sqrt(self.squared_norm(vector, base_point))
-
 
 class LayeredNetworks(VectorSpace):
     """The vector space of all networks of given widths, balanced or not.
@@ -72,16 +66,7 @@ class LayeredNetworks(VectorSpace):
         return FrobeniusMetric
 
     def stack(self, layers: Sequence[Any]) -> Any:
-        """Return layers ``(W_1, ..., W_N)``, input side first, as one point.
-
-        Parameters
-        ----------
-        layers : sequence of array-like, W_p of shape=[..., d_p, d_{p-1}]
-
-        Returns
-        -------
-        point : array-like, shape=[..., N, D, D]
-        """
+        """Return layers ``(W_1, ..., W_N)``, W_p of shape (..., d_p, d_{p-1}), as one point."""
         tensors = [as_tensor(w) for w in layers]
         found = [tuple(w.shape[-2:]) for w in tensors]
         wanted = [(after, before) for before, after in pairwise(self.widths)]

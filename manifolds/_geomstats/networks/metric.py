@@ -62,17 +62,7 @@ class BalancedMetric(RiemannianMetric):
     def second_fundamental_form(
         self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any
     ) -> Any:
-        """Return the normal part of the derivative of one tangent field along another.
-
-        Parameters
-        ----------
-        tangent_vec_a, tangent_vec_b : array-like, shape=[..., N, D, D]
-        base_point : array-like, shape=[..., N, D, D]
-
-        Returns
-        -------
-        normal_vec : array-like, shape=[..., N, D, D]
-        """
+        """Return the normal part of the derivative of one tangent field along another."""
         x, a, b = self._tensors(base_point, tangent_vec_a, tangent_vec_b)
         return to_backend(self._bend(self._network(x), a, b))
 
@@ -89,11 +79,8 @@ class BalancedMetric(RiemannianMetric):
     def log(self, point: Any, base_point: Any) -> Any:
         """Return the velocity of the geodesic from one network to another, by shooting.
 
-        Raises
-        ------
-        GeodesicError
-            If the shooting does not arrive: the balanced networks have components which no
-            geodesic joins, and a geodesic may leave them through a network of smaller rank.
+        A GeodesicError says that no shot arrived: the balanced networks have components which no
+        geodesic joins, and a geodesic may leave them through a network of smaller rank.
         """
         x, y = self._tensors(base_point, point)
         try:

@@ -54,12 +54,9 @@ class BalancedQuotientMetric(QuotientMetric, DepthMetric):
     ) -> Any:
         """Return ``R(A, B) C`` from the curvature upstairs and O'Neill's tensor.
 
-        ``dphi(R(X, Y) Z) + 2 A_Z A_X Y - A_X A_Y Z + A_Y A_X Z`` of the horizontal lifts: no
-        sectional curvature of the quotient is smaller than that of the lifted plane.
-
-        References
-        ----------
-        O'Neill, The fundamental equations of a submersion, 1966.
+        ``dphi(R(X, Y) Z) + 2 A_Z A_X Y - A_X A_Y Z + A_Y A_X Z`` of the horizontal lifts (O'Neill,
+        The fundamental equations of a submersion, 1966): no sectional curvature of the quotient is
+        smaller than that of the lifted plane.
         """
         bundle = self._fiber_bundle
         w = bundle.lift(base_point)

@@ -11,6 +11,7 @@ from geomstats.geometry.group_action import GroupAction
 from geomstats.geometry.manifold import Manifold
 from torch import Tensor
 
+from dln_geometry.geometry.points import polar
 from dln_geometry.support import as_width_sequence
 from manifolds._geomstats.arrays import as_tensor, batched, is_zero, orthonormalized, to_backend
 
@@ -75,8 +76,7 @@ class HiddenRotations(Manifold):
         """Return the nearest element: the polar factor of every block."""
         g = as_tensor(point)
         eye = self._eye(g)
-        u, _, vh = torch.linalg.svd(self._block(g - eye) + eye)
-        return to_backend(u @ vh)
+        return to_backend(polar(self._block(g - eye) + eye))
 
     def random_point(self, n_samples: int = 1, bound: float = 1.0) -> Any:
         normal = self._block(as_tensor(gs.random.normal(size=batched(self.shape, n_samples))))

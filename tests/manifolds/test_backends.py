@@ -10,9 +10,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 OURS = [
-    "tests/manifolds/geomstats_suite",
-    "tests/manifolds/test_geomstats.py",
-    "tests/manifolds/test_geomstats_fixed_spaces.py",
+    "tests/manifolds/geomstats/suite",
+    "tests/manifolds/geomstats/networks",
+    "tests/manifolds/geomstats/matrices/test_fixed_spaces.py",
+    "tests/manifolds/geomstats/matrices/test_metrics.py",
+    "tests/manifolds/geomstats/matrices/test_spaces.py",
 ]
 
 

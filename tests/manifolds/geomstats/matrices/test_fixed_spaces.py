@@ -20,13 +20,11 @@ from manifolds._geomstats import (
     as_tensor,
     to_backend,
 )
+from tests.manifolds.geomstats.routes import normal
 
 SHAPES = [(4, 3, 2), (3, 5, 3), (4, 4, 2), (3, 2, 1)]
+
 CORE = ((1.5, 0.3, -0.2), (0.1, 1.1, 0.4), (-0.3, 0.2, 0.8))
-
-
-def normal(generator, *shape):
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def space_of(shape, generator, depth=math.inf, **options):

@@ -10,15 +10,14 @@ import torch
 
 from dln_geometry.testing import assert_close, assert_mean, assert_order
 from manifolds._geomstats import (
-    BalancedNetworks,
     DepthMetric,
     FixedRankEndToEnd,
     FixedSpacesEndToEnd,
     FullRankEndToEnd,
-    HiddenRotationAction,
     as_tensor,
     to_backend,
 )
+from tests.manifolds.geomstats.routes import normal
 
 CASES = [
     ("full", 2, 2, 2, 2.7),
@@ -28,11 +27,8 @@ CASES = [
     ("rank", 3, 3, 2, 2.7),
     ("spaces", 4, 3, 2, math.inf),
 ]
+
 SPECTRA = [(1.3, 0.9, 0.6), (1.1, 1.1, 1.1)]
-
-
-def normal(generator, *shape):
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def place(case, spectrum, generator):
@@ -109,21 +105,6 @@ def test_it_does_not_depend_on_the_length_of_the_step(generator):
     assert_close(directional, as_tensor(metric.curvature_derivative(a, b, a, b, x)))
 
 
-def test_quotient_has_that_of_its_space(generator):
-    """geomstats' own for quotients asks for derivatives of O'Neill's tensor."""
-    networks = BalancedNetworks((2, 2, 2), positive_det=True)
-    networks.equip_with_group_action(HiddenRotationAction(networks.widths))
-    quotient = networks.equip_with_quotient()
-    below = networks.base()
-    x = to_backend(torch.eye(2, dtype=torch.float64) + 0.2 * normal(generator, 2, 2))
-    vectors = [to_backend(normal(generator, 2, 2)) for _ in range(4)]
-    found = as_tensor(quotient.metric.curvature_derivative(*vectors, x))
-    assert_close(found, as_tensor(below.metric.curvature_derivative(*vectors, x)))
-    found = as_tensor(quotient.metric.directional_curvature_derivative(*vectors[:2], x))
-    other = as_tensor(below.metric.directional_curvature_derivative(*vectors[:2], x))
-    assert_close(found, other)
-
-
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_random_unit_vectors_are_uniform_on_the_sphere_of_the_metric(case, generator):
     space, x, _ = place(case, SPECTRA[0], generator)
@@ -137,27 +118,3 @@ def test_random_unit_vectors_are_uniform_on_the_sphere_of_the_metric(case, gener
     raised = as_tensor(space.metric.cometric_matrix(x))
     assert_mean((flat @ covector) ** 2, covector @ raised @ covector / space.dim)
     assert_mean(flat @ covector, 0.0)
-
-
-def test_random_unit_vectors_of_several_points():
-    space = FullRankEndToEnd(3, 2)
-    x = space.random_point(3)
-    assert space.metric.random_unit_tangent_vec(x).shape == (3, 3, 2)
-    assert space.metric.random_unit_tangent_vec(x[0]).shape == (3, 2)
-    assert space.metric.random_unit_tangent_vec(x[0], 4).shape == (4, 3, 2)
-    with pytest.raises(ValueError, match="n_vectors must be 1 at several points"):
-        space.metric.random_unit_tangent_vec(x, 2)
-
-
-def test_random_unit_vectors_of_balanced_networks():
-    networks = BalancedNetworks((2, 3, 2), 1)
-    gs.random.seed(2)
-    w = networks.random_point()
-    v = networks.metric.random_unit_tangent_vec(w, 4000)
-    assert bool(gs.all(networks.is_tangent(v, w, atol=1e-9)))
-    assert_close(as_tensor(networks.metric.norm(v, w)), torch.ones(4000, dtype=torch.float64))
-    one = as_tensor(networks.metric.random_unit_tangent_vec(w)).flatten()
-    assert_mean((as_tensor(v).flatten(1) @ one) ** 2, 1.0 / networks.dim)
-    assert networks.metric.random_unit_tangent_vec(gs.stack([w, w])).shape == (2, 2, 3, 3)
-    with pytest.raises(ValueError, match="n_vectors must be 1 at several points"):
-        networks.metric.random_unit_tangent_vec(gs.stack([w, w]), 2)

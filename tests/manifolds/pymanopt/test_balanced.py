@@ -10,63 +10,10 @@ import torch
 import dln_geometry as dln
 from dln_geometry.testing import assert_close, assert_order
 from manifolds._pymanopt import BalancedManifold, EndToEndManifold, FactorVector
+from tests.manifolds.pymanopt.routes import STEPS, a_network, closed, each_case, listed
 
-CASES = [
-    ((3, 3, 3), 3),
-    ((3, 4), 2),
-    ((4, 4), 4),
-    ((3, 4, 5, 2), 2),
-    ((4, 3, 4, 5, 3), 2),
-    ((2, 2, 2, 2, 2, 2), 2),
-    ((2, 3, 2, 3, 2, 2, 3, 2, 2), 1),
-]
-STEPS = 0.04 * 2.0 ** -np.arange(5)
-
-each_case = pytest.mark.parametrize(("widths", "rank"), CASES, ids=str)
-
-
-def listed(x):
-    return list(x) if isinstance(x, tuple | list) else [x]
-
-
-def a_point(manifold, rng, spectrum=None):
-    """Return a random point, all singular values equal if asked for."""
-    if spectrum is None:
-        return manifold.random_point()
-    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    factors = dln.random_balanced(
-        manifold.widths, rank=manifold.rank, spectrum=np.full(manifold.rank, spectrum),
-        generator=generator,
-    )  # fmt: skip
-    arrays = [w.numpy() for w in factors]
-    return arrays[0] if len(arrays) == 1 else tuple(arrays)
-
-
-def skewed_cost(rng, widths):
-    """Return a cost of the layers that sees more than their product."""
-    weights = [
-        torch.from_numpy(rng.standard_normal((after, before))) for before, after in pairwise(widths)
-    ]
-
-    def cost(*layers):
-        x = layers[0]
-        for w in layers[1:]:
-            x = w @ x
-        parts = sum(
-            (torch.sin(w * a) + 0.2 * w.square() * a).sum()
-            for w, a in zip(layers, weights, strict=True)
-        )
-        return x.pow(3).sum() + parts
-
-    return cost
-
-
-def problem_of(manifold, cost):
-    @pymanopt.function.pytorch(manifold)
-    def wrapped(*layers):
-        return cost(*layers)
-
-    return pymanopt.Problem(manifold, wrapped)
+# The default tolerance of geodesics, eps^{3/4}, in units of eps.
+RTOL_OPS = 1e4
 
 
 @each_case
@@ -94,7 +41,7 @@ def test_dimension_is_the_rank_of_a_parametrisation(widths, rank, generator):
 @pytest.mark.parametrize("spectrum", [None, 0.8])
 def test_projection_is_orthogonal_with_the_dimension_as_trace(widths, rank, spectrum, rng):
     manifold = BalancedManifold(widths, rank, rng=rng)
-    x = a_point(manifold, rng, spectrum)
+    x = a_network(manifold, rng, spectrum)
     shapes = [w.shape for w in listed(x)]
 
     def noise():
@@ -118,55 +65,12 @@ def test_projection_is_orthogonal_with_the_dimension_as_trace(widths, rank, spec
 
 @each_case
 @pytest.mark.parametrize("spectrum", [None, 0.8])
-def test_taylor_expansion_of_a_cost_of_the_layers(widths, rank, spectrum, rng):
-    """Gradient and Hessian along a retraction of second order, with their slopes."""
-    manifold = BalancedManifold(widths, rank, rng=rng)
-    x = a_point(manifold, rng, spectrum)
-    problem = problem_of(manifold, skewed_cost(rng, widths))
-    z, w = (manifold.random_tangent_vector(x) for _ in range(2))
-    gradient, hz, hw = (
-        problem.riemannian_gradient(x), problem.riemannian_hessian(x, z),
-        problem.riemannian_hessian(x, w),
-    )  # fmt: skip
-    slope, curvature = manifold.inner_product(x, gradient, z), manifold.inner_product(x, hz, z)
-    ahead, back = (
-        np.array([problem.cost(manifold.retraction(x, h * z)) for h in sign * STEPS])
-        for sign in (1, -1)
-    )
-    odd, even = 0.5 * (ahead - back), 0.5 * (ahead + back) - problem.cost(x)
-    assert_order(STEPS, np.abs(odd - STEPS * slope), 3, at_least=True)
-    assert_order(STEPS, np.abs(even - 0.5 * STEPS**2 * curvature), 4, at_least=True)
-    size = manifold.norm(x, hz) + manifold.norm(x, hw)
-    one, two = manifold.inner_product(x, hz, w), manifold.inner_product(x, z, hw)
-    assert_close(one, two, ops=1000, scale=size)
-    for vector in (gradient, hz):
-        residual = manifold.to_tangent_space(x, vector) - vector
-        assert_close(manifold.norm(x, residual), 0.0, ops=1000, scale=size)
-
-
-@each_case
-def test_retraction_stays_on_the_manifold(widths, rank, rng):
-    manifold = BalancedManifold(widths, rank, rng=rng)
-    x = manifold.random_point()
-    z = manifold.random_tangent_vector(x)
-    for length in (0.0, 0.3, 3.0):
-        y = listed(manifold.retraction(x, length * z))
-        assert bool(dln.is_balanced([torch.from_numpy(w) for w in y]))
-        for w in y:
-            assert np.linalg.matrix_rank(w) == rank
-        if length == 0.0:
-            for got, expected in zip(y, listed(x), strict=True):
-                assert_close(got, expected, scale=2.0)
-
-
-@each_case
-@pytest.mark.parametrize("spectrum", [None, 0.8])
 def test_product_is_a_riemannian_submersion(widths, rank, spectrum, rng):
     """A cost of the product alone: everything upstairs is the lift of what is downstairs."""
     layers = len(widths) - 1
     up = BalancedManifold(widths, rank, rng=rng)
     down = EndToEndManifold(widths[-1], widths[0], rank, layers, rng=rng)
-    x = a_point(up, rng, spectrum)
+    x = a_network(up, rng, spectrum)
     factors = [torch.from_numpy(w) for w in listed(x)]
     y = down.point(up.product(x))
     a = torch.from_numpy(rng.standard_normal((widths[-1], widths[0])))
@@ -192,7 +96,7 @@ def test_product_is_a_riemannian_submersion(widths, rank, spectrum, rng):
     # Second derivatives agree on horizontal vectors, by two formulas that share nothing.
     z = down.random_tangent_vector(y)
     covector = dln.metric(_in_library(down, y), torch.from_numpy(down.tangent_matrix(y, z)))
-    lifted = up.projection(x, _closed([w.numpy() for w in dln.lift(factors, covector)]))
+    lifted = up.projection(x, closed([w.numpy() for w in dln.lift(factors, covector)]))
     assert_close(up.norm(x, lifted), down.norm(y, z))
     curvature = up.inner_product(x, lifted, above.riemannian_hessian(x, lifted))
     assert_close(
@@ -208,10 +112,6 @@ def _in_library(manifold, point):
     x = torch.from_numpy(manifold.matrix(point))
     depth = np.nextafter(1.0, 2.0) if manifold.depth == 1 else manifold.depth
     return dln.EndToEnd.of(x, depth, rank=manifold.rank)
-
-
-def _closed(parts):
-    return parts[0] if len(parts) == 1 else parts
 
 
 @each_case
@@ -246,15 +146,11 @@ def test_chords_are_logarithms_to_second_order(widths, rank, rng):
         assert_order(STEPS, lengths, 3, 0.2, at_least=True)
 
 
-# The default tolerance of geodesics, eps^{3/4}, in units of eps.
-RTOL_OPS = 1e4
-
-
 @each_case
 @pytest.mark.parametrize("spectrum", [None, 0.8])
 def test_exponential_map_and_logarithm_are_inverse(widths, rank, spectrum, rng):
     manifold = BalancedManifold(widths, rank, rng=rng)
-    x = a_point(manifold, rng, spectrum)
+    x = a_network(manifold, rng, spectrum)
     z = 0.5 * manifold.random_tangent_vector(x)
     y = manifold.exp(x, z)
     assert type(y) is type(manifold.random_point())
@@ -278,21 +174,6 @@ def assert_same(parts, others):
 
 
 @each_case
-def test_retraction_is_the_exponential_map_to_second_order(widths, rank, rng):
-    manifold = BalancedManifold(widths, rank, rng=rng)
-    x = manifold.random_point()
-    z = manifold.random_tangent_vector(x)
-    gaps = []
-    for h in STEPS:
-        pairs = zip(
-            listed(manifold.exp(x, h * z)), listed(manifold.retraction(x, h * z)), strict=True
-        )
-        gaps.append(np.sqrt(sum(((a - b) ** 2).sum() for a, b in pairs)))
-    if max(gaps) > 1e-11:
-        assert_order(STEPS, gaps, 3, 0.2, at_least=True)
-
-
-@each_case
 def test_horizontal_logarithms_are_those_below(widths, rank, rng):
     """From the nearest point of the fibre: the end of a horizontal geodesic."""
     up = BalancedManifold(widths, rank, rng=rng)
@@ -301,7 +182,7 @@ def test_horizontal_logarithms_are_those_below(widths, rank, rng):
     factors = [torch.from_numpy(w) for w in listed(x)]
     move = [torch.from_numpy(w) for w in listed(up.random_tangent_vector(x))]
     across = dln.horizontal(factors, move)
-    z = up.projection(x, _closed([0.4 * w.numpy() for w in across]))
+    z = up.projection(x, closed([0.4 * w.numpy() for w in across]))
     y = up.exp(x, z)
     a, b = down.point(up.product(x)), down.point(up.product(y))
     assert_close(up.dist(x, y), down.dist(a, b), ops=RTOL_OPS, scale=1.0)
@@ -312,8 +193,8 @@ def test_horizontal_logarithms_are_those_below(widths, rank, rng):
 @pytest.mark.parametrize(("widths", "rank"), [((3, 4, 2), 2), ((4, 3), 2), ((3, 2, 3), 1)])
 def test_geodesics_in_single_precision(widths, rank, rng):
     manifold = BalancedManifold(widths, rank, rng=rng)
-    x = _in_single(manifold.random_point())
-    z = _in_single(0.5 * manifold.random_tangent_vector(x))
+    x = in_single(manifold.random_point())
+    z = in_single(0.5 * manifold.random_tangent_vector(x))
     y = manifold.exp(x, z)
     assert {w.dtype for w in listed(y)} == {np.dtype(np.float32)}
     found = manifold.log(x, y)
@@ -322,7 +203,7 @@ def test_geodesics_in_single_precision(widths, rank, rng):
         assert_close(a, b, ops=1000, scale=1.0)
 
 
-def _in_single(x):
+def in_single(x):
     parts = [w.astype(np.float32) for w in listed(x)]
     if len(parts) == 1:
         return parts[0]

@@ -8,7 +8,6 @@ the curvature is Gauss' equation.
 from __future__ import annotations
 
 import geomstats.backend as gs
-import numpy as np
 import pytest
 import torch
 from geomstats.learning.frechet_mean import FrechetMean
@@ -16,17 +15,11 @@ from scipy.integrate import solve_ivp
 
 import dln_geometry as dln
 from dln_geometry.testing import assert_close, assert_order
-from manifolds._depth import depth_at_rank
-from manifolds._geomstats import (
-    BalancedNetworks,
-    DepthMetric,
-    FixedRankEndToEnd,
-    HiddenRotationAction,
-    as_tensor,
-    to_backend,
-)
+from manifolds._geomstats import DepthMetric, FixedRankEndToEnd, as_tensor, to_backend
+from tests.manifolds.geomstats.routes import normal
 
 SHAPES = [(4, 3, 2), (4, 4, 3), (3, 5, 2), (3, 2, 1)]
+
 SPECTRA = {
     "apart": (2.0, 1.3, 0.8),
     "equal": (1.1, 1.1, 1.1),
@@ -45,10 +38,6 @@ def point_of(shape, spectrum, generator):
         (m, n), r, 2, spectrum=torch.tensor(spectrum[:r], dtype=torch.float64), generator=generator
     )
     return x.matrix
-
-
-def normal(generator, *shape):
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def beyond(x, r):
@@ -217,31 +206,3 @@ def test_single_precision_is_single_precision(generator):
         found = as_tensor(value)
         assert found.dtype == torch.float32
         assert_close(found.double(), as_tensor(exact), ops=1000 * 2.0**29)
-
-
-def test_networks_of_one_layer_are_their_own_quotient(generator):
-    """Upstairs knows nothing of the depth: second form, shooting and Gauss on the layer itself."""
-    space = BalancedNetworks((3, 4), 2)
-    space.equip_with_group_action(HiddenRotationAction(space.widths))
-    metric = space.equip_with_quotient().metric
-    below = space.base().metric
-    x = point_of((4, 3, 2), SPECTRA["apart"], generator)
-    a, b = (0.1 * tangent(x, 2, normal(generator, 4, 3)) for _ in range(2))
-    base, one, two = (to_backend(v) for v in (x, a, b))
-    assert float(np.max(np.abs(np.asarray(metric.exp(one, base) - below.exp(one, base))))) < 1e-9
-    for value, other in (
-        (metric.inner_product(one, two, base), below.inner_product(one, two, base)),
-        (metric.curvature(one, two, one, base), below.curvature(one, two, one, base)),
-        (metric.sectional_curvature(one, two, base), below.sectional_curvature(one, two, base)),
-    ):
-        assert_close(as_tensor(value), as_tensor(other), ops=1000)
-    layer = space.fiber_bundle.lift(base)
-    twice = gs.stack([layer, layer])
-    assert_close(as_tensor(space.fiber_bundle.align(layer, twice)), as_tensor(twice))
-
-
-def test_other_depths_and_full_rank_stay_as_they_are():
-    assert depth_at_rank(1.0, 2, (2, 3)) == 1.0
-    assert depth_at_rank(2.0, 1, (2, 3)) == 2.0
-    assert depth_at_rank(float("inf"), 1, (2, 3)) == float("inf")
-    assert 1.0 < depth_at_rank(1.0, 1, (2, 3)) < 1.0 + 1e-15
