@@ -74,14 +74,8 @@ def balance_step(
 class MomentState:
     """Moments and what momentum needs beside them.
 
-    Parameters
-    ----------
-    moments : tuple of Tensor
-        ``G_p``.
-    cross : tuple of Tensor, optional
-        ``W_{p+1}^T v_{p+1} - v_p W_p^T`` with the momentum buffers v; `None` before the first step.
-    velocities : tuple of Tensor, optional
-        The buffers of the last step, for Nesterov's momentum.
+    `moments` are the ``G_p``; `cross` the ``W_{p+1}^T v_{p+1} - v_p W_p^T`` with the momentum
+    buffers v, `None` before the first step; `velocities` the last buffers, for Nesterov's momentum.
     """
 
     moments: tuple[Tensor, ...]
@@ -154,7 +148,7 @@ def stationary_moments(kinetic: Sequence[Any], rule: Rule) -> tuple[Tensor, ...]
         ``E[K_p]``: means over a stationary run of the moments of the gradients (of the minibatch,
         without weight decay), or with momentum of the buffers.
     rule : Rule
-        With weight decay k (without, moments diffuse and have no stationary state),
+        With weight decay (without, moments diffuse and have no stationary state),
         ``lr k < 2 (1 + b)``, and neither dampening nor Nesterov's momentum.
 
     Examples
