@@ -1,4 +1,4 @@
-"""The stabilised explicit method of Runge-Kutta-Chebyshev type, order 2, any number of stages.
+"""The Runge-Kutta-Chebyshev method: explicit, stabilised, order 2, any number of stages.
 
 For stiff problems whose Jacobian has a real negative spectrum: the stability interval grows with
 the square of the number of stages.
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.ode.stepper import BlockNorms, Field, upload
+from dln_geometry.ode.runge_kutta import BlockNorms, Field, upload
 
 SAFETY = 1.2
 """Factor on the estimated spectral radius, which power iteration approaches from below."""
@@ -28,13 +28,7 @@ SAFETY = 1.2
 
 @dataclass(frozen=True)
 class Chebyshev:
-    """Declare the Runge-Kutta-Chebyshev method of order 2.
-
-    Parameters
-    ----------
-    stages : int, optional
-        Number of stages, at least 2; by default as many as each step needs for stability.
-    """
+    """Declare the method; `stages` is fixed, or by default what each step needs for stability."""
 
     stages: int | None = None
     name: str = "rkc"
@@ -51,7 +45,7 @@ RKC = Chebyshev()
 
 
 class Coefficients(NamedTuple):
-    """Hold the recursion ``D_j = mu_j D_{j-1} + nu_j D_{j-2} + h (mut_j f_{j-1} + gat_j f_0)``.
+    """The recursion ``D_j = mu_j D_{j-1} + nu_j D_{j-2} + h (mut_j f_{j-1} + gat_j f_0)``.
 
     ``D_j = Y_j - y``, ``D_0 = 0``, ``D_1 = h mut_1 f_0``; arrays are indexed by ``j``.
     """
@@ -97,9 +91,9 @@ def coefficients(stages: int) -> Coefficients:
 
 @lru_cache(maxsize=256)
 def _weights(stages: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-    """Return the weights of ``(D_{j-1}, h f_0, h f_{j-1})`` in the order of the buffer, per stage.
+    """Return per stage the weights of ``(D_{j-1}, h f_0, h f_{j-1})`` in the buffer's order.
 
-    Even stages land in its first row and read (h f_0, h f, D); odd ones land in the last and
+    Even stages are written to its first row and read (h f_0, h f, D), odd ones to the last and
     read (D, h f_0, h f).
     """
     k = coefficients(stages)
@@ -124,12 +118,12 @@ def stage_number(hrho: float) -> int:
 
 
 class ChebyshevStepper:
-    """Step with the Runge-Kutta-Chebyshev method, one number of stages for the batch.
+    """Step with one number of stages for the whole batch.
 
-    The increments ``D_j = Y_j - y`` are kept rather than the stages: round-off then scales with the
-    change over the step, which matters in single precision where the flow converges.
-    The spectral radius of each sample comes from a nonlinear power iteration that starts from the
-    last eigenvector; its result returns with the flags of the step, hence serves the next step.
+    The buffer keeps the increments ``D_j = Y_j - y``, not the stages: rounding then scales with the
+    change over the step, which matters in single precision where the flow converges. A nonlinear
+    power iteration from the last eigenvector estimates the spectral radius of each sample; its
+    result comes back with the norms of the step, so the next step uses it.
     """
 
     rows = 3
@@ -169,9 +163,9 @@ class ChebyshevStepper:
         self.iterations = 3 if self.age >= self.due else 0
 
     def step(self, t: np.ndarray, h: np.ndarray, y: Tensor) -> list[Tensor]:
-        """Try a step of `stages` stages; rows: f_new, estimate, y_new; then two radii if iterated.
+        """Run `iterations` power iterations at (t, y), then try a step.
 
-        Before it, `iterations` power iterations at (t, y).
+        Returns norms of f_new, estimate and y_new, and two radii if it has iterated.
         """
         s, k = self.stages, coefficients(self.stages)
         times = np.empty((s + 3, len(t)))
@@ -217,10 +211,9 @@ class ChebyshevStepper:
             self.eigenvector, self._found = self._found, None
 
     def seed(self, direction: Tensor) -> None:
-        """Start the next power iteration from a direction, made generic.
+        """Start the next power iteration from a direction plus a fixed rough one.
 
-        A smooth direction would hide the stiff modes from the iteration for long, hence a fixed
-        rough one is added to it.
+        A smooth direction alone has almost no component along the stiff modes.
         """
         n = direction.shape[-1]
         index = torch.arange(1, n + 1, dtype=torch.float64, device=direction.device)
@@ -255,7 +248,7 @@ class ChebyshevStepper:
             self.field(t, self._argument, self._slope)
             v = self._slope - self.f
             radii.append((torch.linalg.vector_norm(v, dim=-1, keepdim=True) / distance).squeeze(-1))
-        # A vanished or non-finite direction is no start for the next time.
+        # Keep the old eigenvector where the new direction is zero or not finite.
         size = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
         self._found = torch.where((size > 0) & torch.isfinite(size), v, self.eigenvector)
         return radii[-2:] if len(radii) > 1 else [radii[0], radii[0]]

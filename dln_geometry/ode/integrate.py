@@ -1,7 +1,8 @@
-"""Adaptive integration of batches of ordinary differential equations, one step size per sample."""
+"""`integrate`: adaptive integration of a batch of ordinary differential equations."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,13 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.ode import options as door
-from dln_geometry.ode.chebyshev import ChebyshevStepper
+from dln_geometry.ode.chebyshev import RKC, Chebyshev
+from dln_geometry.ode.control import RESERVED, Options
 from dln_geometry.ode.loop import Integration
-from dln_geometry.ode.recording import IntegrationError, Record, Recorder, Solution
-from dln_geometry.ode.stepper import BlockNorms, ExplicitStepper, Field
+from dln_geometry.ode.recording import Record, Recorder, Solution, save_times
+from dln_geometry.ode.runge_kutta import (
+    DORMAND_PRINCE_5,
+    DORMAND_PRINCE_8,
+    METHODS,
+    BlockNorms,
+    Field,
+    RungeKutta,
+)
+from dln_geometry.support import as_positive
 
-__all__ = ["Field", "IntegrationError", "Record", "Solution", "fixed_steps", "integrate"]
+Method = str | RungeKutta | Chebyshev
 
 
 @torch.no_grad()
@@ -28,7 +37,7 @@ def integrate(
     rtol: float = 1e-8,
     atol: float | Tensor | None = None,
     blocks: Sequence[int] | None = None,
-    method: door.Method = "auto",
+    method: Method = "auto",
     save_at: Any = None,
     record: Record | None = None,
     stop: Mapping[str, tuple[int, float]] | None = None,
@@ -54,7 +63,7 @@ def integrate(
         ``out (B, n)`` and returns observables (B, k) of that point, or None. It is always called
         with the whole batch.
     y0 : Tensor, shape (B, n)
-        Start, of any floating dtype on any device.
+        Start.
     t_end : float
         End of time; may be infinite if there is a stopping rule or a limit.
     rtol : float
@@ -65,8 +74,8 @@ def integrate(
         Sizes of the blocks that make up the n numbers; by default one block.
     method : str or method value
         ``"auto"``; ``"rk3"``, ``"rk5"``, ``"rk8"``; ``"rkc"``, the stabilised one for stiff
-        problems. Auto starts with rk8 in double precision at rtol <= 1e-6, otherwise with rk5,
-        and goes to rkc and back as the cost per unit of time tells.
+        problems. Auto starts with rk8 in double precision at rtol <= 1e-6, otherwise with rk5, and
+        switches to rkc and back, to the one that costs less per unit of time.
     save_at : array_like, shape (T,), optional
         Increasing times in [0, t_end], met exactly. By default every accepted step of a single
         sample, start and end of a batch.
@@ -75,22 +84,17 @@ def integrate(
         stand at a save time and, to end the rows, for the last states; by default ``{"y": y}``.
     stop : dict, optional
         ``{name: (column, threshold)}``: a sample stops where ``obs[:, column] <= threshold``.
-    max_steps : int, optional
-        Limit on the number of trial steps of the batch.
-    max_evaluations : int, optional
-        Limit on the evaluations of the field; the step that passes it is finished.
-    max_seconds : float, optional
-        Limit on the wall clock.
+    max_steps, max_evaluations, max_seconds : int, int and float, optional
+        Limits on trial steps of the batch, evaluations of the field (the step that passes it is
+        finished) and the wall clock.
     correct : pair of callables, optional
         ``(when(obs) -> mask (B,), fix(y (b, n)) -> y)``: after an accepted step the samples in
         the mask are replaced by their fix and the field is evaluated anew.
     progress : callable, optional
         ``progress(fraction_done, info)``, at most ten times a second, and at the end.
-    checkpoint : callable, optional
-        ``checkpoint(state)`` every `checkpoint_every` seconds, at the end, and on a keyboard
-        interrupt; the state holds tensors and plain numbers.
-    checkpoint_every : float
-        Seconds between checkpoints.
+    checkpoint, checkpoint_every : callable, optional, and float
+        ``checkpoint(state)`` every so many seconds, at the end, and on a keyboard interrupt; the
+        state holds tensors and plain numbers.
     resume : dict, optional
         A state that `checkpoint` was given: continue from there, to the same bits.
 
@@ -120,85 +124,33 @@ def integrate(
     >>> [round(x, 6) for x in solution.saved["y"][:, 0, 0].tolist()]
     [1.0, 0.606531, 0.367879]
     """
-    door.check_state(y0)
+    _check_state(y0)
     batch, n = y0.shape
-    sizes = door.block_sizes(blocks, n)
-    rules = door.stopping_rules(stop)
-    limits = (max_steps, max_evaluations, max_seconds)
-    t_end = door.end_of_time(t_end, bool(rules) or any(x is not None for x in limits))
-    rtol = door.relative(rtol, y0.dtype)
-    explicit, stabilised = door.methods_of(method, rtol, y0.dtype)
-    options = door.Options(
+    sizes = _block_sizes(blocks, n)
+    rules = _stopping_rules(stop)
+    limits = _limits(steps=max_steps, evaluations=max_evaluations, seconds=max_seconds)
+    t_end = _end_of_time(t_end, bool(rules or limits))
+    rtol = max(as_positive(rtol, "rtol"), 4 * torch.finfo(y0.dtype).eps)
+    explicit, stabilised = methods_of(method, rtol, y0.dtype)
+    options = Options(
         t_end=t_end,
         rtol=rtol,
-        atol=door.absolute(atol, batch),
+        atol=_absolute(atol, batch),
         explicit=explicit,
         stabilised=stabilised,
         rules=rules,
-        max_steps=door.limit("max_steps", max_steps),
-        max_evaluations=door.limit("max_evaluations", max_evaluations),
-        max_seconds=door.limit("max_seconds", max_seconds),
+        limits=limits,
         correct=correct,
     )
-    stops = door.save_times(save_at, t_end, batch)
+    stops = save_times(save_at, t_end, batch)
     recorder = Recorder(record or _states, stops, batch, moves_end=save_at is None)
     integration = Integration(field, y0, BlockNorms(sizes), recorder, options)
     if resume is None:
         integration.start()
     else:
-        door.check_resume(resume, y0)
+        _check_resume(resume, y0)
         integration.load(resume)
     return _run(integration, progress, checkpoint, checkpoint_every)
-
-
-@torch.no_grad()
-def fixed_steps(field: Field, y0: Tensor, t_end: float, n: int, method: door.Method) -> Tensor:
-    """Integrate to `t_end` in `n` equal steps of a method, without error control.
-
-    Parameters
-    ----------
-    field : callable
-        As for `integrate`.
-    y0 : Tensor, shape (B, n)
-        Start.
-    t_end : float
-        Finite end of time.
-    n : int
-        Number of steps, at least 1.
-    method : str or method value
-        An explicit method, or ``Chebyshev(stages)`` with its number of stages.
-
-    Returns
-    -------
-    Tensor, shape (B, n)
-        The state at `t_end`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not as described.
-    """
-    door.check_state(y0)
-    t_end = door.end_of_time(t_end, False)
-    if not (isinstance(n, int) and n >= 1):
-        raise ValueError(f"n must be an integer >= 1, got {n!r}")
-    explicit, stabilised = door.methods_of(method, 1.0, y0.dtype)
-    if stabilised and (explicit or stabilised.stages is None):
-        raise ValueError(f"method must have a fixed number of stages, got {method!r}")
-    y, norms = y0.detach().clone(), BlockNorms([y0.shape[1]])
-    if stabilised:
-        stepper: ExplicitStepper | ChebyshevStepper = ChebyshevStepper(stabilised, field, y, norms)
-        stepper.stages = stabilised.stages or 2
-    else:
-        assert explicit is not None
-        stepper = ExplicitStepper(explicit, field, y, norms)
-    field(y.new_zeros(len(y)), y, stepper.f)
-    h = np.full(len(y), t_end / n)
-    for step in range(n):
-        stepper.step(np.full(len(y), step * t_end / n), h, y)
-        y.copy_(stepper.y_new)
-        stepper.f.copy_(stepper.f_new)
-    return y
 
 
 def _states(y: Tensor, obs: Tensor | None) -> dict[str, Tensor]:
@@ -249,3 +201,98 @@ def _info(integration: Integration) -> dict[str, Any]:
         "method": integration.stepper.name,
         "obs": integration.obs_host.T.tolist(),
     }
+
+
+def _check_state(y0: Tensor) -> None:
+    """Reject a start that is not a batch of floating vectors."""
+    if not (isinstance(y0, Tensor) and y0.is_floating_point()):
+        raise TypeError(
+            f"y0 must be a floating tensor, got {getattr(y0, 'dtype', type(y0).__name__)}"
+        )
+    if y0.ndim != 2 or y0.numel() == 0:
+        raise ValueError(f"y0 must have shape (B, n) with B, n >= 1, got {tuple(y0.shape)}")
+
+
+def _block_sizes(blocks: Sequence[int] | None, n: int) -> list[int]:
+    """Return the sizes of the blocks that make up `n` numbers."""
+    if blocks is None:
+        return [n]
+    sizes = [int(size) for size in blocks]
+    if min(sizes, default=0) < 1 or sum(sizes) != n:
+        raise ValueError(f"blocks must be positive and sum to {n}, got {sizes}")
+    return sizes
+
+
+def _stopping_rules(stop: Mapping[str, tuple[int, float]] | None) -> dict[str, tuple[int, float]]:
+    """Return the stopping rules, by name."""
+    rules = {}
+    for name, rule in (stop or {}).items():
+        column, threshold = rule
+        if name in RESERVED:
+            raise ValueError(f"stop must not use the reserved name {name!r}")
+        if not (isinstance(column, int) and column >= 0) or math.isnan(threshold):
+            raise ValueError(f"stop[{name!r}] must be (column >= 0, threshold), got {rule!r}")
+        rules[name] = (column, float(threshold))
+    return rules
+
+
+def _end_of_time(t_end: float, limited: bool) -> float:
+    """Return the end of time; it may be infinite if something else ends the run."""
+    t_end = float(t_end)
+    if not t_end >= 0:
+        raise ValueError(f"t_end must be at least 0, got {t_end}")
+    if math.isinf(t_end) and not limited:
+        raise ValueError("t_end must be finite without a stopping rule or a limit, got inf")
+    return t_end
+
+
+def _limits(**limits: float | None) -> dict[str, float]:
+    """Return the limits that are given, by the status that they end a run with."""
+    given = {name: value for name, value in limits.items() if value is not None}
+    for name, value in given.items():
+        if not value >= 0:
+            raise ValueError(f"max_{name} must be at least 0, got {value!r}")
+    return given
+
+
+def _absolute(atol: float | Tensor | None, batch: int) -> np.ndarray | None:
+    """Return the absolute tolerances (B,), None for the default."""
+    if atol is None:
+        return None
+    values = torch.as_tensor(atol, dtype=torch.float64).detach().cpu().numpy()
+    if values.shape not in ((), (batch,)):
+        raise ValueError(f"atol must be a number or have shape ({batch},), got {values.shape}")
+    if not (np.isfinite(values).all() and (values >= 0).all()):
+        raise ValueError(f"atol must be finite and at least 0, got {values.tolist()}")
+    return np.broadcast_to(values, (batch,)).copy()
+
+
+def methods_of(
+    method: Method, rtol: float, dtype: torch.dtype
+) -> tuple[RungeKutta | None, Chebyshev | None]:
+    """Return the explicit and the stabilised method that are meant; either may be None."""
+    if isinstance(method, RungeKutta):
+        return method, None
+    if isinstance(method, Chebyshev):
+        return None, method
+    if method == "auto":
+        # In single precision round-off, not the order, would set the steps of the eighth order.
+        fine = rtol <= 1e-6 and torch.finfo(dtype).eps < 1e-10
+        return (DORMAND_PRINCE_8 if fine else DORMAND_PRINCE_5), RKC
+    if method == "rkc":
+        return None, RKC
+    if method in METHODS:
+        return METHODS[method], None
+    names = ["auto", *METHODS, "rkc"]
+    raise ValueError(f"method must be one of {names} or a method value, got {method!r}")
+
+
+def _check_resume(resume: dict[str, Any], y0: Tensor) -> None:
+    """Reject what is no stored state of such a batch."""
+    if not (isinstance(resume, dict) and resume.get("version") == 1):
+        raise ValueError("resume must be a state that checkpoint was given, of version 1")
+    if resume["y"].shape != y0.shape or resume["y"].dtype != y0.dtype:
+        raise ValueError(
+            f"resume must match y0 of shape {tuple(y0.shape)}, {y0.dtype}; "
+            f"got {tuple(resume['y'].shape)}, {resume['y'].dtype}"
+        )

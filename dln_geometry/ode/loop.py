@@ -1,4 +1,4 @@
-"""The adaptive loop: a batch of samples, each at its own time and with its own step size."""
+"""The adaptive loop of `integrate`: every sample has its own time and its own step size."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ import torch
 from torch import Tensor
 
 from dln_geometry.ode.chebyshev import ChebyshevStepper
-from dln_geometry.ode.options import RESERVED, Options
+from dln_geometry.ode.control import (
+    RESERVED,
+    TINY,
+    MethodChoice,
+    Options,
+    StepControl,
+    first_step,
+)
 from dln_geometry.ode.recording import IntegrationError, Recorder, Solution
-from dln_geometry.ode.step_size import TINY, StepControl, first_step
-from dln_geometry.ode.stepper import BlockNorms, ExplicitStepper, Field, fetch, upload
-from dln_geometry.ode.switching import MethodChoice
+from dln_geometry.ode.runge_kutta import BlockNorms, ExplicitStepper, Field, fetch, upload
 
 
 class Flags(NamedTuple):
-    """Hold what comes back to the host from a trial step."""
+    """What a trial step sends to the host."""
 
     norms: np.ndarray  # (rows, blocks, B)
     radii: np.ndarray | None  # (2, B): the last two iterates of the spectral radius
@@ -26,7 +31,7 @@ class Flags(NamedTuple):
 
 
 class Integration:
-    """Advance a batch; every number that decides lives on the host, every state on the device."""
+    """Advance a batch. States live on the device; the numbers that steps depend on, on the host."""
 
     def __init__(
         self, field: Field, y0: Tensor, norms: BlockNorms, recorder: Recorder, options: Options
@@ -47,8 +52,6 @@ class Integration:
         # Round-off grows with the square of the number of stages.
         eps = torch.finfo(y0.dtype).eps
         self._most_stages = max(10, round((options.rtol / (10 * eps)) ** 0.5))
-
-    # ---- start ----------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Evaluate the field, check it, save the start and choose the first step sizes."""
@@ -94,7 +97,7 @@ class Integration:
             return np.ones(len(y))
         scale = np.maximum(self.atol + self.options.rtol * norms[0], TINY)
         d0, d1 = ((row / scale).max(axis=0) for row in norms)
-        # From zero the first derivative alone sets the scale: a tolerance of way.
+        # At y = 0 the first derivative alone sets the scale.
         d0 = np.where(d0 > 0, d0, 1.0)
         rest = span if span < 1e300 else 1.0
         h0 = np.divide(0.01 * d0, d1, out=np.full_like(d0, rest), where=d1 > 0).clip(TINY, span)
@@ -117,8 +120,6 @@ class Integration:
             stepper.commit()
             if self._choice.settle(flat.reshape(2, -1), self.code < 0):
                 break
-
-    # ---- one step -------------------------------------------------------------------------------
 
     @property
     def stepper(self) -> ExplicitStepper | ChebyshevStepper:
@@ -145,9 +146,9 @@ class Integration:
         with np.errstate(all="ignore"):
             scale = self.atol + opt.rtol * np.maximum(self.y_norms, flags.norms[-1])
             err = stepper.error(trial, flags.norms, np.maximum(scale, TINY))
-            # NaN where the new state or its derivative is not finite.
+            # Becomes NaN where the new state or its derivative is not finite.
             err = err + 0 * (flags.norms[0] + flags.norms[-1]).sum(axis=0)
-        # Nor is a state accepted whose observables (a loss) are no numbers.
+        # A state is not accepted if one of its observables (a loss) is NaN.
         err = np.where(np.isnan(flags.obs).any(axis=0), np.nan, err)
         accepted = running & (err <= 1)
         evaluations = stepper.evaluations
@@ -156,12 +157,12 @@ class Integration:
             self._correct(faulty, t_new)
             evaluations += 1
 
-        # Nothing that is stored has changed so far: an interrupt may have come anywhere above.
+        # Up to here an interrupt leaves the stored state as it was before the trial.
         self.committing = True
         h_before = control.h
         control.update(err, accepted, trial, hits, running, stepper.error_order)
         self._count(evaluations)
-        # Counts, since any() and all() cost several times as much on arrays this small.
+        # count_nonzero: any() and all() cost several times as much on arrays this small.
         moved, alive = int(np.count_nonzero(accepted)), int(np.count_nonzero(running))
         self.trials += 1
         self.steps += moved > 0
@@ -172,7 +173,7 @@ class Integration:
             self._accept(accepted, moved == len(running), t_new, flags)
             self.recorder.save(self.t, accepted, self.y, self.obs)
             self._stop(accepted)
-        self._choice.follow(trial, flags.norms, flags.radii, alive > moved, self._work, control)
+        self._choice.update(trial, flags.norms, flags.radii, alive > moved, self._work, control)
         self.committing = False
         if alive > moved:
             lost = running & ~accepted & control.underflow(self.t)
@@ -180,7 +181,7 @@ class Integration:
                 self._fail(int(lost.argmax()), float(h_before[lost.argmax()]))
 
     def _flags(self, pieces: list[Tensor]) -> Flags:
-        """Wait for the device, once, and sort what it sent."""
+        """Wait once for the device, and sort the numbers that it sent."""
         stepper, correct = self.stepper, self.options.correct
         rows, batch = stepper.rows, len(self.y)
         obs = stepper.obs_new
@@ -255,15 +256,12 @@ class Integration:
         name = self.stepper.name
         self.by_method[name] = self.by_method.get(name, 0) + evaluations
 
-    # ---- results --------------------------------------------------------------------------------
-
     def limit(self) -> str | None:
         """Return the limit that has been met, if any."""
-        if self.trials >= self.options.max_steps:
-            return "steps"
-        if self.evaluations >= self.options.max_evaluations:
-            return "evaluations"
-        return "seconds" if self.seconds >= self.options.max_seconds else None
+        for name, most in self.options.limits.items():
+            if (self.trials if name == "steps" else getattr(self, name)) >= most:
+                return name
+        return None
 
     def close(self, status: str) -> None:
         """Stop the running samples with a status."""
@@ -299,8 +297,6 @@ class Integration:
         done = np.where(self.code >= 0, 1.0, np.nan_to_num(done))
         return float(np.clip(done, 0.0, 1.0).mean())
 
-    # ---- store and resume -----------------------------------------------------------------------
-
     _ARRAYS = ("t", "code", "y_norms", "atol", "obs_host", "obs_first")
     _COUNTS = ("trials", "steps", "rejected", "corrections")
 
@@ -335,6 +331,6 @@ class Integration:
                 f"t_end must not lie before what the stored run has reached, {self.t.max():g}, "
                 f"got {self.options.t_end:g}"
             )
-        # What ended a sample then may not end it now.
+        # The stopping rules may have changed since the run was stored: check them again.
         self.code = np.full(len(self.t), -1)
         self._stop(np.full(len(self.t), True))

@@ -1,8 +1,10 @@
-"""What a run saves and returns: rows at the stops, or every accepted step of a single sample."""
+"""Where a run stops and which rows it saves: checks of these, the recorder and `Solution`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import numbers
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +13,17 @@ import torch
 from torch import Tensor
 
 Record = Callable[[Tensor, Any], dict[str, Tensor]]
-"""``record(y, obs)`` returns what to save of the states ``y (b, n)`` with observables ``(b, k)``,
-as tensors (b, ...)."""
+"""``record(y, obs)`` returns tensors (b, ...) to save of the states ``y (b, n)`` with observables
+``(b, k)``."""
+
+
+MOST_EVALUATIONS = 200_000
+"""Bound on a run without an end time: its rules may never be met."""
 
 
 @dataclass(frozen=True)
 class Solution:
-    """Hold what an integration returns.
+    """The result of an integration.
 
     Attributes
     ----------
@@ -50,26 +56,68 @@ class Solution:
 
 
 class IntegrationError(ValueError):
-    """Tell that a step size fell below the rounding of time; `solution` is what was reached."""
+    """A step size fell below the rounding of time; `solution` holds what was reached."""
 
     def __init__(self, message: str, solution: Solution) -> None:
         super().__init__(message)
         self.solution = solution
 
 
-class Recorder:
-    """Collect saved quantities into tensors with time first, (T, B, ...).
+def save_times(save_at: Any, t_end: float, batch: int) -> np.ndarray | None:
+    """Return the times of the rows, None for every step."""
+    if save_at is None:
+        return None if batch == 1 else np.array([0.0, t_end])
+    if not isinstance(save_at, torch.Tensor):
+        try:
+            save_at = np.asarray(save_at, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise TypeError(f"save_at must be a vector of times, got {save_at!r}") from None
+    stops = torch.as_tensor(save_at).detach().cpu().to(torch.float64).numpy().copy()
+    if stops.ndim != 1 or len(stops) == 0:
+        raise ValueError(f"save_at must be a non-empty vector, got shape {stops.shape}")
+    if not np.isfinite(stops).all() or (np.diff(stops) <= 0).any():
+        raise ValueError(f"save_at must be finite and strictly increasing, got {stops.tolist()}")
+    # Times of a lower precision may round past the end.
+    if t_end < stops[-1] <= t_end * (1 + 1e-6):
+        stops[-1] = t_end
+    if stops[0] < 0 or stops[-1] > t_end:
+        raise ValueError(f"save_at must lie in [0, {t_end}], got {stops[0]} to {stops[-1]}")
+    return stops
 
-    Parameters
-    ----------
-    record : callable
-        What to save.
-    stops : ndarray, shape (T,), or None
-        Times of the rows; None records every accepted step of a batch of one.
-    batch : int
-        Number of samples.
-    moves_end : bool
-        Whether the last stop stands for the end of the run, whenever that is.
+
+def until_rules(until: Mapping[str, float] | None, names: Sequence[str]) -> dict[str, float]:
+    """Return the stopping rules that a user gave, among these names."""
+    rules = dict(until or {})
+    for name, value in rules.items():
+        if name not in names:
+            raise ValueError(f"until must hold rules among {', '.join(names)}, got {name!r}")
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not value >= 0:
+            raise ValueError(f"until[{name!r}] must be a number >= 0, got {value!r}")
+    return rules
+
+
+def end_or_rules(t_end: float | None, rules: dict[str, float]) -> float:
+    """Return the end of time, infinite where rules end the run; they get a bound then."""
+    if t_end is None:
+        if not rules:
+            raise ValueError("t_end or until must be given, got neither")
+        t_end = math.inf
+    if isinstance(t_end, bool) or not isinstance(t_end, numbers.Real):
+        raise TypeError(f"t_end must be a number, got {t_end!r}")
+    if not t_end >= 0:
+        raise ValueError(f"t_end must be >= 0, got {t_end}")
+    if math.isinf(t_end) and not rules:
+        raise ValueError("until must be given if t_end is infinite, got no rule")
+    if math.isinf(t_end):
+        rules.setdefault("evaluations", MOST_EVALUATIONS)
+    return float(t_end)
+
+
+class Recorder:
+    """Collect what `record` returns into tensors with time first, (T, B, ...).
+
+    `stops` (T,) are the times of the rows; None records every accepted step of a batch of one. With
+    `moves_end` the last of them is the end of the run, whenever that comes.
     """
 
     def __init__(
@@ -86,7 +134,7 @@ class Recorder:
         self._saved: dict[str, Tensor] = {}
 
     def save(self, t: np.ndarray, advanced: np.ndarray, y: Tensor, obs: Tensor | None) -> None:
-        """Save those samples in the mask `advanced` whose times `t` are due."""
+        """Save the samples in the mask `advanced` that stand at their next save time."""
         if self._stops is None:
             if advanced[0]:
                 for name, value in self._record(y, obs).items():

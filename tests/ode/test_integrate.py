@@ -8,169 +8,19 @@ import torch
 from scipy.integrate import solve_ivp
 
 from dln_geometry.ode import (
-    METHODS,
     Chebyshev,
     IntegrationError,
-    coefficients,
-    fixed_steps,
     integrate,
-    stage_number,
 )
-from dln_geometry.ode import stepper as stepper_module
-from dln_geometry.testing import assert_close, assert_order
-
-# A pendulum with friction and a drive, in three unknowns: nonlinear, non-autonomous, generic.
-DRIVE = 0.7
-
-
-def pendulum(t, y, out):
-    q, p, z = y.unbind(-1)
-    out[:, 0] = p
-    out[:, 1] = -torch.sin(q) - 0.1 * p + DRIVE * torch.cos(1.3 * t)
-    out[:, 2] = q * p - 0.5 * z
-    return torch.stack([q * q + p * p, z], dim=-1)
-
-
-def pendulum_numpy(t, y):
-    q, p, z = y
-    return [p, -np.sin(q) - 0.1 * p + DRIVE * np.cos(1.3 * t), q * p - 0.5 * z]
-
-
-START = torch.tensor([[1.2, -0.4, 0.3]], dtype=torch.float64)
-
-
-def pendulum_exact(t, start=START):
-    run = solve_ivp(
-        pendulum_numpy, (0, t), start[0].numpy(), method="DOP853", rtol=3e-14, atol=1e-15
-    )
-    return run.y[:, -1]
-
-
-def rotation(t, y, out):
-    out[:, 0], out[:, 1] = -y[:, 1], y[:, 0]
-    return (y.norm(dim=1, keepdim=True) - 1).abs()
-
-
-class Decay:
-    """y' = -rates (y - target), counting the calls."""
-
-    def __init__(self, rates, target=0.0):
-        self.rates, self.target, self.calls = rates, target, 0
-
-    def __call__(self, t, y, out):
-        self.calls += 1
-        torch.mul(y - self.target, -self.rates, out=out)
-        return out.norm(dim=-1, keepdim=True)
-
-
-class Chain:
-    """The gradient flow of 1/2 c |Dy|^2 + |y|^4/4 - |y|^2/2: a reaction and diffusion chain."""
-
-    def __init__(self, n, diffusion, reaction=1.0):
-        self.c, self.reaction, self.calls = diffusion * (n + 1) ** 2, reaction, 0
-
-    def __call__(self, t, y, out):
-        self.calls += 1
-        torch.mul(y, 1 - y * y, out=out)
-        out.mul_(self.reaction).add_(y, alpha=-2 * self.c)
-        out[:, 1:].add_(y[:, :-1], alpha=self.c)
-        out[:, :-1].add_(y[:, 1:], alpha=self.c)
-
-    def jacobian_at_zero(self, n):
-        laplace = torch.diag(torch.full((n,), -2.0, dtype=torch.float64))
-        off = torch.ones(n - 1, dtype=torch.float64)
-        laplace += torch.diag(off, 1) + torch.diag(off, -1)
-        return self.reaction * torch.eye(n, dtype=torch.float64) + self.c * laplace
-
-
-def rough_start(n, batch=1):
-    x = torch.linspace(0, 1, n + 2, dtype=torch.float64)[1:-1]
-    waves = [0.3 * torch.sin(math.pi * k * x) / k for k in (1, 3, 25)]
-    return torch.stack([sum(waves) * (1 + 0.3 * i) for i in range(batch)])
-
-
-def relative_error(y, expected):
-    expected = torch.as_tensor(expected, dtype=torch.float64)
-    return float((y.double() - expected).norm() / expected.norm())
-
-
-# ---- the methods ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_tableau_meets_its_order_conditions(name):
-    method = METHODS[name]
-    s = len(method.b)
-    a = np.zeros((s, s))
-    for i, row in enumerate(method.a):
-        a[i, :i] = row
-    b, c = np.array(method.b), np.array(method.c)
-    assert_close(a.sum(1), c, ops=100)
-
-    def trees(order):
-        """Yield pairs (weights over the stages, product over the tree) of bushes on tall stems."""
-        for stem in range(order):
-            leaves = order - stem - 1
-            vector, density = c**leaves, leaves + 1
-            for k in range(stem):
-                vector, density = a @ vector, density * (leaves + 2 + k)
-            yield vector, 1 / density
-
-    scale = np.abs(a).sum(1).max()
-    for order in range(1, method.order + 1):
-        for vector, value in trees(order):
-            assert_close(b @ vector, value, ops=300, scale=scale)
-    assert any(abs(b @ v - x) > 1e-6 for v, x in trees(method.order + 1))
-    # The estimate of the highest order among the rows, as the combination of two rows is.
-    for row, order in zip(method.e, (method.error_order if name != "rk8" else 5, 3), strict=False):
-        for q in range(1, order + 1):
-            for vector, _ in trees(q):
-                assert_close(np.array(row) @ vector, 0.0, ops=300, scale=scale)
-        assert any(abs(np.array(row) @ v) > 1e-6 for v, _ in trees(order + 1))
-
-
-@pytest.mark.parametrize(
-    ("method", "counts"),
-    [
-        ("rk3", (40, 80, 160, 320, 640)),
-        ("rk5", (8, 16, 32, 64, 128)),
-        # Four halvings at order 8 would span more than the digits there are.
-        ("rk8", (3, 4, 5, 6, 8, 10, 12)),
-        (Chebyshev(2), (40, 80, 160, 320, 640)),
-        (Chebyshev(5), (40, 80, 160, 320, 640)),
-        (Chebyshev(12), (40, 80, 160, 320, 640)),
-    ],
+from dln_geometry.testing import assert_close
+from tests.ode.routes import (
+    START,
+    Decay,
+    pendulum,
+    pendulum_exact,
+    pendulum_numpy,
+    relative_error,
 )
-def test_fixed_steps_converge_at_the_declared_order(method, counts):
-    t_end = 2.0
-    exact = pendulum_exact(t_end)
-    errors = [
-        relative_error(fixed_steps(pendulum, START, t_end, n, method)[0], exact) for n in counts
-    ]
-    order = METHODS[method].order if isinstance(method, str) else method.order
-    assert_order([t_end / n for n in counts], errors, order)
-
-
-@pytest.mark.parametrize("stages", [2, 3, 8, 50, 300])
-def test_chebyshev_stages_hold_the_spectral_radius_they_are_chosen_for(stages):
-    """On y' = -z y one step multiplies by 1 - z + z^2/2 + O(z^3), at most by one up to the end."""
-    reach = (stages**2 - 1) / 1.54
-    assert stage_number(0.999 * reach) <= stages
-    z = torch.linspace(0, reach, 4001, dtype=torch.float64)[:, None]
-    factors = fixed_steps(Decay(z), torch.ones_like(z), 1.0, 1, Chebyshev(stages))
-    assert float(factors.abs().max()) <= 1 + 1e-12
-    if stages > 2:
-        # Damped: strictly inside away from zero.
-        assert float(factors[z > 3].abs().max()) < 0.97
-    k = coefficients(stages)
-    assert_close(k.c[-1], 1.0, ops=300)
-    small = [2.0**-k for k in range(3, 9)]
-    lam = torch.ones(1, 1, dtype=torch.float64)
-    steps = [fixed_steps(Decay(lam), lam, h, 1, Chebyshev(stages)).item() for h in small]
-    assert_order(small, [abs(y - math.exp(-h)) for y, h in zip(steps, small, strict=True)], 3)
-
-
-# ---- accuracy ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -284,9 +134,6 @@ def test_a_start_at_zero_and_a_start_at_rest():
     assert torch.equal(none.saved["y"], ones[None])
 
 
-# ---- saving and stopping -------------------------------------------------------------------------
-
-
 def test_single_sample_saves_every_step_and_batch_the_ends():
     rates = torch.tensor([[1.0], [5.0]], dtype=torch.float64)
     y0 = torch.ones(2, 1, dtype=torch.float64)
@@ -374,114 +221,6 @@ def test_limits_stop_with_their_names():
     assert integrate(Decay(one), one, t_end=1.0, max_seconds=0.0).status == ["seconds", "seconds"]
 
 
-def test_corrections_are_applied_and_counted():
-    """A rotation integrated coarsely, pulled back to the circle when it has left it."""
-
-    y0 = torch.tensor([[1.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
-    calls = []
-
-    def fix(y):
-        calls.append(len(y))
-        return y / y.norm(dim=1, keepdim=True)
-
-    run = integrate(
-        rotation,
-        y0,
-        t_end=30.0,
-        rtol=1e-3,
-        method="rk5",
-        correct=(lambda obs: obs[:, 0] > 1e-4, fix),
-    )
-    assert float((run.y.norm(dim=1) - 1).abs().max()) <= 1e-4
-    assert run.stats["corrections"] == sum(calls) > 0
-    assert run.obs is not None
-    assert_close(run.obs[:, 0], (run.y.norm(dim=1) - 1).abs(), scale=1.0, ops=10)
-
-
-# ---- stiffness -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_stabilised_method_and_auto_are_cheap_on_a_stiff_gradient_flow(dtype):
-    n, t_end, rtol = 200, 2.0, 1e-4
-    y0 = rough_start(n)
-    field = Chain(n, 0.01)
-    exact = solve_ivp(
-        lambda t, y: _chain_numpy(field, y),
-        (0, t_end),
-        y0[0].numpy(),
-        "LSODA",
-        rtol=1e-11,
-        atol=1e-13,
-        lband=1,
-        uband=1,
-    ).y[:, -1]
-    evaluations = {}
-    for method in ("rk5", "rkc", "auto"):
-        field.calls = 0
-        run = integrate(field, y0.to(dtype), t_end=t_end, rtol=rtol, method=method)
-        assert relative_error(run.y[0], exact) < 10 * rtol
-        assert run.stats["evaluations"] == field.calls == sum(run.stats["by_method"].values())
-        evaluations[method] = field.calls
-    assert evaluations["rkc"] < evaluations["rk5"] / 5
-    assert evaluations["auto"] < evaluations["rk5"] / 5
-
-
-def _chain_numpy(field, y):
-    out = field.reaction * (y - y**3) - 2 * field.c * y
-    out[1:] += field.c * y[:-1]
-    out[:-1] += field.c * y[1:]
-    return out
-
-
-def test_stiff_linear_problem_against_the_matrix_exponential():
-    n = 60
-    field = Chain(n, 0.05)
-    jacobian = field.jacobian_at_zero(n)
-    y0 = rough_start(n, batch=2)
-
-    def linear(t, y, out):
-        torch.mm(y, jacobian, out=out)
-
-    exact = y0 @ torch.linalg.matrix_exp(jacobian)
-    for method in ("rkc", "auto"):
-        run = integrate(linear, y0, t_end=1.0, rtol=1e-6, method=method)
-        assert relative_error(run.y, exact) < 1e-4
-
-
-def test_auto_switches_to_the_stabilised_method_and_back():
-    """A relaxation towards a moving point, its rate 1, then 2000, then 1 again."""
-    direction = torch.tensor([[1.0, -0.5, 0.3]], dtype=torch.float64)
-
-    def rate(t):
-        return 1 + 2000 * torch.exp(-(((t - 5) / 1.5) ** 4))
-
-    def field(t, y, out):
-        out.copy_(-rate(t)[:, None] * (y - torch.cos(t)[:, None] * direction))
-
-    def field_numpy(t, y):
-        r = 1 + 2000 * np.exp(-(((t - 5) / 1.5) ** 4))
-        return -r * (y - np.cos(t) * direction[0].numpy())
-
-    y0 = torch.zeros(1, 3, dtype=torch.float64)
-    run = integrate(field, y0, t_end=12.0, rtol=1e-5)
-    exact = solve_ivp(field_numpy, (0, 12), y0[0].numpy(), "Radau", rtol=1e-10, atol=1e-12).y[:, -1]
-    assert relative_error(run.y[0], exact) < 1e-3
-    explicit = integrate(field, y0, t_end=12.0, rtol=1e-5, method="rk5")
-    assert run.stats["by_method"].keys() == {"rk5", "rkc"}
-    assert run.stats["switches"] in (2, 4)
-    assert run.stats["evaluations"] < 0.5 * explicit.stats["evaluations"]
-
-
-def test_auto_stays_explicit_where_nothing_is_stiff():
-    run = integrate(pendulum, START, t_end=200.0, rtol=1e-5)
-    assert run.stats["switches"] == 0
-    assert run.stats["by_method"].keys() == {"rk5"}
-
-
-# ---- failures ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("method", ["rk5", "rk8", "rkc", "auto"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_blow_up_raises_with_the_solution_so_far(method, dtype):
@@ -549,146 +288,12 @@ def test_bad_arguments_say_what_was_required(arguments, message):
         integrate(pendulum, START, **{"t_end": 10.0, "rtol": 1e-3, **arguments})
 
 
-def test_bad_states_and_fixed_steps():
+def test_bad_states():
     with pytest.raises(TypeError, match="y0 must be a floating tensor"):
         integrate(pendulum, START.long(), t_end=1.0)
     with pytest.raises(TypeError, match="y0 must be a floating tensor"):
         integrate(pendulum, [[1.0]], t_end=1.0)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="y0 must have shape"):
         integrate(pendulum, START[0], t_end=1.0)
-    with pytest.raises(ValueError, match="fixed number of stages"):
-        fixed_steps(pendulum, START, 1.0, 3, "rkc")
-    with pytest.raises(ValueError, match="n must be"):
-        fixed_steps(pendulum, START, 1.0, 0, "rk5")
     with pytest.raises(ValueError, match="stages must be"):
         Chebyshev(1)
-
-
-# ---- running -------------------------------------------------------------------------------------
-
-
-def _interrupted(field, after):
-    calls = 0
-
-    def write(t, y, out):
-        nonlocal calls
-        calls += 1
-        if calls == after:
-            raise KeyboardInterrupt
-        return field(t, y, out)
-
-    return write
-
-
-@pytest.mark.parametrize(
-    ("method", "dtype", "save_at"),
-    [
-        ("auto", torch.float64, [0.0, 0.02, 0.3, 1.0]),
-        ("auto", torch.float32, None),
-        ("rk8", torch.float64, None),
-        ("rkc", torch.float64, [0.1, 0.2]),
-    ],
-)
-@pytest.mark.parametrize("after", [30, 107, 230])
-def test_resumed_run_equals_the_uninterrupted_one_to_the_bit(
-    method, dtype, save_at, after, tmp_path
-):
-    n = 40
-    field, y0 = Chain(n, 0.05), rough_start(n, batch=1 if save_at is None else 2).to(dtype)
-    kwargs = {"t_end": 1.0, "rtol": 1e-5, "method": method, "save_at": save_at}
-    whole = integrate(field, y0, **kwargs)
-    assert whole.stats["evaluations"] > after
-    states = []
-    with pytest.raises(KeyboardInterrupt):
-        integrate(_interrupted(field, after), y0, checkpoint=states.append, **kwargs)
-    torch.save(states[-1], tmp_path / "state.pt")
-    state = torch.load(tmp_path / "state.pt")
-    resumed = integrate(field, y0, resume=state, **kwargs)
-    assert torch.equal(resumed.y, whole.y)
-    assert torch.equal(resumed.t, whole.t)
-    assert torch.equal(resumed.saved["y"], whole.saved["y"])
-    assert resumed.status == whole.status
-    for name in ("evaluations", "steps", "rejected", "switches", "by_method"):
-        assert resumed.stats[name] == whole.stats[name]
-    with pytest.raises(ValueError, match="resume must match y0"):
-        integrate(field, y0[:, 1:], resume=state, **kwargs)
-    with pytest.raises(ValueError, match="resume must be given with the method"):
-        integrate(field, y0, resume=state, **{**kwargs, "method": "rk3"})
-
-
-@pytest.mark.parametrize("after", range(40, 49))
-def test_resumed_run_with_corrections_equals_the_uninterrupted_one(after):
-    """Over more than one step, so that one interrupt falls into a corrected evaluation."""
-    kwargs = {
-        "t_end": 8.0,
-        "rtol": 1e-3,
-        "method": "rk5",
-        "correct": (lambda obs: obs[:, 0] > 1e-5, lambda y: y / y.norm(dim=1, keepdim=True)),
-    }
-    y0 = torch.tensor([[0.6, 0.8]], dtype=torch.float64)
-    whole = integrate(rotation, y0, **kwargs)
-    assert whole.stats["corrections"] > 5
-    states = []
-    with pytest.raises(KeyboardInterrupt):
-        integrate(_interrupted(rotation, after), y0, checkpoint=states.append, **kwargs)
-    resumed = integrate(rotation, y0, resume=states[-1], **kwargs)
-    assert torch.equal(resumed.saved["y"], whole.saved["y"])
-    assert resumed.stats["evaluations"] == whole.stats["evaluations"]
-    assert resumed.stats["corrections"] == whole.stats["corrections"]
-
-
-def test_a_finished_run_can_be_extended():
-    states = []
-    short = integrate(pendulum, START, t_end=2.0, checkpoint=states.append, checkpoint_every=0.0)
-    assert len(states) > 3
-    longer = integrate(pendulum, START, t_end=5.0, resume=states[-1])
-    assert longer.t_final[0] == 5.0
-    assert torch.equal(longer.t[: len(short.t)], short.t)
-    assert relative_error(longer.y[0], pendulum_exact(5.0)) < 1e-6
-
-
-def test_one_wait_for_the_device_per_step(monkeypatch):
-    waits = 0
-    fetch = stepper_module.fetch
-
-    def counted(pieces):
-        nonlocal waits
-        waits += 1
-        return fetch(pieces)
-
-    monkeypatch.setattr("dln_geometry.ode.loop.fetch", counted)
-    n = 60
-    for method in ("rk5", "rk8", "auto"):
-        waits = 0
-        run = integrate(
-            Chain(n, 0.05),
-            rough_start(n, 2),
-            t_end=1.0,
-            rtol=1e-5,
-            method=method,
-            save_at=[0.0, 0.5],
-            max_steps=100,
-        )
-        # Two for the start; a trial all of whose samples are rejected is a step, too.
-        assert waits <= run.stats["steps"] + run.stats["rejected"] + 2
-
-
-def test_progress_and_gradients_are_left_alone():
-    calls = []
-    y0 = START.clone().requires_grad_()
-    run = integrate(
-        pendulum,
-        y0,
-        t_end=math.inf,
-        stop={"z": (1, -1e9)},
-        max_steps=30,
-        progress=lambda fraction, info: calls.append((fraction, info)),
-    )
-    assert not run.y.requires_grad
-    assert torch.is_grad_enabled()
-    assert 1 <= len(calls) <= 5
-    assert all(0 <= fraction <= 1 for fraction, _ in calls)
-    assert {"t", "h", "steps", "evaluations", "method", "obs"} <= calls[-1][1].keys()
-    calls.clear()
-    integrate(pendulum, y0, t_end=1.0, progress=lambda fraction, _: calls.append(fraction))
-    assert calls[-1] == 1.0

@@ -1,25 +1,35 @@
-"""geodesics."""
+"""Geodesics of the depth-N metric: exponential map, logarithm, distance, parallel transport.
+
+`exponential` and `logarithm` hold the public functions; open `hamilton` for the equation, which is
+integrated in the roots of the singular values (`root_metric`). `shooting` finds velocities for any
+`Aim`, of points (`chart`) and of networks: a new manifold writes its own.
+"""
 
 from __future__ import annotations
 
-from dln_geometry.geometry.geodesics.exponential import (
+from dln_geometry.geometry.geodesics.exponential import exponential, geodesic, parallel_transport
+from dln_geometry.geometry.geodesics.hamilton import (
+    Flow,
     as_tolerance,
-    exponential,
-    geodesic,
-    parallel_transport,
+    follow_geodesic,
+    orthonormalized,
 )
-from dln_geometry.geometry.geodesics.hamilton import Flow
-from dln_geometry.geometry.geodesics.hamiltonian import GeodesicError, follow
 from dln_geometry.geometry.geodesics.logarithm import distance, logarithm
+from dln_geometry.geometry.geodesics.rank_loss import GeodesicError, rank_loss
+from dln_geometry.geometry.geodesics.shooting import Aim, shoot
 
 __all__ = [
+    "Aim",
     "Flow",
     "GeodesicError",
     "as_tolerance",
     "distance",
     "exponential",
-    "follow",
+    "follow_geodesic",
     "geodesic",
     "logarithm",
+    "orthonormalized",
     "parallel_transport",
+    "rank_loss",
+    "shoot",
 ]

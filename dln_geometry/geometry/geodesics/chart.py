@@ -1,121 +1,193 @@
-"""A chart of the matrices around one, by tangent vectors: what shooting compares points in."""
+"""A chart of the matrices around a point, and the aim at a point for the shooting."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.geodesics.root_metric import Rooted
-from dln_geometry.geometry.kernel import Differences, log_kernel_of_log
-from dln_geometry.geometry.metric import Blocks, apply
-from dln_geometry.geometry.points import EndToEnd
+from dln_geometry.geometry.geodesics.hamilton import follow_geodesic
+from dln_geometry.geometry.geodesics.root_metric import Rooted, Roots
+from dln_geometry.geometry.geodesics.shooting import Aim
+from dln_geometry.geometry.kernel import Differences
+from dln_geometry.geometry.metric import Blocks, Box, apply, tangent_matrix
+from dln_geometry.geometry.points import EndToEnd, polar
 
-__all__ = ["Chart"]
-
-# In the place of the infinite tangent of a right angle.
+# In place of the infinite tangent of a right angle.
 _LARGE = 1e8
+# Bounds the memory of the geodesics that a derivative takes, to about half a gigabyte.
+_MOST_ENTRIES = 70000
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Tangent vectors at a point as names of the points around it."""
+    """A chart: maps points near `point` to tangent vectors and back."""
 
     point: EndToEnd
-    differences: Differences
 
-    @classmethod
-    def at(cls, point: EndToEnd) -> Chart:
-        """Return the chart around a point."""
-        return cls(point, Differences(point.s, point.depth, point.normalized))
+    @cached_property
+    def start(self) -> Rooted:
+        """The roots of the point."""
+        return Rooted.of(self.point)
 
-    @property
+    @cached_property
+    def differences(self) -> Differences:
+        """Divided differences at the singular values of the point."""
+        p = self.point
+        return Differences(p.s, p.depth, p.normalized)
+
+    @cached_property
+    def secants(self) -> Tensor:
+        """``(s_i - s_j)/(s_i^{1/N} - s_j^{1/N})``, shape (..., r, r)."""
+        p = self.point
+        return Roots(p.depth.root(p.s).flip(-1), p.depth).kernel.flip(-1, -2)
+
+    @cached_property
     def size(self) -> Tensor:
-        """Length of the point itself as a velocity, shape (...): what roundings are relative to."""
+        """Length of the point itself as a velocity, shape (...): rounding is relative to it."""
         kernel = self.differences.kernel.diagonal(dim1=-2, dim2=-1)
         return (self.point.s.square() / kernel).sum(-1).sqrt()
-
-    def flattened(self) -> Chart:
-        """Return the charts of a batch in one row."""
-        p = self.point
-        u, s, vh = (x.reshape(-1, *x.shape[-k:]) for x, k in ((p.u, 2), (p.s, 1), (p.vh, 2)))
-        return Chart.at(EndToEnd(u, s, vh, p.depth, p.normalized))
-
-    def of_samples(self, samples: Tensor) -> Chart:
-        """Return the charts of some samples of a row."""
-        p = self.point
-        return Chart.at(EndToEnd(p.u[samples], p.s[samples], p.vh[samples], p.depth, p.normalized))
-
-    def guess(self, q: Rooted) -> Blocks:
-        """Return the velocity at the point that would reach q if frames turned evenly."""
-        return self.between(Rooted.of(self.point), q, even=True)
 
     def between(self, a: Rooted, q: Rooted, *, even: bool = False) -> Blocks:
         """Return the tangent vector that stands for the difference of two points.
 
-        Zero if and only if they are the same, for points that are not far apart: the frames of q
-        are turned to those of a, whose gauge is that of the chart or comes from there. Turns are
-        measured by twice the tangent of half their angles, which grows up to two right angles, or
-        (`even`) by the angles.
+        Zero if and only if they are the same, for points that are not far apart. The frames of q
+        are first turned to those of a, whose gauge is that of the chart or was carried from there.
+        Turns are measured by twice the tangent of half their angles, which grows up to two right
+        angles, or (`even`) by the angles.
         """
         measure = _angles if even else _unchanged
-        p = self.point
-        q = _turned(a, q, math.isinf(p.depth))
-        # (s_i - s_j)/(s_i^{1/N} - s_j^{1/N}) is the depth kernel of the square roots.
-        change = torch.exp(log_kernel_of_log(0.5 * p.s.log(), p.depth, False)) * (q.k - a.k)
+        p, frozen = self.point, self.point.depth.infinite
+        q = _in_gauge_of(a, q, frozen)
         rows, columns = p.s.unsqueeze(-1), p.s.unsqueeze(-2)
-        core = measure(_turn(a.u.mT @ q.u)) * columns + change
-        core = core + rows * measure(_turn(q.v.mT @ a.v))
-        outer_left = outer_right = None
-        frozen = math.isinf(p.depth)
+        core = measure(_half_tangents(a.u.mT @ q.u)) * columns + self.secants * (q.k - a.k)
+        core = core + rows * measure(_half_tangents(q.v.mT @ a.v))
+        left = right = None
         if p.shape[0] > p.rank and not frozen:
-            outer_left = measure(_departure(p.u, a.u, q.u)) * columns
+            left = measure(_departure(p.u, a.u, q.u)) * columns
         if p.shape[1] > p.rank and not frozen:
-            outer_right = rows * measure(_departure(p.vh.mT, a.v, q.v)).mT
-        return Blocks(core, outer_left, outer_right)
-
-    def towards(self, q: Rooted, part: float) -> Rooted:
-        """Return a point on the way to q."""
-        a = Rooted.of(self.point)
-        q = _turned(a, q, math.isinf(self.point.depth))
-        u, v = (_isometry((1.0 - part) * x + part * y) for x, y in ((a.u, q.u), (a.v, q.v)))
-        return Rooted(u, (1.0 - part) * a.k + part * q.k, v)
+            right = rows * measure(_departure(p.vh.mT, a.v, q.v)).mT
+        return Blocks(core, left, right)
 
     def coordinates(self, z: Blocks) -> Tensor:
         """Return orthonormal coordinates, shape (..., k)."""
         unit = apply(self.differences, z, -0.5)
         return torch.cat([part.flatten(-2) for part in unit if part is not None], -1)
 
+    def blocks(self, coordinates: Tensor) -> Blocks:
+        """Return the tangent vector with these coordinates."""
+        (m, n), r, frozen = self.point.shape, self.point.rank, self.point.depth.infinite
+        m, n = (0 if d == r or frozen else d for d in (m, n))
+        core, left, right = coordinates.split([r * r, m * r, r * n], -1)
+        unit = Blocks(
+            core.unflatten(-1, (r, r)),
+            left.unflatten(-1, (m, r)) if m else None,
+            right.unflatten(-1, (r, n)) if n else None,
+        )
+        return apply(self.differences, unit, 0.5)
+
+    def matrix(self, coordinates: Tensor) -> Tensor:
+        """Return the matrix of the tangent vector with these coordinates."""
+        return tangent_matrix(self.point.u, self.point.vh, self.blocks(coordinates))
+
     def tangential(self, coordinates: Tensor) -> Tensor:
-        """Return the coordinates without what is along the range and corange in outer blocks."""
+        """Remove from coordinates the parts of outer blocks along the range and corange."""
         p, (core, left, right) = self.point, self.blocks(coordinates)
         left = None if left is None else left - p.u @ (p.u.mT @ left)
         right = None if right is None else right - (right @ p.vh.mT) @ p.vh
         return self.coordinates(Blocks(core, left, right))
 
-    def blocks(self, coordinates: Tensor) -> Blocks:
-        """Return the tangent vector with these coordinates."""
-        p, r = self.point, self.point.rank
-        frozen = math.isinf(p.depth)
-        shapes = [
-            (r, r),
-            (p.shape[0], r) if p.shape[0] > r and not frozen else None,
-            (r, p.shape[1]) if p.shape[1] > r and not frozen else None,
-        ]
-        parts, begin = [], 0
-        for shape in shapes:
-            if shape is None:
-                parts.append(None)
-                continue
-            size = shape[0] * shape[1]
-            parts.append(coordinates[..., begin : begin + size].unflatten(-1, shape))
-            begin += size
-        return apply(self.differences, Blocks(*parts), 0.5)
+
+@dataclass(frozen=True)
+class PointAim(Aim):
+    """The aim from points, those of a chart, at others; see `Aim`."""
+
+    chart: Chart
+    goal: Rooted
+
+    names = "p to q"
+    incomplete = "the metric is"
+    progress = 0.5
+    patience = (7, 4)
+    longest = 0.3
+    dimensions = (40, 150)
+
+    @property
+    def size(self) -> Tensor:
+        return self.chart.size
+
+    def guess(self) -> Tensor:
+        # Exact if the frames turn evenly.
+        return self.chart.coordinates(self.chart.between(self.chart.start, self.goal, even=True))
+
+    def shoot(self, velocity: Tensor, resolved: float) -> tuple[Tensor, Tensor, Tensor]:
+        arrived, follows = _arrival(self.chart, velocity, resolved)
+        miss = self.chart.coordinates(self.chart.between(arrived, self.goal))
+        return miss, miss.norm(dim=-1), follows
+
+    def crosses(self, velocity: Tensor, rtol: float) -> Tensor:
+        p, length = self.chart.point, velocity.norm(dim=-1)
+        if p.depth.infinite:
+            return torch.zeros_like(length, dtype=torch.bool)
+        # A geodesic through zero is at least as long as both ends are away from zero.
+        clear = p.depth.root(p.s[..., -1]) + torch.linalg.eigvalsh(self.goal.k)[..., 0]
+        if bool((length < 0.99 * (p.depth * p.depth.unit(p.normalized)) ** 0.5 * clear).all()):
+            return torch.zeros_like(length, dtype=torch.bool)
+        box = Box(p, (self.chart.matrix(velocity),), None, None)
+        lost = follow_geodesic(box, [1.0], max(rtol, 1e-8))[2]
+        return torch.as_tensor(lost.which, device=velocity.device)
+
+    def towards(self, part: float) -> PointAim:
+        a = self.chart.start
+        q = _in_gauge_of(a, self.goal, self.chart.point.depth.infinite)
+        u, v = (polar((1.0 - part) * x + part * y) for x, y in ((a.u, q.u), (a.v, q.v)))
+        return PointAim(self.chart, Rooted(u, (1.0 - part) * a.k + part * q.k, v))
+
+    def of_samples(self, samples: Tensor) -> PointAim:
+        goal = self.goal.map(lambda x: x[samples])
+        return PointAim(Chart(self.chart.point.select(samples)), goal)
+
+    def inverse_slope(self, velocity: Tensor) -> Tensor:
+        return _inverse_slope(self.chart, velocity)
 
 
-def _turned(a: Rooted, q: Rooted, frozen: bool) -> Rooted:
+def _arrival(chart: Chart, velocity: Tensor, rtol: float) -> tuple[Rooted, Tensor]:
+    """Return where geodesics arrive, through zero if need be, and whether they do."""
+    box = Box(chart.point, (chart.matrix(velocity),), None, None)
+    (end,), _, lost = follow_geodesic(box, [1.0], rtol, through=True)
+    return end, torch.as_tensor(np.isnan(lost.times), device=velocity.device)
+
+
+def _inverse_slope(chart: Chart, velocity: Tensor) -> Tensor:
+    """Return the inverse of the derivative of the arrival, shape (B, k, k), by differences."""
+    samples, k = velocity.shape
+    most = max(1, _MOST_ENTRIES // (k * (k + 1)))
+    if samples > most:
+        parts = torch.arange(samples, device=velocity.device).split(most)
+        return torch.cat([_inverse_slope(Chart(chart.point.select(i)), velocity[i]) for i in parts])
+    h = 3e-4 * velocity.norm(dim=-1, keepdim=True).unsqueeze(-1)
+    one = torch.eye(k + 1, k, dtype=velocity.dtype, device=velocity.device).roll(1, 0)
+    index = torch.arange(samples, device=velocity.device).repeat_interleave(k + 1)
+    wide = Chart(chart.point.select(index))
+    moves = wide.tangential(one.repeat(samples, 1)).reshape(samples, k + 1, k)
+    moved = velocity.unsqueeze(-2) + h * moves
+    ends = _arrival(wide, moved.reshape(-1, k), 1e-7)[0].map(
+        lambda x: x.unflatten(0, (samples, k + 1))
+    )
+    here, there = ends.map(lambda x: x[:, :1].expand(-1, k, -1, -1)), ends.map(lambda x: x[:, 1:])
+    wide = Chart(chart.point.select(index.reshape(samples, k + 1)[:, 1:]))
+    slope = wide.coordinates(wide.between(here, there)) / h
+    # Use the identity outside the tangent space, and a pseudo-inverse where the derivative is
+    # singular.
+    tangential = moves[:, 1:]
+    slope = tangential @ slope.mT.nan_to_num(0.0, 0.0, 0.0) @ tangential + (one[1:] - tangential)
+    return torch.linalg.pinv(slope, rtol=1e-6)
+
+
+def _in_gauge_of(a: Rooted, q: Rooted, frozen: bool) -> Rooted:
     """Return q in the gauge that is nearest to that of a."""
     overlap = q.u.mT @ a.u + q.v.mT @ a.v
     left, _, right = torch.linalg.svd(overlap if frozen else q.k @ overlap @ a.k)
@@ -124,9 +196,9 @@ def _turned(a: Rooted, q: Rooted, frozen: bool) -> Rooted:
 
 
 def _departure(base: Tensor, a: Tensor, q: Tensor) -> Tensor:
-    """Return how q leaves the range of a, where that is turned to the range of the base.
+    """Return how q leaves the range of a, turned from there to the range of the base.
 
-    Twice the tangent of half the angle; of columns orthogonal to the base, by the rotation that
+    Twice the tangent of half the angle; columns are orthogonal to the base, by the rotation that
     takes a to the base.
     """
     one = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
@@ -137,8 +209,8 @@ def _departure(base: Tensor, a: Tensor, q: Tensor) -> Tensor:
     return away - (a + base) @ torch.linalg.solve_ex(one + base.mT @ a, along).result
 
 
-def _turn(x: Tensor) -> Tensor:
-    """Return twice the tangent of half the angles of a rotation: the angles, where small."""
+def _half_tangents(x: Tensor) -> Tensor:
+    """Return twice the tangent of half the angles of a rotation: about the angles, if small."""
     one = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
     half = torch.linalg.solve_ex(x + one, x - one).result
     return half - half.mT
@@ -149,12 +221,6 @@ def _unchanged(x: Tensor) -> Tensor:
 
 
 def _angles(x: Tensor) -> Tensor:
-    """Return turns by their angles, from what is twice the tangents of half of these."""
+    """Return turns by their angles, given twice the tangents of half of these."""
     u, s, vh = torch.linalg.svd(x.nan_to_num(0.0, _LARGE, -_LARGE), full_matrices=False)
     return (u * (2.0 * torch.atan(0.5 * s)).unsqueeze(-2)) @ vh
-
-
-def _isometry(x: Tensor) -> Tensor:
-    """Return the nearest matrix with orthonormal columns."""
-    u, _, vh = torch.linalg.svd(x, full_matrices=False)
-    return u @ vh

@@ -1,28 +1,26 @@
 r"""Geodesics of the depth-N metric, and parallel transport along them.
 
-They are followed in the roots ``X = U K^N V^T``, where nothing happens at a singular value of zero:
-that one reaches zero is seen from the sign of an eigenvalue of K. A geodesic of matrices of rank r
-stays in the span of the point's frames and of what the initial velocity adds to them: at most 2r
-dimensions on either side, whatever the shape.
+They are integrated in the roots ``X = U K^N V^T``, where a singular value of zero is a regular
+point; the sign of an eigenvalue of K tells that it was reached. A geodesic of matrices of rank r
+stays in the span of the point's frames and of the initial velocity's: at most 2r dimensions on
+either side, whatever the shape.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.geodesics.hamiltonian import GeodesicError, Lost, follow
+from dln_geometry.geometry.geodesics.hamilton import as_tolerance, follow_geodesic
+from dln_geometry.geometry.geodesics.rank_loss import GeodesicError, Lost
 from dln_geometry.geometry.metric import Box, blocks_of, squared_length, tangent_argument
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
 from dln_geometry.support import as_float_tensor
-
-__all__ = ["GeodesicError", "exponential", "geodesic", "parallel_transport"]
 
 
 def geodesic(point: EndToEnd | Collapsed, z: Any, t: Any, *, rtol: float | None = None) -> EndToEnd:
@@ -77,7 +75,7 @@ def geodesic(point: EndToEnd | Collapsed, z: Any, t: Any, *, rtol: float | None 
 
 
 def exponential(point: EndToEnd | Collapsed, z: Any, *, rtol: float | None = None) -> EndToEnd:
-    """Return the exponential map, the point of `geodesic` at time 1: see there.
+    """Return the exponential map: `geodesic` at time 1. Other parameters and errors as there.
 
     Examples
     --------
@@ -95,14 +93,12 @@ def parallel_transport(
     ``dW/dt = -Gamma_X(dX/dt, W)``, integrated together with the geodesic; an isometry up to the
     tolerance.
 
+    Other parameters and errors as in `geodesic`.
+
     Parameters
     ----------
-    point : EndToEnd or Collapsed
-        A point X of shape (..., m, n) and rank r, its singular values positive.
-    z : array_like, shape (..., m, n)
-        Tangent vector, the velocity of the geodesic.
-    w : array_like, shape (..., m, n)
-        Tangent vector that is transported.
+    z, w : array_like, shape (..., m, n)
+        Tangent vectors: the velocity of the geodesic, and the vector to transport.
     rtol : float, optional
         Error allowed, relative to the distance travelled and to the length of `w`.
 
@@ -112,11 +108,6 @@ def parallel_transport(
         The end point.
     Tensor, shape (..., m, n)
         The transported vector, tangent there.
-
-    Raises
-    ------
-    TypeError, ValueError, GeodesicError
-        As `geodesic`.
 
     Examples
     --------
@@ -131,21 +122,9 @@ def parallel_transport(
             end = _trajectory(p, z, torch.ones((), dtype=torch.float64), rtol)
             return end, w.expand(torch.broadcast_shapes(end.matrix.shape, w.shape))
         box = Box.around(p, z, w)
-        ends, vectors, lost = follow(box, [1.0], rtol)
+        ends, vectors, lost = follow_geodesic(box, [1.0], rtol)
         lost.refuse(1.0)
         return box.embed(ends[0].point(p)), box.embed_matrix(vectors[0])
-
-
-def as_tolerance(rtol: float | None, dtype: torch.dtype) -> float:
-    """Return a relative tolerance of the integration."""
-    eps = torch.finfo(dtype).eps
-    if rtol is None:
-        return eps**0.75
-    if isinstance(rtol, bool) or not isinstance(rtol, Real):
-        raise TypeError(f"rtol must be a number, got {rtol!r}")
-    if not eps <= rtol < 1.0:
-        raise ValueError(f"rtol must lie between eps = {eps:.1e} and 1, got {rtol!r}")
-    return float(rtol)
 
 
 def _trajectory(p: EndToEnd, z: Tensor, times: Tensor, rtol: float) -> EndToEnd:
@@ -156,7 +135,6 @@ def _trajectory(p: EndToEnd, z: Tensor, times: Tensor, rtol: float) -> EndToEnd:
         return EndToEnd.of(x, 1.0, normalized=p.normalized)
     box = Box.around(p, z)
     aligned = _aligned(box)
-    every = []
     if aligned is not None:
         every = [aligned(float(t)) for t in times.reshape(-1)]
     else:
@@ -165,14 +143,14 @@ def _trajectory(p: EndToEnd, z: Tensor, times: Tensor, rtol: float) -> EndToEnd:
             ahead = sorted({float(t) for t in sign * times.reshape(-1) if t > 0})
             if ahead:
                 signed = Box(box.point, (sign * box.vectors[0],), None, None)
-                found, _, lost = follow(signed, ahead, rtol)
+                found, _, lost = follow_geodesic(signed, ahead, rtol)
                 lost.refuse(sign * ahead[-1])
                 states |= {sign * t: q.point(p) for t, q in zip(ahead, found, strict=True)}
         every = [states[float(t)] for t in times.reshape(-1)]
     if times.ndim == 0:
         return box.embed(every[0])
     u, s, vh = (torch.stack([getattr(q, part) for q in every]) for part in ("u", "s", "vh"))
-    return box.embed(EndToEnd(u, s, vh, p.depth, p.normalized))
+    return box.embed(p.replace(u=u, s=s, vh=vh))
 
 
 def _aligned(box: Box) -> Callable[[float], EndToEnd] | None:
@@ -184,12 +162,12 @@ def _aligned(box: Box) -> Callable[[float], EndToEnd] | None:
     k = box.differences(p.s)
     kernel = k.kernel.diagonal(dim1=-2, dim2=-1)
     straight = (rate.square() / kernel).sum(-1).sqrt()
-    turned = squared_length(k, blocks_of(p.u, p.vh, rest, math.isinf(p.depth))).sqrt()
-    # A turn below the roundings of X itself is none.
+    turned = squared_length(k, blocks_of(p.u, p.vh, rest, p.depth.infinite)).sqrt()
+    # Ignore a turn that is smaller than the rounding error of X.
     bound = straight + (p.s.square() / kernel).sum(-1).sqrt()
     if bool((turned > 10.0 * torch.finfo(z.dtype).eps * bound).any()):
         return None
-    if math.isinf(p.depth):
+    if p.depth.infinite:
         return lambda t: _sorted(p, p.s * torch.exp(t * rate / p.s))
     # lam' = s' / (N lam^{N-1}): relative to lam, s' / (N s).
     speed = rate / (p.depth * p.s)
@@ -212,4 +190,4 @@ def _sorted(p: EndToEnd, s: Tensor) -> EndToEnd:
     s, order = s.sort(-1, descending=True)
     u = p.u.take_along_dim(order.unsqueeze(-2), -1)
     vh = p.vh.take_along_dim(order.unsqueeze(-1), -2)
-    return EndToEnd(u, s, vh, p.depth, p.normalized)
+    return p.replace(u=u, s=s, vh=vh)

@@ -1,8 +1,8 @@
 r"""The logarithm of the depth-N metric, and the distance.
 
-Both points are written in one gauge, ``X = U K^N V^T`` with K symmetric: the chart at the first,
-in which K and the turns of U and V are flat, is the exact logarithm where the singular vectors
-agree. Elsewhere the geodesic is found by shooting.
+In ``X = U K^N V^T`` with K symmetric, a chart at the first point is flat in K and in the turns of U
+and V: it gives the exact logarithm where the singular vectors agree. Elsewhere the geodesic is
+found by shooting.
 """
 
 from __future__ import annotations
@@ -14,15 +14,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dln_geometry.geometry.geodesics.chart import Chart
-from dln_geometry.geometry.geodesics.exponential import as_tolerance
-from dln_geometry.geometry.geodesics.hamiltonian import follow
-from dln_geometry.geometry.geodesics.root_metric import Rooted, root
+from dln_geometry.geometry.geodesics.chart import Chart, PointAim
+from dln_geometry.geometry.geodesics.hamilton import as_tolerance, follow_geodesic
+from dln_geometry.geometry.geodesics.root_metric import Rooted
 from dln_geometry.geometry.geodesics.shooting import shoot
-from dln_geometry.geometry.metric import Box, metric, tangent_matrix
+from dln_geometry.geometry.metric import Box, metric
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
-
-__all__ = ["distance", "logarithm"]
 
 
 def logarithm(
@@ -52,9 +49,9 @@ def logarithm(
     TypeError
         If `p` or `q` is no point.
     ValueError
-        If the points do not go together, a singular value is zero, or (at depth above 1) their
-        determinants have opposite signs or (at infinite depth) their row or column spaces differ:
-        such points lie on different manifolds.
+        If the points do not go together, a singular value is zero, or they lie on different
+        manifolds: (at depth above 1) their determinants have opposite signs, or (at infinite
+        depth) their row or column spaces differ.
     GeodesicError
         If no geodesic was found.
 
@@ -69,9 +66,7 @@ def logarithm(
         if start.depth == 1.0:
             return end.matrix - start.matrix
         box, goal = _common_box(start, end)
-        chart = Chart.at(box.point)
-        velocity = chart.blocks(shoot(chart, goal, tolerance))
-        z = tangent_matrix(box.point.u, box.point.vh, velocity)
+        z = Chart(box.point).matrix(_shoot(box.point, goal, tolerance))
         return box.embed_matrix(z).to(start.s.dtype)
 
 
@@ -98,32 +93,37 @@ def distance(
         return torch.linalg.matrix_norm(sources[1] - sources[0])
     with torch.no_grad():
         box, goal = _common_box(start, end)
-        chart = Chart.at(box.point)
-        coordinates = shoot(chart, goal, tolerance)
+        coordinates = _shoot(box.point, goal, tolerance)
         length = coordinates.norm(dim=-1)
     if not torch.is_grad_enabled() or not any(x.requires_grad for x in sources):
         return length.to(start.s.dtype)
     with torch.no_grad():
-        # Of unit speed, and of none where the points are the same but for roundings.
+        # Of unit speed, or zero where the points differ by rounding only.
+        chart = Chart(box.point)
         apart = length > 100.0 * torch.finfo(start.s.dtype).eps * chart.size
         unit = coordinates / torch.where(apart, length, math.inf).unsqueeze(-1)
-        z = tangent_matrix(box.point.u, box.point.vh, chart.blocks(coordinates))
-        w = tangent_matrix(box.point.u, box.point.vh, chart.blocks(unit))
-        ends, (w_end,), _ = follow(Box(box.point, (z, w), None, None), [1.0], tolerance)
+        z, w = chart.matrix(coordinates), chart.matrix(unit)
+        ends, (w_end,), _ = follow_geodesic(Box(box.point, (z, w), None, None), [1.0], tolerance)
         there = ends[0].point(box.point)
         slopes = [-box.embed_matrix(metric(box.point, w)), box.embed_matrix(metric(there, w_end))]
         slopes = [slope.to(start.s.dtype) for slope in slopes]
     return _Distance.apply(*sources, length.to(start.s.dtype), *slopes)
 
 
+def _shoot(p: EndToEnd, goal: Rooted, rtol: float) -> Tensor:
+    """Return the velocity at p that reaches the goal, in the coordinates of the chart."""
+    goal = goal.map(lambda x: x.reshape(-1, *x.shape[-2:]))
+    return shoot([PointAim(Chart(p.flatten()), goal)], rtol, p.batch_shape)
+
+
 def _source(p: EndToEnd | Collapsed, batch: torch.Size) -> Tensor:
-    """Return the matrix that derivatives are asked of."""
+    """Return the matrix to differentiate by."""
     x = as_point(p).differentiable_matrix
     return x.expand(*batch, *x.shape[-2:])
 
 
 class _Distance(torch.autograd.Function):
-    """The distance, whose derivative by an end point is the covector of the unit velocity there."""
+    """The distance; its derivative by an end is the covector of the unit velocity there."""
 
     @staticmethod
     def forward(
@@ -143,7 +143,7 @@ class _Distance(torch.autograd.Function):
 def _pair(p: EndToEnd | Collapsed, q: EndToEnd | Collapsed) -> tuple[EndToEnd, EndToEnd]:
     start, end = as_point(p), as_point(q)
     one, two = (
-        # At depth 1 the manifold is that of all matrices.
+        # At depth 1 the manifold holds matrices of all ranks.
         (x.shape, x.rank if x.depth > 1.0 else None, x.depth, x.normalized, x.s.dtype)
         for x in (start, end)
     )
@@ -168,25 +168,18 @@ def _pair(p: EndToEnd | Collapsed, q: EndToEnd | Collapsed) -> tuple[EndToEnd, E
                     "p and q must have determinants of one sign, got opposite ones: the "
                     "singular matrices lie between them"
                 )
-    batch = torch.broadcast_shapes(start.s.shape[:-1], end.s.shape[:-1])
-    return _expand(start, batch), _expand(end, batch)
-
-
-def _expand(p: EndToEnd, batch: torch.Size) -> EndToEnd:
-    u, s, vh = (x.expand(*batch, *x.shape[-k:]) for x, k in ((p.u, 2), (p.s, 1), (p.vh, 2)))
-    return EndToEnd(u, s, vh, p.depth, p.normalized)
+    batch = torch.broadcast_shapes(start.batch_shape, end.batch_shape)
+    return start.expand(batch), end.expand(batch)
 
 
 def _common_box(p: EndToEnd, q: EndToEnd) -> tuple[Box, Rooted]:
     """Return the box of the geodesics between two points, and the second point in it."""
     known = torch.finfo(p.s.dtype).eps
-    p, q = (
-        EndToEnd(x.u.double(), x.s.double(), x.vh.double(), x.depth, x.normalized) for x in (p, q)
-    )
-    # The chord spans what the geodesic spans; the moves of the frames, not of X, whose small
-    # singular values would lose digits.
+    p, q = p.to(torch.float64), q.to(torch.float64)
+    # The geodesic stays in the span of both frames. Take the moves of the frames: in those of X,
+    # small singular values lose digits.
     move = (q.u - p.u @ (p.u.mT @ q.u)) @ p.vh + p.u @ (q.vh - (q.vh @ p.vh.mT) @ p.vh)
-    if math.isinf(p.depth):
+    if p.depth.infinite:
         outside = torch.linalg.matrix_norm(move)
         if bool((outside > math.sqrt(known)).any()):
             raise ValueError(
@@ -196,4 +189,4 @@ def _common_box(p: EndToEnd, q: EndToEnd) -> tuple[Box, Rooted]:
     box = Box.around(p, move)
     u = q.u if box.left is None else box.left.mT @ q.u
     vh = q.vh if box.right is None else q.vh @ box.right.mT
-    return box, Rooted(u, torch.diag_embed(root(q.s, q.depth)), vh.mT)
+    return box, Rooted(u, torch.diag_embed(q.depth.root(q.s)), vh.mT)

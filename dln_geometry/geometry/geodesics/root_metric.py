@@ -1,21 +1,22 @@
-r"""The metric in the roots of the singular values, and how it changes with them.
+r"""The metric in the roots of the singular values, and its derivative in them.
 
 A matrix of rank r is ``X = U f(K) V^T`` with K symmetric and ``f(K) = K^N`` (``exp K`` at infinite
 depth). Where the frames turn oppositely, ``U' = U w`` and ``V' = -V w``, in the eigenframe of K
 
 ``g(X', X') = sum_ij K'_ij^2 / F_ij + w_ij^2 / C_ij + sum_j x_j^2 (|U'_j|^2 + |V'_j|^2)``,
 
-the last with what leaves the range and corange, and with the eigenvalues x of K
+the last sum over the moves out of the range and corange, and with the eigenvalues x of K
 
 ``F_ij = (s_i + s_j) / ((x_i + x_j) D_ij)``, ``C_ij = D_ij / ((s_i + s_j) (x_i + x_j))``,
 ``D_ij = (s_i - s_j)/(x_i - x_j)``, ``s = f(x)`` (2 for the sums of x at infinite depth).
 
-F lies between 1/N and 1, and all of it goes on smoothly where one x passes through zero.
+F lies between 1/N and 1, and both are smooth where one x passes through zero.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -30,20 +31,14 @@ from dln_geometry.geometry.kernel import (
     triples,
 )
 from dln_geometry.geometry.points import EndToEnd
-
-__all__ = ["Rooted", "Roots", "root"]
-
-
-def root(s: Tensor, depth: float) -> Tensor:
-    """Return the flat coordinate ``s^{1/N}``, ``log s`` at infinite depth."""
-    return s.log() if math.isinf(depth) else s ** (1.0 / depth)
+from dln_geometry.support import Depth
 
 
 @dataclass(frozen=True)
 class Rooted:
-    """Matrices ``U f(K) V^T``, in any gauge: U, K and V may be turned by one rotation.
+    """Matrices ``U f(K) V^T``, in any gauge: one rotation may turn U, K and V.
 
-    Where a geodesic passed through zero, K has a negative eigenvalue.
+    K has a negative eigenvalue where a geodesic passed through zero.
 
     Attributes
     ----------
@@ -60,16 +55,18 @@ class Rooted:
     @classmethod
     def of(cls, p: EndToEnd) -> Rooted:
         """Return the roots of a point."""
-        return cls(p.u, torch.diag_embed(root(p.s, p.depth)), p.vh.mT)
+        return cls(p.u, torch.diag_embed(p.depth.root(p.s)), p.vh.mT)
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Rooted:
+        """Return the roots with f applied to U, K and V."""
+        return Rooted(f(self.u), f(self.k), f(self.v))
 
     def point(self, like: EndToEnd) -> EndToEnd:
         """Return the end-to-end matrices, of the depth and dtype of another point."""
         x, basis = torch.linalg.eigh(self.k)
         x, basis = x.flip(-1), basis.flip(-1)
-        s = x.exp() if math.isinf(like.depth) else x.clamp_min(0.0) ** like.depth
-        parts = (self.u @ basis, s, (self.v @ basis).mT)
-        u, s, vh = (part.to(like.s.dtype) for part in parts)
-        return EndToEnd(u, s, vh, like.depth, like.normalized)
+        s = like.depth.power(x if like.depth.infinite else x.clamp_min(0.0))
+        return like.replace(u=self.u @ basis, s=s, vh=(self.v @ basis).mT).to(like.dtype)
 
 
 class Roots(Differences):
@@ -81,17 +78,19 @@ class Roots(Differences):
     ----------
     values : Tensor, shape (..., r)
         Eigenvalues of K in ascending order; the first may be negative.
-    depth : float
+    depth : Depth
     """
 
-    def __init__(self, values: Tensor, depth: float) -> None:
-        super().__init__(values, depth, math.isinf(depth))
+    depth: Depth
+
+    def __init__(self, values: Tensor, depth: Depth) -> None:
+        super().__init__(values, depth, depth.infinite)
         self.values = values
 
     @cached_property
     def x(self) -> Tensor:
-        """Logarithms of ``sqrt(s)``; of negative values, what stands for zero."""
-        if math.isinf(self.depth):
+        """Logarithms of ``sqrt(s)``; those of tiny in place of negative values."""
+        if self.depth.infinite:
             return 0.5 * self.values
         tiny = torch.finfo(self.values.dtype).tiny
         return 0.5 * self.depth * self.values.clamp_min(tiny ** (1.0 / self.depth)).log()
@@ -102,7 +101,7 @@ class Roots(Differences):
 
     @cached_property
     def _summed(self) -> bool:
-        # Whatever the range: the largest value is about 1.
+        # Powers stay in range: the largest value is about 1.
         return self.depth.is_integer() and 2 <= self.depth <= MOST_TERMS
 
     def inner(self, g: Tensor, h: Tensor) -> Tensor:
@@ -111,7 +110,7 @@ class Roots(Differences):
             return self._sum_over_columns(g, h)
         batch = self.values.shape[:-1]
         if self._sliced and math.prod(batch) > 1:
-            # The differences of one point at a time.
+            # One point at a time: the differences of all do not fit into memory.
             g, h = (x.flatten(x.ndim - 2 - len(batch), -3) for x in (g, h))
             points = [Roots(x, self.depth) for x in self.values.flatten(0, -2)]
             parts = [p.inner(g[..., i, :, :], h[..., i, :, :]) for i, p in enumerate(points)]
@@ -120,8 +119,8 @@ class Roots(Differences):
 
     @cached_property
     def powers(self) -> Tensor:
-        """Singular values ``s = f(x)``; beyond zero, of whatever sign goes on smoothly."""
-        if math.isinf(self.depth):
+        """Singular values ``s = f(x)``, continued smoothly to negative x."""
+        if self.depth.infinite:
             return self.values.exp()
         if self._summed:
             return self.values**self.depth
@@ -132,10 +131,10 @@ class Roots(Differences):
         """``D_ij``, shape (..., r, r)."""
         if self._summed:
             return self._homogeneous[-1]
-        between = torch.exp(log_kernel_of_log(self.x, self.depth, math.isinf(self.depth)))
+        between = torch.exp(log_kernel_of_log(self.x, self.depth, self.depth.infinite))
         if not self._crossed:
             return between
-        # Across zero nothing cancels.
+        # Differences of values of opposite signs do not cancel.
         x, s = self.values, self.powers
         across = (s.unsqueeze(-1) - s[..., :1].unsqueeze(-2)) / (
             x.unsqueeze(-1) - x[..., :1].unsqueeze(-2)
@@ -148,7 +147,7 @@ class Roots(Differences):
 
     @cached_property
     def _crossed(self) -> bool:
-        return math.isfinite(self.depth) and bool((self.values[..., 0] <= 0).any())
+        return not self.depth.infinite and bool((self.values[..., 0] <= 0).any())
 
     @cached_property
     def _second(self) -> Tensor:
@@ -157,14 +156,12 @@ class Roots(Differences):
         x, log_kernel = 2.0 * self.x, self.kernel.log()
         log_second = log_second_difference(x[..., i], x[..., k], x[..., j], self.depth)
         log_second = log_second + log_kernel[..., i, k] + log_kernel[..., k, j]
-        log_second = log_second + log_kernel[..., i, j]
-        if math.isfinite(self.depth):
-            log_second = log_second - math.log(self.depth)
+        log_second = log_second + log_kernel[..., i, j] - self.depth.log
         second = torch.exp(log_second)[..., place]
         return self._across(second) if self._crossed else second
 
     def _across(self, second: Tensor) -> Tensor:
-        """Replace what has an index of a negative value: the recursion, from the largest."""
+        """Replace entries with the index of a negative value, by recursion from the largest."""
         x, d = self.values, self.kernel
         r = x.shape[-1]
         larger = torch.maximum(x.unsqueeze(-1), x.unsqueeze(-2)) - x[..., :1].unsqueeze(-1)
@@ -178,7 +175,7 @@ class Roots(Differences):
     @cached_property
     def sums(self) -> Tensor:
         """``x_i + x_j``; 2 at infinite depth."""
-        if math.isinf(self.depth):
+        if self.depth.infinite:
             return torch.full_like(self.kernel, 2.0)
         return self.values.unsqueeze(-1) + self.values.unsqueeze(-2)
 
@@ -191,8 +188,8 @@ class Roots(Differences):
     def stretch(self) -> Tensor:
         """``F_ij``: the cometric of moves of K."""
         stretch = self.power_sums / (self.sums * self.kernel)
-        # On the diagonal, whatever underflows.
-        stretch.diagonal(dim1=-2, dim2=-1).fill_(1.0 if math.isinf(self.depth) else 1 / self.depth)
+        # The diagonal is known, even where the powers underflow.
+        stretch.diagonal(dim1=-2, dim2=-1).fill_(self.depth.inverse or 1.0)
         return stretch
 
     @cached_property
@@ -205,12 +202,11 @@ class Roots(Differences):
     def slope(self, p: Tensor, m: Tensor) -> Tensor:
         """Return the derivative in K of ``1/2 sum (F_ij p_ij^2 + C_ij m_ij^2)``, (..., r, r).
 
-        ``sum_i F[x_j, x_k; x_i] p_ij p_ik`` and its like, with the differences of F and C in one
-        argument by those of f: positive terms of moderate ratio where ``x_j >= x_k``, and the
-        other half is symmetric.
+        ``sum_i F[x_j, x_k; x_i] p_ij p_ik`` and the same for C, their differences in one argument
+        written by those of f: terms of moderate ratio where ``x_j >= x_k``, which is enough, since
+        the result is symmetric.
         """
         d, sums, total = self.kernel, self.sums, self.power_sums
-        finite = math.isfinite(self.depth)
         inverse = 1.0 / (sums * d)
         alpha = 1.0 / (total * sums)
         for part in (inverse, alpha):
@@ -220,7 +216,7 @@ class Roots(Differences):
         quotient = p * inverse * sums
         second = self.inner(torch.stack([-quotient, m * alpha]), torch.stack([pf, m]))
         slope = second.sum(0) + d * ((p * inverse) @ p.mT - (m / total.clamp_min(1e-300)) @ mc.mT)
-        if finite:
+        if not self.depth.infinite:
             slope = slope - (p * inverse) @ (pf * d).mT - (m * alpha) @ (m * d / sums).mT
         lower = slope.tril(-1)
         return lower + lower.mT + torch.diag_embed(slope.diagonal(dim1=-2, dim2=-1))

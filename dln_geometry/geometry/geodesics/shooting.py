@@ -1,222 +1,212 @@
-r"""Shooting: the velocity whose geodesic reaches a goal.
+r"""Shooting: the velocity whose geodesic reaches a goal, below and in the networks.
 
-The geodesic is shot on whatever side of zero, and what it misses in the chart, in the gauge that it
-carries along, corrects the velocity: plainly and by the secants of earlier shots where the goal is
-near, by Newton's method where it is not, and by way of nearer goals where that fails.
+An `Aim` shoots and says by what vector at the start each geodesic misses. That vector corrects the
+velocity: as it is and by the secants of earlier shots, by Newton's method where the aim has a
+derivative and the plain correction is slow, and by way of nearer goals where both fail.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.geodesics.chart import Chart
-from dln_geometry.geometry.geodesics.hamiltonian import GeodesicError, follow
-from dln_geometry.geometry.geodesics.root_metric import Rooted, root
-from dln_geometry.geometry.metric import Box, tangent_matrix
-from dln_geometry.ode import secant_step
-
-__all__ = ["shoot"]
+from dln_geometry.geometry.geodesics.rank_loss import GeodesicError
+from dln_geometry.ode import Secants
 
 _MOST_SHOTS = 60
 _SECANTS = 12
 _SHORTEST_STAGE = 1.0 / 64.0
-# After so many shots that do not halve what is missed, the derivative is asked for, of so many
-# dimensions at most; and after so many a sample is given up.
-_SLOW = 3
-_MOST_DIMENSIONS = 150
-_FEW_DIMENSIONS = 40
-# It is asked for at once where a shot misses by more than this share of the way.
+# A shot that misses by more than this share of the way asks for the derivative at once.
 _FAR = 0.02
-# What misses by more is better found by way of nearer goals.
-_LOST = 0.03
-# Length of a correction over that of the velocity.
-_LONGEST = 0.3
+# Goals missed by more are better reached by way of nearer ones.
+_ASTRAY = 0.03
 _COARSE = 1e-6
-_PATIENCE = 7
-# Bounds the memory of the shots that a derivative takes, to about half a gigabyte.
-_MOST_ENTRIES = 70000
+# After this number of shots that make too little progress, the derivative is needed.
+_SLOW = 3
 
 
-def shoot(chart: Chart, goal: Rooted, rtol: float) -> Tensor:
-    """Find the coordinates of the velocity that reaches the goal, shape (..., k)."""
-    batch = chart.point.s.shape[:-1]
-    chart, goal = chart.flattened(), _flattened(goal)
-    guess = chart.coordinates(chart.guess(goal))
-    found, done, missed = _correct(chart, goal, guess, rtol)
-    done &= ~_crosses(chart, goal, found, rtol)
-    for i in torch.nonzero(~done).flatten().tolist():
+class Aim(ABC):
+    """A batch of starts, and goals for their geodesics; all tensors have the samples first."""
+
+    names: ClassVar[str]
+    """From what to what: words of an error."""
+    incomplete: ClassVar[str]
+    """What is not complete: words of an error."""
+    progress: ClassVar[float]
+    """The part of its miss that a good correction leaves, at most."""
+    patience: ClassVar[tuple[int, int]]
+    """Corrections in a row that may make less progress, near the goal and far from it."""
+    longest: ClassVar[float]
+    """Length of the longest correction, relative to the velocity."""
+    resolution: ClassVar[float] = 1e-3
+    """The part of the last miss that the next shot must resolve."""
+    dimensions: ClassVar[tuple[int, int]] = (0, 0)
+    """Up to how many dimensions the derivative is cheap, and up to how many affordable."""
+
+    @property
+    @abstractmethod
+    def size(self) -> Tensor:
+        """Size of the starts, which rounding is relative to, (B,)."""
+
+    @abstractmethod
+    def guess(self) -> Tensor:
+        """Return a first velocity in orthonormal coordinates, (B, k)."""
+
+    @abstractmethod
+    def shoot(self, velocity: Tensor, resolved: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the corrections, (B, k), the distances missed by, and which geodesics arrive."""
+
+    def crosses(self, velocity: Tensor, rtol: float) -> Tensor:
+        """Return which geodesics that arrive have passed through zero, (B,)."""
+        return torch.zeros_like(velocity[:, 0], dtype=torch.bool)
+
+    @abstractmethod
+    def towards(self, part: float) -> Self:
+        """Return the aim at a goal that is a part of the way to this one."""
+
+    @abstractmethod
+    def of_samples(self, samples: Tensor) -> Self:
+        """Return the aim of some of the samples."""
+
+    def inverse_slope(self, velocity: Tensor) -> Tensor:
+        """Return the inverse of the derivative of the arrival, (B, k, k)."""
+        raise NotImplementedError
+
+
+def shoot(aims: Sequence[Aim], rtol: float, batch: Sequence[int]) -> Tensor:
+    """Return the velocities that reach the goals, in coordinates, shape (*batch, k).
+
+    The aims have one goal and are tried in turn: the later ones are dearer, and safer.
+
+    Raises
+    ------
+    GeodesicError
+        If one was not found.
+    """
+    found = aims[0].guess()
+    lost = torch.arange(len(found), device=found.device)
+    missed = torch.zeros_like(found[:, 0])
+    for aim in aims:
+        aim = aim.of_samples(lost) if len(lost) < len(found) else aim
+        velocity, done, missed = _correct(aim, aim.guess(), rtol)
+        done &= ~aim.crosses(velocity, rtol)
+        found[lost] = velocity
+        lost, missed = lost[~done], missed[~done]
+        if not len(lost):
+            break
+    for i, error in zip(lost.tolist(), missed.tolist(), strict=True):
         where = ""
         if batch:
-            index = tuple(int(k) for k in np.unravel_index(i, batch))
+            index = tuple(int(k) for k in np.unravel_index(i, tuple(batch)))
             where = f" (sample {index[0] if len(index) == 1 else index} of the batch)"
-        one = torch.tensor([i], device=guess.device)
-        found[i] = _approach(chart.of_samples(one), _some(goal, one), rtol, float(missed[i]), where)
+        one = torch.tensor([i], device=found.device)
+        found[i] = _approach(aims[-1].of_samples(one), rtol, error, where)
     return found.reshape(*batch, found.shape[-1])
 
 
-def _flattened(q: Rooted) -> Rooted:
-    return Rooted(*(x.reshape(-1, *x.shape[-2:]) for x in (q.u, q.k, q.v)))
-
-
-def _some(q: Rooted, samples: Tensor) -> Rooted:
-    return Rooted(q.u[samples], q.k[samples], q.v[samples])
-
-
-def _approach(chart: Chart, goal: Rooted, rtol: float, missed: float, where: str) -> Tensor:
+def _approach(aim: Aim, rtol: float, missed: float, where: str) -> Tensor:
     """Find the velocity of one sample by way of nearer goals."""
     reached, stage = 0.0, 0.5
     velocity = torch.zeros(())
     before = (velocity, 0.0)
     while reached < 1.0:
         part = min(1.0, reached + stage)
-        way = goal if part == 1.0 else chart.towards(goal, part)
+        way = aim if part == 1.0 else aim.towards(part)
         if reached:
             guess = velocity + (velocity - before[0]) * ((part - reached) / (reached - before[1]))
         else:
-            guess = chart.coordinates(chart.guess(way))
+            guess = way.guess()
         # On the way it is enough to be near.
         near = rtol if part == 1.0 else max(rtol, 1e-4)
-        found, done, error = _correct(chart, way, guess, near)
-        if not bool(done) or bool(_crosses(chart, way, found, near)):
-            missed = float(error)
-            stage *= 0.5
-            if stage < _SHORTEST_STAGE:
-                raise GeodesicError(
-                    f"no geodesic was found from p to q{where}: shooting reached {reached:.0%} of "
-                    f"the way and {_how_far(missed)} (the logarithm is local, and the metric is "
-                    "not complete)"
-                )
+        found, done, error = _correct(way, guess, near)
+        if bool(done) and not bool(way.crosses(found, near)):
+            before, velocity, reached = (velocity, reached), found, part
+            stage *= 1.5
             continue
-        before, velocity, reached = (velocity, reached), found, part
-        stage *= 1.5
+        missed = float(error)
+        stage *= 0.5
+        if stage < _SHORTEST_STAGE:
+            how_far = f"missed the next goal by {missed:.1e} of its distance"
+            if math.isinf(missed):
+                how_far = "no geodesic came to the next goal"
+            raise GeodesicError(
+                f"no geodesic was found from {aim.names}{where}: shooting reached {reached:.0%} of "
+                f"the way and {how_far} (the logarithm is local, and {aim.incomplete} not complete)"
+            )
     return velocity[0]
 
 
-def _how_far(missed: float) -> str:
-    if math.isinf(missed):
-        return "no geodesic came to the next goal"
-    return f"missed the next goal by {missed:.1e} of its distance"
-
-
-def _arrival(chart: Chart, velocity: Tensor, rtol: float) -> tuple[Rooted, Tensor]:
-    """Return where geodesics arrive, on whatever side of zero, and if they do."""
-    p = chart.point
-    z = tangent_matrix(p.u, p.vh, chart.blocks(velocity))
-    (end,), _, lost = follow(Box(p, (z,), None, None), [1.0], rtol, through=True)
-    return end, torch.as_tensor(~lost.which, device=velocity.device)
-
-
-def _crosses(chart: Chart, goal: Rooted, velocity: Tensor, rtol: float) -> Tensor:
-    """Return which geodesics to the goal pass through zero."""
-    p, length = chart.point, velocity.norm(dim=-1)
-    if math.isinf(p.depth):
-        return torch.zeros_like(length, dtype=torch.bool)
-    # Both ends have a distance from zero, and the way there and back is no shorter.
-    clear = root(p.s[..., -1], p.depth) + torch.linalg.eigvalsh(goal.k)[..., 0]
-    unit = p.depth if p.normalized else 1.0
-    if bool((length < 0.99 * math.sqrt(unit * p.depth) * clear).all()):
-        return torch.zeros_like(length, dtype=torch.bool)
-    z = tangent_matrix(p.u, p.vh, chart.blocks(velocity))
-    _, _, lost = follow(Box(p, (z,), None, None), [1.0], max(rtol, 1e-8))
-    return torch.as_tensor(lost.which, device=velocity.device)
-
-
-def _inverse_slope(chart: Chart, velocity: Tensor) -> Tensor:
-    """Return the inverse of the derivative of the arrival, shape (B, k, k), by differences."""
-    samples, k = velocity.shape
-    most = max(1, _MOST_ENTRIES // (k * (k + 1)))
-    if samples > most:
-        parts = torch.arange(samples, device=velocity.device).split(most)
-        return torch.cat([_inverse_slope(chart.of_samples(i), velocity[i]) for i in parts])
-    h = 3e-4 * velocity.norm(dim=-1, keepdim=True).unsqueeze(-1)
-    one = torch.eye(k + 1, k, dtype=velocity.dtype, device=velocity.device).roll(1, 0)
-    index = torch.arange(samples, device=velocity.device).repeat_interleave(k + 1)
-    wide = chart.of_samples(index)
-    moves = wide.tangential(one.repeat(samples, 1)).reshape(samples, k + 1, k)
-    moved = velocity.unsqueeze(-2) + h * moves
-    ends, _ = _arrival(wide, moved.reshape(-1, k), 0.1 * _COARSE)
-    all_ends = Rooted(*(x.unflatten(0, (samples, k + 1)) for x in (ends.u, ends.k, ends.v)))
-    here = Rooted(*(x[:, :1].expand(-1, k, -1, -1) for x in (all_ends.u, all_ends.k, all_ends.v)))
-    there = Rooted(*(x[:, 1:] for x in (all_ends.u, all_ends.k, all_ends.v)))
-    wide = chart.of_samples(index.reshape(samples, k + 1)[:, 1:])
-    slope = wide.coordinates(wide.between(here, there)) / h
-    # The identity across the tangent space; of what geodesics do not tell apart nothing is asked.
-    tangential = moves[:, 1:]
-    slope = tangential @ slope.mT.nan_to_num(0.0, 0.0, 0.0) @ tangential + (one[1:] - tangential)
-    return torch.linalg.pinv(slope, rtol=1e-6)
-
-
-def _correct(
-    chart: Chart, goal: Rooted, velocity: Tensor, rtol: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _correct(aim: Aim, velocity: Tensor, rtol: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return velocities that reach the goal, whether they do, and the relative errors left.
 
-    Anderson acceleration of ``v <- v + J (goal - exp v)``, the difference in the chart, sample by
-    sample: J is 1, and the inverse of the derivative where that is slow.
+    Anderson acceleration of ``v <- v + J (goal - exp v)``, sample by sample: J is 1, or the inverse
+    of the derivative where that is slow.
     """
     samples, k = velocity.shape
     eps = torch.finfo(velocity.dtype).eps
+    cheap, affordable = (k <= most for most in aim.dimensions)
     found, reached = velocity.clone(), velocity.new_zeros(samples, dtype=torch.bool)
     nearest = velocity.new_full((samples,), math.inf)
     finest = max(eps, 0.1 * rtol)
     resolved, inverse = max(finest, _COARSE), None
     asked, fresh = -_MOST_SHOTS, False
-    moves: list[Tensor] = []
-    changes: list[Tensor] = []
+    secants = Secants(_SECANTS)
     left = torch.arange(samples, device=velocity.device)
-    # The best shot so far, by how much it misses, and in how many it has not become better.
-    trial, base, missed, fault = velocity, *(torch.zeros_like(velocity) for _ in range(3))
+    # The best shot so far: its velocity, miss, correction, error; and the shots since the last
+    # progress.
+    trial, base, missed, shift = velocity, *(torch.zeros_like(velocity) for _ in range(3))
     best, slow = nearest.clone(), torch.zeros_like(left)
     for shot in range(_MOST_SHOTS):
-        arrived, follows = _arrival(chart, trial, resolved)
-        miss = chart.coordinates(chart.between(arrived, goal))
-        error = miss.norm(dim=-1) / (trial.norm(dim=-1) + chart.size * (100.0 * eps / rtol))
-        error = torch.where(follows & torch.isfinite(error), error, math.inf)
-        good = error <= best * (2.0 if inverse is None else 1.0)
-        shift = miss if inverse is None else (inverse @ miss.unsqueeze(-1)).squeeze(-1)
+        miss, distance, arrives = aim.shoot(trial, resolved)
+        error = distance / (trial.norm(dim=-1) + aim.size * (100.0 * eps / rtol))
+        error = torch.where(arrives & torch.isfinite(error), error, math.inf)
+        good = (error <= best * (2.0 if inverse is None else 1.0)) & torch.isfinite(error)
+        step = miss if inverse is None else (inverse @ miss.unsqueeze(-1)).squeeze(-1)
         known = (good & torch.isfinite(best)).unsqueeze(-1)
-        moves = [*moves, torch.where(known, trial - base, 0.0)][-_SECANTS:]
-        changes = [*changes, torch.where(known, shift - fault, 0.0)][-_SECANTS:]
-        slow, before = torch.where(error < 0.5 * best, 0, slow + 1), best
-        base, missed, fault = (
+        change = torch.where(known, step - shift, 0.0)
+        secants.add(torch.where(known, trial - base, 0.0) + change, change)
+        slow, before = torch.where(error < aim.progress * best, 0, slow + 1), best
+        base, missed, shift = (
             torch.where(good.unsqueeze(-1), new, old)
-            for new, old in ((trial, base), (miss, missed), (shift, fault))
+            for new, old in ((trial, base), (miss, missed), (step, shift))
         )
         best = torch.where(good, error, best)
         nearest[left] = best
         done = good & (error <= rtol) & (resolved <= rtol)
-        found[left] = base + torch.where(done.unsqueeze(-1), fault, 0.0)
+        found[left] = base + torch.where(done.unsqueeze(-1), shift, 0.0)
         reached[left] = done
-        stays = ~done & (slow <= torch.where(best < _LOST, _PATIENCE, _SLOW + 1))
+        near, far = aim.patience
+        stays = ~done & (slow <= torch.where(best < _ASTRAY, near, far))
         if not bool(stays.any()):
             break
         if not bool(stays.all()):
             kept = torch.nonzero(stays).flatten()
-            chart, goal, left = chart.of_samples(kept), _some(goal, kept), left[kept]
-            trial, base, missed, fault, good, best, before, slow = (
-                x[kept] for x in (trial, base, missed, fault, good, best, before, slow)
+            aim, left, secants = aim.of_samples(kept), left[kept], secants.restricted(kept)
+            trial, base, missed, shift, good, best, before, slow = (
+                x[kept] for x in (trial, base, missed, shift, good, best, before, slow)
             )
-            moves, changes = [x[kept] for x in moves], [x[kept] for x in changes]
             inverse = None if inverse is None else inverse[kept]
-        # A shot has to know by how much it misses to three digits.
-        resolved = max(finest, min(_COARSE, 1e-3 * float(best.max())))
-        # Where it is cheap the derivative is asked for as soon as it pays, else where it must.
-        worst, few = float(best.max()), k <= _FEW_DIMENSIONS and bool(torch.isfinite(best).all())
-        pays = few and worst > _COARSE and bool((best > 0.03 * before).any()) and worst < _FAR
-        asks = bool((slow >= _SLOW).any()) or (few and inverse is None and worst > _FAR) or pays
+        worst = float(best.max())
+        resolved = max(finest, min(_COARSE, aim.resolution * worst))
+        # Take the derivative where the correction is slow; a cheap one as soon as it pays.
+        soon = cheap and math.isfinite(worst)
+        pays = soon and _COARSE < worst < _FAR and bool((best > 0.03 * before).any())
+        asks = bool((slow >= _SLOW).any()) or (soon and inverse is None and worst > _FAR) or pays
         fresh = fresh and not bool(good.any())
-        asks = asks and k <= _MOST_DIMENSIONS and math.isfinite(worst)
-        if asks and not fresh and shot - asked >= 2 + (not few):
-            inverse, asked, fresh = _inverse_slope(chart, base), shot, True
-            fault = (inverse @ missed.unsqueeze(-1)).squeeze(-1)
-            moves, changes, good = [], [], torch.ones_like(good)
-        step = fault + secant_step(moves, changes, fault)
-        # Where geodesics are about to fold the derivative asks for much too long a step.
-        most = _LONGEST * base.norm(dim=-1) / step.norm(dim=-1).clamp_min(1e-300)
+        asks = asks and affordable and math.isfinite(worst)
+        if asks and not fresh and shot - asked >= 2 + (not soon):
+            inverse, asked, fresh = aim.inverse_slope(base), shot, True
+            shift = (inverse @ missed.unsqueeze(-1)).squeeze(-1)
+            secants, good = Secants(_SECANTS), torch.ones_like(good)
+        step = shift - secants.correction(shift)
+        # Close to a fold of the geodesics, the derivative asks for a far too long step.
+        most = aim.longest * base.norm(dim=-1) / step.norm(dim=-1).clamp_min(1e-300)
         step = step * most.clamp_max(1.0).unsqueeze(-1)
         trial = torch.where(good.unsqueeze(-1), base + step, 0.5 * (trial + base))
     return found, reached, nearest

@@ -1,29 +1,32 @@
-"""network_geodesics."""
+"""Geodesics of the balanced networks, with the Frobenius metric of their layers.
+
+`exponential` and `logarithm` hold the public functions; open `motion` for the equation, in moving
+frames. Networks of rank one have closed forms (`rank_one`); the shooting of the logarithm is that
+of `geodesics`.
+"""
 
 from __future__ import annotations
 
 from dln_geometry.geometry.network_geodesics.exponential import (
-    Framed,
     balanced_geodesic,
     balanced_transport,
-    geodesic_of,
+    starting,
 )
 from dln_geometry.geometry.network_geodesics.frames import LayerBox
 from dln_geometry.geometry.network_geodesics.logarithm import (
+    aim_at,
     balanced_distance,
     balanced_logarithm,
-    logarithm_of,
 )
 from dln_geometry.geometry.network_geodesics.motion import travel
 
 __all__ = [
-    "Framed",
     "LayerBox",
+    "aim_at",
     "balanced_distance",
     "balanced_geodesic",
     "balanced_logarithm",
     "balanced_transport",
-    "geodesic_of",
-    "logarithm_of",
+    "starting",
     "travel",
 ]

@@ -18,18 +18,14 @@ from dln_geometry.geometry.geodesics import as_tolerance
 from dln_geometry.geometry.network_geodesics.frames import (
     LayerBox,
     Velocity,
-    stacked,
+    padded_stack,
     tangent_blocks,
 )
-from dln_geometry.geometry.network_geodesics.motion import Network, travel
+from dln_geometry.geometry.network_geodesics.motion import MovingNetwork, travel
 from dln_geometry.geometry.network_geodesics.rank_one import cone_travel
-from dln_geometry.geometry.submersion import as_ambient, split
+from dln_geometry.geometry.points import Network, balanced_network
+from dln_geometry.geometry.submersion import as_ambient
 from dln_geometry.support import as_float_tensor
-
-__all__ = ["Framed", "balanced_geodesic", "balanced_transport", "geodesic_of"]
-
-# Layers with their frames and singular values, as `split` returns them.
-Framed = tuple[tuple[Tensor, ...], list[Tensor], Tensor]
 
 
 def balanced_geodesic(
@@ -81,15 +77,8 @@ def balanced_geodesic(
     times = as_float_tensor(t, "t", dtype=torch.float64, device="cpu")
     if times.ndim > 1 or times.numel() == 0:
         raise ValueError(f"t must be a number or a vector, got shape {tuple(times.shape)}")
-    return geodesic_of(split(factors), v, times, rtol=rtol)
-
-
-def geodesic_of(
-    network: Framed, v: Sequence[Any], times: Tensor, *, rtol: float | None = None
-) -> tuple[Tensor, ...]:
-    """Return `balanced_geodesic` of a network whose frames are known, at times on the CPU."""
     with torch.no_grad():
-        box, start = _prepare(network, v)
+        box, start = starting(balanced_network(factors), v)
         wanted = [float(t) for t in times.reshape(-1)]
         ways = _ways(start, wanted, as_tolerance(rtol, start.k.dtype))
         if times.ndim == 0:
@@ -105,14 +94,12 @@ def balanced_transport(
 
     ``w' = II(W', w)``, integrated together with the geodesic; an isometry up to the tolerance.
 
+    Other parameters and errors as in `balanced_geodesic`.
+
     Parameters
     ----------
-    factors : sequence of array_like
-        Balanced layers ``(W_1, ..., W_N)``.
-    v : sequence of array_like
-        Tangent vector, the velocity of the geodesic.
-    w : sequence of array_like
-        Tangent vector that is transported.
+    v, w : sequence of array_like
+        Tangent vectors: the velocity of the geodesic, and the vector to transport.
     rtol : float, optional
         Error allowed, relative to the distance travelled and to the length of `w`.
 
@@ -123,25 +110,20 @@ def balanced_transport(
     tuple of Tensor
         The transported vector, tangent there.
 
-    Raises
-    ------
-    TypeError, ValueError, GeodesicError
-        As `balanced_geodesic`.
-
     Examples
     --------
     >>> balanced_transport(([[2.0]], [[2.0]]), ([[1.0]], [[1.0]]), ([[4.0]], [[4.0]]))[1]
     (tensor([[4.]]), tensor([[4.]]))
     """
     with torch.no_grad():
-        box, start = _prepare(split(factors), v, w)
+        box, start = starting(balanced_network(factors), v, w)
         (end,) = travel(start, [1.0], as_tolerance(rtol, start.k.dtype))
         layers = box.network(end.frames, end.k)
         return layers, box.vector(end.frames, end.vectors[1])
 
 
-def _ways(start: Network, times: list[float], rtol: float) -> list[Network]:
-    """Return the network at times in any order, of either sign."""
+def _ways(start: MovingNetwork, times: list[float], rtol: float) -> list[MovingNetwork]:
+    """Return the networks at times in any order, of either sign."""
     if start.k.shape[-1] == 1:
         return cone_travel(start, times)
     states = {0.0: start}
@@ -153,20 +135,20 @@ def _ways(start: Network, times: list[float], rtol: float) -> list[Network]:
     return [states[t] for t in times]
 
 
-def _prepare(network: Framed, *vectors: Sequence[Any]) -> tuple[LayerBox, Network]:
+def starting(network: Network, *vectors: Sequence[Any]) -> tuple[LayerBox, MovingNetwork]:
     """Return the box of a network and of tangent vectors, and these in it."""
-    layers, frames, lam = network
-    widths = layers[0].shape[-1], *(w.shape[-2] for w in layers)
-    q = stacked(frames, max(widths))
-    # A box of its own width: all of the space.
+    lam, widths = network.spectrum, network.widths
+    q = padded_stack(network.frames, max(widths))
     whole = LayerBox(widths, None)
     found = [
-        _in_frames(whole, q, lam, as_ambient(v, layers), name)
+        _in_frames(whole, q, lam, as_ambient(v, network), name)
         for v, name in zip(vectors, ("v", "w"), strict=False)
     ]
     box = LayerBox.around(widths, q, *(v.outers for v in found))
     inner = [Velocity(v.cores, box.inside(v.outers)) for v in found]
-    return box, _joined(box.inside(q), torch.diag_embed(lam), inner)
+    batch = torch.broadcast_shapes(lam.shape[:-1], *(v.cores.shape[:-3] for v in inner))
+    start = MovingNetwork(box.inside(q), torch.diag_embed(lam), tuple(inner))
+    return box, start.map(lambda x, own: x.expand(*batch, *x.shape[-own:]))
 
 
 def _in_frames(
@@ -174,13 +156,13 @@ def _in_frames(
 ) -> Velocity:
     """Return a tangent vector in the frames of its network, or say why it is none."""
     q = [frames[..., p, :width, :] for p, width in enumerate(whole.widths)]
-    right = stacked([a @ before for a, before in zip(v, q, strict=False)], frames.shape[-2])
-    left = stacked([a.mT @ after for a, after in zip(v, q[1:], strict=True)], frames.shape[-2])
+    right = padded_stack([a @ before for a, before in zip(v, q, strict=False)], frames.shape[-2])
+    left = padded_stack([a.mT @ after for a, after in zip(v, q[1:], strict=True)], frames.shape[-2])
     found = tangent_blocks(frames, lam, right, left)
     pairs = zip(v, whole.vector(frames, found), strict=True)
     outside = sum(((a - b).square().sum((-2, -1)) for a, b in pairs), torch.zeros(()).to(lam))
     size = sum((a.square().sum((-2, -1)) for a in v), torch.zeros(()).to(lam))
-    # Of what is left of long vectors that cancel, roundings are no part.
+    # Allow rounding relative to the network, for vectors that are differences of long ones.
     eps = torch.finfo(lam.dtype).eps
     bound = eps * size + (1000.0 * eps) ** 2 * lam.square().sum(-1)
     if not bool((outside <= bound).all()):
@@ -189,22 +171,7 @@ def _in_frames(
             f"{name} must be tangent to the balanced networks of rank {lam.shape[-1]} at the "
             f"factors, got a vector with a relative part {worst:.1e} outside"
         )
-    # Square frames have nothing outside, not even roundings, which a small K would divide.
+    # Square frames have no outer parts: remove their rounding errors, which a small K magnifies.
     open_ended = [width > lam.shape[-1] for width in whole.widths]
     mask = torch.tensor(open_ended, dtype=lam.dtype, device=lam.device)
     return Velocity(found.cores, found.outers * mask[:, None, None])
-
-
-def _joined(frames: Tensor, k: Tensor, vectors: Sequence[Velocity]) -> Network:
-    """Return a network on its way, all parts expanded to one batch."""
-    batch = torch.broadcast_shapes(
-        frames.shape[:-3], k.shape[:-2], *(v.cores.shape[:-3] for v in vectors)
-    )
-    expanded = (
-        Velocity(v.cores.expand(*batch, *v.cores.shape[-3:]),
-                 v.outers.expand(*batch, *v.outers.shape[-3:]))
-        for v in vectors
-    )  # fmt: skip
-    return Network(
-        frames.expand(*batch, *frames.shape[-3:]), k.expand(*batch, *k.shape[-2:]), tuple(expanded)
-    )

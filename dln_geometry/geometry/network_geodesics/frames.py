@@ -3,9 +3,8 @@ r"""Balanced networks and their tangent vectors in frames, in the small space of
 ``W_p = Q_p K Q_{p-1}^T`` with orthonormal columns Q_p and one symmetric K for all layers, and
 ``v_p = Q_p c_p Q_{p-1}^T + y_p Q_{p-1}^T + Q_p y_{p-1}^T`` with ``Q_p^T y_p = 0``. The orthogonal
 maps that fix a network and a tangent vector fix their geodesic: it stays in the spans of Q_p and
-y_p, at most 2r dimensions at every layer, whatever the widths.
-
-Layers of several widths are stacked as if all were as wide as the widest, which adds zeros only.
+y_p, at most 2r dimensions at every layer, whatever the widths. Layers of several widths are padded
+with zeros to the widest, and stacked.
 """
 
 from __future__ import annotations
@@ -18,51 +17,30 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dln_geometry.geometry.geodesics import orthonormalized
 from dln_geometry.geometry.submersion import jacobi_solve
-
-__all__ = [
-    "LayerBox",
-    "Velocity",
-    "normal_cores",
-    "polished",
-    "stacked",
-    "straightened",
-    "tangent_blocks",
-]
 
 
 class Velocity(NamedTuple):
-    """A tangent vector in the frames of its network.
-
-    Attributes
-    ----------
-    cores : Tensor, shape (..., N, r, r)
-        ``c_p``, p = 1..N.
-    outers : Tensor, shape (..., N + 1, D, r)
-        ``y_p``, p = 0..N.
-    """
+    """A tangent vector in the frames of its network."""
 
     cores: Tensor
+    """``c_p``, p = 1..N, shape (..., N, r, r)."""
     outers: Tensor
+    """``y_p``, p = 0..N, shape (..., N + 1, D, r)."""
 
     def coordinates(self) -> Tensor:
         """Return orthonormal coordinates, shape (..., k)."""
-        inner, outer = self.cores.flatten(-3), self.outers
-        if outer.shape[-3] > 2:
-            # Hidden ones turn two layers.
-            ends = outer[..., :1, :, :], outer[..., -1:, :, :]
-            outer = torch.cat((ends[0], math.sqrt(2.0) * outer[..., 1:-1, :, :], ends[1]), -3)
-        return torch.cat((inner, outer.flatten(-3)), -1)
+        # Each hidden frame turns two layers.
+        outers = _with_hidden(self.outers, math.sqrt(2.0))
+        return torch.cat((self.cores.flatten(-3), outers.flatten(-3)), -1)
 
     @classmethod
     def of(cls, coordinates: Tensor, depth: int, width: int, rank: int) -> Velocity:
         """Return the vector with these coordinates."""
         inner, outer = coordinates.split((depth * rank**2, (depth + 1) * width * rank), -1)
         outer = outer.unflatten(-1, (depth + 1, width, rank))
-        if depth > 1:
-            ends = outer[..., :1, :, :], outer[..., -1:, :, :]
-            outer = torch.cat((ends[0], math.sqrt(0.5) * outer[..., 1:-1, :, :], ends[1]), -3)
-        return cls(inner.unflatten(-1, (depth, rank, rank)), outer)
+        return cls(inner.unflatten(-1, (depth, rank, rank)), _with_hidden(outer, math.sqrt(0.5)))
 
     def length(self) -> Tensor:
         """Return the Frobenius norm of all layers, shape (...)."""
@@ -76,18 +54,11 @@ class Velocity(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerBox:
-    """The space in which the geodesics of some networks stay.
-
-    Attributes
-    ----------
-    widths : tuple of int
-        ``(d_0, ..., d_N)``.
-    basis : Tensor, shape (..., N + 1, max d, D), or None
-        Orthonormal columns; None where the box is the whole space.
-    """
+    """The space in which the geodesics of some networks of `widths` (d_0, ..., d_N) stay."""
 
     widths: tuple[int, ...]
     basis: Tensor | None
+    """Orthonormal columns, (..., N + 1, max d, D); None where the box is the whole space."""
 
     @classmethod
     def around(cls, widths: Sequence[int], *columns: Tensor) -> LayerBox:
@@ -108,8 +79,8 @@ class LayerBox:
         return columns if self.basis is None else self.basis @ columns
 
     def network(self, frames: Tensor, k: Tensor) -> tuple[Tensor, ...]:
-        """Return the layers ``Q_p K Q_{p-1}^T`` in the whole space, balanced up to roundings."""
-        q = self.outside(polished(frames))
+        """Return the layers ``Q_p K Q_{p-1}^T`` in the whole space, balanced up to rounding."""
+        q = self.outside(orthonormalized(frames))
         left = q[..., 1:, :, :] @ k.unsqueeze(-3)
         return tuple(
             self._cut(left, p, p + 1) @ self._cut(q, p, p).mT for p in range(len(self.widths) - 1)
@@ -117,7 +88,7 @@ class LayerBox:
 
     def vector(self, frames: Tensor, v: Velocity) -> tuple[Tensor, ...]:
         """Return the layers of a tangent vector in the whole space."""
-        q, y = self.outside(polished(frames)), self.outside(v.outers)
+        q, y = self.outside(orthonormalized(frames)), self.outside(v.outers)
         left = q[..., 1:, :, :] @ v.cores + y[..., 1:, :, :]
         return tuple(
             self._cut(left, p, p + 1) @ self._cut(q, p, p).mT
@@ -129,19 +100,20 @@ class LayerBox:
         return columns[..., index, : self.widths[p], :]
 
 
-def stacked(columns: Sequence[Tensor], width: int) -> Tensor:
-    """Return thin matrices as one tensor, their rows filled up by zeros, shape (..., P, D, k)."""
+def _with_hidden(outers: Tensor, factor: float) -> Tensor:
+    """Return the parts of all frames, (..., N + 1, D, r), with those of hidden ones multiplied."""
+    first, hidden, last = outers[..., :1, :, :], outers[..., 1:-1, :, :], outers[..., -1:, :, :]
+    return torch.cat((first, factor * hidden, last), -3)
+
+
+def padded_stack(columns: Sequence[Tensor], width: int) -> Tensor:
+    """Return thin matrices as one tensor, padded with rows of zeros, shape (..., P, D, k)."""
     filled = [torch.nn.functional.pad(x, (0, 0, 0, width - x.shape[-2])) for x in columns]
     return torch.stack(torch.broadcast_tensors(*filled), -3)
 
 
-def polished(frames: Tensor) -> Tensor:
-    """Return columns, orthonormal but for errors of integration, orthonormal up to roundings."""
-    return 1.5 * frames - 0.5 * (frames @ (frames.mT @ frames))
-
-
 def normal_cores(e: Tensor, lam: Tensor, depth: int) -> Tensor:
-    """Return the cores of the normal vector along which the moments have the derivatives e.
+    """Return the cores of the normal vector that changes the moments by e.
 
     ``n_p = lam_i mu_{p-1} - lam_j mu_p``, ``mu_0 = mu_N = 0``, in frames in which K is ``lam``.
     """
@@ -154,30 +126,23 @@ def normal_cores(e: Tensor, lam: Tensor, depth: int) -> Tensor:
 def tangent_blocks(frames: Tensor, lam: Tensor, right: Tensor, left: Tensor) -> Velocity:
     """Return the tangent part of a vector m of all layers, in frames in which K is ``lam``.
 
-    Parameters
-    ----------
-    frames : Tensor, shape (..., N + 1, D, r)
-    lam : Tensor, shape (..., r)
-    right : Tensor, shape (..., N, D, r)
-        ``m_p Q_{p-1}``.
-    left : Tensor, shape (..., N, D, r)
-        ``m_p^T Q_p``.
+    `right` and `left`, of shape (..., N, D, r), are ``m_p Q_{p-1}`` and ``m_p^T Q_p``.
     """
-    depth = frames.shape[-3] - 1
     before, after = frames[..., :-1, :, :], frames[..., 1:, :, :]
     cores = after.mT @ right
     pad = torch.nn.functional.pad
     outers = pad(right - after @ cores, (0, 0, 0, 0, 1, 0))
     outers = outers + pad(left - before @ cores.mT, (0, 0, 0, 0, 0, 1))
-    if depth > 1:
-        outers = torch.cat(
-            (outers[..., :1, :, :], 0.5 * outers[..., 1:-1, :, :], outers[..., -1:, :, :]), -3
-        )
-    return straightened(frames, lam, Velocity(cores, outers))
+    return straightened(frames, lam, Velocity(cores, _with_hidden(outers, 0.5)))
+
+
+def projected(frames: Tensor, lam: Tensor, m: Tensor) -> Velocity:
+    """Return the tangent part of a vector of all layers, (..., N, D, D)."""
+    return tangent_blocks(frames, lam, m @ frames[..., :-1, :, :], m.mT @ frames[..., 1:, :, :])
 
 
 def straightened(frames: Tensor, lam: Tensor, v: Velocity) -> Velocity:
-    """Return a vector in the frames of a network without what is not tangent, or not outside."""
+    """Remove the normal part of the cores of a vector, and of its outers the part in the frames."""
     cores, depth = v.cores, v.cores.shape[-3]
     if depth > 1:
         slope = lam[..., None, :, None] * cores[..., 1:, :, :]

@@ -4,102 +4,109 @@ r"""The motion of a balanced network along a geodesic, in frames that move with 
 turn by ``Q_p' = Q_p om_p + y_p K^{-1}``, ``om_0 = 0``, where in the eigenvectors of K, of
 eigenvalues lam, ``om_p - om_{p-1} = (c_p - c_p^T)_ij / (lam_i + lam_j)`` and
 ``K' = (lam_i c_1 + lam_j c_1^T)_ij / (lam_i + lam_j)``. The geodesic equation ``W'' = II(W', W')``
-then reads, with ``Y_p = y_p K^{-1}`` and the cores n of II,
+is, with ``Y_p = y_p K^{-1}`` and the cores n of II,
 
 ``c_p' = c_p om_{p-1} - om_p c_p + Y_p^T y_p + y_{p-1}^T Y_{p-1} + n_p``,
 
 ``y_p' = (y_p (om_{p-1} + om_{p+1}) - Y_p (c_p + c_{p+1}^T)) / 2 - Q_p Y_p^T y_p``
 
-(at the ends p = 0 and N one of the two, not halved), and so for a vector that is transported. The
-eigenvalues of K keep their sign while the network keeps its rank, and pass smoothly through zero
-where it does not: other than by singular values, that is seen.
+(at the ends p = 0 and N one of the two terms, not halved), and the same for a transported vector.
+An eigenvalue of K changes sign exactly when the rank drops, so the drop is detected; singular
+values would hide it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.geodesics import GeodesicError
+from dln_geometry.geometry.geodesics import GeodesicError, rank_loss
 from dln_geometry.geometry.network_geodesics.frames import Velocity, normal_cores
-from dln_geometry.ode import StepFailure, collocate
-
-__all__ = ["Network", "travel"]
+from dln_geometry.ode import Journey, collocate
 
 
 @dataclass(frozen=True)
-class Network:
-    """A network on its way.
-
-    Attributes
-    ----------
-    frames : Tensor, shape (..., N + 1, D, r)
-    k : Tensor, shape (..., r, r)
-    vectors : tuple of Velocity
-        The velocity, and what is transported with it.
-    """
+class MovingNetwork:
+    """A network on its way: `vectors` are its velocity and the vectors that it transports."""
 
     frames: Tensor
+    """Shape (..., N + 1, D, r)."""
     k: Tensor
-    vectors: tuple[Velocity, ...]
+    """Shape (..., r, r)."""
+    vectors: tuple[Velocity, ...] = ()
 
     def layers(self) -> Tensor:
         """Return ``Q_p K Q_{p-1}^T``, shape (..., N, D, D)."""
         left = self.frames[..., 1:, :, :] @ self.k.unsqueeze(-3)
         return left @ self.frames[..., :-1, :, :].mT
 
-    def reversed(self, *carried: Velocity) -> Network:
-        """Return the network on its way back, with vectors to take along."""
+    def reversed(self, *carried: Velocity) -> MovingNetwork:
+        """Return the network on its way back, with vectors to transport."""
         v = self.vectors[0]
-        return Network(self.frames, self.k, (Velocity(-v.cores, -v.outers), *carried))
+        return replace(self, vectors=(Velocity(-v.cores, -v.outers), *carried))
+
+    def map(self, f: Callable[[Tensor, int], Tensor]) -> MovingNetwork:
+        """Return the network with ``f(tensor, own dimensions)`` in place of every tensor."""
+        vectors = (Velocity(f(v.cores, 3), f(v.outers, 3)) for v in self.vectors)
+        return MovingNetwork(f(self.frames, 3), f(self.k, 2), tuple(vectors))
+
+    def reshaped(self, *batch: int) -> MovingNetwork:
+        """Return the network with its leading dimensions reshaped."""
+        return self.map(lambda x, own: x.reshape(*batch, *x.shape[-own:]))
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Equation:
-    """The geodesic equation on tensors of one matrix for every network, its parts stacked as rows.
+    """The geodesic equation of a batch of networks, in rows of r numbers.
 
-    Their order is Q, K, the cores of all vectors, their outer parts.
+    The rows are Q, K, the cores of all vectors and their outer parts. Errors of the layers are
+    measured by `scale` (B,), those of the vectors by `lengths` (B, vectors).
     """
 
     depth: int
     width: int
     rank: int
-    count: int
-    smallest: Tensor | None = field(default=None, init=False)
+    scale: Tensor
+    lengths: Tensor
 
     def join(self, frames: Tensor, k: Tensor, cores: Tensor, outers: Tensor) -> Tensor:
-        """Return the tensor of parts, (..., rows, r); cores and outers have the vectors first."""
+        """Return the rows of parts, (..., rows, r); cores and outers have the vectors first."""
         parts = frames.flatten(-3, -2), k, cores.flatten(-4, -2), outers.flatten(-4, -2)
         return torch.cat(parts, -2)
 
-    def parts(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def parts(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return views of frames, K, cores and outer parts."""
-        n, d, r, q = self.depth, self.width, self.rank, self.count
-        frames, k, cores, outers = state.split(((n + 1) * d, r, q * n * r, q * (n + 1) * d), -2)
-        lead = state.shape[:-2]
+        n, d, r, q = self.depth, self.width, self.rank, self.lengths.shape[-1]
+        frames, k, cores, outers = rows.split(((n + 1) * d, r, q * n * r, q * (n + 1) * d), -2)
         return (
-            frames.view(*lead, n + 1, d, r),
+            frames.unflatten(-2, (n + 1, d)),
             k,
-            cores.view(*lead, q, n, r, r),
-            outers.view(*lead, q, n + 1, d, r),
+            cores.unflatten(-2, (q, n, r)),
+            outers.unflatten(-2, (q, n + 1, d)),
         )
 
-    def state_of(self, network: Network) -> Tensor:
+    def parts_of(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the parts of states, shape (..., rows r)."""
+        return self.parts(state.unflatten(-1, (-1, self.rank)))
+
+    def state_of(self, network: MovingNetwork) -> Tensor:
         cores = torch.stack([v.cores for v in network.vectors], -4)
         outers = torch.stack([v.outers for v in network.vectors], -4)
-        return self.join(network.frames, network.k, cores, outers)
+        return self.join(network.frames, network.k, cores, outers).flatten(-2)
 
-    def network_of(self, state: Tensor) -> Network:
-        frames, k, cores, outers = self.parts(state)
+    def network_of(self, state: Tensor) -> MovingNetwork:
+        frames, k, cores, outers = self.parts_of(state)
         pairs = zip(cores.unbind(-4), outers.unbind(-4), strict=True)
-        return Network(frames, 0.5 * (k + k.mT), tuple(Velocity(c, y) for c, y in pairs))
+        vectors = tuple(Velocity(c, y) for c, y in pairs)
+        return MovingNetwork(frames, 0.5 * (k + k.mT), vectors)
 
-    def __call__(self, state: Tensor) -> Tensor:
+    def field(self, state: Tensor) -> Tensor:
+        state = state.unflatten(-1, (-1, self.rank))
         lam, basis = torch.linalg.eigh(self.parts(state)[1])
-        self.smallest = lam[..., 0]
         # In the frames in which K is diagonal.
         frames, _, cores, outers = self.parts(state @ basis)
         wide = basis[..., None, None, :, :].mT
@@ -119,7 +126,7 @@ class _Equation:
         moved_frames = frames @ own + scaled
         back = wide.mT
         state = self.join(moved_frames, basis @ k, back @ moved_cores, moved_outers)
-        return state @ basis.mT
+        return (state @ basis.mT).flatten(-2)
 
     def _cores(self, cores: Tensor, products: Tensor, turns: Tensor, lam: Tensor) -> Tensor:
         own = turns[..., :1, :, :, :]
@@ -127,8 +134,8 @@ class _Equation:
         moved = moved + products[..., 1:, :, :] + products[..., :-1, :, :].mT
         if self.depth == 1:
             return moved
-        # Minus the second derivatives of the moments, c_p c_p^T - c_{p+1}^T c_{p+1}. The two differ
-        # by lam (om_{p-1} - om_{p+1}): what small values divide in the end must be as small.
+        # Minus the second derivatives of the moments, c_p c_p^T - c_{p+1}^T c_{p+1}, written by the
+        # difference lam (om_{p-1} - om_{p+1}) of the two cores: small lam divide the result later.
         wide = lam[..., None, None, :, None]
         change = wide * (turns[..., :-2, :, :] - turns[..., 2:, :, :])
         before, own = cores[..., :-1, :, :], change[..., :1, :, :, :]
@@ -152,26 +159,24 @@ class _Equation:
         moved = outers @ turn.unsqueeze(-4) - scaled.unsqueeze(-4) @ mix
         return moved - frames.unsqueeze(-4) @ products
 
-    def coordinates_at(
-        self, scale: Tensor, lengths: Tensor
-    ) -> Callable[[Tensor], Callable[[Tensor], Tensor]]:
-        """Return coordinates of errors: of the layers by `scale`, of the vectors by `lengths`."""
-        lengths = lengths.clamp_min(torch.finfo(lengths.dtype).tiny)
-        root = self.depth**0.5
+    def coordinates_at(self, state: Tensor) -> Callable[[Tensor], Tensor]:
+        k = self.parts_of(state)[1][:, None, None]
+        lengths = self.lengths.clamp_min(torch.finfo(state.dtype).tiny)[:, None, :, None]
+        scale, root = self.scale[:, None, None], self.depth**0.5
 
-        def at(state: Tensor) -> Callable[[Tensor], Tensor]:
-            k = self.parts(state)[1].unsqueeze(1).unsqueeze(-3)
+        def coordinates(difference: Tensor) -> Tensor:
+            frames, dk, cores, outers = self.parts_of(difference)
+            layers = torch.cat(((frames @ k).flatten(-3), root * dk.flatten(-2)), -1)
+            vectors = torch.cat((cores.flatten(-3), outers.flatten(-3)), -1) / lengths
+            return torch.cat((layers / scale, vectors.flatten(-2)), -1)
 
-            def coordinates(difference: Tensor) -> Tensor:
-                frames, dk, cores, outers = self.parts(difference)
-                layers = torch.cat(((frames @ k).flatten(-3), root * dk.flatten(-2)), -1)
-                vectors = torch.cat((cores.flatten(-3), outers.flatten(-3)), -1)
-                vectors = vectors / lengths.unsqueeze(-1)
-                return torch.cat((layers / scale.unsqueeze(-1), vectors.flatten(-2)), -1)
+        return coordinates
 
-            return coordinates
+    def restricted(self, samples: Tensor) -> _Equation:
+        return replace(self, scale=self.scale[samples], lengths=self.lengths[samples])
 
-        return at
+    def ends(self, t: np.ndarray, h: np.ndarray, states: Tensor) -> np.ndarray:
+        return rank_loss(t, h, self.parts_of(states)[1])
 
 
 def _neighbours(before: Tensor, after: Tensor) -> Tensor:
@@ -182,59 +187,50 @@ def _neighbours(before: Tensor, after: Tensor) -> Tensor:
     return torch.cat((after[..., :1, :, :], mean, before[..., -1:, :, :]), -3)
 
 
-def travel(start: Network, times: list[float], rtol: float) -> list[Network]:
-    """Return the network and its vectors at increasing times > 0.
+def attempt(
+    start: MovingNetwork, times: list[float], rtol: float
+) -> tuple[list[MovingNetwork], Journey]:
+    """Return the networks at increasing times > 0, and which samples could not be followed.
 
-    Parameters
-    ----------
-    start : Network
-        All parts of one batch shape.
-    times : list of float
-    rtol : float
-        Error allowed, relative to what is travelled and to the lengths of the vectors.
+    `rtol` is relative to the distance travelled and to the lengths of the vectors. All parts of
+    the start have one batch shape; the journey has the batch in one row.
+    """
+    batch, (points, width, rank) = start.k.shape[:-2], start.frames.shape[-3:]
+    start = start.reshaped(-1)
+    eps, end = torch.finfo(start.k.dtype).eps, times[-1]
+    lengths = torch.stack([v.length() for v in start.vectors], -1)
+    # Rounding of the layers themselves bounds what can be resolved.
+    size = (points - 1) ** 0.5 * torch.linalg.matrix_norm(start.k)
+    scale = (lengths[:, 0] * end).maximum(size * (10.0 * eps / rtol))
+    equation = _Equation(points - 1, width, rank, scale, lengths)
+    journey = collocate(
+        equation, equation.state_of(start), times, rtol=rtol, shortest=end * eps**0.75
+    )
+    return [equation.network_of(state).reshaped(*batch) for state in journey.states], journey
+
+
+def travel(start: MovingNetwork, times: list[float], rtol: float) -> list[MovingNetwork]:
+    """Return the networks at increasing times > 0, as `attempt`.
 
     Raises
     ------
     GeodesicError
-        If the network loses its rank before the last time.
+        If a network loses its rank before the last time.
     """
-    frames, rank = start.frames, start.frames.shape[-1]
-    equation = _Equation(frames.shape[-3] - 1, frames.shape[-2], rank, len(start.vectors))
-    state = equation.state_of(start)
-    eps, end = torch.finfo(state.dtype).eps, times[-1]
-    lengths = torch.stack([v.length() for v in start.vectors], -1)
-    # Roundings of the layers themselves bound what can be resolved.
-    size = equation.depth**0.5 * torch.linalg.matrix_norm(start.k)
-    scale = (lengths[..., 0] * end).maximum(size * (10.0 * eps / rtol))
-
-    def keeps_rank(_: float, __: Tensor) -> bool:
-        return equation.smallest is None or bool((equation.smallest > 0).all())
-
-    try:
-        found = collocate(
-            equation,
-            state.unsqueeze(0),
-            times,
-            coordinates_at=equation.coordinates_at(scale, lengths),
-            rtol=rtol,
-            shortest=end * eps**0.75,
-            alive=keeps_rank,
-        )
-    except StepFailure as failure:
-        raise _rank_lost(equation, failure.time, failure.state[0]) from None
-    if not keeps_rank(end, found[-1]):
-        raise _rank_lost(equation, end, found[-1][0])
-    return [equation.network_of(state[0]) for state in found]
-
-
-def _rank_lost(equation: _Equation, time: float, state: Tensor) -> GeodesicError:
-    least = float(torch.linalg.eigvalsh(equation.parts(state)[1])[..., 0].min())
-    if least <= 0 or (equation.smallest is not None and bool((equation.smallest <= 0).any())):
-        return GeodesicError(
+    found, journey = attempt(start, times, rtol)
+    if np.isnan(journey.lost).all():
+        return found
+    if journey.barred.any():
+        raise GeodesicError(
             "the geodesic must keep its rank, but it passes through networks of a smaller one by "
-            f"t = {time:.6g}, where singular vectors of the layers change their sign"
+            f"t = {journey.lost[journey.barred].min():.6g}, where singular vectors of the layers "
+            "change their sign"
         )
-    return GeodesicError(
-        f"the geodesic must keep its rank, but near t = {time:.6g} the smallest singular value of "
-        f"the layers is {least:.1e} and falls to zero"
+    # K comes after the frames in the state.
+    points, width, rank = start.frames.shape[-3:]
+    k = journey.last.unflatten(-1, (-1, rank))[:, points * width : points * width + rank]
+    least = torch.linalg.eigvalsh(k[torch.as_tensor(~np.isnan(journey.lost))])[:, 0].min()
+    raise GeodesicError(
+        f"the geodesic must keep its rank, but near t = {np.nanmin(journey.lost):.6g} the smallest "
+        f"singular value of the layers is {float(least):.1e} and falls to zero"
     )

@@ -2,8 +2,8 @@ r"""Networks of rank one: a cone over a product of spheres, whose geodesics have
 
 ``W_p = lam q_p q_{p-1}^T`` with unit vectors q_p: the metric is ``d rho^2 + rho^2 d phi^2`` with
 ``rho = sqrt(N) lam`` and ``N d phi^2 = sum_p w_p |dq_p|^2``, ``w_p`` the number of layers that q_p
-turns. A geodesic is a straight line in the plane to which the cone unrolls, and turns all q_p
-along great circles at constant ratios.
+turns. A geodesic is a straight line in the plane to which the cone unrolls, and turns all q_p along
+great circles at constant ratios.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ from torch import Tensor
 
 from dln_geometry.geometry.geodesics import GeodesicError
 from dln_geometry.geometry.network_geodesics.frames import Velocity
-from dln_geometry.geometry.network_geodesics.motion import Network
-
-__all__ = ["cone_logarithm", "cone_travel"]
+from dln_geometry.geometry.network_geodesics.motion import MovingNetwork
 
 
-def cone_travel(start: Network, times: list[float]) -> list[Network]:
-    """Return the network at times of either sign.
+def cone_travel(start: MovingNetwork, times: list[float]) -> list[MovingNetwork]:
+    """Return the networks at times of either sign.
 
     Raises
     ------
@@ -49,11 +47,11 @@ def cone_travel(start: Network, times: list[float]) -> list[Network]:
             )
         angles = (torch.atan2(aside, ahead).unsqueeze(-1) * shares)[..., None, None]
         turned = torch.cos(angles) * frames + torch.sin(angles) * directions
-        found.append(Network(turned, (lam * torch.hypot(ahead, aside))[..., None, None], ()))
+        found.append(MovingNetwork(turned, (lam * torch.hypot(ahead, aside))[..., None, None]))
     return found
 
 
-def cone_logarithm(frames: Tensor, lam: Tensor, goal: Network) -> Velocity:
+def cone_logarithm(frames: Tensor, lam: Tensor, goal: MovingNetwork) -> Velocity:
     """Return the velocity of the geodesic to another network, the shorter of those of both signs.
 
     Raises
@@ -66,7 +64,7 @@ def cone_logarithm(frames: Tensor, lam: Tensor, goal: Network) -> Velocity:
     outside = goal.frames - inside[..., None, None] * frames
     sines = torch.linalg.vector_norm(outside, dim=(-2, -1))
     angles = torch.stack([torch.atan2(sines, sign * inside) for sign in (1.0, -1.0)])
-    # No great circle is the one to the opposite point; in one dimension there is none.
+    # The great circle to the opposite point is not unique; in one dimension there is none.
     angles = torch.where(math.pi - angles < blurred, math.inf, angles)
     both = _angle(angles)
     phi, second = both.min(0)
@@ -90,5 +88,5 @@ def cone_logarithm(frames: Tensor, lam: Tensor, goal: Network) -> Velocity:
 def _angle(turns: Tensor) -> Tensor:
     """Return phi from the angles of all q_p, shape (..., N + 1)."""
     squares = turns.square() / (turns.shape[-1] - 1)
-    # Hidden vectors turn two layers.
+    # Each hidden vector turns two layers.
     return (squares.sum(-1) + squares[..., 1:-1].sum(-1)).sqrt()

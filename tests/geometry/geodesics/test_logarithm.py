@@ -79,7 +79,7 @@ def test_batches_and_dtypes(dtype, generator):
     assert found.dtype == dtype
     ops = RTOL_OPS if dtype == torch.float64 else 1000.0
     assert_close(found, z, ops=ops, condition=5)
-    single = dln.EndToEnd(point.u[1], point.s[1], point.vh[1], 3, False)
+    single = point[1]
     ends = exponential(single, torch.stack([z[1], 0.5 * z[1]]))
     length = dln.inner(single, z[1], z[1]).sqrt()
     assert_close(distance(single, ends) / length, [1.0, 0.5], ops=ops, condition=5)
@@ -195,7 +195,7 @@ def test_a_batch_is_its_samples(generator, monkeypatch):
     assert_close(logarithm(point, end), z, ops=RTOL_OPS, scale=1.0)
     assert_close(distance(point, end), [[0.01, 0.5, 1.2]] * 2, ops=RTOL_OPS)
     # Derivatives a few samples at a time.
-    monkeypatch.setattr("dln_geometry.geometry.geodesics.shooting._MOST_ENTRIES", 200)
+    monkeypatch.setattr("dln_geometry.geometry.geodesics.chart._MOST_ENTRIES", 200)
     assert_close(distance(point, end), [[0.01, 0.5, 1.2]] * 2, ops=RTOL_OPS)
 
 
@@ -238,7 +238,7 @@ def test_the_derivative_in_batches_and_at_the_point_itself(generator):
     (slope,) = torch.autograd.grad(lengths[0], x, retain_graph=True)
     assert_close(slope, torch.zeros(3, 3), scale=1.0)
     (slope,) = torch.autograd.grad(lengths.sum(), x)
-    lowered = dln.metric(p, logarithm(p, dln.EndToEnd(ends.u[1], ends.s[1], ends.vh[1], 3, False)))
+    lowered = dln.metric(p, logarithm(p, ends[1]))
     assert_close(slope, -lowered / 0.4, ops=RTOL_OPS)
 
 

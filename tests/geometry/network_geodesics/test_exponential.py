@@ -11,10 +11,11 @@ from dln_geometry.geometry.network_geodesics import (
     LayerBox,
     balanced_geodesic,
     balanced_transport,
+    starting,
     travel,
 )
-from dln_geometry.geometry.network_geodesics import exponential as layer_geodesics
-from dln_geometry.geometry.submersion import horizontal_lift, second_fundamental_form, split
+from dln_geometry.geometry.points import balanced_network
+from dln_geometry.geometry.submersion import horizontal_lift, second_fundamental_form
 from dln_geometry.testing import assert_close, assert_order
 from tests.geometry.geodesics.routes import layered_geodesic
 from tests.geometry.network_geodesics.routes import (
@@ -148,12 +149,12 @@ def test_the_box_holds_all(widths, rank, generator, monkeypatch):
     layers, v = network(widths, rank, generator)
     w = vector(layers, generator)
     end, moved = balanced_transport(layers, v, w)
-    assert layer_geodesics._prepare(split(layers), v)[1].frames.shape[-2] == 2 * rank
+    assert starting(balanced_network(layers), v)[1].frames.shape[-2] == 2 * rank
     monkeypatch.setattr(
         LayerBox, "around", classmethod(lambda cls, widths, *_: cls(tuple(widths), None))
     )
     whole, carried = balanced_transport(layers, v, w)
-    assert layer_geodesics._prepare(split(layers), v)[1].frames.shape[-2] == max(widths)
+    assert starting(balanced_network(layers), v)[1].frames.shape[-2] == max(widths)
     assert_same(end, whole, ops=RTOL_OPS)
     assert_same(moved, carried, ops=RTOL_OPS)
 
@@ -162,7 +163,7 @@ def test_the_box_holds_all(widths, rank, generator, monkeypatch):
 def test_the_cone_of_rank_one(widths, generator):
     """Closed form against the integrated equation."""
     layers, v = network(widths, 1, generator, 1.1)
-    box, start = layer_geodesics._prepare(split(layers), v)
+    box, start = starting(balanced_network(layers), v)
     (end,) = travel(start, [1.0], 1e-12)
     assert_same(balanced_geodesic(layers, v), box.network(end.frames, end.k), ops=RTOL_OPS)
 

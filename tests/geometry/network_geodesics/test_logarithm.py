@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import pkgutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,13 +11,13 @@ import dln_geometry as dln
 from dln_geometry.geometry.geodesics import GeodesicError
 from dln_geometry.geometry.network_geodesics import (
     LayerBox,
+    aim_at,
     balanced_distance,
     balanced_geodesic,
     balanced_logarithm,
     balanced_transport,
 )
-from dln_geometry.geometry.network_geodesics import logarithm as layer_logarithm
-from dln_geometry.geometry.submersion import split
+from dln_geometry.geometry.points import balanced_network
 from dln_geometry.testing import assert_close, assert_order
 from tests.geometry.network_geodesics.routes import minus, network, scaled, size, vector
 
@@ -132,9 +134,9 @@ def test_the_cone_of_rank_one(weights, generator):
     """The law of cosines on the cone, and the geodesic arrives."""
     widths = (3, 2, 4, 3)[: len(weights)]
     layers, v = network(widths, 1, generator, 1.2)
-    frames = split(layers)[1]
+    frames = balanced_network(layers).frames
     other = scaled(balanced_geodesic(layers, v), 1.3)
-    ends = split(other)[1]
+    ends = balanced_network(other).frames
     cosines = torch.stack([(a * b).sum() for a, b in zip(frames, ends, strict=True)])
     angles = min(
         sum(w * t * t for w, t in zip(weights, torch.acos(s * cosines), strict=True))
@@ -154,7 +156,7 @@ def test_the_box_holds_all(widths, rank, generator, monkeypatch):
     layers, v = network(widths, rank, generator)
     end = balanced_geodesic(layers, v)
     found = balanced_logarithm(layers, end)
-    assert layer_logarithm._prepare(split(layers), split(end))[1].frames.shape[-2] == 2 * rank
+    assert aim_at(balanced_network(layers), balanced_network(end))[1].frames.shape[-2] == 2 * rank
     monkeypatch.setattr(
         LayerBox, "around", classmethod(lambda cls, widths, *_: cls(tuple(widths), None))
     )
@@ -195,19 +197,52 @@ def test_nearer_goals_lead_to_the_far_one(generator, monkeypatch):
     """As if every direct shot failed."""
     layers, v = network((3, 3, 3), 2, generator, 0.8)
     end = balanced_geodesic(layers, v)
-    correct, calls = layer_logarithm._correct, []
+    module = "dln_geometry.geometry.geodesics.shooting._correct"
+    correct, calls = pkgutil.resolve_name(module), []
 
-    def failing(aim, velocity, rtol, far):
-        calls.append(far)
-        return (None, 1.0) if len(calls) < 3 else correct(aim, velocity, rtol, far)
+    def failing(aim, velocity, rtol):
+        calls.append(aim.transported)
+        found, done, missed = correct(aim, velocity, rtol)
+        return (found, done, missed) if len(calls) > 2 else (found, done & False, missed)
 
-    monkeypatch.setattr(layer_logarithm, "_correct", failing)
+    monkeypatch.setattr(module, failing)
     assert_same(balanced_logarithm(layers, end), v)
     assert calls[:3] == [False, True, True]
     assert len(calls) > 3
-    monkeypatch.setattr(layer_logarithm, "_correct", lambda *_: (None, 0.3))
-    with pytest.raises(GeodesicError, match="no geodesic was found from factors to other"):
+
+    def hopeless(aim, velocity, rtol):
+        n = len(velocity)
+        return velocity, torch.zeros(n, dtype=torch.bool), torch.full((n,), 0.3)
+
+    monkeypatch.setattr(module, hopeless)
+    with pytest.raises(GeodesicError, match=r"from factors to other: .* next goal by 3.0e-01"):
         balanced_logarithm(layers, end)
+    ends = [torch.stack((w, w)) for w in end]
+    with pytest.raises(GeodesicError, match=r"from factors to other \(sample 0 of the batch\)"):
+        balanced_logarithm(layers, ends)
+
+
+@pytest.mark.parametrize("transported", [False, True])
+def test_every_sample_is_shot_on_its_own(transported, generator):
+    """Near and far goals, together and alone, and a velocity that does not arrive."""
+    layers, v = network((3, 3, 3), 2, generator, 1.0)
+    ends = balanced_geodesic(layers, v, [0.05, 1.0])
+    # The second goal is half the network, and its velocity is made to pass zero.
+    ends = [torch.stack((e[0], 0.5 * w, e[1])) for w, e in zip(layers, ends, strict=True)]
+    expected = [torch.stack((0.05 * a, -0.5 * w, a)) for w, a in zip(layers, v, strict=True)]
+    assert_same(balanced_logarithm(layers, ends), expected)
+    aim = replace(
+        aim_at(balanced_network(layers), balanced_network(ends))[1], transported=transported
+    )
+    velocity = aim.guess()
+    velocity[1] *= 4.0
+    miss, distance, arrives = aim.shoot(velocity, 1e-10)
+    assert arrives.tolist() == [True, False, True]
+    for i in (0, 2):
+        one = aim.of_samples(torch.tensor([i]))
+        alone = one.shoot(velocity[i : i + 1], 1e-10)
+        assert_close(alone[0][0], miss[i], ops=RTOL_OPS, scale=1.0)
+        assert_close(alone[1][0], distance[i], ops=RTOL_OPS, scale=1.0)
 
 
 def test_what_no_geodesic_joins(generator):
@@ -223,7 +258,7 @@ def test_what_no_geodesic_joins(generator):
             balanced_logarithm(layers, end)
     # All of them turned over lie on the same component.
     end = [flip @ layers[0] @ flip, layers[1] @ flip, flip @ layers[2]]
-    layer_logarithm._prepare(split(layers), split(end))
+    aim_at(balanced_network(layers), balanced_network(end))
     point, _ = network((3, 2, 2), 1, generator)
     with pytest.raises(GeodesicError, match="no geodesic was found"):
         balanced_distance(point, scaled(point, -1.0))

@@ -1,0 +1,287 @@
+"""Options of a run, and its decisions between steps: each sample's step size, and the method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dln_geometry.ode.chebyshev import SAFETY, Chebyshev, ChebyshevStepper
+from dln_geometry.ode.runge_kutta import BlockNorms, ExplicitStepper, Field, RungeKutta
+
+SHRINK, GROW = 0.2, 10.0
+TINY, EPS = float(np.finfo(np.float64).tiny), float(np.finfo(np.float64).eps)
+
+RESERVED = ("t_end", "steps", "evaluations", "seconds", "failed", "unfinished")
+"""Status names that no stopping rule may take."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The checked arguments of an integration."""
+
+    t_end: float
+    rtol: float
+    atol: np.ndarray | None
+    explicit: RungeKutta | None
+    stabilised: Chebyshev | None
+    rules: dict[str, tuple[int, float]]
+    limits: dict[str, float]
+    correct: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None
+
+
+def first_step(
+    d0: np.ndarray, h0: np.ndarray, d1: np.ndarray, d2: np.ndarray, order: int
+) -> np.ndarray:
+    """Return Hairer's first step size, in a form that scales with time.
+
+    ``min(100 h0, (0.01/d0)^(1/order) / r)``, ``r = max(d1/d0, sqrt(d2/d0))``, where ``d0, d1, d2``
+    are the sizes of y and of its first two derivatives in units of the tolerance, the second one
+    taken over the step `h0`.
+
+    References
+    ----------
+    E. Hairer, S. P. Norsett, G. Wanner, Solving ODEs I, section II.4.
+    """
+    rate = np.maximum(d1 / d0, np.sqrt(d2 / d0))
+    # A rate of zero, or next to it, sets no limit.
+    with np.errstate(divide="ignore", over="ignore"):
+        h1 = np.where(rate > 0, (0.01 / d0) ** (1 / order) / rate, h0)
+    return np.maximum(np.minimum(100 * h0, h1), TINY)
+
+
+class StepControl:
+    """Control one step size per sample.
+
+    After an accepted step ``h_new = h clip(0.9 err^(-0.85/k) err_old^(0.2/k), 0.2, 10)``, where
+    ``k`` is one more than the order of the error estimate, and no growth right after a rejection;
+    after a rejected one ``h clip(0.9 err^(-1/k), 0.2, 0.9)``, ``0.2 h`` if it is not finite.
+
+    References
+    ----------
+    E. Hairer, G. Wanner, Solving ODEs II, section IV.2 (the PI controller).
+    """
+
+    def __init__(self, h: np.ndarray) -> None:
+        self.h, self.first = h, h.copy()
+        self.err_old = np.full_like(h, 1e-4)
+        self.after_rejection = np.zeros(len(h), dtype=bool)
+
+    def propose(
+        self, t: np.ndarray, stop: np.ndarray, running: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the steps to try, 0 for finished samples, and which of them end at `stop`."""
+        hits = (t + 1.01 * self.h >= stop) & running
+        trial = np.where(running, self.h, 0.0)
+        if np.count_nonzero(hits):
+            # Subtracted only where a stop is hit: stops may be infinite.
+            trial[hits] = stop[hits] - t[hits]
+        return trial, hits
+
+    def update(
+        self,
+        err: np.ndarray,
+        accepted: np.ndarray,
+        trial: np.ndarray,
+        hits: np.ndarray,
+        running: np.ndarray,
+        error_order: int,
+    ) -> None:
+        """Set the next step sizes from the errors (B,), NaN or infinite where a trial failed."""
+        k = error_order + 1
+        with np.errstate(all="ignore"):
+            size = np.maximum(err, 1e-10)
+            grow = 0.9 * size ** (-0.85 / k) * self.err_old ** (0.2 / k)
+            grow = np.minimum(np.maximum(grow, SHRINK), GROW)
+            if np.count_nonzero(self.after_rejection):
+                grow = np.where(self.after_rejection, np.minimum(grow, 1.0), grow)
+            h, keep = trial * grow, accepted
+            if np.count_nonzero(hits):
+                # If a save time shortened this step, keep the previous step size.
+                h = np.where(hits & (grow >= 1), np.maximum(self.h, h), h)
+                keep = accepted & (trial >= 0.5 * self.h)
+            if np.count_nonzero(accepted) == len(accepted):
+                self.h = h
+            else:
+                shrink = np.minimum(np.maximum(0.9 * size ** (-1 / k), SHRINK), 0.9)
+                shrink = trial * np.where(np.isfinite(err), shrink, SHRINK)
+                self.h = np.where(accepted, h, np.where(running, shrink, self.h))
+            self.err_old = np.where(keep, np.maximum(err, 1e-4), self.err_old)
+        self.after_rejection = running & ~accepted
+
+    def underflow(self, t: np.ndarray) -> np.ndarray:
+        """Return the samples whose step is lost in the rounding of time."""
+        return self.h < 16 * EPS * np.maximum(t, np.minimum(self.first, 1.0))
+
+    def state(self) -> dict[str, Any]:
+        """Return a copy of the controller's arrays as tensors."""
+        return {name: torch.from_numpy(value.copy()) for name, value in vars(self).items()}
+
+    @classmethod
+    def load(cls, state: dict[str, Any]) -> StepControl:
+        """Return the controller of a stored state."""
+        control = cls(state["h"].numpy().copy())
+        for name, value in state.items():
+            setattr(control, name, value.numpy().copy())
+        return control
+
+
+class StiffnessSwitch:
+    """Choose between an explicit method and the stabilised one by their cost per unit of time.
+
+    To the stabilised one: when ``h rho`` of the samples that hold most of the remaining steps has
+    reached 0.7 of the explicit stability interval in `patience` steps, without a run of 4 steps
+    that did not. Trying it is cheap, since at equal step sizes it needs fewer evaluations.
+    Back: when in 4 steps in a row its cost ``s/h`` exceeds that of the explicit method at its
+    stability limit. A stay of less than 25 steps doubles the patience.
+    """
+
+    def __init__(self, explicit: RungeKutta) -> None:
+        limit = explicit.real_stability
+        self._cost, self._limit = explicit.evaluations / limit, 0.7 * limit
+        self.patience, self.votes, self.against, self.stay = 8, 0, 0, 0
+
+    def wants_stabilised(self, hrho: np.ndarray, work: np.ndarray) -> bool:
+        """Count a step of the explicit method; `work` (B,) weighs the samples."""
+        # The negation counts NaN, a sample that does not move, as not stiff.
+        if 2 * float(work @ (hrho > self._limit)) > float(work.sum()):
+            self.votes, self.against = self.votes + 1, 0
+        else:
+            self.against += 1
+            if self.against >= 4:
+                self.votes = 0
+        if self.votes < self.patience:
+            return False
+        self.votes = self.against = self.stay = 0
+        return True
+
+    def wants_explicit(self, hrho: np.ndarray, work: np.ndarray) -> bool:
+        """Count a step of the stabilised method."""
+        self.stay += 1
+        stages = np.maximum(np.ceil(np.sqrt(1 + 1.54 * SAFETY * hrho)), 2)
+        dear = 2 * float(work @ (stages > self._cost * hrho)) > float(work.sum())
+        self.against = self.against + 1 if dear else 0
+        if self.against < 4:
+            return False
+        self.patience = min(2 * self.patience, 512) if self.stay < 25 else 8
+        self.votes = self.against = 0
+        return True
+
+    def state(self) -> dict[str, int]:
+        """Return the counters."""
+        return {n: getattr(self, n) for n in ("patience", "votes", "against", "stay")}
+
+
+class MethodChoice:
+    """Hold the steppers of a run, the one that steps now, and the spectral radius of each sample.
+
+    With both methods the run starts with the explicit one and switches; with one, it stays.
+    """
+
+    def __init__(
+        self,
+        explicit: RungeKutta | None,
+        stabilised: Chebyshev | None,
+        field: Field,
+        y: Tensor,
+        norms: BlockNorms,
+    ) -> None:
+        self._methods = {m.name: m for m in (explicit, stabilised) if m is not None}
+        self._explicit, self._stabilised = explicit, stabilised
+        self._field, self._y, self._norms = field, y, norms
+        self._steppers: dict[str, ExplicitStepper | ChebyshevStepper] = {}
+        self._switch = StiffnessSwitch(explicit) if explicit and stabilised else None
+        self.rho, self.switches = np.zeros(len(y)), 0
+        self._take(next(iter(self._methods)))
+
+    def _take(self, name: str) -> None:
+        if name not in self._steppers:
+            method = self._methods[name]
+            make: Any = ChebyshevStepper if isinstance(method, Chebyshev) else ExplicitStepper
+            self._steppers[name] = make(method, self._field, self._y, self._norms)
+        self.stepper = self._steppers[name]
+
+    def _change(self, name: str, control: StepControl) -> None:
+        f = self.stepper.f
+        self._take(name)
+        self.stepper.f.copy_(f)
+        # The old error is that of the other method.
+        control.err_old = np.full_like(control.err_old, 1e-4)
+        self.switches += 1
+
+    def update(
+        self,
+        trial: np.ndarray,
+        norms: np.ndarray,
+        radii: np.ndarray | None,
+        rejected: bool,
+        work: Callable[[], np.ndarray],
+        control: StepControl,
+    ) -> None:
+        """Update the spectral radius after a trial step and choose the method of the next one.
+
+        `trial` (B,) are its step sizes, `norms` and `radii` what it sent to the host, `rejected`
+        whether a sample was; ``work()`` returns the steps (B,) still to take, up to a factor (0 for
+        finished samples). A change of method may limit the step sizes in `control`.
+        """
+        stepper = self.stepper
+        if isinstance(stepper, ChebyshevStepper):
+            stepper.commit()
+            if radii is not None:
+                self.settle(radii, work() > 0)
+            if rejected:
+                stepper.age = stepper.due
+            if self._switch and self._switch.wants_explicit(control.h * self.rho, work()):
+                assert self._explicit is not None
+                self._change(self._explicit.name, control)
+                reach = 0.8 * self._explicit.real_stability
+                with np.errstate(divide="ignore"):
+                    control.h = np.minimum(control.h, reach / self.rho)
+        elif self._switch is not None:
+            hrho = stepper.stiffness(norms)
+            if hrho is not None and self._switch.wants_stabilised(hrho, work()):
+                assert self._stabilised is not None
+                self._change(self._stabilised.name, control)
+                assert isinstance(self.stepper, ChebyshevStepper)
+                self.stepper.seed(stepper.df)
+                rho = np.divide(hrho, trial, out=np.zeros_like(hrho), where=trial > 0)
+                self.rho = np.nan_to_num(rho, posinf=0.0)
+
+    def settle(self, radii: np.ndarray, running: np.ndarray) -> bool:
+        """Adopt the last of two iterates of the spectral radius, and tell if it has settled.
+
+        If they differ by more than 5 %, the next step estimates the radius again.
+        """
+        assert isinstance(self.stepper, ChebyshevStepper)
+        last = radii[1]
+        self.rho = np.where(np.isfinite(last), last, self.rho)
+        settled = bool(((np.abs(last - radii[0]) <= 0.05 * last) | ~running).all())
+        self.stepper.age = 0 if settled else self.stepper.due
+        return settled
+
+    def state(self) -> dict[str, Any]:
+        """Return a copy of what the next step depends on."""
+        return {
+            "method": self.stepper.name,
+            "stepper": self.stepper.state(),
+            "rho": torch.from_numpy(self.rho.copy()),
+            "switches": self.switches,
+            "switch": self._switch.state() if self._switch else {},
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue from a stored state."""
+        if state["method"] not in self._methods:
+            raise ValueError(
+                f"resume must be given with the method of the stored run, {state['method']!r}, "
+                f"got {sorted(self._methods)}"
+            )
+        self._take(state["method"])
+        self.stepper.load(state["stepper"])
+        self.rho, self.switches = state["rho"].numpy().copy(), state["switches"]
+        if self._switch is not None:
+            vars(self._switch).update(state["switch"])
