@@ -161,7 +161,8 @@ def inner_christoffel(x: np.ndarray, depth: Depth, log_kernel: np.ndarray) -> np
     top = x.max()
     x, log_kernel = x - top, log_kernel - depth.exponent * top
     with np.errstate(divide="ignore", invalid="ignore"):
-        table = ratios(x, depth, log_kernel)
+        # In the kernel's formulas numpy takes a `Depth` for a number in double precision.
+        table = ratios(x, depth, log_kernel).astype(x.dtype, copy=False)
     table *= np.exp(x[:, None] - log_kernel - top)
     return table
 
