@@ -223,8 +223,6 @@ def _batched(loss: Loss, point: Any) -> Any:
             f"loss must have one value for every start {tuple(batch)}, got shape "
             f"{tuple(value.shape)}"
         )
-    if isinstance(point, Network):
-        return Network.from_layers(w.expand(*wanted, *w.shape[-2:]) for w in point)
     return point.expand(wanted)
 
 
