@@ -26,8 +26,7 @@ def deterministic_path(
 ) -> Trajectory:
     """Follow particles of infinite index; `path` takes a batch of them and the times."""
     times = time_grid(t_end, None, save_at, device=x.device).times
-    at = times.tolist()
-    at = at if at[-1] == t_end else [*at, float(t_end)]
+    at = times_to_end(times, t_end)
     with torch.no_grad():
         rows = path(x.reshape(-1, x.shape[-1]).double(), at).to(x.dtype)
     rows = rows.reshape(len(at), *x.shape)
@@ -68,7 +67,7 @@ def coulomb_path(x0: Tensor, times: list[float], confinement: float, rtol: float
         def field(y: Tensor) -> Tensor:
             return repulsion(y) - confinement * y
 
-        rows = _solve(field, x, x0 - mean, times, first, rtol)
+        rows = _rows_after(field, x, x0 - mean, times, first, rtol)
     return torch.stack(
         [r + mean * math.exp(-confinement * t) for t, r in zip(times, rows, strict=True)]
     )
@@ -95,7 +94,7 @@ def singular_coulomb_path(
         return singular_repulsion(s, excess) - confinement * s
 
     s = torch.stack([_separated(row, first, cluster) for row in s0])
-    return torch.stack(_solve(field, s, s0, times, first, rtol))
+    return torch.stack(_rows_after(field, s, s0, times, first, rtol))
 
 
 def early(t: float, confinement: float) -> float:
@@ -133,7 +132,7 @@ def _separated(
     return torch.cat(moved).to(x)
 
 
-def _solve(
+def _rows_after(
     field: Callable[[Tensor], Tensor],
     x: Tensor,
     x0: Tensor,
@@ -141,17 +140,28 @@ def _solve(
     first: float,
     rtol: float,
 ) -> list[Tensor]:
-    """Integrate from the time `first`; rows at the times, the start at time 0."""
+    """Integrate from x at the time `first`; until then the rows are the start x0."""
+    rows, later = [x0.sort(-1).values for t in times if t <= first], [t for t in times if t > first]
+    return (
+        [*rows, *ascending_rows(field, x, [t - first for t in later], rtol)[0]] if later else rows
+    )
+
+
+def ascending_rows(
+    field: Callable[[Tensor], Tensor], x: Tensor, times: list[float], rtol: float
+) -> tuple[Tensor, dict[str, Any]]:
+    """Integrate ``x' = field(x)``, x of shape (B, n); return (T, B, n), sorted, and statistics."""
 
     def write(t: Tensor, y: Tensor, out: Tensor) -> None:
         out.copy_(field(y))
 
-    later = [t for t in times if t > first]
-    rows = [x0.sort(-1).values for t in times if t <= first]
-    if later:
-        stops = [t - first for t in later]
-        done = integrate(
-            write, x, t_end=stops[-1], rtol=rtol, save_at=stops, record=lambda y, obs: {"y": y}
-        )
-        rows.extend(done.saved["y"].sort(-1).values)
-    return rows
+    path = integrate(
+        write, x, t_end=times[-1], rtol=rtol, save_at=times, record=lambda y, obs: {"y": y}
+    )
+    return path.saved["y"].sort(-1).values, path.stats
+
+
+def times_to_end(times: Tensor, t_end: Any) -> list[float]:
+    """Return saved times, and `t_end` if it is none of them."""
+    at = times.tolist()
+    return at if at[-1] == t_end else [*at, float(t_end)]

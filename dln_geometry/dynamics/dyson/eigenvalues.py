@@ -74,11 +74,9 @@ def dyson(
     dyson_index : float
         Index b in (0, inf]. Infinity is Coulomb repulsion, integrated with tolerance `rtol`:
         `dt`, `generator` and `scheme` are not used then.
-    t_end : float
-        End of time.
-    dt : float, optional
-        Largest step. Where steps are exact in law (``scheme="exact"``, and index 1) it may be
-        left out: then there is one step per saved time.
+    t_end, dt : float
+        End of time, and the largest step. Where steps are exact in law (``scheme="exact"``, and
+        index 1) `dt` may be left out: then there is one step per saved time.
     generator : torch.Generator, optional
         Source of randomness; a fresh one by default.
     save_at : array_like, shape (T,), optional
@@ -200,7 +198,7 @@ def particle_path(
     """Follow particles with the confining drift ``-rate x``."""
     motion = Particles(step, scheme, rate)
     path = simulate(motion, (x,), grid, label="Dyson", progress=progress)
-    if not bool(torch.isfinite(path.final).all()):  # pyright: ignore
+    if not (isinstance(path.final, Tensor) and bool(torch.isfinite(path.final).all())):
         raise ValueError(OVERFLOW)
     return path
 

@@ -54,7 +54,7 @@ def proximal(start: Tensor, y: Tensor, h: float) -> Tensor:
         damping = torch.where(length > 0.25, 1 / (1 + length), 1.0)
         x = x + damping.unsqueeze(-1) * move
         size = move.abs().amax(-1)
-        # Quadratic convergence: what follows a step of relative length 1e-5 is rounding.
+        # Quadratic convergence: after a step of relative length 1e-5 only rounding is left.
         if bool(((length < 1e-5) | (size < done)).all()):
             return x.to(dtype)
     raise ValueError(f"dt must be large enough for the gaps to be resolved, got a step {h:.1e}")

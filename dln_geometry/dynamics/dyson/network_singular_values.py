@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dln_geometry.dynamics.dyson.coulomb import ascending_rows, times_to_end
 from dln_geometry.dynamics.dyson.eigenvalues import as_particles, isospectral_step
 from dln_geometry.dynamics.dyson.singular_values import real_singular_values
 from dln_geometry.dynamics.noise import (
@@ -23,7 +24,6 @@ from dln_geometry.dynamics.noise import (
 )
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import entropy_slope
-from dln_geometry.ode import integrate
 from dln_geometry.support import (
     as_depth,
     as_flag,
@@ -77,14 +77,13 @@ def dln_dyson(
         Singular values s in any order; zeros are allowed at finite depth.
     depth : float
         Real depth N >= 1, or ``math.inf``.
-    beta : float
-        Inverse temperature.
+    beta, kappa : float
+        Inverse temperature, and noise across the orbits over noise along them. At ``kappa = 0`` the
+        deterministic flow of the free energy, integrated with tolerance `rtol` (`dt` and
+        `generator` are not used).
     loss : callable, optional
         ``E(s)`` of the singular values (..., r), returning (...), differentiable by autograd; or
         an object with ``spectral_gradient(s)``, ``dE/ds`` of shape (..., r).
-    kappa : float
-        Noise across the orbits over noise along them, kappa >= 0; at 0 the deterministic flow of
-        the free energy, integrated with tolerance `rtol` (`dt` and `generator` are not used).
     entropy : bool
         Whether the drift holds the entropy S, as the noise of the layers makes it.
     shape : (int, int), optional
@@ -246,7 +245,7 @@ class SpectralSteps(Stepper):
     """Half a step of noise, a step of drift (Heun) and half a step of noise.
 
     `noise` is the variance of the noise in unit time, `wall` is ``m + n - 2r``, `pull` the drift of
-    the loss alone, and `slow` what time is divided by: N in the metric of A/N.
+    the loss alone; time is divided by `slow`, N in the metric of A/N.
     """
 
     flat: FlatCoordinates
@@ -298,21 +297,15 @@ def _deterministic(
     flat: FlatCoordinates, drift: Field, s: Tensor, grid: Grid, t_end: Any, slow: float, rtol: float
 ) -> Trajectory:
     """Integrate the drift alone."""
-    times = grid.times.tolist()
-    times = times if times[-1] == t_end else [*times, float(t_end)]
-
-    def field(t: Tensor, y: Tensor, out: Tensor) -> None:
-        out.copy_(drift(y) / slow)
-
-    x, record = flat.of(s).reshape(-1, s.shape[-1]), lambda y, obs: {"y": y}
-    path = integrate(field, x, t_end=times[-1], rtol=rtol, save_at=times, record=record)
-    x = path.saved["y"].reshape(-1, *s.shape).sort(-1).values
-    values, rows = flat.values(x).flip(-1), len(grid.times)
+    x, times = flat.of(s).reshape(-1, s.shape[-1]), times_to_end(grid.times, t_end)
+    rows, stats = ascending_rows(lambda y: drift(y) / slow, x, times, rtol)
+    rows = rows.reshape(-1, *s.shape)
+    values, count = flat.values(rows).flip(-1), len(grid.times)
     return Trajectory(
         t=grid.times,
-        states=x[:rows],
-        singular_values=values[:rows],
+        states=rows[:count],
+        singular_values=values[:count],
         final=values[-1],
-        stats={"evaluations": path.stats["evaluations"]},
+        stats={"evaluations": stats["evaluations"]},
         depth=flat.depth,
     )

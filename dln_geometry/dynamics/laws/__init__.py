@@ -1,4 +1,4 @@
-"""Exact laws of the noise: what samplers and paths are tested against.
+"""Exact laws of the noise, against which samplers and paths are tested.
 
 Beta ensembles by their tridiagonal and bidiagonal models, their limits at infinite index (zeros of
 Hermite and Laguerre polynomials) and at infinite size (semicircle, Marchenko-Pastur), and the

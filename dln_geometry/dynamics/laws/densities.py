@@ -10,16 +10,6 @@ from torch import Tensor
 
 from dln_geometry.support import as_count, as_depth, as_float_tensor, as_positive, as_sides
 
-__all__ = [
-    "marchenko_pastur_density",
-    "marchenko_pastur_distribution",
-    "marchenko_pastur_edges",
-    "ridge_mean_square",
-    "semicircle_density",
-    "semicircle_distribution",
-    "semicircle_radius",
-]
-
 
 def semicircle_radius(n: int, t: float) -> float:
     """Return the edge ``2 sqrt(n t)`` of n Dyson particles from 0 at time t, to leading order.
@@ -126,19 +116,7 @@ def ridge_mean_square(
     only (hidden widths ``min(m, n)``): at ``kappa = 1`` the dimension of the balanced manifold
     over beta, without entropy that of the matrices of rank r.
 
-    Parameters
-    ----------
-    shape, rank, depth
-        Of the end-to-end matrices; the depth is finite.
-    beta, kappa : float
-        Inverse temperature and ratio of the noise across the orbits to that along them.
-    entropy : bool
-        Whether the drift holds the entropy.
-
-    Raises
-    ------
-    ValueError
-        If the rank exceeds the shape, the depth is infinite, or `beta` or `kappa` is not positive.
+    `beta`, `kappa` and `entropy` are those of `dln_geometry.langevin`; the depth is finite.
 
     References
     ----------
@@ -152,7 +130,7 @@ def ridge_mean_square(
     m, n = as_sides(shape)
     r, depth = as_count(rank, "rank"), as_depth(depth)
     kappa = as_positive(kappa, "kappa")
-    if r > n or math.isinf(depth):
+    if r > n or depth.infinite:
         raise ValueError(
             f"rank must be at most {n} and depth finite, got rank {r} and depth {depth:g}"
         )

@@ -23,8 +23,6 @@ from dln_geometry.support import (
     normal,
 )
 
-__all__ = ["beta_hermite", "beta_laguerre", "hermite_zeros", "laguerre_zeros"]
-
 _BATCHED = 64
 """Size up to which a batch of dense decompositions beats a loop of tridiagonal ones."""
 
@@ -63,13 +61,7 @@ def beta_hermite(
 
     Returns
     -------
-    Tensor, shape (*size, n)
-        Ascending.
-
-    Raises
-    ------
-    ValueError
-        If `n`, `dyson_index` or `t` is not positive.
+    Tensor, shape (*size, n), ascending
 
     References
     ----------
@@ -121,13 +113,7 @@ def beta_laguerre(
 
     Returns
     -------
-    Tensor, shape (*size, min(m, n))
-        Ascending.
-
-    Raises
-    ------
-    ValueError
-        If the shape, `dyson_index` or `t` is not positive.
+    Tensor, shape (*size, min(m, n)), ascending
 
     References
     ----------
@@ -208,13 +194,6 @@ def tridiagonal_eigenvalues(main: Tensor, off: Tensor) -> Tensor:
         return main
     if n <= _BATCHED:
         return torch.linalg.eigvalsh(main.diag_embed() + off.diag_embed(-1))
-    rows = [
-        scipy.linalg.eigvalsh_tridiagonal(d, e)
-        for d, e in zip(_rows(main), _rows(off), strict=True)
-    ]
+    pairs = zip(*(x.reshape(-1, x.shape[-1]).cpu().numpy() for x in (main, off)), strict=True)
+    rows = [scipy.linalg.eigvalsh_tridiagonal(d, e) for d, e in pairs]
     return torch.from_numpy(np.stack(rows)).reshape(main.shape).to(main)
-
-
-def _rows(x: Tensor) -> np.ndarray:
-    """Return the vectors of a batch, on the CPU."""
-    return x.reshape(-1, x.shape[-1]).cpu().numpy()

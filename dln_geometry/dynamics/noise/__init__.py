@@ -2,7 +2,7 @@
 
 Open `langevin` first: it chooses the steps (`product_steps`, `splitting_steps`, `network_steps`)
 and hands them to the one loop of all random motions, `simulation.simulate`. A new motion is a
-`Stepper`: a state as a tuple of tensors, what one step makes of it, and what is saved of it.
+`Stepper`: the step of a state (a tuple of tensors), and the figures that are saved of it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dln_geometry.dynamics.noise.flat_coordinates import FlatCoordinates
 from dln_geometry.dynamics.noise.langevin import brownian_motion, langevin, loss_identity
 from dln_geometry.dynamics.noise.network_steps import NetworkSteps, network_start
 from dln_geometry.dynamics.noise.product_steps import Gaussians, Thermostat
-from dln_geometry.dynamics.noise.rotations import excess_rates, orthonormalized, rotated
+from dln_geometry.dynamics.noise.rotations import excess_rates, polished_frame, rotated
 from dln_geometry.dynamics.noise.simulation import (
     OVERFLOW,
     Diverged,
@@ -45,7 +45,7 @@ __all__ = [
     "langevin",
     "loss_identity",
     "network_start",
-    "orthonormalized",
+    "polished_frame",
     "rotated",
     "rotates_first",
     "simulate",

@@ -14,7 +14,7 @@ from dln_geometry.support import Depth
 class FlatCoordinates:
     """The coordinates ``rho = sqrt(N) s^{1/N}``; at infinite depth ``log s``.
 
-    ``scale`` is what ``s^{1/N}`` is multiplied by, ``sqrt(N)`` or 1.
+    ``scale`` is the factor of ``s^{1/N}``: ``sqrt(N)``, or 1.
     """
 
     def __init__(self, depth: Depth) -> None:

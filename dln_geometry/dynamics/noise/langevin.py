@@ -69,15 +69,13 @@ def langevin(
         A point of any depth and rank; leading dimensions are independent chains. With
         ``upstairs`` also balanced factors ``(W_1, ..., W_N)``.
     beta : float
-        Inverse temperature, positive.
+        Inverse temperature.
     kappa : float
         Ratio of the noise across the orbits of the balanced manifold to that along them.
     entropy : bool
         Whether noise along the orbits acts: ``False`` drops the drift ``grad S / beta``.
-    t_end : float
-        End of time, positive.
-    dt : float
-        Largest step; steps are equal between saved times.
+    t_end, dt : float
+        End of time, and the largest step; steps are equal between saved times.
     generator : torch.Generator
         The source of randomness.
     increments : array_like, shape (steps, ..., m, n), optional
@@ -103,8 +101,8 @@ def langevin(
         products is the same. Needs an integer depth.
     keep_points : bool
         Keep the point at every saved time in `Trajectory.points`.
-    progress : bool
-        Show a progress bar.
+    progress : bool or callable
+        Show a progress bar, or call this function with the fraction done at saved times.
     store : path, optional
         File from which a killed run continues, to the same bits.
 
@@ -236,22 +234,10 @@ def brownian_motion(
     depth, that of a Brownian motion of m x n matrices at full rank; at infinite depth ``log s`` is
     Dyson's motion of index 1.
 
-    Parameters
-    ----------
-    start : Collapsed, EndToEnd or factors
-        Where it starts; leading dimensions are independent paths.
-    t_end, dt, generator
-        As in `langevin`.
-    upstairs : bool
-        Brownian motion on the balanced manifold instead: pushed down, it has the additional drift
-        ``1/2 grad_{g^N} S``, the mean curvature of the orbits.
-    **options
-        ``increments``, ``save_at``, ``chains``, ``widths``, ``method``, ``keep_points``,
-        ``progress`` and ``store`` of `langevin`.
-
-    Returns
-    -------
-    Trajectory
+    With `upstairs` it is Brownian motion on the balanced manifold instead: pushed down, it has the
+    additional drift ``1/2 grad_{g^N} S``, the mean curvature of the orbits. All parameters are as
+    in `langevin`; ``**options`` are ``increments``, ``save_at``, ``chains``, ``widths``,
+    ``method``, ``keep_points``, ``progress`` and ``store``.
 
     References
     ----------

@@ -67,7 +67,7 @@ class Gaussians:
 def gradient_parts(
     loss: Any, point: EndToEnd, x: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """Return ``(E, U^T G V, G V, s U^T G)`` without forming what a thin point does not need.
+    """Return ``(E, U^T G V, G V, s U^T G)``; the gradient G of a thin point is not formed.
 
     The last is scaled by the singular values; it and ``G V`` are only used outside the range. `x`
     is the matrix of the point, where it is known.

@@ -1,4 +1,4 @@
-r"""Random rotations: all that Brownian motion of ``g^N`` has more than that of flat matrices.
+r"""Random rotations: with a flat Brownian motion they make that of ``g^N``.
 
 In ``Y = U rho V^T``, ``rho = sqrt(N) s^{1/N}``, the generator of Brownian motion of X is that of a
 flat Brownian motion of Y plus one of random rotations of U and V, at rates that depend on rho
@@ -140,8 +140,8 @@ def _outwards(frame: Tensor, size: Tensor, draw: Draw) -> Tensor:
 def _after_exponentials(frame: Tensor, inside: Tensor, out: Tensor) -> Tensor:
     """Apply two exponentials of ``[[A, -B^T], [B, 0]]`` to a frame, the second one first.
 
-    By four terms of their series, which leave lengths right up to the sixth order: what a QR
-    decomposition then changes is of the third order in the variances.
+    By four terms of their series, which keep lengths up to the sixth order: the QR decomposition
+    that follows changes terms of the third order in the variances.
     """
     eye = torch.eye(frame.shape[-1], dtype=frame.dtype, device=frame.device)
     x, y = eye.expand_as(inside[0]), torch.zeros_like(frame)
@@ -161,6 +161,6 @@ def _rotation(a: Tensor) -> Tensor:
     return torch.linalg.solve(eye - half, eye + half)
 
 
-def orthonormalized(frame: Tensor) -> Tensor:
+def polished_frame(frame: Tensor) -> Tensor:
     """Return a frame that is nearly orthonormal with its defect squared (Newton, Schulz)."""
     return 1.5 * frame - 0.5 * frame @ (frame.mT @ frame)

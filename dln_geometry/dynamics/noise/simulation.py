@@ -259,7 +259,7 @@ class StepWatch:
             warn(
                 f"dt = {h:g} is too large for this loss: one step along the gradient is as long as "
                 f"{float(way / size):.2g} of the way to the zero matrix (1 is the most it may be), "
-                "and what follows means little; take a smaller dt"
+                "and the path after it means little; take a smaller dt"
             )
 
 

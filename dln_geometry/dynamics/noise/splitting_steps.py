@@ -17,7 +17,7 @@ from dln_geometry.dynamics.noise.product_steps import (
     gradient_parts,
     tamed,
 )
-from dln_geometry.dynamics.noise.rotations import Draw, excess_rates, orthonormalized, rotated
+from dln_geometry.dynamics.noise.rotations import Draw, excess_rates, polished_frame, rotated
 from dln_geometry.dynamics.noise.simulation import State
 from dln_geometry.geometry.metric import entropy_pull
 from dln_geometry.geometry.points import EndToEnd
@@ -128,7 +128,7 @@ class SplittingSteps(MatrixSteps):
         """Return the frames after a turn of q, or of both, and a decomposition of A."""
         if self.depth.infinite:
             if last:
-                p, q = orthonormalized(p), orthonormalized(q)
+                p, q = polished_frame(p), polished_frame(q)
             if turn is not None:
                 half = torch.linalg.matrix_exp(0.5 * turn)
                 p, q = p @ half, q @ half.mT
@@ -139,7 +139,7 @@ class SplittingSteps(MatrixSteps):
             c, w = torch.linalg.eigh(turn.mT @ turn)
             root = (w * (1.0 + c.clamp_min(0.0)).rsqrt().unsqueeze(-2)) @ w.mT
             q = (q + turn) @ root
-        return end, (orthonormalized(q) if last else q) @ back.mT
+        return end, (polished_frame(q) if last else q) @ back.mT
 
     def _decomposed(self, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the SVD of A, of H the eigenvectors and eigenvalues.

@@ -145,7 +145,7 @@ def sample_gibbs(
 class MetropolisChain(Stepper):
     """The Metropolis-adjusted chain.
 
-    States are ``(dt, turn, accepted, A, Q)`` and what `Potential.at` returned there.
+    States are ``(dt, turn, accepted, A, Q)`` and the values of `Potential.at` there.
     """
 
     def __init__(
