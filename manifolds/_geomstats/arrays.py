@@ -60,7 +60,7 @@ def is_zero(x: Tensor, atol: float, axes: int) -> Any:
     return to_backend((x.abs() <= atol).flatten(-axes).all(-1))
 
 
-def orthonormalized(x: Tensor) -> Tensor:
+def gram_schmidt(x: Tensor) -> Tensor:
     """Orthonormalise the columns one after the other, by the QR whose R has a positive diagonal.
 
     Of normal matrices the result follows the uniform (Haar) law exactly.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manifolds._geomstats.arrays import as_tensor, orthonormalized
+from manifolds._geomstats.arrays import as_tensor, gram_schmidt
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Frames:
                 "left and right must have one number of columns, got shapes "
                 f"{tuple(one.shape)} and {tuple(two.shape)}"
             )
-        return cls(orthonormalized(one), orthonormalized(two))
+        return cls(gram_schmidt(one), gram_schmidt(two))
 
     @property
     def shape(self) -> tuple[int, int]:

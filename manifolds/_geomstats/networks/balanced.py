@@ -24,7 +24,7 @@ from dln_geometry.support import as_rank, as_width_sequence
 from manifolds._geomstats.arrays import (
     as_layers,
     as_tensor,
-    orthonormalized,
+    gram_schmidt,
     to_backend,
     to_padded,
 )
@@ -165,7 +165,7 @@ class BalancedNetworks(LevelSet):
     def random_point(self, n_samples: int = 1, bound: float = 1.0) -> Any:
         x = as_tensor(self._base.random_point(n_samples, bound))
         sizes = [(*x.shape[:-2], d, self.rank) for d in self.widths[1:-1]]
-        gauge = [orthonormalized(as_tensor(gs.random.normal(size=s), like=x)) for s in sizes]
+        gauge = [gram_schmidt(as_tensor(gs.random.normal(size=s), like=x)) for s in sizes]
         p = EndToEnd.of(x, self.depth, rank=self.rank)
         layers = balanced_factors(p, widths=self.widths, gauge=gauge)
         return to_backend(to_padded(layers, self.shape[-1]))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dln_geometry.geometry.points import polar
 from dln_geometry.support import as_width_sequence
-from manifolds._geomstats.arrays import as_tensor, batched, is_zero, orthonormalized, to_backend
+from manifolds._geomstats.arrays import as_tensor, batched, gram_schmidt, is_zero, to_backend
 
 
 class HiddenRotations(Manifold):
@@ -81,7 +81,7 @@ class HiddenRotations(Manifold):
     def random_point(self, n_samples: int = 1, bound: float = 1.0) -> Any:
         normal = self._block(as_tensor(gs.random.normal(size=batched(self.shape, n_samples))))
         eye = self._eye(normal)
-        return to_backend(orthonormalized(normal + eye - self._block(eye)))
+        return to_backend(gram_schmidt(normal + eye - self._block(eye)))
 
     def _eye(self, like: Tensor) -> Tensor:
         return torch.eye(self.shape[-1], dtype=like.dtype, device=like.device)
