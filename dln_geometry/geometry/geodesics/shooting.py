@@ -166,7 +166,9 @@ def _correct(aim: Aim, velocity: Tensor, rtol: float) -> tuple[Tensor, Tensor, T
         miss, distance, arrives = aim.shoot(trial, resolved)
         error = distance / (trial.norm(dim=-1) + aim.size * (100.0 * eps / rtol))
         error = torch.where(arrives & torch.isfinite(error), error, math.inf)
-        good = (error <= best * (2.0 if inverse is None else 1.0)) & torch.isfinite(error)
+        # A coarse shot may hit by chance: a later one need not be nearer than what is allowed.
+        bound = (best * (2.0 if inverse is None else 1.0)).clamp_min(rtol)
+        good = (error <= bound) & torch.isfinite(error)
         step = miss if inverse is None else (inverse @ miss.unsqueeze(-1)).squeeze(-1)
         known = (good & torch.isfinite(best)).unsqueeze(-1)
         change = torch.where(known, step - shift, 0.0)
@@ -181,6 +183,8 @@ def _correct(aim: Aim, velocity: Tensor, rtol: float) -> tuple[Tensor, Tensor, T
         done = good & (error <= rtol) & (resolved <= rtol)
         found[left] = base + torch.where(done.unsqueeze(-1), shift, 0.0)
         reached[left] = done
+        # A miss below the resolution is noise: shoot again, finer, and learn no secant from it.
+        vague = good & ~done & (error < resolved) & (resolved > finest)
         near, far = aim.patience
         stays = ~done & (slow <= torch.where(best < _ASTRAY, near, far))
         if not bool(stays.any()):
@@ -188,8 +192,8 @@ def _correct(aim: Aim, velocity: Tensor, rtol: float) -> tuple[Tensor, Tensor, T
         if not bool(stays.all()):
             kept = torch.nonzero(stays).flatten()
             aim, left, secants = aim.of_samples(kept), left[kept], secants.restricted(kept)
-            trial, base, missed, shift, good, best, before, slow = (
-                x[kept] for x in (trial, base, missed, shift, good, best, before, slow)
+            trial, base, missed, shift, good, vague, best, before, slow = (
+                x[kept] for x in (trial, base, missed, shift, good, vague, best, before, slow)
             )
             inverse = None if inverse is None else inverse[kept]
         worst = float(best.max())
@@ -209,4 +213,6 @@ def _correct(aim: Aim, velocity: Tensor, rtol: float) -> tuple[Tensor, Tensor, T
         most = aim.longest * base.norm(dim=-1) / step.norm(dim=-1).clamp_min(1e-300)
         step = step * most.clamp_max(1.0).unsqueeze(-1)
         trial = torch.where(good.unsqueeze(-1), base + step, 0.5 * (trial + base))
+        trial = torch.where(vague.unsqueeze(-1), base, trial)
+        best, slow = torch.where(vague, math.inf, best), torch.where(vague, 0, slow)
     return found, reached, nearest

@@ -222,6 +222,16 @@ def test_nearer_goals_lead_to_the_far_one(generator, monkeypatch):
         balanced_logarithm(layers, ends)
 
 
+@pytest.mark.parametrize("length", [1e-3, 0.5, 3.0])
+def test_a_first_shot_that_hits_is_not_made_worse(length, generator):
+    """The space is flat, the guess exact, and the coarse first shot misses by its own error."""
+    layers = (0.8 * torch.linalg.qr(torch.randn(4, 4, generator=generator).double()).Q,)
+    z = torch.randn(4, 4, generator=generator).double()
+    # Keeps the sign of the determinant.
+    z = length * (0.2 * z / z.norm() + layers[0])
+    assert_same(balanced_logarithm(layers, (layers[0] + z,)), (z,), scale=length)
+
+
 @pytest.mark.parametrize("transported", [False, True])
 def test_every_sample_is_shot_on_its_own(transported, generator):
     """Near and far goals, together and alone, and a velocity that does not arrive."""
