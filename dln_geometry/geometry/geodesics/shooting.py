@@ -183,7 +183,7 @@ def _correct(aim: Aim, velocity: Tensor, rtol: float) -> tuple[Tensor, Tensor, T
         done = good & (error <= rtol) & (resolved <= rtol)
         found[left] = base + torch.where(done.unsqueeze(-1), shift, 0.0)
         reached[left] = done
-        # A miss below the resolution is noise: shoot again, finer, and learn no secant from it.
+        # A miss below the resolution may be noise: the next shot is not compared with it.
         vague = good & ~done & (error < resolved) & (resolved > finest)
         near, far = aim.patience
         stays = ~done & (slow <= torch.where(best < _ASTRAY, near, far))
@@ -213,6 +213,5 @@ def _correct(aim: Aim, velocity: Tensor, rtol: float) -> tuple[Tensor, Tensor, T
         most = aim.longest * base.norm(dim=-1) / step.norm(dim=-1).clamp_min(1e-300)
         step = step * most.clamp_max(1.0).unsqueeze(-1)
         trial = torch.where(good.unsqueeze(-1), base + step, 0.5 * (trial + base))
-        trial = torch.where(vague.unsqueeze(-1), base, trial)
         best, slow = torch.where(vague, math.inf, best), torch.where(vague, 0, slow)
     return found, reached, nearest
