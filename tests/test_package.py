@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import pkgutil
 import re
 import tomllib
+from collections import Counter
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -137,3 +139,33 @@ def test_files_speak_of_the_project_alone():
         if machine.search(line)
     ]
     assert not hits, "\n".join(hits)
+
+
+PACKAGES = [path for name in ("dln_geometry", "manifolds") for path in (ROOT / name).rglob("*.py")]
+
+
+def test_rooms_are_small():
+    """A newcomer finds a thing: at most 12 files in a folder, some 300 lines in a file."""
+    rooms = Counter(path.parent for path in PACKAGES if path.name != "__init__.py")
+    assert not {str(room): n for room, n in rooms.items() if n > 12}
+    lengths = {str(path): len(path.read_text().splitlines()) for path in PACKAGES}
+    assert not {path: n for path, n in lengths.items() if n > 320}
+
+
+def test_no_name_means_two_things():
+    """A function or class at the top of a file has a name of its own, private ones too."""
+    places: dict[str, set[str]] = {}
+    for path in PACKAGES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("__"):
+                places.setdefault(node.name, set()).add(str(path.relative_to(ROOT)))
+    # A figure is called like what it shows.
+    figures = {"entropy"}
+    assert not {name: found for name, found in places.items() if len(found) > 1}.keys() - figures
+
+
+def test_faces_say_what_their_rooms_hold():
+    for face in (path for path in PACKAGES if path.name == "__init__.py"):
+        doc = ast.get_docstring(ast.parse(face.read_text()))
+        assert doc, f"{face.relative_to(ROOT)} must have a docstring"
+        assert len(doc) > 40, f"{face.relative_to(ROOT)} must say what is inside, got {doc!r}"
