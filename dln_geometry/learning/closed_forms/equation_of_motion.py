@@ -1,8 +1,7 @@
 """The equation of motion of gradient descent on the layers, order by order.
 
 How the moments and the rotations of the hidden layers move, and the modified loss that gradient
-descent follows to first order. All functions take ``loss(X)``, a scalar tensor, of the end-to-end
-matrix, without weight decay, and layers ``(W_1, ..., W_N)``, balanced or not.
+descent follows to first order. The layers need not be balanced.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def imbalance_rate(loss: Loss, factors: Sequence[Any], lr: float) -> tuple[Tenso
     Parameters
     ----------
     loss : callable
-        ``loss(X)``, a scalar tensor, of the end-to-end matrix.
+        ``loss(X)``, a scalar tensor, of the end-to-end matrix, without weight decay.
     factors : sequence of array_like
         Layers ``(W_1, ..., W_N)``.
     lr : float
@@ -51,21 +50,10 @@ def moment_motion(
     The equation of motion of gradient descent is ``W' = F_0 + lr F_1 + lr^2 F_2 + ...``, with
     ``F_0 = -(D + k W)`` and ``F_i = -xi_{i-1}``. The moments move by
     ``DG[F_0] = -2 k G``, ``DG[F_1] = -k^2 G + K``,
-    ``DG[F_2] = -(2/3) k^3 G + k K - (1/2) DK[F_0]``, K the moments of the gradients D.
+    ``DG[F_2] = -(2/3) k^3 G + k K - (1/2) DK[F_0]``, K the moments of the gradients D. The result
+    is ``[DG[F_0], ..., DG[F_{order+1}]]``, each with a matrix of shape (d_p, d_p) per hidden layer.
 
-    Parameters
-    ----------
-    loss, factors
-        As in `imbalance_rate`.
-    order : int
-        Order of the equation of motion: -1 gives ``DG[F_0]`` alone, up to 1, which gives all.
-    weight_decay : float
-        k.
-
-    Returns
-    -------
-    list of tuple of Tensor
-        ``[DG[F_0], ..., DG[F_{order+1}]]``, each a matrix of shape (d_p, d_p) per hidden layer.
+    `order` is -1, 0 or 1, and `weight_decay` is k. Other parameters as in `imbalance_rate`.
 
     Examples
     --------
@@ -111,9 +99,8 @@ def rotation_rate(
     k = as_positive(weight_decay, "weight_decay", zero=True)
     d, slope = _gradients_along_flow(with_exact_derivatives(loss), layers, k)
     g = tuple(x + k * w for x, w in zip(d, layers, strict=True))
-    # The derivative of g along -g is ``slope - k g``, and equals -U.
+    # The derivative of g along -g is ``slope - k g = -U``, and ``cross(g, u)`` is -Z.
     u = tuple(-s + k * x for s, x in zip(slope, g, strict=True))
-    # ``cross(g, u)`` is -Z.
     return tuple(lr**2 / 12 * (z.mT - z) for z in cross(g, u))
 
 
@@ -156,5 +143,4 @@ def _gradients_along_flow(loss: Loss, layers: Layers, k: float) -> tuple[Layers,
     """Return the gradients D and their derivative along ``F_0 = -(D + k W)``."""
     d = layer_gradients(loss, layers)
     flow = tuple(-(x + k * w) for x, w in zip(d, layers, strict=True))
-    _, slope = torch.func.jvp(lambda *w: layer_gradients(loss, w), layers, flow)[:2]
-    return d, slope
+    return d, torch.func.jvp(lambda *w: layer_gradients(loss, w), layers, flow)[1]

@@ -26,9 +26,7 @@ def layer_gradients(loss: Loss, layers: Sequence[Tensor]) -> Layers:
 def cross(u: Sequence[Tensor], v: Sequence[Tensor]) -> Layers:
     """Return ``u_{p+1}^T v_{p+1} - v_p u_p^T``; for u = v these are the moments of v."""
     pairs = zip(pairwise(u), pairwise(v), strict=True)
-    return tuple(
-        u_next.mT @ v_next - v_here @ u_here.mT for (u_here, u_next), (v_here, v_next) in pairs
-    )
+    return tuple(u1.mT @ v1 - v0 @ u0.mT for (u0, u1), (v0, v1) in pairs)
 
 
 def as_velocities(v: Any, name: str, moments: Layers) -> Layers:

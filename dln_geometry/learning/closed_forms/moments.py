@@ -16,10 +16,10 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dln_geometry.geometry.points import layer_moments
 from dln_geometry.learning.closed_forms.layers import (
+    Layers,
     as_euclidean_rule,
     as_moments,
     as_velocities,
@@ -36,9 +36,7 @@ from dln_geometry.learning.rules import Rule
 from dln_geometry.support import as_flag, as_float_tensor
 
 
-def balance_step(
-    moments: Sequence[Any], gradients: Sequence[Any], rule: Rule
-) -> tuple[Tensor, ...]:
+def balance_step(moments: Sequence[Any], gradients: Sequence[Any], rule: Rule) -> Layers:
     """Return the moments after one step of SGD: ``G_p+ = (1 - lr k)^2 G_p + lr^2 K_p(D)``.
 
     Parameters
@@ -64,23 +62,21 @@ def balance_step(
     kinetic = layer_moments(as_velocities(gradients, "gradients", g))
     lr, k = rule.lr, rule.weight_decay
     # The law with ``U = k G`` and ``B(d, d) = K + k^2 G``.
-    return tuple(
-        charge_after(x, k * x, k * x, lr * (y + k**2 * x), lr)
-        for x, y in zip(g, kinetic, strict=True)
-    )
+    pairs = zip(g, kinetic, strict=True)
+    return tuple(charge_after(x, k * x, k * x, lr * (y + k**2 * x), lr) for x, y in pairs)
 
 
 @dataclass(frozen=True)
 class MomentState:
-    """Moments and what momentum needs beside them.
+    """Moments, with the cross terms and buffers from which momentum continues.
 
     `moments` are the ``G_p``; `cross` the ``W_{p+1}^T v_{p+1} - v_p W_p^T`` with the momentum
     buffers v, `None` before the first step; `velocities` the last buffers, for Nesterov's momentum.
     """
 
-    moments: tuple[Tensor, ...]
-    cross: tuple[Tensor, ...] | None = None
-    velocities: tuple[Tensor, ...] | None = None
+    moments: Layers
+    cross: Layers | None = None
+    velocities: Layers | None = None
 
 
 def momentum_balance_step(
@@ -100,7 +96,7 @@ def momentum_balance_step(
         The momentum buffers ``v_{n+1}`` of the layers after this step, as ``torch.optim.SGD``
         keeps them (``state[w]["momentum_buffer"]``), or `Rule.step` returns.
     rule : Rule
-        With momentum: without, there are no buffers (see `balance_step`).
+        With momentum (without, see `balance_step`).
 
     Examples
     --------
@@ -114,11 +110,10 @@ def momentum_balance_step(
         state = MomentState(as_moments(state, "state"))
     g, lr, b = state.moments, rule.lr, rule.momentum
     v = as_velocities(velocities, "velocities", g)
-    if state.cross is None:
+    momenta, k = state.cross, rule.weight_decay * (1 - rule.dampening)
+    if momenta is None:
         # The first step has no buffer, and is not dampened.
         momenta, k = tuple(torch.zeros_like(x) for x in g), rule.weight_decay
-    else:
-        momenta, k = state.cross, rule.weight_decay * (1 - rule.dampening)
     u = v
     if rule.nesterov:
         old = state.velocities or (None,) * len(v)
@@ -135,7 +130,7 @@ def momentum_balance_step(
     return MomentState(tuple(after), tuple(momenta_after), kept)
 
 
-def stationary_moments(kinetic: Sequence[Any], rule: Rule) -> tuple[Tensor, ...]:
+def stationary_moments(kinetic: Sequence[Any], rule: Rule) -> Layers:
     """Return the mean of the moments in the stationary state of SGD, from the mean of K.
 
     ``E[G] = lr^2 E[K(D)] / (1 - (1 - lr k)^2)``, D the gradients; with heavy-ball momentum
@@ -148,8 +143,8 @@ def stationary_moments(kinetic: Sequence[Any], rule: Rule) -> tuple[Tensor, ...]
         ``E[K_p]``: means over a stationary run of the moments of the gradients (of the minibatch,
         without weight decay), or with momentum of the buffers.
     rule : Rule
-        With weight decay (without, moments diffuse and have no stationary state),
-        ``lr k < 2 (1 + b)``, and neither dampening nor Nesterov's momentum.
+        With weight decay (without it the moments diffuse), ``lr k < 2 (1 + b)``, and neither
+        dampening nor Nesterov's momentum.
 
     Examples
     --------
@@ -175,8 +170,8 @@ def overdamped_moments(
     rule: Rule,
     *,
     corrected: bool = True,
-) -> tuple[Tensor, ...]:
-    """Return the moments in continuous time from the history of the gradients.
+) -> Layers:
+    """Return the moments at given times from the history of the gradients, shape (T, d_p, d_p).
 
     ``G(t) = e^{-c t} G(0) + (2 m / mu^3) int_0^t e^{-c (t - s)} K(s) ds`` with mass m, friction mu
     and K the moments of the gradients D of the loss. As printed ``c = 2 k / mu``, with an error of
@@ -198,11 +193,6 @@ def overdamped_moments(
     corrected : bool
         The corrected exponent or the printed one.
 
-    Returns
-    -------
-    tuple of Tensor
-        ``G_p`` at the times, shape (T, d_p, d_p).
-
     References
     ----------
     Tanaka & Kunin, arXiv 2105.02716 (overdamped charges; the exponent is corrected here).
@@ -215,7 +205,7 @@ def overdamped_moments(
     tensor([[0.8100]])
     """
     start, forces = as_moments(moments), as_moments(kinetic, "kinetic")
-    rate = decay_factor(as_euclidean_rule(rule), as_flag(corrected, "corrected"))
+    factor = decay_factor(as_euclidean_rule(rule), as_flag(corrected, "corrected"))
     t = as_float_tensor(times, "times", dtype=torch.float64).tolist()
     if not isinstance(t, list) or not t or t[0] != 0 or any(b <= a for a, b in pairwise(t)):
         raise ValueError("times must increase from 0, and be a vector of shape (T,)")
@@ -224,12 +214,10 @@ def overdamped_moments(
             f"kinetic must hold one tensor per moment, {len(start)}, got {len(forces)}"
         )
     for p, (g, k) in enumerate(zip(start, forces, strict=True)):
-        if tuple(k.shape) != (len(t), *g.shape):
-            raise ValueError(
-                f"kinetic[{p}] must have shape {(len(t), *g.shape)}, got {tuple(k.shape)}"
-            )
-    rate = -2.0 * math.log(rate) / rule.time_step
-    strength = growth(rule)
+        shape = (len(t), *g.shape)
+        if k.shape != shape:
+            raise ValueError(f"kinetic[{p}] must have shape {shape}, got {tuple(k.shape)}")
+    rate, strength = -2.0 * math.log(factor) / rule.time_step, growth(rule)
     paths = [[g] for g in start]
     for n, (before, after) in enumerate(pairwise(t)):
         h = after - before
@@ -249,7 +237,7 @@ def _end_weights(x: float) -> tuple[float, float]:
             whole += term / math.factorial(n + 1)
             late += term / math.factorial(n + 2)
             term *= -x
-        return whole - late, late
-    whole = -math.expm1(-x) / x
-    late = (1.0 - whole) / x
+    else:
+        whole = -math.expm1(-x) / x
+        late = (1.0 - whole) / x
     return whole - late, late

@@ -13,8 +13,9 @@ from dln_geometry.support import as_covector, as_factors, as_width_sequence
 
 
 def collapse_thresholds(factors: Sequence[Any], gradient: Any) -> Tensor:
-    """Return the weight decay above which a dead direction of each hidden layer stays dead.
+    """Return the weight decay above which dead directions stay dead, shape (..., N - 1).
 
+    One threshold per hidden layer; empty at depth 1:
     ``sigma_max( (W_N..W_{p+2})^T E'(X) (W_{p-1}..W_1)^T )``. The reflection of a hidden direction n
     is a symmetry of every loss of X; on its fixed set, ``n^T W_p = 0`` and ``W_{p+1} n = 0``, the
     direction carries nothing. To second order ``n a^T`` in ``W_p`` and ``b n^T`` in ``W_{p+1}``
@@ -28,11 +29,6 @@ def collapse_thresholds(factors: Sequence[Any], gradient: Any) -> Tensor:
         Layers ``(W_1, ..., W_N)``.
     gradient : array_like, shape (..., d_N, d_0)
         ``E'(X)``, the Euclidean gradient of the loss at ``X = W_N ... W_1``, without decay.
-
-    Returns
-    -------
-    Tensor, shape (..., N - 1)
-        One threshold per hidden layer; empty at depth 1.
 
     References
     ----------
@@ -49,8 +45,7 @@ def collapse_thresholds(factors: Sequence[Any], gradient: Any) -> Tensor:
     products = list(accumulate(layers, lambda x, w: w @ x))
     values = []
     for p in range(len(layers) - 2, -1, -1):
-        m = g @ products[p - 1].mT if p else g
-        values.append(torch.linalg.matrix_norm(m, ord=2))
+        values.append(torch.linalg.matrix_norm(g @ products[p - 1].mT if p else g, ord=2))
         g = layers[p + 1].mT @ g
     values.reverse()
     batch = torch.broadcast_shapes(g.shape[:-2], layers[0].shape[:-2])
@@ -80,8 +75,7 @@ def dead_directions(factors: Sequence[Any], layer: int, *, rtol: float | None = 
         )
     both = torch.cat([layers[layer - 1], layers[layer].mT], -1)
     d = both.shape[0]
-    if rtol is None:
-        rtol = d * torch.finfo(both.dtype).eps
+    rtol = d * torch.finfo(both.dtype).eps if rtol is None else rtol
     # Zero columns make the decomposition square: its last columns span the complement.
     u, s, _ = torch.linalg.svd(torch.cat([both, both.new_zeros(d, d)], -1), full_matrices=False)
     return u[:, s <= rtol * s[0]]
@@ -113,8 +107,5 @@ def conserved_functions(widths: Sequence[int]) -> int:
     d = as_width_sequence(widths)
     if d[0] == d[-1] == 1:
         return sum(after * before for before, after in pairwise(d)) - 1
-    total = 0
-    for p in range(1, len(d) - 1):
-        q = min(d[p], d[p - 1] + d[p + 1])
-        total += q * (2 * d[p] + 1 - q) // 2
-    return total
+    ranks = [min(d[p], d[p - 1] + d[p + 1]) for p in range(1, len(d) - 1)]
+    return sum(q * (2 * width + 1 - q) // 2 for q, width in zip(ranks, d[1:], strict=False))

@@ -36,10 +36,9 @@ def branch_end(target: Any, depth: float) -> Tensor:
     >>> branch_end([2.0], 2), branch_end([2.0], 4), branch_end([2.0], float("inf"))
     (tensor([2.]), tensor([1.0887]), tensor([1.]))
     """
-    phi, n = _as_target(target), as_depth(depth)
-    if n < 2:
+    phi, tail = _as_target(target), _tail(as_depth(depth))
+    if tail < 0:
         return torch.where(phi > 0, math.inf, 0.0).to(phi)
-    tail = _tail(n)
     # In terms of t = (N - 2)/N: (2N - 2)/N = 1 + t.
     return phi / (1 + tail) * (phi * tail / (1 + tail)) ** tail
 
@@ -57,10 +56,9 @@ def global_switch(target: Any, depth: float) -> Tensor:
     >>> global_switch([2.0], 2), global_switch([2.0], 4)
     (tensor([2.]), tensor([0.7698]))
     """
-    phi, n = _as_target(target), as_depth(depth)
-    if n < 2:
+    phi, tail = _as_target(target), _tail(as_depth(depth))
+    if tail < 0:
         return torch.where(phi > 0, math.inf, 0.0).to(phi)
-    tail = _tail(n)
     # In terms of t: N - 1 = (1 + t)/(1 - t), and (N - 2)/(N - 1) = 2 t/(1 + t).
     return phi * (1 - tail) / (1 + tail) * (2 * phi * tail / (1 + tail)) ** tail
 
@@ -68,22 +66,11 @@ def global_switch(target: Any, depth: float) -> Tensor:
 def decayed_singular_values(
     target: Any, weight_decay: float, depth: float, *, branch: str = "learned"
 ) -> Tensor:
-    """Return the singular values of the minimiser: ``phi - s = gamma s^{2/N - 1}``, or zero.
+    """Return the minimiser's singular values: ``phi - s = gamma s^{2/N - 1}``, or 0 (rank lost).
 
-    Parameters
-    ----------
-    target, depth
-        As in `branch_end`.
-    weight_decay : float
-        gamma.
-    branch : "learned" or "global"
-        The local minimum that gradient descent from large values follows, until `branch_end`, or
-        the global minimum, zero from `global_switch` on. They differ above depth 2.
-
-    Returns
-    -------
-    Tensor, like `target`
-        Zero where the rank is lost.
+    `weight_decay` is gamma. The branch "learned" is the local minimum that gradient descent from
+    large values follows, until `branch_end`; "global" is the global minimum, zero from
+    `global_switch` on. They differ above depth 2. Other parameters as in `branch_end`.
 
     Examples
     --------
@@ -98,17 +85,13 @@ def decayed_singular_values(
         return (phi - gamma).clamp_min(0.0)
     if gamma == 0:
         return phi
-    tail = _tail(n)
-    low = phi * max(tail, 0.0) / (1 + max(tail, 0.0))
-    high = phi.clone()
+    # Below depth 2 the power of s is negative: it stands on the other side.
+    left, right = max(_tail(n), 0.0), max(-_tail(n), 0.0)
+    low, high = phi * left / (1 + left), phi
     # gamma - (phi - s) s^tail increases on this interval: bisection is safe.
     for _ in range(8 * phi.dtype.itemsize + 8):
         middle = (low + high) / 2
-        # Below depth 2 the power is negative; it is moved to the other side.
-        if tail >= 0:
-            beyond = (phi - middle) * middle**tail < gamma
-        else:
-            beyond = phi - middle < gamma * middle ** (-tail)
+        beyond = (phi - middle) * middle**left < gamma * middle**right
         low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
     s = (low + high) / 2
     if n < 2:

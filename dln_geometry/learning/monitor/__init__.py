@@ -10,8 +10,4 @@ from __future__ import annotations
 from dln_geometry.learning.monitor.charge_monitor import ChargeMonitor
 from dln_geometry.learning.monitor.record import ChargeRecord, ChargeReport
 
-__all__ = [
-    "ChargeMonitor",
-    "ChargeRecord",
-    "ChargeReport",
-]
+__all__ = ["ChargeMonitor", "ChargeRecord", "ChargeReport"]

@@ -21,17 +21,16 @@ _STATE = {"labels", "units", "steps", "begun", "current", "laws", "records"}
 class ChargeMonitor:
     """Record the charges of a training loop with SGD, and predict them exactly.
 
-    If the loss of every batch has a symmetry, its charge moves by a law that holds for each step of
-    SGD to the last digit: with momentum, dampening or Nesterov's momentum, weight decay and any
-    schedule (see `learning.noether.momentum_law`). The monitor hooks into ``optimizer.step``, so
-    that the loop stays as it is; it sums squares of the buffers or gradients, predicts, and
-    compares with the charges that it measures. A residual above rounding says that the loss lacks
-    the symmetry, or that something besides the optimiser moved the parameters.
+    If the loss of every batch has a symmetry, its charge moves by a law that each step of SGD obeys
+    to rounding: with momentum, dampening or Nesterov's momentum, weight decay and any schedule (see
+    `learning.noether.momentum_law`). The monitor hooks into ``optimizer.step``; it sums squares of
+    the buffers or gradients, predicts the charges, and compares with the measured ones. A residual
+    above rounding says that the loss lacks the symmetry, or that something besides the optimiser
+    moved the parameters.
 
-    By default one step in twenty is predicted, from the charges measured just before it: the
-    residual is that of one step, and the monitor sees nothing of the steps in between. With
-    ``window=None`` one prediction runs through all steps from the first on; each step then sums
-    over all buffers, which costs more (``benchmarks/bench_monitor.py`` measures both).
+    By default it predicts one step in twenty, from the charges measured just before it, and sees
+    nothing of the steps in between. With ``window=None`` one prediction runs through all steps;
+    each then sums over all buffers (``benchmarks/bench_monitor.py`` measures the cost of both).
 
     Parameters
     ----------
@@ -40,52 +39,48 @@ class ChargeMonitor:
     optimizer : torch.optim.SGD
         Over parameters of the module, in any number of groups with options of their own.
     groups : sequence of SymmetricGroup, optional
-        What to watch; `None` is what `symmetries_of` finds and the optimiser trains. Permutations
-        have no charges and are left out.
+        The groups to watch; by default those that `symmetries_of` finds and the optimiser trains.
+        Permutations have no charges and are left out.
     example_input, loss
         For `symmetries_of`: arguments of the module, and "cross_entropy" if that is the loss.
     every : int
-        Measure and record after every so many steps.
+        Number of steps between records.
     window : int, optional
-        How many steps before each record are predicted, at most `every`, from the charges as they
-        were measured then. `None` predicts all steps from the first one on.
+        Number of steps predicted before each record, at most `every`; `None` predicts all.
     history : int, optional
         Keep the last so many records; `None` keeps all.
     units : bool
         Keep every single charge, too, and not only one number for each group.
     moments : int
-        Largest width of a gauge whose whole matrix is watched: it takes a product of matrices.
-        Of wider ones the diagonal is watched.
+        Largest width of a gauge whose whole matrix is watched (it takes a product of matrices);
+        above it the diagonal is watched.
     on_break : "ignore", "warn" or "raise"
-        What happens when a residual passes its tolerance.
+        How to react when a residual passes its tolerance.
     tolerance : float, optional
         The default is ``eps^(2/3)`` of the parameters' dtype for each step of a window, at most
         the square root of eps. Normalisations break their symmetries by their epsilon: for them it
-        is not below 10 times that for each step, at most 100 times. Under autocast the gradients
-        carry the rounding of the smaller type: give a tolerance then.
-    writer : optional
-        Anything with ``add_scalar(tag, value, step)``, such as TensorBoard's SummaryWriter.
-    prefix : str
-        Of the writer's tags.
+        is at least 10 times that for each step, up to 100 times. Under autocast, where gradients
+        carry the rounding of the smaller type, give one.
+    writer, prefix : optional
+        Anything with ``add_scalar(tag, value, step)``, such as TensorBoard's SummaryWriter, and
+        the prefix of its tags.
     flush_every : int
-        Fetch values from the device after so many records: only then does the host wait for it,
-        write to the writer, and check tolerances.
+        Number of records after which the host waits for the device, fetches values, writes them
+        to the writer and checks tolerances.
 
     Raises
     ------
     ValueError
-        If there is nothing to watch, a given group has parameters that the optimiser does not
-        train, or parameters of one group have different momenta.
+        If there is nothing to watch, or options that a group must share differ in it.
     RuntimeError
-        In a step that is predicted, if a gradient is sparse, only some parameters of a group have
-        one (others were frozen), or a gradient scaler works with a fused optimiser.
+        In a predicted step, if a gradient is sparse, only some parameters of a group have one
+        (others were frozen), or a gradient scaler works with a fused optimiser.
 
     Notes
     -----
-    Steps that a gradient scaler skips are no steps. Gradients may be clipped by norm, scaled or
-    accumulated before the step: the laws hold for any gradient of a symmetric function. Clipping
-    by value breaks symmetries, and shows. The monitor stores the charges and their records; with
-    different weight decays inside a group it copies that group's gradients for a moment.
+    Steps that a gradient scaler skips do not count. Gradients may be clipped by norm, scaled or
+    accumulated before the step; clipping by value breaks symmetries. If weight decays differ inside
+    a group, the monitor copies that group's gradients for a moment.
 
     Examples
     --------
@@ -127,28 +122,19 @@ class ChargeMonitor:
             raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
         self.every = as_count(every, "every")
         self.window = None if window is None else as_count(window, "window")
-        if self.window is not None and self.window > self.every:
-            raise ValueError(
-                f"window must be None or at most every = {self.every}, got {self.window}"
-            )
+        if (self.window or 0) > self.every:
+            raise ValueError(f"window must be None or at most every = {every}, got {window}")
         self.units, self.steps = units, 0
-        watched = watched_groups(
-            module, optimizer, groups, example_input, loss, as_count(moments, "moments", 0)
-        )
+        moments = as_count(moments, "moments", 0)
+        watched = watched_groups(module, optimizer, groups, example_input, loss, moments)
         self._laws = Follower(optimizer, watched, dict(module.named_parameters()))
         self.groups, self.labels = self._laws.groups, self._laws.labels
-        self._ledger = Ledger(
-            self.labels,
-            self._laws.tolerances(self.window) if tolerance is None else [tolerance],
-            history=history,
-            on_break=on_break,
-            writer=writer,
-            prefix=prefix,
-            flush_every=flush_every,
-        )
+        tolerances = self._laws.tolerances(self.window) if tolerance is None else [tolerance]
+        options = history, on_break, writer, prefix, flush_every
+        self._ledger = Ledger(self.labels, tolerances, *options)
         # Whether the first record is made; whether the predictions are those of this moment.
         self._begun = self._current = False
-        # Still True in the next step if a prepared step failed: then the prediction starts anew.
+        # Still True in the next step if a prepared step failed: then the prediction restarts.
         self._prepared = False
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
@@ -162,7 +148,7 @@ class ChargeMonitor:
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Prepare a step; a closure makes the gradients only when the step calls it."""
+        """Prepare a step: at once, or after its closure has made the gradients."""
         if self._begun and not self._is_followed():
             self._current = self._prepared = False
             return None
@@ -208,20 +194,17 @@ class ChargeMonitor:
     def flush(self) -> None:
         """Fetch the new records, write them to the writer, and check the tolerances.
 
-        If a symmetry is broken, it warns (once) or raises a `SymmetryError`, whose `residual` says
-        by how much, as `on_break` says.
+        If a symmetry is broken, `on_break` decides: ignore it, warn once, or raise a
+        `SymmetryError` with the `residual`.
         """
         self._ledger.flush()
 
     def report(self) -> list[ChargeReport]:
-        """Return one line for every group; errors as in `record`."""
+        """Return one line for every group."""
         return self._ledger.report(self.record(), self.groups)
 
     def record(self) -> ChargeRecord:
-        """Return all records that are kept, on the host.
-
-        Errors as in `flush`, and a RuntimeError if no step was made yet.
-        """
+        """Return all records that are kept, on the host; a RuntimeError before the first step."""
         return self._ledger.record(self._laws.owners() if self.units else None)
 
     def to_xarray(self) -> Any:
@@ -234,16 +217,13 @@ class ChargeMonitor:
 
     @torch.no_grad()
     def restart(self) -> None:
-        """Begin the predictions anew from the charges as they are.
-
-        To be called after something besides the optimiser has moved parameters or buffers.
-        """
+        """Restart the predictions, after other code than the optimiser moved the parameters."""
         self._laws.begin(self._laws.snapshot())
         self._begun = self._current = True
         self._ledger.warned = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that a resumed run continues from: tensors, numbers and lists."""
+        """Return the state of the monitor: tensors, numbers and lists."""
         return {
             "labels": list(self.labels),
             "units": self.units,
@@ -255,24 +235,20 @@ class ChargeMonitor:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state that `state_dict` returned, of a monitor of the same groups.
+        """Continue from what `state_dict` of a monitor of the same groups returned.
 
-        Load the module and the optimiser as well: the laws continue from their parameters and
-        buffers.
+        Load the module and the optimiser, too: the laws read their parameters and buffers.
         """
-        missing = sorted(_STATE.difference(state))
-        if missing:
+        if missing := sorted(_STATE.difference(state)):
             raise ValueError(f"state must be what state_dict returns, got one without {missing}")
-        if tuple(state["labels"]) != self.labels:
-            raise ValueError(
-                f"state must be of the groups {list(self.labels)}, got {list(state['labels'])}"
-            )
+        own, labels = list(self.labels), list(state["labels"])
+        if labels != own:
+            raise ValueError(f"state must be of the groups {own}, got {labels}")
         if state["units"] != self.units:
             raise ValueError(f"state must be of units={self.units}, got units={state['units']}")
         self._laws.load(state["laws"])
-        self.steps = state["steps"]
+        self.steps, self._prepared = state["steps"], False
         self._begun, self._current = state["begun"], state["current"]
-        self._prepared = False
         self._ledger.load(state["records"])
 
     def close(self) -> None:
@@ -286,9 +262,7 @@ class ChargeMonitor:
         return self
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        if kind is None:
-            self.close()
-            return
-        # Do not hide the error that ended the loop.
-        self._ledger.on_break = "ignore"
+        if kind is not None:
+            # Do not hide the error that ended the loop.
+            self._ledger.on_break = "ignore"
         self.close()

@@ -1,11 +1,12 @@
-"""What a monitor follows: groups of parameters, their laws, and the steps of the optimiser."""
+"""Choose the groups that a monitor watches, and move their charges with the optimiser's steps."""
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from inspect import unwrap
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -14,17 +15,14 @@ from torch.optim import SGD
 
 from dln_geometry.learning.architecture import SymmetricGroup, symmetries_of
 from dln_geometry.learning.monitor.group_laws import GaugeLaw, LinearLaw, QuadraticLaw
-from dln_geometry.learning.monitor.laws import Law
+from dln_geometry.learning.monitor.laws import Groups, Law
 from dln_geometry.learning.monitor.products import Products, Snapshot, StepOptions
-
-_NONE: frozenset[str] = frozenset()
 
 
 def check_optimizer(optimizer: Any) -> None:
     """Refuse an optimiser whose steps are not those of ``torch.optim.SGD``."""
     # Hooks wrap the method of each class anew.
-    own = isinstance(optimizer, SGD)
-    if not own or inspect.unwrap(type(optimizer).step) is not inspect.unwrap(SGD.step):
+    if not isinstance(optimizer, SGD) or unwrap(type(optimizer).step) is not unwrap(SGD.step):
         raise TypeError(
             "optimizer must be torch.optim.SGD, whose charges have exact laws, got "
             f"{type(optimizer).__name__}"
@@ -34,7 +32,7 @@ def check_optimizer(optimizer: Any) -> None:
 def watched_groups(
     module: nn.Module,
     optimizer: SGD,
-    groups: Sequence[SymmetricGroup] | None,
+    groups: Groups | None,
     example_input: Any,
     loss: str | None,
     moments: int,
@@ -53,8 +51,7 @@ def watched_groups(
         if group.kind == "gauge" and group.first[0].block > moments:
             group = group.diagonal()
         group.check(named)
-        missing = sorted(set(group.names) - trained)
-        if missing:
+        if missing := sorted(set(group.names) - trained):
             raise ValueError(
                 f"groups must hold parameters that the optimizer trains, got {missing}"
             )
@@ -77,11 +74,11 @@ def _trained_part(group: SymmetricGroup, trained: set[str]) -> list[SymmetricGro
 
 
 def laws_of(
-    groups: Sequence[SymmetricGroup], params: Mapping[str, Tensor], group_of: Mapping[str, int]
+    groups: Groups, params: Mapping[str, Tensor], group_of: Mapping[str, int]
 ) -> tuple[Products, list[Law]]:
     """Sort groups by the optimiser's groups of their parameters: one law computes many at once."""
 
-    def slots(members: Sequence[SymmetricGroup]) -> list[tuple[str, ...]]:
+    def slots(members: Groups) -> list[tuple[str, ...]]:
         # The largest first: the sums of the others may have to be measured.
         names = dict.fromkeys(n for g in members for n in g.names)
         numbers = dict.fromkeys(group_of[n] for n in names)
@@ -109,30 +106,26 @@ def laws_of(
     return products, laws
 
 
-def _labels_of(groups: Sequence[SymmetricGroup]) -> tuple[str, ...]:
-    """Return a name for every group, each once."""
+def _labels_of(groups: Groups) -> tuple[str, ...]:
+    """Return one distinct name for every group."""
     labels: list[str] = []
     for group in groups:
         label = f"{group.kind}({', '.join(group.names)})"
-        same = sum(1 for other in labels if other.split(" #")[0] == label)
+        same = sum(other.split(" #")[0] == label for other in labels)
         labels.append(f"{label} #{same + 1}" if same else label)
     return tuple(labels)
 
 
 class Follower:
-    """The laws of some groups, carried along with the steps of an optimiser.
+    """Applies the laws of some groups to the steps of an optimiser.
 
     It refuses options that are tensors where numbers are needed, and options that differ inside a
     group though they must be common.
     """
 
-    def __init__(
-        self, optimizer: SGD, groups: Sequence[SymmetricGroup], named: Mapping[str, Tensor]
-    ) -> None:
+    def __init__(self, optimizer: SGD, groups: Groups, named: Mapping[str, Tensor]) -> None:
         self.optimizer = optimizer
-        number_of = {
-            id(p): number for number, g in enumerate(optimizer.param_groups) for p in g["params"]
-        }
+        number_of = {id(p): k for k, g in enumerate(optimizer.param_groups) for p in g["params"]}
         self.params = {n: named[n] for n in dict.fromkeys(n for g in groups for n in g.names)}
         self._group_of = {n: number_of[id(p)] for n, p in self.params.items()}
         self._last_options: list[StepOptions] = []
@@ -166,32 +159,21 @@ class Follower:
     def held(self) -> frozenset[str]:
         """Return the parameters without a gradient, which the next step does not move.
 
-        Raises
-        ------
-        RuntimeError
-            If a gradient is sparse or only a part of a group has one, or a fused optimiser decides
-            on the device whether to step.
+        It refuses sparse gradients, groups of which only a part has gradients, and a fused
+        optimiser that decides on the device whether to step.
         """
         if getattr(self.optimizer, "found_inf", None) is not None:
             raise RuntimeError(
                 "a gradient scaler must decide on the host whether to step, but a fused optimizer "
                 "decides on the device: use fused=False"
             )
-        without = []
+        held: set[str] = set()
         for name, p in self.params.items():
-            gradient = p.grad
-            if gradient is None:
-                without.append(name)
-            elif gradient.is_sparse:
-                raise RuntimeError(f"gradients must be dense, got {gradient.layout} for {name!r}")
-        held = frozenset(without)
-        if held:
-            self._check_held(held)
-        return held
-
-    def _check_held(self, held: frozenset[str]) -> None:
-        """Refuse a step that moves only a part of a group."""
-        for label, group in zip(self.labels, self.groups, strict=True):
+            if p.grad is None:
+                held.add(name)
+            elif p.grad.is_sparse:
+                raise RuntimeError(f"gradients must be dense, got {p.grad.layout} for {name!r}")
+        for label, group in zip(self.labels, self.groups, strict=True) if held else ():
             without = [n for n in group.names if n in held]
             if group.kind != "translation" and 0 < len(without) < len(group.names):
                 raise RuntimeError(
@@ -199,10 +181,11 @@ class Follower:
                     f"{without}: after freezing or replacing some, close the monitor and make "
                     "another"
                 )
+        return frozenset(held)
 
     def before(self, snapshot: Snapshot, held: frozenset[str]) -> None:
         """Prepare a step: gradients are known, nothing has moved."""
-        fresh = _NONE
+        fresh: frozenset[str] = frozenset()
         if any(options.dampening for options in self._last_options):
             fresh = frozenset(n for n, v in snapshot.tensors("v").items() if v is None)
         for law in self._laws:
@@ -235,27 +218,24 @@ class Follower:
         return torch.cat([value for column in columns for value in column])
 
     def tolerances(self, window: int | None) -> list[float]:
-        """Return the residuals that rounding and epsilons may leave in so many steps."""
+        """Return the residual that rounding and epsilons may leave in each group in a window."""
         steps = math.inf if window is None else window
         found = []
         for group in self.groups:
             eps = max(torch.finfo(self.params[n].dtype).eps for n in group.names)
-            # The fewer steps are followed, the less a broken symmetry shows, too.
+            # A short window is held to less: a broken symmetry leaves a smaller residual, too.
             rounding = min(math.sqrt(eps), steps * eps ** (2 / 3))
             found.append(max(rounding, min(100, 10 * steps) * group.epsilon))
         return found
 
     def owners(self) -> tuple[int, ...]:
         """Return the number of the group that each single charge belongs to."""
-        owners: list[int] = []
-        before = 0
-        for law in self._laws:
-            owners += [before + k for k in law.owner.tolist()]
-            before += len(law.groups)
-        return tuple(owners)
+        starts = accumulate((len(law.groups) for law in self._laws), initial=0)
+        laws = zip(starts, self._laws, strict=False)
+        return tuple(start + k for start, law in laws for k in law.owner.tolist())
 
     def state(self) -> list[dict[str, Any]]:
-        """Return all that the predictions continue from."""
+        """Return the state of every law."""
         return [law.state() for law in self._laws]
 
     def load(self, state: Sequence[Mapping[str, Any]]) -> None:

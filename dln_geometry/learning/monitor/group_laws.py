@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from dln_geometry.learning.architecture import Part, SymmetricGroup
-from dln_geometry.learning.monitor.laws import BilinearLaw, Law, weighted
+from dln_geometry.learning.monitor.laws import BilinearLaw, Groups, Law, Slots, weighted
 from dln_geometry.learning.monitor.products import Products, Snapshot, StepOptions, wide_dtype
 from dln_geometry.learning.noether import charge_after, nesterov_products, pushes
 
 _IDENTITY = (1.0, 0.0), (0.0, 1.0)
-# Number of steps collected before the prediction is updated: the sums of each are kept.
+# Number of steps whose sums are collected before the prediction is updated.
 _PATIENCE = 32
 
 
@@ -26,9 +26,7 @@ class LinearLaw(Law):
     ``c = <q, n>`` and ``w = <v, n>`` need no gradients: steps are collected as one matrix.
     """
 
-    def __init__(
-        self, groups: Sequence[SymmetricGroup], slot: tuple[str, ...], params: Mapping[str, Tensor]
-    ) -> None:
+    def __init__(self, groups: Groups, slot: tuple[str, ...], params: Mapping[str, Tensor]) -> None:
         device = params[slot[0]].device
         self._parts: list[Part] = [part for group in groups for part in group.first]
         self._counts = [p.units * p.slices(params[p.name]).shape[-1] for p in self._parts]
@@ -57,8 +55,8 @@ class LinearLaw(Law):
         if b and self.momenta is None:
             self.settle()
             self.momenta = self._sums(snapshot.tensors("v"))
-        stirred = not (held.isdisjoint(self.slot_of) and fresh.isdisjoint(self.slot_of))
-        if b and not stirred and not isinstance(lr, Tensor):
+        uniform = (held | fresh).isdisjoint(self.slot_of)
+        if b and uniform and not isinstance(lr, Tensor):
             (cc, cw), (wc, ww) = self._noted
             k *= 1 - o.dampening
             wc, uc = pushes(k * cc, wc, b, o.nesterov)
@@ -76,13 +74,11 @@ class LinearLaw(Law):
         self.move(held, c - lr * u, w)
 
     def settle(self) -> None:
-        if self.momenta is None or self._noted == _IDENTITY:
+        c, w, ((cc, cw), (wc, ww)) = self.charges, self.momenta, self._noted
+        if w is None or self._noted == _IDENTITY:
             return
-        assert self.charges is not None
-        (cc, cw), (wc, ww) = self._noted
-        c, w = self.charges, self.momenta
-        self.charges, self.momenta = cc * c + cw * w, wc * c + ww * w
-        self._noted = _IDENTITY
+        assert c is not None
+        self.charges, self.momenta, self._noted = cc * c + cw * w, wc * c + ww * w, _IDENTITY
 
     def forget(self) -> None:
         self._noted = _IDENTITY
@@ -135,42 +131,29 @@ def step_matrix(options: StepOptions) -> np.ndarray:
 
 
 class QuadraticLaw(BilinearLaw):
-    """Scales and rescalings: one number for each unit of each group.
+    """Scales and rescalings: one number for each unit of each group, from sums of `products`."""
 
-    Parameters
-    ----------
-    groups, slots
-        As of `Law`.
-    products : Products
-        Where the sums of products are.
-    """
-
-    def __init__(
-        self,
-        groups: Sequence[SymmetricGroup],
-        slots: Sequence[tuple[str, ...]],
-        products: Products,
-    ) -> None:
+    def __init__(self, groups: Groups, slots: Slots, products: Products) -> None:
         device = products.device
         counts = torch.tensor([g.units for g in groups])
         owner = torch.arange(len(groups)).repeat_interleave(counts).to(device)
         super().__init__(groups, slots, owner)
         self._noted: list[tuple[np.ndarray, tuple[Tensor, ...]]] = []
         self._awaited: tuple[np.ndarray, tuple[Tensor, ...]] | None = None
-        # How many of C, R, V the rule of the steps that are noted needs.
+        # Number of C, R, V that the rule of the collected steps needs.
         self._width = 0
         source, target, sign = [], [], []
         start, units = 0, len(owner)
         for group in groups:
             unit = torch.arange(start, start + group.units)[:, None]
             start += group.units
-            for side, parts in ((1.0, group.first), (-1.0, group.second)):
-                for part in parts:
-                    places = products.indices(part)
-                    source.append(places.reshape(-1))
-                    into = unit + self.slot_of[part.name] * units
-                    target.append(into.expand(places.shape).reshape(-1))
-                    sign.append(torch.full((places.numel(),), side))
+            sides = [(1.0, p) for p in group.first] + [(-1.0, p) for p in group.second]
+            for side, part in sides:
+                places = products.indices(part)
+                source.append(places.reshape(-1))
+                into = unit + self.slot_of[part.name] * units
+                target.append(into.expand(places.shape).reshape(-1))
+                sign.append(torch.full((places.numel(),), side))
         self._source = torch.cat(source).to(device)
         self._target = torch.cat(target).to(device)
         signs = torch.cat(sign).to(device=device, dtype=products.dtype)
@@ -180,10 +163,10 @@ class QuadraticLaw(BilinearLaw):
     def before(self, snapshot: Snapshot, held: frozenset[str], fresh: frozenset[str]) -> None:
         (o, *others) = self.options_of(snapshot.options)
         width = 3 if o.nesterov else 2 if o.momentum else 1
-        stirred = not (held.isdisjoint(self.slot_of) and fresh.isdisjoint(self.slot_of))
         if width != self._width:
             self.settle()
-        if others or stirred or isinstance(o.lr, Tensor):
+        uniform = (held | fresh).isdisjoint(self.slot_of)
+        if others or not uniform or isinstance(o.lr, Tensor):
             self.settle()
             self._width = 0
             super().before(snapshot, held, fresh)
@@ -201,9 +184,8 @@ class QuadraticLaw(BilinearLaw):
 
     def after(self, snapshot: Snapshot) -> None:
         if self._awaited is not None:
-            matrix, sums = self._awaited
+            (matrix, sums), self._awaited = self._awaited, None
             self._noted.append((matrix, (*sums, snapshot.sums("v", "v"))))
-            self._awaited = None
         if len(self._noted) >= _PATIENCE:
             self.settle()
         super().after(snapshot)
@@ -213,12 +195,10 @@ class QuadraticLaw(BilinearLaw):
             return
         # From the last step to the first: all later steps act on what a step adds.
         later = np.eye(3)
-        weights: list[np.ndarray] = []
-        sums: list[Tensor] = []
+        weights, sums = list[np.ndarray](), list[Tensor]()
         for matrix, added in reversed(self._noted):
-            for column, value in enumerate(added, start=3):
-                weights.append(later @ matrix[:, column])
-                sums.append(value)
+            weights += [later @ matrix[:, 3 + j] for j in range(len(added))]
+            sums += added
             later = later @ matrix[:, :3]
         self._noted.clear()
         velocities = None if self.velocities is None else self.velocities[0]
@@ -257,9 +237,7 @@ class QuadraticLaw(BilinearLaw):
 class GaugeLaw(BilinearLaw):
     """The gauge of consecutive linear maps: a symmetric matrix for each unit of one group."""
 
-    def __init__(
-        self, group: SymmetricGroup, slots: Sequence[tuple[str, ...]], device: torch.device
-    ) -> None:
+    def __init__(self, group: SymmetricGroup, slots: Slots, device: torch.device) -> None:
         d = group.first[0].block
         self._shape = group.units, d, d
         owner = torch.zeros(group.units * d * d, dtype=torch.long, device=device)
@@ -274,9 +252,8 @@ class GaugeLaw(BilinearLaw):
             a, b = x.get(part.name), y.get(part.name)
             if a is None or b is None:
                 continue
-            left, right = part.slices(a), part.slices(b)
-            product = right @ left.mT if part in group.first else -(left @ right.mT)
-            slot = self.slot_of[part.name]
+            x1, x2, slot = part.slices(a), part.slices(b), self.slot_of[part.name]
+            product = x2 @ x1.mT if part in group.first else -(x1 @ x2.mT)
             values[slot] = values[slot] + product.to(wide_dtype(product.device))
         return torch.stack(values)
 

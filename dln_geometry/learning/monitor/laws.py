@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -29,36 +30,28 @@ from dln_geometry.learning.architecture import SymmetricGroup
 from dln_geometry.learning.monitor.products import Snapshot, StepOptions
 from dln_geometry.learning.noether import charge_after, nesterov_products, pushes
 
+Groups = Sequence[SymmetricGroup]
+Slots = Sequence[tuple[str, ...]]
+Options = Sequence[StepOptions]
+
 _MUST_AGREE = ("momentum", "dampening", "nesterov", "maximize")
+_PREDICTED = ("charges", "momenta", "velocities")
 
 
 class Law(ABC):
     """Charges of some groups with the same options: predicted from step to step, and measured.
 
-    Parameters
-    ----------
-    groups : sequence of SymmetricGroup
-        Whose charges these are.
-    slots : sequence of tuple of str
-        Names of the parameters that share options; the largest ones first.
-    owner : Tensor, shape (charges,)
-        The number of the group that each charge belongs to.
-    part_of : Tensor, optional
-        The number of the part that each charge belongs to, if steps may move parts separately.
+    Each of `slots` names the parameters that share options, the largest first. `owner`, of shape
+    (charges,), holds the number of the group of each charge, and `part_of` that of its part, if
+    steps may move parts separately.
     """
 
     def __init__(
-        self,
-        groups: Sequence[SymmetricGroup],
-        slots: Sequence[tuple[str, ...]],
-        owner: Tensor,
-        part_of: Tensor | None = None,
+        self, groups: Groups, slots: Slots, owner: Tensor, part_of: Tensor | None = None
     ) -> None:
-        self.groups = tuple(groups)
-        self.slots = tuple(slots)
+        self.groups, self.slots = tuple(groups), tuple(slots)
         self.slot_of = {name: j for j, slot in enumerate(slots) for name in slot}
-        self.owner = owner
-        self.part_of = owner if part_of is None else part_of
+        self.owner, self.part_of = owner, owner if part_of is None else part_of
         self.charges: Tensor | None = None
         self.momenta: Tensor | None = None
         self.velocities: Tensor | None = None
@@ -74,20 +67,19 @@ class Law(ABC):
     def before(self, snapshot: Snapshot, held: frozenset[str], fresh: frozenset[str]) -> None:
         """Prepare a step: gradients are known, nothing has moved.
 
-        The step does not move the parameters `held`, which have no gradient; those of `fresh`
-        have no buffer yet.
+        The parameters `held` have no gradient and stay; those of `fresh` have no buffer yet.
         """
 
     def after(self, snapshot: Snapshot) -> None:
-        """Finish a step: parameters and buffers have moved; there may be nothing to do."""
+        """Finish a step, after parameters and buffers have moved."""
         return
 
     def settle(self) -> None:
-        """Apply the steps that were only noted, if any, before charges are read."""
+        """Apply the collected steps before charges are read."""
         return
 
     def forget(self) -> None:
-        """Drop the steps that were only noted: the charges are replaced."""
+        """Drop the collected steps, because the charges are replaced."""
         return
 
     @abstractmethod
@@ -121,23 +113,17 @@ class Law(ABC):
         self.charges = self.measured(snapshot)
         self.momenta = self.velocities = None
 
-    def move(
-        self,
-        held: frozenset[str],
-        charges: Tensor,
-        momenta: Tensor | None = None,
-        velocities: Tensor | None = None,
-    ) -> None:
-        """Take the values after a step, except for charges of parameters that it did not move."""
+    def move(self, held: frozenset[str], *values: Tensor) -> None:
+        """Set charges, momenta and velocities after a step, except those of parameters `held`."""
         stay = self.mask(held) if held and not held.isdisjoint(self.slot_of) else None
-        for name, value in (("charges", charges), ("momenta", momenta), ("velocities", velocities)):
+        for name, value in zip_longest(_PREDICTED, values):
             if stay is not None and value is not None:
                 old = getattr(self, name)
                 value = torch.where(stay, torch.zeros_like(value) if old is None else old, value)
             setattr(self, name, value)
 
     def damped(self, decay: Tensor, dampening: float, fresh: frozenset[str]) -> Tensor:
-        """Multiply by ``1 - dampening``, but for the first step of a buffer."""
+        """Multiply by ``1 - dampening``, except in the first step of a buffer."""
         if not dampening:
             return decay
         share: Any = 1 - dampening
@@ -146,7 +132,7 @@ class Law(ABC):
         return share * decay
 
     def options_of(self, by_name: Mapping[str, StepOptions]) -> list[StepOptions]:
-        """Return the options of every slot; refuse others than rates and decays that differ."""
+        """Return the options of every slot; only learning rates and decays may differ."""
         options = [by_name[slot[0]] for slot in self.slots]
         if len(options) > 1:
             for field in _MUST_AGREE:
@@ -157,7 +143,7 @@ class Law(ABC):
                     )
         return options
 
-    def rate_ratios(self, options: Sequence[StepOptions]) -> tuple[float, ...]:
+    def rate_ratios(self, options: Options) -> tuple[float, ...]:
         """Return ``eta_1 / eta_j``; those of the last step if all rates are zero."""
         if len(options) == 1:
             return (1.0,)
@@ -172,22 +158,16 @@ class Law(ABC):
         return tuple(rates[0] / rate for rate in rates)
 
     def state(self) -> dict[str, Any]:
-        """Return all that the prediction continues from."""
+        """Return the predictions and ratios from which `load` continues."""
         self.settle()
-        return {
-            "charges": self.charges,
-            "momenta": self.momenta,
-            "velocities": self.velocities,
-            "weights": list(self.ratios),
-        }
+        return {name: getattr(self, name) for name in _PREDICTED} | {"weights": list(self.ratios)}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Continue from a state that `state` returned."""
         self.forget()
-        device = self.owner.device
-        for name in ("charges", "momenta", "velocities"):
+        for name in _PREDICTED:
             value = state[name]
-            setattr(self, name, None if value is None else value.clone().to(device))
+            setattr(self, name, None if value is None else value.clone().to(self.owner.device))
         self.ratios = tuple(state["weights"])
 
 
@@ -202,7 +182,7 @@ class BilinearLaw(Law):
         """Return ``B_j(first, second)`` for every slot, shape (slots, ...)."""
 
     def transposed(self, x: Tensor) -> Tensor:
-        """Return the transposes of matrices; numbers are their own."""
+        """Return the transposes of charges that are matrices; numbers stay."""
         return x
 
     def measured(self, snapshot: Snapshot) -> Tensor:
@@ -215,13 +195,12 @@ class BilinearLaw(Law):
         options = self.options_of(snapshot.options)
         ratios = self.rate_ratios(options)
         if ratios != self.ratios:
-            # The charge is another one now and must be measured; momenta stay the same.
+            # The ratios enter the charge, which is measured anew; momenta do not depend on them.
             self.ratios = ratios
             self.charges = self.measured(snapshot)
-        c, first = self.charges, options[0]
+        c, first, b = self.charges, options[0], options[0].momentum
         assert c is not None
         decay = self._decay(snapshot, options, c)
-        b = first.momentum
         if not b:
             squares = self._mixed_squares(snapshot, options, decay)
             self.move(held, charge_after(c, decay, decay, squares, first.lr))
@@ -241,15 +220,14 @@ class BilinearLaw(Law):
     def after(self, snapshot: Snapshot) -> None:
         if self._pending is None:
             return
-        options, p, held = self._pending
-        self._pending = None
+        (options, p, held), self._pending = self._pending, None
         assert self.charges is not None
         w = weighted(self.pairs(snapshot, "v", "v"), [o.lr for o in options])
         c = charge_after(self.charges, p, self.transposed(p), w, options[0].lr)
         self.move(held, c, p - w)
 
     def _products(
-        self, snapshot: Snapshot, options: Sequence[StepOptions], c: Tensor, r: Tensor
+        self, snapshot: Snapshot, options: Options, c: Tensor, r: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return ``B(d, d)``, ``B(d, v+)`` and ``B(v+, v+)`` of Nesterov's momentum."""
         k, b = options[0].weight_decay, options[0].momentum
@@ -264,7 +242,7 @@ class BilinearLaw(Law):
         dv = b * x + dd
         return dd, dv, b * (b * old + self.transposed(x)) + dv
 
-    def _decay(self, snapshot: Snapshot, options: Sequence[StepOptions], c: Tensor) -> Tensor:
+    def _decay(self, snapshot: Snapshot, options: Options, c: Tensor) -> Tensor:
         """Return ``sum_j k_j B_j(q, q)``."""
         k = options[0].weight_decay
         excess = [o.weight_decay - k * w for o, w in zip(options, self.ratios, strict=True)]
@@ -272,9 +250,7 @@ class BilinearLaw(Law):
             return k * c
         return k * c + weighted(self.pairs(snapshot, "q", "q"), excess)
 
-    def _mixed_squares(
-        self, snapshot: Snapshot, options: Sequence[StepOptions], decay: Tensor
-    ) -> Tensor:
+    def _mixed_squares(self, snapshot: Snapshot, options: Options, decay: Tensor) -> Tensor:
         """Return ``sum_j eta_j B_j(d, d)``."""
         rates = [o.lr for o in options]
         if len(options) > 1 and any(o.weight_decay for o in options):

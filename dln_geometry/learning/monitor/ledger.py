@@ -26,7 +26,6 @@ class Ledger:
         self,
         labels: Sequence[str],
         tolerances: Sequence[float],
-        *,
         history: int | None,
         on_break: str,
         writer: Any,
@@ -44,12 +43,11 @@ class Ledger:
         self.flush_every = as_count(flush_every, "flush_every")
         self.warned = False
         self._waiting: list[tuple[int, Tensor]] = []
-        self._kept: deque[tuple[int, Tensor]] = deque(
-            maxlen=None if history is None else as_count(history, "history")
-        )
+        kept = None if history is None else as_count(history, "history")
+        self._kept: deque[tuple[int, Tensor]] = deque(maxlen=kept)
 
     def add(self, step: int, figures: Tensor) -> None:
-        """Keep a row; fetch all that wait when they are `flush_every`."""
+        """Add a row; flush when `flush_every` rows wait."""
         self._waiting.append((step, figures))
         if len(self._waiting) >= self.flush_every:
             self.flush()
@@ -62,14 +60,12 @@ class Ledger:
         values = torch.stack([figures for _, figures in waiting]).cpu()
         rows = [(step, row) for (step, _), row in zip(waiting, values, strict=True)]
         self._kept.extend(rows)
-        count = len(self.labels)
         if self.writer is not None:
             for step, row in rows:
                 for k, label in enumerate(self.labels):
+                    residual = float(row[2 * len(self.labels) + k])
                     self.writer.add_scalar(f"{self.prefix}/{label}", float(row[k]), step)
-                    self.writer.add_scalar(
-                        f"{self.prefix}_residual/{label}", float(row[2 * count + k]), step
-                    )
+                    self.writer.add_scalar(f"{self.prefix}_residual/{label}", residual, step)
         if self.on_break != "ignore" and not self.warned:
             self._check(rows)
 
@@ -100,12 +96,11 @@ class Ledger:
         g = len(self.labels)
         charge, predicted, residual, rest = values.split([g, g, g, values.shape[1] - 3 * g], dim=1)
         steps = torch.tensor([step for step, _ in self._kept])
+        known = steps, self.labels, charge, predicted, residual
         if owners is None:
-            return ChargeRecord(steps, self.labels, charge, predicted, residual)
+            return ChargeRecord(*known)
         singles, predictions = rest.chunk(2, dim=1)
-        return ChargeRecord(
-            steps, self.labels, charge, predicted, residual, singles, predictions, owners
-        )
+        return ChargeRecord(*known, singles, predictions, owners)
 
     def report(self, record: ChargeRecord, groups: Sequence[SymmetricGroup]) -> list[ChargeReport]:
         """Return one line for every group, with the worst residual of all rows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from operator import itemgetter
 from typing import Any
 
@@ -49,27 +50,22 @@ class Products:
         self._lines = [name for name, axis in divided if axis == 0]
         self._columns = [key for key in divided if key[1] != 0]
         keys = [*((name, 0) for name in self._lines), *self._columns]
-        self._rows = {(name, axis): params[name].shape[axis] for name, axis in keys}
-        self._offset: dict[tuple[str, int | None], int] = {
-            (name, None): k for k, name in enumerate(self._whole)
-        }
-        total = len(self._whole)
-        for key, rows in self._rows.items():
-            self._offset[key] = total
-            total += rows
+        # Number of sums of each parameter and axis, in their order; axis None is the whole one.
+        self._rows: dict[tuple[str, int | None], int] = {(name, None): 1 for name in self._whole}
+        self._rows.update({(name, axis): params[name].shape[axis] for name, axis in keys})
+        starts = accumulate(self._rows.values(), initial=0)
+        self._offset = dict(zip(self._rows, starts, strict=False))
         self.device = next(iter(params.values())).device
         self.dtype = wide_dtype(self.device)
         self._together = len({p.device for p in params.values()}) == 1
 
     def indices(self, part: Part) -> Tensor:
         """Return the places of the sums that make up each unit, shape (units, sums of a unit)."""
-        if (part.name, None) in self._offset:
-            return torch.tensor([[self._offset[part.name, None]]])
-        key = part.name, part.axis
+        key: tuple[str, int | None] = part.name, part.axis
         if key in self._offset:
             places = torch.arange(part.start, part.stop).reshape(part.units, part.block)
         else:
-            # A whole parameter of which rows are summed along another axis.
+            # A whole parameter: its one sum, or the sums of its rows along another axis.
             key = next(k for k in self._rows if k[0] == part.name)
             places = torch.arange(self._rows[key])[None]
         return self._offset[key] + places
@@ -94,12 +90,12 @@ class Products:
         if not self._columns:
             return values
         sums = [values]
-        for key in self._columns:
-            x = tensors.get(key[0])
+        for name, axis in self._columns:
+            x = tensors.get(name)
             if x is None:
-                sums.append(self._zeros((self._rows[key],)))
+                sums.append(self._zeros((self._rows[name, axis],)))
             else:
-                sums.append(self._here(_row_sums(x.square(), key[1])))
+                sums.append(self._here(_row_sums(x.square(), axis)))
         return torch.cat(sums)
 
     def dots(
@@ -107,22 +103,17 @@ class Products:
     ) -> Tensor:
         """Return the sums of products of two sets of tensors, as `squares` does."""
         pieces: list[Tensor] = []
-        for name in self._whole:
-            x, y = first.get(name), second.get(name)
-            if x is None or y is None:
-                pieces.append(self._zeros((1,)))
-            else:
-                pieces.append(self._wide(torch.dot(x.reshape(-1), y.reshape(-1))).reshape(1))
         products: dict[str, Tensor] = {}
-        for key, rows in self._rows.items():
-            name = key[0]
+        for (name, axis), rows in self._rows.items():
             x, y = first.get(name), second.get(name)
             if x is None or y is None:
                 pieces.append(self._zeros((rows,)))
-                continue
-            if name not in products:
-                products[name] = x * y
-            pieces.append(self._wide(_row_sums(products[name], key[1])))
+            elif axis is None:
+                pieces.append(self._wide(torch.dot(x.reshape(-1), y.reshape(-1))).reshape(1))
+            else:
+                if name not in products:
+                    products[name] = x * y
+                pieces.append(self._wide(_row_sums(products[name], axis)))
         return torch.cat(pieces)
 
     def _zeros(self, shape: tuple[int, ...]) -> Tensor:
@@ -143,9 +134,9 @@ def _row_sums(x: Tensor, axis: int) -> Tensor:
 
 
 class Snapshot:
-    """Parameters, gradients and buffers at one moment of a step; sums are taken once.
+    """Parameters, gradients and buffers at one moment of a step; each sum is computed once.
 
-    The kinds are "q" (parameters), "g" (gradients of what is minimised), "v" (buffers of the
+    The kinds are "q" (parameters), "g" (gradients, with a minus to maximise), "v" (buffers of the
     momentum) and "d" (gradients with decay).
     """
 
@@ -156,11 +147,9 @@ class Snapshot:
         state: Mapping[Any, Mapping[str, Any]],
         options: Mapping[str, StepOptions],
     ) -> None:
-        self.products = products
-        self.options = options
+        self.products, self.options = products, options
+        self._params, self._state = params, state
         self._tensors: dict[str, dict[str, Tensor | None]] = {}
-        self._params = params
-        self._state = state
         self._sums: dict[tuple[str, str], Tensor] = {}
 
     def tensors(self, kind: str) -> dict[str, Tensor | None]:
@@ -174,9 +163,8 @@ class Snapshot:
         if kind == "q":
             return parameter.detach()
         if kind == "v":
-            # Reading a missing key would add it to the optimiser's state.
-            known = parameter in self._state
-            return self._state[parameter].get("momentum_buffer") if known else None
+            # Not `state[parameter]`, which would add a missing key to the optimiser's state.
+            return self._state.get(parameter, {}).get("momentum_buffer")
         gradient = parameter.grad
         if gradient is not None and options.maximize:
             gradient = -gradient

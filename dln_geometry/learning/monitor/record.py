@@ -31,8 +31,7 @@ class ChargeRecord:
         Names of the G groups.
     charge, predicted : Tensor, shape (T, G)
         One number for each group, as measured and as the exact laws predict it: the sum over the
-        units of a scale or rescale, the trace of a gauge, the norm of the charges of a
-        translation.
+        units of a scale or rescale, the trace of a gauge, the norm of a translation's charges.
     residual : Tensor, shape (T, G)
         Largest deviation of any single charge of the group, relative to the largest sum of
         squares (for translations: to the norm of the parameter).
@@ -58,10 +57,8 @@ class ChargeRecord:
         """Return an `xarray.Dataset` with dimensions ``time`` and ``group`` (and ``unit``)."""
         import xarray
 
-        data: dict[str, Any] = {
-            name: (("time", "group"), getattr(self, name).numpy())
-            for name in ("charge", "predicted", "residual")
-        }
+        data: dict[str, Any]
+        data = {name: (("time", "group"), getattr(self, name).numpy()) for name in _SERIES[1:4]}
         coords: dict[str, Any] = {"time": self.steps.numpy(), "group": list(self.labels)}
         if self.unit_charge is not None and self.unit_predicted is not None:
             data["unit_charge"] = (("time", "unit"), self.unit_charge.numpy())
@@ -70,25 +67,14 @@ class ChargeRecord:
         return xarray.Dataset(data, coords=coords)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write all arrays to one ``.npz`` file without pickles, whole or not at all.
-
-        The suffix is added if it is missing; returns the path.
-        """
+        """Write one ``.npz`` file without pickles, whole or not at all; return its full path."""
         arrays = {name: getattr(self, name) for name in _SERIES}
         attributes = {"labels": self.labels, "unit_group": self.unit_group}
         return write_archive(path, _FORMAT, arrays, attributes)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ChargeRecord:
-        """Read a record written by `save`; the suffix ``.npz`` may be left out.
-
-        Raises
-        ------
-        OSError
-            If there is no such file, or it may not be read.
-        ValueError
-            If the file is no record, or of a newer format.
-        """
+        """Read a record that `save` wrote, of no newer format; ``.npz`` may be left out."""
 
         def build(arrays: dict[str, Any], meta: dict[str, Any]) -> ChargeRecord:
             arrays.update(labels=tuple(meta["labels"]), unit_group=tuple(meta["unit_group"]))
@@ -105,14 +91,10 @@ class ChargeReport:
     ----------
     label : str
         Kind and names of the parameters.
-    group : SymmetricGroup
-        The group.
-    charge, predicted : float
+    charge, predicted, residual : float
         At the last record; see `ChargeRecord`.
-    residual, worst : float
-        At the last record, and the largest of all records kept.
-    tolerance : float
-        Above it the symmetry counts as broken.
+    worst : float
+        Largest residual of all records kept; above `tolerance` the symmetry counts as broken.
     """
 
     label: str

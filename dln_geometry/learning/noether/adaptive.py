@@ -28,16 +28,10 @@ from dln_geometry.support import as_float_tensor
 class RMSPropState:
     """The state of the effective RMSProp between steps.
 
-    Parameters
-    ----------
-    second_moment : Tensor, shape (...)
-        G, the moving average of the squared gradient; the norm is ``C^{1/2} G^{1/4}``.
-    buffer : Tensor, shape (..., d)
-        The momentum W: the last step subtracted it from the direction.
-    last : Tensor, shape (..., d)
-        ``ghat / sqrt(G)`` of the step before, for Nesterov's momentum.
-    boost : float
-        Weight of the next gradient: the first one is not dampened.
+    `second_moment`, of shape (...), is G, the moving average of the squared gradient; `buffer`, of
+    shape (..., d), the momentum W that the last step subtracted from the direction; `last`, of the
+    same shape, ``ghat / sqrt(G)`` of the step before, for Nesterov's momentum; `boost` the weight
+    of the next gradient, as the first one is not dampened.
     """
 
     second_moment: Tensor
@@ -65,10 +59,8 @@ class EffectiveRMSProp:
         Learning rate: about ``sqrt(2 eta k / (1 + b))`` for a rule of learning rate eta.
     rho : float
         Decay of the second moment.
-    scale : float
-        C.
-    momentum : float
-        b'.
+    scale, momentum : float
+        C and b'.
     lookahead : float
         a: Nesterov's momentum replaces the gradient term x by ``(1 + b) x - a x_last``; zero
         without it.
@@ -92,17 +84,15 @@ class EffectiveRMSProp:
     def init(self, direction: Any, norm: Any) -> RMSPropState:
         """Return the state of a start from rest.
 
-        `direction`, of shape (..., d), is theta, of norm one along the last axis; `norm`, of shape
-        (...), the norm r, positive.
+        `direction` is theta, of shape (..., d), with norm one; `norm` is r, of shape (...).
         """
         theta = as_float_tensor(direction, "direction")
         r = as_float_tensor(norm, "norm", dtype=theta.dtype, device=theta.device)
         check_positive(r, "norm")
         if bool((torch.linalg.vector_norm(theta, dim=-1) - 1).abs().max() > 1e-3):
             raise ValueError("direction must have norm one along its last axis")
-        fourth = (self.amplitude * r) ** 4 / self.scale**2
-        fourth = fourth.expand(theta.shape[:-1])
-        return RMSPropState(fourth, torch.zeros_like(theta), torch.zeros_like(theta), self.boost)
+        moment = ((self.amplitude * r) ** 4 / self.scale**2).expand(theta.shape[:-1])
+        return RMSPropState(moment, torch.zeros_like(theta), torch.zeros_like(theta), self.boost)
 
     def norm(self, state: RMSPropState) -> Tensor:
         """Return the norm r of the parameters, ``r^2 = C sqrt(G)``."""
@@ -113,8 +103,7 @@ class EffectiveRMSProp:
     ) -> tuple[Tensor, RMSPropState]:
         """Return ``theta+`` and the state with ``G+`` and ``W+``.
 
-        `direction` and `gradient`, of shape (..., d), are theta, of unit norm, and the gradient of
-        the loss there.
+        `direction` is theta, of shape (..., d), and `gradient` the gradient of the loss there.
         """
         scaled = gradient / state.second_moment.sqrt().unsqueeze(-1)
         push = scaled if self.lookahead == 0 else self.drive * scaled - self.lookahead * state.last
@@ -141,12 +130,8 @@ def as_rmsprop(rule: Rule, *, corrected: bool = True) -> EffectiveRMSProp:
     ``rho = lambda_+^4``, ``b' = b / lambda_+^2``, ``C = r*^2 / |ghat|`` (`stationary_norm`),
     ``lr = eta / ((1 - b') lambda_+ C)``.
 
-    Raises
-    ------
-    ValueError
-        If the rule has no weight decay (the accumulator is then AdaGrad's: see
-        `overdamped_norm`), a potential, or lets charges oscillate; with ``corrected=False`` also
-        if rho would not be positive.
+    Without weight decay the accumulator is AdaGrad's: see `overdamped_norm`. With
+    ``corrected=False`` rho must be positive.
 
     Examples
     --------
@@ -168,12 +153,10 @@ def as_rmsprop(rule: Rule, *, corrected: bool = True) -> EffectiveRMSProp:
         sigma = growth(rule) * (1 - b) ** 3 / eta
         scale = math.sqrt(eta * sigma / (2 * k)) / (1 - b)
         return EffectiveRMSProp(eta / ((1 - b) * scale), rho, scale)
-    scale = stationary_norm(rule, 1.0) ** 2
-    amplitude = slow_amplitude(rule)
+    scale, amplitude = stationary_norm(rule, 1.0) ** 2, slow_amplitude(rule)
     if not rule.nesterov:
-        momentum = b / root**2
+        momentum, boost = b / root**2, rule.lr / eta
         lr = eta / ((1 - momentum) * root * scale)
-        boost = rule.lr / eta
         return EffectiveRMSProp(lr, root**4, scale, momentum, amplitude=amplitude, boost=boost)
     momentum = b * (1 - eta * k) / root**2
     drive, lookahead = 1 + b, b / root

@@ -9,40 +9,22 @@ of `charge`, and return one number for each entry of the symmetry's s. See Tanak
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.functional import Parameters, gradient_of
+from dln_geometry.learning.functional import Loss, gradient_of
 from dln_geometry.learning.noether.mechanics import acceleration, as_state, hessian_along, momentum
-from dln_geometry.learning.rules import Rule, as_rule
+from dln_geometry.learning.rules import Rule, Tensors, as_rule
 from dln_geometry.learning.symmetry import Symmetry, as_symmetry
 
 
-def charge(
-    symmetry: Symmetry,
-    rule: Rule,
-    params: Mapping[str, Tensor],
-    velocity: Mapping[str, Tensor],
-) -> Tensor:
+def charge(symmetry: Symmetry, rule: Rule, params: Tensors, velocity: Tensors) -> Tensor:
     r"""Return the Noether charge ``<grad h(q + m q') - grad h(q), dQ>``.
 
-    Without a potential it is ``m <q', dQ>``.
-
-    Parameters
-    ----------
-    symmetry : Symmetry
-        A symmetry or a family.
-    rule : Rule
-        The learning rule; mass, friction and potential are its own.
-    params, velocity : dict of str to Tensor
-        q and q'.
-
-    Raises
-    ------
-    ValueError
-        If q' does not have the names and shapes of q, or lacks those of the symmetry.
+    Without a potential it is ``m <q', dQ>``. The symmetry may be a family; `rule` has the mass m
+    and the potential h; `params` is q, and `velocity` is q'.
 
     Examples
     --------
@@ -56,12 +38,7 @@ def charge(
     return symmetry.pair(params, momentum(rule, params, velocity))
 
 
-def kinetic_asymmetry(
-    symmetry: Symmetry,
-    rule: Rule,
-    params: Mapping[str, Tensor],
-    velocity: Mapping[str, Tensor],
-) -> Tensor:
+def kinetic_asymmetry(symmetry: Symmetry, rule: Rule, params: Tensors, velocity: Tensors) -> Tensor:
     r"""Return the rate at which a symmetry of the loss changes the kinetic energy.
 
     ``d/ds T(Q(q, s), d/dt Q(q, s)) = <Delta, dQ'> + <Delta - m hess h(q) q', dQ> / m``,
@@ -69,7 +46,7 @@ def kinetic_asymmetry(
     with dQ' the rate of change of the generator along q'. Without a potential it is
     ``m <q', dQ'>``: zero for translations and rotations, ``m |q'|^2`` for scale.
 
-    Parameters and errors as in `charge`.
+    Parameters as in `charge`.
 
     Examples
     --------
@@ -90,22 +67,14 @@ def kinetic_asymmetry(
 
 
 def charge_rate(
-    symmetry: Symmetry,
-    rule: Rule,
-    params: Mapping[str, Tensor],
-    velocity: Mapping[str, Tensor],
-    *,
-    loss: Callable[[Parameters], Tensor] | None = None,
+    symmetry: Symmetry, rule: Rule, params: Tensors, velocity: Tensors, *, loss: Loss | None = None
 ) -> Tensor:
     r"""Return the rate of change of a charge C that a symmetry of the loss dictates.
 
     ``dC/dt = -(mu / m) C + d/ds T - k <q, dQ>``
 
-    Nesterov's momentum adds ``b lr (<grad f, dQ'> - k <q', dQ>)``, the one term that needs the
-    loss.
-
-    Parameters as in `charge`, for a symmetry of the loss. Only Nesterov's momentum needs
-    ``loss(params)``.
+    Nesterov's momentum adds ``b lr (<grad f, dQ'> - k <q', dQ>)``, the one term that needs
+    ``loss(params)``. Other parameters as in `charge`.
     """
     symmetry, rule = as_symmetry(symmetry), as_rule(rule)
     params, velocity = as_state(params, velocity)
@@ -118,27 +87,18 @@ def charge_rate(
         return rate
     if loss is None:
         raise ValueError("loss must be given with Nesterov's momentum, got None")
-    gradient = gradient_of(loss)(params)
-    drag = _along_path(symmetry, params, velocity, gradient) - rule.weight_decay * symmetry.pair(
-        params, velocity
-    )
+    turning = _along_path(symmetry, params, velocity, gradient_of(loss)(params))
+    drag = turning - rule.weight_decay * symmetry.pair(params, velocity)
     return rate + rule.momentum * rule.time_step * drag
 
 
 def noether_residual(
-    symmetry: Symmetry,
-    rule: Rule,
-    loss: Callable[[Parameters], Tensor],
-    params: Mapping[str, Tensor],
-    velocity: Mapping[str, Tensor],
+    symmetry: Symmetry, rule: Rule, loss: Loss, params: Tensors, velocity: Tensors
 ) -> Tensor:
-    r"""Return the rate of change of a charge minus the one that the symmetry dictates.
+    r"""Return the rate of a charge under the `acceleration` of the rule, minus `charge_rate`.
 
-    The charge moves with q, q' and the `acceleration` of the rule on this loss; `charge_rate` is
-    subtracted. The difference is rounding for a symmetry of the loss, and ``-<grad f, dQ>``
-    otherwise (and some more with Nesterov's momentum).
-
-    Parameters and errors as in `charge`, with ``loss(params)``, a scalar tensor.
+    It is rounding for a symmetry of the loss, and ``-<grad f, dQ>`` otherwise (and some more with
+    Nesterov's momentum). Parameters as in `charge`, with ``loss(params)``, a scalar tensor.
 
     Examples
     --------
@@ -150,23 +110,14 @@ def noether_residual(
     """
     symmetry, rule = as_symmetry(symmetry), as_rule(rule)
     params, velocity = as_state(params, velocity)
-    rate = torch.func.jvp(
-        lambda q, v: charge(symmetry, rule, q, v),
-        (params, velocity),
-        (velocity, acceleration(rule, loss, params, velocity)),
-    )[1]
+    motion = velocity, acceleration(rule, loss, params, velocity)
+    rate = torch.func.jvp(partial(charge, symmetry, rule), (params, velocity), motion)[1]
     expected = charge_rate(symmetry, rule, params, velocity, loss=loss)
     return rate.to(expected.dtype) - expected
 
 
-def _along_path(
-    symmetry: Symmetry,
-    params: Mapping[str, Tensor],
-    velocity: Mapping[str, Tensor],
-    covector: Mapping[str, Tensor],
-) -> Tensor:
-    """Return ``<covector, dQ'>`` with the derivative of the generator along the velocity."""
-    changing = torch.func.jvp(
-        lambda q: symmetry.pair(q, covector), (dict(params),), (dict(velocity),)
-    )[1]
+def _along_path(symmetry: Symmetry, params: Tensors, velocity: Tensors, dual: Tensors) -> Tensor:
+    """Return ``<dual, dQ'>`` with the derivative of the generator along the velocity."""
+    state = (dict(params),), (dict(velocity),)
+    changing = torch.func.jvp(lambda q: symmetry.pair(q, dual), *state)[1]
     return changing.to(next(iter(params.values())).dtype)

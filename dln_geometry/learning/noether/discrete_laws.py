@@ -6,31 +6,25 @@ library's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.functional import Parameters, as_like, as_parameters
+from dln_geometry.learning.functional import Loss, as_like, as_parameters
 from dln_geometry.learning.noether.momentum_law import charge_after, nesterov_direction, pushes
-from dln_geometry.learning.rules import Rule, as_rule
+from dln_geometry.learning.rules import Rule, Tensors, as_rule
 from dln_geometry.learning.symmetry import Symmetry, as_symmetry, check_symmetric
 
 
 @dataclass(frozen=True)
 class Charges:
-    """The charges of a symmetry at one step.
+    """The charges of a symmetry at one step, one entry for each of s.
 
-    Parameters
-    ----------
-    conserved : Tensor
-        ``c = <q, dQ(q)>``, which gradient flow conserves: one entry for each of s.
-    momentum : Tensor
-        ``w = <v, dQ(q)>`` with the buffer v of the rule; zero before the first step.
-    transposed : Tensor
-        ``<v, A^T q>`` for a linear generator ``dQ = A q``: the momentum itself for translation,
-        scale and rescale, its negative for rotations, its transpose for the gauge.
+    `conserved` is ``c = <q, dQ(q)>``, which gradient flow conserves; `momentum` is
+    ``w = <v, dQ(q)>`` with the buffer v of the rule, zero before the first step; `transposed` is
+    ``<v, A^T q>`` for a linear generator ``dQ = A q``: the momentum itself for translation, scale
+    and rescale, its negative for rotations, its transpose for the gauge.
     """
 
     conserved: Tensor
@@ -57,18 +51,8 @@ class DiscreteLaw:
     translation does not need even those, and a rotation has ``w+ = b w`` for heavy ball, with or
     without decay.
 
-    Parameters
-    ----------
-    symmetry : Symmetry
-        A symmetry or a family, of the loss of every batch, with a `degree`.
-    rule : Rule
-        A rule without a potential.
-
-    Raises
-    ------
-    ValueError
-        If the symmetry has no degree, or the rule has a potential: `discrete_residual` holds there
-        too.
+    The loss of every batch must have the symmetry (or family), with a `degree`, and the rule no
+    potential; `discrete_residual` holds without degree, and with potential.
 
     Examples
     --------
@@ -103,44 +87,32 @@ class DiscreteLaw:
 
     def observe(
         self,
-        params: Mapping[str, Tensor],
-        state: Mapping[str, Tensor] | None = None,
+        params: Tensors,
+        state: Tensors | None = None,
         *,
-        loss: Callable[[Parameters], Tensor] | None = None,
+        loss: Loss | None = None,
         rtol: float | None = None,
     ) -> Charges:
         """Return the charges as they are: to begin with, and to compare a prediction with.
 
-        `state` is the buffer v that the last step returned, `None` before the first. A loss, if
-        given, must have the symmetry at `params` within `rtol`, as in `is_symmetric`.
-
-        Raises
-        ------
-        SymmetryError
-            If the loss lacks the symmetry; its attribute `residual` says by how much.
+        `state` is the buffer v that the last step returned, `None` before the first. A given loss
+        must have the symmetry at `params` within `rtol`, as in `is_symmetric`: otherwise a
+        `SymmetryError`, whose attribute `residual` says by how much it is broken.
         """
         if loss is not None:
             check_symmetric(loss, self.symmetry, params, rtol=rtol)
         params = as_parameters(params)
-        conserved = self.symmetry.conserved(params)
+        c, pair = self.symmetry.conserved(params), self.symmetry.pair
         if state is None:
-            return Charges(conserved, torch.zeros_like(conserved), torch.zeros_like(conserved))
+            return Charges(c, torch.zeros_like(c), torch.zeros_like(c))
         state = as_like(state, params, "state")
-        momentum = self.symmetry.pair(params, state)
-        if self.symmetry.degree == 0:
-            return Charges(conserved, momentum, momentum)
-        return Charges(conserved, momentum, self.symmetry.pair(state, params))
+        w = pair(params, state)
+        return Charges(c, w, w if self.symmetry.degree == 0 else pair(state, params))
 
-    def step(
-        self,
-        charges: Charges,
-        before: Mapping[str, Tensor] | None,
-        after: Mapping[str, Tensor],
-    ) -> Charges:
-        """Return the charges after a step, from those before it and the buffers.
+    def step(self, charges: Charges, before: Tensors | None, after: Tensors) -> Charges:
+        """Return the charges after a step, from those before it and the buffers v and v+.
 
-        `before` and `after` are the buffers v and v+ of the rule; in the first step `before` is
-        `None`.
+        In the first step `before` is `None`.
         """
         rule, pair, c = self.rule, self.symmetry.pair, charges.conserved
         lr, b = rule.lr, rule.momentum
@@ -150,10 +122,8 @@ class DiscreteLaw:
             return Charges(c - lr * push, p, p)
         p_transposed, push_transposed = pushes(decay, charges.transposed, b, rule.nesterov)
         if rule.nesterov:
-            u = {
-                name: nesterov_direction(None if before is None else before[name], v, b)
-                for name, v in after.items()
-            }
+            old = dict.fromkeys(after) if before is None else before
+            u = {name: nesterov_direction(old[name], v, b) for name, v in after.items()}
             squares, mixed, mixed_transposed = pair(u, u), pair(u, after), pair(after, u)
         else:
             squares = mixed = mixed_transposed = pair(after, after)
@@ -165,11 +135,7 @@ class DiscreteLaw:
 
 
 def discrete_residual(
-    symmetry: Symmetry,
-    rule: Rule,
-    params: Mapping[str, Tensor],
-    before: Mapping[str, Tensor] | None,
-    after: Mapping[str, Tensor],
+    symmetry: Symmetry, rule: Rule, params: Tensors, before: Tensors | None, after: Tensors
 ) -> Tensor:
     r"""Return by how much a step breaks a symmetry: ``<v+ - b v, dQ(q)> - k <q, dQ(q)>``.
 
@@ -181,19 +147,16 @@ def discrete_residual(
     `params` are the parameters q before the step, `before` and `after` the buffers v and v+; in
     the first step `before` is `None`. The result has one number for each entry of s.
     """
-    symmetry, rule = as_symmetry(symmetry), as_rule(rule)
-    params = as_parameters(params)
-    after = as_like(after, params, "after")
+    symmetry, rule, params = as_symmetry(symmetry), as_rule(rule), as_parameters(params)
+    kick = as_like(after, params, "after")
+    k, b = _damped_decay(rule, before), rule.momentum
     if before is not None:
         before = as_like(before, params, "before")
-    k, b = _damped_decay(rule, before), rule.momentum
-    kick = dict(after)
-    if before is not None and b:
-        kick = {name: v - b * before[name] for name, v in after.items()}
+        kick = {name: v - b * before[name] for name, v in kick.items()} if b else kick
     return symmetry.pair(params, kick) - k * symmetry.conserved(params)
 
 
-def _damped_decay(rule: Rule, before: Mapping[str, Tensor] | None) -> float:
+def _damped_decay(rule: Rule, before: Tensors | None) -> float:
     """Return ``s k``, the decay as it enters the buffer: not dampened in the first step."""
     if before is None or not rule.momentum:
         return rule.weight_decay

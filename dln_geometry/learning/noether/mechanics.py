@@ -16,12 +16,11 @@ section 4.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import torch
 from torch import Tensor
 
 from dln_geometry.learning.functional import (
+    Loss,
     Parameters,
     as_like,
     as_parameters,
@@ -30,20 +29,13 @@ from dln_geometry.learning.functional import (
     gradient_and_value_of,
     gradient_of,
 )
-from dln_geometry.learning.rules import Rule, as_rule, hessian_inverse
+from dln_geometry.learning.rules import Rule, Tensors, as_rule, hessian_inverse
 
 
-def kinetic_energy(
-    rule: Rule, params: Mapping[str, Tensor], velocity: Mapping[str, Tensor]
-) -> Tensor:
+def kinetic_energy(rule: Rule, params: Tensors, velocity: Tensors) -> Tensor:
     r"""Return the kinetic energy ``D_h(q + m q', q) / m``, which is ``m/2 |q'|^2`` without h.
 
-    Parameters
-    ----------
-    rule : Rule
-        Its mass and potential.
-    params, velocity : dict of str to Tensor
-        q, and its rate of change q'. In units of the learning rate: -v of a slow trajectory.
+    `params` is q, and `velocity` its rate of change q': on a slow trajectory -v, v the buffer.
     """
     m = as_rule(rule).mass
     params, velocity = as_state(params, velocity)
@@ -54,12 +46,7 @@ def kinetic_energy(
     return (as_value(rule.potential(ahead), "potential") - here) / m - dot(dual, velocity)
 
 
-def acceleration(
-    rule: Rule,
-    loss: Callable[[Parameters], Tensor],
-    params: Mapping[str, Tensor],
-    velocity: Mapping[str, Tensor],
-) -> Parameters:
+def acceleration(rule: Rule, loss: Loss, params: Tensors, velocity: Tensors) -> Parameters:
     r"""Return q'' of the Euler-Lagrange equation of a rule.
 
     ``m hess h(q + m q') q'' = (1 - mu)/m Delta - hess h(q + m q') q' - grad f - k q``, which is
@@ -70,12 +57,7 @@ def acceleration(
     Iterates of the rule are ``lr^2`` close to its solutions, after a time of ``lr / (1 - b)``; a
     rule with both a potential and momentum only ``lr`` close.
 
-    Parameters
-    ----------
-    rule, params, velocity
-        As in `kinetic_energy`.
-    loss : callable
-        ``loss(params)``, a scalar tensor that depends on q.
+    Parameters as in `kinetic_energy`, with ``loss(params)``, a scalar tensor.
 
     Examples
     --------
@@ -102,17 +84,13 @@ def acceleration(
     return {name: (x - velocity[name]) / m for name, x in solved.items()}
 
 
-def as_state(
-    params: Mapping[str, Tensor], velocity: Mapping[str, Tensor]
-) -> tuple[Parameters, Parameters]:
+def as_state(params: Tensors, velocity: Tensors) -> tuple[Parameters, Parameters]:
     """Return q and q' as dicts with the same keys and shapes, or refuse them."""
     params = as_parameters(params)
     return params, as_like(velocity, params, "velocity")
 
 
-def momentum(
-    rule: Rule, params: Mapping[str, Tensor], velocity: Mapping[str, Tensor]
-) -> Parameters:
+def momentum(rule: Rule, params: Tensors, velocity: Tensors) -> Parameters:
     """Return ``Delta = grad h(q + m q') - grad h(q)``."""
     m = rule.mass
     if rule.potential is None:
@@ -122,11 +100,7 @@ def momentum(
     return {name: ahead[name] - y for name, y in dual(dict(params)).items()}
 
 
-def hessian_along(
-    f: Callable[[Parameters], Tensor],
-    params: Mapping[str, Tensor],
-    velocity: Mapping[str, Tensor],
-) -> Parameters:
+def hessian_along(f: Loss, params: Tensors, velocity: Tensors) -> Parameters:
     """Return ``hess f(q) q'``, in forward mode over reverse."""
     image = torch.func.jvp(gradient_of(f), (dict(params),), (dict(velocity),))[1]
     # The tangent of a number that Python multiplies comes out in double precision (torch 2.13).

@@ -8,13 +8,14 @@ a quadratic charge ``c = <q, A q>`` obeys ``c' = -kappa c + Gamma <g, A g>``, wi
 ``Gamma = lr (1 + b) / (1 - b)^3``, or ``lr (1 - b + 2 b^2) / (1 - b)^3`` with Nesterov's momentum.
 
 All functions refuse a rule with a potential, or one that lets charges oscillate (`ValueError`).
-The formulas are those of Tanaka & Kunin, arXiv 2105.02716, section 5, with the printed exponent;
-the corrected exponent is this library's.
+The printed formulas are those of Tanaka & Kunin, arXiv 2105.02716, section 5; the corrected
+exponent is this library's.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -27,16 +28,16 @@ from dln_geometry.support import as_float_tensor, as_positive
 def overdamped_charge(
     rule: Rule, initial: Any, sources: Any, *, corrected: bool = True, from_rest: bool = True
 ) -> Tensor:
-    r"""Return a quadratic charge along a run, from the gradients alone.
+    r"""Return a quadratic charge before each step and at the end, shape (T + 1, ...).
 
-    ``c(t) = e^{-kappa t} c_0 + Gamma int_0^t e^{-kappa (t-s)} <g, A g> ds``, by steps of the
-    learning rate: ``c_{n+1} = e^{-kappa lr} c_n + lr Gamma <g_n, A g_n>``. Without momentum that
-    is the exact law of gradient descent.
+    ``c(t) = e^{-kappa t} c_0 + Gamma int_0^t e^{-kappa (t-s)} <g, A g> ds``, from the gradients
+    alone, by steps of the learning rate: ``c_{n+1} = e^{-kappa lr} c_n + lr Gamma <g_n, A g_n>``.
+    Without momentum that is the exact law of gradient descent.
 
     Parameters
     ----------
     rule : Rule
-        A rule without a potential.
+        Without a potential.
     initial : Tensor, shape (...)
         The charge at the start, ``symmetry.conserved(params)``.
     sources : Tensor, shape (T, ...)
@@ -48,12 +49,7 @@ def overdamped_charge(
         ``2 k / mu``, is off by O(lr) where there is weight decay.
     from_rest : bool
         Whether the run starts without velocity. Then the charge lags: the corrected formula
-        multiplies the initial value by the amplitude of the slow mode.
-
-    Returns
-    -------
-    Tensor, shape (T + 1, ...)
-        The charge before each step and at the end; the first is that of the slow mode.
+        multiplies the initial value, and so the first entry, by the amplitude of the slow mode.
 
     Examples
     --------
@@ -70,26 +66,16 @@ def overdamped_charge(
 def overdamped_norm(
     rule: Rule, norm: Any, gradients: Any, *, corrected: bool = True, from_rest: bool = True
 ) -> Tensor:
-    r"""Return the norm of scale-invariant parameters along a run, from the gradients at norm one.
+    r"""Return the norm of scale-invariant parameters before each step and at the end.
 
     ``r^4(t) = e^{-2 kappa t} r_0^4 + 2 Gamma int_0^t e^{-2 kappa (t-s)} |ghat|^2 ds``
 
     by steps of the learning rate, with ``ghat = r g`` the gradient at unit norm. Without decay it
     is the accumulator of AdaGrad, with decay the moving average of RMSProp.
 
-    Parameters
-    ----------
-    norm : Tensor, shape (...)
-        The norm r at the start, positive.
-    gradients : Tensor, shape (T, ...)
-        ``|ghat|^2`` at each step; for minibatches with momentum, of ``(1 - b) r v``.
-    rule, corrected, from_rest
-        As in `overdamped_charge`.
-
-    Returns
-    -------
-    Tensor, shape (T + 1, ...)
-        The norm r before each step and at the end.
+    `norm`, of shape (...), is r at the start, positive; `gradients`, of shape (T, ...), holds
+    ``|ghat|^2`` at each step, for minibatches with momentum the square of ``(1 - b) r v``. Other
+    parameters as in `overdamped_charge`; the result has the shape (T + 1, ...).
     """
     factor = decay_factor(rule, corrected) ** 4
     r, terms = _together(norm, "norm", gradients, "gradients")
@@ -121,10 +107,9 @@ def stationary_norm(rule: Rule, gradient: float) -> float:
     angle = stationary_angle(rule)
     b, eta = rule.momentum, rule.time_step
     cosine, sine = math.cos(angle), math.sin(angle)
+    pull = (1 - b) * sine
     if rule.nesterov:
         pull = (1 - b * (1 - eta * rule.weight_decay)) * sine / (1 + b - b * cosine)
-    else:
-        pull = (1 - b) * sine
     return math.sqrt(eta * gradient / pull)
 
 
@@ -162,14 +147,14 @@ def _together(initial: Any, name: str, terms: Any, terms_name: str) -> tuple[Ten
 
 
 def _averaged(start: Tensor, terms: Tensor, factor: float, gain: float) -> Tensor:
-    path = [start.expand(torch.broadcast_shapes(start.shape, terms.shape[1:]))]
-    for term in terms:
-        path.append(factor * path[-1] + gain * term)
-    return torch.stack(path)
+    """Return the path ``c_{n+1} = factor c_n + gain terms_n`` from `start`."""
+    first = start.expand(torch.broadcast_shapes(start.shape, terms.shape[1:]))
+    steps = accumulate(terms.unbind(), lambda c, x: factor * c + gain * x, initial=first)
+    return torch.stack(list(steps))
 
 
 def decay_factor(rule: Rule, corrected: bool) -> float:
-    """Return the factor of a parameter in one step, by which weight decay shrinks it."""
+    """Return the factor by which weight decay shrinks a parameter in one step."""
     if as_rule(rule).potential is not None:
         raise ValueError("rule must have no potential, got one")
     root = rule.discrete_root
@@ -186,11 +171,9 @@ def growth(rule: Rule) -> float:
 
 def slow_amplitude(rule: Rule) -> float:
     """Return the amplitude of the mode lambda_+^n in a decay that starts from rest at one."""
-    b, k = rule.momentum, rule.weight_decay
+    b, k, root = rule.momentum, rule.weight_decay, rule.discrete_root
     first = 1 - rule.lr * k * (1 + b if rule.nesterov else 1)
-    product = rule.time_step * k
-    root = rule.discrete_root
-    other = b * (1 - product if rule.nesterov else 1) / root
+    other = b * (1 - rule.time_step * k if rule.nesterov else 1) / root
     return (first - other) / (root - other)
 
 

@@ -7,23 +7,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.functional import Parameters, flatten, unflatten
+from dln_geometry.learning.functional import Loss, Parameters, flatten, unflatten
 
 _NEWTON_STEPS = 100
 _HALVINGS = 60
 
 
-def legendre_inverse(
-    potential: Callable[[Parameters], Tensor], dual: Parameters, start: Parameters
-) -> Parameters:
+def legendre_inverse(potential: Loss, dual: Parameters, start: Parameters) -> Parameters:
     """Return the point whose gradient of the potential is `dual`.
 
-    Newton's method on the convex function ``h(x) - <dual, x>``, with conjugate gradients for the
-    linear systems (memory linear in the number of parameters) and halving of steps that do not
-    lower the residual or leave the domain of h. Not differentiable.
-
-    `potential` must be strictly convex and smooth; Newton's method begins at `start`, in its
-    domain. If no point has this gradient, the step has left the range of ``grad h``: an error.
+    Newton's method from `start` on the convex function ``h(x) - <dual, x>``, with conjugate
+    gradients for the linear systems (memory linear in the number of parameters); it halves steps
+    that do not lower the residual or leave the domain of h. Not differentiable. If no point has
+    this gradient, the step has left the range of ``grad h``: an error.
     """
     y = flatten(dual).detach()
 
@@ -41,13 +37,11 @@ def legendre_inverse(
         if float(size) <= 4 * eps * float(scale):
             break
         move = _conjugate_gradients(_hessian(potential, x, start), -r)
-        factor = 1.0
-        for _ in range(_HALVINGS):
-            trial = x + factor * move
+        for k in range(_HALVINGS):
+            trial = x + 0.5**k * move
             after = residual(trial)
             if bool(after.norm() < size):
                 break
-            factor /= 2
         else:
             # No step lowers the residual: it is rounding, or there is no solution.
             if float(size) <= 1e4 * eps * float(scale):
@@ -65,17 +59,13 @@ def legendre_inverse(
     return unflatten(x, start)
 
 
-def hessian_inverse(
-    potential: Callable[[Parameters], Tensor], params: Parameters, covector: Parameters
-) -> Parameters:
+def hessian_inverse(potential: Loss, params: Parameters, covector: Parameters) -> Parameters:
     """Return the vector that the (positive definite) Hessian at `params` maps to `covector`."""
     x, y = flatten(params).detach(), flatten(covector).detach()
     return unflatten(_conjugate_gradients(_hessian(potential, x, params), y), params)
 
 
-def _hessian(
-    potential: Callable[[Parameters], Tensor], x: Tensor, like: Parameters
-) -> Callable[[Tensor], Tensor]:
+def _hessian(potential: Loss, x: Tensor, like: Parameters) -> Callable[[Tensor], Tensor]:
     """Return the Hessian at x as an operator; all products use one graph."""
     with torch.enable_grad():
         z = x.detach().requires_grad_()
@@ -87,10 +77,8 @@ def _hessian(
 
 def _conjugate_gradients(hessian: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
     """Solve ``hessian(x) = b`` for a positive definite operator, to the accuracy it has."""
-    x = torch.zeros_like(b)
-    r, p = b, b
-    rr = b.dot(b)
-    goal = (torch.finfo(b.dtype).eps ** 2) * float(rr)
+    x, r, p, rr = torch.zeros_like(b), b, b, b.dot(b)
+    goal = torch.finfo(b.dtype).eps ** 2 * float(rr)
     for _ in range(2 * b.numel() + 10):
         if float(rr) <= goal:
             break
@@ -106,7 +94,6 @@ def _conjugate_gradients(hessian: Callable[[Tensor], Tensor], b: Tensor) -> Tens
         alpha = rr / curvature
         x = x + alpha * p
         r = r - alpha * hp
-        new = r.dot(r)
-        p = r + (new / rr) * p
-        rr = new
+        previous, rr = rr, r.dot(r)
+        p = r + (rr / previous) * p
     return x

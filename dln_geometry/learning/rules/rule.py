@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from dln_geometry.learning.functional import Parameters, as_like, as_parameters, gradient_of
+from dln_geometry.learning.functional import Loss, Parameters, as_like, as_parameters, gradient_of
 from dln_geometry.learning.rules.legendre import legendre_inverse
 from dln_geometry.support import as_flag, as_positive
+
+Tensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,14 @@ class Rule:
     weight_decay: float = 0.0
     nesterov: bool = False
     dampening: float = 0.0
-    potential: Callable[[Parameters], Tensor] | None = None
+    potential: Loss | None = None
 
     def __post_init__(self) -> None:
         for name in ("lr", "momentum", "weight_decay", "dampening"):
             value = as_positive(getattr(self, name), name, zero=name != "lr")
+            if name in ("momentum", "dampening") and value >= 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {value}")
             object.__setattr__(self, name, value)
-        for name in ("momentum", "dampening"):
-            if getattr(self, name) >= 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
         object.__setattr__(self, "nesterov", as_flag(self.nesterov, "nesterov"))
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
             raise ValueError(
@@ -123,21 +124,14 @@ class Rule:
         """Factor by which weight decay alone shrinks a parameter in one step, after a transient.
 
         The larger root of ``l^2 - (1 + b - lr k) l + b = 0``, or with Nesterov's momentum of
-        ``l^2 - (1 + b)(1 - lr k) l + b (1 - lr k) = 0``.
-
-        Raises
-        ------
-        ValueError
-            If the roots are complex: the rule is not overdamped.
+        ``l^2 - (1 + b)(1 - lr k) l + b (1 - lr k) = 0``. Complex roots, of a rule that is not
+        overdamped, raise a ValueError.
         """
         self.check_overdamped()
-        product = self.time_step * self.weight_decay
+        b, product = self.momentum, self.time_step * self.weight_decay
         share = 1 - product if self.nesterov else 1.0
-        last = self.momentum * share
-        half = (
-            (1 + self.momentum) * share / 2 if self.nesterov else (1 + self.momentum - product) / 2
-        )
-        return half + math.sqrt(half**2 - last)
+        half = (1 + b) * share / 2 if self.nesterov else (1 + b - product) / 2
+        return half + math.sqrt(half**2 - b * share)
 
     def check_overdamped(self) -> None:
         """Refuse a rule under which charges oscillate (`ValueError`)."""
@@ -150,12 +144,9 @@ class Rule:
         )
 
     def step(
-        self,
-        loss: Callable[[Parameters], Tensor],
-        params: Mapping[str, Tensor],
-        state: Mapping[str, Tensor] | None = None,
+        self, loss: Loss, params: Tensors, state: Tensors | None = None
     ) -> tuple[Parameters, Parameters]:
-        """Make one step; nothing is changed in place.
+        """Return ``q+`` and ``v+`` after one step; nothing is changed in place.
 
         Parameters
         ----------
@@ -164,32 +155,19 @@ class Rule:
         params : dict of str to Tensor
             The parameters q.
         state : dict of str to Tensor, optional
-            The buffer v that the last step returned, none in the first.
-
-        Returns
-        -------
-        params, state : dict of str to Tensor
-            ``q+`` and ``v+``.
+            The buffer v that the last step returned, `None` in the first.
 
         Raises
         ------
         ValueError
-            If `state` does not have the names and shapes of `params`, the loss is no scalar or
-            does not depend on them, or the step leaves the range of the potential's gradient.
+            If the step leaves the range of the potential's gradient.
         """
         return self.update(gradient_of(loss)(as_parameters(params)), params, state)
 
     def update(
-        self,
-        gradients: Mapping[str, Tensor],
-        params: Mapping[str, Tensor],
-        state: Mapping[str, Tensor] | None = None,
+        self, gradients: Tensors, params: Tensors, state: Tensors | None = None
     ) -> tuple[Parameters, Parameters]:
-        """Make one step with gradients that are known; nothing is changed in place.
-
-        `gradients` are those of the loss, without decay, with the names and shapes of `params`;
-        other parameters, results and errors as in `step`.
-        """
+        """Return ``q+`` and ``v+`` as `step` does, from the gradients of the loss without decay."""
         params = as_parameters(params)
         gradients = as_like(gradients, params, "gradients")
         if state is not None:
@@ -205,17 +183,14 @@ class Rule:
                 v = state[name].mul(self.momentum).add(d, alpha=1 - self.dampening)
             velocity[name] = v
             direction[name] = d.add(v, alpha=self.momentum) if self.nesterov else v
-        if self.potential is None:
-            after = {name: q.add(direction[name], alpha=-self.lr) for name, q in params.items()}
-        else:
-            dual = gradient_of(self.potential, "potential")(params)
-            target = {name: y.add(direction[name], alpha=-self.lr) for name, y in dual.items()}
-            after = legendre_inverse(self.potential, target, params)
-        return after, velocity
+        h = self.potential
+        dual = params if h is None else gradient_of(h, "potential")(params)
+        moved = {name: y.add(direction[name], alpha=-self.lr) for name, y in dual.items()}
+        return moved if h is None else legendre_inverse(h, moved, params), velocity
 
 
 def as_rule(rule: Any) -> Rule:
-    """Return a learning rule, or refuse anything else (`TypeError`)."""
+    """Return a learning rule; refuse anything else (`TypeError`)."""
     if not isinstance(rule, Rule):
         raise TypeError(f"rule must be a Rule, got {type(rule).__name__}")
     return rule
