@@ -3,17 +3,16 @@
 Open `search` first: `symmetries_of` follows every layer to all operations that read its channels.
 
 - `tracing`: the graph of a module, and how often each parameter is used;
-- `layers`: which calls are layers (their output channels are rows of a weight), and what
-  normalisations take away from their channels; `attention` the same for ``MultiheadAttention``;
-- `passages`: what an operation between layers lets pass, and where the channels are afterwards;
+- `layers`: which calls are layers, and which changes of their channels a normalisation undoes;
+  `attention` the same for ``MultiheadAttention``;
+- `passages`: which changes of the channels pass through an operation between layers;
 - `walks`: from a layer along the graph to its readers, by layers and passages;
-- `groups`: `SymmetricGroup`, the value that comes out, and its `Part`;
-- `confirmation`: each group is tried on an example.
+- `groups`: the result, `SymmetricGroup`, and its `Part`;
+- `confirmation`: tries each group on an example.
 
-An operator is added where it is recognised: an operation in the tables of `passages`, a layer as a
-function in `MAKERS` of `layers`. A symmetry is added as a generator of groups in `search`, and if
-it moves parameters in a new way as a kind in `groups`; ``tests/learning/networks.py`` gets a
-network that has it, on which all claims are tested.
+Add an operation to the tables of `passages`, a layer to `MAKERS` of `layers`, a symmetry as a
+generator of groups to `search` (with a new kind in `groups` if it moves parameters in a new way),
+and a network that has it to ``tests/learning/networks.py``, where all claims are tested.
 """
 
 from __future__ import annotations
@@ -21,8 +20,4 @@ from __future__ import annotations
 from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
 from dln_geometry.learning.architecture.search import symmetries_of
 
-__all__ = [
-    "Part",
-    "SymmetricGroup",
-    "symmetries_of",
-]
+__all__ = ["Part", "SymmetricGroup", "symmetries_of"]

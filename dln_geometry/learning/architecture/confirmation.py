@@ -1,4 +1,4 @@
-"""Try symmetric groups on a module: they must not change its output."""
+"""Keep the symmetric groups that do not change the output of a module on an example."""
 
 from __future__ import annotations
 
@@ -19,18 +19,13 @@ _SIZE = 0.1
 
 
 def confirmed(
-    module: nn.Module,
-    groups: Sequence[SymmetricGroup],
-    example_input: tuple[Any, ...],
-    *,
-    logits: bool,
+    module: nn.Module, groups: Sequence[SymmetricGroup], example_input: Any, *, logits: bool
 ) -> list[SymmetricGroup]:
     """Return the groups that do not change the output of a module.
 
     A random element of each moves the parameters, in double precision; the output must change far
-    less than after a random step of the same length in the same parameters. The random numbers of
-    the forward pass (dropout) are the same every time. With `logits`, a common shift along the
-    last axis (or the second) is no change.
+    less than after a random step of the same length in the same parameters. With `logits`, the
+    mean over the last axis (or the second) is ignored.
     """
     if not groups:
         return []
@@ -43,22 +38,20 @@ def confirmed(
 
     def outputs(at: dict[str, Tensor]) -> Tensor:
         buffers = {name: b.clone() for name, b in clone.named_buffers()}
-        # The same random numbers every time; the generators are restored.
+        # fork_rng restores the generators: dropout draws the same mask every time.
         with torch.random.fork_rng(), torch.no_grad():
             value = functional_call(clone, (at, buffers), arguments)
         found = _float_tensors(value)
-        if logits:
-            found = [_without_shift(t) for t in found]
-        return torch.cat([t.flatten() for t in found])
+        return torch.cat([(_without_shift(t) if logits else t).flatten() for t in found])
 
     base = outputs(params)
     kept = []
     for group in groups:
         element = group.random_element(params, generator)
-        if group.kind != "permutation":
-            element = (
-                tuple(_SIZE * a for a in element) if isinstance(element, tuple) else _SIZE * element
-            )
+        if isinstance(element, tuple):
+            element = tuple(_SIZE * a for a in element)
+        elif group.kind != "permutation":
+            element = _SIZE * element
         moved = group.act(params, element)
         chance = dict(params)
         for name in group.names:

@@ -1,15 +1,16 @@
-"""Groups of parameters that a symmetry of an architecture moves together."""
+"""Groups of parameters that one symmetry moves together, and the motion itself."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from dln_geometry.learning.functional import Tensors
 from dln_geometry.learning.symmetry import Symmetry
 from dln_geometry.support import as_count
 
@@ -19,19 +20,16 @@ Element = Tensor | tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Part:
-    """The part of one parameter that the units of a group own: slices along one axis.
+    """Slices of one parameter along one axis, one for each unit of a group.
 
-    Unit u owns the indices ``start + u * block, ..., start + (u + 1) * block - 1`` of `axis`,
-    and everything along the other axes.
+    Unit u owns the indices ``start + u * block, ..., start + (u + 1) * block - 1`` of `axis`.
 
     Parameters
     ----------
     name : str
         Name of the parameter, as in ``named_parameters()``.
-    axis : int
-        Axis that the units are counted along; not negative.
-    units, block, start : int
-        Number of units, indices that each owns, and the first of them all.
+    axis, units, block, start : int
+        Axis (not negative), number of units, indices that each owns, and the first index of all.
 
     Examples
     --------
@@ -60,26 +58,24 @@ class Part:
     def slices(self, tensor: Tensor) -> Tensor:
         """Return the slices of the units, shape (units, block, rest); a view where possible."""
         moved = tensor.movedim(self.axis, 0)[self.start : self.stop]
-        # Not -1: the rest of an empty tensor would be ambiguous.
-        rest = moved[0].numel()
-        return moved.reshape(self.units, self.block, rest)
+        # -1 would be ambiguous for an empty tensor.
+        return moved.reshape(self.units, self.block, moved[0].numel())
 
     def replaced(self, tensor: Tensor, slices: Tensor) -> Tensor:
         """Return the tensor with other slices, shape (units, block, rest); nothing in place."""
         moved = tensor.movedim(self.axis, 0)
         own = slices.reshape(self.stop - self.start, *moved.shape[1:])
-        whole = torch.cat([moved[: self.start], own, moved[self.stop :]])
-        return whole.movedim(0, self.axis)
+        return torch.cat([moved[: self.start], own, moved[self.stop :]]).movedim(0, self.axis)
 
     def merged(self) -> Part:
-        """Return the part with all its units made one."""
+        """Return the same indices as one unit."""
         return replace(self, units=1, block=self.units * self.block)
 
     def divided(self) -> Part:
-        """Return the part with every index a unit of its own."""
+        """Return the same indices, each a unit."""
         return replace(self, units=self.units * self.block, block=1)
 
-    def check(self, params: Mapping[str, Tensor]) -> None:
+    def check(self, params: Tensors) -> None:
         """Refuse parameters that do not have this part."""
         if self.name not in params:
             raise ValueError(f"params must hold {self.name!r}, which a symmetric group names")
@@ -97,13 +93,12 @@ class SymmetricGroup:
 
     With the slices ``x_u`` of unit u, shape (block, rest), the family is, by its kind,
 
-    - ``"scale"``: ``x_u -> e^{s_u} x_u`` on `first`, one number a unit;
-    - ``"translation"``: ``x_u -> x_u + 1 a_u^T`` on `first`, the same shift for all indices of a
-      block, another for every part, unit and index of the other axes;
+    - ``"scale"``: ``x_u -> e^{s_u} x_u`` on `first`;
+    - ``"translation"``: ``x_u -> x_u + 1 a_u^T`` on `first`, one a_u for each part and unit;
     - ``"rescale"``: ``x_u -> e^{s_u} x_u`` on `first` and ``e^{-s_u} x_u`` on `second`;
     - ``"gauge"``: ``x_u -> h_u x_u`` on `first` and ``h_u^{-T} x_u`` on `second`, with any
       invertible ``h_u``, shape (block, block);
-    - ``"permutation"``: all of `first` are permuted in the same way, slice by slice.
+    - ``"permutation"``: the slices of all parts of `first` are permuted in the same way.
 
     Parameters
     ----------
@@ -112,10 +107,10 @@ class SymmetricGroup:
     first, second : tuple of Part
         The parts that move; all have the same number of units, in a gauge the same block.
     through : tuple of str
-        The operations between, by the names of the modules or functions.
+        Names of the modules or functions between the parts.
     epsilon : float
-        Largest epsilon of the normalisations that make a scale symmetry. It holds up to this
-        number relative to the variance that is normalised.
+        Largest epsilon of the normalisations that make a scale symmetry: the loss changes by
+        about this number over the variance.
 
     Examples
     --------
@@ -145,8 +140,7 @@ class SymmetricGroup:
                 f"second must {'hold parts' if not self.second else 'be empty'} in a group of "
                 f"kind {self.kind!r}, got {self.second!r}"
             )
-        units = {p.units for p in self.parts}
-        if len(units) > 1:
+        if len(units := {p.units for p in self.parts}) > 1:
             raise ValueError(f"parts must have one number of units, got {sorted(units)}")
         if self.kind == "gauge" and len({p.block for p in self.parts}) > 1:
             raise ValueError(
@@ -169,33 +163,27 @@ class SymmetricGroup:
         return self.first[0].units
 
     def total(self) -> SymmetricGroup:
-        """Return a scale or rescale with all units moved alike; other kinds as they are."""
-        if self.kind not in ("scale", "rescale"):
-            return self
-        first, second = (tuple(p.merged() for p in side) for side in (self.first, self.second))
-        return replace(self, first=first, second=second)
+        """Return a scale or rescale with one factor for all units; other kinds as they are."""
+        return with_parts(self, Part.merged) if self.kind in ("scale", "rescale") else self
 
     def diagonal(self) -> SymmetricGroup:
         """Return the rescalings in a gauge, one for every index; other kinds as they are."""
         if self.kind != "gauge":
             return self
-        first, second = (tuple(p.divided() for p in side) for side in (self.first, self.second))
-        return replace(self, kind="rescale", first=first, second=second)
+        return replace(with_parts(self, Part.divided), kind="rescale")
 
-    def check(self, params: Mapping[str, Tensor]) -> None:
+    def check(self, params: Tensors) -> None:
         """Refuse parameters that do not have the parts of this group."""
         for part in self.parts:
             part.check(params)
 
-    def random_element(self, params: Mapping[str, Tensor], generator: torch.Generator) -> Element:
+    def random_element(self, params: Tensors, generator: torch.Generator) -> Element:
         """Draw an element for `act`, with the shapes, dtype and device of the parameters."""
         like = params[self.first[0].name]
 
         def normal(*shape: int) -> Tensor:
-            z = torch.randn(
-                shape, generator=generator, dtype=torch.float64, device=generator.device
-            )
-            return z.to(like)
+            options: Any = {"generator": generator, "device": generator.device}
+            return torch.randn(shape, dtype=torch.float64, **options).to(like)
 
         if self.kind == "translation":
             return tuple(normal(*self._shift_shape(params, p)) for p in self.first)
@@ -207,62 +195,53 @@ class SymmetricGroup:
             return order.to(like.device)
         return normal(self.units)
 
-    def act(self, params: Mapping[str, Tensor], element: Element) -> dict[str, Tensor]:
+    def act(self, params: Tensors, element: Element) -> dict[str, Tensor]:
         """Return the parameters moved by an element of the group; nothing is changed in place.
 
-        Parameters
-        ----------
-        params : dict of str to Tensor
-            The parameters; those that the group does not name stay as they are.
-        element : Tensor or tuple of Tensor
-            By kind: shape (units,), the logarithms of the factors; for a translation one tensor
-            of shape (units, rest) for every part; for a gauge shape (units, block, block), the
-            logarithm of h; for a permutation the new order of the units, shape (units,).
+        The element holds the logarithms of the factors, shape (units,); for a translation one
+        tensor of shape (units, rest) for every part; for a gauge the logarithm of h, shape (units,
+        block, block); for a permutation the new order of the units, shape (units,).
         """
         moved = dict(params)
-        for side, parts in enumerate((self.first, self.second)):
-            for index, part in enumerate(parts):
-                x = part.slices(moved[part.name])
-                moved[part.name] = part.replaced(
-                    moved[part.name], self._moved(x, element, index, second=side == 1)
-                )
+        for index, part in enumerate(self.parts):
+            q = moved[part.name]
+            moved[part.name] = part.replaced(q, self._moved(part.slices(q), element, index))
         return moved
 
-    def symmetry(self, params: Mapping[str, Tensor]) -> Symmetry:
-        """Return the whole family as a `Symmetry`, one charge for each of its directions.
+    def symmetry(self, params: Tensors) -> Symmetry:
+        """Return the family as a `Symmetry` with one charge for each direction; no permutation.
 
         Its parameter s has the shape of the elements (see `act`); for a translation it is one
-        vector of all shifts, part by part. The parameters give the shapes. A permutation, which
-        belongs to no continuous family, is refused.
+        vector of all shifts, part by part. `params` gives the shapes.
         """
         self.check(params)
         if self.kind == "permutation":
             raise ValueError("kind must be continuous to have generators, got 'permutation'")
 
-        def moved(at: Mapping[str, Tensor], s: Tensor) -> dict[str, Tensor]:
+        def moved(at: Tensors, s: Tensor) -> dict[str, Tensor]:
             element = self._shifts(at, s) if self.kind == "translation" else s
             after = self.act(at, element)
             return {name: after[name] for name in self.names}
 
+        shape: tuple[int, ...] = (self.units,)
         if self.kind == "translation":
             shape = (sum(math.prod(self._shift_shape(params, p)) for p in self.first),)
         elif self.kind == "gauge":
-            shape = (self.units, self.first[0].block, self.first[0].block)
-        else:
-            shape = (self.units,)
+            shape += (self.first[0].block,) * 2
         return Symmetry(moved, shape=shape, degree=0 if self.kind == "translation" else 1)
 
-    def _shift_shape(self, params: Mapping[str, Tensor], part: Part) -> tuple[int, int]:
+    def _shift_shape(self, params: Tensors, part: Part) -> tuple[int, int]:
         return part.units, part.slices(params[part.name]).shape[-1]
 
-    def _shifts(self, params: Mapping[str, Tensor], s: Tensor) -> tuple[Tensor, ...]:
+    def _shifts(self, params: Tensors, s: Tensor) -> tuple[Tensor, ...]:
         """Split a vector into the shifts of the parts."""
         shapes = [self._shift_shape(params, p) for p in self.first]
         pieces = s.split([math.prod(shape) for shape in shapes])
         return tuple(piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True))
 
-    def _moved(self, x: Tensor, element: Any, index: int, *, second: bool) -> Tensor:
-        """Return the slices of one part after an element has acted."""
+    def _moved(self, x: Tensor, element: Any, index: int) -> Tensor:
+        """Let an element act on the slices of the part of this index."""
+        second = index >= len(self.first)
         if self.kind == "translation":
             return x + element[index].unsqueeze(-2)
         if self.kind == "permutation":
@@ -270,3 +249,9 @@ class SymmetricGroup:
         if self.kind == "gauge":
             return torch.linalg.matrix_exp(-element.mT if second else element) @ x
         return x * torch.exp(-element if second else element)[:, None, None]
+
+
+def with_parts(group: SymmetricGroup, change: Callable[[Part], Part]) -> SymmetricGroup:
+    """Return the group with every part changed."""
+    first, second = (tuple(map(change, side)) for side in (group.first, group.second))
+    return replace(group, first=first, second=second)

@@ -1,4 +1,4 @@
-"""The layers of a traced network, and what normalisations take away from their channels."""
+"""The layers of a traced network, and the changes of channels that normalisations undo."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -23,43 +23,22 @@ from dln_geometry.learning.layers import DeepLinear
 
 @dataclass(frozen=True)
 class Layer:
-    """A map that is linear in its input and, together with the bias, in its rows.
-
-    Attributes
-    ----------
-    weight, bias : str or None
-        Names of the parameters.
-    out_axis, outputs : int
-        Axis of the weight that counts the outputs, and their number.
-    layout : Layout
-        Where the channels of the output are; input channels are likewise.
-    in_axis, inputs : int
-        Axis and number of the inputs; `None` where the inputs have no columns of their own.
-    block : int
-        Indices of `in_axis` for each input (of depthwise convolutions).
-    dense : bool
-        Whether rows can be mixed, and columns too if there are any.
-    additive : bool
-        Whether the output is linear in the weight itself, and all outputs read the same inputs: a
-        common shift of all rows is a common shift of the outputs.
-    more : tuple of str
-        Further parameters with one row an output, which permutations move too.
-    """
+    """A map that is linear in its input and in its rows (with the bias)."""
 
     weight: str
     bias: str | None
-    out_axis: int
+    out_axis: int  # axis of the weight that counts the outputs
     outputs: int
-    layout: Layout
-    in_axis: int | None = None
+    layout: Layout  # of the output channels, and of the input channels
+    in_axis: int | None = None  # `None` if the inputs have no columns of their own
     inputs: int = 0
-    block: int = 1
-    dense: bool = True
-    additive: bool = True
-    more: tuple[str, ...] = ()
+    block: int = 1  # indices of `in_axis` for each input (of depthwise convolutions)
+    dense: bool = True  # whether rows can be mixed, and columns too if there are any
+    additive: bool = True  # whether a common shift of all rows is a common shift of the outputs
+    more: tuple[str, ...] = ()  # further parameters with one row an output, to be permuted too
 
     def rows(self, units: int | None = None) -> tuple[Part, ...]:
-        """Return the parts that make the outputs: rows of the weight and entries of the bias."""
+        """Return the rows of the weight and the entries of the bias, which make the outputs."""
         weight = self.row_of(self.weight, self.out_axis, units)
         return (weight,) if self.bias is None else (weight, self.row_of(self.bias, 0, units))
 
@@ -69,7 +48,7 @@ class Layer:
         return Part(name, axis, units, self.outputs // units)
 
     def columns(self, units: int, layout: Layout) -> Part | None:
-        """Return the part that reads this number of channels in this layout, if they fit."""
+        """Return the columns that read `units` channels in this layout, `None` if they do not."""
         if self.in_axis is None or layout.spatial != self.layout.spatial:
             return None
         if (layout.block == 1 and units != self.inputs) or self.inputs % units:
@@ -78,10 +57,7 @@ class Layer:
 
 
 def layer_of(network: TracedNetwork, node: fx.Node) -> Layer | None:
-    """Return the layer that a node calls, as a maker of channels, `None` if it is none.
-
-    A layer whose parameters another operation uses too is none.
-    """
+    """Return the layer that a node calls, unless another operation uses its parameters too."""
     if node.op == "call_function" and node.target is functional.linear:
         return _functional_linear(network, node)
     module = network.module(node)
@@ -97,16 +73,14 @@ def layer_of(network: TracedNetwork, node: fx.Node) -> Layer | None:
     if weight is None:
         return None
     if type(module) in _NORMS:
-        layout, channels = _norm_layout(network, node, module), module.weight.numel()
-        if layout is None:
-            return None
-        return Layer(weight, bias, 0, channels, layout, dense=False, additive=False)
+        layout = _norm_layout(network, node, module)
+        return None if layout is None else _rowwise(weight, bias, module.weight.numel(), layout)
     make = MAKERS.get(type(module))
     return None if make is None else make(module, weight, bias)
 
 
 def reader_of(network: TracedNetwork, node: fx.Node, source: fx.Node) -> Layer | None:
-    """Return the layer that a node calls, as a reader of the channels of `source`."""
+    """Return the layer that a node calls on `source`, with the columns that read its channels."""
     module = network.module(node)
     kind = type(module)
     attends = kind is nn.MultiheadAttention
@@ -124,31 +98,27 @@ def reader_of(network: TracedNetwork, node: fx.Node, source: fx.Node) -> Layer |
 
 
 def _functional_linear(network: TracedNetwork, node: fx.Node) -> Layer | None:
-    names: list[str | None] = []
-    for argument in (*node.args[1:], *node.kwargs.values()):
-        name = network.parameter(argument) if isinstance(argument, fx.Node) else None
-        if argument is not None and name is None:
-            return None
-        names.append(name)
-    if not names or names[0] is None or set(node.kwargs) - {"bias"}:
+    arguments = (*node.args[1:], *node.kwargs.values())
+    names = [network.parameter(a) if isinstance(a, fx.Node) else None for a in arguments]
+    unknown = any(a is not None and n is None for a, n in zip(arguments, names, strict=True))
+    if unknown or not names or names[0] is None or set(node.kwargs) - {"bias"}:
         return None
-    m, n = network.root.get_parameter(names[0]).shape
-    return Layer(names[0], names[1] if len(names) > 1 else None, 0, m, Layout(), 1, n)
+    return _dense(network.root.get_parameter(names[0]), names[0], names[1] if names[1:] else None)
 
 
-def _linear(module: Any, weight: str, bias: str | None) -> Layer | None:
-    m, n = module.weight.shape
-    return Layer(weight, bias, 0, m, Layout(), 1, n)
+def _dense(matrix: Tensor, weight: str, bias: str | None) -> Layer:
+    return Layer(weight, bias, 0, matrix.shape[0], Layout(), 1, matrix.shape[1])
 
 
-def _deep_linear(module: Any, weight: str, bias: str | None) -> Layer | None:
-    return Layer(weight, bias, 0, module.out_features, Layout())
+def _rowwise(weight: str, bias: str | None, outputs: int, layout: Layout, **more: Any) -> Layer:
+    return Layer(weight, bias, 0, outputs, layout, dense=False, additive=False, **more)
 
 
 def _embedding(module: Any, weight: str, bias: str | None) -> Layer | None:
     special = module.padding_idx is not None or module.max_norm is not None
-    special = special or module.sparse or module.scale_grad_by_freq
-    return None if special else Layer(weight, None, 1, module.embedding_dim, Layout())
+    if special or module.sparse or module.scale_grad_by_freq:
+        return None
+    return Layer(weight, None, 1, module.embedding_dim, Layout())
 
 
 def _convolution(module: Any, weight: str, bias: str | None) -> Layer | None:
@@ -160,26 +130,22 @@ def _convolution(module: Any, weight: str, bias: str | None) -> Layer | None:
     if module.transposed:
         return None
     # Depthwise: every input has rows of its own.
-    own = (0, inputs, outputs // inputs) if module.groups == inputs else ()
-    return Layer(weight, bias, 0, outputs, layout, *own, dense=False, additive=False)
+    own = {"in_axis": 0, "inputs": inputs, "block": outputs // inputs}
+    return _rowwise(weight, bias, outputs, layout, **(own if module.groups == inputs else {}))
 
 
 MAKERS: dict[type[nn.Module], Callable[[Any, str, str | None], Layer | None]] = {
-    nn.Linear: _linear,
-    DeepLinear: _deep_linear,
+    nn.Linear: lambda module, *names: _dense(module.weight, *names),
+    DeepLinear: lambda module, weight, bias: Layer(weight, bias, 0, module.out_features, Layout()),
     nn.Embedding: _embedding,
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _convolution),
 }
-"""``make(module, weight, bias)`` returns the layer of a module, with the names of its parameters.
-"""
+"""``make(module, weight, bias)`` returns the layer of a module; the last two are names."""
 
 # Their weights and biases are diagonal layers.
-_NORMS = (
-    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
-    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
-    *(nn.LayerNorm, nn.RMSNorm, nn.GroupNorm),
-)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d)
+_NORMS += (nn.InstanceNorm3d, nn.SyncBatchNorm, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
 
 
 def _norm_layout(network: TracedNetwork, node: fx.Node, module: Any) -> Layout | None:
@@ -188,8 +154,7 @@ def _norm_layout(network: TracedNetwork, node: fx.Node, module: Any) -> Layout |
     if type(module).__name__.endswith(("2d", "3d")):
         return Layout(int(type(module).__name__[-2]))
     # The others read matrices as well as sequences.
-    rank = network.ranks.get(node)
-    if rank is not None:
+    if (rank := network.ranks.get(node)) is not None:
         return Layout() if rank == 2 else Layout(rank - 2)
     before = network.module(node.args[0]) if isinstance(node.args[0], fx.Node) else None
     if isinstance(before, _ConvNd):
@@ -200,7 +165,7 @@ def _norm_layout(network: TracedNetwork, node: fx.Node, module: Any) -> Layout |
 def _weight_normed(
     network: TracedNetwork, node: fx.Node, module: Any, bias: str | None
 ) -> Layer | None:
-    """Return a layer with normalised rows, whose lengths are parameters."""
+    """Return a layer with normalised rows; its weight is their lengths."""
     if weight_norm_axis(module) != 0 or not _is_torch_own(module):
         return None
     lengths = network.parameter(node, "parametrizations.weight.original0")
@@ -212,21 +177,16 @@ def _weight_normed(
     if lengths is None or directions is None or layout is None:
         return None
     outputs = network.root.get_parameter(directions).shape[0]
-    more = (directions,)
-    return Layer(lengths, bias, 0, outputs, layout, dense=False, additive=False, more=more)
+    return _rowwise(lengths, bias, outputs, layout, more=(directions,))
 
 
 @dataclass(frozen=True)
 class Absorption:
-    """The changes of its input channels that a normalisation or a softmax undoes.
+    """The changes of its input channels that a normalisation or a softmax undoes."""
 
-    Numbers of units that can be scaled on their own, and shifted on their own: by constants
-    (`bias_units`) and by what varies with the input (`weight_units`). `None` is not at all.
-    """
-
-    scale_units: int | None
-    bias_units: int | None
-    weight_units: int | None
+    scale_units: int | None  # units that can be scaled independently; `None` if none can
+    bias_units: int | None  # the same for shifts by constants
+    weight_units: int | None  # the same for shifts that vary with the input
     epsilon: float = 0.0
 
 
@@ -239,7 +199,7 @@ def is_norm(network: TracedNetwork, node: fx.Node) -> bool:
 def absorption_of(
     network: TracedNetwork, node: fx.Node, layout: Layout, channels: int
 ) -> Absorption | None:
-    """Return the changes that the normalisation of a node undoes, `None` if it is none."""
+    """Return the changes that a node undoes if it calls a normalisation."""
     module: Any = network.module(node)
     if module is None or has_hooks(module) or parametrize.is_parametrized(module):
         return None
@@ -279,17 +239,15 @@ def _absorbed_by_rows(module: Any, layout: Layout, channels: int, eps: float) ->
 
 
 def weight_norm_axis(module: nn.Module) -> int | None:
-    """Return the axis whose slices a weight norm normalises, `None` if there is none."""
+    """Return the axis whose slices a weight norm normalises, if the module has one."""
     if not parametrize.is_parametrized(module):
         return None
     parametrizations: Any = module.parametrizations
-    if set(parametrizations) != {"weight"}:
-        return None
-    chain = parametrizations["weight"]
+    chain = parametrizations["weight"] if set(parametrizations) == {"weight"} else ()
     return chain[0].dim if len(chain) == 1 and type(chain[0]) is _WeightNorm else None
 
 
 def _is_torch_own(module: nn.Module) -> bool:
-    """Tell whether the forward pass is torch's, and no user's in a class derived from it."""
+    """Tell whether torch defines the forward pass, and no class derived by a user."""
     own = type(module).__mro__[1 if parametrize.is_parametrized(module) else 0]
     return own.__module__.startswith("torch.nn.modules.")

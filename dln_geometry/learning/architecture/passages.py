@@ -1,4 +1,4 @@
-"""What an operation between two layers does to the channels that pass through it."""
+"""Operations between layers: which changes of the channels they commute with."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from dln_geometry.learning.architecture.tracing import TracedNetwork
 
-# What passes: factors of single channels ("positive"), linear combinations of channels
-# ("mixing"), the same shift of all channels ("shift"), permutations of channels ("permute").
+# An operation may commute with factors of single channels ("positive"), linear combinations of
+# channels ("mixing"), the same shift of all channels ("shift"), permutations ("permute").
 _ALL = frozenset({"positive", "mixing", "shift", "permute"})
 _LINEAR = frozenset({"positive", "mixing", "permute"})
 _HOMOGENEOUS = frozenset({"positive", "permute"})
@@ -47,38 +47,29 @@ def _modules(names: Iterable[str]) -> dict[Any, str]:
 
 
 def _functions(names: Iterable[str], *spaces: Any) -> dict[Any, str]:
-    return {
-        getattr(space, name): _SAME.get(name, name)
-        for space in spaces
-        for name in names
-        if hasattr(space, name)
-    }
+    pairs = ((getattr(space, name, None), name) for space in spaces for name in names)
+    return {function: _SAME.get(name, name) for function, name in pairs if function is not None}
 
 
+_ELEMENTWISE = (*_POINTWISE, *_SOFTMAX, "relu")
 _MODULES = _modules(
-    (
-        *(*_POINTWISE, *_SIZED_POOLS, *_DROPOUTS, *_SOFTMAX),
-        *("identity", "relu", "leaky_relu", "prelu", "flatten"),
-    )
+    (*_ELEMENTWISE, *_SIZED_POOLS, *_DROPOUTS, "identity", "leaky_relu", "prelu", "flatten")
 )
 _FUNCTIONS = {
     **_functions(("add", "iadd", "mul", "imul", "truediv", "getitem"), operator),
     **_functions(("add", "mul", "div", "flatten", "mean", "transpose"), torch),
-    **_functions(
-        (*_POINTWISE, *_SIZED_POOLS, *_SOFTMAX, "relu", "leaky_relu", "relu_"), functional, torch
-    ),
+    **_functions((*_ELEMENTWISE, *_SIZED_POOLS, "leaky_relu", "relu_"), functional, torch),
     **_functions(_DROPOUTS, functional),
 }
 _METHODS = {
     name: _SAME.get(name, name)
     for name in (
-        *(*_POINTWISE, *_SOFTMAX, "relu", "relu_", "flatten", "mean", "transpose"),
-        *("add", "add_", "mul", "mul_", "div", "div_"),
-        *("contiguous", "clone", "view", "reshape"),
+        *(*_ELEMENTWISE, "relu_", "flatten", "mean", "transpose", "add", "add_", "mul", "mul_"),
+        *("div", "div_", "contiguous", "clone", "view", "reshape"),
     )
 }
 
-# Operations that leave the channels in place and let the same pass, whatever their arguments.
+# Operations that leave the channels in place and commute with the same, whatever their arguments.
 _PASSES = {
     "identity": _ALL,
     "relu": _HOMOGENEOUS,
@@ -89,28 +80,23 @@ _PASSES = {
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the channels of a value are.
+    """Where the channels of a value are: the axis before `spatial` spatial ones.
 
-    With ``spatial=None`` they are the last axis, in blocks of ``block`` entries (`None` is not
-    known); otherwise they are the axis before so many spatial ones.
+    With ``spatial=None`` they are the last axis, in blocks of `block` entries (`None` if unknown).
     """
 
     spatial: int | None = None
     block: int | None = 1
-    # Only one entry is left along every spatial axis.
-    pooled: bool = False
+    pooled: bool = False  # whether every spatial axis has one entry only
 
 
 @dataclass(frozen=True)
 class Passage:
-    """What passes through an operation, and where the channels are afterwards.
-
-    `carried` is the name of a parameter with one entry a channel.
-    """
+    """The changes that pass through an operation, and where the channels are afterwards."""
 
     passes: frozenset[str]
     layout: Layout
-    carried: str | None = None
+    carried: str | None = None  # name of a parameter with one entry a channel
 
 
 def operation(network: TracedNetwork, node: fx.Node) -> str | None:
@@ -118,9 +104,7 @@ def operation(network: TracedNetwork, node: fx.Node) -> str | None:
     if node.op == "call_module":
         module = network.module(node)
         return None if module is None or has_hooks(module) else _MODULES.get(type(module))
-    if node.op == "call_function":
-        return _FUNCTIONS.get(node.target)
-    return _METHODS.get(str(node.target)) if node.op == "call_method" else None
+    return {"call_function": _FUNCTIONS, "call_method": _METHODS}.get(node.op, {}).get(node.target)
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -131,21 +115,18 @@ def has_hooks(module: nn.Module) -> bool:
 def passage(
     network: TracedNetwork, source: fx.Node, node: fx.Node, layout: Layout
 ) -> Passage | None:
-    """Return what passes from `source` through `node`, `None` if that is not known."""
+    """Return the changes that pass from `source` through `node`, `None` if unknown."""
     name = operation(network, node)
     if name == "add":
-        # A number shifts every channel alike; a tensor does not, but lets a shift pass.
+        # A number shifts every channel alike, a tensor does not; a common shift passes both.
         others = [a for a in (*node.args, *node.kwargs.values()) if a is not source]
         constant = all(isinstance(a, int | float) for a in others)
         return Passage(frozenset({"shift", "permute"} if constant else {"shift"}), layout)
     if name in ("mul", "div"):
         numbers = [isinstance(a, int | float) for a in node.args]
         first = node.args[:1] == (source,) and all(numbers[1:])
-        alone = name == "mul" and numbers[:1] == [True]
-        return Passage(_ALL, layout) if first or alone else None
+        return Passage(_ALL, layout) if first or (name == "mul" and numbers[:1] == [True]) else None
     if name is None or node.args[:1] != (source,):
-        return None
-    if sum(a is source for a in node.all_input_nodes) != 1:
         return None
     if name in _PASSES:
         return Passage(_PASSES[name], layout)
@@ -163,14 +144,15 @@ def passage(
     return None if after is None else Passage(_ALL, after)
 
 
-def _argument(node: fx.Node, index: int, key: str, default: Any) -> Any:
+def argument(node: fx.Node, index: int, key: str, default: Any) -> Any:
+    """Return an argument of a call, given by position or by name."""
     return node.args[index] if len(node.args) > index else node.kwargs.get(key, default)
 
 
 def _drops(module: Any, node: fx.Node) -> bool:
     if module is not None:
         return bool(module.training and module.p > 0)
-    return bool(_argument(node, 2, "training", True)) and _argument(node, 1, "p", 0.5) != 0
+    return bool(argument(node, 2, "training", True)) and argument(node, 1, "p", 0.5) != 0
 
 
 def _pool(module: Any, node: fx.Node, name: str, layout: Layout) -> Passage | None:
@@ -180,12 +162,12 @@ def _pool(module: Any, node: fx.Node, name: str, layout: Layout) -> Passage | No
     if getattr(module, "return_indices", False) or node.kwargs.get("return_indices", False):
         return None
     if name.startswith("adaptive"):
-        size = module.output_size if module is not None else _argument(node, 1, "output_size", None)
+        size = module.output_size if module is not None else argument(node, 1, "output_size", None)
         pooled = set(size if isinstance(size, tuple | list) else (size,)) == {1}
         layout = replace(layout, pooled=pooled and dimensions == layout.spatial)
     if "max" in name:
         return Passage(_HOMOGENEOUS, layout)
-    # A plain average of equal shifts is no equal shift: zeros are padded.
+    # A plain average pads zeros: it does not shift all entries alike.
     return Passage(_ALL if name.startswith("adaptive") else _LINEAR, layout)
 
 
@@ -194,7 +176,7 @@ def _flatten(network: TracedNetwork, source: fx.Node, node: fx.Node, at: Layout)
     if isinstance(module, nn.Flatten):
         start, end = module.start_dim, module.end_dim
     else:
-        start, end = _argument(node, 1, "start_dim", 0), _argument(node, 2, "end_dim", -1)
+        start, end = argument(node, 1, "start_dim", 0), argument(node, 2, "end_dim", -1)
     return _flat_from(network, source, at, start) if end == -1 else None
 
 
@@ -215,7 +197,7 @@ def _flat_from(network: TracedNetwork, source: fx.Node, at: Layout, start: Any) 
     """Return the layout after all axes from `start` on became one."""
     rank = network.ranks.get(source)
     if at.spatial is None:
-        # A matrix does not change; of other values the channels would not be in blocks.
+        # A matrix does not change; the channels of other values would not be in blocks.
         return at if start in (1, -1) and rank in (None, 2) else None
     channel = 1 if rank is None else rank - at.spatial - 1
     if start == channel == 1:
@@ -224,9 +206,9 @@ def _flat_from(network: TracedNetwork, source: fx.Node, at: Layout, start: Any) 
 
 
 def _mean(network: TracedNetwork, source: fx.Node, node: fx.Node, at: Layout) -> Layout | None:
-    dims = _argument(node, 1, "dim", None)
+    dims = argument(node, 1, "dim", None)
     dims = (dims,) if isinstance(dims, int) else dims
-    if not isinstance(dims, tuple | list) or _argument(node, 2, "keepdim", False):
+    if not isinstance(dims, tuple | list) or argument(node, 2, "keepdim", False):
         return None
     rank = network.ranks.get(source)
     if at.spatial is None:
@@ -255,7 +237,7 @@ def _getitem(network: TracedNetwork, source: fx.Node, node: fx.Node, at: Layout)
     return at if all(isinstance(i, int | slice) for i in index) else None
 
 
-# Linear operations that move the channels: ``rule(network, source, node, layout)`` says where to.
+# Linear operations that move the channels: ``rule(network, source, node, layout)`` -> new layout.
 _LAYOUTS: dict[str, Callable[[TracedNetwork, fx.Node, fx.Node, Layout], Layout | None]] = {
     "flatten": _flatten,
     "view": _view,

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 from torch import fx, nn
 
 from dln_geometry.learning.architecture.attention import attention_groups, output_projection
 from dln_geometry.learning.architecture.confirmation import confirmed
-from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
-from dln_geometry.learning.architecture.layers import (
-    Layer,
-    is_norm,
-    layer_of,
-    weight_norm_axis,
-)
+from dln_geometry.learning.architecture.groups import Part, SymmetricGroup, with_parts
+from dln_geometry.learning.architecture.layers import Layer, is_norm, layer_of, weight_norm_axis
 from dln_geometry.learning.architecture.passages import has_hooks
 from dln_geometry.learning.architecture.tracing import TracedNetwork
 from dln_geometry.learning.architecture.walks import absorbed, readings
@@ -31,14 +25,12 @@ def symmetries_of(
 ) -> list[SymmetricGroup]:
     """Return the symmetric groups of parameters of a module.
 
-    ``torch.fx`` reads the graph of the module. Then every layer is followed to all operations that
-    read it:
+    It traces the module by ``torch.fx`` and follows every layer to all operations that read it:
 
     - scale: weights before batch, instance, layer, group and RMS normalisation, through positively
       homogeneous operations (ReLU, pooling, dropout), and the directions of a weight norm;
     - translation: shifts that a normalisation subtracts again, or that do not change a softmax
-      (of the logits of the last layer, if `loss` says so), and the bias of the keys of an
-      attention;
+      (of the output, if `loss` says so), and the bias of the keys of an attention;
     - rescale: hidden units between two layers, through positively homogeneous operations;
       weights and biases of normalisations count as layers;
     - gauge: two layers with nothing nonlinear between them, also keys and queries and values and
@@ -46,19 +38,18 @@ def symmetries_of(
     - permutation: hidden units between two layers, through operations that act on each alike, and
       the heads of an attention.
 
-    Each family stands in the list once: a gauge contains rescalings and permutations of its
-    indices (`SymmetricGroup.diagonal`), which are not listed beside it.
+    A gauge contains rescalings and permutations of its indices (`SymmetricGroup.diagonal`), which
+    are not listed beside it.
 
     Parameters
     ----------
     module : Module
-        In the mode in which it is trained: batch normalisation is symmetric in training mode
-        only. It is not changed.
+        In the mode in which it is trained: batch normalisation is symmetric in training mode only.
     example_input : Tensor or tuple, optional
-        Positional arguments of the module. With them, numbers of dimensions are known, and every
-        group is tried on the module: those that change its output are left out. Without them,
-        inputs are taken to be batches (matrices for linear layers before ``BatchNorm1d``,
-        ``GroupNorm``, ``Flatten`` or a softmax with ``dim=1``).
+        Positional arguments of the module. They tell the numbers of dimensions, and groups that
+        change the output on them are left out. Without them, inputs are taken to be batches
+        (matrices for linear layers before ``BatchNorm1d``, ``GroupNorm``, ``Flatten`` or a softmax
+        with ``dim=1``).
     loss : "cross_entropy" or None
         The loss of the output. A common shift of all logits does not change cross entropy; the
         classes must be the channels of the last layer.
@@ -72,8 +63,8 @@ def symmetries_of(
     Warns
     -----
     UserWarning
-        If a module inside cannot be traced, since its path depends on values. Its children are
-        read on their own, and their groups are kept if an example input confirms them.
+        If a module inside cannot be traced, since its path depends on values. With an example
+        input, its children are traced on their own, and their groups that pass it are kept.
 
     Examples
     --------
@@ -88,8 +79,8 @@ def symmetries_of(
         raise ValueError(f"module must have parameters, got a {type(module).__name__} without any")
     if loss not in ("cross_entropy", None):
         raise ValueError(f'loss must be "cross_entropy" or None, got {loss!r}')
-    plain = example_input is None or isinstance(example_input, tuple)
-    example = example_input if plain else (example_input,)
+    given = example_input is None or isinstance(example_input, tuple)
+    example = example_input if given else (example_input,)
     network = TracedNetwork.of(_readable(module), example)
     logits = loss == "cross_entropy"
     groups = [_renamed(g, network.root, module) for g in _groups(network, logits=logits)]
@@ -111,11 +102,7 @@ def _readable(module: nn.Module) -> nn.Module:
 def _renamed(group: SymmetricGroup, inner: nn.Module, outer: nn.Module) -> SymmetricGroup:
     """Return the group with the names that its parameters have in another module."""
     names = {id(p): name for name, p in outer.named_parameters()}
-    first, second = (
-        tuple(replace(p, name=names[id(inner.get_parameter(p.name))]) for p in side)
-        for side in (group.first, group.second)
-    )
-    return replace(group, first=first, second=second)
+    return with_parts(group, lambda p: replace(p, name=names[id(inner.get_parameter(p.name))]))
 
 
 def _inside(network: TracedNetwork, outer: nn.Module) -> Iterator[SymmetricGroup]:
@@ -155,9 +142,8 @@ def _groups(network: TracedNetwork, *, logits: bool) -> Iterator[SymmetricGroup]
 def _of_layer(
     network: TracedNetwork, node: fx.Node, layers: Mapping[fx.Node, Layer], *, logits: bool
 ) -> Iterator[SymmetricGroup]:
-    """Yield the groups that the operations after a layer give it."""
-    layer = layers[node]
-    free_bias = False
+    """Yield the groups of a layer and the operations after it."""
+    layer, free_bias = layers[node], False
     shifts = absorbed(network, node, layer, "shift", logits=logits)
     if shifts is not None:
         absorption, through = shifts
@@ -191,13 +177,11 @@ def _of_layer(
     permuted = readings(network, node, "permute", layers)
     # The outputs of a grouped convolution read different inputs.
     if permuted is not None and all(m.dense or m.more for m in permuted.makers.values()):
-        rows = tuple(
-            p
-            for maker in permuted.makers.values()
-            for p in (*maker.rows(), *(maker.row_of(name, 0) for name in maker.more))
-        )
-        parts = (*rows, *permuted.carried, *permuted.columns)
-        yield SymmetricGroup("permutation", parts, (), tuple(permuted.through))
+        parts = []
+        for maker in permuted.makers.values():
+            parts += [*maker.rows(), *(maker.row_of(name, 0) for name in maker.more)]
+        parts += [*permuted.carried, *permuted.columns]
+        yield SymmetricGroup("permutation", tuple(parts), (), tuple(permuted.through))
 
 
 def _of_module(network: TracedNetwork, node: fx.Node) -> Iterator[SymmetricGroup]:
@@ -215,9 +199,8 @@ def _of_module(network: TracedNetwork, node: fx.Node) -> Iterator[SymmetricGroup
             yield SymmetricGroup("scale", (part,), (), through)
     if type(module) is DeepLinear:
         names = [network.parameter(node, f"weights.{p}") for p in range(module.depth)]
-        for p, (before, after) in enumerate(pairwise(names), start=1):
+        for d, before, after in zip(module.widths[1:-1], names, names[1:], strict=False):
             if before is not None and after is not None:
-                d = module.widths[p]
                 first, second = Part(before, 0, 1, d), Part(after, 1, 1, d)
                 yield SymmetricGroup("gauge", (first,), (second,), through)
     if type(module) is nn.MultiheadAttention:

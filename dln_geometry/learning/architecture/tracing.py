@@ -15,55 +15,43 @@ from torch import Tensor, fx, nn
 
 from dln_geometry.learning.layers import DeepLinear
 
-# Errors of `forward` that mean no more than that its path depends on values (torch.fx's own
-# TraceError is a ValueError).
-_FAILURES = (
-    *(ArithmeticError, AssertionError, AttributeError, LookupError, NameError),
-    *(RuntimeError, TypeError, ValueError),
-)
+# `forward` may raise these when its path depends on values (torch.fx's TraceError is a ValueError).
+_FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError)
+_FAILURES += (RuntimeError, TypeError, ValueError)
 
-# Modules of torch.nn that are made of others, whose graph is read too.
+# Modules of torch.nn that consist of others: read inside them too.
 _COMPOSITE = (nn.Sequential, nn.TransformerEncoderLayer, nn.TransformerEncoder)
 
-# Questions about a tensor that do not read its values.
+# Attributes and methods of a tensor that do not read its values.
 _QUESTIONS = {"shape", "dtype", "device", "ndim", "is_cuda", "layout", "requires_grad"}
 _QUESTION_METHODS = {"size", "dim", "numel", "ndimension", "get_device"}
 
 
 @dataclass(frozen=True)
 class TracedNetwork:
-    """The graph of a module with the use of its parameters.
-
-    Attributes
-    ----------
-    root : Module
-        The module that was traced.
-    graph : torch.fx.Graph
-        Its operations; none if it could not be traced.
-    opaque : tuple of str
-        Names of the modules whose inside could not be read; "" is the module itself.
-    ranks : dict of Node to int
-        Numbers of dimensions of the values, if there was an example input.
-    names : dict of int to str
-        Names of the parameters by ``id(parameter)``.
-    uses : Counter of str
-        How many operations read each parameter.
-    """
+    """The graph of a module (empty if it cannot be traced), and how often parameters are used."""
 
     root: nn.Module
     graph: fx.Graph = field(default_factory=fx.Graph)
-    opaque: tuple[str, ...] = ("",)
-    ranks: dict[fx.Node, int] = field(default_factory=dict)
-    names: dict[int, str] = field(default_factory=dict)
-    uses: Counter[str] = field(default_factory=Counter)
+    opaque: tuple[str, ...] = ("",)  # modules that torch.fx cannot read; "" is the root itself
+    ranks: dict[fx.Node, int] = field(default_factory=dict)  # dimensions, given an example input
+    names: dict[int, str] = field(default_factory=dict)  # of the parameters by id(parameter)
+    uses: Counter[str] = field(default_factory=Counter)  # how many operations read each parameter
+
+    def __post_init__(self) -> None:
+        self.names.update({id(p): name for name, p in self.root.named_parameters()})
+        for node in self.graph.nodes:
+            value = self._attribute(node)
+            if isinstance(value, nn.Module):
+                self.uses.update(self.names[id(p)] for p in value.parameters())
+            elif id(value) in self.names:
+                self.uses[self.names[id(value)]] += len(node.users)
 
     @classmethod
     def of(cls, module: nn.Module, example_input: tuple[Any, ...] | None = None) -> TracedNetwork:
-        """Trace a module, as far as it can be read.
+        """Trace a module in its present mode (training or evaluation), as far as possible.
 
-        It is read in the mode (training or evaluation) that it is in, and not changed. Arguments
-        of `forward` that have defaults are left at them, unless the example (a tuple of positional
-        arguments) gives more.
+        Arguments of `forward` beyond those of the example keep their defaults.
         """
         tracer = _Tracer()
         defaults = _defaults(module, 0 if example_input is None else len(example_input))
@@ -74,36 +62,26 @@ class TracedNetwork:
             return cls(module)
         ranks: dict[fx.Node, int] = {}
         if example_input is not None:
-            # A copy, since buffers change in training mode; the generators are restored.
+            # A copy, since buffers change in training mode; fork_rng restores the generators.
             root = copy.deepcopy(module)
             with torch.random.fork_rng(), torch.no_grad(), _plain_attention():
-                interpreter = _Ranks(fx.GraphModule(root, graph), ranks, list(graph.nodes))
+                interpreter = _Ranks(fx.GraphModule(root, graph), graph)
                 interpreter.run(*example_input, *defaults.values())
-        names = {id(p): name for name, p in module.named_parameters()}
-        network = cls(module, graph, tuple(tracer.opaque), ranks, names)
-        network._count_uses()
-        return network
-
-    def _count_uses(self) -> None:
-        for node in self.graph.nodes:
-            value = self._attribute(node)
-            if isinstance(value, nn.Module):
-                self.uses.update(self.names[id(p)] for p in value.parameters())
-            elif id(value) in self.names:
-                self.uses[self.names[id(value)]] += len(node.users)
+            ranks = interpreter.ranks
+        return cls(module, graph, tuple(tracer.opaque), ranks)
 
     def readers(self, node: fx.Node) -> list[fx.Node]:
         """Return the operations that read the values of a node."""
         return [user for user in node.users if not _is_question(user)]
 
     def module(self, node: fx.Node) -> Any:
-        """Return the module that a node calls, `None` if it calls something else."""
+        """Return the module that a node calls, if it calls one."""
         return self._attribute(node) if node.op == "call_module" else None
 
     def parameter(self, node: fx.Node, attribute: str = "") -> str | None:
-        """Return the name of a parameter that no other operation uses, `None` otherwise.
+        """Return the name of the parameter at a node, `None` if other operations use it too.
 
-        It is an attribute of the module that a node calls, or the value that a node gets.
+        It is the value that the node gets, or an attribute of the module that the node calls.
         """
         name = self.names.get(id(self._attribute(node, attribute)))
         return name if name is not None and self.uses[name] == 1 else None
@@ -112,12 +90,12 @@ class TracedNetwork:
         if node.op not in ("call_module", "get_attr"):
             return None
         value: Any = self.root
-        for key in [*str(node.target).split("."), *filter(None, attribute.split("."))]:
+        for key in filter(None, f"{node.target}.{attribute}".split(".")):
             value = getattr(value, key, None)
         return value
 
     def inside_opaque(self) -> list[tuple[str, nn.Module]]:
-        """Return the children of opaque modules by name, which may be traced on their own."""
+        """Return the children of opaque modules by name; they can be traced on their own."""
         return [
             (f"{name}.{key}" if name else key, child)
             for name in self.opaque
@@ -155,7 +133,7 @@ class _Tracer(fx.Tracer):
         count = len(self.opaque)
         try:
             if type(m) is nn.TransformerEncoder:
-                return self._encoder(m, *args, **kwargs)
+                return _encoded(m, *args, **kwargs)
             return super().call_module(m, forward, args, kwargs)
         except _FAILURES:
             for node in reversed(list(self.graph.nodes)):
@@ -166,24 +144,19 @@ class _Tracer(fx.Tracer):
             self.opaque.append(name)
             return self.create_proxy("call_module", name, args, kwargs)
 
-    def _encoder(
-        self,
-        m: nn.TransformerEncoder,
-        src: Any,
-        mask: Any = None,
-        src_key_padding_mask: Any = None,
-        is_causal: Any = None,
-    ) -> Any:
-        """Trace the layers of an encoder; its own `forward` looks at the sizes of the input."""
-        x = src
-        for layer in m.layers:
-            x = layer(x, src_mask=mask, src_key_padding_mask=src_key_padding_mask)
-        return x if m.norm is None else m.norm(x)
+
+def _encoded(
+    m: Any, src: Any, mask: Any = None, src_key_padding_mask: Any = None, is_causal: Any = None
+) -> Any:
+    """Call the layers of an encoder one by one: its own `forward` reads sizes of the input."""
+    for layer in m.layers:
+        src = layer(src, src_mask=mask, src_key_padding_mask=src_key_padding_mask)
+    return src if m.norm is None else m.norm(src)
 
 
 @contextmanager
 def _plain_attention() -> Iterator[None]:
-    """Keep attention from its fused path, which looks at values."""
+    """Turn off the fused path of attention, which reads values."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -193,7 +166,7 @@ def _plain_attention() -> Iterator[None]:
 
 
 def _defaults(module: nn.Module, given: int) -> dict[str, Any]:
-    """Return the arguments of `forward` that are left at their defaults."""
+    """Return the arguments of `forward` that keep their defaults, after `given` positional ones."""
     parameters = inspect.signature(module.forward).parameters.values()
     return {
         p.name: p.default
@@ -205,13 +178,11 @@ def _defaults(module: nn.Module, given: int) -> dict[str, Any]:
 class _Ranks(fx.Interpreter):
     """Run a graph and note the number of dimensions of every tensor."""
 
-    def __init__(
-        self, module: fx.GraphModule, ranks: dict[fx.Node, int], nodes: list[fx.Node]
-    ) -> None:
+    def __init__(self, module: fx.GraphModule, graph: fx.Graph) -> None:
         super().__init__(module)
-        self.ranks = ranks
+        self.ranks: dict[fx.Node, int] = {}
         # GraphModule copies the graph.
-        self.original: dict[fx.Node, fx.Node] = dict(zip(module.graph.nodes, nodes, strict=True))
+        self.original = dict(zip(module.graph.nodes, graph.nodes, strict=True))
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)

@@ -15,28 +15,19 @@ from dln_geometry.learning.architecture.layers import (
     is_norm,
     reader_of,
 )
-from dln_geometry.learning.architecture.passages import Layout, operation, passage
+from dln_geometry.learning.architecture.passages import Layout, argument, operation, passage
 from dln_geometry.learning.architecture.tracing import TracedNetwork
 
 
 @dataclass
 class Reading:
-    """The operations that the channels of one layer meet.
+    """The operations that read the channels of one layer, or of several that are added (skips)."""
 
-    Skip connections add the channels of several layers: then those layers belong together, and so
-    do all operations that read any of them.
-    """
-
-    # The layers that make the channels, by the nodes of their values.
-    makers: dict[fx.Node, Layer]
-    # The parts of the layers that read them.
-    columns: list[Part] = field(default_factory=list)
-    # Whether all layers take mixtures of channels, with one column a channel.
-    dense: bool = True
-    # Parameters on the way that have one entry a channel.
-    carried: list[Part] = field(default_factory=list)
-    # Names of the operations between, and of the readers.
-    through: list[str] = field(default_factory=list)
+    makers: dict[fx.Node, Layer]  # the layers that make the channels, by the nodes of their values
+    columns: list[Part] = field(default_factory=list)  # parts of the layers that read them
+    dense: bool = True  # whether all layers take mixtures of channels, with one column a channel
+    carried: list[Part] = field(default_factory=list)  # parameters with one entry a channel
+    through: list[str] = field(default_factory=list)  # names of the operations between, and readers
 
 
 def label(node: fx.Node) -> str:
@@ -49,8 +40,8 @@ def readings(
 ) -> Reading | None:
     """Return all layers that read the channels of the layer at `node`.
 
-    It is `None` if anything else reads them, or does not let `what` pass: "positive", "mixing" or
-    "permute". All layers are given by the nodes of their values.
+    Return `None` if anything else reads them or `what` ("positive", "mixing" or "permute") does
+    not pass. `layers` holds all layers by the nodes of their values.
     """
     layer = layers[node]
     reading = Reading({node: layer}, dense=layer.dense)
@@ -61,7 +52,7 @@ def readings(
         if not network.readers(source):
             return None
         for user in network.readers(source):
-            # A layer of the sum may read another one of it.
+            # One summand may read another.
             if user in layouts and user not in reading.makers:
                 continue
             if what != "mixing" and _is_sum(network, user):
@@ -70,11 +61,10 @@ def readings(
                     makers = _makers(network, value, layers, what)
                     if makers is None:
                         return None
-                    for maker in makers:
-                        if maker not in layouts:
-                            reading.makers[maker] = layers[maker]
-                            layouts[maker] = layers[maker].layout
-                            todo.append(maker)
+                    for maker in (m for m in makers if m not in layouts):
+                        reading.makers[maker] = layers[maker]
+                        layouts[maker] = layers[maker].layout
+                        todo.append(maker)
                 after = layouts[source]
             else:
                 after = _follow(network, reading, user, source, layouts[source], what)
@@ -136,7 +126,7 @@ def _is_sum(network: TracedNetwork, node: fx.Node) -> bool:
 def _makers(
     network: TracedNetwork, value: fx.Node, layers: Mapping[fx.Node, Layer], what: str
 ) -> list[fx.Node] | None:
-    """Return the nodes of the layers that make the channels of a value, `None` if not all are."""
+    """Return the nodes of the layers whose sum is a value, `None` if a summand is no layer."""
     found: list[fx.Node] = []
     todo, seen = [value], set()
     while todo:
@@ -149,10 +139,10 @@ def _makers(
             found.append(node)
         elif _is_sum(network, node):
             todo += node.all_input_nodes
-        elif (norm or operation(network, node) not in (None, "add")) and isinstance(
-            node.args[0], fx.Node
-        ):
-            # Whether the operation lets them pass is checked on the way forward.
+        elif not norm and operation(network, node) in (None, "add"):
+            return None
+        elif isinstance(node.args[0], fx.Node):
+            # The way forward checks whether the channels pass.
             todo.append(node.args[0])
         else:
             return None
@@ -163,10 +153,8 @@ def _normalised(
     network: TracedNetwork, node: fx.Node, source: fx.Node, layout: Layout, units: int
 ) -> list[Part] | None:
     """Return the weight and bias of a normalisation that treats all channels alike."""
-    absorption = absorption_of(network, node, layout, units)
+    absorption = absorption_of(network, node, layout, units) if _reads_only(node, source) else None
     if absorption is None or absorption.scale_units not in (1, units):
-        return None
-    if not _reads_only(node, source):
         return None
     parts = []
     for attribute in ("weight", "bias"):
@@ -190,8 +178,8 @@ def absorbed(
 ) -> tuple[Absorption, tuple[str, ...]] | None:
     """Return the changes that all readers of the layer at `node` undo, and the names on the way.
 
-    It is `None` if one reader undoes none. `what` must pass until there: "positive" for scales,
-    "shift" for translations. With `logits` the output goes into a softmax over its channels.
+    Return `None` if one reader undoes none, or `what` ("positive" or "shift") does not pass until
+    there. With `logits` the output goes into a softmax over its channels.
     """
     found: list[Absorption] = []
     through: list[str] = []
@@ -211,13 +199,12 @@ def absorbed(
                     return None
                 found.append(Absorption(None, 1, 1 if layout.block == 1 else None))
                 continue
-            here = None
             if _reads_only(user, source):
                 here = absorption_of(network, user, layout, layer.outputs)
                 here = here or _softmax(network, user, layout)
-            if here is not None:
-                found.append(here)
-                continue
+                if here is not None:
+                    found.append(here)
+                    continue
             passed = passage(network, source, user, layout)
             if passed is None or what not in passed.passes:
                 return None
@@ -230,25 +217,19 @@ def absorbed(
 
 
 def _common(units: list[int | None]) -> int | None:
-    """Return the number of units that all allow: theirs if it is the same, otherwise one."""
-    if any(u is None for u in units):
-        return None
-    return units[0] if len(set(units)) == 1 else 1
+    """Return the number of units if all agree, `None` if one is `None`, otherwise one."""
+    return units[0] if len(set(units)) == 1 else None if None in units else 1
 
 
 def _softmax(network: TracedNetwork, node: fx.Node, layout: Layout) -> Absorption | None:
-    """Return what a softmax over the channels absorbs, `None` if the node calls none."""
+    """Return the shifts that a softmax over the channels undoes, if the node calls one."""
     if operation(network, node) != "softmax":
         return None
     module = network.module(node)
-    if module is not None:
-        dim = getattr(module, "dim", None)
-    else:
-        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    rank = network.ranks.get(node)
+    dim = argument(node, 1, "dim", None) if module is None else getattr(module, "dim", None)
     if layout.spatial is None:
-        last = dim == -1 or (rank is not None and dim == rank - 1) or (rank is None and dim == 1)
-        over_channels = last and layout.block == 1
+        last = network.ranks.get(node, 2) - 1
+        over_channels = dim in (-1, last) and layout.block == 1
     else:
         over_channels = dim in (1, -1 - layout.spatial)
     return Absorption(None, 1, 1) if over_channels else None

@@ -1,20 +1,13 @@
 """Losses as pure functions of a dict of parameters, and the algebra of such dicts.
 
-Open `parameters` first: `functionalize` makes the function and the dict. `algebra` adds dicts and
-takes their inner products, `losses` checks what a user's loss returns, `exact_derivatives` mends
-the higher derivatives of torch's normalisations, `lanczos` finds the largest eigenvalue of a
-symmetric operator.
+Open `parameters` first: `functionalize` makes the function and the dict. `algebra` adds and
+multiplies dicts, `losses` checks the values of a user's loss, `exact_derivatives` mends the higher
+derivatives of torch's normalisations, `lanczos` finds the largest eigenvalue.
 """
 
 from __future__ import annotations
 
-from dln_geometry.learning.functional.algebra import (
-    as_like,
-    as_parameters,
-    combination,
-    dot,
-    norm,
-)
+from dln_geometry.learning.functional.algebra import as_like, as_parameters, combination, dot, norm
 from dln_geometry.learning.functional.exact_derivatives import (
     ExactDerivatives,
     with_exact_derivatives,
@@ -25,6 +18,7 @@ from dln_geometry.learning.functional.parameters import (
     Loss,
     ModuleLoss,
     Parameters,
+    Tensors,
     flatten,
     functionalize,
     parameters_of,
@@ -36,6 +30,7 @@ __all__ = [
     "Loss",
     "ModuleLoss",
     "Parameters",
+    "Tensors",
     "as_like",
     "as_parameters",
     "as_value",

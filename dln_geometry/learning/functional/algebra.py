@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.functional.parameters import Parameters
+from dln_geometry.learning.functional.parameters import Parameters, Tensors
 
 
 def as_parameters(params: Any, name: str = "params") -> Parameters:
-    """Return a mapping of real floating tensors as a dict; nothing is copied or detached."""
+    """Return a mapping of real floating tensors as a dict, without copies of the tensors."""
     if not isinstance(params, Mapping):
         raise TypeError(f"{name} must be a dict of tensors, got {type(params).__name__}")
     if not params:
@@ -24,8 +24,8 @@ def as_parameters(params: Any, name: str = "params") -> Parameters:
     return dict(params)
 
 
-def as_like(vector: Any, params: Mapping[str, Tensor], name: str) -> Parameters:
-    """Return a dict that must have the keys and shapes of `params`, in their order."""
+def as_like(vector: Any, params: Tensors, name: str) -> Parameters:
+    """Return a dict in the order of `params`; refuse other keys or shapes than theirs."""
     vector = as_parameters(vector, name)
     if vector.keys() != params.keys() or any(vector[k].shape != params[k].shape for k in params):
         raise ValueError(
@@ -36,14 +36,8 @@ def as_like(vector: Any, params: Mapping[str, Tensor], name: str) -> Parameters:
     return {key: vector[key] for key in params}
 
 
-def combination(terms: Iterable[tuple[float, Mapping[str, Tensor]]]) -> Parameters:
-    """Return the linear combination ``sum_i c_i v_i`` of (at least one) dicts.
-
-    Examples
-    --------
-    >>> combination([(2.0, {"q": torch.tensor([1.0])}), (-1.0, {"q": torch.tensor([3.0])})])
-    {'q': tensor([-1.])}
-    """
+def combination(terms: Iterable[tuple[float, Tensors]]) -> Parameters:
+    """Return the linear combination ``sum_i c_i v_i`` of at least one dict."""
     (first, start), *rest = terms
     total = {key: value * first for key, value in start.items()}
     for factor, vector in rest:
@@ -51,13 +45,13 @@ def combination(terms: Iterable[tuple[float, Mapping[str, Tensor]]]) -> Paramete
     return total
 
 
-def dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
+def dot(a: Tensors, b: Tensors) -> Tensor:
     """Return the Euclidean inner product, a scalar tensor."""
     parts = [(value * b[key]).sum() for key, value in a.items()]
     return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
 
 
-def norm(a: Mapping[str, Tensor]) -> Tensor:
+def norm(a: Tensors) -> Tensor:
     """Return the Euclidean norm, a scalar tensor; it neither overflows nor underflows early."""
     parts = [torch.linalg.vector_norm(value) for value in a.values()]
     return torch.linalg.vector_norm(torch.stack(parts)) if len(parts) > 1 else parts[0]

@@ -1,11 +1,10 @@
 """Normalisations and a mean square whose derivatives are right to every order.
 
-The fused kernels of torch save the mean and the deviation of the forward pass and take them for
-constants where a derivative is differentiated once more (torch 2.13). Second derivatives of layer,
-batch and instance normalisation come out right only if the inner derivative is a backward pass,
-those of weight normalisation never, and neither do third derivatives; torch raises no error.
-Nested forward mode over the backward pass of torch's own mean square stops with an error. Here all
-of them are written out. References: the issues 175754, 186256, 196699, 196700 of pytorch/pytorch.
+Torch's fused kernels treat the mean and the deviation of the forward pass as constants in second
+derivatives (torch 2.13), and raise no error: layer, batch and instance normalisation are right only
+if the inner derivative is a backward pass, weight normalisation and third derivatives never. Nested
+forward mode over the backward pass of torch's mean square stops with an error. Here all are written
+out. References: the issues 175754, 186256, 196699, 196700 of pytorch/pytorch.
 """
 
 from __future__ import annotations
@@ -34,13 +33,9 @@ def _smooth_layer_norm(
 
 
 def _rms_norm(
-    input: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    eps: float | None = None,
+    input: Tensor, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None
 ) -> Tensor:
-    if eps is None:
-        eps = torch.finfo(input.dtype).eps
+    eps = torch.finfo(input.dtype).eps if eps is None else eps
     square = input.square().mean(_last(normalized_shape), keepdim=True)
     return _affine(input * (square + eps).rsqrt(), weight, None)
 
@@ -56,7 +51,7 @@ def _batch_norm(
     eps: float,
     cudnn_enabled: bool = True,
 ) -> Tensor:
-    """Normalise over the batch; running statistics are read, and never changed."""
+    """Normalise over the batch, without changing the running statistics."""
     if training or running_mean is None or running_var is None:
         y = _standard(input, [d for d in range(input.ndim) if d != 1], eps)
     else:
@@ -89,8 +84,7 @@ def _group_norm(
     eps: float = 1e-5,
     cudnn_enabled: bool = True,
 ) -> Tensor:
-    groups = input.reshape(input.shape[0], num_groups, -1)
-    y = _standard(groups, [-1], eps).reshape(input.shape)
+    y = _standard(input.reshape(input.shape[0], num_groups, -1), [-1], eps).reshape(input.shape)
     return _affine(y, _channels(weight, input), _channels(bias, input))
 
 
@@ -99,23 +93,21 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return v * (g * v.square().sum(dims, keepdim=True).rsqrt())
 
 
-# Torch hands the options of these two over as keywords.
+# Torch passes the options of these two as keywords.
 def _functional_batch_norm(input: Tensor, mean: Any, variance: Any, **options: Any) -> Tensor:
     if options["training"] and input.numel() // input.shape[1] == 1:
-        raise ValueError(
-            "batch normalisation must have more than one value per channel, got "
-            f"{tuple(input.shape)}"
-        )
+        _refuse(input, "batch normalisation", "channel")
     return _batch_norm(input, running_mean=mean, running_var=variance, **options)
 
 
 def _functional_instance_norm(input: Tensor, **options: Any) -> Tensor:
     if options["use_input_stats"] and input.shape[2:].numel() == 1:
-        raise ValueError(
-            "instance normalisation must have more than one value per instance, got "
-            f"{tuple(input.shape)}"
-        )
+        _refuse(input, "instance normalisation", "instance")
     return _instance_norm(input, **options)
+
+
+def _refuse(x: Tensor, name: str, unit: str) -> None:
+    raise ValueError(f"{name} must have more than one value per {unit}, got {tuple(x.shape)}")
 
 
 def _standard(x: Tensor, dims: list[int], eps: float) -> Tensor:
@@ -124,13 +116,12 @@ def _standard(x: Tensor, dims: list[int], eps: float) -> Tensor:
 
 
 def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    if weight is not None:
-        y = y * weight
+    y = y if weight is None else y * weight
     return y if bias is None else y + bias
 
 
 def _channels(v: Any, x: Tensor) -> Any:
-    """Return a vector of one entry a channel as it multiplies x; None stays None."""
+    """Give a vector with one entry a channel the number of dimensions of x; None stays None."""
     return None if v is None else v.reshape(1, -1, *[1] * (x.ndim - 2))
 
 
@@ -140,7 +131,7 @@ def _last(normalized_shape: Sequence[int]) -> list[int]:
 
 def _mean_square(input: Tensor, target: Tensor, reduction: str = "mean", **rare: Any) -> Tensor:
     if reduction not in ("mean", "sum", "none") or any(v is not None for v in rare.values()):
-        # Deprecated arguments, weights and mistakes go to torch.
+        # Torch handles deprecated arguments, weights and mistakes.
         return functional.mse_loss(input, target, reduction=reduction, **rare)
     squares = (input - target).square()
     return squares if reduction == "none" else getattr(squares, reduction)()
@@ -162,37 +153,19 @@ _NORMALISATIONS: dict[Any, Callable[..., Tensor]] = {
 
 
 class SmoothNormalisation(TorchFunctionMode):
-    """Within this context the normalisations of torch are computed by their definitions."""
+    """Compute the normalisations of torch by their definitions within this context."""
 
     written_out: ClassVar[dict[Any, Callable[..., Tensor]]] = _NORMALISATIONS
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the written-out function in place of a fused one."""
-        return self.written_out.get(func, func)(*args, **(kwargs or {}))
+        return (self.written_out.get(func) or func)(*args, **(kwargs or {}))
 
 
 class ExactDerivatives(SmoothNormalisation):
-    """Within this context normalisations and the mean square are computed by their definitions.
+    """Compute normalisations and the mean square by their definitions within this context."""
 
-    Examples
-    --------
-    >>> x = torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64)
-    >>> with ExactDerivatives():
-    ...     y = torch.nn.functional.layer_norm(x, (3,))
-    >>> bool(torch.allclose(y, torch.nn.functional.layer_norm(x, (3,))))
-    True
-    """
-
-    written_out: ClassVar[dict[Any, Callable[..., Tensor]]] = {
-        **_NORMALISATIONS,
-        functional.mse_loss: _mean_square,
-    }
+    written_out: ClassVar = {**_NORMALISATIONS, functional.mse_loss: _mean_square}
 
 
 def with_exact_derivatives(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:

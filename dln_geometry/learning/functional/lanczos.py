@@ -21,36 +21,13 @@ def largest_eigenvalue(
 ) -> tuple[Tensor, Tensor]:
     """Return the largest eigenvalue of a symmetric operator and a unit eigenvector.
 
-    Lanczos iteration with full reorthogonalisation. When `subspace` vectors are stored, the best
-    quarter of the Ritz vectors is kept and the iteration goes on from there (thick restart), which
-    keeps what it has found of the spectrum next to the largest eigenvalue.
-
-    Parameters
-    ----------
-    matvec : callable
-        ``matvec(x)``, both of shape (n,).
-    like : Tensor, shape (n,)
-        Size, dtype and device of the vectors; half precision is raised to single.
-    rtol : float, optional
-        Bound on the residual ``|A x - lambda x|`` relative to the largest modulus of an eigenvalue
-        met; the default is the cube root of the machine epsilon. The error of the eigenvalue is
-        the square of the residual over the gap.
-    max_products, subspace : int
-        Most products with the operator (a RuntimeError beyond), and most vectors that are stored.
-    generator : torch.Generator, optional
-        Source of the random start; a fresh one if not given.
-
-    References
-    ----------
-    Parlett, The Symmetric Eigenvalue Problem, chapters 12-13 (Lanczos); Wu & Simon, SIAM J. Matrix
-    Anal. Appl. 22, 2000 (thick restart).
-
-    Examples
-    --------
-    >>> scales = torch.tensor([1.0, -9.0, 4.0])
-    >>> value, vector = largest_eigenvalue(lambda x: scales * x, scales)
-    >>> value.round(decimals=4), vector.abs().round(decimals=4)
-    (tensor(4.), tensor([0., 0., 1.]))
+    Lanczos iteration with full reorthogonalisation. When `subspace` vectors are stored, it restarts
+    from the best quarter of the Ritz vectors (thick restart). The vectors have the shape (n,),
+    dtype (at least single precision) and device of `like`. `rtol` bounds the residual
+    ``|A x - lambda x|`` relative to the largest modulus of an eigenvalue met; the default is the
+    cube root of the machine epsilon. The error of the eigenvalue is the square of the residual
+    over the gap. More than `max_products` products raise a RuntimeError. See Parlett, The Symmetric
+    Eigenvalue Problem, chapters 12-13; Wu & Simon, SIAM J. Matrix Anal. Appl. 22, 2000 (restart).
     """
     dtype = like.dtype if like.dtype.itemsize >= 4 else torch.float32
     eps, n = torch.finfo(dtype).eps, like.numel()
@@ -66,7 +43,7 @@ def largest_eigenvalue(
     for _ in range(left):
         w = matvec(basis[k]).detach()
         spanned = basis[: k + 1]
-        # Twice is enough (Kahan, Parlett): once leaves the rounding errors of what cancels.
+        # Orthogonalise twice (Kahan, Parlett): once leaves the rounding errors of the cancellation.
         coefficients = spanned @ w
         w = w - coefficients @ spanned
         again = spanned @ w

@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 def as_loss(loss: Any, name: str = "loss") -> Callable[..., Tensor]:
-    """Return a loss that must be callable."""
+    """Return a loss; refuse it if it cannot be called."""
     if not callable(loss):
         raise TypeError(f"{name} must be a function of the parameters, got {loss!r}")
     return cast(Callable[..., Tensor], loss)
 
 
 def as_value(value: Any, name: str = "loss") -> Tensor:
-    """Return the value of a loss, which must be a real tensor of shape ()."""
+    """Return the value of a loss; refuse all but real tensors of shape ()."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must return a tensor, got {type(value).__name__}")
     if value.shape != () or not value.is_floating_point():
@@ -29,15 +29,9 @@ def as_value(value: Any, name: str = "loss") -> Tensor:
 
 
 def gradient_of(loss: Any, name: str = "loss") -> Callable[[Any], Any]:
-    """Return ``torch.func.grad(loss)``, which refuses a loss whose value is no real scalar.
+    """Return ``torch.func.grad(loss)``; refuse a loss whose value is no real scalar, or constant.
 
-    A value that does not depend on the argument is refused too: its gradient would be zero
-    without a warning.
-
-    Examples
-    --------
-    >>> gradient_of(lambda q: q.square().sum())(torch.tensor([1.0, 2.0]))
-    tensor([2., 4.])
+    A constant would have zero gradient without a warning.
     """
     return torch.func.grad(_checked(loss, name))
 

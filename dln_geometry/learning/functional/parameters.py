@@ -18,6 +18,7 @@ from torch.nn.parameter import is_lazy
 from dln_geometry.learning.functional.exact_derivatives import SmoothNormalisation
 
 Parameters = dict[str, Tensor]
+Tensors = Mapping[str, Tensor]
 Loss = Callable[[Parameters], Tensor]
 
 
@@ -25,20 +26,8 @@ Loss = Callable[[Parameters], Tensor]
 class ModuleLoss:
     """The loss of a module on fixed data, a pure function of the parameters.
 
-    Made by `functionalize`. Calling it with a dict of parameters returns a scalar tensor.
-
-    Parameters
-    ----------
-    module : Module
-        A private copy, whose own parameters are never read.
-    loss_fn : callable
-        ``loss_fn(output, *rest)``, a scalar tensor.
-    args, kwargs : tuple and dict
-        What the module is called with.
-    rest : tuple
-        What else the loss needs, usually the target.
-    names : frozenset of str
-        The keys that `params` must have.
+    Made by `functionalize`; ``loss(params) = loss_fn(module(*args, **kwargs), *rest)`` with the
+    module's parameters, whose `names` `params` must have as keys, replaced by `params`.
     """
 
     module: nn.Module
@@ -48,8 +37,8 @@ class ModuleLoss:
     rest: tuple[Any, ...]
     names: frozenset[str]
 
-    def __call__(self, params: Mapping[str, Tensor]) -> Tensor:
-        """Return the loss at `params`, whose keys must be those of the module's parameters."""
+    def __call__(self, params: Tensors) -> Tensor:
+        """Return the loss at `params`, a scalar tensor."""
         if params.keys() != self.names:
             missing = [f"no {name!r}" for name in sorted(self.names - params.keys())]
             unknown = [repr(name) for name in sorted(params.keys() - self.names)]
@@ -63,7 +52,7 @@ class ModuleLoss:
             return self.loss_fn(output, *self.rest)
 
     def on(self, data: Any) -> ModuleLoss:
-        """Return the same loss on other data, such as a minibatch, given as to `functionalize`."""
+        """Return the same loss on other data (as in `functionalize`), such as a minibatch."""
         args, kwargs, rest = _as_call(data)
         return replace(self, args=args, kwargs=kwargs, rest=rest)
 
@@ -74,19 +63,18 @@ def functionalize(
     """Return the loss of a module as a pure function of its parameters, and the parameters.
 
     ``loss(params) = loss_fn(module(inputs), *rest)`` with the module's parameters replaced by
-    `params`. The function can be differentiated to any order, by ``torch.autograd`` and by
-    ``torch.func`` (``grad``, ``jvp``, ``vjp``, ``vmap``), and ``loss.on(batch)`` is the same
-    function on another batch.
+    `params`. ``torch.autograd`` and ``torch.func`` (``grad``, ``jvp``, ``vjp``, ``vmap``) can
+    differentiate it to any order, and ``loss.on(batch)`` is the same function on another batch.
 
     Parameters
     ----------
     module : Module
-        It is copied in the mode (training or evaluation) that it is in, and left as it is.
+        It is copied in its mode (training or evaluation), and not changed.
     loss_fn : callable
         ``loss_fn(output, *rest)`` returns a real scalar tensor, of shape ().
     data : tuple, tensor or mapping
         ``(inputs, *rest)``, most often ``(inputs, target)``; `inputs` is the argument of the
-        module, or a tuple of its arguments, or a mapping of its keyword arguments. A tensor or
+        module, a tuple of its arguments, or a mapping of its keyword arguments. A tensor or
         mapping alone is `inputs` without a rest. Arrays become tensors.
 
     Returns
@@ -101,21 +89,20 @@ def functionalize(
     Raises
     ------
     TypeError
-        If `module` is not a Module of Python or cannot be copied, `loss_fn` cannot be called or
-        does not return a tensor, or a parameter is not real.
+        If the module is scripted or cannot be copied.
     ValueError
-        If the module has no parameters, or some without values (lazy or meta), or the loss is not
-        a finite, differentiable scalar, draws random numbers (dropout) or changes a buffer.
+        If the module has parameters without values (lazy or meta), or the loss is not a finite,
+        differentiable scalar, draws random numbers (dropout) or changes a buffer.
 
     Notes
     -----
     Buffers, and parameters that do not require gradients, are constants, copied as they are now.
-    Batch and instance normalisation use the statistics of the batch in training mode, and leave
-    the running ones unchanged; in evaluation mode they use the running ones. Normalisations are
-    computed by their definitions, since torch's fused kernels have wrong higher derivatives and
-    raise no error (a gradient then takes about half as long again), and attention by torch's plain
-    kernel, since its fused ones have no second derivatives; recurrent layers on a GPU need
-    ``torch.backends.cudnn.flags(enabled=False)`` for that.
+    Batch and instance normalisation use the statistics of the batch in training mode, without
+    changing the running ones. Normalisations are computed by their definitions, since torch's
+    fused kernels have wrong higher derivatives and raise no error (a gradient takes about half as
+    long again), and attention by torch's plain kernel, since its fused ones have no second
+    derivatives; for these, recurrent layers on a GPU need
+    ``torch.backends.cudnn.flags(enabled=False)``.
 
     Examples
     --------
@@ -153,23 +140,22 @@ def functionalize(
 
 
 def parameters_of(module: Any) -> dict[str, nn.Parameter]:
-    """Return the parameters of a module by name, which must have their shapes."""
+    """Return the parameters of a module by name; refuse lazy ones, which have no shape."""
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
     named = dict(module.named_parameters())
-    for name, p in named.items():
-        if is_lazy(p):
-            raise ValueError(
-                f"module must have all its parameters, got {name!r} without a shape: call the "
-                "module once"
-            )
+    for name in (name for name, p in named.items() if is_lazy(p)):
+        raise ValueError(
+            f"module must have all its parameters, got {name!r} without a shape: call the module "
+            "once"
+        )
     return named
 
 
-def flatten(params: Mapping[str, Tensor]) -> Tensor:
+def flatten(params: Tensors) -> Tensor:
     """Return all parameters as one vector, shape (p,), in the order of the dict.
 
-    ``unflatten(vector, params)`` is the way back. There must be at least one parameter.
+    ``unflatten(vector, params)`` is the inverse.
 
     Examples
     --------
@@ -181,10 +167,8 @@ def flatten(params: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([p.reshape(-1) for p in params.values()])
 
 
-def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Parameters:
+def unflatten(vector: Tensor, like: Tensors) -> Parameters:
     """Return the dict whose `flatten` is `vector`, with the names, shapes and dtypes of `like`.
-
-    The vector must have as many entries as `like` has in all.
 
     Examples
     --------
@@ -194,11 +178,8 @@ def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Parameters:
     sizes = [p.numel() for p in like.values()]
     if vector.ndim != 1 or vector.shape[0] != sum(sizes):
         raise ValueError(f"vector must have shape ({sum(sizes)},), got {tuple(vector.shape)}")
-    parts = vector.split(sizes)
-    return {
-        name: part.reshape(p.shape).to(p.dtype)
-        for (name, p), part in zip(like.items(), parts, strict=True)
-    }
+    parts = zip(like.items(), vector.split(sizes), strict=True)
+    return {name: part.reshape(p.shape).to(p.dtype) for (name, p), part in parts}
 
 
 def _as_call(data: Any) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Any, ...]]:
@@ -218,7 +199,7 @@ def _as_input(x: Any) -> Any:
 
 
 def _pure_copy(module: nn.Module) -> nn.Module:
-    """Copy a module, so that calling the copy changes nothing in it."""
+    """Copy a module so that calls of the copy do not change its buffers."""
     try:
         twin = copy.deepcopy(module)
     except RuntimeError as error:
@@ -236,7 +217,7 @@ def _pure_copy(module: nn.Module) -> nn.Module:
 
 
 def _check_pure(loss: ModuleLoss, params: Parameters) -> None:
-    """Evaluate the loss once: it must be a pure, differentiable scalar."""
+    """Evaluate the loss once, and refuse it unless it is a pure, differentiable scalar."""
     buffers = {name: (b, b._version) for name, b in loss.module.named_buffers()}
     devices = {p.device for p in params.values() if p.device.type == "cuda"}
     with torch.random.fork_rng(devices=[d.index for d in devices]):

@@ -1,9 +1,9 @@
 """The equation of motion of gradient descent: the flow that passes through its iterates.
 
-Open `series` first: the counter terms, on which `equation` (the field up to an order) and
-`discretization` (how far the flow is from the iterates) rest. `iterates` gets the field of any
-optimiser from differences of its iterates, `rates` has closed forms for symmetric parameters under
-weight decay, `spectrum` the products with the Hessian and its largest eigenvalue.
+Open `series` first: the counter terms. `equation` sums them to the field, `discretization` has the
+distance of the flow from the iterates, `iterates` the field of any optimiser from differences of
+its iterates, `rates` closed forms for symmetric parameters under weight decay, `spectrum` products
+with the Hessian and its largest eigenvalue.
 """
 
 from __future__ import annotations

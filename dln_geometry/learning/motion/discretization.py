@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
-from torch import Tensor
 
 from dln_geometry.learning.functional import (
     Loss,
     Parameters,
+    Tensors,
     as_like,
     as_parameters,
     combination,
@@ -21,36 +21,12 @@ from dln_geometry.learning.motion.spectrum import hessian_product, sharpness
 from dln_geometry.support import as_count, as_positive
 
 
-def discretization_error(
-    loss: Loss, lr: float, order: int
-) -> Callable[[Mapping[str, Tensor]], Parameters]:
-    """Return the error of one step, flow minus gradient descent, to leading order.
+def discretization_error(loss: Loss, lr: float, order: int) -> Callable[[Tensors], Parameters]:
+    """Return the map from parameters to the error of one step, flow minus gradient descent.
 
-    ``q(lr) - q_1 = lr^(order + 3) xi_{order + 1}`` for the equation of motion of this order from
-    the same point; ``lr^2 xi_0`` for gradient flow, order -1.
-
-    Parameters
-    ----------
-    loss : callable
-        ``loss(params)``, a scalar tensor.
-    lr : float
-        Learning rate.
-    order : int
-        Order of the equation of motion, at least -1 (gradient flow).
-
-    Returns
-    -------
-    callable
-        ``discretization_error(loss, lr, order)(params)``, a dict like `params`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If lr is not positive or the order is below -1.
-
-    References
-    ----------
-    Miyagawa, arXiv 2210.15898.
+    ``q(lr) - q_1 = lr^(order + 3) xi_{order + 1}`` to leading order, for the equation of motion of
+    this order from the same point (Miyagawa, arXiv 2210.15898). Parameters as in
+    `equation_of_motion`.
 
     Examples
     --------
@@ -66,18 +42,18 @@ def discretization_error(
 
 
 def accumulated_error(
-    loss: Loss, lr: float, order: int, iterates: Iterable[Mapping[str, Tensor]]
+    loss: Loss, lr: float, order: int, iterates: Iterable[Tensors]
 ) -> Iterator[Parameters]:
     """Yield the errors e_1, e_2, ... of the flow along the iterates of gradient descent.
 
     ``e_{n+1} = (I - lr H(q_n)) e_n + lr^(order + 3) xi_{order + 1}(q_n)``, ``e_0 = 0``: to leading
     order, ``e_n = q(n lr) - q_n`` for the flow q(t) of the equation of motion of this order from
-    ``q_0``. Other parameters and errors as in `discretization_error`.
+    ``q_0``. Other parameters as in `equation_of_motion`.
 
     Parameters
     ----------
     iterates : iterable of dicts
-        ``q_0, q_1, ...`` of gradient descent; for each ``q_n`` the error ``e_{n+1}`` is yielded.
+        ``q_0, q_1, ...`` of gradient descent; each ``q_n`` yields ``e_{n+1}``.
 
     Examples
     --------
@@ -88,7 +64,7 @@ def accumulated_error(
     """
     source = discretization_error(loss, lr, order)
 
-    # A generator of its own, so that wrong arguments are refused before the first error is asked.
+    # An inner generator: the call itself refuses wrong arguments, before the first error.
     def errors() -> Iterator[Parameters]:
         error: Parameters | None = None
         for n, point in enumerate(iterates):
@@ -105,28 +81,19 @@ def accumulated_error(
 
 
 def max_learning_rate(
-    loss: Loss,
-    params: Mapping[str, Tensor],
-    eps: float,
-    order: int,
-    *,
-    generator: torch.Generator | None = None,
+    loss: Loss, params: Tensors, eps: float, order: int, *, generator: torch.Generator | None = None
 ) -> float:
-    """Return the largest learning rate whose error in one step is at most `eps` here.
+    """Return the largest learning rate whose error in one step is at most `eps` at `params`.
 
     ``min( (eps / |xi_{order + 1}|)^{1 / (order + 3)}, 1 / lambda_max )``: the first makes the
-    leading error of the equation of motion of this order equal to `eps`, the equation does not
-    exist beyond the second, which is left out where ``lambda_max <= 0``. The result is infinite
-    where the loss is linear. Other parameters and errors as in `discretization_error`.
+    leading error of the equation of motion of this order equal to `eps`; beyond the second
+    (infinite if ``lambda_max <= 0``) the equation does not exist. Other parameters as in
+    `equation_of_motion`.
 
     Parameters
     ----------
-    params : dict of str to Tensor
-        The point, at which the counter terms must be finite.
     eps : float
         Euclidean norm of the error allowed.
-    generator : torch.Generator, optional
-        Start of the Lanczos method that gives lambda_max; a fresh one if not given.
 
     Examples
     --------

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from dln_geometry.learning.functional import (
     Loss,
     Parameters,
+    Tensors,
     as_parameters,
     dot,
     flatten,
@@ -25,22 +26,16 @@ from dln_geometry.support import as_count, as_flag, as_positive
 
 
 class VectorField:
-    """A map from parameters to their velocity, ``q' = F(q)``.
-
-    Parameters
-    ----------
-    velocity : callable
-        ``velocity(params)`` returns a dict with the names and shapes of `params`.
-    """
+    """A map from parameters to their velocity, ``q' = F(q)``, a dict like the parameters."""
 
     def __init__(self, velocity: Callable[[Parameters], Parameters]) -> None:
         self._velocity = velocity
 
-    def __call__(self, params: Mapping[str, Tensor]) -> Parameters:
+    def __call__(self, params: Tensors) -> Parameters:
         """Return the velocity at `params`."""
         return self._velocity(as_parameters(params))
 
-    def field(self, like: Mapping[str, Tensor]) -> Callable[[Any, Tensor, Tensor], None]:
+    def field(self, like: Tensors) -> Callable[[Any, Tensor, Tensor], None]:
         """Return the field for `dln_geometry.ode.integrate`: ``field(t, y, out)``, y (B, p).
 
         Each row of y is a `flatten` of parameters, and `unflatten` makes it a dict with the names,
@@ -49,8 +44,7 @@ class VectorField:
         like = as_parameters(like, "like")
 
         def field(t: Any, y: Tensor, out: Tensor) -> None:
-            # Row by row: the Hessians of different rows share nothing, and what a row allocates
-            # is freed before the next.
+            # The Hessians of different rows share nothing: one by one they need less memory.
             for row, target in zip(y, out, strict=True):
                 target.copy_(flatten(self(unflatten(row, like))))
 
@@ -64,19 +58,14 @@ class EquationOfMotion(VectorField):
     """
 
     def __init__(
-        self,
-        loss: Loss,
-        lr: float,
-        order: int,
-        check: bool,
-        generator: torch.Generator | None,
+        self, loss: Loss, lr: float, order: int, check: bool, generator: Generator | None
     ) -> None:
         super().__init__(closed_motion(loss, lr, order))
         self.loss, self.lr, self.order = loss, lr, order
         self._unchecked = check and order >= 0
         self._generator = generator
 
-    def __call__(self, params: Mapping[str, Tensor]) -> Parameters:
+    def __call__(self, params: Tensors) -> Parameters:
         """Return the velocity at `params`, the first time after a `check` there."""
         params = as_parameters(params)
         if self._unchecked:
@@ -84,22 +73,21 @@ class EquationOfMotion(VectorField):
             self._unchecked = False
         return super().__call__(params)
 
-    def check(self, params: Mapping[str, Tensor]) -> float:
-        """Return ``lr max |lambda|`` over the eigenvalues of the Hessian, which must be below 1.
+    def check(self, params: Tensors) -> float:
+        """Return ``lr max |lambda|`` over the eigenvalues of the Hessian; refuse 1 and above.
 
         In each eigendirection the equation is the series of ``log(1 - lr lambda) / lr``. At
         ``lr lambda = 1`` gradient descent comes to rest in one step, and beyond it jumps across
         the minimum in every step: no real flow passes through such iterates. Below -1 there is a
-        flow, but the series diverges. Parameters and Hessian must be finite.
+        flow, but the series diverges.
         """
         params = as_parameters(params)
         product, flat = flat_product(self.loss, params), flatten(params)
         if not bool(torch.isfinite(flat.detach()).all()):
             raise ValueError("params must be finite, got NaN or infinite entries")
-        # One percent decides whether the series is of use.
+        options: Any = {"rtol": 1e-2, "generator": self._generator}  # one percent is enough here
         highest, lowest = (
-            self.lr
-            * float(largest_eigenvalue(matvec, flat, rtol=1e-2, generator=self._generator)[0])
+            self.lr * float(largest_eigenvalue(matvec, flat, **options)[0])
             for matvec in (product, lambda x: -product(x))
         )
         if highest >= 1:
@@ -117,12 +105,7 @@ class EquationOfMotion(VectorField):
 
 
 def equation_of_motion(
-    loss: Loss,
-    lr: float,
-    order: int,
-    *,
-    check: bool = True,
-    generator: torch.Generator | None = None,
+    loss: Loss, lr: float, order: int, *, check: bool = True, generator: Generator | None = None
 ) -> EquationOfMotion:
     """Return the field ``F = -g - lr xi_0 - ... - lr^(order + 1) xi_order`` of gradient descent.
 
@@ -138,24 +121,16 @@ def equation_of_motion(
     order : int
         Index of the last counter term kept (see `counter_terms`), at least -1.
     check : bool
-        Whether to refuse a learning rate at which there is no such flow, by the extreme
-        eigenvalues of the Hessian at the first point where the field is evaluated. Gradient flow
-        always exists.
+        Whether to call `EquationOfMotion.check` at the first point where the field is evaluated
+        (not for gradient flow, which always exists): a ValueError if ``lr lambda_max >= 1``.
     generator : torch.Generator, optional
         Start of the Lanczos method in that check; a fresh one if not given.
 
     Returns
     -------
     EquationOfMotion
-        ``equation_of_motion(...)(params)`` is the velocity, a dict like `params`;
-        ``.field(like)`` the same for a solver; ``.check(params)`` the check at another point.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the loss cannot be called, lr is not positive or the order is below -1; later, if the
-        parameters are not finite, or the learning rate is beyond the validity,
-        ``lr lambda_max >= 1``.
+        ``motion(params)`` is the velocity, a dict like `params`; ``motion.field(like)`` the same
+        for a solver; ``motion.check(params)`` the check at another point.
 
     References
     ----------
@@ -178,11 +153,8 @@ def modified_loss(loss: Loss, lr: float) -> Loss:
     """Return the loss ``f + lr/4 |grad f|^2`` whose gradient flow gradient descent follows.
 
     Its gradient is ``g + lr xi_0``: the equation of motion of order 0 is its gradient flow, and
-    no higher one is the gradient flow of any loss. It is differentiable like the loss.
-
-    References
-    ----------
-    Barrett & Dherin, arXiv 2009.11162; Miyagawa, arXiv 2210.15898.
+    no higher one is the gradient flow of any loss (Barrett & Dherin, arXiv 2009.11162; Miyagawa,
+    arXiv 2210.15898).
 
     Examples
     --------

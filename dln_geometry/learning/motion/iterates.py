@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
-from torch import Tensor
 
 from dln_geometry.learning.functional import (
     Loss,
     Parameters,
+    Tensors,
     as_like,
     as_parameters,
     combination,
@@ -31,9 +31,10 @@ def equation_of_motion_from_iterates(step: Step, lr: float, order: int) -> Vecto
 
     ``Delta`` is the forward difference of the iterates of `step` from the point itself:
     ``F = log(1 + Delta) q / lr``, cut off after J terms. The flow of F passes through the iterates
-    at ``t = n lr`` up to a global error of order ``lr^J``; J calls of the step, no Hessian, any
-    optimiser. For gradient descent J = 1 is gradient flow, and J = a + 2 is as accurate as the
-    equation of motion of order a.
+    at ``t = n lr`` up to a global error of order ``lr^J``; it takes J calls of the step of any
+    optimiser, and no Hessian. For gradient descent J = 1 is gradient flow, and J = a + 2 is as
+    accurate as the equation of motion of order a (Miyagawa, arXiv 2210.15898; Henrici, Elements of
+    Numerical Analysis, for ``log(1 + Delta)``).
 
     Parameters
     ----------
@@ -45,29 +46,16 @@ def equation_of_motion_from_iterates(step: Step, lr: float, order: int) -> Vecto
     order : int
         Number J of differences, at least 1.
 
-    Returns
-    -------
-    VectorField
-        ``(params)`` is the velocity, a dict like `params`; ``.field(like)`` is the same for a
-        solver.
-
     Raises
     ------
-    TypeError, ValueError
-        If lr is not positive or the order is below 1; later, if a step returns other names or
-        shapes, or the differences do not decrease: the series does not converge, as where
+    ValueError
+        Later, if the differences do not decrease: the series does not converge, for example where
         ``lr lambda_max >= 1`` and no real equation of motion exists. (This check costs nothing,
         but misses sharp directions that are at rest; `EquationOfMotion.check` finds them.)
 
-    References
-    ----------
-    Miyagawa, arXiv 2210.15898 (equation of motion); Henrici, Elements of Numerical Analysis
-    (``log(1 + Delta)``).
-
     Examples
     --------
-    >>> halve = lambda p: {"q": p["q"] * 0.75}
-    >>> field = equation_of_motion_from_iterates(halve, 0.25, 4)
+    >>> field = equation_of_motion_from_iterates(lambda p: {"q": p["q"] * 0.75}, 0.25, 4)
     >>> field({"q": torch.tensor([1.0])})["q"].round(decimals=3)
     tensor([-1.1500])
     >>> (torch.tensor(0.75).log() / 0.25).round(decimals=3)
@@ -81,26 +69,25 @@ def equation_of_motion_from_iterates(step: Step, lr: float, order: int) -> Vecto
         now, moves = params, []
         for _ in range(order):
             after = as_like(step(now), params, "what step returns")
-            moves.append(combination([(1.0, after), (-1.0, now)]))
+            moves += _differences([now, after])
             now = after
-        return _motion(moves, lr, float(norm(params).detach()))
+        return _motion(moves, params, lr)
 
     return VectorField(velocity)
 
 
-def motion_of_iterates(iterates: Sequence[Mapping[str, Tensor]], lr: float) -> Parameters:
+def motion_of_iterates(iterates: Sequence[Tensors], lr: float) -> Parameters:
     """Return the velocity F at the first of J + 1 consecutive iterates of any optimiser.
 
-    ``F = (1/lr) sum_{j=1}^J (-1)^{j+1}/j Delta^j q``, error of order ``lr^J``. The iterates may
-    come from a real training run on a fixed loss. With momentum b they must lie behind the
-    transient of the start, which decays like b^n: from there on they are smooth in ``n lr``.
+    ``F = (1/lr) sum_{j=1}^J (-1)^{j+1}/j Delta^j q``, error of order ``lr^J``, for example from a
+    training run on a fixed loss. With momentum b the iterates are smooth in ``n lr`` only after
+    the transient of the start, which decays like b^n. Other parameters and errors as in
+    `equation_of_motion_from_iterates`.
 
     Parameters
     ----------
     iterates : sequence of dicts
-        ``q_n, ..., q_{n+J}``, at least two, whose differences must decrease.
-    lr : float
-        Learning rate.
+        ``q_n, ..., q_{n+J}``, at least two.
 
     Examples
     --------
@@ -113,19 +100,16 @@ def motion_of_iterates(iterates: Sequence[Mapping[str, Tensor]], lr: float) -> P
         raise ValueError(f"iterates must number at least 2, got {len(iterates)}")
     first = as_parameters(iterates[0], "iterates[0]")
     points = [as_like(q, first, f"iterates[{n}]") for n, q in enumerate(iterates)]
-    moves = [combination([(1.0, after), (-1.0, before)]) for before, after in pairwise(points)]
-    return _motion(moves, lr, float(norm(first).detach()))
+    return _motion(_differences(points), first, lr)
 
 
 def momentum_step(loss: Loss, rule: Rule) -> Step:
     """Return the step of a rule with momentum as a map of parameters and velocities together.
 
-    The state is one dict: the parameters, and under ``velocity.<name>`` the momentum buffers, as
-    `with_velocity` joins them. The equation of motion of this map
-    (`equation_of_motion_from_iterates`) passes through the iterates if it begins behind the
-    transient of the start: what the buffers were at first decays like b^n. From other buffers,
-    zero for instance, its error is that of the transient at every order. Without momentum the
-    parameters need no velocities.
+    The state is one dict: the parameters, and under ``velocity.<name>`` the momentum buffers (see
+    `with_velocity`); without momentum the parameters alone. Start the equation of motion of this
+    map (`equation_of_motion_from_iterates`) after the transient of the first buffers, which decays
+    like b^n: from other buffers, such as zero, the transient is its error at every order.
 
     Examples
     --------
@@ -150,29 +134,32 @@ def momentum_step(loss: Loss, rule: Rule) -> Step:
     return step
 
 
-def with_velocity(params: Mapping[str, Tensor], velocity: Mapping[str, Tensor]) -> Parameters:
+def with_velocity(params: Tensors, velocity: Tensors) -> Parameters:
     """Join parameters and momentum buffers into the state of `momentum_step`."""
     params = as_parameters(params)
     velocity = as_like(velocity, params, "velocity")
     return {**params, **{PREFIX + name: v for name, v in velocity.items()}}
 
 
-def without_velocity(state: Mapping[str, Tensor]) -> tuple[Parameters, Parameters]:
+def without_velocity(state: Tensors) -> tuple[Parameters, Parameters]:
     """Split the state of `momentum_step` into parameters and momentum buffers."""
     params = {name: x for name, x in state.items() if not name.startswith(PREFIX)}
     return params, {name.removeprefix(PREFIX): x for name, x in state.items() if name not in params}
 
 
-def _motion(moves: list[Parameters], lr: float, size: float) -> Parameters:
+def _motion(moves: list[Parameters], first: Parameters, lr: float) -> Parameters:
     """Sum the series from the increments: less cancels among them than among the iterates."""
-    count = len(moves)
-    weights = difference_weights(count)
-    _check_decrease(moves, size)
+    _check_decrease(moves, float(norm(first).detach()))
+    weights = difference_weights(len(moves))
     return combination([(w / lr, move) for w, move in zip(weights, moves, strict=True)])
 
 
+def _differences(points: list[Parameters]) -> list[Parameters]:
+    return [combination([(1.0, after), (-1.0, before)]) for before, after in pairwise(points)]
+
+
 def _check_decrease(moves: list[Parameters], size: float) -> None:
-    """Refuse differences that grow: the series of the logarithm does not converge."""
+    """Refuse differences that grow: then the series of the logarithm does not converge."""
     eps = max(torch.finfo(x.dtype).eps for x in moves[0].values())
     differences, before = moves, None
     for j in range(len(moves)):
@@ -188,5 +175,4 @@ def _check_decrease(moves: list[Parameters], size: float) -> None:
                 "log(1 + Delta) does not converge, as where lr * lambda_max >= 1 and no real "
                 "equation of motion exists"
             )
-        before = length
-        differences = [combination([(1.0, b), (-1.0, a)]) for a, b in pairwise(differences)]
+        before, differences = length, _differences(differences)

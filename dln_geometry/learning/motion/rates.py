@@ -1,41 +1,28 @@
-"""Rates of decay of symmetric parameters under weight decay, by order of the equation of motion."""
+"""Decay of symmetric parameters under weight decay, by order of the equation of motion."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 from torch import Tensor
 
-from dln_geometry.learning.functional import as_like, as_parameters, dot
+from dln_geometry.learning.functional import Tensors, as_like, as_parameters, dot
 from dln_geometry.support import as_count, as_positive
 
 
 def translation_rate(lr: float, weight_decay: float, order: int | None = None) -> float:
     """Return the rate at which a translation-invariant parameter decays, ``c' = -rate c``.
 
-    The loss does not depend on c, the learning rule multiplies it by ``1 - lr k``. The equation of
-    motion of an order gives ``k + lr k^2/2 + ... + lr^(order + 1) k^(order + 2) / (order + 2)``;
-    all orders together ``-log(1 - lr k) / lr``, which is exact at the iterates.
+    The loss does not depend on c; a step multiplies it by ``1 - lr k``. The equation of motion of
+    an order gives ``k + lr k^2/2 + ... + lr^(order + 1) k^(order + 2) / (order + 2)``; all orders
+    together ``-log(1 - lr k) / lr``, exact at the iterates (Miyagawa, arXiv 2210.15898).
 
     Parameters
     ----------
-    lr : float
-        Learning rate.
-    weight_decay : float
-        k.
+    lr, weight_decay : float
+        Learning rate, and k; ``lr k < 1``, beyond which the parameter jumps across zero.
     order : int, optional
         Order of the equation of motion, -1 for gradient flow; `None` is all orders.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is no number or out of range; ``lr k >= 1``, where the parameter jumps
-        across zero.
-
-    References
-    ----------
-    Miyagawa, arXiv 2210.15898.
 
     Examples
     --------
@@ -53,38 +40,22 @@ def translation_rate(lr: float, weight_decay: float, order: int | None = None) -
 
 
 def scale_velocity(
-    params: Mapping[str, Tensor],
-    gradient: Mapping[str, Tensor],
-    lr: float,
-    weight_decay: float,
-    order: int,
+    params: Tensors, gradient: Tensors, lr: float, weight_decay: float, order: int
 ) -> Tensor:
     """Return ``(r^2)'`` of scale-invariant parameters, ``r^2 = |q|^2``, a scalar tensor.
 
     Gradient flow (order -1) gives ``-2 k r^2``, the equation of motion of order 0
-    ``-(2k + lr k^2) r^2 + lr |g|^2``: the step along the gradient, which is a tangent of the
-    sphere, leads outwards.
+    ``-(2k + lr k^2) r^2 + lr |g|^2``: a step along the gradient, a tangent of the sphere, leads
+    outwards (Miyagawa, arXiv 2210.15898; Tanaka & Kunin, arXiv 2105.02716). Other parameters as in
+    `translation_rate`.
 
     Parameters
     ----------
-    params : dict of str to Tensor
-        The parameters whose common scale the loss does not depend on.
-    gradient : dict of str to Tensor
-        The gradient g of the loss by them, without weight decay.
-    lr, weight_decay : float
-        Learning rate, and k.
+    params, gradient : dict of str to Tensor
+        The parameters whose common scale the loss does not depend on, and its gradient g by them,
+        without weight decay; a gradient not orthogonal to the parameters is refused.
     order : int
         -1 or 0.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is of another kind or out of range, or the gradient is not orthogonal to the
-        parameters, as that of a scale-invariant loss is.
-
-    References
-    ----------
-    Miyagawa, arXiv 2210.15898; Tanaka & Kunin, arXiv 2105.02716.
 
     Examples
     --------
@@ -99,12 +70,11 @@ def scale_velocity(
     if as_count(order, "order", -1) > 0:
         raise ValueError(f"order must be -1 or 0, got {order}")
     r2, g2, overlap = dot(q, q), dot(g, g), dot(q, g)
+    product, most = float(overlap.detach()), float((r2 * g2).detach().sqrt())
     # Rounding makes the cosine far smaller than this.
-    if float(overlap.detach().abs()) > 1e-3 * float((r2 * g2).detach().sqrt()):
+    if abs(product) > 1e-3 * most:
         raise ValueError(
             "gradient must be orthogonal to the parameters of a scale-invariant loss, got the "
-            f"cosine {float(overlap.detach() / (r2 * g2).detach().sqrt()):.2g}"
+            f"cosine {product / most if most else math.inf:.2g}"
         )
-    if order == -1:
-        return -2 * k * r2
-    return -(2 * k + lr * k**2) * r2 + lr * g2
+    return -2 * k * r2 if order == -1 else -(2 * k + lr * k**2) * r2 + lr * g2

@@ -10,7 +10,7 @@ a formal series in the learning rate, fixed by ``(e^{eta D} - 1) q = -eta g``, `
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from dln_geometry.learning.functional import (
     Loss,
     Parameters,
+    Tensors,
     as_parameters,
     combination,
     gradient_of,
@@ -27,23 +28,27 @@ from dln_geometry.learning.motion.spectrum import hessian_product
 from dln_geometry.support import as_count
 
 
-def counter_terms(loss: Loss, order: int) -> Callable[[Mapping[str, Tensor]], list[Parameters]]:
+def counter_terms(loss: Loss, order: int) -> Callable[[Tensors], list[Parameters]]:
     r"""Return the map from parameters to the counter terms ``[xi_0, ..., xi_order]``.
 
-    With the gradient g, the Hessian H and the third derivative T of the loss,
+    With the gradient g, the Hessian H and the third derivative T of the loss (Miyagawa, arXiv
+    2210.15898),
 
     ``xi_0 = H g / 2``, ``xi_1 = H^2 g / 3 + T[g, g] / 12``,
     ``xi_2 = H^3 g / 4 + H T[g, g] / 12 + T[g, H g] / 12``;
 
-    they are adjoints of the pair ``(g, H g)``, and neither H nor T is ever formed:
+    adjoints of the pair ``(g, H g)``, without forming H or T:
     ``xi_2 = K*(K*(H g, g), H g) / 12`` where ``K*(a, b) = H a + T[g, b] + H^2 b``. Above order 2
-    the terms are the Taylor coefficients, in the learning rate, of the series of differences in
-    `equation_of_motion_from_iterates`, which has the same coefficients.
+    they are the Taylor coefficients, in the learning rate, of the series of differences in
+    `equation_of_motion_from_iterates`, and the time grows like ``(a + 2) 2^(a + 1)`` gradients;
+    order a of the differences themselves costs a gradients.
 
     Parameters
     ----------
     loss : callable
-        ``loss(params)``, a scalar tensor, differentiable ``order + 2`` times.
+        ``loss(params)``, a scalar tensor that depends on `params`, ``order + 2`` times
+        differentiable. Normalisations are computed by their definitions: torch's third derivatives
+        of them are wrong.
     order : int
         At least 0.
 
@@ -51,23 +56,7 @@ def counter_terms(loss: Loss, order: int) -> Callable[[Mapping[str, Tensor]], li
     -------
     callable
         ``counter_terms(loss, order)(params)`` is a list of ``order + 1`` dicts like `params`.
-        It can be differentiated and mapped by ``torch.func``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the loss cannot be called or the order is out of range; later, if the parameters are no
-        dict of real tensors, or the loss is no scalar or does not depend on them.
-
-    Notes
-    -----
-    The normalisations of torch, whose third derivatives are wrong, are computed by their
-    definitions. The time of order a > 2 grows like ``(a + 2) 2^(a + 1)`` gradients: for high
-    orders there is `equation_of_motion_from_iterates`, whose order a costs a gradients.
-
-    References
-    ----------
-    Miyagawa, arXiv 2210.15898 (counter terms and their recursion).
+        ``torch.func`` can differentiate and map it.
 
     Examples
     --------
@@ -76,16 +65,15 @@ def counter_terms(loss: Loss, order: int) -> Callable[[Mapping[str, Tensor]], li
     [{'q': tensor([6.])}, {'q': tensor([8.])}, {'q': tensor([12.])}]
     """
     order, loss = as_count(order, "order", 0), with_exact_derivatives(loss)
-    if order <= 2:
-        return lambda params: _closed_forms(loss, as_parameters(params), order)
-    return lambda params: _taylor_forms(loss, as_parameters(params), order)
+    forms = _closed_forms if order <= 2 else _taylor_forms
+    return lambda params: forms(loss, as_parameters(params), order)
 
 
 def closed_motion(loss: Loss, lr: float, order: int) -> Callable[[Parameters], Parameters]:
     """Return ``F = -g - lr xi_0 - ... - lr^(order + 1) xi_order`` as a map of parameters.
 
-    Order -1 is the gradient flow. Up to order 2 the terms share their adjoints, and one product
-    with the Hessian less is taken than by `counter_terms`.
+    Order -1 is gradient flow. Up to order 2 the terms share their adjoints, which saves one product
+    with the Hessian over `counter_terms`.
     """
     loss = with_exact_derivatives(loss)
 
@@ -112,13 +100,7 @@ def closed_motion(loss: Loss, lr: float, order: int) -> Callable[[Parameters], P
 
 
 def difference_weights(count: int) -> list[float]:
-    """Return w with ``sum_{j=1}^J (-1)^{j+1}/j Delta^j q = sum_n w_n (q_{n+1} - q_n)``.
-
-    Examples
-    --------
-    >>> difference_weights(2)
-    [1.5, -0.5]
-    """
+    """Return w with ``sum_{j=1}^J (-1)^{j+1}/j Delta^j q = sum_n w_n (q_{n+1} - q_n)``."""
     return [
         sum((-1) ** n / j * math.comb(j - 1, n) for j in range(n + 1, count + 1))
         for n in range(count)
@@ -137,15 +119,14 @@ def _gradient_and_image(loss: Loss) -> Callable[[Parameters], tuple[Parameters, 
 
 def _closed_forms(loss: Loss, params: Parameters, order: int) -> list[Parameters]:
     if order == 0:
-        _, u = _gradient_and_image(loss)(params)
-        return [combination([(0.5, u)])]
+        return [combination([(0.5, _gradient_and_image(loss)(params)[1])])]
     (g, u), pull = torch.func.vjp(_gradient_and_image(loss), params)[:2]
     xi_0 = combination([(0.5, u)])
     if order == 1:
         return [xi_0, combination([(1 / 12, pull((combination([(3.0, u)]), g))[0])])]
     # w = T[g, g] + 2 H^2 g, the gradient of <g, H g>.
     (w,) = pull((u, g))
-    # H u from a graph of the gradient alone takes half the time of an adjoint of the pair.
+    # The graph of the gradient alone gives H u in half the time of an adjoint of the pair.
     xi_1 = combination([(1 / 12, w), (1 / 6, hessian_product(loss, params)(u))])
     return [xi_0, xi_1, combination([(1 / 12, pull((w, u))[0])])]
 
@@ -153,8 +134,8 @@ def _closed_forms(loss: Loss, params: Parameters, order: int) -> list[Parameters
 def _taylor_forms(loss: Loss, params: Parameters, order: int) -> list[Parameters]:
     """Take the Taylor coefficients of ``F(eta) = -sum_n w_n g(q_n(eta))`` at eta = 0.
 
-    ``q_n(eta)`` are the iterates from `params`. The j-th difference of the gradients is
-    ``O(eta^j)``: the first ``order + 2`` determine all coefficients up to the order.
+    ``q_n(eta)`` are the iterates from `params`. The j-th difference of their gradients is
+    ``O(eta^j)``, so that the first ``order + 2`` give all coefficients up to the order.
     """
     gradient = gradient_of(loss)
     weights = difference_weights(order + 2)
@@ -179,16 +160,6 @@ def _taylor_forms(loss: Loss, params: Parameters, order: int) -> list[Parameters
         taylor = with_derivative(taylor)
     first = next(iter(params.values()))
     derivatives = taylor(torch.zeros((), dtype=first.dtype, device=first.device))
-    return [
-        _like(params, combination([(-1.0 / math.factorial(k), value)]))
-        for k, value in enumerate(derivatives)
-        if k > 0
-    ]
-
-
-def _like(params: Parameters, vector: Parameters) -> Parameters:
-    """Return a vector in the dtypes of the parameters.
-
-    The tangent of a number that Python multiplies comes out in double precision (torch 2.13).
-    """
-    return {name: x.to(params[name].dtype) for name, x in vector.items()}
+    terms = [combination([(-1.0 / math.factorial(k), derivatives[k])]) for k in range(1, order + 2)]
+    # Tangents of products with Python numbers come out in double precision (torch 2.13).
+    return [{name: x.to(params[name].dtype) for name, x in xi.items()} for xi in terms]

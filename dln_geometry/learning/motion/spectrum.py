@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from dln_geometry.learning.functional import (
     Loss,
     Parameters,
+    Tensors,
     as_like,
     as_parameters,
     flatten,
@@ -20,13 +21,11 @@ from dln_geometry.learning.functional import (
 )
 
 
-def hessian_product(
-    loss: Loss, params: Mapping[str, Tensor]
-) -> Callable[[Mapping[str, Tensor]], Parameters]:
+def hessian_product(loss: Loss, params: Tensors) -> Callable[[Tensors], Parameters]:
     """Return the map ``v -> H v`` with the Hessian of the loss at `params`.
 
-    The gradient is evaluated once and its graph kept: a product costs about two gradients. The
-    loss must be twice differentiable; v must have the names and shapes of `params`.
+    The graph of the gradient is kept: a product costs about two gradients. The loss must be twice
+    differentiable.
 
     Examples
     --------
@@ -36,13 +35,13 @@ def hessian_product(
     """
     params = as_parameters(params)
     _, pull = torch.func.vjp(gradient_of(with_exact_derivatives(loss)), params)[:2]
-    # The Hessian is symmetric: the adjoint that reverse mode gives is the product itself.
+    # The Hessian is symmetric: reverse mode gives the product itself.
     return lambda v: pull(as_like(v, params, "v"))[0]
 
 
 def sharpness(
     loss: Loss,
-    params: Mapping[str, Tensor],
+    params: Tensors,
     *,
     rtol: float | None = None,
     max_products: int = 1000,
@@ -51,7 +50,8 @@ def sharpness(
     """Return the largest eigenvalue ``lambda_max`` of the Hessian, a scalar tensor.
 
     Gradient descent has an equation of motion where ``lr * lambda_max < 1``, and is stable at a
-    minimum where ``lr * lambda_max < 2``. Loss and `params` are as in `hessian_product`.
+    minimum where ``lr * lambda_max < 2``. The Lanczos method finds it (Parlett, The Symmetric
+    Eigenvalue Problem, chapters 12-13).
 
     Parameters
     ----------
@@ -60,20 +60,9 @@ def sharpness(
         default is the cube root of the machine epsilon. The error of the eigenvalue is the square
         of the residual over the gap.
     max_products : int
-        Most products with the Hessian, of the cost of two gradients each.
+        Most products with the Hessian (about two gradients each); a RuntimeError beyond.
     generator : torch.Generator, optional
         Source of the random start; a fresh one if not given.
-
-    Raises
-    ------
-    RuntimeError
-        If the bound is not reached in `max_products` products.
-    ValueError
-        If the Hessian is not finite.
-
-    References
-    ----------
-    Parlett, The Symmetric Eigenvalue Problem, chapters 12-13 (Lanczos).
 
     Examples
     --------
@@ -81,10 +70,9 @@ def sharpness(
     >>> sharpness(loss, {"q": torch.ones(2)}).round(decimals=4)
     tensor(8.)
     """
-    params = as_parameters(params)
-    matvec, flat = flat_product(loss, params), flatten(params)
-    options = {"rtol": rtol, "max_products": max_products, "generator": generator}
-    return largest_eigenvalue(matvec, flat, **options)[0]
+    params, options = as_parameters(params), {"max_products": max_products, "generator": generator}
+    matvec = flat_product(loss, params)
+    return largest_eigenvalue(matvec, flatten(params), rtol=rtol, **options)[0]
 
 
 def flat_product(loss: Loss, params: Parameters) -> Callable[[Tensor], Tensor]:

@@ -1,9 +1,8 @@
 """Symmetries of a loss, given by how they move the parameters.
 
 Open `symmetries` first: `Symmetry`, an action with one parameter or a family of them. `actions` has
-those with names, of which four rest on `units`; `claims` tests whether a loss has a symmetry. One
-more is a subclass with `shape` and `moved`; `generated` and `pair` follow by automatic
-differentiation unless it has closed forms for them.
+the named ones, four of them built on `units`; `claims` tests whether a loss has a symmetry. Add one
+as a subclass with `shape` and `moved`; automatic differentiation gives `generated` and `pair`.
 """
 
 from __future__ import annotations

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.functional import Parameters
+from dln_geometry.learning.functional import Parameters, Tensors
 from dln_geometry.learning.symmetry.symmetries import Symmetry
 from dln_geometry.learning.symmetry.units import (
     Side,
@@ -26,8 +26,8 @@ from dln_geometry.support import as_float_tensor
 class Translation(Symmetry):
     """The translation ``q -> q + s n`` of one parameter along a direction.
 
-    A softmax has it: a common shift of all logits changes nothing, so that the weight and the
-    bias of the layer before it may be translated along their first axis.
+    A common shift of all logits does not change a softmax: translate the weight and the bias of
+    the layer before it along their first axis.
 
     Parameters
     ----------
@@ -36,8 +36,8 @@ class Translation(Symmetry):
     direction : Tensor, shape that broadcasts to the parameter's, optional
         The direction n.
     axis : int, optional
-        Instead of a direction: the family of all translations that are constant along this axis,
-        with s (and the charges) of the parameter's shape without it.
+        Instead of a direction: all translations that are constant along this axis. Then s and the
+        charges have the parameter's shape without it.
 
     Examples
     --------
@@ -61,13 +61,12 @@ class Translation(Symmetry):
                 raise ValueError("direction must not be zero")
             object.__setattr__(self, "direction", direction)
 
-    def shape(self, params: Mapping[str, Tensor]) -> tuple[int, ...]:
+    def shape(self, params: Tensors) -> tuple[int, ...]:
         q = parameter(params, self.name)
         if self.axis is None:
             return ()
-        sizes = list(q.shape)
-        del sizes[as_axis(q, self.axis, self.name)]
-        return tuple(sizes)
+        axis = as_axis(q, self.axis, self.name)
+        return tuple(q.shape[:axis] + q.shape[axis + 1 :])
 
     def generated(self, params: Parameters, s: Tensor) -> Parameters:
         q = parameter(params, self.name)
@@ -85,7 +84,7 @@ class Translation(Symmetry):
     def moved(self, params: Parameters, s: Tensor) -> Parameters:
         return {name: params[name] + d for name, d in self.generated(params, s).items()}
 
-    def pair(self, params: Mapping[str, Tensor], covector: Mapping[str, Tensor]) -> Tensor:
+    def pair(self, params: Tensors, covector: Tensors) -> Tensor:
         if self.axis is not None:
             return covector[self.name].sum(self.axis)
         (field,) = self.generated(dict(params), self.zero(params) + 1).values()
@@ -101,8 +100,8 @@ class Scale(UnitScaling):
     names : str or sequence of str
         The parameters that are scaled together, such as the weight and the bias of the layer.
     axis : int, optional
-        One scale for each index along this axis (0 for the channels of batch normalisation), with
-        s and the charges a vector. By default one scale in all.
+        One scale for each index along this axis (0 for the channels of batch normalisation); s and
+        the charges are vectors. By default one scale in all.
 
     Examples
     --------
@@ -134,9 +133,8 @@ class Rescale(UnitScaling):
         The weight and the bias of the first layer, and the weight of the second.
     axes : tuple of two int, optional
         ``(0, 1)`` is one scale for each hidden unit, a row of the first and a column of the second
-        layer, with s and the charges a vector. A second layer with a multiple of the units has
-        that many consecutive columns for each (a convolution that is flattened). By default one
-        scale in all.
+        layer; s and the charges are vectors. A second layer after a flattened convolution may have
+        several consecutive columns for each. By default one scale in all.
 
     Examples
     --------
@@ -170,9 +168,8 @@ class Rotation(UnitMixing):
     names : str or sequence of str
         The parameters that are rotated together.
     generator : Tensor, shape (d, d), optional
-        The matrix S, which must be antisymmetric. By default the whole rotation group: s is a
-        matrix whose antisymmetric part is the generator, and the charge is an antisymmetric
-        matrix.
+        The antisymmetric matrix S. By default the whole rotation group: s is a matrix whose
+        antisymmetric part is the generator, and the charge is an antisymmetric matrix.
     axis : int
         The axis of length d.
 
@@ -212,11 +209,11 @@ class Gauge(UnitMixing):
     first, second : str or sequence of str
         The weight of the first layer with its bias, if it has one; the weight of the second.
     generator : Tensor, shape (d, d), optional
-        The matrix S, d the width between the layers. By default the whole group GL(d): s is a
-        matrix and the charges are, with the conserved ``W_1 W_1^T - W_2^T W_2``.
+        The matrix S, d the width between the layers. By default the whole group GL(d): s and the
+        charges are matrices, and ``W_1 W_1^T - W_2^T W_2`` is conserved.
     axes : tuple of two int
-        The axes of length d. The second is multiplied by the inverse transpose, so that ``(0, 0)``
-        is the gauge ``e^{s S} W_1``, ``e^{-s S^T} W_2`` of the queries and the keys of attention.
+        The axes of length d. ``(0, 0)`` is the gauge ``e^{s S} W_1``, ``e^{-s S^T} W_2`` of the
+        queries and the keys of attention.
 
     Examples
     --------

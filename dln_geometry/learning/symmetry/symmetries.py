@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.functional import Parameters
+from dln_geometry.learning.functional import Parameters, Tensors
 
 
 class SymmetryError(ValueError):
-    """A loss does not have the symmetry that was claimed; `residual` says by how much."""
+    """A loss lacks a symmetry; `residual` says by how much."""
 
     def __init__(self, message: str, residual: float) -> None:
         super().__init__(message)
@@ -22,27 +22,23 @@ class SymmetryError(ValueError):
 class Symmetry:
     r"""A family of transformations ``q -> Q(q, s)`` of the parameters, with ``Q(q, 0) = q``.
 
-    Its generator is the vector field ``dQ(q) = d/ds Q(q, s)`` at ``s = 0``. With a parameter s of
-    more than one entry it is a whole family of symmetries, with one charge for each entry of s.
+    Its generator is the vector field ``dQ(q) = d/ds Q(q, s)`` at ``s = 0``, for each entry of s;
+    each has a charge (Tanaka & Kunin, arXiv 2105.02716, section 3).
 
     Parameters
     ----------
     action : callable
-        ``action(params, s) -> params``: differentiable, the identity at ``s = 0``. Names that it
-        does not return stay as they are.
+        ``action(params, s)`` returns the parameters that it changes; differentiable, and the
+        identity at ``s = 0``.
     shape : tuple of int
         Shape of s; () for one symmetry.
     degree : {0, 1}, optional
-        1 if the generators are linear in the parameters, and their transposes generate symmetries
-        too; 0 if they are constant. Then the charges have closed laws (see `DiscreteLaw`).
-
-    References
-    ----------
-    Tanaka & Kunin, arXiv 2105.02716, section 3.
+        1 if the generators are linear in the parameters and their transposes generate symmetries
+        too, 0 if they are constant: then the charges have closed laws (see `DiscreteLaw`).
 
     Examples
     --------
-    A symmetry of your own in three lines, of a loss of ``q[0] * exp(q[1])``:
+    A symmetry of a loss of ``q[0] * exp(q[1])``:
 
     >>> def action(params, s):
     ...     q = params["q"]
@@ -70,46 +66,41 @@ class Symmetry:
             raise TypeError(f"action must be a function of params and s, got {action!r}")
         if degree not in (None, 0, 1):
             raise ValueError(f"degree must be 0, 1 or None, got {degree!r}")
-        self._action = action
-        self._shape = tuple(shape)
-        self.degree = degree
+        self._action, self._shape, self.degree = action, tuple(shape), degree
 
     def __repr__(self) -> str:
         return f"Symmetry({getattr(self._action, '__name__', self._action)})"
 
     def moved(self, params: Parameters, s: Tensor) -> Parameters:
-        """Return those parameters that the action changes, at ``Q(params, s)``."""
+        """Return the parameters that the action changes, at ``Q(params, s)``."""
         return self._action(params, s)
 
-    def shape(self, params: Mapping[str, Tensor]) -> tuple[int, ...]:
-        """Return the shape of s, which is that of the charges."""
+    def shape(self, params: Tensors) -> tuple[int, ...]:
+        """Return the shape of s and of the charges."""
         return self._shape
 
-    def action(self, params: Mapping[str, Tensor], s: Any) -> Parameters:
+    def action(self, params: Tensors, s: Any) -> Parameters:
         """Return ``Q(params, s)``; a number s stands for all entries of a family."""
         params = dict(params)
         return {**params, **self.moved(params, self._entries(params, s))}
 
-    def field(self, params: Mapping[str, Tensor], s: Any = 1.0) -> Parameters:
-        """Return the generator ``dQ(q)``, for a family in the direction s.
-
-        It is zero for parameters that the action does not change; s is as in `action`.
-        """
+    def field(self, params: Tensors, s: Any = 1.0) -> Parameters:
+        """Return the generator ``dQ(q)`` in the direction s (as in `action`), zeros included."""
         params = dict(params)
         field = self.generated(params, self._entries(params, s))
         return {n: field[n] if n in field else torch.zeros_like(q) for n, q in params.items()}
 
     def generated(self, params: Parameters, s: Tensor) -> Parameters:
-        """Return the generator in the direction s, of those parameters that it changes."""
+        """Return the generator in the direction s, without the parameters that it leaves alone."""
         return torch.func.jvp(lambda t: self.moved(params, t), (self.zero(params),), (s,))[1]
 
-    def pair(self, params: Mapping[str, Tensor], covector: Mapping[str, Tensor]) -> Tensor:
+    def pair(self, params: Tensors, covector: Tensors) -> Tensor:
         """Return ``<covector, dQ(q)>`` for a gradient or a momentum, one for each entry of s."""
         params = dict(params)
-        outcome = torch.func.vjp(lambda s: self.generated(params, s), self.zero(params))
-        return outcome[1]({name: covector[name] for name in outcome[0]})[0]
+        field, pull = torch.func.vjp(lambda s: self.generated(params, s), self.zero(params))[:2]
+        return pull({name: covector[name] for name in field})[0]
 
-    def conserved(self, params: Mapping[str, Tensor]) -> Tensor:
+    def conserved(self, params: Tensors) -> Tensor:
         """Return ``<q, dQ(q)>``, which gradient flow conserves if there is a `degree`.
 
         It is ``<q, n>`` for translations, ``|q|^2`` for scale, ``|q_1|^2 - |q_2|^2`` for rescale,
@@ -117,12 +108,12 @@ class Symmetry:
         """
         return self.pair(params, params)
 
-    def zero(self, params: Mapping[str, Tensor]) -> Tensor:
+    def zero(self, params: Tensors) -> Tensor:
         """Return ``s = 0``."""
         like = next(iter(params.values()))
         return torch.zeros(self.shape(params), dtype=like.dtype, device=like.device)
 
-    def _entries(self, params: Mapping[str, Tensor], s: Any) -> Tensor:
+    def _entries(self, params: Tensors, s: Any) -> Tensor:
         zero = self.zero(params)
         return torch.as_tensor(s, dtype=zero.dtype, device=zero.device).expand(zero.shape)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.functional import Parameters
+from dln_geometry.learning.functional import Parameters, Tensors
 from dln_geometry.learning.symmetry.symmetries import Symmetry
 
 # The names of some parameters, and the axis of their units.
@@ -16,7 +17,7 @@ Side = tuple[Any, Any]
 
 
 class UnitSymmetry(Symmetry):
-    """Units on the first side are multiplied by e^m, on the second by the inverse transpose."""
+    """Multiply units on the first side by e^m, on the second by the inverse transpose."""
 
     degree = 1
 
@@ -30,24 +31,22 @@ class UnitSymmetry(Symmetry):
 
     def acted(self, params: Parameters, m: Tensor, inverse: Callable[[], Tensor]) -> Parameters:
         """Multiply the units of all sides; `inverse` is called for a second one only."""
-        (names, axis), *second = self.sides()
-        moved = {n: self.applied(m, params[n], axis) for n in names}
-        for names, axis in second:
-            m = inverse()
+        moved: Parameters = {}
+        for k, (names, axis) in enumerate(self.sides()):
+            m = inverse() if k else m
             moved |= {n: self.applied(m, params[n], axis) for n in names}
         return moved
 
 
 class UnitScaling(UnitSymmetry):
-    """Every unit is multiplied by a number ``e^{s_u}``, or all by one where there is no axis."""
+    """Multiply every unit by a number ``e^{s_u}``, or all by the same if there is no axis."""
 
-    def shape(self, params: Mapping[str, Tensor]) -> tuple[int, ...]:
+    def shape(self, params: Tensors) -> tuple[int, ...]:
         sides = self.sides()
         if sides[0][1] is not None:
             return (_count(params, sides, multiples=True),)
-        for names, _ in sides:
-            for name in names:
-                parameter(params, name)
+        for name in (name for names, _ in sides for name in names):
+            parameter(params, name)
         return ()
 
     def generated(self, params: Parameters, s: Tensor) -> Parameters:
@@ -59,25 +58,24 @@ class UnitScaling(UnitSymmetry):
     def applied(self, m: Tensor, q: Tensor, axis: Any) -> Tensor:
         if axis is None:
             return q * m
-        size = q.shape[axis]
-        if size != m.shape[0]:
+        if (size := q.shape[axis]) != m.shape[0]:
             m = m.repeat_interleave(size // m.shape[0])
         sizes = [1] * q.ndim
         sizes[axis] = size
         return q * m.reshape(sizes)
 
-    def pair(self, params: Mapping[str, Tensor], covector: Mapping[str, Tensor]) -> Tensor:
+    def pair(self, params: Tensors, covector: Tensors) -> Tensor:
         shape = self.shape(params)
         first, *second = (_products(covector, params, *side, shape) for side in self.sides())
         return first - second[0] if second else first
 
 
 class UnitMixing(UnitSymmetry):
-    """The units are multiplied by the matrix ``e^{s S}``, or by ``e^s`` with any matrix s."""
+    """Multiply the units by the matrix ``e^{s S}``, or by ``e^s`` with any matrix s."""
 
     generator: Any
 
-    def shape(self, params: Mapping[str, Tensor]) -> tuple[int, ...]:
+    def shape(self, params: Tensors) -> tuple[int, ...]:
         count = _count(params, self.sides())
         if self.generator is None:
             return (count, count)
@@ -93,14 +91,13 @@ class UnitMixing(UnitSymmetry):
         return self.acted(params, m, lambda: -m.mT)
 
     def moved(self, params: Parameters, s: Tensor) -> Parameters:
-        m = self._matrix(params, s)
-        exp = torch.linalg.matrix_exp
+        m, exp = self._matrix(params, s), torch.linalg.matrix_exp
         return self.acted(params, exp(m), lambda: exp(-m.mT))
 
     def applied(self, m: Tensor, q: Tensor, axis: Any) -> Tensor:
         return (q.movedim(axis, -1) @ m.mT).movedim(-1, axis)
 
-    def pair(self, params: Mapping[str, Tensor], covector: Mapping[str, Tensor]) -> Tensor:
+    def pair(self, params: Tensors, covector: Tensors) -> Tensor:
         self.shape(params)
         first, *second = (_outer_products(covector, params, *side) for side in self.sides())
         m = first - second[0].mT if second else first
@@ -117,7 +114,7 @@ class UnitMixing(UnitSymmetry):
 
 
 def set_names(symmetry: Symmetry, *fields: str) -> None:
-    """Make tuples of the fields that hold one name or several, which must all differ."""
+    """Make tuples of the fields that hold one name or several; all names must differ."""
     for field in fields:
         names = getattr(symmetry, field)
         resolved = (names,) if isinstance(names, str) else names
@@ -131,7 +128,7 @@ def set_names(symmetry: Symmetry, *fields: str) -> None:
         raise ValueError(f"first and second must have no parameter in common, got {both}")
 
 
-def parameter(params: Mapping[str, Tensor], name: str) -> Tensor:
+def parameter(params: Tensors, name: str) -> Tensor:
     """Return the parameter of that name, which must exist."""
     if name not in params:
         raise ValueError(f"name must be one of the parameters {sorted(params)}, got {name!r}")
@@ -145,7 +142,7 @@ def as_axis(q: Tensor, axis: int, name: str) -> int:
     return axis % q.ndim
 
 
-def _count(params: Mapping[str, Tensor], sides: Sequence[Side], *, multiples: bool = False) -> int:
+def _count(params: Tensors, sides: Sequence[Side], *, multiples: bool = False) -> int:
     """Return the number of units; parameters of the second side may have a multiple of it."""
     count = 0
     for k, (names, axis) in enumerate(sides):
@@ -162,23 +159,15 @@ def _count(params: Mapping[str, Tensor], sides: Sequence[Side], *, multiples: bo
     return count
 
 
-def _products(
-    a: Mapping[str, Tensor],
-    b: Mapping[str, Tensor],
-    names: Sequence[str],
-    axis: int | None,
-    shape: tuple[int, ...],
-) -> Tensor:
+def _products(a: Tensors, b: Tensors, names: Sequence[str], axis: Any, shape: Any) -> Tensor:
     """Return ``<a, b>`` over the parameters named: in all, or for each unit along the axis."""
+    products = [a[n] * b[n] for n in names]
     if axis is None:
-        return _sum_of([(a[n] * b[n]).sum() for n in names])
-    products = [(a[n] * b[n]).movedim(axis, 0).reshape(shape[0], -1) for n in names]
-    return _sum_of([product.sum(1) for product in products])
+        return _sum_of([product.sum() for product in products])
+    return _sum_of([product.movedim(axis, 0).reshape(*shape, -1).sum(1) for product in products])
 
 
-def _outer_products(
-    a: Mapping[str, Tensor], b: Mapping[str, Tensor], names: Sequence[str], axis: int
-) -> Tensor:
+def _outer_products(a: Tensors, b: Tensors, names: Sequence[str], axis: int) -> Tensor:
     """Return the matrix ``m_ij = <a_i, b_j>`` of the slices along the axis, over the parameters."""
 
     def slices(x: Tensor) -> Tensor:
@@ -189,7 +178,4 @@ def _outer_products(
 
 def _sum_of(terms: Sequence[Tensor]) -> Tensor:
     """Return the sum of at least one tensor."""
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
+    return reduce(torch.add, terms)
