@@ -103,10 +103,10 @@ def _functional_linear(network: TracedNetwork, node: fx.Node) -> Layer | None:
     unknown = any(a is not None and n is None for a, n in zip(arguments, names, strict=True))
     if unknown or not names or names[0] is None or set(node.kwargs) - {"bias"}:
         return None
-    return _dense(network.root.get_parameter(names[0]), names[0], names[1] if names[1:] else None)
+    return _linear(network.root.get_parameter(names[0]), names[0], names[1] if names[1:] else None)
 
 
-def _dense(matrix: Tensor, weight: str, bias: str | None) -> Layer:
+def _linear(matrix: Tensor, weight: str, bias: str | None) -> Layer:
     return Layer(weight, bias, 0, matrix.shape[0], Layout(), 1, matrix.shape[1])
 
 
@@ -135,7 +135,7 @@ def _convolution(module: Any, weight: str, bias: str | None) -> Layer | None:
 
 
 MAKERS: dict[type[nn.Module], Callable[[Any, str, str | None], Layer | None]] = {
-    nn.Linear: lambda module, *names: _dense(module.weight, *names),
+    nn.Linear: lambda module, *names: _linear(module.weight, *names),
     DeepLinear: lambda module, weight, bias: Layer(weight, bias, 0, module.out_features, Layout()),
     nn.Embedding: _embedding,
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),

@@ -96,17 +96,17 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
 # Torch passes the options of these two as keywords.
 def _functional_batch_norm(input: Tensor, mean: Any, variance: Any, **options: Any) -> Tensor:
     if options["training"] and input.numel() // input.shape[1] == 1:
-        _refuse(input, "batch normalisation", "channel")
+        _refuse_single(input, "batch normalisation", "channel")
     return _batch_norm(input, running_mean=mean, running_var=variance, **options)
 
 
 def _functional_instance_norm(input: Tensor, **options: Any) -> Tensor:
     if options["use_input_stats"] and input.shape[2:].numel() == 1:
-        _refuse(input, "instance normalisation", "instance")
+        _refuse_single(input, "instance normalisation", "instance")
     return _instance_norm(input, **options)
 
 
-def _refuse(x: Tensor, name: str, unit: str) -> None:
+def _refuse_single(x: Tensor, name: str, unit: str) -> None:
     raise ValueError(f"{name} must have more than one value per {unit}, got {tuple(x.shape)}")
 
 
