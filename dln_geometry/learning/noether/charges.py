@@ -14,9 +14,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.functional import Loss, gradient_of
+from dln_geometry.learning.functional import Loss, Tensors, gradient_of
 from dln_geometry.learning.noether.mechanics import acceleration, as_state, hessian_along, momentum
-from dln_geometry.learning.rules import Rule, Tensors, as_rule
+from dln_geometry.learning.rules import Rule, as_rule
 from dln_geometry.learning.symmetry import Symmetry, as_symmetry
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.functional import Loss, as_like, as_parameters
+from dln_geometry.learning.functional import Loss, Tensors, as_like, as_parameters
 from dln_geometry.learning.noether.momentum_law import charge_after, nesterov_direction, pushes
-from dln_geometry.learning.rules import Rule, Tensors, as_rule
+from dln_geometry.learning.rules import Rule, as_rule
 from dln_geometry.learning.symmetry import Symmetry, as_symmetry, check_symmetric
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from dln_geometry.learning.functional import (
     Loss,
     Parameters,
+    Tensors,
     as_like,
     as_parameters,
     as_value,
@@ -29,7 +30,7 @@ from dln_geometry.learning.functional import (
     gradient_and_value_of,
     gradient_of,
 )
-from dln_geometry.learning.rules import Rule, Tensors, as_rule, hessian_inverse
+from dln_geometry.learning.rules import Rule, as_rule, hessian_inverse
 
 
 def kinetic_energy(rule: Rule, params: Tensors, velocity: Tensors) -> Tensor:

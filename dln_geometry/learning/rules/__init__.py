@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from dln_geometry.learning.rules.legendre import hessian_inverse
-from dln_geometry.learning.rules.rule import Rule, Tensors, as_rule
+from dln_geometry.learning.rules.rule import Rule, as_rule
 
-__all__ = ["Rule", "Tensors", "as_rule", "hessian_inverse"]
+__all__ = ["Rule", "as_rule", "hessian_inverse"]

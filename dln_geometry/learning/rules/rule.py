@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
-from dln_geometry.learning.functional import Loss, Parameters, as_like, as_parameters, gradient_of
+from dln_geometry.learning.functional import (
+    Loss,
+    Parameters,
+    Tensors,
+    as_like,
+    as_parameters,
+    gradient_of,
+)
 from dln_geometry.learning.rules.legendre import legendre_inverse
 from dln_geometry.support import as_flag, as_positive
-
-Tensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
