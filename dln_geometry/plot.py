@@ -34,10 +34,8 @@ def singular_values(
 
     Parameters
     ----------
-    trajectory : Trajectory
-        A run; a batch is drawn sample by sample in the same axes.
-    ax : Axes, optional
-        Where to draw; by default the axes of a new figure.
+    trajectory, ax
+        A run, and where to draw it; a batch is drawn sample by sample in the same axes.
     count : int
         Number of leading modes in colour; the others are thin grey lines.
     log : bool
@@ -45,19 +43,15 @@ def singular_values(
     """
     from matplotlib import colormaps
 
-    values = _values_over_time(trajectory, "singular_values")
-    count = as_count(count, "count", 0)
-    ax = _axes_of(ax)
-    t, modes = _float_array(trajectory.t), values.shape[-1]
+    values, count = _values_over_time(trajectory, "singular_values"), as_count(count, "count", 0)
+    ax, t, modes = _axes_of(ax), _float_array(trajectory.t), values.shape[-1]
     values = values.reshape(len(t), -1, modes)
     colours = colormaps["viridis"](np.linspace(0.0, 0.92, max(1, min(count, modes))))
     # From the last to the first: matplotlib draws later lines on top.
     for mode in reversed(range(modes)):
-        leading = mode < count
-        colour, width = (colours[mode], 1.4) if leading else ("0.75", 0.5)
+        colour, width = (colours[mode], 1.4) if mode < count else ("0.75", 0.5)
         ax.plot(t, values[..., mode], color=colour, linewidth=width)
-    ax.set_xlabel("time")
-    ax.set_ylabel("singular values")
+    ax.set(xlabel="time", ylabel="singular values")
     if log:
         ax.set_yscale("log")
     else:
@@ -72,11 +66,9 @@ def loss(trajectory: Trajectory, ax: Axes | None = None, **style: Any) -> Axes:
     A batch gives one line for each sample. Parameters as in `singular_values`.
     """
     values = _values_over_time(trajectory, "loss")
-    ax = _axes_of(ax)
-    t = _float_array(trajectory.t)
+    ax, t = _axes_of(ax), _float_array(trajectory.t)
     ax.plot(t, values.reshape(len(t), -1), **style)
-    ax.set_xlabel("time")
-    ax.set_ylabel("loss")
+    ax.set(xlabel="time", ylabel="loss")
     if (values > 0).all():
         ax.set_yscale("log")
     _tight_time(ax, t)
@@ -111,15 +103,12 @@ def entropy(
     values = _float_array(_entropies(trajectory, widths))
     if relative:
         values = values - values[0]
-    ax = _axes_of(ax)
-    count = len(energy)
+    ax, count = _axes_of(ax), len(energy)
     ax.plot(energy.reshape(count, -1), values.reshape(count, -1), **style)
-    ax.set_xlabel("loss")
-    ax.set_ylabel("entropy since the start" if relative else "entropy")
+    ax.set(xlabel="loss", ylabel="entropy since the start" if relative else "entropy")
     if (energy > 0).all():
         ax.set_xscale("log")
-    if not ax.xaxis_inverted():
-        ax.invert_xaxis()
+    ax.xaxis.set_inverted(True)
     return ax
 
 
@@ -130,10 +119,8 @@ def matrix(x: Any, ax: Axes | None = None, **style: Any) -> Axes:
     ----------
     x : array_like of shape (m, n), Collapsed, EndToEnd or Network
         One matrix.
-    ax : Axes, optional
-        Where to draw; by default the axes of a new figure.
     **style
-        Passed on to ``Axes.imshow``; by default a diverging colour map, symmetric about 0.
+        Options of ``Axes.imshow``; by default a diverging colour map, symmetric about 0.
     """
     from matplotlib import colormaps
 
@@ -148,8 +135,7 @@ def matrix(x: Any, ax: Axes | None = None, **style: Any) -> Axes:
     cmap = style.pop("cmap")
     cmap = (colormaps[cmap] if isinstance(cmap, str) else cmap).with_extremes(bad="#f2e3c6")
     ax.imshow(np.ma.masked_where(~known, values), cmap=cmap, **style)
-    ax.set_xticks([])
-    ax.set_yticks([])
+    ax.set(xticks=[], yticks=[])
     return ax
 
 
@@ -162,12 +148,9 @@ def spectrum(x: Any, ax: Axes | None = None, **style: Any) -> Axes:
     values = _float_array(s)
     if values.ndim != 1:
         raise ValueError(f"x must be a single matrix, got a batch of shape {values.shape[:-1]}")
-    ax = _axes_of(ax)
-    index = np.arange(1, len(values) + 1)
-    kept = values > 0
-    ax.plot(index[kept], values[kept], **{"marker": ".", "linewidth": 0.8, **style})
-    ax.set_xlabel("index")
-    ax.set_ylabel("singular values")
+    ax, kept = _axes_of(ax), values > 0
+    ax.plot(1 + kept.nonzero()[0], values[kept], **{"marker": ".", "linewidth": 0.8, **style})
+    ax.set(xlabel="index", ylabel="singular values")
     if kept.any():
         ax.set_yscale("log")
     return ax
@@ -206,9 +189,9 @@ def _entropies(trajectory: Trajectory, widths: Sequence[int] | int | None) -> Te
         raise ValueError("trajectory must hold the last point of a gradient flow, got none")
     (m, n), depth = final.shape, as_depth(trajectory.depth)
     # The entropy depends on the singular values alone: any frames of the right shape do.
-    r = s.shape[-1]
-    u = torch.eye(m, r, dtype=s.dtype).expand(*s.shape[1:-1], m, r)
-    vh = torch.eye(r, n, dtype=s.dtype).expand(*s.shape[1:-1], r, n)
+    batch, r = s.shape[1:-1], s.shape[-1]
+    u = torch.eye(m, r, dtype=s.dtype).expand(*batch, m, r)
+    vh = torch.eye(r, n, dtype=s.dtype).expand(*batch, r, n)
     # Time by time: the kernels of a whole run at full rank may not fit into memory.
     points = (EndToEnd(u, row, vh, depth, depth.infinite) for row in s)
     return torch.stack([entropy_of(point, widths=widths) for point in points])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from dln_geometry.cli.completion import SUFFIXES, Plan, complete_matrix
 from dln_geometry.cli.files import read_entries
@@ -31,13 +32,13 @@ app = typer.Typer(
 @app.callback(invoke_without_command=True)
 def photograph_command(
     context: typer.Context,
-    out: Annotated[Path, typer.Option(help="Figure to write.")] = Path("dln-photograph.png"),
+    out: Annotated[Path, Option(help="Figure to write.")] = Path("dln-photograph.png"),
     store: Annotated[
-        Path | None, typer.Option(help="Folder of states, from which a killed job continues.")
+        Path | None, Option(help="Folder of states, from which a killed job continues.")
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A small picture, in seconds.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the hidden pixels and the start.")] = 0,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    quick: Annotated[bool, Option("--quick", help="A small picture, in seconds.")] = False,
+    seed: Annotated[int, Option(help="Seed of the hidden pixels and the start.")] = 0,
+    version: Annotated[bool, Option("--version", help="Print the version.")] = False,
 ) -> None:
     """Deep linear networks: without a command, complete a photograph from 40 % of its pixels."""
     if version:
@@ -45,10 +46,9 @@ def photograph_command(
 
         print(f"dln {__version__}")
         raise typer.Exit
-    if context.invoked_subcommand is not None:
-        return
-    with _resumable(store):
-        complete_photograph(out, store=store, quick=quick, seed=seed)
+    if context.invoked_subcommand is None:
+        with _resumable(store):
+            complete_photograph(out, store=store, quick=quick, seed=seed)
 
 
 @app.command("complete")
@@ -61,44 +61,42 @@ def complete_command(
             "scipy), .npy (a table), .mtx."
         ),
     ],
-    depth: Annotated[float, typer.Option(help="Depth N >= 1, a real number or inf.")] = 3.0,
-    rank: Annotated[int | None, typer.Option(help="Rank of the network [default: full].")] = None,
+    depth: Annotated[float, Option(help="Depth N >= 1, a real number or inf.")] = 3.0,
+    rank: Annotated[int | None, Option(help="Rank of the network [default: full].")] = None,
     scale: Annotated[
-        float, typer.Option(help="Singular values of the start, relative to the matrix's norm.")
+        float, Option(help="Singular values of the start, relative to the matrix's norm.")
     ] = 1e-3,
-    t_end: Annotated[float | None, typer.Option(help="End of time.")] = None,
+    t_end: Annotated[float | None, Option(help="End of time.")] = None,
     until_loss: Annotated[
-        float | None,
-        typer.Option(help="Stop at this share of the loss of the mean [default: 0.001]."),
+        float | None, Option(help="Stop at this share of the loss of the mean [default: 0.001].")
     ] = None,
     until_gradient: Annotated[
         float | None,
-        typer.Option(help="Stop at this norm of the Riemannian gradient [default: at rest]."),
+        Option(help="Stop at this norm of the Riemannian gradient [default: at rest]."),
     ] = None,
-    seconds: Annotated[float | None, typer.Option(help="Stop after this long.")] = None,
-    holdout: Annotated[float, typer.Option(help="Share of entries kept to test on.")] = 0.1,
-    center: Annotated[bool, typer.Option(help="Take the mean of the entries away.")] = True,
-    seed: Annotated[int, typer.Option(help="Seed of the held-out entries and the start.")] = 0,
-    rtol: Annotated[float, typer.Option(help="Tolerance of the integrator.")] = 1e-6,
+    seconds: Annotated[float | None, Option(help="Stop after this long.")] = None,
+    holdout: Annotated[float, Option(help="Share of entries kept to test on.")] = 0.1,
+    center: Annotated[bool, Option(help="Take the mean of the entries away.")] = True,
+    seed: Annotated[int, Option(help="Seed of the held-out entries and the start.")] = 0,
+    rtol: Annotated[float, Option(help="Tolerance of the integrator.")] = 1e-6,
     layout: Annotated[
         str,
-        typer.Option(
+        Option(
             help="What a table holds: triples, matrix, or auto: full lines of two "
             "whole numbers and a third are triples, a matrix must have holes."
         ),
     ] = "auto",
     one_based: Annotated[
-        bool, typer.Option("--one-based", help="Rows and columns of triples count from 1.")
+        bool, Option("--one-based", help="Rows and columns of triples count from 1.")
     ] = False,
     shape: Annotated[
-        str | None, typer.Option(help="Shape m,n of triples [default: the largest places].")
+        str | None, Option(help="Shape m,n of triples [default: the largest places].")
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(help="Name of the results without suffix, or a folder for them."),
+        Path | None, Option(help="Name of the results without suffix, or a folder for them.")
     ] = None,
     store: Annotated[
-        Path | None, typer.Option(help="File of the state, from which a killed run continues.")
+        Path | None, Option(help="File of the state, from which a killed run continues.")
     ] = None,
 ) -> None:
     """Complete a matrix from its known entries by the gradient flow of a deep linear network."""
@@ -106,17 +104,8 @@ def complete_command(
     if sides is not None and (len(sides) != 2 or min(sides) < 1):
         raise ValueError(f"--shape must be two positive integers m,n, got {shape}")
     limits = {"loss": until_loss, "gradient": until_gradient, "seconds": seconds}
-    plan = Plan(
-        depth=as_depth(depth),
-        rank=rank,
-        scale=scale,
-        until={name: value for name, value in limits.items() if value is not None},
-        t_end=t_end,
-        holdout=holdout,
-        center=center,
-        seed=seed,
-        rtol=rtol,
-    )
+    until = {name: value for name, value in limits.items() if value is not None}
+    plan = Plan(as_depth(depth), rank, scale, until, t_end, holdout, center, seed, rtol)
     entries = read_entries(data, layout=layout, one_based=one_based, shape=sides)
     name = Path(f"{data.stem}-completed")
     if out is not None:
@@ -135,23 +124,21 @@ app.command("entropy")(entropy_command)
 
 @contextmanager
 def _resumable(store: Path | None) -> Iterator[None]:
-    """Answer an interrupt by one line that says how to go on."""
+    """Turn an interrupt into one line that says how to go on."""
     try:
         yield
     except KeyboardInterrupt:
-        if store is None:
-            hint = "give --store to be able to continue"
-        else:
+        hint = "give --store to be able to continue"
+        if store is not None:
             hint = f"the same command continues from {store}"
         sys.stderr.write(f"interrupted: {hint}\n")
         raise typer.Exit(130) from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command, by default that of the process, and return its exit code.
+    """Run a command, by default that of the process; return its exit code.
 
-    A mistake of the user is one line on the standard error stream and the code 2; an interrupt
-    is the code 130.
+    A mistake of the user prints one line to stderr and returns 2; an interrupt returns 130.
     """
     given = None if arguments is None else list(arguments)
     try:

@@ -35,12 +35,7 @@ FLAT = 1e-3
 
 @dataclass(frozen=True)
 class Plan:
-    """How to complete a matrix: the options of the command, which says what they mean.
-
-    `scale` is the size of the singular values of the start, relative to the norm that the whole
-    matrix has if it varies like its observed entries. `until` maps ``loss`` (as a share of that of
-    the mean), ``gradient`` and ``seconds`` to their bounds.
-    """
+    """Options of the command; `until` maps ``loss`` (as a share), ``gradient``, ``seconds``."""
 
     depth: Depth
     rank: int | None
@@ -55,25 +50,21 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Split:
-    """Seen entries as a loss of the centred matrix, held-out ones as they were."""
+    """Seen entries as a loss of the centred matrix; held-out ones: rows, columns, values."""
 
     loss: Completion
-    rows: Tensor
-    cols: Tensor
-    values: Tensor
+    held: tuple[Tensor, Tensor, Tensor]
     mean: float
 
 
 def complete_matrix(
     entries: Entries, plan: Plan, out: Path, *, store: Path | None = None, progress: bool = False
 ) -> None:
-    """Complete a matrix; write ``OUT.npy``, ``OUT.npz`` (the run) and ``OUT.png``; print a table.
-
-    `store` is a file from which a killed run continues.
-    """
+    """Complete a matrix, write the results, print a table; `store` keeps the state of the run."""
     _check_plan(plan, entries.shape)
-    for suffix in SUFFIXES:
-        check_output(out.with_name(out.name + suffix), SUFFIXES)
+    paths = [out.with_name(out.name + suffix) for suffix in SUFFIXES]
+    for path in paths:
+        check_output(path, SUFFIXES)
     split = _split(entries, plan)
     m, n = entries.shape
     print(f"layout: {entries.layout}; {len(entries.values)} known entries of {m} x {n}")
@@ -81,10 +72,10 @@ def complete_matrix(
     trajectory = _run_flow(split.loss, plan, store, progress)
     outcome = outcome_of(trajectory)
     matrix = outcome.matrix + split.mean
-    with written_whole(out.with_name(f"{out.name}.npy")) as handle:
+    with written_whole(paths[0]) as handle:
         np.save(handle, matrix.numpy(), allow_pickle=False)
-    trajectory.save(out.with_name(f"{out.name}.npz"))
-    _panels(trajectory, outcome.matrix).savefig(out.with_name(f"{out.name}.png"), dpi=150)
+    trajectory.save(paths[1])
+    _panels(trajectory, outcome.matrix).savefig(paths[2], dpi=150)
     _print_results(trajectory, outcome, split, plan)
     print(f"written: {out}.npy (matrix), {out}.npz (trajectory), {out}.png (figure)")
 
@@ -107,12 +98,10 @@ def _check_plan(plan: Plan, shape: tuple[int, int]) -> None:
 
 def _warn_of_fixed_spaces(plan: Plan, shape: tuple[int, int]) -> None:
     """Name the spaces of the start that a flow of infinite depth cannot change."""
-    if not plan.depth.infinite:
-        return
     rank = min(shape) if plan.rank is None else plan.rank
-    spaces = ("column space", "row space")
-    names = [name for name, side in zip(spaces, shape, strict=True) if rank < side]
-    if names:
+    pairs = zip(("column space", "row space"), shape, strict=True)
+    names = [name for name, side in pairs if rank < side]
+    if names and plan.depth.infinite:
         sys.stderr.write(
             f"warning: at infinite depth a flow of rank {rank} keeps the {' and '.join(names)} "
             "of its random start\n"
@@ -123,9 +112,8 @@ def _split(entries: Entries, plan: Plan) -> _Split:
     """Hold out a share of the entries, and centre the others."""
     rows, cols = torch.from_numpy(entries.rows), torch.from_numpy(entries.cols)
     values = torch.from_numpy(entries.values)
-    count = len(values)
+    count, least = len(values), 2 if plan.center else 1
     out = round(plan.holdout * count)
-    least = 2 if plan.center else 1
     if count - out < least:
         raise ValueError(
             f"too few entries are left to learn from: they must be at least {least}"
@@ -136,7 +124,7 @@ def _split(entries: Entries, plan: Plan) -> _Split:
     seen, held = order[out:], order[:out]
     mean = float(values[seen].mean()) if plan.center else 0.0
     loss = Completion(rows[seen], cols[seen], values[seen] - mean, entries.shape)
-    return _Split(loss, rows[held], cols[held], values[held], mean)
+    return _Split(loss, (rows[held], cols[held], values[held]), mean)
 
 
 def _run_flow(loss: Completion, plan: Plan, store: Path | None, progress: bool) -> Trajectory:
@@ -147,13 +135,9 @@ def _run_flow(loss: Completion, plan: Plan, store: Path | None, progress: bool) 
         what = "different from their mean" if plan.center else "different from 0"
         raise ValueError(f"the entries must be {what}, got all equal")
     size = plan.scale * math.sqrt(2.0 * zero / len(loss.values)) * math.sqrt(m * n)
+    generator, dtype = torch.Generator().manual_seed(plan.seed + 1), loss.values.dtype
     start = Collapsed.random(
-        (m, n),
-        plan.rank,
-        plan.depth,
-        scale=size,
-        generator=torch.Generator().manual_seed(plan.seed + 1),
-        dtype=loss.values.dtype,
+        (m, n), plan.rank, plan.depth, scale=size, generator=generator, dtype=dtype
     )
     until = dict(plan.until)
     if plan.t_end is None and not {"loss", "gradient"} & until.keys():
@@ -169,21 +153,20 @@ def _run_flow(loss: Completion, plan: Plan, store: Path | None, progress: bool) 
 
 
 def _print_results(trajectory: Trajectory, outcome: Outcome, split: _Split, plan: Plan) -> None:
-    m, n = split.loss.shape
-    count = len(split.loss.values)
+    (m, n), count = split.loss.shape, len(split.loss.values)
+    held_rows, held_cols, held = split.held
     rows = [
         ("matrix", f"{m} x {n}, rank <= {min(m, n) if plan.rank is None else plan.rank}"),
         ("depth", f"{plan.depth:g}"),
         ("entries seen", str(count)),
-        ("entries held out", str(len(split.values))),
+        ("entries held out", str(len(held))),
         ("mean taken away", number(split.mean) if plan.center else "–"),
         ("observed loss", number(outcome.loss)),
         ("observed rms error", number(math.sqrt(2.0 * outcome.loss / count))),
     ]
-    if len(split.values):
-        matrix = outcome.matrix + split.mean
-        error = (matrix[split.rows, split.cols] - split.values).square()
-        base = (split.values - split.mean).square().sum()
+    if len(held):
+        error = (outcome.matrix[held_rows, held_cols] + split.mean - held).square()
+        base = (held - split.mean).square().sum()
         rows += [
             ("held-out rms error", number(float(error.mean().sqrt()))),
             ("held-out error (dB)", f"{decibel(float(error.sum() / base)):.2f}" if base else "–"),
@@ -197,13 +180,12 @@ def _print_results(trajectory: Trajectory, outcome: Outcome, split: _Split, plan
         ("evaluations", str(trajectory.stats["evaluations"])),
         ("seconds", outcome.seconds),
     ]
-    caption = None
-    if len(split.values) and plan.center:
-        caption = (
-            "Held-out error: squared error over that of the mean of the seen entries;\n"
-            "lower is better, 0 dB knows no more than the mean."
-        )
-    print_table("Matrix completion", ("", "value"), rows, caption)
+    caption = (
+        "Held-out error: squared error over that of the mean of the seen entries;\n"
+        "lower is better, 0 dB knows no more than the mean."
+    )
+    shown = caption if len(held) and plan.center else None
+    print_table("Matrix completion", ("", "value"), rows, shown)
 
 
 def _panels(trajectory: Trajectory, centred: Tensor) -> Figure:

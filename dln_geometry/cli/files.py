@@ -15,13 +15,13 @@ import numpy as np
 from dln_geometry.cli.tables import read_table
 
 TABLES = (".csv", ".tsv", ".txt")
-LAYOUTS = ("auto", "triples", "matrix")
 # What numpy and scipy raise on files of another kind, cut short or changed. OSError is not among
 # them: a file that is missing keeps its own message.
 _DAMAGED = (
     ValueError, EOFError, ArithmeticError, RuntimeError, LookupError, AttributeError, TypeError,
     zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
+Shape = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,12 @@ class Entries:
     rows: np.ndarray
     cols: np.ndarray
     values: np.ndarray
-    shape: tuple[int, int]
+    shape: Shape
     layout: str
 
 
 def read_entries(
-    path: Path,
-    *,
-    layout: str = "auto",
-    one_based: bool = False,
-    shape: tuple[int, int] | None = None,
+    path: Path, *, layout: str = "auto", one_based: bool = False, shape: Shape | None = None
 ) -> Entries:
     """Read the observed entries of a matrix.
 
@@ -50,25 +46,36 @@ def read_entries(
     `layout` must decide (``"triples"`` ignores further columns). ``.npy`` and the only array of an
     ``.npz`` are read like a table. ``.npz`` may also hold the arrays ``rows, cols, values`` and
     perhaps ``shape``, or a sparse matrix of scipy, whose stored entries are the observed ones.
-    ``.mtx`` is Matrix Market.
 
-    `one_based` says that the places of triples count from 1, in tables and in ``.npz``; `shape` is
+    With `one_based` the places of triples count from 1, in tables and in ``.npz``; `shape` is
     their shape (m, n), by default that of the largest places.
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout}")
+    if layout not in ("auto", "triples", "matrix"):
+        raise ValueError(f"layout must be one of auto, triples, matrix, got {layout}")
     suffix = _suffix_of(path, (*TABLES, ".npz", ".npy", ".mtx"))
     if suffix == ".mtx":
-        table = _matrix_market(path)
+        from scipy.io import mmread
+
+        with _reading(path, "a Matrix Market file", told=True):
+            table: Any = mmread(path)
         if not isinstance(table, np.ndarray):
             return _from_sparse(table, path)
     elif suffix == ".npz":
         arrays = _archive(path)
         if {"rows", "cols", "values"} <= arrays.keys():
-            shape = shape or _stored_shape(arrays.get("shape"), path)
+            if shape is None and "shape" in arrays:
+                sides = arrays["shape"]
+                if sides.shape != (2,) or sides.dtype.kind not in "iu":
+                    got = sides.tolist()
+                    raise ValueError(f"{path} must hold a shape of two integers, got {got}")
+                shape = int(sides[0]), int(sides[1])
             return _from_triples(arrays["rows"], arrays["cols"], arrays["values"], one_based, shape)
         if "format" in arrays:
-            return _from_sparse(_scipy_archive(path), path)
+            from scipy import sparse
+
+            with _reading(path, "a sparse matrix of scipy", told=True):
+                stored = sparse.load_npz(path)
+            return _from_sparse(stored, path)
         table = _only(arrays, path, "a single matrix or the arrays rows, cols, values")
     else:
         table = _numpy_file(path) if suffix == ".npy" else read_table(path)
@@ -89,7 +96,7 @@ def read_matrix(path: Path) -> np.ndarray:
 
 
 def _suffix_of(path: Path, suffixes: tuple[str, ...]) -> str:
-    """Return the suffix of a file that is there and not empty."""
+    """Return the suffix of a file that is not empty."""
     suffix = path.suffix.lower()
     if suffix not in suffixes:
         raise ValueError(f"{path} must end in one of {', '.join(suffixes)}, got {suffix!r}")
@@ -132,52 +139,23 @@ def _archive(path: Path) -> dict[str, np.ndarray]:
         return {name: archive[name] for name in archive.files}
 
 
-def _scipy_archive(path: Path) -> Any:
-    from scipy import sparse
-
-    with _reading(path, "a sparse matrix of scipy", told=True):
-        return sparse.load_npz(path)
-
-
-def _matrix_market(path: Path) -> Any:
-    from scipy.io import mmread
-
-    with _reading(path, "a Matrix Market file", told=True):
-        return mmread(path)
-
-
 def _only(arrays: dict[str, np.ndarray], path: Path, expected: str) -> np.ndarray:
     if len(arrays) != 1:
         raise ValueError(f"{path} must hold {expected}, got {', '.join(sorted(arrays)) or 'none'}")
     return next(iter(arrays.values()))
 
 
-def _stored_shape(stored: np.ndarray | None, path: Path) -> tuple[int, int] | None:
-    if stored is None:
-        return None
-    if stored.shape != (2,) or stored.dtype.kind not in "iu":
-        raise ValueError(f"{path} must hold a shape of two integers, got {stored.tolist()}")
-    return int(stored[0]), int(stored[1])
-
-
 def _from_triples(
-    rows: np.ndarray,
-    cols: np.ndarray,
-    values: np.ndarray,
-    one_based: bool,
-    shape: tuple[int, int] | None,
+    rows: np.ndarray, cols: np.ndarray, values: np.ndarray, one_based: bool, shape: Shape | None
 ) -> Entries:
     """Return entries from three columns, the places counted from 0."""
     lengths = [x.shape for x in (rows, cols, values)]
     if len(set(lengths)) != 1 or rows.ndim != 1 or rows.size == 0:
-        raise ValueError(
-            "rows, cols and values must have one shape (k,), got "
-            f"{', '.join(str(s) for s in lengths)}"
-        )
+        got = ", ".join(map(str, lengths))
+        raise ValueError(f"rows, cols and values must have one shape (k,), got {got}")
     if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
         raise ValueError("values must be finite numbers, got others")
-    places = []
-    first = int(one_based)
+    places, first = [], int(one_based)
     for name, x in (("rows", rows), ("columns", cols)):
         if x.dtype.kind not in "iuf" or not _are_whole(x).all():
             raise ValueError(f"{name} must be whole numbers, got others")
@@ -201,7 +179,7 @@ def _are_whole(x: np.ndarray) -> np.ndarray:
 
 
 def _from_table(
-    table: np.ndarray, path: Path, layout: str, one_based: bool, shape: tuple[int, int] | None
+    table: np.ndarray, path: Path, layout: str, one_based: bool, shape: Shape | None
 ) -> Entries:
     """Return the entries of an array that holds triples or a matrix."""
     table = _as_floats(table, path)
@@ -209,27 +187,24 @@ def _from_table(
         raise ValueError(f"{path} must hold finite numbers or NaN, got infinite entries")
     if layout == "auto":
         layout = _layout_of(table, path)
+    m, n = table.shape
     if layout == "matrix":
-        return _from_holes(table, path)
-    if table.shape[1] < 3:
-        raise ValueError(
-            f"{path} must have columns row, column, value, got {table.shape[1]} columns"
-        )
+        rows, cols = np.nonzero(~np.isnan(table))
+        if rows.size == 0:
+            raise ValueError(f"{path} must hold a known entry, got NaN alone")
+        return Entries(rows, cols, table[rows, cols], (m, n), "matrix")
+    if n < 3:
+        raise ValueError(f"{path} must have columns row, column, value, got {n} columns")
     rows, cols, values = table.T[:3]
     return _from_triples(rows, cols, values, one_based, shape)
 
 
 def _layout_of(table: np.ndarray, path: Path) -> str:
-    """Return ``"triples"`` or ``"matrix"`` where a table can be only one of them.
-
-    Full lines of two whole numbers >= 0 and a third are triples, anything else with NaN holes is
-    a matrix. A table that looks like both, or like a matrix without holes, is refused.
-    """
+    """Return ``"triples"`` or ``"matrix"``; refuse what looks like both, or has no holes."""
     count, columns = table.shape
     choose = "give --layout triples or --layout matrix"
     if columns in (3, 4):
-        places = table[:, :2]
-        whole = _are_whole(places) & (places >= 0)
+        whole = _are_whole(table[:, :2]) & (table[:, :2] >= 0)
         like = int(whole.all(axis=1).sum())
         filled = not np.isnan(table[:, :3]).any()
         if columns == 3 and like == count and filled and np.isfinite(table).all():
@@ -245,14 +220,6 @@ def _layout_of(table: np.ndarray, path: Path) -> str:
             f"without a hole: {choose}"
         )
     return "matrix"
-
-
-def _from_holes(x: np.ndarray, path: Path) -> Entries:
-    """Return the entries of a matrix that are not NaN."""
-    rows, cols = np.nonzero(~np.isnan(x))
-    if rows.size == 0:
-        raise ValueError(f"{path} must hold a known entry, got NaN alone")
-    return Entries(rows, cols, x[rows, cols], (x.shape[0], x.shape[1]), "matrix")
 
 
 def _from_sparse(x: Any, path: Path) -> Entries:

@@ -39,12 +39,8 @@ def balance_command(
     """Write balanced factors W_1, ..., W_N of a matrix, input side first."""
     check_output(out, (".npz",))
     x, point = _read_point(matrix, depth, rank)
-    layers = balanced_factors(
-        point,
-        widths=_widths(widths),
-        gauge="haar" if haar else None,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    gauge, generator = "haar" if haar else None, torch.Generator().manual_seed(seed)
+    layers = balanced_factors(point, widths=_widths(widths), gauge=gauge, generator=generator)
     arrays = {f"W_{p}": w.numpy() for p, w in enumerate(layers, start=1)}
     with written_whole(out) as handle:
         np.savez(handle, allow_pickle=False, **arrays)
@@ -54,8 +50,8 @@ def balance_command(
         "Balanced factors",
         ("layer", "shape", "norm"),
         [
-            (f"W_{p}", f"{w.shape[0]} x {w.shape[1]}", number(float(torch.linalg.norm(w))))
-            for p, w in enumerate(layers, start=1)
+            (name, f"{w.shape[0]} x {w.shape[1]}", number(float(np.linalg.norm(w))))
+            for name, w in arrays.items()
         ],
         f"|W_N ... W_1 - X| / |X| = {gap:.1e}; largest entry of a moment {drift:.1e}",
     )
@@ -74,8 +70,8 @@ def entropy_command(
     value = float(entropy(point, widths=_widths(widths)))
     effective = effective_rank(point.s)
     if as_json:
-        # JSON has no infinities: an entropy of -inf is null.
         found = {
+            # JSON has no infinities.
             "depth": depth if math.isfinite(depth) else "inf",
             "entropy": value if math.isfinite(value) else None,
             "rank": point.rank,
@@ -103,14 +99,10 @@ def entropy_command(
 def _read_point(path: Path, depth: float, rank: int | None) -> tuple[torch.Tensor, EndToEnd]:
     """Read a matrix; return it, and it as a point of its numerical rank or the rank given."""
     x = torch.from_numpy(read_matrix(path))
-    if rank is None:
-        rank = max(1, int(torch.linalg.matrix_rank(x)))
-    return x, EndToEnd.of(x, depth, rank=rank)
+    found = max(1, int(torch.linalg.matrix_rank(x))) if rank is None else rank
+    return x, EndToEnd.of(x, depth, rank=found)
 
 
 def _widths(text: str | None) -> tuple[int, ...] | int | None:
-    """Read the option --widths."""
-    if text is None:
-        return None
-    widths = read_integers(text, "--widths")
-    return widths[0] if len(widths) == 1 else widths
+    widths = None if text is None else read_integers(text, "--widths")
+    return widths[0] if widths is not None and len(widths) == 1 else widths

@@ -38,7 +38,7 @@ class Puzzle:
     """A picture of grey levels from 0 to 1, of which the flow sees the `observed` pixels alone.
 
     It completes ``(picture - mean) / unit``: `mean` is that of the observed pixels, `unit` the norm
-    that the whole centred picture has if it varies like them.
+    of the whole centred picture if it varies like them.
     """
 
     picture: Tensor
@@ -49,9 +49,9 @@ class Puzzle:
     @property
     def loss(self) -> Completion:
         """The squared error on the observed pixels."""
-        rows, cols = self.observed.nonzero(as_tuple=True)
+        (rows, cols), (m, n) = self.observed.nonzero(as_tuple=True), self.picture.shape
         values = (self.picture[self.observed] - self.mean) / self.unit
-        return Completion(rows, cols, values, (self.picture.shape[0], self.picture.shape[1]))
+        return Completion(rows, cols, values, (m, n))
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,8 @@ def hide(picture: Tensor, share: float, generator: torch.Generator) -> Puzzle:
     """Hide a share of the pixels, drawn without replacement."""
     count = picture.numel()
     order = torch.randperm(count, generator=generator)
-    observed = torch.zeros(count, dtype=torch.bool)
-    observed[order[: count - round(share * count)]] = True
-    observed = observed.reshape(picture.shape)
+    observed = torch.zeros(picture.shape, dtype=torch.bool)
+    observed.view(-1)[order[: count - round(share * count)]] = True
     seen = picture[observed]
     unit = float(seen.std(correction=0)) * math.sqrt(count)
     return Puzzle(picture, observed, float(seen.mean()), unit)
@@ -92,19 +91,14 @@ def hide(picture: Tensor, share: float, generator: torch.Generator) -> Puzzle:
 def complete_photograph(
     out: Path, *, store: Path | None = None, quick: bool = False, seed: int = 0
 ) -> None:
-    """Complete the photograph at every depth, print the table, write the figure.
-
-    `store` is a folder of states, from which a killed job continues. `quick` takes a picture of 96
-    lines: a second instead of a quarter of a minute.
-    """
+    """Complete the photograph at every depth, print the table, write the figure to `out`."""
     check_output(out, (".png", ".pdf", ".svg"))
     height = 96 if quick else 320
     if store is not None and store.exists() and not store.is_dir():
         raise ValueError(f"--store must be a folder, got the file {store}")
-    generator = torch.Generator().manual_seed(seed)
-    puzzle = hide(load_photograph(height), HIDDEN, generator)
+    puzzle = hide(load_photograph(height), HIDDEN, torch.Generator().manual_seed(seed))
+    results = []
     with _one_thread(), progress_bar("photograph", len(DEPTHS), stderr=True) as show:
-        results = []
         for k, depth in enumerate(DEPTHS):
             file = None if store is None else store / f"{height}-{seed}-depth-{depth}.pt"
             # Every depth starts from the same singular vectors.
@@ -128,11 +122,7 @@ def complete_at_depth(
     store: Path | None = None,
     tell: Callable[[float], None] | None = None,
 ) -> Result:
-    """Run the flow of one depth until the observed pixels are explained up to `STOP`.
-
-    `generator` draws the singular vectors of the start; `tell` is called with the share of the way
-    that is done, from 0 to 1.
-    """
+    """Run the flow of one depth until `STOP` of the loss is left; tell the share of the way."""
     loss = puzzle.loss
     first = 0.5 * float(loss.values.square().sum())
     last = STOP * first
@@ -144,26 +134,19 @@ def complete_at_depth(
 
     # Full rank: if the matrix is of low rank in the end, the flow has made it so.
     start = Collapsed.random(loss.shape, None, depth, scale=START, generator=generator)
+    # The few long steps of a higher order would draw curves with corners.
+    method, until = "rk3" if depth <= 2 else None, {"loss": last}
     trajectory = gradient_flow(
-        loss,
-        start,
-        until={"loss": last},
-        rtol=RTOL,
-        # The few long steps of a higher order would draw curves with corners.
-        method="rk3" if depth <= 2 else None,
-        progress=progress,
-        store=store,
+        loss, start, until=until, rtol=RTOL, method=method, progress=progress, store=store
     )
-    outcome = outcome_of(trajectory)
+    outcome, hidden = outcome_of(trajectory), ~puzzle.observed
     picture = puzzle.mean + puzzle.unit * outcome.matrix
-    hidden = ~puzzle.observed
     error = (picture - puzzle.picture)[hidden].square().sum()
     variation = (puzzle.picture[hidden] - puzzle.mean).square().sum()
     return Result(depth, trajectory, outcome, picture, decibel(float(error / variation)))
 
 
 def _print_depths(results: Sequence[Result]) -> None:
-    """Print a line for each depth."""
     rows = [
         {
             "depth": str(result.depth),
@@ -197,40 +180,33 @@ def _gallery(puzzle: Puzzle, results: Sequence[Result]) -> Figure:
     top, bottom = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     grey = {"cmap": "gray", "vmin": 0.0, "vmax": 1.0, "interpolation": "nearest"}
     seen = torch.where(puzzle.observed, puzzle.picture, math.nan)
-    pictures = [
-        ("original", puzzle.picture),
-        (f"observed ({1 - HIDDEN:.0%})", seen),
-        *(
-            (f"depth {r.depth}: {_rounded(r.held_out, 1)} dB".replace("-", "−"), r.picture)
-            for r in results
-        ),
-    ]
-    for ax, (title, picture) in zip(top.subplots(1, len(pictures)), pictures, strict=True):
+    pictures = {"original": puzzle.picture, f"observed ({1 - HIDDEN:.0%})": seen}
+    for result in results:
+        title = f"depth {result.depth}: {_rounded(result.held_out, 1)} dB".replace("-", "−")
+        pictures[title] = result.picture
+    axes = top.subplots(1, len(pictures))
+    for ax, (title, picture) in zip(axes, pictures.items(), strict=True):
         plot.matrix(picture, ax, **grey).set_title(title, fontsize=10)
-    panels = bottom.subplots(1, len(results) + 1, width_ratios=(*(1.0,) * len(results), 1.3))
-    for ax, result in zip(panels, results, strict=False):
+    count = len(results)
+    *panels, last = bottom.subplots(1, count + 1, width_ratios=(*(1.0,) * count, 1.3))
+    for ax, result in zip(panels, results, strict=True):
         plot.singular_values(result.trajectory, ax).set_title(f"depth {result.depth}", fontsize=10)
         if ax is not panels[0]:
             ax.set_ylabel("")
             ax.tick_params(labelleft=False)
-    top_value = max(ax.dataLim.y1 for ax in panels[: len(results)])
-    for ax in panels[: len(results)]:
+    top_value = max(ax.dataLim.y1 for ax in panels)
+    for ax in panels:
         ax.set_ylim(0.0, 1.05 * top_value)
     for result, colour in zip(results[1:], ("C0", "C1", "C3"), strict=False):
-        plot.entropy(
-            result.trajectory,
-            panels[-1],
-            relative=True,
-            color=colour,
-            label=f"depth {result.depth}",
-        )
-    panels[-1].set_title("entropy against loss", fontsize=10)
-    panels[-1].legend(frameon=False)
+        style: dict[str, Any] = {"color": colour, "label": f"depth {result.depth}"}
+        plot.entropy(result.trajectory, last, relative=True, **style)
+    last.set_title("entropy against loss", fontsize=10)
+    last.legend(frameon=False)
     return figure
 
 
 def _rounded(x: float, digits: int) -> str:
-    """Return a number with so many digits after the point, without -0."""
+    """Return a number as text, without -0."""
     return f"{round(x, digits) + 0.0:.{digits}f}"
 
 

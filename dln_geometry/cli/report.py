@@ -48,10 +48,8 @@ def outcome_of(trajectory: Trajectory) -> Outcome:
 def effective_rank(s: Tensor) -> float:
     """Return ``exp(H)``, H the Shannon entropy of ``s / sum s``; 0 for the matrix 0."""
     total = float(s.sum())
-    if total <= 0:
-        return 0.0
     share = s.double() / total
-    return float(torch.exp(-torch.xlogy(share, share).sum()))
+    return float(torch.exp(-torch.xlogy(share, share).sum())) if total > 0 else 0.0
 
 
 def decibel(ratio: float) -> float:
@@ -78,8 +76,7 @@ def print_table(
         table.add_row(*row)
     console = Console(highlight=False)
     console.print(table)
-    if caption is not None:
-        # Below the table, not in it: a narrow table would break the lines of the caption.
+    if caption is not None:  # in a narrow table its lines would break
         console.print(caption, markup=False)
 
 

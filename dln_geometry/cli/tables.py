@@ -32,10 +32,9 @@ def read_table(path: Path) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            texts = [line for _, line in lines]
-            return np.loadtxt(texts, delimiter=delimiter, ndmin=2, comments=None)
+            return np.loadtxt([x for _, x in lines], delimiter=delimiter, ndmin=2, comments=None)
     except (ValueError, UserWarning):
-        # Empty cells, or a mistake: the slow reader takes the one and names the line of the other.
+        # Read empty cells, or name the line of a mistake.
         return _table_with_holes(lines, delimiter, path)
 
 
@@ -68,10 +67,8 @@ def _cells(line: str, delimiter: str | None) -> list[str]:
 
 def _is_number(cell: str) -> bool:
     """Tell whether a cell is a number or empty."""
-    if not cell.strip():
-        return True
     try:
-        float(cell)
+        float(cell.strip() or 0)
     except ValueError:
         return False
     return True

@@ -27,12 +27,11 @@ class MirrorFamily:
 
     - ``"permutation"``: one for every pair of units; collapsed, the two are equal;
     - ``"opposition"``: one for every pair of odd units (tanh); collapsed, the two are opposite;
-    - ``"rescaling"``: the change of sign of every unit; collapsed, the unit is switched off;
-    - ``"rotation"``: one for every direction in the space of the units; collapsed, the space has
-      lost that dimension.
+    - ``"rescaling"``: one for every unit, its change of sign; collapsed, the unit is off;
+    - ``"rotation"``: one for every direction of units; collapsed, they have lost that dimension.
 
-    `axes` says where the units live, as in `Mirror.permutation`, and `units` how many they are;
-    `through` holds the names of the modules or functions between the parameters.
+    `axes` says where the units live, as in `Mirror.permutation`, `units` how many they are, and
+    `through` which modules or functions stand between the parameters.
     """
 
     kind: Kind
@@ -51,11 +50,7 @@ class MirrorFamily:
         return {"permutation": 1.0, "opposition": -1.0}.get(self.kind, 0.0)
 
     def mirror(self, params: Mapping[str, Tensor], member: Any) -> Mirror:
-        """Return one mirror of the family, for parameters of the shapes of `params`.
-
-        `member` is the pair of units of a permutation or opposition, the unit of a rescaling, the
-        direction of a rotation.
-        """
+        """Return one mirror: `member` is a pair of units, a unit (rescaling) or a direction."""
         if self._sign:
             return Mirror.permutation(params, self.axes, *member, sign=self._sign)
         if self.kind == "rescaling":
@@ -63,23 +58,20 @@ class MirrorFamily:
         return Mirror.rotation(params, self.axes, member)
 
     def defects(self, params: Mapping[str, Tensor]) -> Tensor:
-        """Return `Mirror.defect` of all members at once.
+        """Return `Mirror.defect` of all members: (d, d) of pairs, (d,) of units.
 
-        Shape (d, d), the pairs of a permutation or opposition; or (d,), the units of a rescaling,
-        or the singular directions of a rotation, descending.
+        For a rotation (d,) of the singular directions, descending.
         """
         rows, scale = self._rows(params)
         if self._sign:
             # Distances by inner products would lose those of nearly equal units to rounding.
             exact = "donot_use_mm_for_euclid_dist"
-            far = torch.cdist(rows, self._sign * rows, compute_mode=exact)
-            return far * (scale / math.sqrt(2))
+            distances = torch.cdist(rows, self._sign * rows, compute_mode=exact)
+            return distances * (scale / math.sqrt(2))
         if self.kind == "rescaling":
             return scale * torch.linalg.vector_norm(rows, dim=-1)
-        found = rows.new_zeros(self.units)
-        values = torch.linalg.svdvals(rows)
-        found[: len(values)] = scale * values
-        return found
+        values = scale * torch.linalg.svdvals(rows)
+        return torch.cat([values, rows.new_zeros(self.units - len(values))])
 
     def closest(self, params: Mapping[str, Tensor], count: int = 1) -> list[tuple[float, Any]]:
         """Return (defect, `member`) of at most `count` members, the nearest to collapse first."""
@@ -87,8 +79,7 @@ class MirrorFamily:
             rows, scale = self._rows(params)
             u, s, _ = torch.linalg.svd(rows, full_matrices=self.units > rows.shape[1])
             padded = [*s.tolist(), *[0.0] * (self.units - len(s))]
-            order = range(self.units - 1, max(-1, self.units - 1 - count), -1)
-            return [(scale * padded[i], u[:, i]) for i in order]
+            return [(scale * padded[i], u[:, i]) for i in reversed(range(self.units))][:count]
         if self.kind == "rescaling":
             values, index = self.defects(params).sort()
             return list(zip(values.tolist(), index.tolist(), strict=True))[:count]
@@ -100,10 +91,9 @@ class MirrorFamily:
         """Return the nearest pairs of units: chosen by inner products, then measured exactly."""
         rows, scale = self._rows(params)
         other = self._sign * rows
-        far = torch.cdist(rows, other, compute_mode="use_mm_for_euclid_dist")
-        i, j = torch.triu_indices(self.units, self.units, 1, device=far.device)
-        few = min(4 * count + 16, len(i))
-        chosen = far[i, j].topk(few, largest=False).indices
+        rough = torch.cdist(rows, other, compute_mode="use_mm_for_euclid_dist")
+        i, j = torch.triu_indices(self.units, self.units, 1, device=rough.device)
+        chosen = rough[i, j].topk(min(4 * count + 16, len(i)), largest=False).indices
         i, j = i[chosen], j[chosen]
         exact = torch.linalg.vector_norm(rows[i] - other[j], dim=-1) * (scale / math.sqrt(2))
         values, order = exact.sort(stable=True)
@@ -131,17 +121,12 @@ def mirrors_of(
     Its symmetric groups (see `symmetries_of`) give exchanges of hidden units, channels and heads,
     and rotations between two consecutive linear layers, also in every head of an attention. On an
     example input it also tries changes of the sign of units: odd ones (tanh), and those before a
-    normalisation whose own weight undoes it.
+    normalisation whose own weight undoes it. Without one there are no rescalings and oppositions.
 
     Parameters
     ----------
-    module : Module
-        In the mode in which it is trained. It is not changed.
-    example_input : Tensor or tuple, optional
-        Positional arguments of the module, on which every family is tried. Without it no
-        rescalings and oppositions are found.
-    loss : "cross_entropy" or None
-        As in `symmetries_of`, like errors and warnings.
+    module, example_input, loss
+        As in `symmetries_of`.
 
     Examples
     --------
@@ -155,7 +140,6 @@ def mirrors_of(
     families: list[MirrorFamily] = []
     groups = symmetries_of(module, example_input, loss=loss)
     probe = None if example_input is None else _Probe(module, example_input)
-    params = {name: p.detach() for name, p in module.named_parameters()}
     for group in groups:
         if group.kind == "gauge":
             for unit in range(group.units):
@@ -165,23 +149,20 @@ def mirrors_of(
             axes = _unit_axes(group.parts)
             families.append(MirrorFamily("permutation", axes, group.units, group.through))
         if probe is not None and group.kind in ("permutation", "rescale"):
-            for parts in _sign_changes(group, params, probe):
+            for parts in _sign_changes(group, probe):
                 family = MirrorFamily("rescaling", _unit_axes(parts), group.units, group.through)
-                if not any(_same(family, other) for other in families):
+                if not _is_among(family, families):
                     families.append(family)
     # Units with both symmetries, exchange and change of sign, also have the two combined.
     return families + [
         replace(family, kind="opposition")
         for family in families
-        if family.kind == "permutation"
-        and any(
-            _same(family, replace(f, kind="permutation")) for f in families if f.kind == "rescaling"
-        )
+        if family.kind == "permutation" and _is_among(replace(family, kind="rescaling"), families)
     ]
 
 
 def _unit_axes(parts: Sequence[Part], unit: int | None = None) -> dict[str, Any]:
-    """Return the `axes` for `Mirror.permutation` of all units, or of the rows inside one unit."""
+    """Return the `axes` of `Mirror.permutation` for all units, or for the rows inside one unit."""
     found: dict[str, tuple[int, Tensor]] = {}
     for part in parts:
         index = torch.arange(part.start, part.stop).reshape(part.units, part.block)
@@ -192,11 +173,9 @@ def _unit_axes(parts: Sequence[Part], unit: int | None = None) -> dict[str, Any]
     return found
 
 
-def _sign_changes(
-    group: SymmetricGroup, params: Mapping[str, Tensor], probe: _Probe
-) -> Iterator[tuple[Part, ...]]:
+def _sign_changes(group: SymmetricGroup, probe: _Probe) -> Iterator[tuple[Part, ...]]:
     """Yield the smallest sets of parts on which the signs of the units can be changed."""
-    atoms = list(_atoms(group.parts, params))
+    atoms = list(_atoms(group.parts, probe.params))
     sizes = range(1, len(atoms) + 1) if len(atoms) <= _LARGEST_SEARCH else (len(atoms),)
     kept: list[set[int]] = []
     for size in sizes:
@@ -213,20 +192,21 @@ def _atoms(parts: Sequence[Part], params: Mapping[str, Tensor]) -> Iterator[tupl
     """Yield the parts one by one, but the rows of a weight together with those of its bias."""
     names = {part.name for part in parts}
     for part in parts:
-        path, _, leaf = part.name.rpartition(".")
-        weight = f"{path}.weight" if path else "weight"
+        head, dot, leaf = part.name.rpartition(".")
+        weight, bias = f"{head}{dot}weight", f"{head}{dot}bias"
         if leaf == "bias" and weight in names and params[weight].ndim > 1:
             continue
-        bias = f"{path}.bias" if path else "bias"
-        beside = [p for p in parts if p.name == bias and part.axis == 0]
-        own = leaf == "weight" and params[part.name].ndim > 1
-        yield (part, *beside) if own else (part,)
+        own = leaf == "weight" and params[weight].ndim > 1 and part.axis == 0
+        yield (part, *(p for p in parts if own and p.name == bias))
 
 
-def _same(a: MirrorFamily, b: MirrorFamily) -> bool:
-    return a.kind == b.kind and a.axes.keys() == b.axes.keys() and all(
-        a.axes[n][0] == b.axes[n][0] and torch.equal(a.axes[n][1], b.axes[n][1]) for n in a.axes
-    )  # fmt: skip
+def _is_among(a: MirrorFamily, families: Sequence[MirrorFamily]) -> bool:
+    return any(
+        a.kind == b.kind
+        and a.axes.keys() == b.axes.keys()
+        and all(i == b.axes[n][0] and torch.equal(x, b.axes[n][1]) for n, (i, x) in a.axes.items())
+        for b in families
+    )
 
 
 class _Probe:
@@ -257,16 +237,13 @@ class _Probe:
 
     def keeps_signs(self, parts: Sequence[Part]) -> bool:
         """Tell whether random signs of the units, on all these parts, keep the outputs."""
-        units = parts[0].units
-        signs = torch.ones(units, dtype=torch.float64)
+        units, moved = parts[0].units, dict(self.params)
+        signs = torch.ones(units, 1, 1, dtype=torch.float64)
         # Half of the units: the sign of a whole layer may be free where that of a unit is not.
-        chosen = torch.randperm(units, generator=self.generator)[: max(1, units // 2)]
-        signs[chosen] = -1.0
-        moved = dict(self.params)
+        signs[torch.randperm(units, generator=self.generator)[: max(1, units // 2)]] = -1.0
         for part in parts:
             x = part.slices(moved[part.name])
-            factors = signs.to(x.device)[:, None, None]
-            moved[part.name] = part.replaced(moved[part.name], factors * x)
+            moved[part.name] = part.replaced(moved[part.name], signs.to(x.device) * x)
         error = (self.outputs(moved) - self.base).norm()
         return bool(error <= 1e-9 * self.base.norm())
 

@@ -21,14 +21,10 @@ _WALKERS = 64
 
 @dataclass(frozen=True)
 class Lyapunov:
-    """A Lyapunov exponent per step, with its standard error; made by `lyapunov`.
+    """A Lyapunov exponent, with its standard error; made by `lyapunov`.
 
-    Parameters
-    ----------
-    exponent : float
-        Mean rate of ``log |O^T q|`` per step: negative if the mirror collapses.
-    standard_error : float
-        Of the Monte Carlo estimate; 0 where the exponent is the mean over the batches.
+    `exponent` is the mean rate of ``log |O^T q|`` per step, `standard_error` that of the Monte
+    Carlo estimate: 0 where the exponent is the mean over the batches.
     """
 
     exponent: float
@@ -41,13 +37,12 @@ class Lyapunov:
 
 
 def batch_curvatures(
-    losses: Iterable[Callable[[Any], Tensor]],
-    mirror: Mirror,
-    params: Any,
-    *,
-    direction: Any = None,
+    losses: Iterable[Callable[[Any], Tensor]], mirror: Mirror, params: Any, *, direction: Any = None
 ) -> Tensor:
     """Return the curvature along a mirror of the loss of each batch, at the symmetric point.
+
+    It is ``O^T H_x O`` for each batch x, shape (n, k, k), or ``c^T O^T H_x O c / |c|^2``, shape
+    (n,), with a direction c. That is exact if c is an eigenvector of each, and always if k = 1.
 
     Parameters
     ----------
@@ -56,13 +51,7 @@ def batch_curvatures(
     mirror, params
         As in `stability`.
     direction : Tensor, shape (k,), optional
-        Coordinates of one direction c, ``Stability.direction`` for instance.
-
-    Returns
-    -------
-    Tensor, shape (n, k, k) or (n,)
-        ``O^T H_x O`` for each batch x; ``c^T O^T H_x O c / |c|^2`` with a direction, which is
-        exact where c is an eigenvector of every one of them, and always if k = 1.
+        Coordinates c of one direction, ``Stability.direction`` for instance.
     """
     one = mirror
     if direction is not None:
@@ -73,10 +62,9 @@ def batch_curvatures(
                 f"got shape {tuple(c.shape)}"
             )
         along = mirror.embed(c / c.norm())
-        named = isinstance(along, dict)
-        one = Mirror({n: x[..., None] for n, x in along.items()} if named else along[:, None])
-    symmetric = mirror.project(params)
-    found = []
+        flat = isinstance(along, Tensor)
+        one = Mirror(along[:, None] if flat else {n: x[..., None] for n, x in along.items()})
+    symmetric, found = mirror.project(params), []
     for loss in losses:
         mirror.require(loss, params)
         found.append(curvature(loss, one, symmetric))
@@ -97,27 +85,20 @@ def lyapunov(
 ) -> Lyapunov:
     """Return the rate at which SGD leaves the symmetric set, negative if it is drawn to it.
 
-    Near it ``c = O^T q`` takes the steps ``c+ = (I - lr (h_x + weight_decay)) c`` with the
-    curvature h_x of a batch drawn at random; with momentum b,
-    ``c_{n+1} = (1 + b - lr (h_x + weight_decay)) c_n - b c_{n-1}``. The exponent is
-    ``E log |1 - lr (h_x + weight_decay)|`` for one coordinate without momentum, and the top
-    Lyapunov exponent of the product of random matrices else. Where it is negative the mirror
-    collapses, even if the mean curvature is negative too.
+    Near it ``c = O^T q`` takes the steps
+    ``c_{n+1} = (1 + b - lr (h_x + weight_decay)) c_n - b c_{n-1}`` with momentum b and the
+    curvature h_x of a batch drawn at random. The rate is ``E log |1 - lr (h_x + weight_decay)|``
+    for one coordinate without momentum, else the top Lyapunov exponent of the product of random
+    matrices. Where it is negative the mirror collapses, even if the mean curvature is negative too.
 
     Parameters
     ----------
     curvatures : array_like, shape (n,) or (n, k, k)
         Of each batch, as from `batch_curvatures`.
-    lr : float
-        Learning rate, positive.
-    weight_decay : float
-        Coupled, as that of torch's SGD.
-    momentum : float
-        b in [0, 1).
-    steps : int
-        Number of factors in each of 64 products; for matrices and momentum only.
-    generator : torch.Generator, optional
-        Draws the batches; a fresh one if not given.
+    lr, weight_decay, momentum : float
+        Of SGD: the decay is coupled, as in torch, the momentum b lies in [0, 1).
+    steps, generator : optional
+        Number of factors in each of 64 random products, for matrices and momentum, and their draws.
 
     Examples
     --------
@@ -148,16 +129,10 @@ def noise_threshold(
 ) -> float:
     """Return the learning rate above which the noise of SGD makes a mirror collapse.
 
-    The smallest positive root of the Lyapunov exponent in the learning rate (without momentum).
-    For one coordinate with ``a = h + weight_decay`` it is about ``-2 E[a] / E[a^2]`` for small
-    noise; 0 if ``E[a] > 0``, where it collapses at every small learning rate.
-
-    Parameters as in `lyapunov`. For matrices the exponent is estimated from one set of draws.
-
-    Returns
-    -------
-    float
-        0 if the mirror collapses without noise, inf if no learning rate makes it collapse.
+    It is the smallest positive root of the Lyapunov exponent in the learning rate (without
+    momentum): 0 if the mirror collapses without noise, inf if no learning rate makes it collapse.
+    For one coordinate with ``a = h + weight_decay`` and small noise it is about
+    ``-2 E[a] / E[a^2]``. Parameters as in `lyapunov`; matrices take one set of draws for all rates.
 
     Examples
     --------
@@ -172,23 +147,18 @@ def noise_threshold(
             return 0.0
         if not bool((a > 0).any()):
             return math.inf
-        pole = 1.0 / float(a.max())
-        return _root_below(pole, lambda x: float((1 - x * a).abs().log().mean()))
-    eye = torch.eye(h.shape[-1]).to(h)
-    mean = torch.linalg.eigvalsh(h.mean(0) + decay * eye)
-    if bool(mean[0] >= 0):
+        return _root_below(1.0 / float(a.max()), lambda x: float((1 - x * a).abs().log().mean()))
+    if bool(torch.linalg.eigvalsh(h.mean(0) + decay * torch.eye(h.shape[-1]).to(h))[0] >= 0):
         return 0.0
-    if not bool((torch.linalg.eigvalsh(h)[:, -1] + decay > 0).any()):
-        # Every step expands.
-        return math.inf
+    values = torch.linalg.eigvalsh(h)
+    if not bool((values[:, -1] + decay > 0).any()):
+        return math.inf  # every step expands
     draws = _draws(h, steps, generator)
 
-    def exponent(x: float) -> float:
-        # brentq needs finite values.
+    def exponent(x: float) -> float:  # brentq needs finite values
         return max(float(_rates(_steps(h, x, decay, 0.0), draws).mean()), -1e6)
 
-    largest = float(torch.linalg.eigvalsh(h).abs().max()) + decay
-    before = 0.0
+    before, largest = 0.0, float(values.abs().max()) + decay
     for x in (2.0**j / (64 * largest) for j in range(16)):
         if exponent(x) < 0:
             return _root_in(before, x, exponent, 1e-9) if before else 0.0
@@ -198,14 +168,12 @@ def noise_threshold(
 
 def _root_below(pole: float, exponent: Callable[[float], float]) -> float:
     """Return the only root in (0, pole) of a concave exponent: 0 and rising at 0, -inf at pole."""
-    upper = pole * (1 - 1e-15)
-    lower = pole / 2
+    upper, lower = pole * (1 - 1e-15), pole / 2
     while exponent(lower) <= 0:
         upper, lower = lower, lower / 2
     step = pole - lower
     while exponent(upper) >= 0:
-        # The exponent falls like a small multiple of log(pole - x): it may still be positive at
-        # the last floating number below the pole.
+        # The exponent falls so slowly that it may be positive at the last number below the pole.
         step /= 2
         if step < 1e-15 * pole:
             return pole
@@ -220,31 +188,25 @@ def _root_in(lower: float, upper: float, exponent: Callable[[float], float], tol
 
 def _steps(h: Tensor, lr: float, decay: float, b: float) -> Tensor:
     """Return the matrix of a step on c, or on (c, its predecessor), for each batch."""
-    eye = torch.eye(h.shape[-1]).to(h)
+    eye = torch.eye(h.shape[-1]).to(h).expand_as(h)
     move = (1.0 + b - lr * decay) * eye - lr * h
     if b == 0:
         return move
-    upper = torch.cat([move, (-b * eye).expand_as(h)], -1)
-    lower = torch.cat([eye.expand_as(h), torch.zeros_like(h)], -1)
-    return torch.cat([upper, lower], -2)
+    lower = torch.cat([eye, torch.zeros_like(h)], -1)
+    return torch.cat([torch.cat([move, -b * eye], -1), lower], -2)
 
 
 def _draws(h: Tensor, steps: Any, generator: torch.Generator | None) -> Tensor:
-    shape = (as_count(steps, "steps", 2), _WALKERS)
-    generator = as_generator(generator, h.device)
-    return torch.randint(h.shape[0], shape, generator=generator, device=generator.device)
+    shape, source = (as_count(steps, "steps", 2), _WALKERS), as_generator(generator, h.device)
+    return torch.randint(h.shape[0], shape, generator=source, device=source.device)
 
 
 def _rates(matrices: Tensor, draws: Tensor) -> Tensor:
-    """Return the growth rate of a vector under each product of random matrices.
-
-    The first tenth of the steps turns the vector into the growing direction and is not counted.
-    """
-    k = matrices.shape[-1]
-    # The start must have a part along the growing direction: any generic vector has.
-    v = torch.linspace(1.0, 2.0, k).to(matrices).cos().expand(draws.shape[1], k).unsqueeze(-1)
-    skipped = draws.shape[0] // 10
-    total = matrices.new_zeros(draws.shape[1])
+    """Return the growth rate of a vector under each product of random matrices."""
+    (steps, walkers), k = draws.shape, matrices.shape[-1]
+    # A generic start has a part along the growing direction; the first tenth turns it there.
+    v = torch.linspace(1.0, 2.0, k).to(matrices).cos().expand(walkers, k).unsqueeze(-1)
+    skipped, total = steps // 10, matrices.new_zeros(walkers)
     for n, draw in enumerate(draws.to(matrices.device)):
         v = matrices[draw] @ v
         size = torch.linalg.vector_norm(v, dim=-2, keepdim=True)
@@ -252,7 +214,7 @@ def _rates(matrices: Tensor, draws: Tensor) -> Tensor:
         v = v / torch.where(size > 0, size, 1.0)
         if n >= skipped:
             total = total + size[:, 0, 0].log()
-    return total / (draws.shape[0] - skipped)
+    return total / (steps - skipped)
 
 
 def _as_curvatures(curvatures: Any) -> Tensor:

@@ -26,20 +26,16 @@ class Collapse:
     Attributes
     ----------
     family, member
-        Which mirror: ``family.mirror(params, member)``.
-    defect : float
-        Distance from the symmetric set, as in `Mirror.defect`.
-    stability : Stability or None
-        As returned by `stability`; `None` where the loss is singular.
+        The mirror is ``family.mirror(params, member)``.
+    defect, stability : float, Stability or None
+        `Mirror.defect`, and the `stability`, `None` where the loss is singular.
     rate : float
         ``-d/dt log |O^T q|`` under gradient flow with the weight decay, at the present q: positive
         on the way to the symmetric set. NaN on the set itself.
     status : str
-        - ``"collapsed"``: on the symmetric set, which is attractive;
-        - ``"escaping"``: on the set, but it is repulsive;
-        - ``"collapsing"``: on the way to a set that is attractive;
-        - ``"singular"``: the loss is not finite or not smooth on the set;
-        - ``"free"``: none of these.
+        ``"collapsed"``: on the symmetric set, which attracts; ``"escaping"``: on the set, which
+        repels; ``"collapsing"``: on the way to a set that attracts; ``"singular"``: the loss is
+        not finite or not smooth on the set; ``"free"``: none of these.
     """
 
     family: MirrorFamily
@@ -52,11 +48,7 @@ class Collapse:
 
 @dataclass(frozen=True, eq=False)
 class CollapseReport(Sequence[Collapse]):
-    """The mirrors of a network that are nearest to collapse; ``str()`` is a table.
-
-    The records are ordered by family, the nearest first; their stability is judged at the
-    `weight_decay`.
-    """
+    """The mirrors nearest to collapse at a weight decay, by family; ``str()`` is a table."""
 
     records: tuple[Collapse, ...]
     weight_decay: float
@@ -70,12 +62,10 @@ class CollapseReport(Sequence[Collapse]):
     def __str__(self) -> str:
         head = ("status", "kind", "member", "defect", "threshold", "rate", "parameters")
         rows = [head, *(_row(record) for record in self.records)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        lines = [
-            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
-        return "\n".join([f"mirrors at a weight decay of {self.weight_decay:g}", *lines])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        padded = [[c.ljust(w) for c, w in zip(row, widths, strict=True)] for row in rows]
+        title = f"mirrors at a weight decay of {self.weight_decay:g}"
+        return "\n".join([title, *("  ".join(row).rstrip() for row in padded)])
 
 
 def collapse_report(
@@ -95,17 +85,15 @@ def collapse_report(
     Parameters
     ----------
     module, loss_fn, data
-        As in `functionalize`: the network in the mode in which it is trained, a loss
-        ``loss_fn(output, *rest)``, and data ``(inputs, *rest)``.
+        As in `functionalize`; the network in the mode in which it is trained.
     weight_decay : float
         Coefficient k of the penalty ``k/2 |q|^2`` that it is trained with.
     count : int
-        How many mirrors of each family are examined, the nearest to collapse first; each costs
-        some dozens of Hessian-vector products.
+        Number of mirrors of each family to examine, each with dozens of Hessian-vector products.
     tol : float
         Defect below which a mirror counts as collapsed.
     families : sequence of MirrorFamily, optional
-        Those to examine; all that `mirrors_of` finds with the inputs as an example if not given.
+        By default all that `mirrors_of` finds with the inputs as an example.
     loss, generator : optional
         As in `symmetries_of`, and as in `stability`.
 
@@ -138,31 +126,25 @@ def collapse_report(
     for family in families:
         for defect, member in family.closest(params, count):
             mirror = family.mirror(params, member)
-            rate = _rate(mirror.coordinates(params), mirror.coordinates(gradient), decay)
+            c, slope = mirror.coordinates(params), mirror.coordinates(gradient)
+            square = float(c.square().sum())
+            rate = float((c * slope).sum()) / square + decay if square > 0 else math.nan
             try:
                 found = stability(function, mirror, params, generator=generator)
+                status = _status(defect <= tol, found.is_stable(decay), rate)
             except NotFiniteError:
                 # A weight norm divides by the length of a weight, which is 0 on the set.
                 found, status = None, "singular"
-            else:
-                status = _status(defect <= tol, found.is_stable(decay), rate)
             records.append(Collapse(family, member, defect, found, rate, status))
     return CollapseReport(tuple(records), decay)
 
 
 def _example(data: Any) -> Any:
     inputs = data[0] if isinstance(data, tuple | list) else data
-    if isinstance(inputs, Mapping):
-        # `mirrors_of` takes positional arguments alone.
-        return None
     if isinstance(inputs, tuple | list):
-        return tuple(torch.as_tensor(x) for x in inputs)
-    return torch.as_tensor(inputs)
-
-
-def _rate(c: Tensor, slope: Tensor, decay: float) -> float:
-    square = float(c.square().sum())
-    return float((c * slope).sum()) / square + decay if square > 0 else math.nan
+        return tuple(map(torch.as_tensor, inputs))
+    # `mirrors_of` takes positional arguments alone.
+    return None if isinstance(inputs, Mapping) else torch.as_tensor(inputs)
 
 
 def _status(near: bool, stable: bool, rate: float) -> Status:
@@ -172,11 +154,11 @@ def _status(near: bool, stable: bool, rate: float) -> Status:
 
 
 def _row(record: Collapse) -> tuple[str, ...]:
-    kind, member = record.family.kind, record.member
+    kind = record.family.kind
     return (
         record.status,
         kind,
-        "lowest direction" if kind == "rotation" else str(member),
+        "lowest direction" if kind == "rotation" else str(record.member),
         f"{record.defect:.2e}",
         "" if record.stability is None else f"{record.stability.threshold:.2e}",
         "" if math.isnan(record.rate) else f"{record.rate:.1e}",

@@ -15,7 +15,6 @@ from dln_geometry.learning.mirror import Mirror, NotFiniteError, as_scalar
 
 # Up to this many coordinates the Hessian is made as a matrix.
 _DENSE = 32
-_MOST_PRODUCTS = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,16 +25,14 @@ class Stability:
     ----------
     threshold : float
         ``-lambda_min(O^T H O)`` at the symmetric point: the weight decay above which the symmetric
-        set attracts. Negative if it attracts without any.
+        set attracts.
     pointwise : float or None
         ``2 (f((I-P) q) - f(q)) / |P q|^2``: the weight decay above which the penalised loss is
         lower at the symmetric point than at q. `None` if q is symmetric to half of the digits.
     direction : Tensor, shape (k,)
         Unit coordinates of the direction that leaves the symmetric set first.
-    defect : float
-        Of q, as in `Mirror.defect`.
-    residual : float
-        ``|O^T H O v - lambda v|`` of the eigenvector found.
+    defect, residual : float
+        `Mirror.defect` of q; ``|O^T H O v - lambda v|`` of the eigenvector found.
     """
 
     threshold: float
@@ -61,17 +58,16 @@ def stability(
 
     With the penalty ``gamma/2 |q|^2`` (``weight_decay=gamma`` of torch's SGD) gradient descent
     near the symmetric set ``O^T q = 0`` follows ``(O^T q)' = -(O^T H O + gamma) O^T q``, since the
-    Hessian H has no block between O and the set. Gamma above
-    ``gamma_0 = -lambda_min(O^T H O)`` makes the set attractive, gamma below it repulsive. H is
-    taken at ``(I - O O^T) q``; if that point moves with gamma, so does gamma_0. If parameters have
-    different decays, add the penalty to the loss: the set attracts if the threshold is below 0.
+    Hessian H has no block between O and the set. The set attracts if gamma is above
+    ``gamma_0 = -lambda_min(O^T H O)``, H at ``(I - O O^T) q``. If parameters have different decays,
+    add the penalty to the loss: the set attracts if the threshold is below 0.
 
     Parameters
     ----------
     loss : callable
         ``loss(params)``, a scalar tensor, twice differentiable, without the penalty.
     mirror : Mirror
-        A symmetry of the loss, which is checked first.
+        A symmetry of the loss: others raise a `SymmetryError`, with the residual.
     params : Tensor or mapping of str to Tensor
         All parameters q.
     tol : float, optional
@@ -80,18 +76,10 @@ def stability(
     generator : torch.Generator, optional
         Of the first vector of the iteration; a fresh one if not given.
 
-    Raises
-    ------
-    ValueError
-        If the loss is not a differentiable scalar, is not finite on the symmetric set, or does not
-        have the symmetry (`SymmetryError`, with the residual).
-    RuntimeError
-        If the iteration does not converge in 2000 products.
-
     Notes
     -----
-    Up to 32 coordinates take a dense Hessian; more take a restarted Lanczos iteration on
-    Hessian-vector products, in the memory of a few dozen vectors of k coordinates.
+    Up to 32 coordinates take a dense Hessian; more a restarted Lanczos iteration on Hessian-vector
+    products, in the memory of a few dozen vectors: RuntimeError if 2000 products are too few.
 
     Examples
     --------
@@ -120,28 +108,22 @@ def stability(
             lambda v: -product(v.to(like)).to(v),
             like,
             rtol=tol,
-            max_products=_MOST_PRODUCTS,
+            max_products=2000,
             generator=generator,
         )
         value, direction = -float(top), direction.to(like)
     residual = float((product(direction) - value * direction).norm())
-    part = float(mirror.coordinates(params).detach().square().sum())
-    defect = float(mirror.defect(params).detach())
-    pointwise = None
+    defect, pointwise = float(mirror.defect(params).detach()), None
     if defect > math.sqrt(torch.finfo(like.dtype).eps):
         # Any nearer, both differences are rounding errors.
         with torch.no_grad():
             gain = float(loss(symmetric)) - float(loss(params))
-        pointwise = 2.0 * gain / part
+            pointwise = 2.0 * gain / float(mirror.coordinates(params).square().sum())
     return Stability(-value, pointwise, direction, defect, residual)
 
 
 def curvature(loss: Callable[[Any], Tensor], mirror: Mirror, params: Any) -> Tensor:
-    """Return the Hessian along a mirror, ``O^T H O``, shape (k, k), at `params` as they are.
-
-    It takes one Hessian-vector product for each coordinate. Neither the loss nor the point needs
-    to be symmetric; other requirements as in `stability`.
-    """
+    """Return the Hessian along a mirror, ``O^T H O``, shape (k, k), at any point `params`."""
     mirror.coordinates(params)
     return _dense(_Curvature(loss, mirror, params))
 
@@ -150,27 +132,22 @@ class _Curvature:
     """The map ``v -> O^T H O v``, by a second backward pass through one gradient."""
 
     def __init__(self, loss: Callable[[Any], Tensor], mirror: Mirror, params: Any) -> None:
-        detached = (
-            {name: x.detach() for name, x in params.items()}
-            if isinstance(params, Mapping)
-            else params.detach()
-        )
+        named = isinstance(params, Mapping)
+        detached = {k: x.detach() for k, x in params.items()} if named else params.detach()
         self.origin = torch.zeros_like(mirror.coordinates(detached)).requires_grad_()
         with torch.enable_grad():
             value = as_scalar(loss(mirror.shift(detached, self.origin)))
             (self.gradient,) = torch.autograd.grad(value, self.origin, create_graph=True)
 
     def __call__(self, v: Tensor) -> Tensor:
-        if not self.gradient.requires_grad:
-            # The loss is linear along the mirror.
+        if not self.gradient.requires_grad:  # the loss is linear along the mirror
             return torch.zeros_like(v)
         (product,) = torch.autograd.grad(
             self.gradient, self.origin, v, retain_graph=True, materialize_grads=True
         )
         if not bool(torch.isfinite(product).all()):
-            raise NotFiniteError(
-                "loss must have finite second derivatives, got NaN or infinite ones"
-            )
+            message = "loss must have finite second derivatives, got NaN or infinite ones"
+            raise NotFiniteError(message)
         return product
 
 

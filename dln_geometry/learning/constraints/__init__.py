@@ -14,10 +14,4 @@ from dln_geometry.learning.constraints.weight_decay import (
     dcs_penalty,
 )
 
-__all__ = [
-    "dcs_",
-    "dcs_norm",
-    "dcs_parameter_groups",
-    "dcs_penalty",
-    "syre_",
-]
+__all__ = ["dcs_", "dcs_norm", "dcs_parameter_groups", "dcs_penalty", "syre_"]

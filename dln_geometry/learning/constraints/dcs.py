@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any, TypeVar
 
 import torch
@@ -10,16 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dln_geometry.learning.constraints.ownership import own_parameter
-from dln_geometry.learning.constraints.redundancy import (
-    Elementwise,
-    Grouped,
-    LowRank,
-    Redundancy,
-    Sliced,
-    block_labels,
-)
+from dln_geometry.learning.constraints.redundancy import Redundancy, redundancy_of
 from dln_geometry.learning.mirror import Mirror
-from dln_geometry.support import as_count, as_positive, as_rank
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -27,8 +18,7 @@ M = TypeVar("M", bound=nn.Module)
 class DCS(nn.Module):
     """The parametrisation that `dcs_` registers: ``q = (I - O O^T) z + O (u_1 * ... * u_N)``.
 
-    `mirror` is the isometry O, of this parameter alone; without one O is the identity and there is
-    no z. `redundancy` writes the coordinates as a product.
+    `mirror` is O, `None` the identity, where there is no z; `redundancy` makes the product.
     """
 
     def __init__(self, redundancy: Redundancy, mirror: Mirror | None) -> None:
@@ -62,9 +52,8 @@ class DCS(nn.Module):
 
     def _with_coordinates(self, z: Tensor, c: Tensor) -> Tensor:
         """Return z with ``O^T z`` replaced by c."""
-        step = c - self.coordinates(z)
         assert self.mirror is not None
-        (move,) = self.mirror.push(step).values()
+        (move,) = self.mirror.push(c - self.coordinates(z)).values()
         return z + move.reshape(z.shape)
 
     def decayed(self, originals: list[Tensor]) -> list[Tensor]:
@@ -73,8 +62,8 @@ class DCS(nn.Module):
 
     def norm(self, q: Tensor) -> Tensor:
         """Return the least half sum of squares of factors of q: a norm for two factors."""
-        n = self.redundancy.depth
-        return (n / 2) * (self.redundancy.sizes(self.coordinates(q)) ** (2 / n)).sum()
+        n, sizes = self.redundancy.depth, self.redundancy.sizes(self.coordinates(q))
+        return (n / 2) * (sizes ** (2 / n)).sum()
 
     def extra_repr(self) -> str:
         """Return the kind, the number of factors and the mirror."""
@@ -100,24 +89,21 @@ def dcs_(
 
     ``min_q f(q) + kappa |O^T q|_1``
 
-    since ``min (u^2 + v^2)/2 = |u v|``. A coordinate of the optimum is zero as soon as kappa
-    exceeds ``|O^T grad f|`` there: the constraint ``O^T q = 0`` holds to the last digit if kappa
-    exceeds ``|O^T grad f|_inf`` at the constrained optimum.
+    since ``min (u^2 + v^2)/2 = |u v|``. The constraint ``O^T q = 0`` holds to the last digit if
+    kappa exceeds ``|O^T grad f|_inf`` at the constrained optimum.
 
     Parameters
     ----------
-    module : Module
-        Changed in place; its function stays.
-    name : str
-        Of the parameter, dotted if it belongs to a submodule.
+    module, name : Module, str
+        The module, changed in place without changing its function, and its parameter (dotted).
     o : array_like of shape (number of entries, k), or Mirror, optional
         Orthonormal columns, or a mirror of this parameter alone. `None` is the identity.
     groups : "row", "column", "nuclear", tuple of int, or Tensor, optional
         Which coordinates vanish together: rows or columns of the parameter (first and second
         axis), blocks of the shape given, or entries with the same number in a tensor of integers
-        (of its shape; with `o`, of k numbers). The norm is then the sum of the Euclidean
-        lengths of the groups, by ``c_g = s_g u_g``. "nuclear" is the sum of singular values of
-        the matrix (first axis, rest), by ``W = U V``.
+        (of its shape; with `o`, of k numbers). The norm is then the sum of the lengths of the
+        groups, by ``c_g = s_g u_g``; for "nuclear" that of the singular values of the matrix
+        (first axis, rest), by ``W = U V``.
     rank : int, optional
         Inner width of ``U V``; the full rank if not given.
     depth : int
@@ -128,23 +114,13 @@ def dcs_(
         balance elsewhere: exactly balanced factors cannot change the sign of their product. The
         mean size of balanced factors if not given (0.1 if all are zero).
 
-    Returns
-    -------
-    Module
-        The same. Its new parameters are ``parametrizations.<name>.original0``, ...: z (with `o`
-        only) and the factors. Make the optimiser afterwards.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the parameter is missing, not real, tied, lazy, or parametrised already; if `o` is not
-        orthonormal or of the wrong size; if `groups` or `rank` do not fit the parameter.
-
     Notes
     -----
-    ``torch.nn.utils.parametrize.remove_parametrizations(submodule, "weight")`` goes back to a plain
-    parameter. A state dict holds z and the factors, not O: apply `dcs_` before loading one. Decay
-    must be coupled (SGD, Adam): AdamW minimises another objective.
+    The new parameters of the module are ``parametrizations.<name>.original0``, ...: z (with `o`
+    only) and the factors. Make the optimiser afterwards. A state dict holds z and the factors, not
+    O: apply `dcs_` before loading one. Decay must be coupled (SGD, Adam): AdamW minimises another
+    objective. ``torch.nn.utils.parametrize.remove_parametrizations`` makes the parameter plain.
+    Tied, lazy and parametrised parameters are refused.
 
     References
     ----------
@@ -158,8 +134,8 @@ def dcs_(
     """
     owner, leaf, parameter = own_parameter(module, name)
     mirror = _as_mirror(o, parameter, name)
-    coordinates = tuple(parameter.shape) if mirror is None else (mirror.dimension,)
-    redundancy = _redundancy(parameter, coordinates, mirror, groups, rank, depth, spread)
+    size = None if mirror is None else mirror.dimension
+    redundancy = redundancy_of(parameter, size, groups, rank, depth, spread)
     parametrize.register_parametrization(owner, leaf, DCS(redundancy, mirror))
     return module
 
@@ -181,55 +157,3 @@ def _as_mirror(o: Any, parameter: Tensor, name: str) -> Mirror | None:
         mirror = Mirror(matrix)
     mirror.coordinates({mirror.names[0]: parameter} if mirror.names else parameter.reshape(-1))
     return mirror
-
-
-def _redundancy(
-    parameter: Tensor,
-    coordinates: tuple[int, ...],
-    mirror: Mirror | None,
-    groups: Any,
-    rank: Any,
-    depth: Any,
-    spread: Any,
-) -> Redundancy:
-    n = as_count(depth, "depth", 2)
-    if spread is not None:
-        spread = as_positive(spread, "spread")
-    if rank is not None and groups != "nuclear":
-        raise ValueError('rank must come with groups="nuclear"')
-    if groups is None:
-        return Elementwise(n, spread)
-    if isinstance(groups, Tensor):
-        return Grouped(_as_labels(groups, coordinates), n, spread)
-    shape = tuple(parameter.shape)
-    if mirror is not None:
-        raise ValueError(f"groups must be None or a tensor of k numbers with o, got {groups!r}")
-    if groups == "nuclear":
-        if len(shape) < 2:
-            raise ValueError(f"the parameter must be a matrix, got shape {shape}")
-        largest = min(shape[0], parameter.numel() // shape[0])
-        r = largest if rank is None else as_rank(rank, largest, "the full rank")
-        return LowRank(shape, r, n, spread)
-    axis = {"row": 0, "column": 1}.get(groups) if isinstance(groups, str) else None
-    if axis is not None:
-        if axis >= len(shape):
-            raise ValueError(f"groups must fit the parameter of shape {shape}, got {groups!r}")
-        return Sliced(axis, n, spread)
-    if not isinstance(groups, tuple) or not all(
-        isinstance(b, numbers.Integral) and not isinstance(b, bool) and int(b) > 0 for b in groups
-    ):
-        raise ValueError(
-            'groups must be None, "row", "column", "nuclear", the positive shape of a block, or a '
-            f"tensor of integers, got {groups!r}"
-        )
-    if len(groups) != len(shape):
-        raise ValueError(f"groups must have {len(shape)} numbers, got {groups!r}")
-    return Grouped(block_labels(shape, groups), n, spread)
-
-
-def _as_labels(labels: Tensor, coordinates: tuple[int, ...]) -> Tensor:
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TypeError(f"groups must be integers, got {labels.dtype}")
-    if tuple(labels.shape) != coordinates:
-        raise ValueError(f"groups must have shape {coordinates}, got {tuple(labels.shape)}")
-    return torch.unique(labels, return_inverse=True)[1]

@@ -9,15 +9,12 @@ from torch.nn.utils import parametrize
 
 
 def own_parameter(module: Any, name: Any) -> tuple[nn.Module, str, nn.Parameter]:
-    """Return the submodule that owns a parameter, its name there, and the parameter.
-
-    Missing, tied, lazy, complex and already parametrised ones are refused.
-    """
+    """Return the submodule that owns a parameter, its name there, and the parameter."""
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
     everything = dict(module.named_parameters(remove_duplicate=False))
+    path, _, leaf = str(name).rpartition(".")
     if name not in everything:
-        path, _, leaf = str(name).rpartition(".")
         owner = dict(module.named_modules()).get(path)
         if owner is not None and parametrize.is_parametrized(owner, leaf):
             raise ValueError(f"parameter {name!r} must be plain, got one that is parametrised")
@@ -32,5 +29,4 @@ def own_parameter(module: Any, name: Any) -> tuple[nn.Module, str, nn.Parameter]
     tied = [other for other, p in everything.items() if p is parameter]
     if len(tied) > 1:
         raise ValueError(f"parameter {name!r} must not be tied, got one under {tied}")
-    path, _, leaf = name.rpartition(".")
     return module.get_submodule(path), leaf, parameter

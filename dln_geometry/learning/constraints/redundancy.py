@@ -7,23 +7,22 @@ The smallest value of half the sum of squares of N factors of c is N/2 times the
 from __future__ import annotations
 
 import math
+import numbers
 from abc import ABC, abstractmethod
 from functools import reduce
 from operator import matmul, mul
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from dln_geometry.support import as_count, as_positive, as_rank
 
 
 class Redundancy(ABC):
     """Coordinates ``c = u s_1 ... s_{N-1}`` with one number s for all coordinates that share it.
 
-    Parameters
-    ----------
-    depth : int
-        Number N of factors, at least 2.
-    spread : float or None
-        Size of the factors but the first where a coordinate is zero.
+    `depth` is the number N of factors, `spread` the size of s where a coordinate is zero.
     """
 
     def __init__(self, depth: int, spread: float | None) -> None:
@@ -51,9 +50,8 @@ class Redundancy(ABC):
     def others(self, sizes: Tensor) -> Tensor:
         """Return the common size of all factors but the first: ``(size + spread^N)^{1/N}``.
 
-        Balanced factors would have ``size^{1/N}``. They, and zeros most of all, lie on a mirror of
-        the product (the exchange of factors), where gradient descent cannot change the sign of a
-        coordinate.
+        At balanced factors, ``size^{1/N}``, gradient descent cannot change the sign of a
+        coordinate: they lie on a mirror of the product, the exchange of factors.
         """
         spread = self.spread
         if spread is None:
@@ -70,10 +68,7 @@ class Elementwise(Redundancy):
 
 
 class Grouped(Redundancy):
-    """One number s for each group of entries: the sum of ``|c_g|^{2/N}``.
-
-    `labels` (int64, in the shape of the coordinates) numbers the groups from 0 on.
-    """
+    """Groups of entries, numbered from 0 on by `labels` (int64): the sum of ``|c_g|^{2/N}``."""
 
     def __init__(self, labels: Tensor, depth: int, spread: float | None) -> None:
         super().__init__(depth, spread)
@@ -117,9 +112,8 @@ class LowRank(Redundancy):
 
     def factors(self, c: Tensor) -> tuple[Tensor, ...]:
         x = c.reshape(self.shape[0], -1)
-        dtype = x.dtype
         # svd does not exist below single precision.
-        x = x if dtype.itemsize >= 4 else x.float()
+        x = x if c.itemsize >= 4 else x.float()
         u, s, vh = torch.linalg.svd(x, full_matrices=False)
         s = torch.where(s > torch.finfo(s.dtype).eps * max(x.shape) * s[0], s, 0.0)
         if bool((s[self.rank :] > 0).any()):
@@ -131,9 +125,8 @@ class LowRank(Redundancy):
         others = self.others(s)
         inner = (torch.diag(others) for _ in range(self.depth - 2))
         first = u * (s / others ** (self.depth - 1))
-        last = others.unsqueeze(-1) * vh
         # LBFGS needs contiguous parameters, which singular vectors are not.
-        return tuple(w.to(dtype).contiguous() for w in (first, *inner, last))
+        return tuple(w.to(c.dtype).contiguous() for w in (first, *inner, others[:, None] * vh))
 
     def product(self, factors: tuple[Tensor, ...]) -> Tensor:
         return reduce(matmul, factors).reshape(self.shape)
@@ -142,7 +135,55 @@ class LowRank(Redundancy):
         return torch.linalg.svdvals(c.reshape(self.shape[0], -1))
 
 
-def block_labels(shape: tuple[int, ...], block: tuple[int, ...]) -> Tensor:
+def redundancy_of(
+    parameter: Tensor, size: int | None, groups: Any, rank: Any, depth: Any, spread: Any
+) -> Redundancy:
+    """Return the redundancy for the arguments of `dcs_`, with an `o` of that many coordinates."""
+    n = as_count(depth, "depth", 2)
+    if spread is not None:
+        spread = as_positive(spread, "spread")
+    if rank is not None and groups != "nuclear":
+        raise ValueError('rank must come with groups="nuclear"')
+    if groups is None:
+        return Elementwise(n, spread)
+    shape = tuple(parameter.shape)
+    if isinstance(groups, Tensor):
+        labels = _as_labels(groups, shape if size is None else (size,))
+        return Grouped(labels, n, spread)
+    if size is not None:
+        raise ValueError(f"groups must be None or a tensor of k numbers with o, got {groups!r}")
+    if groups == "nuclear":
+        if len(shape) < 2:
+            raise ValueError(f"the parameter must be a matrix, got shape {shape}")
+        full = min(shape[0], parameter.numel() // shape[0])
+        r = full if rank is None else as_rank(rank, full, "the full rank")
+        return LowRank(shape, r, n, spread)
+    if groups in ("row", "column"):
+        axis = ("row", "column").index(groups)
+        if axis >= len(shape):
+            raise ValueError(f"groups must fit the parameter of shape {shape}, got {groups!r}")
+        return Sliced(axis, n, spread)
+    if not isinstance(groups, tuple) or not all(
+        isinstance(b, numbers.Integral) and not isinstance(b, bool) and int(b) > 0 for b in groups
+    ):
+        raise ValueError(
+            'groups must be None, "row", "column", "nuclear", the positive shape of a block, or a '
+            f"tensor of integers, got {groups!r}"
+        )
+    if len(groups) != len(shape):
+        raise ValueError(f"groups must have {len(shape)} numbers, got {groups!r}")
+    return Grouped(_block_labels(shape, groups), n, spread)
+
+
+def _as_labels(labels: Tensor, coordinates: tuple[int, ...]) -> Tensor:
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"groups must be integers, got {labels.dtype}")
+    if tuple(labels.shape) != coordinates:
+        raise ValueError(f"groups must have shape {coordinates}, got {tuple(labels.shape)}")
+    return torch.unique(labels, return_inverse=True)[1]
+
+
+def _block_labels(shape: tuple[int, ...], block: tuple[int, ...]) -> Tensor:
     """Return the number of the block of each entry; at the end of an axis blocks may be shorter."""
     label = torch.zeros(shape, dtype=torch.int64)
     for axis, (size, length) in enumerate(zip(shape, block, strict=True)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ class Syre(nn.Module):
         self.register_buffer("scale", scale)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return the parameter that the module computes with."""
+        """Return the parameter q."""
         return self.offset + (z if self.scale is None else self.scale * z)
 
     def right_inverse(self, q: Tensor) -> Tensor:
@@ -48,36 +48,26 @@ def syre_(
     r"""Remove the symmetries of a loss, so that no parameters collapse onto their fixed sets.
 
     Each parameter becomes ``q = z + q_0`` with a fixed random ``q_0 ~ N(0, sigma^2)``: weight decay
-    acts on z, ``f(z + q_0) + gamma |z|^2`` for a `weight_decay` of ``2 gamma``. Neither the loss
-    nor the penalty changes much, but no mirror is a symmetry of both any more.
+    acts on z, ``f(z + q_0) + gamma |z|^2`` for a `weight_decay` of ``2 gamma``. No mirror is a
+    symmetry of both terms.
 
     Parameters
     ----------
     module : Module
-        Changed in place; its function stays.
+        Changed in place: its function stays, its state dict holds q_0. Make the optimiser
+        afterwards.
     names : iterable of str, optional
-        Of the parameters, dotted; all that are floating and trained if not given.
+        Of the parameters, dotted; all that are floating and trained if not given. If one is tied,
+        lazy or parametrised already, no parameter is changed.
     sigma : float, optional
         Standard deviation of q_0. If not given ``0.01 / sqrt(d)`` with d the number of inputs of
         the layer (the entries of a row of its weight): a hundredth of a usual initialisation.
         Vectors take the d of the weight beside them, or their own length.
     anisotropy : float
         In [0, 1): the decay of each entry is multiplied by a random number, uniform between
-        ``1 - anisotropy`` and ``1 + anisotropy``, which also breaks continuous families of
-        mirrors (rotations) for good.
+        ``1 - anisotropy`` and ``1 + anisotropy``, which also breaks rotations for good.
     generator : torch.Generator, optional
         Source of randomness; a fresh one if not given. The global one is never touched.
-
-    Returns
-    -------
-    Module
-        What was given; q_0 is in its state dict. Make the optimiser afterwards.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a parameter is missing, not real, tied, lazy, or parametrised already; nothing is
-        changed then.
 
     References
     ----------
@@ -98,33 +88,27 @@ def syre_(
     if spread >= 1:
         raise ValueError(f"anisotropy must be below 1, got {anisotropy!r}")
     if names is None:
-        trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-        chosen = [name for name, p in trained if p.is_floating_point()]
+        pairs = module.named_parameters()
+        chosen = [name for name, p in pairs if p.requires_grad and p.is_floating_point()]
     else:
         chosen = [names] if isinstance(names, str) else list(names)
     if not chosen:
         raise ValueError("module must have parameters to change, got none")
     # Find all before changing any: an error leaves the module as it was.
     sites = [own_parameter(module, name) for name in chosen]
-    widths = [_inputs(owner, p) for owner, _, p in sites]
-    for (owner, leaf, p), width in zip(sites, widths, strict=True):
-        source = as_generator(generator, p.device)
-        noise = normal(p.shape, source, p.dtype, p.device)
-        offset = noise * (0.01 / math.sqrt(width) if sigma is None else sigma)
-        scale = None
+    sizes = [0.01 / math.sqrt(_inputs(owner, p)) for owner, _, p in sites]
+    for (owner, leaf, p), size in zip(sites, sizes, strict=True):
+        source, scale = as_generator(generator, p.device), None
+        offset = normal(p.shape, source, p.dtype, p.device) * (size if sigma is None else sigma)
         if spread > 0:
-            options: dict[str, Any] = {"dtype": p.dtype, "device": source.device}
-            uniform = torch.rand(p.shape, generator=source, **options).to(p.device)
+            uniform = torch.rand(p.shape, generator=source, dtype=p.dtype, device=source.device)
             # The penalty is |z|^2 = |(q - q_0) / scale|^2: the decay of q is 1 / scale^2.
-            scale = (1 + spread * (2 * uniform - 1)).rsqrt()
+            scale = (1 + spread * (2 * uniform.to(p.device) - 1)).rsqrt()
         parametrize.register_parametrization(owner, leaf, Syre(offset, scale))
     return module
 
 
 def _inputs(owner: nn.Module, p: Tensor) -> int:
     """Return the number of inputs of the layer that a parameter belongs to."""
-    beside = [w for w in owner.parameters(recurse=False) if w.ndim >= 2]
-    if p.ndim < 2 and not beside:
-        return max(p.numel(), 1)
-    matrix = p if p.ndim >= 2 else beside[0]
-    return max(matrix.numel() // matrix.shape[0], 1)
+    matrices = [w for w in (p, *owner.parameters(recurse=False)) if w.ndim >= 2]
+    return max(matrices[0].numel() // matrices[0].shape[0] if matrices else p.numel(), 1)

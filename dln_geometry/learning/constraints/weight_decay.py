@@ -18,6 +18,8 @@ def dcs_parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return the parameter groups for an optimiser: decay kappa on the factors alone.
 
+    There is a group for each kappa, and one for the other parameters if there are any.
+
     Parameters
     ----------
     module : Module
@@ -26,12 +28,6 @@ def dcs_parameter_groups(
         The multiple of the norm, one for all or by the name of the parameter.
     weight_decay : float
         Of all other parameters.
-
-    Returns
-    -------
-    list of dict
-        A group for each kappa, and one for the others if there are any; ready for
-        ``torch.optim.SGD(groups, lr=...)``.
 
     Examples
     --------
@@ -57,15 +53,13 @@ def dcs_parameter_groups(
 def dcs_penalty(module: nn.Module, kappa: float | Mapping[str, float]) -> Tensor:
     """Return ``kappa/2`` times the squares of the factors, a term to add to the loss.
 
-    Its gradient is the decay of `dcs_parameter_groups`, for optimisers that have none (LBFGS);
-    parameters as there.
+    For optimisers without decay (LBFGS); parameters as in `dcs_parameter_groups`.
     """
-    sites = _sites(module)
-    terms = []
+    sites, terms = _sites(module), []
     for name, k in _kappas(sites, kappa).items():
         site, originals = sites[name]
-        squares = torch.stack([u.square().sum() for u in site.decayed(originals)]).sum()
-        terms.append(k * (squares / 2))
+        squares = torch.stack([u.square().sum() for u in site.decayed(originals)])
+        terms.append(k * (squares.sum() / 2))
     return torch.stack(terms).sum()
 
 
@@ -75,8 +69,7 @@ def dcs_norm(module: nn.Module) -> dict[str, Tensor]:
     It is ``|O^T q|_1``, the sum of lengths of the groups, or the nuclear norm; for N > 2 factors
     ``N/2`` times the sum of ``size^{2/N}``.
     """
-    sites = _sites(module)
-    return {name: site.norm(site(*originals)) for name, (site, originals) in sites.items()}
+    return {name: site.norm(site(*parts)) for name, (site, parts) in _sites(module).items()}
 
 
 def _sites(module: nn.Module) -> dict[str, tuple[DCS, list[Tensor]]]:

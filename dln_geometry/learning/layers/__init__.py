@@ -10,8 +10,4 @@ from dln_geometry.learning.layers.deep_linear import DeepLinear
 from dln_geometry.learning.layers.end_to_end_sgd import EndToEndSGD
 from dln_geometry.learning.layers.initialisation import balanced_
 
-__all__ = [
-    "DeepLinear",
-    "EndToEndSGD",
-    "balanced_",
-]
+__all__ = ["DeepLinear", "EndToEndSGD", "balanced_"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -18,9 +19,8 @@ from dln_geometry.support import as_layer_count, as_positive, as_rank, as_width_
 class DeepLinear(nn.Module):
     """A linear layer that is a product of N: ``y = W_N ... W_1 x + b``.
 
-    It computes the functions of `torch.nn.Linear`, but gradient descent moves the end-to-end
-    matrix in the metric of depth N. It starts balanced (see `balanced_`), with a bias of zero. The
-    state has the keys ``weights.0``, ..., ``weights.{N-1}``, ``bias``.
+    Gradient descent moves the end-to-end matrix in the metric of depth N. It starts balanced (see
+    `balanced_`), with a bias of zero.
 
     Parameters
     ----------
@@ -37,12 +37,11 @@ class DeepLinear(nn.Module):
     ----------
     weights : nn.ParameterList
         ``(W_1, ..., W_N)``, input side first, W_p of shape (d_p, d_{p-1}).
-    bias : nn.Parameter or None
-        Shape (d_N,).
+    bias : nn.Parameter of shape (d_N,), or None
 
     Notes
     -----
-    The layers are applied one after the other, or multiplied out first, whichever takes fewer
+    `forward` applies the layers one by one, or multiplies them out first: whichever takes fewer
     multiplications for the number of inputs. The results differ by rounding errors.
 
     Examples
@@ -70,26 +69,23 @@ class DeepLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.widths = as_width_sequence(widths)
-        least = min(self.widths)
-        self.rank = None if rank is None else as_rank(rank, least, "the smallest width")
+        largest = min(self.widths)
+        self.rank = None if rank is None else as_rank(rank, largest, "the smallest width")
         self.scale = as_positive(scale, "scale")
         self.distribution = as_distribution(distribution)
         dtype = torch.get_default_dtype() if dtype is None else dtype
         if not dtype.is_floating_point:
             raise TypeError(f"dtype must be a real floating type, got {dtype}")
-        self._build(bias, device, dtype)
-        self.reset_parameters(generator)
-
-    def _build(self, bias: bool, device: torch.device | str | None, dtype: torch.dtype) -> None:
         d = self.widths
         self.weights = nn.ParameterList(
-            torch.empty(d[p], d[p - 1], device=device, dtype=dtype) for p in range(1, len(d))
+            torch.empty(b, a, device=device, dtype=dtype) for a, b in itertools.pairwise(d)
         )
         self.bias = nn.Parameter(torch.zeros(d[-1], device=device, dtype=dtype)) if bias else None
         areas = [w.numel() for w in self.weights]
         self._layered_cost = sum(areas)
         # `product` starts at the narrower end.
         self._product_cost = d[0] * sum(areas[1:]) if d[0] <= d[-1] else d[-1] * sum(areas[:-1])
+        self.reset_parameters(generator)
 
     @classmethod
     def from_linear(
@@ -103,13 +99,11 @@ class DeepLinear(nn.Module):
     ) -> DeepLinear:
         """Return a deep layer with the function of an `nn.Linear`: balanced factors of its weight.
 
-        Singular values of the weight that are zero stay zero under gradient descent: a layer made
-        from the weight 0 cannot learn.
+        Singular values that are zero stay zero under gradient descent: a layer made from the weight
+        0 cannot learn. The layer takes over bias, dtype, device, mode and requires_grad.
 
         Parameters
         ----------
-        linear : nn.Linear
-            Weight, bias, dtype, device, mode and requires_grad are taken over; it is not changed.
         depth : int
             Number of layers N.
         hidden : int or sequence of int, optional
@@ -121,26 +115,17 @@ class DeepLinear(nn.Module):
             raise TypeError(f"linear must be an nn.Linear, got {type(linear).__name__}")
         layers = as_layer_count(depth)
         n, m = linear.in_features, linear.out_features
-        if isinstance(hidden, Sequence):
-            inner = tuple(hidden)
-            if len(inner) != layers - 1:
-                raise ValueError(
-                    f"hidden must hold depth - 1 = {layers - 1} widths, got {len(inner)}"
-                )
-        else:
-            inner = (min(m, n) if hidden is None else hidden,) * (layers - 1)
-        deep = cls(
-            (n, *inner, m), bias=linear.bias is not None, device="meta", dtype=linear.weight.dtype
-        ).to_empty(device=linear.weight.device)
-        fill_balanced(
-            list(deep.weights), end_to_end=linear.weight, gauge=gauge, generator=generator
-        )
-        for w in deep.weights:
-            w.requires_grad_(linear.weight.requires_grad)
+        if not isinstance(hidden, Sequence):
+            hidden = (min(m, n) if hidden is None else hidden,) * (layers - 1)
+        if len(hidden) != layers - 1:
+            raise ValueError(f"hidden must hold depth - 1 = {layers - 1} widths, got {len(hidden)}")
+        weight, bias = linear.weight, linear.bias is not None
+        deep = cls((n, *hidden, m), bias=bias, device="meta", dtype=weight.dtype)
+        deep = deep.to_empty(device=weight.device)
+        fill_balanced(list(deep.weights), end_to_end=weight, gauge=gauge, generator=generator)
+        deep.weights.requires_grad_(weight.requires_grad)
         if deep.bias is not None:
-            with torch.no_grad():
-                deep.bias.copy_(linear.bias)
-            deep.bias.requires_grad_(linear.bias.requires_grad)
+            deep.bias = nn.Parameter(linear.bias.detach().clone(), linear.bias.requires_grad)
         return deep.train(linear.training)
 
     @property
@@ -168,8 +153,7 @@ class DeepLinear(nn.Module):
             generator=generator,
         )
         if self.bias is not None:
-            with torch.no_grad():
-                self.bias.zero_()
+            nn.init.zeros_(self.bias)
 
     def factors(self) -> tuple[Tensor, ...]:
         """Return the layers ``(W_1, ..., W_N)`` themselves, input side first."""
@@ -185,11 +169,9 @@ class DeepLinear(nn.Module):
 
     def collapse(self) -> nn.Linear:
         """Return an `nn.Linear` with the same function, on its own memory."""
-        first = self.weights[0]
+        first, (n, *_, m), bias = self.weights[0], self.widths, self.bias is not None
         # Made on the meta device: the default initialisation would draw from the global generator.
-        sides, bias = (self.in_features, self.out_features), self.bias is not None
-        linear = nn.Linear(*sides, bias=bias, device="meta", dtype=first.dtype)
-        linear = linear.to_empty(device=first.device)
+        linear = nn.Linear(n, m, bias, "meta", first.dtype).to_empty(device=first.device)
         wide = first.dtype if first.dtype.itemsize >= 4 else torch.float32
         with torch.no_grad():
             # Round to half precision once, at the end.
@@ -210,7 +192,7 @@ class DeepLinear(nn.Module):
         return functional.linear(x, last, self.bias)
 
     def __repr__(self) -> str:
-        # Like that of nn.Linear: nn.Module would list the parameters too.
+        # nn.Module would list the parameters too.
         return f"{type(self).__name__}({self.extra_repr()})"
 
     def extra_repr(self) -> str:

@@ -27,23 +27,21 @@ class EndToEndSGD(Optimizer):
     ``W_p = Lam`` in the frames of X, ``dE/dW_p = Lam^{N-p} U^T G V Lam^{p-1}``,
 
     (with G in place of ``U^T G`` in the first factor and of ``G V`` in the last): exactly one step
-    of gradient descent on the N layers, from the balanced factors of X, multiplied out. Only the
-    matrix is kept, so every step starts from balanced layers; layers that are trained on without
-    being balanced differ by O(h^2) a step.
+    of gradient descent on the N layers, from the balanced factors of X, multiplied out. Every step
+    starts from balanced layers; layers that are not balanced again differ by O(h^2) a step.
 
     At another real depth the step is the product of ``q = floor(N)`` such factors that moves
     along ``-h A_{N,X}(G)``, the gradient in the metric of depth N: the terms above are
     multiplied by ``a_ij(N) / a_ij(q)``, and decay by N / q. At infinite depth, where only the
     metric divided by N has a limit, `lr` and `weight_decay` are those of N layers with lr / N,
-    the step has 16 factors, and the column and row space of X do not change. Both agree with the
-    gradient flow of that depth to first order in h.
+    the step has 16 factors, and the column and row space of X do not change.
 
     Parameters
     ----------
     params : iterable
-        Parameters or groups with options of their own, as for every torch optimiser. Kernels of
-        convolutions are taken as matrices of shape (first, rest): a convolution followed by
-        N - 1 pointwise ones. Vectors and scalars (biases) get the plain step of depth 1.
+        Parameters or groups with options of their own. Kernels of convolutions are taken as
+        matrices of shape (first, rest): a convolution followed by N - 1 pointwise ones. Vectors
+        and scalars (biases) get the plain step of depth 1.
     lr : float
         Learning rate h of the layers.
     depth : float
@@ -52,19 +50,10 @@ class EndToEndSGD(Optimizer):
         Multiple of each layer that is added to its gradient: on X the penalty
         ``(weight_decay N / 2) sum_k s_k^{2/N}``.
 
-    Raises
-    ------
-    ValueError
-        In `step`, if a matrix or its gradient is not finite.
-
-    Warns
-    -----
-    UserWarning
-        If a matrix is zero at a depth above 1: a fixed point, whatever the gradient.
-
     Notes
     -----
-    There is no momentum: that of the layers is no function of X. Singular values below
+    A matrix that is zero at a depth above 1 stays zero whatever the gradient, with a warning. There
+    is no momentum: that of the layers is no function of X. Singular values below
     ``4 max(m, n) eps s_1`` are rounding errors and count as zero: their N-th roots are not small.
     A step takes a thin SVD and N - 1 products of the narrower side, half precision in float32.
 
@@ -90,8 +79,8 @@ class EndToEndSGD(Optimizer):
         """Add a group of parameters, with its own options if it names any."""
         options = {**self.defaults, **param_group}
         as_depth(options["depth"])
-        for name in ("lr", "weight_decay"):
-            _as_rate(options[name], name)
+        _as_rate(options, "lr")
+        _as_rate(options, "weight_decay")
         super().add_param_group(param_group)
         for p in self.param_groups[-1]["params"]:
             if not p.is_floating_point():
@@ -101,14 +90,11 @@ class EndToEndSGD(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make one step; return the loss of the closure, which evaluates the model anew."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         for group in self.param_groups:
             # A scheduler may have changed the options since.
-            lr = _as_rate(group["lr"], "lr")
-            decay = _as_rate(group["weight_decay"], "weight_decay")
+            lr, decay = _as_rate(group, "lr"), _as_rate(group, "weight_decay")
             depth = as_depth(group["depth"])
             for p in group["params"]:
                 if p.grad is None:
@@ -155,16 +141,14 @@ def _product_step(point: EndToEnd, g: Tensor, lr: float, decay: float) -> Tensor
     (m, n), r = point.shape, point.rank
     gv = g @ point.vh.mT
     core = -lr * frame.root_kernel * (point.u.mT @ gv)
-    left = right = None
-    if m > r:
-        left = -lr * gv * frame.root_mixed
-    if n > r:
-        right = -lr * frame.root_mixed.unsqueeze(-1) * (point.u.mT @ g)
+    left = -lr * gv * frame.root_mixed if m > r else None
+    right = -lr * frame.root_mixed.unsqueeze(-1) * (point.u.mT @ g) if n > r else None
     last, first = frame.move(core, left, right, keep=keep)
     return last @ first
 
 
-def _as_rate(value: Any, name: str) -> float:
-    """Return a non-negative number; torch allows options that are tensors of one element."""
+def _as_rate(options: dict[str, Any], name: str) -> float:
+    """Return a non-negative option; torch allows tensors of one element."""
+    value = options[name]
     one = isinstance(value, Tensor) and value.numel() == 1
     return as_positive(value.item() if one else value, name, zero=True)

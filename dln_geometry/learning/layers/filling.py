@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -28,8 +29,7 @@ def fill_balanced(
     first = weights[0]
     scale = as_positive(scale, "scale")
     as_distribution(distribution)
-    if first.is_meta:
-        # Like torch.nn.init, leave meta tensors alone.
+    if first.is_meta:  # left alone, as by torch.nn.init
         return
     # svd does not exist below single precision.
     dtype = first.dtype if first.dtype.itemsize >= 4 else torch.float32
@@ -38,9 +38,9 @@ def fill_balanced(
     with torch.no_grad():
         if end_to_end is None:
             r = as_rank(min(widths) if rank is None else rank, min(widths), "the smallest width")
-            u, s, vh = _random_svd(
-                (*batch, widths[-1], widths[0]), r, distribution, generator, dtype, device
-            )
+            shape = (*batch, widths[-1], widths[0])
+            options: dict[str, Any] = {"generator": generator, "dtype": dtype, "device": device}
+            u, s, vh = _random_svd(shape, r, distribution, **options)
         else:
             x = as_matrix(end_to_end, "end_to_end", dtype=dtype, device=device)
             u, s, vh = _svd_within(x, widths, batch, rank)
@@ -50,23 +50,17 @@ def fill_balanced(
 
 
 def _random_svd(
-    shape: tuple[int, ...],
-    r: int,
-    distribution: str,
-    generator: torch.Generator,
-    dtype: torch.dtype,
-    device: torch.device,
+    shape: tuple[int, ...], r: int, distribution: str, **options: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw the thin SVD of a random matrix of rank r, at scale 1."""
+    """Draw the thin SVD of a random matrix of rank r, at scale 1; options as in `haar_stiefel`."""
     *batch, m, n = shape
-    options: dict[str, Any] = {"generator": generator, "dtype": dtype, "device": device}
     if distribution == "orthogonal":
         u, v = haar_stiefel(batch, m, r, **options), haar_stiefel(batch, n, r, **options)
-        return u, torch.ones(*batch, r, dtype=dtype, device=device), v.mT
+        return u, u.new_ones(*batch, r), v.mT
     # A Gaussian matrix on a Haar subspace of dimension r of the narrower side. At full rank the
     # subspace is the whole side, and the entries are independent.
     narrow, wide = min(m, n), max(m, n)
-    z = normal((*batch, r, wide), generator, dtype, device)
+    z = normal((*batch, r, wide), **options)
     frame, s, vh = torch.linalg.svd(z * math.sqrt(narrow / (r * n)), full_matrices=False)
     u = haar_stiefel(batch, narrow, r, **options) @ frame
     return (u, s, vh) if m <= n else (vh.mT, s, u.mT)
@@ -107,8 +101,7 @@ def _widths_of(weights: Sequence[Tensor]) -> tuple[int, ...]:
                 f"got shape {tuple(w.shape)}"
             )
     first = weights[0]
-    for p, w in enumerate(weights[1:], start=1):
-        before = weights[p - 1]
+    for p, (before, w) in enumerate(itertools.pairwise(weights), start=1):
         if w.shape[-1] != before.shape[-2] or w.shape[:-2] != first.shape[:-2]:
             raise ValueError(
                 f"weights must chain, got shapes {tuple(before.shape)} and {tuple(w.shape)} "

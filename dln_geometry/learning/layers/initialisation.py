@@ -24,11 +24,13 @@ def balanced_(
     gauge: str | Sequence[Any] | None = "haar",
     generator: torch.Generator | None = None,
 ) -> T:
-    """Fill consecutive linear layers with balanced factors of one matrix, in place.
+    """Fill consecutive linear layers with balanced factors of one matrix, in place; return them.
 
     ``W_p = Q_p Sigma^{1/N} Q_{p-1}^T`` with ``X = U Sigma V^T``, ``Q_N = U``, ``Q_0 = V``: the
-    layers multiply to X, their moments are zero, and the sum of their squares is the least
-    possible. Biases of modules are set to zero, so that the module is the map ``x -> X x``.
+    layers multiply to X, and the sum of their squares is the least possible. Biases are set to
+    zero, so that the module is the map ``x -> X x``. Half precision is computed in float32 and
+    rounded once. Layers that are tied, mix dtypes or devices, or whose weights are computed
+    (weight_norm) are refused.
 
     Parameters
     ----------
@@ -39,9 +41,8 @@ def balanced_(
         The matrix X itself, times `scale`.
     distribution : "gaussian" or "orthogonal"
         Law of X if it is not given. Gaussian: entries ``N(0, scale^2 / d_0)``, which at scale 1
-        keeps the mean square of the entries of the input; below full rank a Gaussian matrix
-        on a Haar subspace of the narrower side, with the same variance. Orthogonal: Haar
-        singular vectors, every singular value equal to `scale`.
+        keeps the mean square of the entries of the input; below full rank on a Haar subspace of
+        the narrower side. Orthogonal: Haar singular vectors, all singular values equal to `scale`.
     rank : int, optional
         Rank of X; `None` is the smallest width. Of a given X the nearest matrix of that rank.
     scale : float
@@ -50,18 +51,6 @@ def balanced_(
         Hidden frames Q_p: random, canonical (first columns of the identity), or given.
     generator : torch.Generator, optional
         Source of randomness; a fresh one if not given. The global one is never touched.
-
-    Returns
-    -------
-    DeepLinear, nn.Linear, nn.Sequential or sequence
-        What was given. Half precision is computed in float32 and rounded once.
-
-    Raises
-    ------
-    TypeError
-        If a module is not linear, or a weight is computed or not a real floating tensor.
-    ValueError
-        If the layers do not chain, are tied, mix dtypes or devices; if a width is below the rank.
 
     References
     ----------
@@ -76,18 +65,10 @@ def balanced_(
     weights: list[Tensor] = []
     biases: list[Tensor] = []
     _collect(module_or_weights, "", weights, biases)
-    fill_balanced(
-        weights,
-        end_to_end=end_to_end,
-        distribution=distribution,
-        rank=rank,
-        scale=scale,
-        gauge=gauge,
-        generator=generator,
-    )
-    with torch.no_grad():
-        for b in biases:
-            b.zero_()
+    laws: dict[str, Any] = {"distribution": distribution, "rank": rank, "scale": scale}
+    fill_balanced(weights, end_to_end=end_to_end, gauge=gauge, generator=generator, **laws)
+    for b in biases:
+        nn.init.zeros_(b)
     return module_or_weights
 
 
@@ -110,11 +91,9 @@ def _collect(item: Any, name: str, weights: list[Tensor], biases: list[Tensor]) 
     elif isinstance(item, nn.Identity) and name:
         pass
     elif isinstance(item, nn.Sequential | nn.ModuleList | nn.ParameterList | list | tuple):
-        children = item.named_children() if isinstance(item, nn.Module) else ()
-        if not isinstance(item, nn.Sequential | nn.ModuleList):
-            children = ((str(p), child) for p, child in enumerate(item))
-        for key, child in children:
-            _collect(child, f"{name}.{key}" if name else key, weights, biases)
+        named = isinstance(item, nn.Sequential | nn.ModuleList)
+        for key, child in item.named_children() if named else enumerate(item):
+            _collect(child, f"{name}.{key}" if name else str(key), weights, biases)
     elif name:
         raise TypeError(f"layers must all be linear, got {_place(item, name)}")
     else:

@@ -7,7 +7,7 @@ that returns `Mirror.of_terms`.
 
 from __future__ import annotations
 
-from dln_geometry.learning.mirror.evaluation import NotFiniteError, as_scalar, value_and_gradient
 from dln_geometry.learning.mirror.mirrors import Mirror
+from dln_geometry.learning.mirror.reflection import NotFiniteError, as_scalar, value_and_gradient
 
 __all__ = ["Mirror", "NotFiniteError", "as_scalar", "value_and_gradient"]

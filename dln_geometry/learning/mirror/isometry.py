@@ -1,8 +1,4 @@
-"""Isometries O from k coordinates into named tensors, kept as slots of rows and small frames.
-
-A `Slot` acts on one axis of a tensor, a `Piece` on one tensor, a `Term` on several that share
-their coordinates.
-"""
+"""Isometries O into named tensors: slots on axes, pieces on tensors, terms of several pieces."""
 
 from __future__ import annotations
 
@@ -22,8 +18,8 @@ from dln_geometry.support import as_count
 class Slot:
     """A linear map along one axis of a tensor: ``frame (x) I_b`` on s units of b rows each.
 
-    `axis` counts from the end (negative), `index` (int64, shape (s, b)) holds the rows, and
-    `frame` orthonormal columns, shape (s, k); `None` is the identity.
+    `axis` is negative, `index` (int64, shape (s, b)) holds the rows, and `frame` orthonormal
+    columns, shape (s, k); `None` is the identity.
     """
 
     axis: int
@@ -62,10 +58,9 @@ class Slot:
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """The part of an isometry that acts on one tensor: a slot on each of some distinct axes.
+    """The part of an isometry that acts on one tensor: `weight` times a slot on some of its axes.
 
-    Everything is multiplied by `weight`. `dense`, shape (number of entries, k), is the matrix
-    itself and replaces the slots.
+    `dense`, shape (number of entries, k), is the matrix itself and replaces the slots.
     """
 
     name: str
@@ -79,15 +74,18 @@ class Piece:
         """Number of coordinates."""
         if self.dense is not None:
             return self.dense.shape[1]
-        sizes = dict(enumerate(self.shape, start=-len(self.shape)))
-        sizes.update((slot.axis, slot.size) for slot in self.slots)
-        return math.prod(sizes.values())
+        return math.prod(self._sizes())
+
+    def _sizes(self) -> list[int]:
+        sizes = list(self.shape)
+        for slot in self.slots:
+            sizes[slot.axis] = slot.size
+        return sizes
 
     def like(self, x: Tensor) -> Piece:
         """Return the part on the device and with the precision of a tensor."""
-        slots = tuple(slot.like(x) for slot in self.slots)
         dense = None if self.dense is None else self.dense.to(x)
-        return replace(self, slots=slots, dense=dense)
+        return replace(self, slots=tuple(slot.like(x) for slot in self.slots), dense=dense)
 
     def pull(self, x: Tensor) -> Tensor:
         """Return ``O^T x``, shape (..., k), for `x` of shape (..., *shape)."""
@@ -102,10 +100,7 @@ class Piece:
         """Return ``O c``, shape (..., *shape), for `c` of shape (..., k)."""
         if self.dense is not None:
             c = c @ self.dense.to(c).mT
-        sizes = list(self.shape)
-        for slot in self.slots:
-            sizes[slot.axis] = slot.size
-        x = (c if self.weight == 1.0 else self.weight * c).reshape(*c.shape[:-1], *sizes)
+        x = (c if self.weight == 1.0 else self.weight * c).reshape(*c.shape[:-1], *self._sizes())
         for slot in reversed(self.slots):
             x = slot.push(x, self.shape[slot.axis])
         return x
@@ -113,51 +108,39 @@ class Piece:
 
 # Parts that share their coordinates: O^T q is the sum over the parts.
 Term = tuple[Piece, ...]
+# By name, pairs of an axis, counted from the end, and positions, shape (d, b): rows of d units.
+Layout = dict[str, list[tuple[int, Tensor]]]
 
 
-def term_dimension(term: Term) -> int:
-    """Return the number of coordinates of a term."""
-    return term[0].dimension
-
-
-def as_layout(axes: Any, params: Mapping[str, Tensor]) -> dict[str, list[tuple[int, Tensor]]]:
-    """Convert the `axes` of `Mirror.permutation` into ``{name: [(axis, positions)]}``.
-
-    Axes are counted from the end; positions have shape (d, b), rows of d units.
-    """
+def as_layout(axes: Any, params: Mapping[str, Tensor]) -> tuple[Layout, int]:
+    """Return the layout for the `axes` of `Mirror.permutation`, and the number of units."""
     if not isinstance(axes, Mapping) or not axes:
         raise TypeError(f"axes must be a non-empty mapping from names to axes, got {axes!r}")
-    layout: dict[str, list[tuple[int, Tensor]]] = {}
+    layout: Layout = {}
     for name, value in axes.items():
         tensor = named(params, name)
         for entry in value if isinstance(value, list) else [value]:
             axis, positions = entry if isinstance(entry, tuple) else (entry, None)
             axis = _as_axis(axis, tensor.ndim, name)
-            length = tensor.shape[axis]
+            length, what = tensor.shape[axis], f"positions of {name!r}"
             index = torch.arange(length)
             if positions is not None:
-                index = as_places(positions, length, f"positions of {name!r}")
+                index = as_places(positions, length, what)
             if index.ndim > 2:
-                raise ValueError(
-                    f"positions of {name!r} must have shape (d,) or (d, b), "
-                    f"got {tuple(index.shape)}"
-                )
+                raise ValueError(f"{what} must have shape (d,) or (d, b), got {tuple(index.shape)}")
             index = index if index.ndim == 2 else index.reshape(-1, 1)
             layout.setdefault(name, []).append((axis - tensor.ndim, index))
-        chosen = [axis for axis, _ in layout[name]]
-        if len(set(chosen)) < len(chosen):
+        if len({axis for axis, _ in layout[name]}) < len(layout[name]):
             raise ValueError(f"axes of {name!r} must be distinct, got {value!r}")
     counts = {name: [len(index) for _, index in entries] for name, entries in layout.items()}
-    if len({count for several in counts.values() for count in several}) > 1:
+    distinct = {count for several in counts.values() for count in several}
+    if len(distinct) > 1:
         raise ValueError(f"axes must all have the same number of units, got {counts}")
-    return layout
+    return layout, distinct.pop()
 
 
 def terms_of_units(
-    layout: Mapping[str, list[tuple[int, Tensor]]],
-    params: Mapping[str, Tensor],
-    units: Tensor,
-    frame: Tensor | None,
+    layout: Layout, params: Mapping[str, Tensor], units: Tensor, frame: Tensor | None
 ) -> list[Term]:
     """Return the terms of the reflection ``I - 2 F F^T`` of the units, on each of their axes.
 
@@ -169,15 +152,13 @@ def terms_of_units(
         shape = tuple(params[name].shape)
         inside = [Slot(axis, index[units], frame) for axis, index in entries]
         if len(entries) == 1:
-            terms.append((Piece(name, shape, (inside[0],)),))
+            terms.append((Piece(name, shape, tuple(inside)),))
             continue
-        outside = [_complement(slot, shape[slot.axis]) for slot in inside]
-        choices = [
-            [(1, a), *((0, slot) for slot in b)] for a, b in zip(inside, outside, strict=True)
-        ]
+        choices = [[slot, *_complement(slot, shape[slot.axis])] for slot in inside]
         for choice in itertools.product(*choices):
-            if sum(parity for parity, _ in choice) % 2:
-                terms.append((Piece(name, shape, tuple(slot for _, slot in choice)),))
+            # The first slot of each choice is the inside.
+            if sum(slot is first for slot, first in zip(choice, inside, strict=True)) % 2:
+                terms.append((Piece(name, shape, choice),))
     return terms
 
 

@@ -9,14 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.mirror.isometry import (
-    Piece,
-    Term,
-    as_layout,
-    as_places,
-    named,
-    terms_of_units,
-)
+from dln_geometry.learning.mirror.isometry import Piece, as_layout, as_places, named, terms_of_units
 from dln_geometry.learning.mirror.reflection import FLAT, Reflection
 from dln_geometry.support import as_float_tensor
 
@@ -26,18 +19,14 @@ class Mirror(Reflection):
 
     A loss f has the mirror symmetry if ``f((I - 2 O O^T) q) = f(q)`` for every q. The set
     ``O^T q = 0`` is then invariant under gradient descent, and attracts it under enough weight
-    decay or noise: the parameters "collapse" onto it. `dcs_` makes them do so on purpose.
-
-    ``Mirror(o)`` takes the matrix O itself. The constructors `permutation`, `rescaling`,
-    `rotation`, `gauge` and `swap` never form it: they hold at most as many numbers as the tensors
-    that they touch.
+    decay or noise: the parameters "collapse" onto it, see `dcs_`. ``Mirror(o)`` takes the matrix O
+    itself; `permutation`, `rescaling`, `rotation`, `gauge` and `swap` never form it.
 
     Parameters
     ----------
     o : array_like, shape (p, k), or mapping of str to array_like
-        Orthonormal columns: for a vector of all p parameters (in the order of the dict, if there
-        is one), or, by name, the rows of one O that belong to each tensor, of shape
-        (*shape of the tensor, k) or (number of its entries, k).
+        Orthonormal columns: for a vector of all p parameters (in the order of a dict), or, by
+        name, the rows of O of each tensor, shape (*its shape, k) or (number of its entries, k).
 
     Attributes
     ----------
@@ -45,15 +34,11 @@ class Mirror(Reflection):
         Number k of columns.
     names : tuple of str
         The tensors touched; none for a mirror of flat vectors.
-    label : str
-        A description for messages.
 
     Notes
     -----
     Points q are dicts of tensors keyed as in ``named_parameters`` (methods return the tensors that
-    the mirror does not touch unchanged), or, for a matrix O, flat vectors of shape (..., p). A
-    matrix whose columns are not orthonormal, and points and coordinates of the wrong names, shapes
-    or types, raise ValueError or TypeError.
+    the mirror does not touch unchanged), or, for a matrix O, flat vectors of shape (..., p).
 
     References
     ----------
@@ -75,24 +60,22 @@ class Mirror(Reflection):
     """
 
     def __init__(self, o: Any) -> None:
-        pieces = dict(o) if isinstance(o, Mapping) else {FLAT: o}
-        if not pieces:
-            raise ValueError("o must hold at least one matrix, got none")
         parts = []
-        for name, piece in pieces.items():
+        for name, piece in o.items() if isinstance(o, Mapping) else [(FLAT, o)]:
             what = f"o[{name!r}]" if isinstance(o, Mapping) else "o"
             matrix = as_float_tensor(piece, what).detach()
             if matrix.ndim < 2 or 0 in matrix.shape:
                 raise ValueError(f"{what} must have shape (..., k), got {tuple(matrix.shape)}")
-            shape = tuple(matrix.shape[:-1])
-            parts.append(Piece(name, shape, dense=matrix.reshape(-1, matrix.shape[-1])))
+            parts.append(Piece(name, tuple(matrix.shape[:-1]), dense=matrix.flatten(0, -2)))
+        if not parts:
+            raise ValueError("o must hold at least one matrix, got none")
         columns = {part.name: part.dimension for part in parts}
         if len(set(columns.values())) > 1:
             raise ValueError(f"o must have one number of columns, got {columns}")
         super().__init__([tuple(parts)], "matrix")
 
     @classmethod
-    def of_terms(cls, terms: Iterable[Term], label: str) -> Mirror:
+    def of_terms(cls, terms: Iterable[tuple[Piece, ...]], label: str) -> Mirror:
         """Return the mirror of an isometry given by its terms; see the module `isometry`."""
         mirror = cls.__new__(cls)
         Reflection.__init__(mirror, terms, label)
@@ -116,18 +99,16 @@ class Mirror(Reflection):
         Parameters
         ----------
         params : mapping of str to Tensor
-            The parameters; their shapes count.
+            The parameters, for their shapes.
         axes : mapping
             Where the units are: ``{name: axis}``, ``{name: (axis, positions)}`` with the rows of
-            each unit, shape (d,) or (d, b), or ``{name: [several of these]}``. For hidden neurons
-            the rows of the weight and bias before, and the columns of the weight after.
+            each unit, shape (d,) or (d, b), or ``{name: [several of these]}``.
         first, second : int or sequence of int
             The units, or as many units on either side.
         sign : 1.0 or -1.0
             With -1 the exchange with a change of sign.
         """
-        layout = as_layout(axes, params)
-        count = _unit_count(layout)
+        layout, count = as_layout(axes, params)
         i = as_places(first, count, "first").reshape(-1)
         j = as_places(second, count, "second").reshape(-1)
         if i.numel() != j.numel():
@@ -145,12 +126,11 @@ class Mirror(Reflection):
         """Return the change of sign of the weights into and out of some units. ``O = e_i``.
 
         It is the element -1 of the rescaling ``(u, v) -> (c u, v / c)``, a symmetry of linear and
-        of odd units (tanh), and of the pairs of query and key, and of value and output, in
-        attention. Collapsed, the units are switched off. `units` is one or several; other
-        parameters and errors as in `permutation`.
+        of odd units (tanh), and of query and key, and value and output, in attention. Collapsed,
+        the units are switched off. `units` is one or several; others as in `permutation`.
         """
-        layout = as_layout(axes, params)
-        chosen = as_places(units, _unit_count(layout), "units").reshape(-1)
+        layout, count = as_layout(axes, params)
+        chosen = as_places(units, count, "units").reshape(-1)
         return cls.of_terms(terms_of_units(layout, params, chosen, None), f"sign of {units}")
 
     @classmethod
@@ -160,23 +140,22 @@ class Mirror(Reflection):
         """Return the reflection of the space of units in a hyperplane, ``O = n (x) I``.
 
         It is a symmetry wherever rotations of the units are one. Collapsed, the tensors lose a
-        rank: nothing passes along n. Other parameters and errors as in `permutation`.
+        rank: nothing passes along n. Other parameters as in `permutation`.
 
         Parameters
         ----------
         direction : array_like, shape (d,) or (d, k)
             A direction n in the space of the d units, of any length but 0, or orthonormal columns.
         """
-        layout = as_layout(axes, params)
-        count = _unit_count(layout)
+        layout, count = as_layout(axes, params)
         frame = as_float_tensor(direction, "direction").detach()
         if frame.ndim not in (1, 2) or frame.shape[0] != count or frame.numel() == 0:
             raise ValueError(
                 f"direction must have shape ({count},) or ({count}, k), got {tuple(frame.shape)}"
             )
         # In double precision on the CPU, until a method uses it with tensors of another kind.
-        frame = (frame / frame.norm() if frame.ndim == 1 else frame).double().cpu()
-        frame = frame.reshape(count, -1)
+        frame = frame / frame.norm() if frame.ndim == 1 else frame
+        frame = frame.double().cpu().reshape(count, -1)
         if not bool(torch.isfinite(frame).all()):
             raise ValueError("direction must not be zero")
         q, r = torch.linalg.qr(frame)
@@ -185,15 +164,15 @@ class Mirror(Reflection):
             raise ValueError(
                 f"direction must have orthonormal columns, got an error of {error:.3e} in n^T n - I"
             )
-        frame = q * r.diagonal().sign()
-        return cls.of_terms(terms_of_units(layout, params, torch.arange(count), frame), "rotation")
+        terms = terms_of_units(layout, params, torch.arange(count), q * r.diagonal().sign())
+        return cls.of_terms(terms, "rotation")
 
     @classmethod
     def gauge(cls, params: Mapping[str, Tensor], first: str, second: str, direction: Any) -> Mirror:
         """Return the `rotation` of a direction n between two consecutive linear layers.
 
-        Its fixed set is ``n^T W_p = 0``, ``W_{p+1} n = 0``: the product has lost a rank. `first`
-        and `second` are the names of W_p, shape (d_p, d_{p-1}), and of W_{p+1}.
+        Its fixed set is ``n^T W_p = 0``, ``W_{p+1} n = 0``, where the product has lost a rank.
+        `first` and `second` are the names of W_p, shape (d_p, d_{p-1}), and of W_{p+1}.
         """
         mirror = cls.rotation(params, {first: 0, second: 1}, direction)
         mirror.label = f"gauge of {first} and {second}"
@@ -214,24 +193,17 @@ class Mirror(Reflection):
                 f"first and second must be two tensors of one shape, got {first!r} of "
                 f"{tuple(u.shape)} and {second!r} of {tuple(v.shape)}"
             )
-        root = math.sqrt(0.5)
-        parts = (
-            Piece(first, tuple(u.shape), weight=root),
-            Piece(second, tuple(v.shape), weight=-_as_sign(sign) * root),
-        )
+        weights = {first: math.sqrt(0.5), second: -_as_sign(sign) * math.sqrt(0.5)}
+        parts = tuple(Piece(name, tuple(u.shape), weight=w) for name, w in weights.items())
         return cls.of_terms([parts], f"swap of {first} and {second}")
 
     @classmethod
     def join(cls, *mirrors: Mirror) -> Mirror:
         """Return the product of mirrors that are orthogonal to each other; others are refused."""
-        label = ", ".join(mirror.label for mirror in mirrors)
-        if not mirrors or len({mirror.is_flat for mirror in mirrors}) > 1:
+        if len({mirror.is_flat for mirror in mirrors}) != 1:
             raise ValueError("mirrors must be one or more of the same kind of point")
+        label = ", ".join(mirror.label for mirror in mirrors)
         return cls.of_terms([term for mirror in mirrors for term in mirror.terms], label)
-
-
-def _unit_count(layout: Mapping[str, list[tuple[int, Tensor]]]) -> int:
-    return next(iter(layout.values()))[0][1].shape[0]
 
 
 def _as_sign(sign: Any) -> float:

@@ -1,4 +1,4 @@
-"""Reflections of parameters, given by isometries, and whether a loss has them."""
+"""Reflections of parameters, given by isometries, and whether a loss is symmetric under them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.mirror.evaluation import value_and_gradient
-from dln_geometry.learning.mirror.isometry import Term, named, term_dimension
+from dln_geometry.learning.functional import as_value
+from dln_geometry.learning.mirror.isometry import Term, named
 from dln_geometry.learning.symmetry import SymmetryError
 from dln_geometry.support import as_float_tensor, as_generator, normal
 
@@ -21,36 +21,28 @@ FLAT = ""
 _LARGEST_GRAM = 256
 
 
-class Reflection:
-    """The reflection ``q -> (I - 2 O O^T) q`` of parameters; see `Mirror`, its only child.
+class NotFiniteError(ValueError):
+    """A loss, or a derivative of it, is not a number at some point."""
 
-    The isometry O is the sum of its terms, which have coordinates of their own; the pieces of a
-    term share them. Columns that are not orthonormal are refused.
-    """
+
+class Reflection:
+    """The reflection ``q -> (I - 2 O O^T) q``; each term has its own columns of O. See `Mirror`."""
 
     def __init__(self, terms: Iterable[Term], label: str) -> None:
         self.terms: tuple[Term, ...] = tuple(terms)
         self.label = label
-        self.dimension = sum(term_dimension(term) for term in self.terms)
-        # A dict, for the order of the names.
-        shapes = {part.name: part.shape for term in self.terms for part in term}
-        self.is_flat = FLAT in shapes
-        self.names: tuple[str, ...] = () if self.is_flat else tuple(shapes)
-        self.shapes = shapes
+        self.dimension = sum(term[0].dimension for term in self.terms)
+        self.shapes = {part.name: part.shape for term in self.terms for part in term}
+        self.is_flat = FLAT in self.shapes
+        self.names: tuple[str, ...] = () if self.is_flat else tuple(self.shapes)
         self._check_isometry()
 
     def coordinates(self, q: Any) -> Tensor:
-        """Return ``O^T q``, shape (..., k): zero where q is symmetric.
-
-        The point q is a mapping of names to tensors, or a vector of shape (..., p).
-        """
+        """Return ``O^T q``, shape (..., k), of a dict of tensors or a vector q, shape (..., p)."""
         return self.pull(self._tensors(q))
 
     def embed(self, c: Any) -> Any:
-        """Return ``O c`` for coordinates c of shape (..., k).
-
-        It is a flat vector, or a dict of the tensors that the mirror touches.
-        """
+        """Return ``O c``, c of shape (..., k): a vector, or a dict of the tensors touched."""
         c = as_float_tensor(c, "c")
         if c.ndim == 0 or c.shape[-1] != self.dimension:
             raise ValueError(f"c must have shape (..., {self.dimension}), got {tuple(c.shape)}")
@@ -59,17 +51,16 @@ class Reflection:
 
     def reflect(self, q: Any) -> Any:
         """Return ``(I - 2 O O^T) q``, of the same kind as q (see `coordinates`)."""
-        return self._subtract(q, 2.0)
+        return self.shift(q, -2.0 * self.coordinates(q))
 
     def project(self, q: Any) -> Any:
         """Return ``(I - O O^T) q``, the nearest symmetric point (see `coordinates`)."""
-        return self._subtract(q, 1.0)
+        return self.shift(q, -self.coordinates(q))
 
     def defect(self, q: Any) -> Tensor:
-        """Return how far q is from symmetric: 0 if it is, about 1 for a random point.
+        """Return ``(|O^T q| / |q|) sqrt(p / k)``: 0 if q is symmetric, about 1 at a random point.
 
-        The root mean square of the coordinates ``O^T q`` over that of the tensors touched,
-        ``(|O^T q| / |q|) sqrt(p / k)``, for q as in `coordinates`.
+        p counts the entries of the tensors touched; q is as in `coordinates`.
         """
         tensors = self._tensors(q)
         size = sum(math.prod(shape) for shape in self.shapes.values())
@@ -77,10 +68,9 @@ class Reflection:
         for name, x in tensors.items():
             batch = x.shape[: x.ndim - len(self.shapes[name])]
             parts.append(x.reshape(*batch, -1).square().sum(-1))
-        squares = torch.stack(parts).sum(0)
+        squares, scale = torch.stack(parts).sum(0), math.sqrt(size / self.dimension)
         norm = torch.linalg.vector_norm(self.pull(tensors), dim=-1)
-        ratio = norm * math.sqrt(size / self.dimension) / squares.sqrt()
-        return torch.where(squares > 0, ratio, 0.0)
+        return torch.where(squares > 0, norm * scale / squares.sqrt(), 0.0)
 
     def residual(
         self,
@@ -93,22 +83,14 @@ class Reflection:
 
         The larger of ``|f(R q) - f(q)| / |f(q)|`` and ``|grad f(R q) - R grad f(q)| / |grad f|``
         with the reflection R, at `params` plus a random vector along O of their own size: on the
-        symmetric set itself f(R q) = f(q) holds for every loss.
-
-        Parameters
-        ----------
-        loss : callable
-            ``loss(params)``, a scalar tensor, differentiable.
-        params : Tensor or mapping of str to Tensor
-            All parameters.
-        generator : torch.Generator, optional
-            Source of randomness; a fresh one if not given.
+        symmetric set itself f(R q) = f(q) holds for every loss. ``loss(params)`` is a scalar
+        tensor, differentiable; a fresh `generator` is made if none is given.
         """
         tensors = self._tensors(params)
         probe = next(iter(tensors.values()))
         scale = _euclidean_norm(tensors) / math.sqrt(sum(x.numel() for x in tensors.values()))
-        generator = as_generator(generator, probe.device)
-        step = normal((self.dimension,), generator, probe.dtype, probe.device)
+        source = as_generator(generator, probe.device)
+        step = normal((self.dimension,), source, probe.dtype, probe.device)
         moved = self.shift(params, (scale or 1.0) * step)
         value, gradient = value_and_gradient(loss, moved)
         mirrored_value, mirrored_gradient = value_and_gradient(loss, self.reflect(moved))
@@ -147,26 +129,20 @@ class Reflection:
         return math.sqrt(torch.finfo(probe.dtype).eps)
 
     def like(self, x: Tensor) -> Self:
-        """Return the reflection on the device and in the precision of `x`.
-
-        Every method converts where it has to; a converted reflection saves the repetition.
-        """
+        """Return the reflection in the precision and on the device of `x`: it need not convert."""
         twin = copy.copy(self)
         twin.terms = tuple(tuple(part.like(x) for part in term) for term in self.terms)
         return twin
 
     def pull(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return ``O^T q`` without checking the tensors."""
-        found = []
-        for term in self.terms:
-            pulled = [part.pull(tensors[part.name]) for part in term]
-            found.append(pulled[0] if len(pulled) == 1 else torch.stack(pulled).sum(0))
-        return torch.cat(found, -1)
+        pulled = [[part.pull(tensors[part.name]) for part in term] for term in self.terms]
+        return torch.cat([x[0] if len(x) == 1 else torch.stack(x).sum(0) for x in pulled], -1)
 
     def push(self, c: Tensor) -> dict[str, Tensor]:
         """Return ``O c``, by the names of the tensors, without checking the coordinates."""
         out: dict[str, Tensor] = {}
-        sizes = [term_dimension(term) for term in self.terms]
+        sizes = [term[0].dimension for term in self.terms]
         for term, piece in zip(self.terms, c.split(sizes, -1), strict=True):
             for part in term:
                 pushed = part.push(piece)
@@ -177,27 +153,20 @@ class Reflection:
         names = "" if self.is_flat else f", names={self.names}"
         return f"Mirror({self.label!r}, dimension={self.dimension}{names})"
 
-    def _subtract(self, q: Any, factor: float) -> Any:
-        return self.shift(q, -factor * self.coordinates(q))
-
     def shift(self, q: Any, c: Tensor) -> Any:
         """Return ``q + O c``, of the same kind as q, without checking either."""
         step = self.push(c)
-        if isinstance(q, Mapping) and self.is_flat:
+        if not isinstance(q, Mapping):
+            return q + step[FLAT]
+        if self.is_flat:
             pieces = step[FLAT].split([x.numel() for x in q.values()])
             step = dict(zip(q, pieces, strict=True))
-        if isinstance(q, Mapping):
-            return {
-                name: x + step[name].reshape(x.shape) if name in step else x
-                for name, x in q.items()
-            }
-        return q + step[FLAT]
+        return {k: x + step[k].reshape(x.shape) if k in step else x for k, x in q.items()}
 
     def _tensors(self, q: Any) -> dict[str, Tensor]:
         """Return the tensors of a point that the mirror touches, checked and in their shapes."""
         if isinstance(q, Mapping):
-            names = tuple(q) if self.is_flat else self.names
-            tensors = {name: named(q, name) for name in names}
+            tensors = {name: named(q, name) for name in (q if self.is_flat else self.names)}
             if self.is_flat:
                 tensors = {FLAT: torch.cat([x.reshape(-1) for x in tensors.values()])}
         elif self.is_flat:
@@ -228,8 +197,7 @@ class Reflection:
         if k <= _LARGEST_GRAM:
             probe = torch.eye(k, dtype=like.dtype, device=like.device)
         else:
-            generator = torch.Generator().manual_seed(k)
-            probe = torch.randn(k, generator=generator, dtype=like.dtype).to(like.device)
+            probe = normal((k,), torch.Generator().manual_seed(k), like.dtype, like.device)
         error = float((self.pull(self.push(probe)) - probe).abs().max())
         if not error <= math.sqrt(torch.finfo(like.dtype).eps):
             raise ValueError(
@@ -245,3 +213,26 @@ def _euclidean_norm(q: Any) -> float:
 
 def _difference(a: Any, b: Any) -> Any:
     return {name: a[name] - b[name] for name in a} if isinstance(a, Mapping) else a - b
+
+
+def value_and_gradient(loss: Callable[[Any], Tensor], q: Any) -> tuple[float, Any]:
+    """Return a scalar loss and its gradient, a tensor or dict like q; unused tensors get zeros."""
+    named = isinstance(q, Mapping)
+    leaves = [x.detach().requires_grad_() for x in (q.values() if named else [q])]
+    with torch.enable_grad():
+        value = as_scalar(loss(dict(zip(q, leaves, strict=True)) if named else leaves[0]))
+        gradients = torch.autograd.grad(value, leaves, allow_unused=True)
+    if all(g is None for g in gradients):
+        raise ValueError("loss must depend on the parameters, got one that does not")
+    full = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, gradients, strict=True)]
+    return float(value.detach()), dict(zip(q, full, strict=True)) if named else full[0]
+
+
+def as_scalar(value: Any) -> Tensor:
+    """Return the value of a loss: a finite, differentiable, real scalar tensor."""
+    value = as_value(value)
+    if not bool(torch.isfinite(value.detach())):
+        raise NotFiniteError(f"loss must be finite, got {float(value.detach())}")
+    if not value.requires_grad:
+        raise ValueError("loss must depend on the parameters, and differentiably; got a constant")
+    return value
