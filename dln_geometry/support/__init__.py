@@ -1,4 +1,4 @@
-"""What every room needs: checks of arguments, the depth, random numbers, files, progress.
+"""Shared by every room: checks of arguments, the depth, random numbers, files, progress.
 
 Open `arguments` (numbers, flags, shapes), `tensors` (arrays and layers) and `depth` first. A check
 that two rooms need is written here, once; it says what was required and what came.

@@ -14,20 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_Path = str | os.PathLike[str]
 Built = TypeVar("Built")
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """Open a binary file that replaces `path` once everything is written.
+    """Open a binary file that replaces `path` once everything is written; folders are made.
 
-    A reader never sees half a file, a crash keeps the old one, and a failure leaves nothing
-    else. The file has the permissions that the umask gives to any new file. Missing folders are
-    made.
+    A reader never sees half a file, a crash keeps the old one, a failure leaves nothing else.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, for the replacement to be atomic. The tempfile module would make it
-    # readable by its owner alone.
+    # In the same folder, for the replacement to be atomic, and with the permissions of any new
+    # file: the tempfile module would make it readable by its owner alone.
     part = path.with_name(f"{uuid.uuid4().hex}.part")
     try:
         with open(part, "xb") as handle:
@@ -38,15 +37,9 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_archive(
-    path: str | os.PathLike[str],
-    version: int,
-    arrays: Mapping[str, Tensor | None],
-    attributes: Mapping[str, Any],
+    path: _Path, version: int, arrays: Mapping[str, Tensor | None], attributes: Mapping[str, Any]
 ) -> Path:
-    """Write tensors and attributes (what JSON can hold) to one ``.npz`` file without pickles.
-
-    Tensors that are None are left out. Returns the path, with the suffix ``.npz``.
-    """
+    """Write tensors (not None) and JSON attributes to one ``.npz`` file; return its path."""
     target = _with_suffix(Path(path))
     stored = {k: x.detach().cpu().numpy() for k, x in arrays.items() if x is not None}
     stored["meta"] = np.array(json.dumps({"format": version, **attributes}))
@@ -56,21 +49,12 @@ def write_archive(
 
 
 def read_archive(
-    path: str | os.PathLike[str],
-    kind: str,
-    newest: int,
-    build: Callable[[dict[str, Tensor], dict[str, Any]], Built],
+    path: _Path, kind: str, newest: int, build: Callable[[dict[str, Tensor], dict[str, Any]], Built]
 ) -> Built:
     """Return ``build(arrays, attributes)`` of a file that `write_archive` wrote.
 
-    The suffix ``.npz`` may be left out.
-
-    Raises
-    ------
-    OSError
-        If there is no such file, or it may not be read.
-    ValueError
-        If the file is damaged, no archive of this kind, or of a format newer than `newest`.
+    The suffix ``.npz`` may be left out. ValueError if the file is damaged, no archive of this
+    kind, or of a format newer than `newest`.
     """
     source = Path(path)
     if not source.is_file() and _with_suffix(source).is_file():

@@ -33,7 +33,7 @@ def as_count(value: Any, name: str, least: int = 1) -> int:
 
 
 def as_flag(value: Any, name: str) -> bool:
-    """Return a truth value: a string or a number in its place is a mistake."""
+    """Return a truth value; strings and numbers are refused."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return bool(value)
@@ -65,17 +65,16 @@ def as_rank(rank: Any, largest: int, what: str) -> int:
     """Return a rank between 1 and `largest`."""
     if isinstance(rank, bool) or not isinstance(rank, numbers.Integral):
         raise TypeError(f"rank must be an integer, got {rank!r}")
-    value = int(rank)
-    if not 1 <= value <= largest:
-        raise ValueError(f"rank must lie between 1 and {largest} ({what}), got {value}")
-    return value
+    if not 1 <= int(rank) <= largest:
+        raise ValueError(f"rank must lie between 1 and {largest} ({what}), got {rank}")
+    return int(rank)
 
 
 def as_widths(widths: Any, shape: tuple[int, int], layers: int, rank: int) -> tuple[int, ...]:
     """Resolve the widths `(d_0, ..., d_N)` of a network for matrices of `shape`.
 
-    `None` makes every hidden layer as wide as the narrower side of the matrix, the least width
-    that holds every matrix of that shape; an integer is the width of every hidden layer.
+    `None` makes every hidden layer as wide as the narrower side of the matrix; an integer is the
+    width of every hidden layer.
     """
     m, n = shape
     if isinstance(widths, np.ndarray | Tensor):
@@ -85,16 +84,12 @@ def as_widths(widths: Any, shape: tuple[int, int], layers: int, rank: int) -> tu
         resolved = (n, *(hidden,) * (layers - 1), m)
     else:
         resolved = as_width_sequence(widths)
-        if len(resolved) != layers + 1:
-            raise ValueError(
-                f"widths must hold depth + 1 = {layers + 1} numbers (d_0, ..., d_N), "
-                f"got {len(resolved)}"
-            )
+        if (count := len(resolved)) != layers + 1:
+            required = f"depth + 1 = {layers + 1} numbers (d_0, ..., d_N)"
+            raise ValueError(f"widths must hold {required}, got {count}")
         if (resolved[0], resolved[-1]) != (n, m):
-            raise ValueError(
-                f"widths must start with {n} and end with {m} for a matrix of shape {(m, n)}, "
-                f"got {resolved}"
-            )
+            required = f"start with {n} and end with {m} for a matrix of shape {(m, n)}"
+            raise ValueError(f"widths must {required}, got {resolved}")
     if min(resolved) < rank:
         raise ValueError(f"widths must all be at least the rank {rank}, got {resolved}")
     return resolved

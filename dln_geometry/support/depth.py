@@ -16,31 +16,20 @@ __all__ = ["Depth", "as_depth", "as_layer_count", "as_normalized"]
 class Depth(float):
     """A depth N in [1, inf]: a float whose limit at infinity is taken here and nowhere else.
 
-    Attributes
-    ----------
-    infinite : bool
-        Whether N is infinite: row and column space of X are frozen then.
-    inverse : float
-        ``1/N``; 0 at infinity.
-    exponent : float
-        ``2 - 2/N``, the degree of the kernel in the singular values.
-    log : float
-        ``log N``; 0 at infinity, where the kernel is that of A/N.
+    numpy takes a `Depth` for a number in double precision: multiply float32 arrays by
+    ``float(depth)``.
 
     Examples
     --------
     >>> Depth(4) == 4.0, Depth(4).layers, Depth(4).inverse
     (True, 4, 0.25)
-    >>> Depth("inf").infinite, Depth("inf").inverse
-    (True, 0.0)
     """
 
     __slots__ = ("exponent", "infinite", "inverse", "log")
-
-    infinite: bool
-    inverse: float
-    exponent: float
-    log: float
+    infinite: bool  # row and column space of X are frozen then
+    inverse: float  # 1/N
+    exponent: float  # 2 - 2/N, the degree of the kernel in the singular values
+    log: float  # log N; 0 at infinity, where the kernel is that of A/N
 
     def __new__(cls, value: float | str) -> Self:
         self = super().__new__(cls, value)
@@ -55,13 +44,7 @@ class Depth(float):
 
     @property
     def layers(self) -> int:
-        """N as a number of layers.
-
-        Raises
-        ------
-        ValueError
-            If N is no finite integer.
-        """
+        """N as a number of layers; ValueError if it is no finite integer."""
         if not self.is_integer():
             raise ValueError(
                 f"depth must be a finite integer where factors are made, got {float(self)!r}"
@@ -88,23 +71,14 @@ torch.serialization.add_safe_globals([Depth])
 
 
 def as_depth(depth: Any) -> Depth:
-    """Return a depth in [1, inf].
-
-    Raises
-    ------
-    TypeError
-        If `depth` is no real number.
-    ValueError
-        If it is NaN or below 1.
-    """
+    """Return a depth in [1, inf]."""
     if isinstance(depth, Depth):
         return depth
     if isinstance(depth, bool) or not isinstance(depth, numbers.Real):
         raise TypeError(f"depth must be a real number >= 1 or inf, got {depth!r}")
-    value = float(depth)
-    if math.isnan(value) or value < 1:
+    if not float(depth) >= 1:
         raise ValueError(f"depth must be a real number >= 1 or inf, got {depth!r}")
-    return Depth(value)
+    return Depth(float(depth))
 
 
 def as_layer_count(depth: Any) -> int:

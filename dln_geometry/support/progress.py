@@ -31,10 +31,10 @@ def progress_bar(
 
 
 class Progress:
-    """Show how far a run has come; a context whose `callback` the integrator is given.
+    """A context whose `callback(fraction_done, info)` shows how far a run has come.
 
-    `callback(fraction_done, info)` adds ``info["loss"]``, the largest loss of the batch, and
-    moves the bar or calls the user's own function; it is None where nothing is to be shown.
+    It adds ``info["loss"]``, the largest loss of the batch, and moves the bar or calls the user's
+    own function; it is None where nothing is to be shown.
     """
 
     def __init__(self, show: bool | ProgressCallback, label: str = "flow") -> None:

@@ -1,4 +1,4 @@
-"""Random numbers from the user's generator, and the doors of what is random."""
+"""Random numbers from the user's generator, and checks of its arguments."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Above it noise is below the rounding of the repulsion, and the square of the index overflows.
 _MOST_INDEX = 1e30
-"""Finite index above which noise is below the rounding of what repels, and overflows squared."""
 
 
 def normal(
-    shape: Sequence[int],
-    generator: torch.Generator,
-    dtype: torch.dtype,
-    device: torch.device | None = None,
+    shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype, device: Any = None
 ) -> Tensor:
     """Draw standard normal numbers where the generator lives, and move them to the device."""
     draw = torch.randn(tuple(shape), generator=generator, dtype=dtype, device=generator.device)

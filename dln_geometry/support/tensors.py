@@ -1,33 +1,25 @@
-"""Convert what a user gives into tensors, and refuse what is not a finite real array."""
+"""Convert arguments into tensors, and refuse those that are no finite real arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+_Device = torch.device | str | None
+
 
 def as_float_tensor(
-    x: Any,
-    name: str,
-    *,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
+    x: Any, name: str, *, dtype: torch.dtype | None = None, device: _Device = None
 ) -> Tensor:
     """Convert `x` to a finite real floating tensor.
 
     Integers and booleans become the default float, half precision becomes float32, in `x` as in
     `dtype` (no decomposition exists below it).
-
-    Raises
-    ------
-    TypeError
-        If `x` is not numeric, is complex or sparse, or `dtype` is no floating type.
-    ValueError
-        If an entry is NaN or infinite.
     """
     if isinstance(x, str | bytes) or x is None:
         raise TypeError(f"{name} must be a real array or tensor, got {type(x).__name__}")
@@ -49,8 +41,8 @@ def as_float_tensor(
     tensor = tensor.to(as_dtype(working))
     if dtype is not None and tensor.dtype != dtype:
         # Python numbers are read anew: they came in as the default float.
-        own = hasattr(x, "dtype")
-        tensor = tensor.to(dtype) if own else torch.as_tensor(x, dtype=dtype, device=device)
+        new = not hasattr(x, "dtype")
+        tensor = torch.as_tensor(x, dtype=dtype, device=device) if new else tensor.to(dtype)
     if not bool(torch.isfinite(tensor.detach()).all()):
         raise ValueError(f"{name} must be finite, got NaN or infinite entries")
     return tensor
@@ -78,11 +70,7 @@ def _shareable(x: np.ndarray) -> np.ndarray:
 
 
 def as_matrix(
-    x: Any,
-    name: str = "x",
-    *,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
+    x: Any, name: str = "x", *, dtype: torch.dtype | None = None, device: _Device = None
 ) -> Tensor:
     """Convert `x` to a finite, non-empty tensor of shape (..., m, n)."""
     tensor = as_float_tensor(x, name, dtype=dtype, device=device)
@@ -97,44 +85,31 @@ def as_covector(g: Any, like: Tensor, shape: tuple[int, int], name: str) -> Tens
     """Convert a matrix that goes with a point: its last two dimensions must be `shape`."""
     tensor = as_matrix(g, name, dtype=like.dtype, device=like.device)
     if tuple(tensor.shape[-2:]) != tuple(shape):
-        raise ValueError(
-            f"{name} must have shape (..., {shape[0]}, {shape[1]}) like the point, "
-            f"got {tuple(tensor.shape)}"
-        )
+        required = f"shape (..., {shape[0]}, {shape[1]}) like the point"
+        raise ValueError(f"{name} must have {required}, got {tuple(tensor.shape)}")
     return tensor
 
 
 def as_factors(factors: Any, name: str = "factors") -> tuple[Tensor, ...]:
     """Convert a sequence of layers `(W_1, ..., W_N)`, input side first, that must chain."""
     if isinstance(factors, Tensor | str) or not isinstance(factors, Sequence):
+        hint = ": tuple(stack) splits a stack, EndToEnd.of(x, depth) makes a point of a matrix"
         raise TypeError(
             f"{name} must be a sequence of matrices (W_1, ..., W_N), got {type(factors).__name__}"
-            + (
-                ": tuple(stack) splits a stack, EndToEnd.of(x, depth) makes a point of a matrix"
-                if isinstance(factors, Tensor)
-                else ""
-            )
+            + (hint if isinstance(factors, Tensor) else "")
         )
     if len(factors) == 0:
         raise ValueError(f"{name} must hold at least one matrix, got none")
     layers = tuple(as_matrix(w, f"{name}[{p}]") for p, w in enumerate(factors))
     first = layers[0]
-    for p, w in enumerate(layers[1:], start=1):
-        if w.dtype != first.dtype:
-            raise ValueError(f"{name} must share one dtype, got {first.dtype} and {w.dtype} at {p}")
-        if w.device != first.device:
-            raise ValueError(
-                f"{name} must share one device, got {first.device} and {w.device} at {p}"
-            )
-        before = layers[p - 1]
-        if w.shape[-1] != before.shape[-2]:
-            raise ValueError(
-                f"{name} must chain: W_{p + 1} needs {before.shape[-2]} columns, "
-                f"got shape {tuple(w.shape)}"
-            )
+    for p, (before, w) in enumerate(pairwise(layers), start=1):
+        for kind in ("dtype", "device"):
+            if (own := getattr(w, kind)) != (common := getattr(first, kind)):
+                raise ValueError(f"{name} must share one {kind}, got {common} and {own} at {p}")
+        if w.shape[-1] != (d := before.shape[-2]):
+            shape = tuple(w.shape)
+            raise ValueError(f"{name} must chain: W_{p + 1} needs {d} columns, got shape {shape}")
         if w.shape[:-2] != first.shape[:-2]:
-            raise ValueError(
-                f"{name} must share their leading dimensions, got {tuple(first.shape[:-2])} "
-                f"and {tuple(w.shape[:-2])}"
-            )
+            batches = f"{tuple(first.shape[:-2])} and {tuple(w.shape[:-2])}"
+            raise ValueError(f"{name} must share their leading dimensions, got {batches}")
     return layers

@@ -13,9 +13,4 @@ from dln_geometry.geometry.curvature.tensors import (
     sectional_curvature,
 )
 
-__all__ = [
-    "ricci_curvature",
-    "riemann_curvature",
-    "scalar_curvature",
-    "sectional_curvature",
-]
+__all__ = ["ricci_curvature", "riemann_curvature", "scalar_curvature", "sectional_curvature"]

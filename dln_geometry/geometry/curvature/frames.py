@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -35,8 +34,8 @@ from dln_geometry.geometry.submersion import complement
 class CurvatureFrames:
     """A point whose tangent vectors are square matrices, zeros included among the singular values.
 
-    `differences` are those of the r positive singular values. Tangent vectors in the frames of the
-    point are ``rows x columns`` matrices, padded to squares of size d. The last row and the last
+    `differences` are those of the r positive singular values. In the frames of the point tangent
+    vectors are ``rows x columns`` matrices, padded to squares of size d. The last row and the last
     column stand for `more` directions each.
     """
 
@@ -45,20 +44,17 @@ class CurvatureFrames:
         differences: Differences,
         rows: int,
         columns: int,
-        vectors: Sequence[Tensor] = (),
-        more: tuple[int, int] = (1, 1),
+        vectors: list[Tensor],
+        more: list[int],
     ) -> None:
         self.differences, self.rows, self.columns = differences, rows, columns
-        self.vectors, self.more = tuple(vectors), more
+        self.vectors, self.more = vectors, more
         self.rank = differences.s.shape[-1]
         self.size = max(rows, columns)
 
     @classmethod
     def at(cls, p: EndToEnd, *vectors: Tensor) -> CurvatureFrames:
-        """Return the frames of a box around a point and tangent vectors.
-
-        One direction beyond the box, on either side, stands for all others: they are alike.
-        """
+        """Return the frames of a box, with one direction on either side for all that are beyond."""
         box = Box.around(p, *vectors)
         q, (m, n) = box.point, p.shape
         left, right = (torch.cat([b, complement(b)], -1) for b in (q.u, q.vh.mT))
@@ -72,7 +68,7 @@ class CurvatureFrames:
                 more[1], columns = n - columns, columns + 1
         size = max(rows, columns)
         square = [pad(v, (0, size - v.shape[-1], 0, size - v.shape[-2])) for v in inside]
-        return cls(box.differences(q.s), rows, columns, square, (more[0], more[1]))
+        return cls(box.differences(q.s), rows, columns, square, more)
 
     @cached_property
     def x(self) -> Tensor:
@@ -83,22 +79,19 @@ class CurvatureFrames:
         return pad(values, (0, self.size - self.rank), value=value)
 
     def basis(self) -> list[tuple[Tensor, float]]:
-        """Return an orthonormal basis, every vector with the number that it stands for."""
+        """Return an orthonormal basis, and of how many directions each vector takes the place."""
         vectors = []
         for i, j in itertools.product(range(self.rows), range(self.columns)):
-            if min(i, j) >= self.rank:
-                continue
-            e = self.x.new_zeros(*self.x.shape[:-1], self.size, self.size)
-            e[..., i, j] = self._kernel[..., i, j].sqrt()
-            count = self.more[0] if i == self.rows - 1 else 1
-            count *= self.more[1] if j == self.columns - 1 else 1
-            vectors.append((e, float(count)))
+            if min(i, j) < self.rank:
+                e = self.x.new_zeros(*self.x.shape[:-1], self.size, self.size)
+                e[..., i, j] = self._kernel[..., i, j].sqrt()
+                count = self.more[0] if i == self.rows - 1 else 1
+                vectors.append((e, float(count * (self.more[1] if j == self.columns - 1 else 1))))
         return vectors
 
     def blocks(self, z: Tensor) -> Blocks:
         """Return the blocks of a matrix, without the one between zeros."""
-        r = self.rank
-        if self.size == r:
+        if self.size == (r := self.rank):
             return Blocks(z, None, None)
         return Blocks(z[..., :r, :r], z[..., r:, :r], z[..., :r, r:])
 
@@ -135,26 +128,17 @@ class CurvatureFrames:
 
     def _second_variation(self, a: Tensor, b: Tensor, z: Tensor, w: Tensor) -> Tensor:
         """Return ``<b, A''[z,z] b> - 2 <a, A''[z,w] b> + <a, A''[w,w] a>``."""
-        rows = [self._turn(y) for y in (z, w)]
-        columns = [self._turn(y.mT) for y in (z, w)]
+        rows, columns = [self._turn(y) for y in (z, w)], [self._turn(y.mT) for y in (z, w)]
         # Covectors (g, h) and moves (y, y'), with weights.
         terms = [(1.0, b, b, 0, 0), (-2.0, a, b, 0, 1), (1.0, a, a, 1, 1)]
         total = torch.zeros_like((a * b).sum((-2, -1)))
         for weight, g, h, i, j in terms:
-            for turned, y, one, two in (
-                (rows, (z, w), g, h),
-                (columns, (z.mT, w.mT), g.mT, h.mT),
-            ):
+            for turned, y, one, two in ((rows, (z, w), g, h), (columns, (z.mT, w.mT), g.mT, h.mT)):
                 bend = self._bend(turned[i], turned[j], y[i], y[j])
                 total = total + weight * (bend * self._contract(one, two)).sum((-2, -1))
         k, x = self.differences, self.x
         for i in range(self.size):
-            nodes = (
-                x[..., i, None, None, None],
-                x[..., :, None, None],
-                x[..., None, :, None],
-                x[..., None, None, :],
-            )
+            nodes = (x[..., i, None, None, None], *self._nodes)
             third = third_difference(nodes, k.depth, k.normalized)
             # Indices i, k, l, j of g_ij b_ik b_kl h_lj and its like.
             product = torch.zeros_like(third)
@@ -192,10 +176,9 @@ class CurvatureFrames:
         move = y @ v.mT + v @ y.mT
         pairs = one.unsqueeze(-1) * two.unsqueeze(-3) + two.unsqueeze(-1) * one.unsqueeze(-3)
         bent = (move - (self._second * pairs).sum(-2)) / self._kernel
-        r = self.rank
+        r, k = self.rank, self.differences
         if self.size == r:
             return bent
-        k = self.differences
         roots = k.s ** (2.0 / k.depth) / k.unit
         outer = (one[..., r:, :r] / roots.unsqueeze(-2)) @ two[..., :r, r:]
         bent = bent.clone()
@@ -209,6 +192,8 @@ class CurvatureFrames:
     @cached_property
     def _second(self) -> Tensor:
         """``p[l_i, l_k, l_j]``, shape (..., d, d, d); 0 for three zeros."""
-        x, k = self.x, self.differences
-        nodes = x[..., :, None, None], x[..., None, :, None], x[..., None, None, :]
-        return second_difference(nodes, k.depth, k.normalized)
+        return second_difference(self._nodes, self.differences.depth, self.differences.normalized)
+
+    @property
+    def _nodes(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.x[..., :, None, None], self.x[..., None, :, None], self.x[..., None, None, :]

@@ -52,7 +52,6 @@ def _planes_inside(k: Differences) -> Tensor:
     pair = twice.unsqueeze(-1) * twice.unsqueeze(-2) / own[..., None, None]
     area = kernel.unsqueeze(-1) * kernel.unsqueeze(-2)
     far = kernel.unsqueeze(-3)
-
     pa, pb, pc = p[..., :, None, None], p[..., None, :, None], p[..., None, None, :]
     bent = kernel.square().unsqueeze(-1) * twice.unsqueeze(-2)
     # Symmetric in b and c; twice, since both orders are summed.
@@ -82,9 +81,7 @@ def _planes_outside(k: Differences, rows: int, columns: int) -> Tensor:
     zero = torch.full_like(x, -math.inf)
     xa, xb = x.unsqueeze(-1), x.unsqueeze(-2)
     own = kernel.diagonal(dim1=-2, dim2=-1)
-    cube = _second(k, x, x, x)
-    single = _second(k, x, x, zero)
-    double = _second(k, x, zero, zero)
+    cube, single, double = (_second(k, x, *y) for y in ((x, x), (x, zero), (zero, zero)))
     twice = _second(k, xa, xa, xb)
     pair = _second(k, xa, xb, zero.unsqueeze(-1))
     roots = k.s ** (2.0 / k.depth) / k.unit

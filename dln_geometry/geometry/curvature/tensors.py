@@ -7,8 +7,7 @@ For constant covectors, ``Z = A(alpha)`` and ``W = A(beta)``, with ``F_ab = <a, 
 
 In the frames of the point it is a contraction with divided differences of ``p(l)`` up to the third
 order: finite at equal singular values, for every real depth and at every rank. Terms of size
-``(s_max/s_min)^2`` cancel in it, so that a few ``eps (s_max/s_min)^2`` of the curvature are lost:
-four digits are left of sixteen where singular values differ by a factor of 1e6.
+``(s_max/s_min)^2`` cancel in it: at a ratio of 1e6 four digits are left of sixteen.
 """
 
 from __future__ import annotations
@@ -31,19 +30,8 @@ _MOST_ENTRIES = 1 << 22
 def sectional_curvature(point: EndToEnd | Collapsed, z: Any, w: Any) -> Tensor:
     r"""Return ``g(R(Z,W)W, Z) / (|Z|^2 |W|^2 - g(Z,W)^2)``, shape (...).
 
-    Zero at depth 1; unchanged if `z` and `w` are replaced by other vectors of their plane.
-
-    Parameters
-    ----------
-    point : EndToEnd or Collapsed
-        A point X of shape (..., m, n) and rank r, its singular values positive.
-    z, w : array_like, shape (..., m, n)
-        Tangent vectors that span the plane.
-
-    Raises
-    ------
-    ValueError
-        If `z` and `w` span no plane; otherwise as in `metric`.
+    Zero at depth 1, and the same for all `z` and `w` that span one plane. `z` and `w` are tangent
+    vectors; parameters and errors as in `metric`.
 
     References
     ----------
@@ -60,8 +48,7 @@ def sectional_curvature(point: EndToEnd | Collapsed, z: Any, w: Any) -> Tensor:
     with torch.no_grad():
         frames = CurvatureFrames.at(p, z, w)
         one, two = frames.vectors
-        k = frames.differences
-        zz, ww = squared_length(k, frames.blocks(one)), squared_length(k, frames.blocks(two))
+        zz, ww = (squared_length(frames.differences, frames.blocks(v)) for v in frames.vectors)
         zw = frames.inner(one, two)
         area = zz * ww - zw.square()
         if bool((area <= 100.0 * torch.finfo(zz.dtype).eps * zz * ww).any()):
@@ -96,15 +83,8 @@ def ricci_curvature(point: EndToEnd | Collapsed, z: Any, w: Any = None) -> Tenso
     r"""Return the Ricci curvature ``Ric(Z, W)``, or ``Ric(Z, Z)``, shape (...).
 
     The sum of ``g(R(E,Z)W, E)`` over an orthonormal basis of the tangent space: at infinite
-    depth, of the matrices with the same range and corange. Other parameters and errors as in
-    `sectional_curvature`.
-
-    Parameters
-    ----------
-    z : array_like, shape (..., m, n)
-        Tangent vector.
-    w : array_like, shape (..., m, n), optional
-        A second one; `z` by default.
+    depth, of the matrices with the same range and corange. `z` and `w` are tangent vectors, `w`
+    is `z` by default; errors as in `metric`.
 
     Examples
     --------

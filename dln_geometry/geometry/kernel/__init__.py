@@ -3,8 +3,8 @@ r"""The depth kernel and its divided differences: scalar functions of the singul
 Let ``p = s^2`` and ``l = N s^{2/N}`` (``log s^2`` at infinite depth; without the factor N where the
 metric is not divided by N). The kernel is the first divided difference of p as a function of l, and
 the derivatives of the metric are the higher ones. They do not depend on the order of their nodes,
-are positive, and finite where nodes are equal. All are made from ``x = log s``, where nothing
-cancels. With ``g(p) = N p^{1/N}`` (``log p``) for the function whose inverse is ``p(l)``:
+are positive, and finite where nodes are equal. All are computed from ``x = log s``, without
+cancellation. With ``g(p) = N p^{1/N}`` (``log p``) for the inverse of ``p(l)``:
 
 =========================================================  ===================================
 ``a_ij = p[l_i, l_j]``                                     `log_kernel_of_log`, of single pairs
@@ -19,7 +19,7 @@ cancels. With ``g(p) = N p^{1/N}`` (``log p``) for the function whose inverse is
 ``p[l_1, l_2, l_3, l_4]``, the same                        `third_difference`
 =========================================================  ===================================
 
-`Differences` makes those of one point when they are asked for. Open `depth_kernel` first;
+`Differences` computes those of one point on demand. Open `depth_kernel` first;
 `matrix_powers` holds the derivatives of powers of matrices.
 """
 
@@ -35,8 +35,7 @@ from dln_geometry.geometry.kernel.depth_kernel import (
     log_mixed_kernel,
 )
 from dln_geometry.geometry.kernel.differences import Differences
-from dln_geometry.geometry.kernel.matrix_powers import geometric_sum, power_divided_difference
-from dln_geometry.geometry.kernel.second_differences import (
+from dln_geometry.geometry.kernel.higher_differences import (
     MOST_TERMS,
     log_second_difference,
     mixed_ratios,
@@ -44,9 +43,10 @@ from dln_geometry.geometry.kernel.second_differences import (
     ratios,
     second_difference,
     slice_of_ratios,
+    third_difference,
     triples,
 )
-from dln_geometry.geometry.kernel.third_differences import third_difference
+from dln_geometry.geometry.kernel.matrix_powers import geometric_sum, power_divided_difference
 
 __all__ = [
     "MOST_TERMS",

@@ -11,11 +11,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.support import Array, Depth, as_depth, as_float_tensor, as_normalized
+from dln_geometry.support import Array, Depth, as_depth, as_float_tensor, as_normalized, namespace
 
 
 def log_depth_kernel(s: Any, depth: float, *, normalized: bool | None = None) -> Tensor:
@@ -33,19 +32,13 @@ def log_depth_kernel(s: Any, depth: float, *, normalized: bool | None = None) ->
     depth : float
         Real depth N >= 1, or ``math.inf``.
     normalized : bool, optional
-        Divide by N. `None` divides at infinite depth only.
+        Divide by N. `None` divides at infinite depth only, `False` is refused there.
 
     Returns
     -------
     Tensor, shape (..., r, r)
-        Finite wherever a singular value is positive (at finite depth); ``-inf`` where both
-        are zero and the depth is above 1.
-
-    Raises
-    ------
-    ValueError
-        If a singular value is negative or not finite, the depth is below 1, or
-        ``normalized=False`` at infinite depth.
+        ``-inf`` where both values are zero and the depth is above 1; at infinite depth where one
+        is.
 
     References
     ----------
@@ -71,7 +64,7 @@ def log_depth_kernel(s: Any, depth: float, *, normalized: bool | None = None) ->
 def depth_kernel(s: Any, depth: float, *, normalized: bool | None = None) -> Tensor:
     """Return the depth kernel ``a_ij`` of singular values, shape (..., r, r).
 
-    Parameters and errors as in `log_depth_kernel`, of which it is the exponential.
+    Parameters and errors as in `log_depth_kernel`, its logarithm.
 
     Examples
     --------
@@ -87,12 +80,8 @@ def log_kernel_of_log(x: Array, depth: Depth, normalized: bool) -> Array:
 
 
 def log_kernel_of_pairs(xi: Array, xj: Array, depth: Depth, normalized: bool) -> Array:
-    """Return log of the kernel entry by entry: `xi` and `xj` broadcast.
-
-    They may be numpy arrays, whose floating-point warnings the caller silences.
-    """
-    xp: Any = torch if isinstance(xi, Tensor) else np
-    t = xi - xj
+    """Return log of the kernel of broadcast `xi` and `xj`; callers silence numpy's warnings."""
+    xp, t = namespace(xi), xi - xj
     if depth == 1.0:
         return xp.zeros_like(t)
     log_kernel: Any
@@ -119,8 +108,7 @@ def _log_ratio(gap: Any, depth: Depth, xp: Any = torch) -> Any:
 def _differentiable_log_kernel(xi: Any, xj: Any, depth: Depth) -> Tensor:
     """Return log of the kernel, not divided by N, with exact derivatives at equal values.
 
-    Near them it is a series in ``t = x_i - x_j``, analytic in t: derivatives of all orders are
-    right at ``t = 0``, and none is a difference of two poles.
+    Near them it is a power series in ``t = x_i - x_j``: derivatives of all orders are right.
     """
     # Next to a zero the gap is infinite; two zeros have no difference, and no ratio matters.
     t = torch.where(torch.isneginf(torch.minimum(xi, xj)), math.inf, xi - xj)
@@ -136,11 +124,10 @@ def _differentiable_log_kernel(xi: Any, xj: Any, depth: Depth) -> Tensor:
 def log_mixed_kernel(x: Array, depth: Depth, normalized: bool) -> Array:
     """Return log of the kernel between ``s = e^x`` and zero, ``s^{2-2/N}``: shape of `x`.
 
-    It belongs to the directions outside the range or corange of a point; ``-inf`` at infinite
-    depth, where they have no finite length.
+    For directions outside the range or corange of a point: ``-inf`` at infinite depth.
     """
     if depth == 1.0:
-        return torch.zeros_like(x) if isinstance(x, Tensor) else np.zeros_like(x)
+        return namespace(x).zeros_like(x)
     shift = math.inf if depth.infinite else depth.log if normalized else 0.0
     return depth.exponent * x - shift
 
@@ -156,9 +143,8 @@ def log_kernel_slope(s: Tensor, depth: Depth) -> Tensor:
     """
     if depth == 1.0:
         return torch.zeros_like(s.unsqueeze(-1) + s.unsqueeze(-2))
-    x = s.log()
+    x, si, sj = s.log(), s.unsqueeze(-1), s.unsqueeze(-2)
     xi, xj = x.unsqueeze(-1), x.unsqueeze(-2)
-    si, sj = s.unsqueeze(-1), s.unsqueeze(-2)
     both = torch.isfinite(xi) & torch.isfinite(xj)
     t = torch.where(both, xi - xj, 0.0)
     inverse = depth.inverse
@@ -172,12 +158,10 @@ def log_kernel_slope(s: Tensor, depth: Depth) -> Tensor:
     slope = slope / torch.where(si > 0, si, 1.0)
     # One value zero: from a_ij = max^{2-2/N} and from the expansion at s_i = 0.
     slope = torch.where((si > 0) & (sj == 0), depth.exponent / si, slope)
-    if depth > 2.0:
-        at_zero = torch.full_like(slope, math.inf)
-    elif depth == 2.0:
-        at_zero = 1.0 / sj.expand_as(slope)
+    if depth == 2.0:
+        at_zero = 1.0 / sj
     else:
-        at_zero = torch.where(sj > 0, 0.0, math.inf).expand_as(slope).to(slope.dtype)
+        at_zero = torch.where((sj > 0) & (depth < 2.0), 0.0, math.inf).to(slope.dtype)
     return torch.where(si == 0, at_zero, slope)
 
 
@@ -189,8 +173,7 @@ def _logistic_pole(z: Tensor) -> Tensor:
 def langevin_function(z: Tensor) -> Tensor:
     """Return ``coth z - 1/z`` for z > 0, by its series where that cancels."""
     near = z < 0.4
-    small = torch.where(near, z, 0.0)
-    far = torch.where(near, 1.0, z)
+    small, far = torch.where(near, z, 0.0), torch.where(near, 1.0, z)
     series = _horner(small.square(), _COTH) * small
     return torch.where(near, series, 1.0 / torch.tanh(far) - 1.0 / far)
 
@@ -204,32 +187,16 @@ def _horner(x: Tensor, coefficients: Sequence[float]) -> Tensor:
 
 
 def _bernoulli(depth: Depth) -> list[float]:
-    """Return ``B_2k/(2k)! (1 - N^{-2k})``, k = 1..6.
+    """Return ``B_2k/(2k)! (1 - N^{-2k})``, k = 1..6, of ``b(z) - b(z/N)/N`` at ``z^{2k-1}``.
 
-    The Taylor coefficients of ``b(z) - b(z/N)/N`` at ``z^{2k-1}``; integration gives those of the
-    logarithm of ``N sinh(z/2)/sinh(z/2N)``.
+    Integrated, they are those of ``log(N sinh(z/2)/sinh(z/2N))``.
     """
     return [-b * math.expm1(-2 * k * math.log(depth)) for k, b in enumerate(_BERNOULLI, start=1)]
 
 
 # Below |t| = 1/8 six terms leave a remainder under 1e-18; above, differences lose a digit.
 _NEAR = 0.125
-_BERNOULLI = (
-    1.0 / 12.0,
-    -1.0 / 720.0,
-    1.0 / 30240.0,
-    -1.0 / 1209600.0,
-    1.0 / 47900160.0,
-    -691.0 / 1307674368000.0,
-)
+_BERNOULLI = (1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160, -691 / 1307674368000)
 # Coefficients of coth z - 1/z at z, z^3, ...: below z = 0.4 the next term is 4e-16.
-_COTH = (
-    1 / 3,
-    -1 / 45,
-    2 / 945,
-    -1 / 4725,
-    2 / 93555,
-    -1382 / 638512875,
-    4 / 18243225,
-    -3617 / 162820783125,
-)
+_COTH = [1 / 3, -1 / 45, 2 / 945, -1 / 4725, 2 / 93555, -1382 / 638512875]
+_COTH += [4 / 18243225, -3617 / 162820783125]

@@ -1,4 +1,4 @@
-"""The divided differences at the singular values of one point, each made once when asked for.
+"""The divided differences at the singular values of one point, each computed once, on demand.
 
 The directions outside the range and corange have ``l = 0``. So have zeros among the singular
 values; a move along the matrices of one rank has no entry between two of these.
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.kernel.depth_kernel import log_kernel_of_log
-from dln_geometry.geometry.kernel.second_differences import (
+from dln_geometry.geometry.kernel.higher_differences import (
     MOST_TERMS,
     mixed_ratios,
     outer_ratios,
@@ -33,9 +33,8 @@ class Differences:
     """
 
     def __init__(self, s: Tensor, depth: float, normalized: bool) -> None:
-        self.s = s
+        self.s, self.normalized = s, normalized
         self.depth: Depth = as_depth(depth)
-        self.normalized = normalized
         # l = s^{2/N} / unit.
         self.unit = 1.0 / self.depth.unit(normalized)
 
@@ -76,9 +75,7 @@ class Differences:
         return torch.where(self._zero, 0.0, value) if self._holed else value
 
     def _outer_power(self, exponent: float) -> Tensor:
-        if self.depth.infinite:
-            return torch.zeros_like(self.s)
-        return self.unit * self.s**exponent
+        return torch.zeros_like(self.s) if self.depth.infinite else self.unit * self.s**exponent
 
     def push(self, y: Tensor, g: Tensor) -> Tensor:
         """Return ``sum_k p[l_i, l_k, l_j] b_ik g_kj``, ``b_ik = (y_ik s_k + s_i y_ki) / a_ik``.
@@ -126,12 +123,11 @@ class Differences:
 
     @cached_property
     def _summed(self) -> bool:
-        """Whether differences are sums of products over the layers, within range of numbers."""
+        """Whether differences are sums over the layers, all terms in the range of numbers."""
         if not (self.depth.is_integer() and 2 <= self.depth <= MOST_TERMS):
             return False
         bound = torch.finfo(self.s.dtype).tiny ** 0.4
-        outside = (self.s < bound) & (self.s > 0) | (self.s > 1.0 / bound)
-        return not bool(outside.any())
+        return not bool(((self.s < bound) & (self.s > 0) | (self.s > 1.0 / bound)).any())
 
     @property
     def _sliced(self) -> bool:
@@ -171,7 +167,7 @@ class Differences:
 
     @cached_property
     def _positive(self) -> Tensor:
-        """Logarithms, 0 in the place of that of a zero."""
+        """Logarithms of the singular values, 0 for a zero."""
         return torch.where(self._zero, 0.0, self.x) if self._holed else self.x
 
     @cached_property

@@ -1,9 +1,9 @@
 """The depth metric on end-to-end matrices: first and second order, volumes, and product steps.
 
 Open `cometric` first: the metric, its inverse and its volume. `blocks` holds tangent vectors in the
-frames of a point, `variation` the derivatives of the cometric in these, `autograd` the same for
-torch, `connection` the Christoffel term and Hessians, `entropy` the volume of the fibres,
-`subspace` the small space in which a geodesic stays, `product_step` the retraction by layers.
+frames of a point and the derivatives of the cometric in these, `autograd` the same for torch,
+`connection` the Christoffel term and Hessians, `entropy` the volume of the fibres, `subspace` the
+small space in which a geodesic stays, `product_step` the retraction by layers.
 """
 
 from __future__ import annotations
@@ -11,10 +11,15 @@ from __future__ import annotations
 from dln_geometry.geometry.metric.autograd import cometric_of_matrix
 from dln_geometry.geometry.metric.blocks import (
     Blocks,
+    apply,
     apply_kernel,
     blocks_of,
     combine_blocks,
     pair_blocks,
+    pull,
+    push,
+    push_beyond,
+    squared_length,
     tangent_matrix,
 )
 from dln_geometry.geometry.metric.cometric import (
@@ -42,13 +47,6 @@ from dln_geometry.geometry.metric.entropy import (
 )
 from dln_geometry.geometry.metric.product_step import ProductFrame, layers_of_step, thin_svd
 from dln_geometry.geometry.metric.subspace import Box
-from dln_geometry.geometry.metric.variation import (
-    apply,
-    pull,
-    push,
-    push_beyond,
-    squared_length,
-)
 
 __all__ = [
     "Blocks",

@@ -1,7 +1,7 @@
 """The cometric with its derivative in the point, in closed form, for autograd.
 
 Autograd through a singular value decomposition is NaN at equal singular values and loses digits
-next to them; the first variation of `variation` is not, and does not.
+next to them; the first variations of `blocks` do neither.
 """
 
 from __future__ import annotations
@@ -14,15 +14,20 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dln_geometry.geometry.kernel import Differences
-from dln_geometry.geometry.metric.blocks import Blocks, apply_kernel, blocks_of, tangent_matrix
-from dln_geometry.geometry.metric.variation import pull, push
+from dln_geometry.geometry.metric.blocks import (
+    Blocks,
+    Frames,
+    apply_kernel,
+    blocks_of,
+    pull,
+    push,
+    tangent_matrix,
+)
 from dln_geometry.support import Depth
-
-_Frames = tuple[Tensor, Tensor, Tensor]
 
 
 def cometric_of_matrix(
-    x: Tensor, g: Tensor, depth: Depth, normalized: bool, frames: _Frames | None = None
+    x: Tensor, g: Tensor, depth: Depth, normalized: bool, frames: Frames | None = None
 ) -> Tensor:
     """Return ``A_X(G)``, shape (..., m, n), with the derivatives in `x` and `g` in closed form.
 
@@ -31,12 +36,7 @@ def cometric_of_matrix(
     Where X loses rank, the derivative is the one along the matrices of the same rank; across ranks
     ``A`` has none: its slopes are infinite, with ``s^{2-2/N}`` or ``s^{2/N}``, or kinks at N = 2.
 
-    `x` and `g` broadcast; `frames` is the thin decomposition ``(U, s, V^T)`` of `x`, of rank
-    ``min(m, n)``, if at hand.
-
-    References
-    ----------
-    Daleckii, Krein 1965; Bhatia, Matrix Analysis, theorem V.3.3 (divided differences).
+    `x` and `g` broadcast; `frames` is the thin SVD of `x`, of rank ``min(m, n)``, if at hand.
     """
     if depth == 1.0:
         return g.expand(torch.broadcast_shapes(g.shape, x.shape))
@@ -85,10 +85,7 @@ class _Cometric(torch.autograd.Function):
 
 
 class _Gradient(torch.autograd.Function):
-    """The gradient in X of ``<H, A_X(G)>``, from X, G, H and the same constants.
-
-    Its own derivatives go through the singular value decomposition.
-    """
+    """The gradient in X of ``<H, A_X(G)>``; its derivatives go through the SVD."""
 
     @staticmethod
     def forward(x: Tensor, g: Tensor, h: Tensor, *parts: Any) -> Tensor:
@@ -113,14 +110,9 @@ class _Gradient(torch.autograd.Function):
 
 
 def _varied(
-    variation: Callable[[Differences, Blocks, Blocks], Blocks],
-    frames: _Frames,
-    z: Tensor,
-    g: Tensor,
-    depth: Depth,
-    normalized: bool,
+    variation: Callable[..., Blocks], frames: Frames, z: Tensor, g: Tensor, *options: Any
 ) -> Tensor:
     """Return the matrix of `push` or `pull` of two matrices."""
     u, s, vh = frames
-    k = Differences(s, depth, normalized)
+    k = Differences(s, *options)
     return tangent_matrix(u, vh, variation(k, blocks_of(u, vh, z), blocks_of(u, vh, g)))

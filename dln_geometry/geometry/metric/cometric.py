@@ -21,24 +21,14 @@ from dln_geometry.support import as_covector
 def cometric(point: EndToEnd | Collapsed, g: Any) -> Tensor:
     """Apply the cometric: covectors (Euclidean gradients) to tangent vectors, ``A(G)``.
 
+    Differentiable in the matrix of ``EndToEnd.of(x, depth)``, at equal singular values too.
+
     Parameters
     ----------
     point : EndToEnd or Collapsed
         A point X of shape (..., m, n) with its depth.
     g : array_like, shape (..., m, n)
         Covector, such as the Euclidean gradient of a loss.
-
-    Returns
-    -------
-    Tensor, shape (..., m, n)
-        Differentiable in the matrix of ``EndToEnd.of(x, depth)`` at equal singular values too.
-
-    Raises
-    ------
-    TypeError
-        If `point` is no point.
-    ValueError
-        If `g` has the wrong shape or is not finite.
 
     References
     ----------
@@ -59,7 +49,7 @@ def cometric(point: EndToEnd | Collapsed, g: Any) -> Tensor:
 def cometric_sqrt(point: EndToEnd | Collapsed, z: Any) -> Tensor:
     """Apply the symmetric square root of the cometric: white noise to Brownian noise.
 
-    Parameters and errors as in `cometric`.
+    Parameters as in `cometric`.
 
     Examples
     --------
@@ -74,12 +64,10 @@ def cometric_sqrt(point: EndToEnd | Collapsed, z: Any) -> Tensor:
 def metric(point: EndToEnd | Collapsed, z: Any) -> Tensor:
     """Apply the metric: tangent vectors to covectors, ``A^{-1}(Z)`` on the tangent space.
 
-    The covector returned has no component that vanishes on the tangent space.
+    The covector returned has no part that vanishes on the tangent space. `point` as in `cometric`.
 
     Parameters
     ----------
-    point : EndToEnd or Collapsed
-        A point X of shape (..., m, n) and rank r.
     z : array_like, shape (..., m, n)
         Tangent vector of the matrices of rank r; at infinite depth, of those with the same row
         and column spaces (nothing else has finite length).
@@ -87,8 +75,8 @@ def metric(point: EndToEnd | Collapsed, z: Any) -> Tensor:
     Raises
     ------
     ValueError
-        If `z` has the wrong shape, is not tangent, or X has a zero singular value (the metric
-        is infinite there; state a smaller rank).
+        If `z` is not tangent, or X has a zero singular value (the metric is infinite there; state
+        a smaller rank).
 
     Examples
     --------
@@ -119,11 +107,10 @@ def inner(point: EndToEnd | Collapsed, z1: Any, z2: Any) -> Tensor:
 def log_volume_density(point: EndToEnd | Collapsed) -> Tensor:
     """Return ``log sqrt(det g^N)`` against the Euclidean volume, shape (...).
 
-    ``-1/2 sum_{ij} log a_ij - (m + n - 2r)(1 - 1/N) sum_i log s_i``: at full rank against
-    Lebesgue measure on the matrices, at rank r against the volume that the Frobenius norm
-    induces on the matrices of rank r. At infinite depth, against the volume of the matrices
-    with the same row and column spaces. This is the volume of the base; that of the orbit is
-    `entropy`, that of the balanced manifold their product.
+    ``-1/2 sum_{ij} log a_ij - (m + n - 2r)(1 - 1/N) sum_i log s_i``, against the volume that the
+    Frobenius norm induces on the matrices of rank r (at infinite depth, on those with the same
+    row and column spaces). This is the volume of the base; the volume of the orbit is `entropy`,
+    and that of the balanced manifold their product.
 
     Examples
     --------
@@ -147,8 +134,7 @@ def tangent_argument(p: EndToEnd, z: Any, name: str) -> Tensor:
             "give the rank when making the point"
         )
     z = as_covector(z, p.s, p.shape, name)
-    m, n = p.shape
-    if p.depth == 1.0 or (p.rank == m == n):
+    if p.depth == 1.0 or (p.rank, p.rank) == p.shape:
         return z
     left = z - p.u @ (p.u.mT @ z)
     if p.depth.infinite:

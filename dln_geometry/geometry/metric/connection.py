@@ -16,13 +16,17 @@ from torch import Tensor
 
 from dln_geometry.geometry.kernel import Differences
 from dln_geometry.geometry.metric.blocks import (
+    Across,
     Blocks,
+    apply,
     blocks_of,
     combine_blocks,
+    pull,
+    push,
+    push_beyond,
     tangent_matrix,
 )
 from dln_geometry.geometry.metric.cometric import tangent_argument
-from dln_geometry.geometry.metric.variation import apply, pull, push, push_beyond
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
 from dln_geometry.support import as_covector
 
@@ -31,9 +35,9 @@ def connection(point: EndToEnd | Collapsed, z: Any, w: Any) -> Tensor:
     r"""Return the Christoffel term ``Gamma_X(Z, W)`` of the metric, symmetric in Z and W.
 
     ``nabla_Z W = D_Z W + Gamma_X(Z, W)`` for every field W of tangent vectors, ``D`` the plain
-    derivative of its matrix. Below full rank ``D_Z W`` leaves the tangent space, and Gamma has
-    the part that brings it back: minus the second fundamental form of the matrices of rank r. At
-    depth 1, where the metric is the flat one of all matrices, it is zero.
+    derivative of its matrix. Below full rank ``D_Z W`` leaves the tangent space; Gamma brings it
+    back by minus the second fundamental form of the matrices of rank r. It is zero at depth 1,
+    where the metric is the flat one of all matrices.
 
     `z` and `w` are tangent vectors; parameters and errors as in `metric`.
 
@@ -80,12 +84,7 @@ def riemannian_hessian(
     gradient : array_like, shape (..., m, n)
         The Euclidean gradient ``E'(X)``, with its part beyond range and corange.
     hessian_vector : array_like, shape (..., m, n)
-        The Euclidean Hessian along Z, ``E''(X)[Z]``.
-
-    Returns
-    -------
-    Tensor, shape (..., m, n)
-        A tangent vector; ``E''(X)[Z]`` at depth 1.
+        The Euclidean Hessian along Z, ``E''(X)[Z]``, which is the result at depth 1.
 
     Examples
     --------
@@ -108,26 +107,21 @@ def riemannian_hessian(
 
 
 def hessian_blocks(
-    k: Differences,
-    gradient: Blocks,
-    hessian_vector: Blocks,
-    z: Blocks,
-    across: tuple[Tensor | None, Tensor | None] = (None, None),
+    k: Differences, gradient: Blocks, hessian: Blocks, z: Blocks, across: Across = (None, None)
 ) -> Blocks:
-    """Return `riemannian_hessian` in the frames of the point: thin products and r x r work.
+    """Return `riemannian_hessian` in the frames of the point, `hessian` the blocks of ``E''[Z]``.
 
     `across` holds ``G' Z_right^T`` (m x r) and ``Z_left^T G'`` (r x n), with
     ``G' = (1 - U U^T) E'(X) (1 - V V^T)``; None where that is zero. Here depth 1 is the limit of
     depths above: the matrices of rank r with the Frobenius metric.
     """
     alpha = apply(k, z, -1.0)
-    # The covector of Z in the place of Z: its outer blocks are divided by the mixed kernel.
+    # Of the covector of Z: its outer blocks are divided by the mixed kernel.
     lowered = (
         None if across[0] is None else across[0] / k.mixed.unsqueeze(-2),
         None if across[1] is None else across[1] / k.mixed.unsqueeze(-1),
     )
     slope = pull(k, alpha, gradient, lowered)
-    raised = apply(k, combine_blocks((1.0, hessian_vector), (0.5, slope)))
-    along = push(k, z, gradient, across)
-    back = push(k, apply(k, gradient), alpha)
+    raised = apply(k, combine_blocks((1.0, hessian), (0.5, slope)))
+    along, back = push(k, z, gradient, across), push(k, apply(k, gradient), alpha)
     return combine_blocks((1.0, raised), (0.5, along), (-0.5, back))

@@ -14,7 +14,8 @@ from dln_geometry.geometry.kernel import langevin_function, log_kernel_of_pairs,
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
 from dln_geometry.support import Depth, as_depth, as_matrix, as_widths
 
-# Number of singular values up to which pairs are summed by a product.
+_Widths = Sequence[int] | int | None
+# Number of singular values up to which a product sums pairs faster than filling a matrix does.
 _FEW = 16
 
 
@@ -30,18 +31,13 @@ def log_stiefel_volume(d: int, r: int) -> float:
     """
     if not 1 <= r <= d:
         raise ValueError(f"r must lie between 1 and d = {d}, got {r}")
-    spheres = sum(
-        math.log(2.0) + 0.5 * k * math.log(math.pi) - math.lgamma(0.5 * k)
-        for k in range(d - r + 1, d + 1)
-    )
+    ks = range(d - r + 1, d + 1)
+    spheres = sum(math.log(2.0) + 0.5 * k * math.log(math.pi) - math.lgamma(0.5 * k) for k in ks)
     return 0.25 * r * (r - 1) * math.log(2.0) + spheres
 
 
 def entropy(
-    point: EndToEnd | Collapsed | Any,
-    *,
-    depth: float | None = None,
-    widths: Sequence[int] | int | None = None,
+    point: EndToEnd | Collapsed | Any, *, depth: float | None = None, widths: _Widths = None
 ) -> Tensor:
     r"""Return the entropy ``S(X) = log vol(O_X)`` of the balanced factorisations of X, shape (...).
 
@@ -53,26 +49,17 @@ def entropy(
     Parameters
     ----------
     point : EndToEnd, Collapsed or array_like of shape (..., m, n)
-        A point of rank r with any depth >= 1, or a matrix, of which the singular values alone
-        are computed.
+        A point of rank r, or a matrix, whose singular values alone are computed.
     depth : float, optional
         Depth, where `point` is a matrix.
     widths : sequence of int or int, optional
         ``(d_0, ..., d_N)`` (integer depth), or the width of every hidden layer (any finite
-        depth); `None` is ``min(m, n)``. At infinite depth, where wider layers make S diverge, the
-        rank.
+        depth); `None` is ``min(m, n)``, at infinite depth the rank: S diverges for wider layers.
 
     Returns
     -------
     Tensor, shape (...)
         ``-inf`` where two or more singular values vanish.
-
-    Raises
-    ------
-    TypeError
-        If `point` is no point and no matrix with a depth.
-    ValueError
-        If the widths do not fit the point.
 
     References
     ----------
@@ -91,9 +78,8 @@ def entropy(
     i, j = torch.triu_indices(r, r, 1, device=x.device)
     total = 0.5 * log_kernel_of_pairs(x[..., i], x[..., j], depth, depth.infinite).sum(-1)
     constant, excess = hidden_excess(shape, r, depth, widths)
-    if excess > 0:
-        total = total + (excess / depth) * x.sum(-1)
-    return total + constant
+    # At no excess, log 0 must not enter.
+    return constant + (total + (excess / depth) * x.sum(-1) if excess > 0 else total)
 
 
 def _spectrum(point: Any, depth: float | None) -> tuple[Tensor, tuple[int, int], Depth]:
@@ -103,16 +89,14 @@ def _spectrum(point: Any, depth: float | None) -> tuple[Tensor, tuple[int, int],
             raise ValueError(f"depth must be that of the point, {point.depth:g}, got {depth}")
         return point.singular_values, point.shape, point.depth
     if depth is None:
-        raise TypeError(
-            "point must be an EndToEnd or a Collapsed, or a matrix given with its depth, got "
-            f"{type(point).__name__}"
-        )
+        wanted = "an EndToEnd or a Collapsed, or a matrix given with its depth"
+        raise TypeError(f"point must be {wanted}, got {type(point).__name__}")
     x = as_matrix(point, "point")
     return torch.linalg.svdvals(x), (x.shape[-2], x.shape[-1]), as_depth(depth)
 
 
 def hidden_excess(
-    shape: tuple[int, int], r: int, depth: Depth, widths: Sequence[int] | int | None
+    shape: tuple[int, int], r: int, depth: Depth, widths: _Widths
 ) -> tuple[float, float]:
     """Return the constant of the entropy and ``sum_p (d_p - r)`` over the hidden layers."""
     if depth.infinite:
@@ -120,9 +104,8 @@ def hidden_excess(
             raise ValueError("widths must equal the rank at infinite depth, where S diverges")
         return 0.0, 0.0
     if widths is None or isinstance(widths, numbers.Integral):
-        # One hidden width makes sense at every real depth: N - 1 layers of it.
-        d = as_widths(widths, shape, 2, r)[1]
-        hidden = {d: depth - 1.0}
+        # N - 1 layers, at every real depth.
+        hidden = {as_widths(widths, shape, 2, r)[1]: depth - 1.0}
     else:
         resolved = as_widths(widths, shape, depth.layers, r)[1:-1]
         hidden = {d: float(resolved.count(d)) for d in set(resolved)}
@@ -149,7 +132,7 @@ def entropy_slope(s: Tensor, depth: Depth, *, excess: float = 0.0) -> Tensor:
 def entropy_pull(x: Tensor, depth: float, *, excess: float = 0.0) -> Tensor:
     """Return ``s_i dS/ds_i`` of descending, finite ``x = log s``, shape (..., r), without checks.
 
-    `entropy_slope` at less than half the price, to absolute precision: with ``t = x_i - x_j >= 0``
+    `entropy_slope` at less than half the cost, to absolute precision: with ``t = x_i - x_j >= 0``
     and ``L(t) = coth t - 1/t`` the pair (i, j) gives i the share ``(c + L(t) - L(t/N)/N)/2`` of
     ``c = 1 - 1/N``, and j the rest.
     """
@@ -160,7 +143,6 @@ def entropy_pull(x: Tensor, depth: float, *, excess: float = 0.0) -> Tensor:
     if inverse:
         odd = odd - inverse * langevin_function(inverse * t)
     if r <= _FEW:
-        # For few values one small product is quicker than filling a matrix.
         eye = 0.5 * torch.eye(r, dtype=x.dtype, device=x.device)
         total = odd @ (eye[i] - eye[j])
     else:
@@ -171,13 +153,10 @@ def entropy_pull(x: Tensor, depth: float, *, excess: float = 0.0) -> Tensor:
     return total + excess * inverse if excess else total
 
 
-def entropy_gradient(
-    point: EndToEnd | Collapsed, *, widths: Sequence[int] | int | None = None
-) -> Tensor:
+def entropy_gradient(point: EndToEnd | Collapsed, *, widths: _Widths = None) -> Tensor:
     """Return the Euclidean gradient of the entropy, ``U diag(dS/ds) V^T``, shape (..., m, n).
 
-    At rank r it is the gradient along the matrices of rank r. Apply `cometric` for the
-    Riemannian gradient.
+    It is the gradient along the matrices of rank r; `cometric` makes it Riemannian.
 
     Raises
     ------
@@ -192,29 +171,18 @@ def entropy_gradient(
     excess = hidden_excess(p.shape, p.rank, p.depth, widths)[1]
     slope = entropy_slope(p.s, p.depth, excess=excess)
     if not bool(torch.isfinite(slope.detach()).all()):
-        raise ValueError(
-            "point must have positive singular values for the entropy gradient, got a zero"
-        )
+        required = "point must have positive singular values for the entropy gradient"
+        raise ValueError(f"{required}, got a zero")
     return (p.u * slope.unsqueeze(-2)) @ p.vh
 
 
 def free_energy(
-    point: EndToEnd | Collapsed,
-    loss: Any,
-    beta: float,
-    *,
-    widths: Sequence[int] | int | None = None,
+    point: EndToEnd | Collapsed, loss: Any, beta: float, *, widths: _Widths = None
 ) -> Tensor:
     """Return the free energy ``F_beta(X) = E(X) - S(X)/beta``, shape (...).
 
-    Other parameters and errors as in `entropy`.
-
-    Parameters
-    ----------
-    loss : Loss
-        Anything with ``value(x)``.
-    beta : float
-        Inverse temperature, positive; at ``math.inf`` the result is the loss.
+    `loss` is anything with ``value(x)``, `beta` a positive inverse temperature; at ``math.inf``
+    the result is the loss. Other parameters and errors as in `entropy`.
 
     References
     ----------

@@ -1,17 +1,16 @@
 """The product step: move the layers along a horizontal line and multiply them.
 
-With ``X = U Lam^N V^T`` and a tangent vector ``U (sqrt(a) o eta) V^T``, the layers of the canonical
-balanced factors move to ``Lam + del_p``,
-``del_p,ij = lam_i^{N-p} lam_j^{p-1} / sqrt(a_ij) eta_ij``, and
-``X+ = U (Lam + del_N) .. (Lam + del_1) V^T``. It keeps the rank, crosses ``det X = 0`` smoothly,
-for a gradient is one step of gradient descent of N layers, and for Gaussian `eta` its second order
-is the Ito drift of Brownian motion.
+With ``X = U Lam^N V^T`` and a tangent vector ``U (sqrt(a) o eta) V^T``, it is
+``X+ = U (Lam + del_N) .. (Lam + del_1) V^T``, ``del_p,ij = lam_i^{N-p} lam_j^{p-1} / sqrt(a_ij)
+eta_ij``. It keeps the rank and crosses ``det X = 0`` smoothly. For a gradient it is one step of
+gradient descent of N layers; for Gaussian `eta` its second order is the Ito drift.
 """
 
 from __future__ import annotations
 
 import math
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -28,8 +27,8 @@ _BLOCKS = 4
 def layers_of_step(depth: float) -> int:
     """Return the number of factors of a product step.
 
-    The depth itself if it is an integer up to 16; otherwise the layers are gathered in 2 to 4
-    blocks of equal depth, which is enough: the error of gathering has mean zero.
+    The depth itself if it is an integer up to 16; otherwise 2 to 4 blocks of equal depth, which is
+    enough: the error of gathering layers in blocks has mean zero.
     """
     depth = as_depth(depth)
     if depth.is_integer() and 2 <= depth <= _MOST_LAYERS:
@@ -38,15 +37,14 @@ def layers_of_step(depth: float) -> int:
 
 
 class ProductFrame:
-    r"""The tables of product steps from a point, each computed once, when asked for.
+    r"""The tables of product steps from a point, each computed once, on demand.
 
     At integer depth the number q of factors is N. At another depth each of q factors stands for
     N / q layers (``l = s^{1/q}``): its off-diagonal part is the sum over these layers,
     ``l_i^{q-b} l_j^{b-1} sqrt(a_ij(N)) / a_ij(q) eta_ij``, its diagonal their product
     ``sign(y) |y|^{N/q}``, ``y = lam + eta_ii / sqrt N``; at infinite depth ``l exp(eta_ii / q)``:
-    the flat coordinate ``sqrt(N) lam`` makes an exact, straight step. Where a step pushes it
-    through zero, the determinant changes its sign, except at even depths, where that of balanced
-    layers cannot.
+    the flat coordinate ``sqrt(N) lam`` makes an exact, straight step. Where it passes zero, the
+    determinant changes its sign, except at even depths.
 
     The depth of `point` is above 1; `layers` is the number q >= 2, by default `layers_of_step` of
     the depth. The diagonal moves on a straight line in ``s^{1/flat_depth}``, by default that of N;
@@ -74,13 +72,10 @@ class ProductFrame:
 
     @cached_property
     def _powers(self) -> list[Tensor]:
-        """Powers 0..q-1 of the ratio of the smaller to the larger root; 1 for two zeros."""
+        """Powers 1..q-1 of the ratio of the smaller to the larger root; 1 for two zeros."""
         smaller = torch.minimum(self.roots.unsqueeze(-1), self.roots.unsqueeze(-2))
         ratio = torch.where(self._larger > 0, smaller / self._larger, 1.0)
-        powers = [ratio]
-        for _ in range(self.layers - 2):
-            powers.append(powers[-1] * ratio)
-        return powers
+        return list(accumulate([ratio] * (self.layers - 1), torch.mul))
 
     @cached_property
     def _squares(self) -> list[Tensor]:
@@ -151,9 +146,8 @@ class ProductFrame:
     def entropy_pull(self, excess: float = 0.0) -> Tensor:
         """Return ``s_i dS/ds_i``, shape (..., r): bounded, whatever vanishes or collides.
 
-        ``sum_{j != i} sum_p (N-p)/N w_p^2 + excess/N`` with the weights w of the layers, where
-        there is one factor for every layer, or for every two; ``excess = sum_p (d_p - r)`` over
-        the hidden layers.
+        ``sum_{j != i} sum_p (N-p)/N w_p^2 + excess/N`` with the weights w of the layers, if every
+        factor stands for one layer or two; ``excess = sum_p (d_p - r)`` over hidden layers.
         """
         depth, q, r = self.point.depth, self.layers, self.point.rank
         if depth not in (q, 2 * q):
@@ -162,12 +156,10 @@ class ProductFrame:
         weight = self._squares[0]
         for k, square in enumerate(self._squares[1:], start=2):
             weight = weight.add(square, alpha=k)
-        weight = weight / self._total
-        most = q - 1.0
+        weight, most = weight / self._total, q - 1.0
         if depth == 2 * q:
             # Of log(l_i + l_j): half the share of the smaller value.
-            weight = weight + 0.5 * self._powers[0] / (1.0 + self._powers[0])
-            most = q - 0.5
+            weight, most = weight + 0.5 * self._powers[0] / (1.0 + self._powers[0]), q - 0.5
         below = r - 1 - torch.arange(r, dtype=weight.dtype, device=weight.device)
         signed = (weight * (self._above.mT - self._above)).sum(-1)
         return (signed + below * most) / q + excess / depth
@@ -175,8 +167,8 @@ class ProductFrame:
     def diagonal(self, eta: Tensor, keep: float = 1.0) -> tuple[Tensor, Tensor]:
         """Return the diagonal of every factor and the weight of the part outside the range.
 
-        `eta` is the diagonal of the move in orthonormal coordinates, shape (..., r); `keep` the
-        multiple of every layer that stays, for weight decay.
+        `eta` is the diagonal of the move in orthonormal coordinates, shape (..., r); `keep` as in
+        `move`.
         """
         depth, q, flat_depth = self.point.depth, self.layers, self.flat_depth
         if flat_depth.infinite:
@@ -204,7 +196,7 @@ class ProductFrame:
         They are the off-diagonal `weights` of the move `core`, with this diagonal.
         """
         weights = self.weights(core)
-        # An even number of factors for layers of another number: one of them takes the signs.
+        # An even number of factors, but no even number of layers: one factor takes the signs.
         depth, q = self.flat_depth, self.layers
         once = q % 2 == 0 and depth != q and depth % 2 != 0
         for b, factor in enumerate(weights):
@@ -220,14 +212,13 @@ class ProductFrame:
         unit = core / self._norm
         if self._blocks is not None:
             unit = unit * self._blocks
-        powers, q = self._powers, self.layers
         upper = unit * self._above
-        lower = unit - upper
-        parts = [torch.addcmul(upper, lower, powers[q - 2])]
-        for b in range(1, q - 1):
-            parts.append(torch.addcmul(upper * powers[b - 1], lower, powers[q - 2 - b]))
-        parts.append(torch.addcmul(lower, upper, powers[q - 2]))
-        return parts
+        lower, rising = unit - upper, self._powers
+        falling = rising[::-1]
+        inner = zip(rising[:-1], falling[1:], strict=True)
+        parts = [torch.addcmul(upper * up, lower, down) for up, down in inner]
+        top = rising[-1]
+        return [torch.addcmul(upper, lower, top), *parts, torch.addcmul(lower, upper, top)]
 
     def move(
         self,
@@ -235,13 +226,13 @@ class ProductFrame:
         left: Tensor | None = None,
         right: Tensor | None = None,
         *,
-        keep: float = 1.0,
+        keep: float = 1,
     ) -> tuple[Tensor, Tensor]:
         """Make the step; return ``X+`` as a product of two matrices, (..., m, r) and (..., r, n).
 
-        The move Z is given in orthonormal coordinates: `core` is ``U^T Z V``, `left` (m x r) its
-        part from the range of X outwards and `right` (r x n) from the corange, of which the parts
-        inside are dropped. `keep` is the multiple of every layer that stays, for weight decay.
+        The move Z is given in orthonormal coordinates: `core` is ``U^T Z V``, `left` is ``Z V``
+        (m x r) and `right` is ``U^T Z`` (r x n), of which the parts within range and corange are
+        dropped. `keep` multiplies every layer, for weight decay.
         """
         u, vh = self.point.u, self.point.vh
         diagonal, outside = self.diagonal(core.diagonal(dim1=-2, dim2=-1), keep)

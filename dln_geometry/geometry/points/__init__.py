@@ -2,36 +2,35 @@
 
 `EndToEnd` is a matrix as its singular value decomposition, `Collapsed` a balanced network of any
 depth as two matrices, `Network` a tuple of layers with its frames. Open `end_to_end` first;
-`layers` holds the algebra of chains of matrices, `balanced` the public functions of factors. A new
-kind of point subclasses `Batch` and names its tensors.
+`layers` holds the algebra of chains of matrices, `gauges` makes balanced layers from frames,
+`balanced` holds the public functions of factors. A new kind of point subclasses `Batch` and names
+its tensors.
 """
 
 from __future__ import annotations
 
 from dln_geometry.geometry.points.balanced import (
+    balance,
     balanced_dimension,
     balanced_factors,
     end_to_end,
     gauge_action,
     is_balanced,
     moments,
+    polar,
     random_balanced,
 )
 from dln_geometry.geometry.points.batch import as_row, described, indexed
 from dln_geometry.geometry.points.collapsed import Collapsed
 from dln_geometry.geometry.points.end_to_end import EndToEnd, as_point
+from dln_geometry.geometry.points.gauges import balanced_chain, chain_from_frames, haar_stiefel
 from dln_geometry.geometry.points.layers import (
-    balanced_chain,
     balanced_frames,
-    chain_from_frames,
     chain_svd,
-    haar_stiefel,
     layer_moments,
     moment_size,
-    polar,
     product,
 )
-from dln_geometry.geometry.points.minimum_norm import balance
 from dln_geometry.geometry.points.network import Network, balanced_network
 
 __all__ = [

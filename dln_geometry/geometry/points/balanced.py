@@ -1,8 +1,7 @@
 """Functions of the layers of a network: product, moments, balanced factors, gauges, balancing.
 
 Everywhere `factors` are the layers ``(W_1, ..., W_N)``, input side first, W_p of shape
-(..., d_p, d_{p-1}): any sequence of matrices, or a `Network`. TypeError if they are no sequence of
-real matrices, ValueError if they do not chain or mix dtypes or devices.
+(..., d_p, d_{p-1}): any sequence of matrices, or a `Network`.
 """
 
 from __future__ import annotations
@@ -15,31 +14,21 @@ from torch import Tensor
 
 from dln_geometry.geometry.points.collapsed import Collapsed
 from dln_geometry.geometry.points.end_to_end import EndToEnd, as_point
-from dln_geometry.geometry.points.layers import (
+from dln_geometry.geometry.points.gauges import (
     as_spectrum,
     balanced_chain,
     chain_from_frames,
-    haar_stiefel,
-    layer_moments,
-    moment_size,
-    product,
+    haar_frames,
 )
+from dln_geometry.geometry.points.layers import chain_svd, layer_moments, moment_size, product
 from dln_geometry.geometry.points.network import Network
-from dln_geometry.support import (
-    as_float_tensor,
-    as_generator,
-    as_rank,
-    as_width_sequence,
-)
+from dln_geometry.support import as_float_tensor, as_rank, as_width_sequence
 
 
 def end_to_end(factors: Sequence[Any]) -> Tensor:
     """Return the end-to-end matrix ``X = W_N ... W_1``, shape (..., d_N, d_0).
 
-    Parameters
-    ----------
-    factors : sequence of array_like
-        Layers ``(W_1, ..., W_N)``, input side first, W_p of shape (..., d_p, d_{p-1}).
+    `factors` are the layers, input side first, W_p of shape (..., d_p, d_{p-1}).
 
     Examples
     --------
@@ -50,15 +39,10 @@ def end_to_end(factors: Sequence[Any]) -> Tensor:
 
 
 def moments(factors: Sequence[Any]) -> tuple[Tensor, ...]:
-    """Return the moments ``G_p = W_{p+1}^T W_{p+1} - W_p W_p^T``, p = 1..N-1.
+    """Return the moments ``G_p = W_{p+1}^T W_{p+1} - W_p W_p^T``, p = 1..N-1, (..., d_p, d_p).
 
     They are conserved by the gradient flow of every loss of the end-to-end matrix, and are all
     zero on the balanced manifold.
-
-    Returns
-    -------
-    tuple of Tensor
-        N - 1 symmetric matrices of shape (..., d_p, d_p); empty at depth 1.
 
     References
     ----------
@@ -75,9 +59,8 @@ def moments(factors: Sequence[Any]) -> tuple[Tensor, ...]:
 def is_balanced(factors: Sequence[Any], rtol: float | None = None) -> Tensor:
     """Tell whether all moments vanish relative to the layers, boolean tensor of shape (...).
 
-    ``|G_p|_F <= rtol (|W_{p+1}|_F^2 + |W_p|_F^2)`` for every p.
-
-    By default `rtol` is 100 machine epsilons times the depth.
+    ``|G_p|_F <= rtol (|W_{p+1}|_F^2 + |W_p|_F^2)`` for every p; by default `rtol` is 100 machine
+    epsilons times the depth.
     """
     layers = Network(factors)
     if rtol is None:
@@ -100,7 +83,7 @@ def balanced_factors(
     Parameters
     ----------
     point : EndToEnd or Collapsed
-        The end-to-end matrix with an integer depth N.
+        Its depth must be an integer.
     widths : sequence of int or int, optional
         ``(d_0, ..., d_N)``, or the width of every hidden layer; `None` is ``min(m, n)``.
     gauge : "haar" or sequence of array_like, optional
@@ -108,17 +91,6 @@ def balanced_factors(
         N - 1 matrices themselves, of shape (..., d_p, r) or (..., d_p, d_p) (first r columns).
     generator : torch.Generator, optional
         Source of the random gauge; a fresh one if not given.
-
-    Returns
-    -------
-    Network
-        ``(W_1, ..., W_N)``, input side first.
-
-    Raises
-    ------
-    ValueError
-        If the depth is no integer, a width is below the rank, or a gauge has the wrong shape or
-        no orthonormal columns.
 
     References
     ----------
@@ -138,24 +110,13 @@ def balanced_factors(
 def gauge_action(factors: Sequence[Any], gauges: Sequence[Any]) -> Network:
     """Act on the hidden layers: ``W_p -> g_p W_p g_{p-1}^{-1}`` with ``g_0 = g_N = 1``.
 
-    The end-to-end matrix is unchanged; orthogonal gauges keep balanced factors balanced.
-
-    Parameters
-    ----------
-    factors : sequence of array_like
-    gauges : sequence of array_like
-        N - 1 invertible matrices, g_p of shape (..., d_p, d_p).
-
-    Raises
-    ------
-    ValueError
-        If the number or a shape of the gauges does not fit, or one is singular.
+    The end-to-end matrix is unchanged; orthogonal gauges keep balanced factors balanced. `gauges`
+    are N - 1 invertible matrices, g_p of shape (..., d_p, d_p).
     """
     layers = list(Network(factors))
     if len(gauges) != len(layers) - 1:
-        raise ValueError(
-            f"gauges must hold one matrix per hidden layer, {len(layers) - 1}, got {len(gauges)}"
-        )
+        required = f"one matrix per hidden layer, {len(layers) - 1}"
+        raise ValueError(f"gauges must hold {required}, got {len(gauges)}")
     for p, g in enumerate(gauges):
         d = layers[p].shape[-2]
         g = as_float_tensor(g, f"gauges[{p}]", dtype=layers[p].dtype, device=layers[p].device)
@@ -179,10 +140,7 @@ def random_balanced(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Network:
-    """Draw a random balanced network of the given widths.
-
-    Singular vectors of X and hidden gauges are Haar; the singular values of X are all `scale`,
-    or `spectrum`.
+    """Draw a balanced network whose singular vectors of X and hidden gauges are Haar.
 
     Parameters
     ----------
@@ -200,37 +158,15 @@ def random_balanced(
         Source of randomness; a fresh one if not given.
     dtype, device : optional
         Of the result; by default those of `spectrum` if it is an array, else torch's.
-
-    Returns
-    -------
-    Network
-        ``(W_1, ..., W_N)``, W_p of shape (*batch, d_p, d_{p-1}).
-
-    Raises
-    ------
-    ValueError
-        If a width is not positive or the rank is above the smallest width.
     """
     resolved = as_width_sequence(widths)
     r = min(resolved) if rank is None else as_rank(rank, min(resolved), "the smallest width")
     s = as_spectrum(scale if spectrum is None else spectrum, r, dtype, device)
-    dtype, device = s.dtype, s.device
-    leading = torch.broadcast_shapes(tuple(batch), s.shape[:-1])
-    generator = as_generator(generator, device)
-    frames = [
-        haar_stiefel(leading, d, r, generator=generator, dtype=dtype, device=device)
-        for d in resolved
-    ]
-    return Network.from_layers(chain_from_frames(frames, s))
+    return Network.from_layers(chain_from_frames(haar_frames(s, resolved, batch, generator), s))
 
 
 def balanced_dimension(widths: Sequence[int], rank: int) -> int:
     """Return the dimension of the balanced manifold: ``r + sum_p (d_p r - r (r+1)/2)``.
-
-    Raises
-    ------
-    ValueError
-        If the rank is above the smallest width.
 
     References
     ----------
@@ -244,3 +180,51 @@ def balanced_dimension(widths: Sequence[int], rank: int) -> int:
     resolved = as_width_sequence(widths)
     r = as_rank(rank, min(resolved), "the smallest width")
     return r + sum(d * r - r * (r + 1) // 2 for d in resolved)
+
+
+def balance(factors: Sequence[Any], *, sweeps: int = 100) -> Network:
+    """Return the point of smallest norm on the fibre of the factors, in the nearest gauge.
+
+    The minimisers of ``sum_p |W_p|_F^2`` with the product X held fixed are the balanced factors
+    of X, minimum ``N sum_i s_i^{2/N}``. Among them the gauge nearest to the given factors is
+    taken: one orthogonal Procrustes problem at depth 2; above, each hidden gauge solves its own
+    against its neighbours, in at most `sweeps` sweeps that never increase the distance. Factors
+    that are balanced (`is_balanced`) are returned as they are.
+
+    References
+    ----------
+    Lindsey, Menon, arXiv 2511.01137.
+    """
+    layers = Network(factors)
+    depth = len(layers)
+    # Balanced layers hold singular values of X that the product would lose to rounding.
+    balanced = is_balanced(layers)[..., None, None]
+    if bool(balanced.all()):
+        return layers
+    u, s, vh = chain_svd(layers)
+    root = s ** (1.0 / depth)
+    frames = [vh.mT, u]
+    for w in layers[:-1]:
+        # Exact where the factors are balanced, at every rank.
+        frames.insert(-1, polar(w @ (frames[-2] * root.unsqueeze(-2))))
+    eps = torch.finfo(s.dtype).eps
+    for _ in range(sweeps if depth > 2 else 1):
+        moved = torch.zeros((), dtype=s.dtype, device=s.device)
+        for p in range(1, depth):
+            target = layers[p - 1] @ frames[p - 1] + layers[p].mT @ frames[p + 1]
+            frame = polar(target * root.unsqueeze(-2))
+            # Columns of zero modes are arbitrary: do not count how they move.
+            moved = torch.maximum(moved, ((frame - frames[p]) * root.unsqueeze(-2)).abs().max())
+            frames[p] = frame
+        if float(moved.detach()) <= 10 * eps * float(root.detach().max()):
+            break
+    return Network.from_layers(
+        torch.where(balanced, w, new)
+        for w, new in zip(layers, chain_from_frames(frames, s), strict=True)
+    )
+
+
+def polar(a: Tensor) -> Tensor:
+    """Return the orthonormal frame nearest to `a`, shape (..., d, r) with d >= r."""
+    u, _, vh = torch.linalg.svd(a, full_matrices=False)
+    return u @ vh

@@ -16,12 +16,11 @@ from dln_geometry.support import Depth
 class Batch:
     """Points of one depth: frozen fields, some of them tensors with the batch in front.
 
-    Two points are equal if they are the same object; compare their matrices for more. A subclass
-    names its tensors, with the number of their own, last dimensions.
+    Two points are equal if they are the same object; compare their matrices for more.
     """
 
+    # The tensors of a subclass, with the number of their own dimensions behind the batch.
     _tensors: ClassVar[dict[str, int]]
-
     matrix: Tensor
     shape: tuple[int, int]
     rank: int
@@ -33,7 +32,7 @@ class Batch:
         raise NotImplementedError
 
     def _set(self, **fields: Any) -> None:
-        """Set fields of a frozen point, while it is made."""
+        """Set fields of a frozen point."""
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
@@ -68,11 +67,6 @@ class Batch:
         """Return the point with some of its fields replaced.
 
         A normalisation that was the default at the old depth becomes the default at a new one.
-
-        Raises
-        ------
-        TypeError
-            If there is no such field.
         """
         fields = {name: getattr(self, name) for name in (*self._tensors, "depth", "normalized")}
         for name in changes:
@@ -83,16 +77,10 @@ class Batch:
         return type(self)(**{**fields, **changes})
 
     def select(self, index: Any) -> Self:
-        """Return some points of the batch; `index` as for a tensor of shape `batch_shape`.
-
-        Raises
-        ------
-        IndexError
-            If there are more indices than batch dimensions, or one is out of range.
-        """
+        """Return some points of the batch; `index` as for a tensor of shape `batch_shape`."""
         if not self.batch_shape:
             raise IndexError(f"a single {type(self).__name__} has no batch to be indexed")
-        # Raises what an index that does not fit the batch deserves.
+        # Raises the IndexError of an index that does not fit the batch.
         torch.zeros((), device=self.device).expand(self.batch_shape)[index]
         return self._map(lambda x, own: indexed(x, index, own))
 
@@ -115,7 +103,7 @@ class Batch:
         return self._map(lambda x, _: x.to(*args, **kwargs))
 
     def detach(self) -> Self:
-        """Return the point without what derivatives could be asked of."""
+        """Return the point cut off from autograd."""
         return self._map(lambda x, _: x.detach())
 
     def expand(self, batch: Sequence[int]) -> Self:
@@ -166,10 +154,7 @@ def as_row(name: str, parts: Sequence[str]) -> str:
 
 def check_alike(*parts: Tensor) -> None:
     """Refuse tensors of different dtypes or devices."""
-    first = parts[0]
     for part in parts[1:]:
-        if (part.dtype, part.device) != (first.dtype, first.device):
-            raise ValueError(
-                f"the tensors of a point must share dtype and device, got {first.dtype} on "
-                f"{first.device} and {part.dtype} on {part.device}"
-            )
+        if (part.dtype, part.device) != (parts[0].dtype, parts[0].device):
+            got = " and ".join(f"{x.dtype} on {x.device}" for x in (parts[0], part))
+            raise ValueError(f"the tensors of a point must share dtype and device, got {got}")

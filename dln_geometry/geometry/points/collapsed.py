@@ -12,21 +12,10 @@ from torch import Tensor
 
 from dln_geometry.geometry.points.batch import Batch, check_alike
 from dln_geometry.geometry.points.end_to_end import EndToEnd
-from dln_geometry.geometry.points.layers import (
-    as_spectrum,
-    balanced_chain,
-    chain_svd,
-    haar_stiefel,
-)
+from dln_geometry.geometry.points.gauges import as_spectrum, balanced_chain, haar_frames
+from dln_geometry.geometry.points.layers import chain_svd
 from dln_geometry.geometry.points.network import Network
-from dln_geometry.support import (
-    Depth,
-    as_depth,
-    as_generator,
-    as_matrix,
-    as_normalized,
-    as_rank,
-)
+from dln_geometry.support import Depth, as_depth, as_matrix, as_normalized, as_rank
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -34,8 +23,8 @@ class Collapsed(Batch):
     """A balanced network of any depth as two matrices.
 
     ``X = L C^{(N-2)/2} R^T`` with ``L^T L = R^T R = C``: `L` is the last layer and `R` the
-    transposed first layer, in the gauge that makes what lies between them symmetric. At infinite
-    depth, where both would tend to isometries, the pair is that of depth 2: ``X = L R^T``.
+    transposed first layer, in the gauge that makes the product of the layers between them
+    symmetric. At infinite depth, where both would tend to isometries, the pair is that of depth 2.
 
     Attributes
     ----------
@@ -52,7 +41,6 @@ class Collapsed(Batch):
     """
 
     _tensors: ClassVar = {"L": 2, "R": 2}
-
     L: Tensor
     R: Tensor
     depth: Depth
@@ -62,17 +50,15 @@ class Collapsed(Batch):
         depth = as_depth(depth)
         normalized = as_normalized(normalized, depth)
         left, right = (
-            part
-            if isinstance(part, Tensor) and part.is_floating_point() and part.ndim >= 2
-            else as_matrix(part, name)
-            for part, name in ((L, "L"), (R, "R"))
+            x
+            if isinstance(x, Tensor) and x.is_floating_point() and x.ndim >= 2
+            else as_matrix(x, name)
+            for x, name in ((L, "L"), (R, "R"))
         )
         check_alike(left, right)
         if left.shape[-1] != right.shape[-1] or left.shape[:-2] != right.shape[:-2]:
-            raise ValueError(
-                "L and R must have shapes (..., m, r) and (..., n, r), got "
-                f"{tuple(left.shape)} and {tuple(right.shape)}"
-            )
+            got = f"{tuple(left.shape)} and {tuple(right.shape)}"
+            raise ValueError(f"L and R must have shapes (..., m, r) and (..., n, r), got {got}")
         self._set(L=left, R=right, depth=depth, normalized=normalized)
 
     @classmethod
@@ -80,8 +66,7 @@ class Collapsed(Batch):
         """Collapse a point, or balanced factors ``(W_1, ..., W_N)``, to two matrices.
 
         Unbalanced factors give the pair of the balanced network with the same end-to-end
-        matrix. From factors the rank is the numerical rank of their product (the largest of a
-        batch).
+        matrix. Their rank is the numerical rank of the product (the largest of a batch).
         """
         if isinstance(point, Collapsed):
             return point
@@ -89,8 +74,7 @@ class Collapsed(Batch):
             root = _root(point.s, point.depth).unsqueeze(-2)
             return cls(point.u * root, point.vh.mT * root, point.depth, point.normalized)
         factors = Network(point, "point")
-        depth = factors.depth
-        eps = torch.finfo(factors.dtype).eps
+        depth, eps = factors.depth, torch.finfo(factors.dtype).eps
         if bool((factors.imbalance <= 100.0 * eps * depth).all()):
             frames, lam = factors.balanced_parts()
             root = lam.unsqueeze(-2)
@@ -113,18 +97,9 @@ class Collapsed(Batch):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Collapsed:
-        """Draw a point with Haar singular vectors.
+        """Draw a point with Haar singular vectors and the end-to-end `shape` (m, n).
 
-        Other parameters and errors as in `random_balanced`.
-
-        Parameters
-        ----------
-        shape : tuple of int
-            Shape (m, n) of the end-to-end matrix.
-        rank : int or None
-            Rank r; `None` is ``min(m, n)``.
-        depth : float
-            Real depth N >= 1, or ``math.inf``.
+        A `rank` of None is ``min(m, n)``. Other parameters and errors as in `random_balanced`.
         """
         depth = as_depth(depth)
         m, n = (int(d) for d in shape)
@@ -132,11 +107,7 @@ class Collapsed(Batch):
             raise ValueError(f"shape must be two positive integers, got {tuple(shape)}")
         r = min(m, n) if rank is None else as_rank(rank, min(m, n), "min(m, n)")
         s = as_spectrum(scale if spectrum is None else spectrum, r, dtype, device)
-        dtype, device = s.dtype, s.device
-        batch = torch.broadcast_shapes(tuple(batch), s.shape[:-1])
-        generator = as_generator(generator, device)
-        u = haar_stiefel(batch, m, r, generator=generator, dtype=dtype, device=device)
-        v = haar_stiefel(batch, n, r, generator=generator, dtype=dtype, device=device)
+        u, v = haar_frames(s, (m, n), batch, generator)
         root = _root(s, depth).unsqueeze(-2)
         return cls(u * root, v * root, depth)
 
@@ -157,8 +128,7 @@ class Collapsed(Batch):
             eye = torch.eye(self.rank, dtype=self.L.dtype, device=self.L.device)
             return eye.expand(*self.L.shape[:-2], -1, -1)
         c, q = torch.linalg.eigh(self.L.mT @ self.L)
-        c = c.clamp_min(0.0)
-        exponent = (self.depth - 2.0) / 2.0
+        c, exponent = c.clamp_min(0.0), (self.depth - 2.0) / 2.0
         # Below depth 2 a zero mode of C adds nothing to X: L C^{e} R^T -> 0.
         power = torch.where(c > 0, c**exponent, 0.0) if exponent < 0 else c**exponent
         return (q * power.unsqueeze(-2)) @ q.mT
@@ -170,15 +140,11 @@ class Collapsed(Batch):
 
     def entries(self, rows: Tensor, cols: Tensor) -> Tensor:
         """Return ``X[rows, cols]``, shape (..., k), without forming X."""
-        left = (self.L @ self.M)[..., rows, :]
-        return (left * self.R[..., cols, :]).sum(-1)
+        return ((self.L @ self.M)[..., rows, :] * self.R[..., cols, :]).sum(-1)
 
     @property
     def singular_values(self) -> CallableTensor:
-        """Singular values of X, shape (..., r), descending: ``eig(L^T L)^{N/2}``.
-
-        May also be called, as in version 0.1.
-        """
+        """Singular values of X, (..., r), descending; may also be called, as in version 0.1."""
         c = torch.linalg.eigvalsh(self.L.mT @ self.L).clamp_min(0.0).flip(-1)
         s = c if self.depth.infinite else c ** (0.5 * self.depth)
         return s.as_subclass(CallableTensor)
@@ -193,24 +159,17 @@ class Collapsed(Batch):
         return EndToEnd(ql @ u, s, vh @ qr.mT, self.depth, bool(self.normalized))
 
     def factors(
-        self,
-        widths: Sequence[int] | int | None = None,
-        generator: torch.Generator | None = None,
+        self, widths: Sequence[int] | int | None = None, generator: torch.Generator | None = None
     ) -> Network:
-        """Return balanced factors of X, see `balanced_factors`.
-
-        The hidden gauge is drawn from the Haar law if a generator is given, else canonical.
-        """
-        p = self.point()
-        gauge = None if generator is None else "haar"
+        """Return `balanced_factors` of X, in the Haar gauge if a generator is given."""
+        p, gauge = self.point(), None if generator is None else "haar"
         chain = balanced_chain((p.u, p.s, p.vh), p.depth, widths, gauge, generator)
         return Network.from_layers(chain)
 
     def defect(self) -> Tensor:
         """Return the relative violation ``|L^T L - R^T R| / |L^T L|`` (Frobenius), shape (...)."""
         left, right = self.L.mT @ self.L, self.R.mT @ self.R
-        norm = torch.linalg.matrix_norm(left)
-        gap = torch.linalg.matrix_norm(left - right)
+        norm, gap = torch.linalg.matrix_norm(left), torch.linalg.matrix_norm(left - right)
         return gap / torch.where(norm > 0, norm, 1.0)
 
 

@@ -33,15 +33,14 @@ class EndToEnd(Batch):
     """
 
     _tensors: ClassVar = {"u": 2, "s": 1, "vh": 2}
-
     u: Tensor
     s: Tensor
     vh: Tensor
     depth: Depth
     normalized: bool
-    # The matrix that was decomposed, if derivatives are asked of it: those through the singular
-    # vectors do not exist at equal singular values, those of functions of the matrix do. Below
-    # full rank, its truncation. Copies of the whole point keep it, new parts drop it.
+    # The matrix that was decomposed (below full rank, its truncation), if it requires gradients:
+    # singular vectors have no derivatives at equal singular values, functions of the matrix have.
+    # Copies of the whole point keep it, new parts drop it.
     source: Tensor | None = field(default=None, init=False)
 
     def __init__(
@@ -53,10 +52,9 @@ class EndToEnd(Batch):
             raise TypeError("u, s and vh must be tensors: EndToEnd.of(x, depth) makes them")
         r, batch = s.shape[-1:], s.shape[:-1]
         if u.ndim < 2 or (u.shape[:-2], u.shape[-1:], vh.shape[:-1]) != (batch, r, batch + r):
-            raise ValueError(
-                "u, s and vh must have shapes (..., m, r), (..., r) and (..., r, n), got "
-                f"{tuple(u.shape)}, {tuple(s.shape)} and {tuple(vh.shape)}"
-            )
+            required = "shapes (..., m, r), (..., r) and (..., r, n)"
+            got = f"{tuple(u.shape)}, {tuple(s.shape)} and {tuple(vh.shape)}"
+            raise ValueError(f"u, s and vh must have {required}, got {got}")
         check_alike(u, s, vh)
         self._set(u=u, s=s, vh=vh, depth=depth, normalized=normalized)
 
@@ -64,27 +62,15 @@ class EndToEnd(Batch):
     def of(
         cls, x: Any, depth: float, *, rank: int | None = None, normalized: bool | None = None
     ) -> EndToEnd:
-        """Decompose a matrix once.
+        """Decompose a matrix `x`, shape (..., m, n), once; depth N >= 1 or ``math.inf``.
 
         Parameters
         ----------
-        x : array_like, shape (..., m, n)
-            End-to-end matrix.
-        depth : float
-            Real depth N >= 1, or ``math.inf``.
         rank : int, optional
             Rank r of the manifold on which the point lies; the singular values below the first
             r are dropped (the nearest matrix of that rank). `None` is ``min(m, n)``.
         normalized : bool, optional
-            Divide the metric by N; `None` does so at infinite depth only.
-
-        Raises
-        ------
-        TypeError
-            If `x` is not a real array, or `rank` no integer.
-        ValueError
-            If `x` is a vector, empty or not finite, the depth is below 1, the rank out of range,
-            or ``normalized=False`` at infinite depth.
+            Divide the metric by N; `None` does so at infinite depth only, `False` cannot there.
 
         Examples
         --------
@@ -94,36 +80,25 @@ class EndToEnd(Batch):
         depth = as_depth(depth)
         normalized = as_normalized(normalized, depth)
         x = as_matrix(x, "x")
-        r = min(x.shape[-2:]) if rank is None else as_rank(rank, min(x.shape[-2:]), "min(m, n)")
+        full = min(x.shape[-2:])
+        r = full if rank is None else as_rank(rank, full, "min(m, n)")
         u, s, vh = torch.linalg.svd(x, full_matrices=False)
         point = cls(u[..., :, :r], s[..., :r], vh[..., :r, :], depth, normalized)
         if x.requires_grad:
-            whole = r == min(x.shape[-2:])
-            point._hang_on(x if whole else truncated(x, (u, s, vh), r))
+            point._set(source=x if r == full else truncated(x, (u, s, vh), r))
         return point
 
-    def _hang_on(self, source: Tensor | None) -> Self:
-        self._set(source=source)
-        return self
-
     def _map(self, f: Callable[[Tensor, int], Tensor]) -> Self:
+        point = super()._map(f)
         source = None if self.source is None else f(self.source, 2)
-        return (
-            super()
-            ._map(f)
-            ._hang_on(source if source is not None and source.requires_grad else None)
-        )
+        point._set(source=source if source is not None and source.requires_grad else None)
+        return point
 
     def replace(self, **changes: Any) -> Self:
-        """Return the point with some of its fields replaced.
-
-        Raises
-        ------
-        TypeError
-            If there is no such field.
-        """
         point = super().replace(**changes)
-        return point if changes.keys() & self._tensors.keys() else point._hang_on(self.source)
+        if not changes.keys() & self._tensors.keys():
+            point._set(source=self.source)
+        return point
 
     @property
     def differentiable_matrix(self) -> Tensor:
@@ -160,19 +135,16 @@ def as_point(point: Batch) -> EndToEnd:
     if isinstance(point, EndToEnd):
         return point
     if not isinstance(point, Batch):
-        raise TypeError(
-            f"point must be an EndToEnd or a Collapsed, got {type(point).__name__}: "
-            "EndToEnd.of(x, depth) makes a point of a matrix"
-        )
+        got = f"{type(point).__name__}: EndToEnd.of(x, depth) makes a point of a matrix"
+        raise TypeError(f"point must be an EndToEnd or a Collapsed, got {got}")
     return point.point()
 
 
 def truncated(x: Tensor, frames: tuple[Tensor, Tensor, Tensor], rank: int) -> Tensor:
-    """Return a matrix without its singular values below the first r, shape (..., m, n).
+    """Return a matrix of thin decomposition `frames` without its singular values below the first r.
 
-    `frames` is the thin singular value decomposition ``(U, s, V^T)`` of x. The derivative is that
-    of a spectral function, in closed form: infinite only where the last value kept equals the first
-    one dropped. Once differentiable.
+    The derivative is in closed form: infinite only where the last value kept equals the first one
+    dropped. Once differentiable.
     """
     return _Truncation.apply(x, *(part.detach() for part in frames), rank)
 
@@ -193,8 +165,7 @@ class _Truncation(torch.autograd.Function):
         core = ug @ vh.mT
         kept, dropped = s[..., :r, None], s[..., None, r:]
         gap = (kept - dropped) * (kept + dropped)
-        above, below = core[..., :r, r:], core[..., r:, :r]
-        mixed = core.clone()
+        above, below, mixed = core[..., :r, r:], core[..., r:, :r], core.clone()
         mixed[..., :r, r:] = kept * (kept * above + dropped * below.mT) / gap
         mixed[..., r:, :r] = (kept * (kept * below.mT + dropped * above) / gap).mT
         mixed[..., r:, r:] = 0.0

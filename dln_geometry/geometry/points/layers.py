@@ -1,15 +1,12 @@
-"""Algebra of chains of layers, without checks: product, singular values, frames."""
+"""Algebra of chains of layers, without checks: product, singular values, moments, frames."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
-
-from dln_geometry.support import as_float_tensor, as_generator, as_layer_count, as_widths
 
 
 def product(factors: Sequence[Tensor]) -> Tensor:
@@ -50,8 +47,8 @@ def _product_noise(chain: Sequence[Tensor], partial: Sequence[Tensor]) -> Tensor
     """Estimate the rounding errors of a product, the partial products of which are given.
 
     The error of each product, ``eps |W_p| |W_{p-1} ... W_1|`` over the root of the width summed
-    over, goes through the layers behind it. A product of norms alone would outgrow X itself in a
-    long chain; the norm of X alone would take the rounding errors of a zero for singular values.
+    over, is multiplied by the layers behind it. A product of norms alone would outgrow X itself in
+    a long chain; the norm of X alone would take the errors of a zero for singular values.
     """
     norm = torch.linalg.matrix_norm
     squared = norm(partial[-1]).square()
@@ -89,9 +86,8 @@ def moment_size(layers: Sequence[Tensor]) -> Tensor:
 def balanced_frames(layers: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
     """Return the frames ``(Q_0, ..., Q_N)`` and ``lam`` of balanced layers ``Q_p Lam Q_{p-1}^T``.
 
-    Taken from the layers, not from their product, in whose rounding ``lam^N`` may be lost. The
-    rank is the largest numerical rank of a first layer; where it is smaller, `lam` has zeros and
-    the frames mean nothing there.
+    From the layers, since their product may lose ``lam^N`` to rounding. The rank is the largest
+    numerical rank of a first layer; columns of zeros of `lam` are arbitrary.
     """
     eps = torch.finfo(layers[0].dtype).eps
     _, lam, vh = torch.linalg.svd(layers[0], full_matrices=False)
@@ -106,110 +102,3 @@ def balanced_frames(layers: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         sign = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(q.dtype)
         frames.append(q * sign.unsqueeze(-2))
     return frames, lam
-
-
-def chain_from_frames(frames: Sequence[Tensor], s: Tensor) -> tuple[Tensor, ...]:
-    """Return ``W_p = Q_p Sigma^{1/N} Q_{p-1}^T`` from the N + 1 frames ``Q_0, ..., Q_N``."""
-    root = (s ** (1.0 / (len(frames) - 1))).unsqueeze(-2)
-    return tuple((after * root) @ before.mT for before, after in pairwise(frames))
-
-
-def balanced_chain(
-    svd: tuple[Tensor, Tensor, Tensor],
-    depth: float,
-    widths: Sequence[int] | int | None,
-    gauge: str | Sequence[Any] | None,
-    generator: torch.Generator | None,
-) -> tuple[Tensor, ...]:
-    """Return balanced factors from a thin SVD; see `balanced.balanced_factors`."""
-    u, s, vh = svd
-    layers = as_layer_count(depth)
-    resolved = as_widths(widths, (u.shape[-2], vh.shape[-1]), layers, s.shape[-1])
-    return chain_from_frames((vh.mT, *_hidden_frames(s, resolved, gauge, generator), u), s)
-
-
-def _hidden_frames(
-    s: Tensor,
-    widths: tuple[int, ...],
-    gauge: str | Sequence[Any] | None,
-    generator: torch.Generator | None,
-) -> list[Tensor]:
-    """Return the N - 1 hidden frames Q_p, orthonormal columns, shape (..., d_p, r)."""
-    r = s.shape[-1]
-    if gauge is None:
-        return [torch.eye(d, r, dtype=s.dtype, device=s.device) for d in widths[1:-1]]
-    if isinstance(gauge, str):
-        if gauge != "haar":
-            raise ValueError(f'gauge must be None, "haar" or matrices, got {gauge!r}')
-        generator = as_generator(generator, s.device)
-        return [
-            haar_stiefel(s.shape[:-1], d, r, generator=generator, dtype=s.dtype, device=s.device)
-            for d in widths[1:-1]
-        ]
-    if isinstance(gauge, Tensor) or not isinstance(gauge, Sequence):
-        raise TypeError(f'gauge must be None, "haar" or a sequence, got {type(gauge).__name__}')
-    if len(gauge) != len(widths) - 2:
-        raise ValueError(
-            f"gauge must hold one matrix per hidden layer, {len(widths) - 2}, got {len(gauge)}"
-        )
-    frames = []
-    for p, (q, d) in enumerate(zip(gauge, widths[1:-1], strict=True)):
-        frame = as_float_tensor(q, f"gauge[{p}]", dtype=s.dtype, device=s.device)
-        if frame.ndim < 2 or frame.shape[-2] != d or frame.shape[-1] not in (r, d):
-            raise ValueError(
-                f"gauge[{p}] must have shape (..., {d}, {r}) or (..., {d}, {d}), "
-                f"got {tuple(frame.shape)}"
-            )
-        frame = frame[..., :r]
-        eye = torch.eye(r, dtype=s.dtype, device=s.device)
-        error = float((frame.mT @ frame - eye).abs().max())
-        if error > 1000 * torch.finfo(s.dtype).eps * d:
-            raise ValueError(
-                f"gauge[{p}] must have orthonormal columns, got a deviation of {error:.1e}"
-            )
-        frames.append(frame)
-    return frames
-
-
-def polar(a: Tensor) -> Tensor:
-    """Return the orthonormal frame nearest to `a`, shape (..., d, r) with d >= r."""
-    u, _, vh = torch.linalg.svd(a, full_matrices=False)
-    return u @ vh
-
-
-def haar_stiefel(
-    batch: Sequence[int],
-    d: int,
-    r: int,
-    *,
-    generator: torch.Generator,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Tensor:
-    """Draw orthonormal frames, shape (*batch, d, r), from the invariant (Haar) law."""
-    z = torch.randn((*batch, d, r), generator=generator, dtype=dtype, device=generator.device).to(
-        device
-    )
-    q, upper = torch.linalg.qr(z)
-    diagonal = upper.diagonal(dim1=-2, dim2=-1)
-    # QR fixes no signs; making the diagonal of R positive makes the law exactly Haar.
-    return q * torch.where(diagonal < 0, -1.0, 1.0).to(dtype).unsqueeze(-2)
-
-
-def as_spectrum(
-    value: Any, r: int, dtype: torch.dtype | None, device: torch.device | str | None
-) -> Tensor:
-    """Return singular values of shape (..., r), descending, from a number or a list.
-
-    An array or tensor keeps its dtype and device unless others are asked for.
-    """
-    if dtype is None and not hasattr(value, "dtype"):
-        dtype = torch.get_default_dtype()
-    s = as_float_tensor(value, "spectrum", dtype=dtype, device=device)
-    if s.ndim == 0:
-        s = s.expand(r)
-    if s.shape[-1] != r:
-        raise ValueError(f"spectrum must have shape (..., {r}), got {tuple(s.shape)}")
-    if bool((s < 0).any()):
-        raise ValueError("spectrum must be non-negative, got a negative singular value")
-    return s.sort(-1, descending=True).values

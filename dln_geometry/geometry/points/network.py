@@ -19,23 +19,15 @@ from dln_geometry.support import Depth, as_factors
 class Network(tuple[Tensor, ...], Batch):
     """Layers ``(W_1, ..., W_N)`` of a deep linear network, input side first.
 
-    A tuple of tensors, to be unpacked, indexed and measured as one: ``network[0]`` is W_1 and
-    ``len(network)`` is N. Points of a batch are reached by `select`. Where the layers are balanced,
-    ``W_p = Q_p Lam Q_{p-1}^T``: `frames` and `spectrum` are taken from the layers once, when first
-    asked for, and every function of the library that is given the network uses them. They are made
-    anew after a layer was changed in place, and at every use that derivatives are asked through.
-
-    Two networks are equal if they are the same object.
-
-    Parameters
-    ----------
-    factors : sequence of array_like
-        Layers, W_p of shape (..., d_p, d_{p-1}).
+    A tuple of tensors, W_p of shape (..., d_p, d_{p-1}): ``network[0]`` is W_1, ``len(network)``
+    is N, and `select` picks points of a batch. Balanced layers are ``W_p = Q_p Lam Q_{p-1}^T``:
+    `frames` and `spectrum` are computed once, when first asked for, and every function of the
+    library that is given the network uses them. They are computed again after a layer was changed
+    in place, and whenever a layer requires gradients. Two networks are equal if they are the same
+    object.
 
     Raises
     ------
-    TypeError
-        If `factors` is no sequence of real matrices.
     ValueError
         If the layers do not chain, or mix dtypes, devices or leading dimensions.
 
@@ -65,11 +57,10 @@ class Network(tuple[Tensor, ...], Batch):
         return super().__new__(cls, layers)
 
     def _kept(self, name: str, make: Callable[[], Any]) -> Any:
-        """Return what was made of the layers as they are now."""
-        if torch.is_grad_enabled() and any(w.requires_grad for w in self):
-            return make()
-        if any(w.is_inference() for w in self):
-            # Their changes are not counted.
+        """Return ``make()``, kept under `name` until a layer is changed in place."""
+        grad = torch.is_grad_enabled()
+        # Changes of inference tensors are not counted.
+        if any((grad and w.requires_grad) or w.is_inference() for w in self):
             return make()
         versions = [w._version for w in self]
         if self.__dict__.get("versions") != versions:
@@ -120,13 +111,7 @@ class Network(tuple[Tensor, ...], Batch):
     def frames(self) -> list[Tensor]:
         """Frames ``(Q_0, ..., Q_N)`` of balanced layers, Q_p of shape (..., d_p, r).
 
-        Where a point has less than the largest rank of the batch, the frames of its zeros mean
-        nothing.
-
-        Raises
-        ------
-        ValueError
-            If the layers are not balanced.
+        Columns of zeros of `spectrum` are arbitrary. ValueError if the layers are not balanced.
         """
         return self.balanced_parts()[0]
 
@@ -138,10 +123,8 @@ class Network(tuple[Tensor, ...], Batch):
     def balanced_parts(self, name: str = "factors") -> tuple[list[Tensor], Tensor]:
         """Return `frames` and `spectrum`; an error calls the network by this name."""
         if not self.is_balanced:
-            raise ValueError(
-                f"{name} must be balanced, got moments of relative size "
-                f"{float(self.imbalance.max()):.1e}"
-            )
+            size = f"{float(self.imbalance.max()):.1e}"
+            raise ValueError(f"{name} must be balanced, got moments of relative size {size}")
         return self._kept("frames", lambda: balanced_frames(self))
 
     @property
@@ -152,10 +135,7 @@ class Network(tuple[Tensor, ...], Batch):
         return self._kept("values", lambda: chain_svd(self)[1])
 
     def point(self) -> EndToEnd:
-        """Return the end-to-end matrix of balanced layers, from their frames.
-
-        The product of the layers may have lost small singular values.
-        """
+        """Return the end-to-end matrix of balanced layers, small singular values included."""
         frames, lam = self.balanced_parts()
         return EndToEnd(frames[-1], lam ** float(len(self)), frames[0].mT, self.depth)
 
@@ -192,15 +172,7 @@ pytree.register_pytree_node(Network, lambda network: (list(network), None), lamb
 
 
 def balanced_network(factors: Sequence[Any], name: str = "factors") -> Network:
-    """Return balanced layers of one rank throughout the batch, as a network.
-
-    Raises
-    ------
-    TypeError
-        If `factors` is no sequence of real matrices.
-    ValueError
-        If the layers do not chain, are not balanced, vanish, or a batch is empty or mixes ranks.
-    """
+    """Return a network, or raise unless it is balanced, of one rank throughout, and not empty."""
     network = Network(factors, name)
     if math.prod(network.batch_shape) == 0:
         raise ValueError(f"{name} must not be an empty batch")
@@ -208,9 +180,8 @@ def balanced_network(factors: Sequence[Any], name: str = "factors") -> Network:
     ranks = (spectrum > 0).sum(-1)
     if int(ranks.max()) == 0:
         raise ValueError(f"{name} must not all vanish, got a zero network")
-    if int(ranks.min()) != spectrum.shape[-1]:
+    if (low := int(ranks.min())) != (high := spectrum.shape[-1]):
         raise ValueError(
-            f"{name} must have one rank throughout the batch, got ranks "
-            f"{int(ranks.min())} to {spectrum.shape[-1]}"
+            f"{name} must have one rank throughout the batch, got ranks {low} to {high}"
         )
     return network

@@ -12,7 +12,6 @@ from dln_geometry.geometry.submersion.frames import (
     cores_of,
     jacobi_angles,
     jacobi_solve,
-    split,
     transform,
 )
 from dln_geometry.geometry.submersion.projections import (
@@ -51,7 +50,6 @@ __all__ = [
     "push_layers",
     "pushforward",
     "second_fundamental_form",
-    "split",
     "tangent",
     "transform",
     "vertical",

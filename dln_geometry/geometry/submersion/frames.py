@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from dln_geometry.geometry.points import balanced_network
-
-
-def split(
-    factors: Sequence[Any], name: str = "factors"
-) -> tuple[tuple[Tensor, ...], list[Tensor], Tensor]:
-    """Return the layers, the frames ``(Q_0, ..., Q_N)`` and ``lam`` of balanced factors."""
-    network = balanced_network(factors, name)
-    return network, *network.balanced_parts()
 
 
 def horizontal_weights(lam: Tensor, depth: int) -> Tensor:
@@ -43,11 +31,9 @@ def jacobi_angles(lam: Tensor, depth: int) -> tuple[Tensor, Tensor, Tensor, Tens
     ``lam_j sin(k p pi/N) - lam_i sin(k (p-1) pi/N)``; sums and differences of the two sines
     avoid cancellation, and the root of the eigenvalue is a hypotenuse.
     """
-    k = torch.arange(1, depth, device=lam.device)
-    p = torch.arange(1, depth + 1, device=lam.device)
+    k, p = (torch.arange(1, depth + more, device=lam.device) for more in (0, 1))
     # Reduced as integers: the argument would lose digits, most of them in float32.
-    turns = torch.outer(k, 2 * p - 1) % (4 * depth)
-    angle = turns.to(torch.float64) * (0.5 * math.pi / depth)
+    angle = (torch.outer(k, 2 * p - 1) % (4 * depth)).to(torch.float64) * (0.5 * math.pi / depth)
     theta = (k.to(torch.float64) * (0.5 * math.pi / depth)).to(lam.dtype)[:, None, None]
     rows, columns = lam[..., None, :, None], lam[..., None, None, :]
     difference = (columns - rows) * torch.cos(theta)

@@ -32,19 +32,8 @@ from dln_geometry.support import as_covector, as_factors
 def pushforward(factors: Sequence[Any], v: Sequence[Any]) -> Tensor:
     """Return the differential of the product, ``sum_p W_N..W_{p+1} v_p W_{p-1}..W_1``, (..., m, n).
 
-    Parameters
-    ----------
-    factors : sequence of array_like
-        Layers ``(W_1, ..., W_N)``, balanced or not, W_p of shape (..., d_p, d_{p-1}).
-    v : sequence of array_like
-        One matrix of the same shape for every layer; its leading dimensions may broadcast.
-
-    Raises
-    ------
-    TypeError
-        If `factors` or `v` is no sequence of real matrices.
-    ValueError
-        If the layers do not chain, or `v` does not match them.
+    `factors` are layers ``(W_1, ..., W_N)``, balanced or not, W_p of shape (..., d_p, d_{p-1}), and
+    `v` holds one matrix of the same shape for every layer; its leading dimensions may broadcast.
 
     Examples
     --------
@@ -66,10 +55,8 @@ def push_layers(layers: Sequence[Tensor], v: Sequence[Tensor]) -> Tensor:
 def lift(factors: Sequence[Any], z: Any) -> tuple[Tensor, ...]:
     """Return the adjoint of `pushforward`, ``((W_N..W_{p+1})^T z (W_{p-1}..W_1)^T)_p``.
 
-    With ``z = -E'(X)`` it is the velocity of the gradient flow of the layers.
-
-    Layers and errors as in `pushforward`; `z` has the shape (..., d_N, d_0), and the result one
-    matrix of shape (..., d_p, d_{p-1}) for every layer.
+    With ``z = -E'(X)``, shape (..., d_N, d_0), it is the velocity of the gradient flow of the
+    layers. Layers as in `pushforward`.
 
     References
     ----------
@@ -102,20 +89,12 @@ def horizontal(factors: Sequence[Any], v: Sequence[Any]) -> tuple[Tensor, ...]:
     ``c_p = Q_p^T v_p Q_{p-1}``, it is ``w_p sum_q w_q c_q`` for every entry (i, j); outside the
     range (corange) of X it keeps ``v_N Q_{N-1}`` (``Q_1^T v_1``).
 
-    Parameters
-    ----------
-    factors : sequence of array_like
-        Balanced layers ``(W_1, ..., W_N)``; all of a batch must have the same rank.
-    v : sequence of array_like
-        Any vector: one matrix of the same shape for every layer.
+    `v` is any vector, as in `pushforward`.
 
     Raises
     ------
-    TypeError
-        If `factors` or `v` is no sequence of real matrices.
     ValueError
-        If the layers do not chain, are not balanced, vanish, or a batch mixes ranks; if `v` does
-        not match them.
+        If the layers are not balanced, vanish, or a batch mixes ranks.
 
     References
     ----------
@@ -123,8 +102,6 @@ def horizontal(factors: Sequence[Any], v: Sequence[Any]) -> tuple[Tensor, ...]:
 
     Examples
     --------
-    Where layers are numbers, balanced means equal, and the horizontal line moves all alike:
-
     >>> horizontal(([[2.0]], [[2.0]]), ([[1.0]], [[5.0]]))
     (tensor([[3.0000]]), tensor([[3.0000]]))
     """
@@ -148,9 +125,9 @@ def vertical(factors: Sequence[Any], v: Sequence[Any]) -> tuple[Tensor, ...]:
 
 
 def tangent(factors: Sequence[Any], v: Sequence[Any]) -> tuple[Tensor, ...]:
-    """Project orthogonally on the tangent space of the balanced manifold of the same rank.
+    """Project on the tangent space of the balanced manifold: `horizontal` plus `vertical`.
 
-    The sum of `horizontal` and `vertical`: parameters, errors and references as there.
+    Parameters and errors as there.
     """
     network = balanced_network(factors)
     parts, moves = network.balanced_parts(), as_ambient(v, network)
@@ -163,9 +140,7 @@ def horizontal_frame(factors: Sequence[Any]) -> tuple[Tensor, ...]:
 
     ``lift(u_i v_j^T) / sqrt(a_ij)`` for i, j within the rank (first r^2 vectors, j fastest),
     then i beyond it (r (m - r) vectors), then j beyond it (r (n - r)), where the kernel is
-    ``s^{2-2/N}``.
-
-    For every layer the components of the ``K = r (m + n - r)`` vectors are returned, shape
+    ``s^{2-2/N}``. Returns, for every layer, the components of the ``K = r (m + n - r)`` vectors,
     (..., K, d_p, d_{p-1}). Parameters, errors and references as in `horizontal`.
     """
     frames, lam = balanced_network(factors).balanced_parts()
@@ -193,9 +168,8 @@ def vertical_frame(factors: Sequence[Any]) -> tuple[Tensor, ...]:
     every hidden layer p, f beyond and j within the rank (j fastest), the rotation of q_j towards
     q_f: ``q_f q_j^T / sqrt 2`` in W_p and ``q_j q_f^T / sqrt 2`` in W_{p+1}.
 
-    For every layer the components of the ``K = sum_p (d_p r - r (r+1)/2)`` vectors are returned
-    (the sum over hidden layers), shape (..., K, d_p, d_{p-1}). Parameters, errors and references
-    as in `horizontal`.
+    Returns, for every layer, the components of the ``K = sum_p (d_p r - r (r+1)/2)`` vectors (the
+    sum over hidden layers), (..., K, d_p, d_{p-1}). Parameters and errors as in `horizontal`.
     """
     frames, lam = balanced_network(factors).balanced_parts()
     depth, r = len(frames) - 1, lam.shape[-1]
@@ -213,16 +187,13 @@ def vertical_frame(factors: Sequence[Any]) -> tuple[Tensor, ...]:
         upper = inner[..., i, j, None, :, :] * (rising + falling)[..., None, None]
         lower = inner[..., j, i, None, :, :] * (rising - falling)[..., None, None]
         inside = (upper + lower).flatten(-4, -3)
-        tail = inside.new_zeros((*inside.shape[:-3], sum(outside), *inside.shape[-2:]))
+        tail = [inside.new_zeros((*inside.shape[:-3], k, *inside.shape[-2:])) for k in outside]
         if p < depth:
-            start = sum(outside[: p - 1])
-            block = dyads(beyond[p - 1], before).flatten(-4, -3)
-            tail[..., start : start + outside[p - 1], :, :] = math.sqrt(0.5) * block
+            tail[p - 1] = math.sqrt(0.5) * dyads(beyond[p - 1], before).flatten(-4, -3)
         if p > 1:
-            start = sum(outside[: p - 2])
             block = dyads(after, beyond[p - 2]).transpose(-4, -3).flatten(-4, -3)
-            tail[..., start : start + outside[p - 2], :, :] = math.sqrt(0.5) * block
-        parts.append(torch.cat((inside, tail), -3))
+            tail[p - 2] = math.sqrt(0.5) * block
+        parts.append(torch.cat((inside, *tail), -3))
     return tuple(parts)
 
 
@@ -240,9 +211,7 @@ def as_ambient(v: Sequence[Any], layers: Sequence[Tensor]) -> list[Tensor]:
 
 def horizontal_part(frames: list[Tensor], lam: Tensor, v: list[Tensor]) -> tuple[Tensor, ...]:
     """Return `horizontal` from the frames of balanced layers, without checks."""
-    depth = len(v)
-    cores = cores_of(frames, v)
-    weights = horizontal_weights(lam, depth)
+    cores, weights = cores_of(frames, v), horizontal_weights(lam, len(v))
     parts = from_cores(frames, weights * (weights * cores).sum(-3, keepdim=True))
     above = v[-1] @ frames[-2] - frames[-1] @ cores[..., -1, :, :]
     parts[-1] = parts[-1] + above @ frames[-2].mT
@@ -253,8 +222,7 @@ def horizontal_part(frames: list[Tensor], lam: Tensor, v: list[Tensor]) -> tuple
 
 def vertical_part(frames: list[Tensor], lam: Tensor, v: list[Tensor]) -> tuple[Tensor, ...]:
     """Return `vertical` from the frames of balanced layers, without checks."""
-    depth = len(v)
-    cores = cores_of(frames, v)
+    depth, cores = len(v), cores_of(frames, v)
     sine, cosine, cos_psi, sin_psi = jacobi_angles(lam, depth)
     # Antisymmetric in (i, j), as are both terms: the pair (j, i) is the pair (i, j) reversed.
     along = cos_psi * transform(sine, cores + cores.mT)

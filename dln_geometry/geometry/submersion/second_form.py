@@ -1,8 +1,7 @@
 """The second fundamental form of the balanced manifold, and O'Neill's tensor of the submersion.
 
-Both are closed forms in the frames ``W_p = Q_p Lam Q_{p-1}^T``: the normal space splits, as the
-vertical one does, into one Jacobi matrix for every pair (i, j), so that equal singular values are
-no exception.
+Both are closed forms in the frames ``W_p = Q_p Lam Q_{p-1}^T``, equal singular values included: the
+normal space splits, as the vertical one does, into one Jacobi matrix for every pair (i, j).
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ def second_fundamental_form(
 ) -> tuple[Tensor, ...]:
     """Return the normal part ``II(v, w)`` of the derivative of w along v, for tangent v and w.
 
-    The geodesics of the balanced manifold are ``W'' = II(W', W')``. It is the normal vector on
-    which the differentials of the defining equations (the moments, and rank r) take the values
-    of minus their second derivatives. With ``n_p = lam_i mu_{p-1} - lam_j mu_p`` the moments
+    The geodesics of the balanced manifold are ``W'' = II(W', W')``. On this normal vector the
+    differentials of the defining equations (the moments, and rank r) equal minus their second
+    derivatives along v and w. With ``n_p = lam_i mu_{p-1} - lam_j mu_p`` the moments
     within the rank become the Jacobi matrix with diagonal ``2 (lam_i^2 + lam_j^2)`` and
     off-diagonal ``-2 lam_i lam_j``, diagonal in the sines ``sin(k p pi/N)``.
 
@@ -53,8 +52,7 @@ def second_fundamental_form(
 def horizontal_lift(factors: Sequence[Any], z: Any) -> tuple[Tensor, ...]:
     """Return the horizontal vector over a tangent vector of the end-to-end matrices.
 
-    ``lift(A^{-1} z)`` of balanced layers, the metric taken in their frames; `z` has the shape
-    (..., d_N, d_0). Errors as in `horizontal` and `metric`.
+    ``lift(A^{-1} z)`` of balanced layers. Errors as in `horizontal` and `metric`.
 
     Examples
     --------
@@ -68,9 +66,9 @@ def horizontal_lift(factors: Sequence[Any], z: Any) -> tuple[Tensor, ...]:
 def integrability(factors: Sequence[Any], v: Sequence[Any], w: Sequence[Any]) -> tuple[Tensor, ...]:
     """Return O'Neill's tensor ``A_v w = ver D_{hor v} (hor w) + hor D_{hor v} (ver w)``.
 
-    The horizontal part of w is ``lift(W; P)`` for one covector P, which extends it by a
-    horizontal field: the first term is the vertical part of its derivative. The second is the
-    adjoint of the first, ``-horizontal_lift(D^2 phi(hor v, ver w))``.
+    The covector P with ``hor w = lift(W; P)`` extends ``hor w`` to a horizontal field, and the
+    first term is the vertical part of its derivative. The second is the adjoint of the first,
+    ``-horizontal_lift(D^2 phi(hor v, ver w))``.
 
     Parameters and errors as in `horizontal`.
 
@@ -105,9 +103,8 @@ def _normal(frames: list[Tensor], lam: Tensor, v: _Layers, w: _Layers) -> tuple[
     if depth == 1:
         return tuple(normal)
     # Minus the second derivatives of the moments.
-    bends = [
-        _symmetric(v[p] @ w[p].mT) - _symmetric(v[p + 1].mT @ w[p + 1]) for p in range(depth - 1)
-    ]
+    ends = pairwise(zip(v, w, strict=True))
+    bends = [_symmetric(a @ b.mT) - _symmetric(c.mT @ d) for (a, b), (c, d) in ends]
     cores = [q.mT @ e @ q for q, e in zip(frames[1:-1], bends, strict=True)]
     mu = jacobi_solve(torch.stack(cores, -3), lam, depth)
     rim = mu.new_zeros((*mu.shape[:-3], 1, *mu.shape[-2:]))

@@ -1,11 +1,10 @@
-r"""Second divided differences: with all nodes positive, against a zero, and with zeros among them.
+r"""Divided differences of second and third order, zeros among the nodes or not.
 
 A move Y of the point changes ``l(X X^T)`` by ``(Y_ik s_k + s_i Y_ki) / a_ik``, and that changes the
-cometric by ``p[l_i, l_k, l_j]``. The ratio ``p[l_i, l_k, l_j] / p[l_i, l_k]`` is of the size
-``s^{-2/N}`` where both may be out of the range of numbers; times the larger value of i and k, a
-factor that Y brings, it is in range wherever the derivative is. Ratios are those of the metric
-divided by N, from logarithms of positive s, tensors or numpy arrays (whose floating-point warnings
-the caller silences).
+cometric by ``p[l_i, l_k, l_j]``. The ratio ``p[l_i, l_k, l_j] / p[l_i, l_k]`` has the size
+``s^{-2/N}`` while both may overflow; times the larger value of i and k, a factor that Y brings, it
+overflows only where the derivative does. Ratios are those of the metric divided by N, from
+logarithms of positive s, tensors or numpy arrays (whose warnings the caller silences).
 """
 
 from __future__ import annotations
@@ -24,9 +23,8 @@ from dln_geometry.support import Array, Depth, epsilon, least, namespace
 
 # Up to this integer depth differences are summed term by term: all terms are positive.
 MOST_TERMS = 16
-
 # Logarithmic width of the nodes below which the series is taken: above, the difference loses some
-# bits; below, a term of the series is a twelfth of the one before.
+# bits; below, a term of the series is at most a quarter of the one before.
 _NEAR = 0.5
 
 
@@ -44,7 +42,6 @@ def log_second_difference(xi: Array, xj: Array, xk: Array, depth: Depth) -> Arra
     middle = xp.maximum(low, xp.minimum(high, xk))
     up, down = top - middle, middle - bottom
     near = up + down < _NEAR
-
     u, w = xp.where(near, up, 0.0), xp.where(near, down, 0.0)
     # Over 1 - e^{-(u + w)}, which is u + w at equal values.
     width = u + w + least(xi)
@@ -53,7 +50,7 @@ def log_second_difference(xi: Array, xj: Array, xk: Array, depth: Depth) -> Arra
         u, w = xp.where(near, 1.0, up), xp.where(near, 1.0, down)
         rest = _rest(depth)
         if a > 0.5:
-            fall = depth * (_ratio(u, rest) - xp.exp(-a * w) * _ratio(w, rest))
+            fall = float(depth) * (_ratio(u, rest) - xp.exp(-a * w) * _ratio(w, rest))
         else:
             fall = _chord(w, depth) - xp.exp(rest * u) * _chord(u, depth)
         step = xp.where(near, step, fall / -xp.expm1(-(u + w)))
@@ -72,15 +69,15 @@ def _ratio(t: Array, rate: float) -> Array:
     return xp.expm1(rate * t) / xp.expm1(-t)
 
 
-def depth_growth(t: Array, depth: Depth) -> Array:
+def _growth(t: Array, depth: Depth) -> Array:
     """Return ``N (e^{t/N} - 1)``; t at infinite depth."""
-    return t if depth.infinite else namespace(t).expm1(depth.inverse * t) * depth
+    return t if depth.infinite else namespace(t).expm1(depth.inverse * t) * float(depth)
 
 
 def _chord(t: Array, depth: Depth) -> Array:
     """Return ``N (1 - e^{-t/N}) / (1 - e^{-t})`` for t >= 0, 1 at 0."""
     t = -(t + least(t))
-    return depth_growth(t, depth) / namespace(t).expm1(t)
+    return _growth(t, depth) / namespace(t).expm1(t)
 
 
 def _fall_nearby(u: Array, v: Array, depth: Depth) -> Array:
@@ -115,8 +112,7 @@ def ratios(
 ) -> Array:
     """Return ``p[l_i, l_k, l_j] / p[l_i, l_k]``, shape (..., r, r, r), from ``x = log s``.
 
-    `log_kernel` holds the logarithms of the kernel divided by N, if at hand, and `log_weight` those
-    of factors, shape (..., r, r) in (i, k).
+    `log_kernel` is that of A/N, if at hand; `log_weight` is added, shape (..., r, r) in (i, k).
     """
     xp = namespace(x)
     if log_kernel is None:
@@ -130,20 +126,16 @@ def ratios(
     y = 2.0 * x
     log_second = log_second_difference(y[..., i], y[..., k], y[..., j], depth)[..., place]
     log_second = log_second + log_kernel[..., None, :, :] + log_kernel[..., :, None, :]
-    if log_weight is not None:
-        log_second = log_second + log_weight[..., :, :, None]
-    return xp.exp(log_second)
+    return xp.exp(log_second if log_weight is None else log_second + log_weight[..., None])
 
 
 def slice_of_ratios(x: Array, i: int, depth: Depth, log_weight: Array | None = None) -> Array:
     """Return the slice i of `ratios`, shape (..., r, r); of `log_weight` the row i, (..., r)."""
     y, xi = 2.0 * x, x[..., i, None]
     log_second = log_second_difference(2.0 * xi[..., None], y[..., :, None], y[..., None, :], depth)
-    rows = log_kernel_of_log(x, depth, True)
     row = log_kernel_of_pairs(xi, x, depth, True)
-    log_second = log_second + rows + row[..., None, :]
-    if log_weight is not None:
-        log_second = log_second + log_weight[..., :, None]
+    log_second = log_second + log_kernel_of_log(x, depth, True) + row[..., None, :]
+    log_second = log_second if log_weight is None else log_second + log_weight[..., None]
     return namespace(x).exp(log_second)
 
 
@@ -159,7 +151,7 @@ def mixed_ratios(x: Array, depth: Depth, log_weight: Array | None = None) -> Arr
 def outer_ratios(x: Array, depth: Depth, log_weight: Array | None = None) -> Array:
     """Return ``p[0, l_k, l_j] / p[0, l_k]``, shape (..., r, r) in (k, j); finite at every depth.
 
-    It has the factor ``p[l_k, l_j]``, which the exponential of `log_weight` replaces if given.
+    The exponential of `log_weight`, if given, replaces its factor ``p[l_k, l_j]``.
     """
     xp, rows = namespace(x), x[..., :, None]
     if log_weight is None:
@@ -173,10 +165,7 @@ def outer_ratios(x: Array, depth: Depth, log_weight: Array | None = None) -> Arr
 
 
 def _sum_over_layers(x: Array, depth: int) -> Array:
-    """Return ``N^2 p[l_i, l_k, l_j]``, a sum over the layers, shape (..., r, r, r).
-
-    It is the complete homogeneous polynomial of degree N - 2 in ``s^{2/N}``.
-    """
+    """Return ``N^2 p[l_i, l_k, l_j]``, (..., r, r, r): complete homogeneous in ``s^{2/N}``."""
     xp = namespace(x)
     y = xp.exp((2.0 / depth) * x)
     power, pair = xp.ones_like(y), xp.ones_like(y[..., :, None] * y[..., None, :])
@@ -206,16 +195,13 @@ def second_difference(nodes: Sequence[Tensor], depth: Depth, normalized: bool) -
     ``-inf`` stands for a zero. Nodes that are all zero, or all but one at infinite depth, give 0.
     """
     x = torch.stack(torch.broadcast_tensors(*nodes), -1).sort(-1, descending=True).values
-    return sorted_second_difference(x, depth, normalized)
+    return _sorted_second_difference(x, depth, normalized)
 
 
-def sorted_second_difference(x: Tensor, depth: Depth, normalized: bool) -> Tensor:
+def _sorted_second_difference(x: Tensor, depth: Depth, normalized: bool) -> Tensor:
     """Return `second_difference` at ``log s`` of shape (..., 3), descending."""
-    x1, x2, x3 = x.unbind(-1)
     zeros = torch.isneginf(x).sum(-1)
-    y1 = torch.where(zeros > 2, 0.0, x1)
-    y2 = torch.where(zeros > 1, 0.0, x2)
-    y3 = torch.where(zeros > 0, 0.0, x3)
+    y1, y2, y3 = torch.where(torch.isneginf(x), 0.0, x).unbind(-1)
     log_second = log_second_difference(2.0 * y1, 2.0 * y2, 2.0 * y3, depth)
     for one, two in ((y1, y2), (y2, y3), (y1, y3)):
         log_second = log_second + log_kernel_of_pairs(one, two, depth, True)
@@ -233,5 +219,51 @@ def sorted_second_difference(x: Tensor, depth: Depth, normalized: bool) -> Tenso
     slope = torch.where(apart, torch.expm1(-order * gap) / torch.expm1(-gap), order)
     two_zeros = depth.unit(normalized) ** -2.0 * torch.exp((order - 1.0) * power * y1)
     value = torch.where(zeros == 1, two_zeros * slope, value)
-    value = torch.where(zeros == 2, two_zeros, value)
-    return torch.where(zeros > 2, 0.0, value)
+    return torch.where(zeros > 2, 0.0, torch.where(zeros == 2, two_zeros, value))
+
+
+def third_difference(nodes: Sequence[Tensor], depth: Depth, normalized: bool) -> Tensor:
+    """Return ``p[l_1, l_2, l_3, l_4]`` at four broadcast tensors of ``log s``.
+
+    By the recursion over the outer two nodes where they are apart; where all four are close, by
+    the Taylor series about their middle, ``sum_k binom(N, k+3) c^{N-3} h_k`` with h the complete
+    homogeneous polynomials of ``l/c - 1``. ``-inf`` stands for a zero; three or more give 0.
+    """
+    x = torch.stack(torch.broadcast_tensors(*nodes), -1).sort(-1, descending=True).values
+    zeros = torch.isneginf(x).sum(-1)
+    top, bottom = x[..., 0], x[..., 3]
+    near = 2.0 * (top - bottom) < _NEAR
+    apart = ~near & (zeros < 3)
+    scale = 1.0 if normalized else float(depth)
+    safe = torch.where(apart.unsqueeze(-1), x, torch.tensor([0.0, -1.0, -2.0, -3.0]).to(x))
+    step = _sorted_second_difference(safe[..., :3], depth, normalized)
+    step = step - _sorted_second_difference(safe[..., 1:], depth, normalized)
+    first, last, power = safe[..., 0], safe[..., 3], 2.0 * depth.inverse
+    # l_1 - l_4.
+    length = torch.exp(power * first) * -_growth(2.0 * (last - first), depth) / scale
+    close = scale**3 * _nearby(torch.where(near.unsqueeze(-1), x, 0.0), depth)
+    value = torch.where(near, close, step / length)
+    return torch.where(zeros < 3, value, 0.0)
+
+
+def _nearby(x: Tensor, depth: Depth) -> Tensor:
+    """Return the third difference of close nodes, the metric divided by N, by its series."""
+    centre = 0.5 * (x[..., :1] + x[..., 3:])
+    # N (l/c - 1).
+    d = _growth(2.0 * (x - centre), depth)
+    terms = 3 + math.ceil(math.log(torch.finfo(x.dtype).eps) / math.log(0.5 * _NEAR))
+    inverse = depth.inverse
+    # binom(N, 3) / N^3, and on to binom(N, j + 3) / N^{j+3}.
+    coefficient = (1.0 - inverse) * (1.0 - 2.0 * inverse) / 6.0
+    parts = [torch.ones_like(d[..., 0]) for _ in range(4)]
+    total = coefficient * parts[3]
+    for j in range(1, terms):
+        coefficient *= (1.0 - (j + 2) * inverse) / (j + 3)
+        # At integer depths p(l) is a polynomial.
+        if coefficient == 0.0:
+            break
+        parts[0] = parts[0] * d[..., 0]
+        for i in range(1, 4):
+            parts[i] = parts[i - 1] + d[..., i] * parts[i]
+        total = total + coefficient * parts[3]
+    return torch.exp((2.0 - 6.0 * inverse) * centre[..., 0]) * total

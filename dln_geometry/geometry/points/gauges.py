@@ -1,0 +1,109 @@
+"""Make balanced layers from frames: Haar, canonical or given ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.support import as_float_tensor, as_generator, as_layer_count, as_widths, normal
+
+_Gauge = str | Sequence[Any] | None
+
+
+def chain_from_frames(frames: Sequence[Tensor], s: Tensor) -> tuple[Tensor, ...]:
+    """Return ``W_p = Q_p Sigma^{1/N} Q_{p-1}^T`` from the N + 1 frames ``Q_0, ..., Q_N``."""
+    root = (s ** (1.0 / (len(frames) - 1))).unsqueeze(-2)
+    return tuple((after * root) @ before.mT for before, after in pairwise(frames))
+
+
+def balanced_chain(
+    svd: tuple[Tensor, Tensor, Tensor],
+    depth: float,
+    widths: Sequence[int] | int | None,
+    gauge: _Gauge,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, ...]:
+    """Return the layers of `balanced_factors` from a thin SVD."""
+    u, s, vh = svd
+    shape = u.shape[-2], vh.shape[-1]
+    hidden = as_widths(widths, shape, as_layer_count(depth), s.shape[-1])[1:-1]
+    return chain_from_frames((vh.mT, *_hidden_frames(s, hidden, gauge, generator), u), s)
+
+
+def _hidden_frames(
+    s: Tensor, widths: tuple[int, ...], gauge: _Gauge, generator: torch.Generator | None
+) -> list[Tensor]:
+    """Return a frame Q_p, orthonormal columns, shape (..., d_p, r), for every hidden width."""
+    r = s.shape[-1]
+    if gauge is None:
+        return [torch.eye(d, r, dtype=s.dtype, device=s.device) for d in widths]
+    if isinstance(gauge, str):
+        if gauge != "haar":
+            raise ValueError(f'gauge must be None, "haar" or matrices, got {gauge!r}')
+        return haar_frames(s, widths, (), generator)
+    if isinstance(gauge, Tensor) or not isinstance(gauge, Sequence):
+        raise TypeError(f'gauge must be None, "haar" or a sequence, got {type(gauge).__name__}')
+    if len(gauge) != len(widths):
+        required = f"one matrix per hidden layer, {len(widths)}"
+        raise ValueError(f"gauge must hold {required}, got {len(gauge)}")
+    frames = []
+    for p, (q, d) in enumerate(zip(gauge, widths, strict=True)):
+        frame = as_float_tensor(q, f"gauge[{p}]", dtype=s.dtype, device=s.device)
+        if frame.ndim < 2 or frame.shape[-2] != d or frame.shape[-1] not in (r, d):
+            required = f"shape (..., {d}, {r}) or (..., {d}, {d})"
+            raise ValueError(f"gauge[{p}] must have {required}, got {tuple(frame.shape)}")
+        frame = frame[..., :r]
+        eye = torch.eye(r, dtype=s.dtype, device=s.device)
+        error = float((frame.mT @ frame - eye).abs().max())
+        if error > 1000 * torch.finfo(s.dtype).eps * d:
+            got = f"a deviation of {error:.1e}"
+            raise ValueError(f"gauge[{p}] must have orthonormal columns, got {got}")
+        frames.append(frame)
+    return frames
+
+
+def haar_frames(
+    s: Tensor, widths: Sequence[int], batch: Sequence[int], generator: torch.Generator | None
+) -> list[Tensor]:
+    """Draw a Haar frame (*batch, d, r) for every width d, like the spectrum `s`, (..., r)."""
+    kind: Any = {"dtype": s.dtype, "device": s.device}
+    batch, generator = (
+        torch.broadcast_shapes(batch, s.shape[:-1]),
+        as_generator(generator, s.device),
+    )
+    return [haar_stiefel(batch, d, s.shape[-1], generator=generator, **kind) for d in widths]
+
+
+def haar_stiefel(
+    batch: Sequence[int],
+    d: int,
+    r: int,
+    *,
+    generator: torch.Generator,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """Draw orthonormal frames, shape (*batch, d, r), from the invariant (Haar) law."""
+    q, upper = torch.linalg.qr(normal((*batch, d, r), generator, dtype, device))
+    # QR fixes no signs; making the diagonal of R positive makes the law exactly Haar.
+    sign = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)
+    return q * sign.to(dtype).unsqueeze(-2)
+
+
+def as_spectrum(
+    value: Any, r: int, dtype: torch.dtype | None, device: torch.device | str | None
+) -> Tensor:
+    """Return singular values of shape (..., r), descending, from a number or an array."""
+    if dtype is None and not hasattr(value, "dtype"):
+        dtype = torch.get_default_dtype()
+    s = as_float_tensor(value, "spectrum", dtype=dtype, device=device)
+    s = s if s.ndim else s.expand(r)
+    if s.shape[-1] != r:
+        raise ValueError(f"spectrum must have shape (..., {r}), got {tuple(s.shape)}")
+    if bool((s < 0).any()):
+        raise ValueError("spectrum must be non-negative, got a negative singular value")
+    return s.sort(-1, descending=True).values
