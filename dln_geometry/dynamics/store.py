@@ -16,8 +16,8 @@ from dln_geometry.support import written_whole
 class Store:
     """One file that holds the state of a run and what the run was.
 
-    The file is made on the first checkpoint and replaced atomically on each later one. `identity`
-    holds tensors, numbers and strings that must be the same for a run to be continued.
+    Each checkpoint replaces the file atomically. `identity` holds tensors, numbers and strings that
+    must be the same for a run to be continued.
     """
 
     def __init__(self, path: str | os.PathLike[str], identity: dict[str, Any]) -> None:
@@ -40,11 +40,8 @@ class Store:
             identity, state = held["identity"], held["state"]
         except Exception:
             raise ValueError(f"store must be a file written by a run, got {self.path}") from None
-        changed = sorted(
-            name
-            for name in self.identity.keys() | identity.keys()
-            if self.identity.get(name) != identity.get(name)
-        )
+        names = sorted(self.identity.keys() | identity.keys())
+        changed = [name for name in names if self.identity.get(name) != identity.get(name)]
         if changed:
             raise ValueError(
                 f"store must belong to the same run, got {self.path} of one with other "

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _FORMAT = 1
 
 _SERIES = {"loss": 0, "singular_values": 1, "states": 1, "defect": 0}
-"""What is saved over time, with the number of dimensions after time and batch."""
+"""The series over time, with the number of dimensions after time and batch."""
 
 _KINDS: dict[str, Any] = {
     "collapsed": (Collapsed, ("L", "R")),
@@ -34,7 +34,7 @@ Kept = Collapsed | EndToEnd | Network | tuple[Tensor, ...] | Tensor | None
 
 
 class FlowError(ValueError):
-    """A flow could not go on; `trajectory` is what it reached."""
+    """A flow could not go on; `trajectory` is the record up to there."""
 
     def __init__(self, message: str, trajectory: Trajectory) -> None:
         super().__init__(message)
@@ -47,8 +47,7 @@ class Trajectory:
 
     ``path[k]`` is the record at the k-th saved time, without the time axis; ``path[a:b]`` is a part
     of the run; ``len(path)`` is the number of saved times, and iteration goes through them. `at`
-    interpolates in time, `select` picks samples of the batch. Two trajectories are equal if they
-    are the same object.
+    interpolates in time, `select` picks samples of the batch. Equality is identity.
 
     Attributes
     ----------
@@ -61,17 +60,15 @@ class Trajectory:
     states : Tensor, shape (T, ..., n), optional
         The particles, ascending, of a motion of eigenvalues or singular values.
     final : Collapsed, EndToEnd, Network or Tensor
-        The last point: two matrices if the run was collapsed, the factors if it went by layers,
-        the matrix with depth 1 for the plain flow. In the record at one time it is the point kept
-        there, if any.
+        The last point; in the record at one time, the point kept there, if any.
     defect : Tensor, shape (T, ...), optional
         Relative violation of the invariants (balance, or the conserved moments).
     status : str or list of str
         Why the run ended, one entry per sample of a batch: ``"t_end"`` or a stopping rule.
     stats : dict
-        Counters: ``evaluations``, ``steps``, ``rejected`` and what else the run reports.
+        Counters: ``evaluations``, ``steps``, ``rejected`` and others of the run.
     points : tuple of Collapsed, EndToEnd or Network, optional
-        The point at every saved time, where the run was asked to keep them.
+        The point at every saved time, if `keep_points` was set.
     depth : float
         Depth of the flow, NaN where there is none.
 
@@ -118,12 +115,10 @@ class Trajectory:
     def __getitem__(self, index: int | slice) -> Trajectory:
         rows, points = range(len(self))[index], self.points
         if isinstance(rows, int):
-            kept = None if points is None else points[rows]
-            return self._map(lambda x, _: x[rows], self.t[rows], kept)
+            return self._map(lambda x, _: x[rows], self.t[rows], points[rows] if points else None)
         points = None if points is None else tuple(points[k] for k in rows)
-        final = points[-1] if points else None
-        if rows and rows[-1] == len(self) - 1:
-            final = self.final
+        ends = rows and rows[-1] == len(self) - 1
+        final = self.final if ends else points[-1] if points else None
         return self._map(lambda x, _: x[list(rows)], self.t[list(rows)], final, points)
 
     def at(self, t: float) -> Trajectory:
@@ -131,11 +126,6 @@ class Trajectory:
 
         Linear in time between saved rows; at a saved time, exactly its row. Points are not
         interpolated: there is one (`final`) only at a saved time at which the run kept it.
-
-        Raises
-        ------
-        ValueError
-            If `t` lies outside of the saved times.
         """
         when = as_positive(t.item() if isinstance(t, Tensor) else t, "t", zero=True)
         times = self.t if self.t.is_floating_point() else self.t.double()
@@ -176,11 +166,7 @@ class Trajectory:
         return replace(path, status=status if where.ndim else status[0])
 
     def _map(
-        self,
-        f: Callable[[Tensor, int], Tensor],
-        t: Tensor,
-        final: Kept = None,
-        points: tuple[Any, ...] | None = None,
+        self, f: Callable[[Tensor, int], Tensor], t: Tensor, final: Kept = None, points: Any = None
     ) -> Trajectory:
         """Apply f(values, dimensions after time and batch) to all series; replace the rest."""
         found = {name: getattr(self, name) for name in _SERIES}
@@ -194,10 +180,9 @@ class Trajectory:
         return as_row("Trajectory", self._described())
 
     def _described(self) -> list[str]:
-        parts = []
-        if isinstance(self.final, Collapsed | EndToEnd | Network):
-            m, n = self.final.shape
-            parts = [f"{type(self.final).__name__} {m} x {n}"]
+        parts, final = [], self.final
+        if isinstance(final, Collapsed | EndToEnd | Network):
+            parts = [f"{type(final).__name__} {final.shape[0]} x {final.shape[1]}"]
         if not math.isnan(self.depth):
             parts.append(f"depth {self.depth:g}")
         times = self.t.tolist()
@@ -234,9 +219,8 @@ class Trajectory:
             "status": self.status if isinstance(self.status, str) else json.dumps(self.status),
             **{k: v for k, v in self.stats.items() if isinstance(v, int | float | str)},
         }
-        return xarray.Dataset(
-            data, coords={"time": self.t.detach().cpu().numpy()}, attrs=attributes
-        )
+        times = self.t.detach().cpu().numpy()
+        return xarray.Dataset(data, coords={"time": times}, attrs=attributes)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write everything to one ``.npz`` file (no pickles), atomically; return its path."""
@@ -251,13 +235,7 @@ class Trajectory:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trajectory:
-        """Read a trajectory written by `save`; the suffix ``.npz`` may be left out.
-
-        Raises
-        ------
-        ValueError
-            If the file is no trajectory, or of a newer format.
-        """
+        """Read a trajectory written by `save`; the suffix ``.npz`` may be left out."""
         return read_archive(path, "trajectory", _FORMAT, cls._unpacked)
 
     @classmethod

@@ -2,13 +2,11 @@
 
 The state is one row of numbers per sample; an engine views it as matrices, writes the velocity,
 reports the loss and the norm of the Riemannian gradient, and turns rows back into points. Open
-`engine` first; `gradient_flow` picks the engine of a start. All but the last integrate
-``dX/dt = -A_{N,X}(E'(X))``:
+`engine` first. All but the last integrate ``dX/dt = -A_{N,X}(E'(X))``:
 
 `PlainEngine`     depth 1, the matrix itself.
 `SpectralEngine`  two matrices, any finite depth, by an ``eigh`` of the r x r matrix C.
-`PairEngine`      two matrices of the depth-2 network, for depths so large that the N-th root of
-                  a singular value no longer resolves it.
+`PairEngine`      two matrices of the depth-2 network, for depths above 100.
 `EvenEngine`      two matrices, even depth, matrix products alone.
 `ProductEngine`   three matrices, integer depth, matrix products alone.
 `CoreEngine`      infinite depth: frozen frames, r x r core.
@@ -18,16 +16,14 @@ reports the loss and the norm of the Riemannian gradient, and turns rows back in
 
 from __future__ import annotations
 
-from dln_geometry.dynamics.engines.engine import (
-    GRADIENT,
-    LOSS,
-    Engine,
+from dln_geometry.dynamics.engines.engine import GRADIENT, LOSS, Engine, ProductEngine
+from dln_geometry.dynamics.engines.layered import LayeredEngine, MomentEngine, PlainEngine
+from dln_geometry.dynamics.engines.spectral import (
+    CoreEngine,
     EvenEngine,
-    ProductEngine,
+    PairEngine,
     SpectralEngine,
 )
-from dln_geometry.dynamics.engines.large_depth import CoreEngine, PairEngine
-from dln_geometry.dynamics.engines.layered import LayeredEngine, MomentEngine, PlainEngine
 
 __all__ = [
     "GRADIENT",

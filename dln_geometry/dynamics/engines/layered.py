@@ -8,12 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.engines.engine import (
-    Engine,
-    minus_product,
-    observables,
-    squares,
-)
+from dln_geometry.dynamics.engines.engine import Engine, minus_product, observables, squares
 from dln_geometry.dynamics.losses import Loss, contract, evaluate
 from dln_geometry.geometry.points import EndToEnd, Network, chain_svd, layer_moments, product
 
@@ -21,7 +16,7 @@ from dln_geometry.geometry.points import EndToEnd, Network, chain_svd, layer_mom
 class PlainEngine(Engine):
     """Depth 1: ``dX/dt = -E'(X)``."""
 
-    def __init__(self, loss: Loss, start: Tensor, *, watch: bool = False) -> None:
+    def __init__(self, loss: Loss, start: Tensor, watch: bool = False) -> None:
         super().__init__([(start.shape[-2], start.shape[-1])], start.shape[:-2], 1)
         self.loss, self.start, self.watch = loss, start, watch
 
@@ -42,10 +37,7 @@ class PlainEngine(Engine):
 
 
 class FactorEngine(Engine):
-    """All factors. The last column of `field` is the sample index.
-
-    `defect` looks up the initial moments or the initial product with it.
-    """
+    """All factors; `defect` looks the start up by the last column of `field`, the sample index."""
 
     def __init__(self, start: Sequence[Tensor]) -> None:
         shapes = [(w.shape[-2], w.shape[-1]) for w in start]
@@ -67,7 +59,7 @@ class FactorEngine(Engine):
 class LayeredEngine(FactorEngine):
     """All factors: ``dW_p = -(W_N .. W_{p+1})^T G (W_{p-1} .. W_1)^T``, whatever their moments."""
 
-    def __init__(self, loss: Loss, start: Sequence[Tensor], *, watch: bool = False) -> None:
+    def __init__(self, loss: Loss, start: Sequence[Tensor], watch: bool = False) -> None:
         super().__init__(start)
         self.loss, self.watch = loss, watch
         self.moments = [g.reshape(-1, *g.shape[-2:]) for g in layer_moments(self.start)]
@@ -78,19 +70,13 @@ class LayeredEngine(FactorEngine):
         below = [layers[1]]
         for w in layers[2:-1]:
             below.append(w @ below[-1])
-        deep = len(layers) > 2
-        left = layers[-1] @ below[-1] if deep else layers[-1]
-        value, g_right, g_left = contract(self.loss, left, layers[0].mT)
+        left = layers[-1] @ below[-1] if len(layers) > 2 else layers[-1]
+        value, back, g_left = contract(self.loss, left, layers[0].mT)
         velocities[0].copy_(g_left.mT).neg_()
-        if deep:
-            minus_product(velocities[-1], g_right, below[-1].mT)
-            back = layers[-1].mT @ g_right
-            for p in range(len(layers) - 2, 1, -1):
-                minus_product(velocities[p], back, below[p - 2].mT)
-                back = layers[p].mT @ back
-            torch.neg(back, out=velocities[1])
-        else:
-            torch.neg(g_right, out=velocities[1])
+        for p in range(len(layers) - 1, 1, -1):
+            minus_product(velocities[p], back, below[p - 2].mT)
+            back = layers[p].mT @ back
+        torch.neg(back, out=velocities[1])
         seen = observables(value, out.square().sum(-1) if self.watch else None)
         return torch.cat((seen, self.sample), dim=1)
 
@@ -108,10 +94,7 @@ class LayeredEngine(FactorEngine):
 
 
 class MomentEngine(FactorEngine):
-    """All factors, the gradient flow of ``1/2 sum |G_p|^2``: X stands still.
-
-    ``dW_k = 2 (G_k W_k - W_k G_{k-1})``, with the loss ``1/2 sum |G_p|^2``.
-    """
+    """All factors, ``dW_k = 2 (G_k W_k - W_k G_{k-1})`` with the loss ``1/2 sum |G_p|^2``."""
 
     def __init__(self, start: Sequence[Tensor]) -> None:
         super().__init__(start)

@@ -1,7 +1,7 @@
 """Deterministic flows: gradient flows of losses and free energies, balancing, exact solutions.
 
-Open `gradient_flow` first; `run` is what all adaptive flows share. A new flow is an `Engine` (see
-the room of engines) and a public function that gives it to `run_flow`.
+Open `gradient_flow` first; `run` integrates any engine. A new flow is an `Engine` (see the room of
+engines) and a public function that gives it to `run_flow`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Flows on a fibre: the factors move, their product X stands still.
-
-Both move the factors by hidden changes of basis, ``dW_k = c_k W_k - W_k c_{k-1}`` with
-``c_0 = c_N = 0``, towards balanced factors of X.
-"""
+"""Flows of the factors of a fixed X towards balanced ones, by hidden changes of basis."""
 
 from __future__ import annotations
 
@@ -33,14 +29,13 @@ from dln_geometry.support import Progress, ProgressCallback, as_factors
 def balancing_velocity(factors: Sequence[Any]) -> tuple[Tensor, ...]:
     """Return the velocity of `balancing_flow`: minus W, projected on the orbit's tangent space.
 
-    ``dW_k = c_k W_k - W_k c_{k-1}`` with c a solution of
+    ``dW_k = c_k W_k - W_k c_{k-1}``, ``c_0 = c_N = 0``, with c a solution of
 
         ``c_k W_k W_k^T - W_k c_{k-1} W_k^T
         + W_{k+1}^T W_{k+1} c_k - W_{k+1}^T c_{k+1} W_{k+1} = G_k``
 
     and the moments ``G_k = W_{k+1}^T W_{k+1} - W_k W_k^T``; c is not symmetric in general.
-
-    Factors and their errors as in `balancing_flow`; one matrix for every layer, of its shape.
+    Factors as in `balancing_flow`; returns one matrix for every layer, of its shape.
 
     References
     ----------
@@ -68,43 +63,33 @@ def balancing_flow(
     *,
     progress: bool | ProgressCallback = False,
 ) -> tuple[Tensor, ...] | list[tuple[Tensor, ...]]:
-    r"""Return the factors after a time t of the gradient flow of ``1/2 sum |W_p|^2`` on the fibre.
+    """Return the factors after a time t of the gradient flow of ``1/2 sum |W_p|^2`` on the fibre.
 
-    On the orbit of the factors under hidden changes of basis, X held fixed. The moments decay
-    like ``G_p(t) = e^{-2t} G_p(0)``, and at infinite time the factors are balanced. Moments and
-    X are exact up to rounding; the place among the factors with these moments is that of the
-    flow up to about 1e-8.
+    X is held fixed, the moments decay like ``G_p(t) = e^{-2t} G_p(0)``, both exactly up to
+    rounding, and at infinite time the factors are balanced. The place among the factors with
+    these moments has an error of about 1e-8.
 
     Parameters
     ----------
     factors : sequence of array_like
         Layers ``(W_1, ..., W_N)``, W_p of shape (..., d_p, d_{p-1}).
     t : float or sequence of float, shape (T,)
-        Time, at least 0, or ``math.inf``; or increasing times.
+        Time, at least 0, or ``math.inf``; or increasing times, which give a list of factors.
     progress : bool or callable
         Show a progress bar; or call ``progress(fraction_done, info)``, at most ten times a second
-        (of infinite time, the fraction is one of the longest way).
-
-    Returns
-    -------
-    tuple of Tensor, or list of tuple
-        The factors; for a sequence of times one tuple for each.
+        (at infinite time, the fraction of the longest way).
 
     Raises
     ------
-    TypeError
-        If `factors` is no sequence of real matrices, or a time is not real.
     ValueError
-        If the layers do not chain, or mix dtypes or devices; if a time is negative or NaN, or
-        the times decrease; if 20 000 evaluations of the velocity do not reach a time.
+        If 20 000 evaluations of the velocity do not reach a time.
 
     Notes
     -----
-    The changes of basis g_k are integrated, ``dg_k/dt = c_k g_k``, so that X is kept whatever
-    the error; then Newton's method ``W_k -> e^{x_k} W_k e^{-x_{k-1}}`` restores the moments. The
-    velocity is that of `balancing_velocity`. All of it runs in double precision. On one
-    core, to infinite time: 0.7 s for 4 layers of 10 x 10, 1.2 s for 8 of 6 x 6, 2.5 s for 12 of
-    4 x 4, 4.5 s for 3 of 20 x 20.
+    The velocity is that of `balancing_velocity`. The changes of basis g_k are integrated in
+    double precision, ``dg_k/dt = c_k g_k``, so that X is kept whatever the error; then Newton's
+    method ``W_k -> e^{x_k} W_k e^{-x_{k-1}}`` restores the moments. On one core, to infinite
+    time: 0.7 s for 4 layers of 10 x 10, 1.2 s for 8 of 6 x 6, 4.5 s for 3 of 20 x 20.
 
     References
     ----------
@@ -152,22 +137,9 @@ def kirwan_ness_flow(
     the balanced factors of a square X of full rank the slowest mode decays at the rate
     ``16 s_min^{2/N} sin^2(pi/2N)`` while the fastest ones go like ``|W|^2``: a stiff flow.
 
-    Other parameters and errors as in `gradient_flow`.
-
-    Parameters
-    ----------
-    factors : sequence of array_like
-        Layers ``(W_1, ..., W_N)``, W_p of shape (..., d_p, d_{p-1}). Leading dimensions are a
-        batch of independent runs, each with its own step sizes.
-    until : mapping, optional
-        Stopping rules, the first that is met ends a run: ``"loss"`` (``1/2 sum |G_p|^2`` at or
-        below), ``"steps"``, ``"evaluations"``, ``"seconds"``.
-
-    Returns
-    -------
-    Trajectory
-        ``loss`` is ``1/2 sum |G_p|^2``, ``singular_values`` are those of X, ``defect`` the drift
-        of X relative to its norm, ``final`` the factors.
+    Parameters and errors as in `gradient_flow`, the factors in place of the start, without the
+    rule ``"gradient"``. In the trajectory ``loss`` is ``1/2 sum |G_p|^2``, ``singular_values`` are
+    those of X, ``defect`` the drift of X relative to its norm, ``final`` the factors.
 
     Notes
     -----
@@ -179,19 +151,9 @@ def kirwan_ness_flow(
     """
     engine = MomentEngine(Network(factors).detach())
     rules = until_rules(until, ("loss", "steps", "evaluations", "seconds"))
-    return run_flow(
-        engine,
-        t_end=end_or_rules(t_end, rules),
-        rules=rules,
-        save_at=save_at,
-        rtol=rtol,
-        atol=atol,
-        method=method,
-        progress=progress,
-        store=store,
-        identity={"options": [rtol, atol, repr(method)]},
-        label="moments",
-    )
+    t_end, identity = end_or_rules(t_end, rules), {"options": [rtol, atol, repr(method)]}
+    options = save_at, rtol, atol, method, progress, store, identity
+    return run_flow(engine, t_end, rules, *options, label="moments")
 
 
 def _flat(layers: Sequence[Tensor]) -> list[Tensor]:
@@ -200,10 +162,8 @@ def _flat(layers: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _shaped(moved: Sequence[Tensor], layers: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Give layers the shapes and the dtype that they came in."""
-    return tuple(
-        w.reshape(like.shape).to(like.dtype) for w, like in zip(moved, layers, strict=True)
-    )
+    """Give moved layers the shapes and the dtype of the given ones."""
+    return tuple(w.reshape(x.shape).to(x.dtype) for w, x in zip(moved, layers, strict=True))
 
 
 def _checked_times(t: Any) -> list[float]:

@@ -1,12 +1,8 @@
-r"""The orbit of the factors under hidden changes of basis: its tangent space, and moving along it.
+"""The orbit of the factors under hidden changes of basis: its tangent space, and moving along it.
 
 A tangent vector is ``dW_k = c_k W_k - W_k c_{k-1}`` with any matrices ``c_1, ..., c_{N-1}`` and
-``c_0 = c_N = 0``. The normal equations of the orthogonal projection on these are
-
-    ``(L c)_k = c_k W_k W_k^T - W_k c_{k-1} W_k^T
-    + W_{k+1}^T W_{k+1} c_k - W_{k+1}^T c_{k+1} W_{k+1}``
-
-with ``<c, L c> = sum_k |c_k W_k - W_k c_{k-1}|^2``, and the moments move by ``-(L c + (L c)^T)``.
+``c_0 = c_N = 0``. With the operator L of the normal equations, ``L c = G`` in `balancing_velocity`,
+``<c, L c> = sum_k |c_k W_k - W_k c_{k-1}|^2``, and the moments move by ``-(L c + (L c)^T)``.
 """
 
 from __future__ import annotations
@@ -23,42 +19,29 @@ from dln_geometry.geometry.points import chain_from_frames, chain_svd
 from dln_geometry.ode import integrate
 from dln_geometry.support import ProgressCallback
 
+# Residual of the balancing velocity's equation, in units of c and relative to the right side.
 TOLERANCE = 1e-12
-"""Residual of the balancing velocity's equation, in units of c and relative to the right side."""
-
+# Tolerance of the integration; its errors only move the layers along the orbit.
 RTOL = 2e-9
-"""Tolerance of the integration; its errors move the layers along the orbit and no further."""
-
-LATE = 40.0
-"""Time after which nothing moves any more: ``e^{-t}`` is below the rounding of one."""
-
-SNAP = 19.0
-"""Time after which ``e^{-2t}`` is below the rounding of one."""
-
+# Times after which e^{-t} and e^{-2t} are below the rounding of one.
+LATE, SNAP = 40.0, 19.0
+# Distance from the limit at which the limit is computed directly, with an error of its square.
 NEAR = 1e-5
-"""Distance from the limit at which the limit is computed directly, with an error of its square."""
-
+# Singular values of a layer below this fraction of the largest are set to 0: roundings grow.
 ROUNDING = 1e-14
-"""Singular values of a layer below this fraction of the largest are set to 0: roundings grow."""
-
-MOST_EVALUATIONS = 20_000
-"""Bound on the evaluations of the velocity; a few hundred to a few thousand are made."""
-
-NEWTON = 10
-"""Bound on the corrections; one or two are made."""
+# Bounds on evaluations (a few hundred to a few thousand are made) and on Newton steps (one or two).
+MOST_EVALUATIONS, NEWTON = 20_000, 10
 
 
 class Stack:
     """Layers (B, d_p, d_{p-1}) of any widths as one tensor (B, N, d, d), padded by zeros, N >= 2.
 
-    The outer layers are held without the directions that the flow cannot move: one that is wider
-    outside is a square triangular core times orthonormal rows or columns.
+    An outer layer that is wider outside is a square triangular core times orthonormal rows or
+    columns; the stack holds the core, because the flow does not move the rest.
     """
 
     def __init__(self, layers: Sequence[Tensor]) -> None:
-        cores = list(layers)
-        self.inner: Tensor | None = None
-        self.outer: Tensor | None = None
+        cores, self.inner, self.outer = list(layers), None, None
         if cores[0].shape[-1] > cores[0].shape[-2]:
             q, r = torch.linalg.qr(cores[0].mT)
             cores[0], self.inner = r.mT, q.mT
@@ -98,8 +81,8 @@ class FibreChart:
     """Coordinates of changes of basis near one that measure errors by their effect on the layers.
 
     ``g_k = 1 + V_{k+1} (y_k / e) U_k^T`` with ``W_k = U_k S_k V_k^T`` of a `Stack`, and
-    ``e_ij^2 = s_{k+1,i}^2 + s_{k,j}^2``, no smaller than 1e-8 of the largest: the velocity of a
-    vanishing mode has an error of rounding over the mode's size.
+    ``e_ij^2 = s_{k+1,i}^2 + s_{k,j}^2``. Weights e are at least 1e-8 of the largest, because the
+    velocity of a vanishing mode has an error of rounding over the mode's size.
     """
 
     def __init__(self, w: Tensor) -> None:
@@ -120,10 +103,7 @@ class FibreChart:
 
 
 def balancing_generator(w: Tensor) -> Tensor:
-    """Return c with ``L c = G``, shape (B, N-1, d, d), for a stack w of (B, N, d, d).
-
-    The tangent vector is then the orthogonal projection of -W, and the moments move by ``-2 G``.
-    """
+    """Return c with ``L c = G``, shape (B, N-1, d, d), for a stack w of (B, N, d, d)."""
     u, s, vh = torch.linalg.svd(w)
     # c_k = V_{k+1} z_k U_k^T: the diagonal blocks of L are s_{k+1,i}^2 + s_{k,j}^2.
     left, right = vh[:, 1:].mT, u[:, :-1]
@@ -142,11 +122,11 @@ def balancing_generator(w: Tensor) -> Tensor:
 
 
 def correction_generator(w: Tensor, excess: Tensor) -> Tensor:
-    """Return symmetric x that lowers the moments by `excess` to first order and to one per cent.
+    """Return symmetric x, ``L x + (L x)^T = excess`` to one per cent, shape (B, N-1, d, d).
 
-    ``L x + (L x)^T = excess``, shape (B, N-1, d, d). Symmetric x reach every excess that the
-    orbit can have. Directions whose own moments are within 1e-5 of zero are not corrected: there
-    an excess of the size of rounding would need a large x, and the integrator's error is smaller.
+    It lowers the moments by `excess` to first order. Symmetric x reach every excess on the orbit.
+    Directions whose own moments are within 1e-5 of zero are left out: there an excess of the size
+    of rounding would need a large x, and the integrator's error is smaller.
     """
     before, after = w[:, :-1], w[:, 1:]
     # x_k = E_k z_k E_k^T: the diagonal blocks of the symmetric part of L are (e_i + e_j)/2.
@@ -161,18 +141,13 @@ def correction_generator(w: Tensor, excess: Tensor) -> Tensor:
 
 
 class BalancingPath:
-    """The balancing flow of layers (B, d_p, d_{p-1}), N >= 2, from time 0 on.
-
-    ``progress(fraction_done, info)`` is told the fraction of the time `until`.
-    """
+    """The balancing flow of layers (B, d_p, d_{p-1}), N >= 2; progress is relative to `until`."""
 
     def __init__(self, layers: Sequence[Tensor], progress: ProgressCallback | None = None) -> None:
-        self.progress, self.until = progress, 1.0
-        self.evaluations = 0
+        self.progress, self.until, self.time, self.evaluations = progress, 1.0, 0.0, 0
         self.stack = Stack([w.double() for w in layers])
         self.w = self.stack.tensor
         self.start = moments_of(self.w)
-        self.time = 0.0
 
     def layers(self) -> list[Tensor]:
         """Return the layers at the present time."""
@@ -188,18 +163,14 @@ class BalancingPath:
         """Move on to infinite time and return the layers."""
         while self.time < SNAP and not self._is_near():
             self._piece(SNAP)
-        # The rest of the way is short and orthogonal to the balanced factors, so the frames of the
-        # limit are those of the present layers, without the modes that vanish.
+        # The rest of the way is short and orthogonal to the balanced factors, so the limit has the
+        # frames of the present layers, without the modes that vanish.
         frames, u, s = self._frames(self.layers())
         return chain_from_frames([*frames, u], s)
 
     def _is_near(self) -> bool:
-        """Tell whether the modes of X have less than NEAR left to move.
-
-        The generator decays like ``e^{-2t}`` on them, so that it is twice the distance left.
-        """
-        cores = [self.w[:, p] for p in range(self.w.shape[1])]
-        frames, _, s = self._frames(cores)
+        """Tell whether the modes of X are within NEAR/2 of the limit; their speed is e^{-2t}."""
+        frames, _, s = self._frames(list(self.w.unbind(1)))
         moves = balancing_generator(self.w) @ torch.stack(frames[1:], 1)
         moves = moves * (s > 0).to(moves)[:, None, None, :]
         return float(torch.linalg.matrix_norm(moves).amax()) < NEAR
@@ -218,15 +189,13 @@ class BalancingPath:
     def _piece(self, time: float) -> None:
         """Integrate the changes of basis, no further than they stay well conditioned."""
         u, s, vh = torch.linalg.svd(self.w)
-        # Roundings would have grown by the next piece.
+        # Remove roundings, which would have grown by the next piece.
         s = torch.where(s > ROUNDING * s[..., :1], s, 0.0)
-        w = self.w = torch.where(
-            (s > 0).all(-1)[..., None, None], self.w, (u * s[..., None, :]) @ vh
-        )
+        full = (s > 0).all(-1)[..., None, None]
+        w = self.w = torch.where(full, self.w, (u * s[..., None, :]) @ vh)
         speed = float(torch.linalg.matrix_norm(balancing_generator(w), ord=2).amax())
         span = min(time - self.time, 2.0 / max(speed, 1e-12))
-        chart = FibreChart(w)
-        like = self.start
+        chart, like = FibreChart(w), self.start
 
         def field(t: Tensor, y: Tensor, out: Tensor) -> Tensor:
             g = chart.basis(y.view_as(like))
@@ -234,14 +203,13 @@ class BalancingPath:
             out.copy_(chart.rate(g, balancing_generator(moved)).view_as(out))
             return 0.5 * moved.square().sum((1, 2, 3)).unsqueeze(-1)
 
-        start = torch.zeros_like(like).flatten(1)
         end = integrate(
             field,
-            start,
+            torch.zeros_like(like).flatten(1),
             t_end=span,
             rtol=RTOL,
             atol=RTOL * chart.weight.flatten(1).amax(1),
-            blocks=[start.shape[1] // like.shape[1]] * like.shape[1],
+            blocks=[like[0, 0].numel()] * like.shape[1],
             method="rk8",
             save_at=[span],
             max_evaluations=max(1, MOST_EVALUATIONS - self.evaluations),
@@ -257,12 +225,12 @@ class BalancingPath:
         self.time += span
 
     def _report(self, span: float) -> ProgressCallback:
-        begun, whole = self.time, self.until
+        begun = self.time
 
         def report(fraction: float, info: dict[str, Any]) -> None:
             time = begun + fraction * span
             assert self.progress is not None
-            self.progress(min(time / whole, 1.0), {**info, "t": time})
+            self.progress(min(time / self.until, 1.0), {**info, "t": time})
 
         return report
 

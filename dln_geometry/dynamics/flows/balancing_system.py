@@ -7,14 +7,12 @@ import math
 import torch
 from torch import Tensor
 
+# Width up to which a factorisation by blocks of width^2 beats conjugate gradients.
 DIRECT = 20
-"""Width up to which a factorisation by blocks of width^2 beats the steps of conjugate gradients."""
-
+# Added to the unit diagonal before a factorisation: the system is singular if X lacks modes.
 SHIFT = 1e-7
-"""Added to the unit diagonal before a factorisation: the system is singular if X lacks modes."""
-
+# Rayleigh quotient, for a unit diagonal, below which a direction counts as kernel.
 KERNEL = 1e-12
-"""Rayleigh quotient, for a unit diagonal, below which a direction counts as kernel."""
 
 
 def solved(b: Tensor, scale: Tensor, rows: Tensor, columns: Tensor, tolerance: float) -> Tensor:
@@ -23,8 +21,7 @@ def solved(b: Tensor, scale: Tensor, rows: Tensor, columns: Tensor, tolerance: f
     In ``y = D^{1/2} z`` the diagonal is 1 and the rest bounded by 1, however small the singular
     values of the layers. Widths up to `DIRECT` are factored by blocks; above, conjugate gradients
     take about 10 N steps, until each sample's residual is `tolerance` times that of zero, in units
-    of c. The system is singular where X is rank-deficient: the part of b that rounding puts into
-    the kernel is ignored.
+    of c. They ignore the part of b that rounding puts into the kernel of a rank-deficient X.
     """
 
     def applied(y: Tensor) -> Tensor:
@@ -70,16 +67,13 @@ def _factored(scale: Tensor, rows: Tensor, columns: Tensor) -> tuple[list[Tensor
     coupling = coupling * scale[:, :-1].flatten(2).unsqueeze(-2)
     one = (1.0 + SHIFT) * torch.eye(n, dtype=scale.dtype, device=scale.device)
     diagonal, below = [math.sqrt(1.0 + SHIFT) * torch.eye(n).to(one).expand(len(scale), n, n)], []
-    for k in range(coupling.shape[1]):
+    for k, block in enumerate(coupling.unbind(1)):
         if k == 0:
-            below.append(-coupling[:, 0] / math.sqrt(1.0 + SHIFT))
+            block = block / math.sqrt(1.0 + SHIFT)
         else:
-            below.append(
-                -torch.linalg.solve_triangular(
-                    diagonal[-1].mT, coupling[:, k], upper=True, left=False
-                )
-            )
-        diagonal.append(torch.linalg.cholesky_ex(one - below[-1] @ below[-1].mT)[0])
+            block = torch.linalg.solve_triangular(diagonal[-1].mT, block, upper=True, left=False)
+        below.append(-block)
+        diagonal.append(torch.linalg.cholesky_ex(one - block @ block.mT)[0])
     return diagonal, below
 
 

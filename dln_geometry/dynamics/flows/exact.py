@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -11,28 +12,22 @@ from torch import Tensor
 
 from dln_geometry.support import as_depth, as_float_tensor, as_normalized
 
+# Terms of the series: each is at most (n + 1) 2^-n, so the terms left out are below eps.
 TERMS = 64
-"""Terms of the series: each is at most (n + 1) 2^-n, so the terms left out are below eps."""
-
-CHUNK = 8192
-"""Values solved for at once; bounds the memory of the series."""
-
-STEPS = 100
-"""Bound on Newton's steps; about ten are taken."""
-
+# Values solved for at once (bounds the memory of the series), and bound on Newton's steps.
+CHUNK, STEPS = 8192, 100
 EPS = 4 * torch.finfo(torch.float64).eps
-
+# A logarithm that stands for infinity, where infinity would give NaN.
 FAR = 1e300
-"""A logarithm that stands for infinity, where infinity would give NaN."""
 
 
 def quadratic(
     s0: Any, target: Any, depth: float, t: Any, *, normalized: bool | None = None
 ) -> Tensor:
-    r"""Return singular values of the gradient flow of ``1/2 |X - Y|^2``, aligned with Y.
+    """Return singular values of the gradient flow of ``1/2 |X - Y|^2``, aligned with Y.
 
     The solution of ``ds/dt = -N s^{2-2/N} (s - m)``, ``s(0) = s0``, for X and Y with the same
-    singular vectors, Y having the singular value m. Without the factor N if normalised; at
+    singular vectors, where m is the singular value of Y. Without the factor N if normalised; at
     infinite depth ``ds/dt = -s^2 (s - m)``. ``s = 0`` stays there, unless N = 1. A negative
     target drives s to zero (in finite time if 1 < N < 2), at N = 1 through it.
 
@@ -52,24 +47,14 @@ def quadratic(
     Returns
     -------
     Tensor, shape (T..., ...)
-        Time comes first. The dtype is that of `s0` and `target`; inside, everything is in double
-        precision. No gradient flows back.
-
-    Raises
-    ------
-    TypeError
-        If an argument is not real.
-    ValueError
-        If the depth is below 1, a start or a time is negative, a value is not finite, or shapes
-        do not broadcast.
+        Of the dtype of `s0` and `target`, computed in double precision, without gradients.
 
     Notes
     -----
     In ``z = s/m`` (below the target) the time is an incomplete beta integral,
-    ``N m^{2-2/N} t = int dz z^{2/N-2} (1 - z)^{-1}``, which is the printed hypergeometric
-    function; above the target the same holds for ``m/s``, with other exponents, and for a
-    negative target in ``|m|/(s + |m|)``. Expanded at the end of (0, 1) that is nearer, in
-    differences whose terms do not cancel, it is inverted by Newton's method in ``log z``.
+    ``N m^{2-2/N} t = int dz z^{2/N-2} (1 - z)^{-1}``; above the target in ``m/s``, with other
+    exponents, and for a negative target in ``|m|/(s + |m|)``. It is expanded at the nearer end of
+    (0, 1), in differences whose terms do not cancel, and inverted by Newton's method in ``log z``.
 
     References
     ----------
@@ -88,9 +73,9 @@ def quadratic(
 def quadratic_residual(
     s0: Any, target: Any, depth: float, t: Any, *, normalized: bool | None = None
 ) -> Tensor:
-    """Return ``s(t) - m`` of `quadratic`, accurate relative to itself however late.
+    """Return ``s(t) - m`` of `quadratic`, with a small relative error at every time.
 
-    The loss of the mode is half its square. Parameters and errors as in `quadratic`.
+    The loss of the mode is half its square. Parameters as in `quadratic`.
 
     Examples
     --------
@@ -102,11 +87,7 @@ def quadratic_residual(
 
 
 def _quadratic(
-    s0: Any,
-    target: Any,
-    depth: float,
-    t: Any,
-    normalized: bool | None,
+    s0: Any, target: Any, depth: float, t: Any, normalized: bool | None
 ) -> tuple[Tensor, Tensor]:
     """Return ``s(t)`` and ``s(t) - m``."""
     n = as_depth(depth)
@@ -134,14 +115,12 @@ def _quadratic(
 
 
 def _arguments(**named: Any) -> tuple[torch.dtype, list[Tensor]]:
-    """Convert the arguments to double precision; return the dtype of the result.
-
-    Numbers and sequences of Python have no dtype of their own and are not rounded to one.
-    """
+    """Convert the arguments to double precision; return the dtype of the result."""
     arrays, dtypes, devices = [], [], []
     for name, x in named.items():
         own = isinstance(x, Tensor | np.ndarray)
         if not own and not isinstance(x, str | bytes) and x is not None:
+            # Numbers and sequences of Python have no dtype: do not round them to one.
             x = np.asarray(x)
         tensor = as_float_tensor(x, name).detach()
         # Use the dtype of `t` only if `s0` and `target` have none.
@@ -149,9 +128,7 @@ def _arguments(**named: Any) -> tuple[torch.dtype, list[Tensor]]:
             dtypes.append(tensor.dtype)
             devices.append(tensor.device)
         arrays.append(tensor.to(torch.float64))
-    dtype = torch.get_default_dtype() if not dtypes else dtypes[0]
-    for other in dtypes[1:]:
-        dtype = torch.promote_types(dtype, other)
+    dtype = functools.reduce(torch.promote_types, dtypes or [torch.get_default_dtype()])
     device = next((d for d in devices if d.type != "cpu"), torch.device("cpu"))
     return dtype, [x.to(device) for x in arrays]
 
@@ -160,21 +137,17 @@ def _solved_modes(s: Tensor, m: Tensor, tau: Tensor, a: float) -> tuple[Tensor, 
     """Solve ``ds/dtau = -s^a (s - m)``, 0 < a <= 2, for vectors."""
     value, residual = s.clone(), s - m
     moving = (s > 0) & (tau > 0)
-
     at = (moving & (m == 0)).nonzero()[:, 0]
     value[at] = s[at] * torch.exp(-torch.log1p(a * tau[at] * s[at] ** a) / a)
     residual[at] = value[at]
-
     at = (moving & (m > s)).nonzero()[:, 0]
     x, y = s[at], m[at]
     z, w = _advance(x / y, (y - x) / y, tau[at] * y**a, 1.0 - a, 0.0)
     value[at], residual[at] = y * z, -y * w
-
     at = (moving & (m > 0) & (m < s)).nonzero()[:, 0]
     x, y = s[at], m[at]
     z, w = _advance(y / x, (x - y) / x, tau[at] * y**a, a, 0.0)
     value[at], residual[at] = y / z, y * (w / z)
-
     at = (moving & (m < 0)).nonzero()[:, 0]
     x, y = s[at], -m[at]
     z, w = _advance(y / (x + y), x / (x + y), tau[at] * y**a, a, 1.0 - a)
@@ -190,9 +163,9 @@ def _advance(
     `right` is ``1 - left``, to its own accuracy.
     """
     chunks = zip(left.split(CHUNK), right.split(CHUNK), tau.split(CHUNK), strict=True)
-    pieces = [_advance_chunk(*chunk, beta_left, beta_right) for chunk in chunks]
-    z, w = zip(*pieces, strict=True)
-    return torch.cat(z), torch.cat(w)
+    pieces = [torch.stack(_advance_chunk(*chunk, beta_left, beta_right)) for chunk in chunks]
+    z, w = torch.cat(pieces, 1)
+    return z, w
 
 
 def _advance_chunk(

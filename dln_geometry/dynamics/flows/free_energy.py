@@ -26,11 +26,11 @@ class FreeEnergy:
     beta : float
         Inverse temperature, positive.
     depth : float
-        Depth of the entropy, that of the flow it is used in.
+        Depth of the entropy, that of the flow.
     shape : tuple of int
         Shape (m, n) of the matrices.
     rank : int, optional
-        Rank r; ``min(m, n)`` by default.
+        Rank of the matrices; ``min(m, n)`` by default.
     widths : sequence of int or int, optional
         Hidden widths, see `dln_geometry.entropy`.
 
@@ -57,8 +57,8 @@ class FreeEnergy:
         rank: int | None = None,
         widths: Sequence[int] | int | None = None,
     ) -> None:
-        self.loss, self.beta = loss, as_positive(beta, "beta")
-        self.depth, self.widths, self.shape = as_depth(depth), widths, as_matrix_shape(shape)
+        self.loss, self.beta, self.widths = loss, as_positive(beta, "beta"), widths
+        self.depth, self.shape = as_depth(depth), as_matrix_shape(shape)
         least = min(self.shape)
         self.rank = least if rank is None else as_rank(rank, least, "min(m, n)")
         self._excess = hidden_excess(self.shape, self.rank, self.depth, widths)[1]
@@ -68,9 +68,8 @@ class FreeEnergy:
     ) -> FreeEnergy:
         """Return the same with an energy on data of this dtype and device."""
         ready = prepared(self.loss, self.shape, dtype=dtype, device=device)
-        return FreeEnergy(
-            ready, self.beta, self.depth, self.shape, rank=self.rank, widths=self.widths
-        )
+        rank, widths = self.rank, self.widths
+        return FreeEnergy(ready, self.beta, self.depth, self.shape, rank=rank, widths=widths)
 
     def __repr__(self) -> str:
         facts = f"beta {self.beta:g}", f"depth {self.depth:g}", f"rank {self.rank}"
@@ -87,8 +86,7 @@ class FreeEnergy:
     def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return value and gradient at a matrix."""
         u, s, vh = torch.linalg.svd(x, full_matrices=False)
-        r = self.rank
-        u, s, vh = u[..., :r], s[..., :r], vh[..., :r, :]
+        u, s, vh = u[..., : self.rank], s[..., : self.rank], vh[..., : self.rank, :]
         value, gradient = evaluate(self.loss, x)
         value = value - self._entropy(u, s, vh) / self.beta
         return value, gradient - (u * self._slope(s).unsqueeze(-2)) @ vh
@@ -122,15 +120,9 @@ def free_energy_flow(
     r"""Integrate ``dX/dt = -A_{N,X}(E'(X)) + (1/beta) grad_{g^N} S``, adaptively.
 
     The gradient flow of the free energy: Langevin dynamics with noise along the orbits alone
-    (``kappa = 0``), which acts on X through the mean curvature of the orbits.
-
-    Energy, `beta` and `widths` as in `FreeEnergy`, other options and errors as in `gradient_flow`.
-    The ``loss`` of the trajectory is the free energy, and so is that of stopping rules.
-
-    Parameters
-    ----------
-    start : Collapsed or EndToEnd
-        A point with positive singular values.
+    (``kappa = 0``), which acts on X through the mean curvature of the orbits. The start must have
+    positive singular values. The ``loss`` of trajectory and stopping rules is the free energy;
+    `beta` and `widths` as in `FreeEnergy`, other options and errors as in `gradient_flow`.
 
     References
     ----------

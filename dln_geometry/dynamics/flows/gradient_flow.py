@@ -9,17 +9,7 @@ from typing import Any
 
 import torch
 
-from dln_geometry.dynamics.engines import (
-    LOSS,
-    CoreEngine,
-    Engine,
-    EvenEngine,
-    LayeredEngine,
-    PairEngine,
-    PlainEngine,
-    ProductEngine,
-    SpectralEngine,
-)
+from dln_geometry.dynamics import engines
 from dln_geometry.dynamics.flows.run import run_flow
 from dln_geometry.dynamics.losses import Loss, as_dense, prepared
 from dln_geometry.dynamics.trajectory import Trajectory
@@ -52,24 +42,23 @@ def gradient_flow(
     r"""Integrate ``dX/dt = -A_{N,X}(E'(X))``.
 
     Balanced starts of any depth and rank are integrated as two or three thin matrices;
-    unbalanced factors layer by layer; depth 1 is the plain flow of X; at infinite depth
-    (normalised metric) the row and column spaces stand still and an r x r core moves.
+    unbalanced factors layer by layer; at infinite depth (normalised metric) only an r x r core
+    of X moves, between fixed row and column spaces.
 
     Parameters
     ----------
     loss : Loss
-        What is minimised; see `dln_geometry.losses`.
+        The loss E; see `dln_geometry.losses`.
     start : Collapsed, EndToEnd or sequence of array_like
         A point, or the factors ``(W_1, ..., W_N)``. Leading dimensions are a batch of
         independent runs, each with its own step sizes.
     t_end : float, optional
-        Time at which every run ends; may be left out if `until` is given.
+        Time at which every run ends; optional if `until` is given.
     until : mapping, optional
         Stopping rules, the first that is met ends a run: ``"loss"`` (value at or below),
         ``"gradient"`` (norm of the Riemannian gradient, ``sqrt(-dE/dt)``, at or below),
-        ``"steps"`` (tried steps), ``"evaluations"`` (of the flow's right-hand side; 200 000 if
-        there is no `t_end`, since the other rules may never be met), ``"seconds"`` (of wall
-        clock).
+        ``"steps"`` (tried steps), ``"evaluations"`` (of the flow's right-hand side; 200 000 by
+        default if there is no `t_end`), ``"seconds"`` (of wall clock).
     save_at : array_like of shape (T,) or int, optional
         Increasing times to save, hit exactly; or how many, equally spaced. By default every step
         of a single run is saved, and 101 equally spaced times of a batch (start and end if there
@@ -77,45 +66,35 @@ def gradient_flow(
     rtol : float
         Tolerated local error of each matrix of the state relative to its Frobenius norm.
     atol : float, optional
-        Absolute tolerance for the Frobenius norms; by default ``1e-3 rtol`` times the norm of
-        the start.
+        Absolute tolerance; by default ``1e-3 rtol`` times the norm of the start.
     method : str or method value, optional
-        ``"auto"`` (default: explicit Runge-Kutta, switching to the stabilised method where the
-        flow is stiff), ``"rk3"``, ``"rk5"``, ``"rk8"``, ``"rkc"``, or a method of
-        `dln_geometry.ode`.
+        ``"auto"`` (default: explicit, but stabilised where the flow is stiff), ``"rk3"``,
+        ``"rk5"``, ``"rk8"``, ``"rkc"``, or a method of `dln_geometry.ode`.
     engine : {"auto", "spectral", "products", "layers"}
-        How a balanced start is held: as two matrices with an `eigh` of an r x r matrix, or by
-        matrix products alone (integer depth), whichever was measured to be faster; or as all its
-        layers.
+        Integrate a balanced start with an `eigh` of an r x r matrix, with matrix products alone
+        (integer depth), or by all its layers. The default is the faster of the first two.
     rebalance : float, optional
-        Restore the invariants (keeping X) when their defect passes this bound, which costs
-        r x r work and one more evaluation each time. By default they are only monitored: they
-        drift no more than the tolerance lets them.
+        Restore the invariants (keeping X) when their defect passes this bound, at one more
+        evaluation each time. By default they are only monitored and drift within the tolerance.
     keep_points : bool
         Keep the whole point at every saved time in `Trajectory.points`: (m + n) r numbers each.
     progress : bool or callable
-        Show a progress bar; or call ``progress(fraction_done, info)``, at most ten times a second,
-        with the present ``info["loss"]`` (the largest of a batch), ``"t"``, ``"h"``, ``"steps"``,
+        Show a progress bar; or call ``progress(fraction_done, info)``, at most ten times a second;
+        `info` has ``"loss"`` (the largest of a batch), ``"t"``, ``"h"``, ``"steps"``,
         ``"evaluations"`` and ``"method"``.
     store : path, optional
         File that holds the state of the run, renewed every few seconds. If it exists, the run
-        continues from it, and gives what an uninterrupted one would have given. `t_end` may be
-        raised unless saved times depend on it, and `until` may be changed.
+        continues from it, with the results of an uninterrupted run. `t_end` may be raised unless
+        saved times depend on it, and `until` may be changed.
 
     Returns
     -------
     Trajectory
         ``final`` is a `Collapsed` for collapsed runs, the factors for layered runs, an `EndToEnd`
-        at depth 1 and where an `EndToEnd` of a depth above 100 was given, whose N-th roots would
-        lose digits.
+        at depth 1 and for an `EndToEnd` of a depth above 100, whose N-th roots would lose digits.
 
     Raises
     ------
-    TypeError
-        If `start` is neither a point nor factors.
-    ValueError
-        If neither `t_end` nor `until` is given, a time is negative or NaN, a rule is unknown,
-        the shapes of loss and start differ, or the loss is not finite at the start.
     FlowError
         If the flow blows up on the way; the error carries the trajectory so far.
 
@@ -135,45 +114,29 @@ def gradient_flow(
     rules = until_rules(until, ("loss", "gradient", "steps", "evaluations", "seconds"))
     t_end = end_or_rules(t_end, rules)
     chosen = engine_for(loss, start, engine, watch="gradient" in rules)
-    slow = 1.0
-    if isinstance(start, Collapsed | EndToEnd):
-        # In the metric divided by N everything happens N times as slowly.
-        slow = start.depth.unit(start.normalized)
-    identity = {}
-    if store is not None:
-        identity = {
-            "options": [rtol, atol, repr(method), rebalance, keep_points, slow],
-            "engine": type(chosen).__name__,
-            "loss": [type(loss).__name__, _figures(chosen)],
-        }
-    return run_flow(
-        chosen,
-        t_end=t_end,
-        rules=rules,
-        save_at=save_at,
-        rtol=rtol,
-        atol=atol,
-        method=method,
-        progress=progress,
-        store=store,
-        identity=identity,
-        slow=slow,
-        rebalance=rebalance,
-        keep_points=keep_points,
-    )
+    # The flow of the metric divided by N is N times as slow.
+    point = isinstance(start, Collapsed | EndToEnd)
+    slow = start.depth.unit(start.normalized) if point else 1.0
+    identity = {
+        "options": [rtol, atol, repr(method), rebalance, keep_points, slow],
+        "engine": type(chosen).__name__,
+        "loss": [type(loss).__name__, None if store is None else _figures(chosen)],
+    }
+    options = save_at, rtol, atol, method, progress, store, identity, slow, rebalance, keep_points
+    return run_flow(chosen, t_end, rules, *options)
 
 
 @torch.no_grad()
-def _figures(engine: Engine) -> str:
+def _figures(engine: engines.Engine) -> str:
     """Return the loss and the speed at the start, to six digits: they tell losses apart."""
     y = engine.rows()
     velocity = torch.empty_like(y)
     observed = engine.field(y.new_zeros(y.shape[0]), y, velocity)
-    return f"{float(observed[:, LOSS].sum()):.5e} {float(torch.linalg.vector_norm(velocity)):.5e}"
+    return f"{float(observed[:, engines.LOSS].sum()):.5e} {float(velocity.norm()):.5e}"
 
 
-def engine_for(loss: Loss, start: Any, name: str, watch: bool) -> Engine:
-    """Return the engine that holds the state of a flow from `start`, of the loss's batch shape."""
+def engine_for(loss: Loss, start: Any, name: str, watch: bool) -> engines.Engine:
+    """Return the engine of a flow from `start`, which is expanded to the loss's batch shape."""
     if name not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}")
     # Detach the start: gradient_flow is not differentiable.
@@ -194,11 +157,12 @@ def engine_for(loss: Loss, start: Any, name: str, watch: bool) -> Engine:
     ready = prepared(loss, point.shape, dtype=point.dtype, device=point.device)
     point = _batched(ready, point)
     if isinstance(point, Network):
-        return LayeredEngine(ready, point, watch=watch)
+        return engines.LayeredEngine(ready, point, watch)
     if point.depth == 1.0:
-        return PlainEngine(ready, point.matrix, watch=watch)
-    if isinstance(point, EndToEnd) and _is_large(point) and name != "products":
-        return PairEngine(ready, point, watch=watch)
+        return engines.PlainEngine(ready, point.matrix, watch)
+    # A PairEngine keeps the view of an EndToEnd, whose N-th roots would lose digits.
+    if LARGE_DEPTH < point.depth < math.inf and isinstance(point, EndToEnd) and name != "products":
+        return engines.PairEngine(ready, point, watch)
     return collapsed_engine(ready, Collapsed.of(point), name, watch=watch)
 
 
@@ -228,27 +192,22 @@ def _batched(loss: Loss, point: Any) -> Any:
 
 def collapsed_engine(
     loss: Loss, start: Collapsed, name: str = "auto", *, watch: bool = False
-) -> Engine:
-    """Choose between a decomposition and products by the measured crossover."""
+) -> engines.Engine:
+    """Choose between a decomposition and products; `_prefers_spectral` has the measurements."""
     depth = start.depth
     integer = depth.is_integer() and depth >= 2
     if name == "products" and not integer:
         raise ValueError(f'engine "products" needs an integer depth >= 2, got depth {depth:g}')
     if depth.infinite:
-        return CoreEngine(loss, start, watch=watch)
-    if _is_large(start) and name != "products":
-        return PairEngine(loss, start, watch=watch)
-    if not integer or depth == 2 or name == "spectral":
-        return SpectralEngine(loss, start, watch=watch)
-    if name == "auto" and _prefers_spectral(start):
-        return SpectralEngine(loss, start, watch=watch)
+        return engines.CoreEngine(loss, start, watch)
+    if depth > LARGE_DEPTH and name != "products":
+        return engines.PairEngine(loss, start, watch)
+    products = name == "products" or (name == "auto" and not _prefers_spectral(start))
+    if not integer or depth == 2 or not products:
+        return engines.SpectralEngine(loss, start, watch)
     if depth % 2 == 0 and not watch:
-        return EvenEngine(loss, start)
-    return ProductEngine(loss, start, watch=watch)
-
-
-def _is_large(point: Collapsed | EndToEnd) -> bool:
-    return point.depth > LARGE_DEPTH and not point.depth.infinite
+        return engines.EvenEngine(loss, start)
+    return engines.ProductEngine(loss, start, watch)
 
 
 def _prefers_spectral(start: Collapsed) -> bool:
@@ -260,8 +219,7 @@ def _prefers_spectral(start: Collapsed) -> bool:
     """
     if start.L.device.type != "cpu":
         return False
-    even = start.depth % 2 == 0
-    terms = int(start.depth) - 2
+    terms, even = int(start.depth) - 2, start.depth % 2 == 0
     doublings = bin(terms // 2 if even else terms)[3:]
     per_doubling, per_unit = (2, 3) if even else (4, 4)
     products = per_doubling * len(doublings) + per_unit * doublings.count("1")

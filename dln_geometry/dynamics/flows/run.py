@@ -1,4 +1,4 @@
-"""What every adaptive flow shares: saved times, the store, progress, and the trajectory."""
+"""The driver of every adaptive flow: saved times, the store, progress, and the trajectory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from dln_geometry.support import Progress, ProgressCallback
 
 def run_flow(
     engine: Engine,
-    *,
     t_end: float,
     rules: dict[str, float],
     save_at: Any,
@@ -36,15 +35,13 @@ def run_flow(
 ) -> Trajectory:
     """Integrate the flow of an engine and return its trajectory.
 
-    The options are those of `gradient_flow`, with `t_end` and `rules` checked. `identity` is what
-    a store must agree on besides start and saved times. The flow takes `slow` times as long as the
-    engine's.
+    Options as in `gradient_flow`, with `t_end` and `rules` checked; a store must agree on
+    `identity`, start and saved times. The flow takes `slow` times as long as the engine's.
     """
     start = engine.rows()
     times = _save_times(save_at, t_end, len(start))
-    saved = None
-    if store is not None:
-        saved = Store(store, {"start": start, "save_at": times, **identity})
+    identity = {"start": start, "save_at": times, **identity}
+    saved = None if store is None else Store(store, identity)
     field, correct = engine.field, None
     if rebalance is not None:
         if not rebalance > 0:
@@ -58,20 +55,14 @@ def run_flow(
         correct = (lambda obs: obs[:, -1] > bound, engine.rebalanced)
 
     def record(y: Tensor, obs: Tensor) -> dict[str, Tensor]:
-        row = {
-            "loss": obs[:, LOSS],
-            "singular_values": engine.singular_values(y),
-            "defect": engine.defect(y, obs),
-        }
+        row = {"loss": obs[:, LOSS], "singular_values": engine.singular_values(y)}
+        row["defect"] = engine.defect(y, obs)
         return {**row, "state": y} if keep_points else row
 
-    stop = {}
-    if "loss" in rules:
-        stop["loss"] = (LOSS, rules["loss"])
-    if "gradient" in rules:
-        stop["gradient"] = (GRADIENT, slow**0.5 * rules["gradient"])
-    counts: dict[str, Any] = {
-        f"max_{name}": int(rules[name]) for name in ("steps", "evaluations") if name in rules
+    columns = {"loss": (LOSS, 1.0), "gradient": (GRADIENT, slow**0.5)}
+    stop = {n: (k, scale * rules[n]) for n, (k, scale) in columns.items() if n in rules}
+    limits: dict[str, Any] = {
+        f"max_{n}": x if n == "seconds" else int(x) for n, x in rules.items() if n not in columns
     }
     with Progress(progress, label) as bar:
         try:
@@ -86,8 +77,7 @@ def run_flow(
                 save_at=None if times is None else times / slow,
                 record=record,
                 stop=stop,
-                **counts,
-                max_seconds=rules.get("seconds"),
+                **limits,
                 correct=correct,
                 progress=bar.callback,
                 checkpoint=None if saved is None else saved.save,

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.losses.loss import as_dense, products
+from dln_geometry.dynamics.losses.loss import as_dense
+from dln_geometry.dynamics.losses.products import products
 
 
 def from_callable(f: Callable[[Tensor], Tensor]) -> CallableLoss:
@@ -19,13 +20,6 @@ def from_callable(f: Callable[[Tensor], Tensor]) -> CallableLoss:
     f : callable
         Takes one matrix (m, n) and returns a tensor without dimensions, by functions of torch
         that can be differentiated; batches go through ``torch.func.vmap``.
-
-    Raises
-    ------
-    TypeError
-        If `f` is not callable; on evaluation, if it does not return a real floating tensor.
-    ValueError
-        On evaluation, if what `f` returns is not a scalar.
 
     Examples
     --------
@@ -55,8 +49,7 @@ class CallableLoss:
         x = as_dense(x)
         if x.ndim == 2:
             return self._scalar(x)
-        flat = torch.func.vmap(self._scalar)(x.flatten(0, -3))
-        return flat.unflatten(0, x.shape[:-2])
+        return torch.func.vmap(self._scalar)(x.flatten(0, -3)).unflatten(0, x.shape[:-2])
 
     def gradient(self, x: Any) -> Tensor:
         """Return the Euclidean gradient ``G = E'(X)``, shape (..., m, n)."""

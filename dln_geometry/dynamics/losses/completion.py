@@ -11,32 +11,28 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.losses.loss import DataLoss, Thin, as_text, half_square, in_coordinates
+from dln_geometry.dynamics.losses.loss import DataLoss, Thin, as_text, half_square
+from dln_geometry.dynamics.losses.products import in_coordinates
 from dln_geometry.support import as_float_tensor, as_matrix_shape
 
 KEPT = 4
-"""Batch shapes whose patterns are kept: a flow needs one, a comparison of two flows two."""
+"""Number of batch shapes whose patterns are kept; a flow needs one."""
 
 
 class Completion(DataLoss):
     """The squared error on observed entries, ``E(X) = 1/2 sum_e (X[rows_e, cols_e] - v_e)^2``.
 
-    Work and memory are linear in entries times rank: no matrix (m, n) is formed for a point in
-    thin form. The gradient is sparse: row-compressed for one matrix, in coordinates for a batch.
+    At a `Collapsed` or `EndToEnd`, work and memory are linear in entries times rank. The gradient
+    is sparse: row-compressed for one matrix, in coordinates for a batch.
 
     Parameters
     ----------
     rows, cols : array_like of int, shape (k,)
-        Places of the observed entries, counted from 0, each at most once.
+        Places of the observed entries, from 0, each at most once; kept in row-major order.
     values : array_like, shape (..., k)
         The entries; leading dimensions broadcast against those of X.
     shape : tuple of int
         Shape (m, n) of X.
-
-    Attributes
-    ----------
-    rows, cols, values : Tensor
-        The same in row-major order.
 
     Examples
     --------
@@ -97,18 +93,17 @@ class Completion(DataLoss):
 
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch, pattern, target = self._placed(left.shape[:-2])
-        m, n, r = *self.shape, left.shape[-1]
-        if not batch:
-            residual = pattern.residual(target, left, right)
-            return half_square(residual, 1), *pattern.products(residual, left, right)
-        left, right = _stacked(left, batch), _stacked(right, batch)
+        if batch:
+            left, right = _stacked(left, batch), _stacked(right, batch)
         residual = pattern.residual(target, left, right)
         gr, gl = pattern.products(residual, left, right)
+        if not batch:
+            return half_square(residual, 1), gr, gl
         value = half_square(residual.view(*batch, -1), 1)
-        return value, gr.view(*batch, m, r), gl.view(*batch, n, r)
+        m, n = self.shape
+        return value, gr.unflatten(0, (*batch, m)), gl.unflatten(0, (*batch, n))
 
     def _residual(self, x: Tensor | Thin) -> Tensor:
-        """Return the residual on the entries, shape (..., k)."""
         if isinstance(x, Tensor):
             return x[..., self.rows, self.cols] - self.values
         batch, pattern, target = self._placed(x.left.shape[:-2])
@@ -132,7 +127,7 @@ class Completion(DataLoss):
         return in_coordinates(index, residual.reshape(-1), (*batch, *self.shape))
 
     def _placed(self, batch: torch.Size) -> tuple[torch.Size, Pattern, Tensor]:
-        """Return the pattern of a batch of points and the data on it, and the whole batch."""
+        """Return the broadcast batch, the pattern of its blocks, and the data on the pattern."""
         if self.values.ndim > 1:
             batch = torch.broadcast_shapes(batch, self.values.shape[:-1])
         placed = self._kept.get(batch)
@@ -157,8 +152,7 @@ class Completion(DataLoss):
         self._kept: dict[torch.Size, tuple[torch.Size, Pattern, Tensor]] = {}
 
     def _to(self, dtype: torch.dtype, device: torch.device) -> Self:
-        # Sorted and checked already.
-        copy = object.__new__(type(self))
+        copy = object.__new__(type(self))  # Without sorting and checking the entries again.
         rows, cols = self.rows.to(device), self.cols.to(device)
         copy._fill(self.shape, rows, cols, self.values.to(device, dtype))
         return copy
@@ -197,10 +191,7 @@ def _as_tensor(x: Any, name: str, what: str) -> Tensor:
 
 
 class Pattern:
-    """Places of the entries of `blocks` sparse matrices (m, n) along a block diagonal.
-
-    All have entries in the same places ``rows, cols`` (k,), in row-major order, each place once.
-    """
+    """Places ``rows, cols`` (k,), in row-major order, in each of the blocks of a block diagonal."""
 
     def __init__(self, rows: Tensor, cols: Tensor, shape: tuple[int, int], blocks: int = 1) -> None:
         block = torch.arange(blocks, device=rows.device).unsqueeze(-1)
@@ -208,8 +199,8 @@ class Pattern:
         self.cols = (cols + shape[1] * block).flatten()
         self.shape = (blocks * shape[0], blocks * shape[1])
         self._starts = _starts(self.rows, self.shape[0])
-        # A product with the transposed view of a row-compressed matrix is several times slower
-        # than one with the same matrix compressed anew, so the second order is kept as well.
+        # The order by columns too: a product with the transposed view of a row-compressed matrix
+        # is several times slower than one with the transpose compressed by its own rows.
         self._order = torch.argsort(self.cols, stable=True)
         self._col_starts = _starts(self.cols, self.shape[1])
         self._rows_by_col = self.rows[self._order]
@@ -221,21 +212,17 @@ class Pattern:
     def residual(self, target: Tensor, left: Tensor, right: Tensor) -> Tensor:
         """Return ``left right^T - target`` on the pattern, shape (blocks k,).
 
-        `target` is a `matrix` of this pattern; `left` and `right` are stacked, of shapes
-        (blocks m, r) and (blocks n, r).
+        `target` is a `matrix` of this pattern, ``left`` (blocks m, r) and ``right`` (blocks n, r).
         """
-        # In double precision the kernel takes the same time for an entry at every rank, twice as
-        # long as gathering where the rank is small.
-        gathers = left.dtype == torch.float64 and left.device.type == "cpu"
-        if not self._is_fused(left, right) or (gathers and left.shape[-1] <= 16):
+        rank, on_cpu = left.shape[-1], left.device.type == "cpu"
+        # In double precision on the CPU gathering is faster than the kernel at small rank.
+        gathers = on_cpu and left.dtype == torch.float64 and rank <= 16
+        if gathers or not self._is_fused(left, right):
             return self.entries(left, right) - target.values()
-        if left.dtype == torch.float32 and left.device.type == "cpu":
-            # The kernel works entry by entry; rows that do not fill its vectors are up to ten
-            # times slower than rows padded by zeros.
-            gap = -left.shape[-1] % 16
-            if gap:
-                left = torch.nn.functional.pad(left, (0, gap))
-                right = torch.nn.functional.pad(right, (0, gap))
+        gap = -rank % 16
+        if gap and on_cpu and left.dtype == torch.float32:
+            # Rows that do not fill the kernel's vectors are up to ten times slower.
+            left, right = (torch.nn.functional.pad(w, (0, gap)) for w in (left, right))
         return torch.sparse.sampled_addmm(target, left, right.mT, beta=-1.0).values()
 
     def entries(self, left: Tensor, right: Tensor) -> Tensor:
@@ -243,28 +230,22 @@ class Pattern:
         # Pieces that stay in the cache are ten times faster than all entries at once.
         budget = 2**15 if left.device.type == "cpu" else 2**24
         size = max(256, budget // left.shape[-1])
-        return torch.cat(
-            [
-                (left.index_select(0, i) * right.index_select(0, j)).sum(-1)
-                for i, j in zip(self.rows.split(size), self.cols.split(size), strict=True)
-            ]
-        )
+        places = zip(self.rows.split(size), self.cols.split(size), strict=True)
+        pairs = ((left.index_select(0, i), right.index_select(0, j)) for i, j in places)
+        return torch.cat([(a * b).sum(-1) for a, b in pairs])
 
     def products(self, values: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(S right, S^T left)`` for the matrix S with these entries."""
         if self._is_fused(values, left, right):
             by_col = values.index_select(0, self._order)
-            transposed = self.shape[::-1]
-            return (
-                self.matrix(values) @ right,
-                _compressed(self._col_starts, self._rows_by_col, by_col, transposed) @ left,
-            )
+            s, places = self.matrix(values), (self._col_starts, self._rows_by_col)
+            return s @ right, _compressed(*places, by_col, self.shape[::-1]) @ left
         s = in_coordinates(torch.stack((self.rows, self.cols)), values, self.shape)
         return s @ right, s.mT @ left
 
     @staticmethod
     def _is_fused(*tensors: Tensor) -> bool:
-        """Whether to use the compressed kernels: they exist here, and no derivative is asked."""
+        """Tell whether to use the compressed kernels: they exist and no gradient is recorded."""
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
             return False
         return has_compressed_kernels(tensors[0].dtype, tensors[0].device.type)
@@ -272,15 +253,12 @@ class Pattern:
 
 @functools.cache
 def has_compressed_kernels(dtype: torch.dtype, device_type: str) -> bool:
-    """Whether torch can sample a product on a compressed pattern, and multiply with it.
-
-    Builds of torch without MKL cannot on the CPU.
-    """
+    """Tell whether torch has kernels for row-compressed matrices: not on a CPU without MKL."""
     starts = torch.tensor([0, 1], device=device_type)
     zero = torch.zeros(1, dtype=torch.int64, device=device_type)
     one = torch.ones(1, 1, dtype=dtype, device=device_type)
     with warnings.catch_warnings():
-        # torch warns once in a process, at the first compressed matrix: this one.
+        # torch warns once in a process, at the first compressed matrix: the one made here.
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
         try:
             s = _compressed(starts, zero, one[0], (1, 1))
@@ -291,7 +269,7 @@ def has_compressed_kernels(dtype: torch.dtype, device_type: str) -> bool:
 
 
 def _starts(places: Tensor, count: int) -> Tensor:
-    """Return the offsets of rows 0..count in sorted (or counted) places."""
+    """Return the offsets at which rows 0..count start, from the row of every entry."""
     filled = torch.bincount(places, minlength=count)
     return torch.cat((filled.new_zeros(1), filled.cumsum(0)))
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.losses.loss import DataLoss, Thin, as_text, half_square, products
+from dln_geometry.dynamics.losses.loss import DataLoss, Thin, as_text, half_square
+from dln_geometry.dynamics.losses.products import products
 from dln_geometry.support import as_float_tensor, as_matrix
 
 # Measured on CPUs with one and two threads: below this size in bytes, or above this rank, one
@@ -37,19 +38,16 @@ class Quadratic(DataLoss):
         super().__init__((self.target.shape[-2], self.target.shape[-1]), self.target)
 
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        target = self.target
         if self._is_streamed(left):
             return self._streamed(left, right)
-        residual = left @ right.mT
-        if target.ndim <= 2 or residual.shape == target.shape:
-            # In place: at small rank, passes over the residual dominate the cost.
-            residual.sub_(target)
-        else:
-            residual = residual - target
+        target, residual = self.target, left @ right.mT
+        # In place if possible: at small rank, passes over the residual dominate the cost.
+        fits = target.ndim <= 2 or residual.shape == target.shape
+        residual = residual.sub_(target) if fits else residual - target
         return half_square(residual, 2), *products(residual, left, right)
 
     def _is_streamed(self, left: Tensor) -> bool:
-        """Whether the residual is large for the caches and the products too thin to hide it."""
+        """Tell whether to go by blocks: the residual exceeds the caches and the rank is small."""
         target = self.target
         return (
             target.numel() * target.element_size() > LARGE
@@ -108,12 +106,9 @@ class Sensing(DataLoss):
     """
 
     def __init__(self, operators: Any, values: Any) -> None:
-        self.operators = as_matrix(operators, "operators")
-        if self.operators.ndim != 3 or self.operators.shape[0] == 0:
-            raise ValueError(
-                f"operators must have shape (k, m, n), got {tuple(self.operators.shape)}"
-            )
-        like = self.operators
+        self.operators = like = as_matrix(operators, "operators")
+        if like.ndim != 3 or like.shape[0] == 0:
+            raise ValueError(f"operators must have shape (k, m, n), got {tuple(like.shape)}")
         self.values = as_float_tensor(values, "values", dtype=like.dtype, device=like.device)
         if self.values.shape[-1:] != like.shape[:1]:
             raise ValueError(
@@ -164,8 +159,7 @@ class Regression(DataLoss):
     residual_dimensions = 2
 
     def __init__(self, inputs: Any, outputs: Any) -> None:
-        self.inputs = as_matrix(inputs, "inputs")
-        like = self.inputs
+        self.inputs = like = as_matrix(inputs, "inputs")
         self.outputs = as_matrix(outputs, "outputs", dtype=like.dtype, device=like.device)
         k, n = like.shape[-2:]
         if self.outputs.shape[-2] != k:
@@ -187,9 +181,9 @@ class Regression(DataLoss):
         return self._half_square(residual), residual.mT @ features, gl
 
     def _residual(self, x: Tensor | Thin) -> Tensor:
-        if isinstance(x, Tensor):
-            return self._inputs @ x.mT - self._outputs
-        return (self._inputs @ x.right) @ x.left.mT - self._outputs
+        if isinstance(x, Thin):
+            return (self._inputs @ x.right) @ x.left.mT - self._outputs
+        return self._inputs @ x.mT - self._outputs
 
     def _half_square(self, residual: Tensor) -> Tensor:
         value = super()._half_square(residual)

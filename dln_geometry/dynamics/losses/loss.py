@@ -1,8 +1,7 @@
-"""What a loss is, what flows ask of it, and what the losses on data have in common."""
+"""The protocol of losses, functions that call any loss, and the base class of losses on data."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
@@ -10,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor
 
+from dln_geometry.dynamics.losses.products import products
 from dln_geometry.geometry.points import Collapsed, EndToEnd
 from dln_geometry.support import as_matrix
 
@@ -19,8 +19,7 @@ class Loss(Protocol):
     """A loss ``E(X)`` of the end-to-end matrix.
 
     Two methods make a loss. Flows call them with matrices of shape (..., m, n), entropies and
-    users also with points; `as_dense` makes a matrix of either. A loss may have more, where
-    less needs to be formed than the matrix:
+    users also with points; `as_dense` makes a matrix of either. More methods are optional:
 
     - ``contract(left, right)`` returns ``(E, G R, G^T L)`` at ``X = L R^T``;
     - ``evaluate(x)`` returns ``(E, G)`` at a matrix;
@@ -53,11 +52,7 @@ class Loss(Protocol):
 
 
 def as_dense(x: Any) -> Tensor:
-    """Return the end-to-end matrix of a point in any view, or of a matrix itself.
-
-    Parameters
-    ----------
-    x : Collapsed, EndToEnd or array_like, shape (..., m, n)
+    """Return the end-to-end matrix (..., m, n) of a `Collapsed`, an `EndToEnd`, or a matrix itself.
 
     Examples
     --------
@@ -75,27 +70,17 @@ def as_dense(x: Any) -> Tensor:
 def contract(loss: Loss, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return ``(E(X), G R, G^T L)`` at ``X = L R^T`` with ``G = E'(X)``, without checks.
 
-    All that a flow of layers needs of a loss; by the loss's own ``contract`` where it has one.
-
-    Parameters
-    ----------
-    loss : Loss
-    left : Tensor, shape (..., m, r)
-    right : Tensor, shape (..., n, r)
+    Calls the loss's own ``contract`` if it has one. ``left`` is (..., m, r), ``right`` (..., n, r).
     """
     own = getattr(loss, "contract", None)
     if own is not None:
         return own(left, right)
-    dense = left @ right.mT
-    gradient = loss.gradient(dense)
-    return loss.value(dense), *products(gradient, left, right)
+    x = left @ right.mT
+    return loss.value(x), *products(loss.gradient(x), left, right)
 
 
 def evaluate(loss: Loss, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``(E(X), G)`` at a matrix, the gradient dense, without checks.
-
-    By the loss's own ``evaluate`` where it has one.
-    """
+    """Return ``(E(X), G)``, G dense, without checks; by the loss's own ``evaluate`` if any."""
     own = getattr(loss, "evaluate", None)
     if own is not None:
         return own(x)
@@ -103,24 +88,8 @@ def evaluate(loss: Loss, x: Tensor) -> tuple[Tensor, Tensor]:
     return loss.value(x), gradient if gradient.layout == torch.strided else gradient.to_dense()
 
 
-def prepared(
-    loss: Any,
-    shape: tuple[int, int],
-    *,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
-) -> Any:
-    """Return a loss that is ready for points of this shape, dtype and device.
-
-    Every flow passes its loss through here: data are converted once, by the loss's own ``to``.
-
-    Raises
-    ------
-    TypeError
-        If `loss` has no methods ``value`` and ``gradient``.
-    ValueError
-        If the loss is one of matrices of another shape.
-    """
+def prepared(loss: Any, shape: tuple[int, int], *, dtype: Any = None, device: Any = None) -> Any:
+    """Check a loss, and convert its data to the dtype and device of points by its own ``to``."""
     if isinstance(loss, type) or not isinstance(loss, Loss):
         raise TypeError(
             "loss must have the methods value(x) and gradient(x), got "
@@ -137,45 +106,8 @@ def prepared(
     return loss if move is None else move(dtype=dtype, device=device)
 
 
-def products(gradient: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``(G R, G^T L)`` for a dense or sparse gradient."""
-    if gradient.layout == torch.strided:
-        # (L^T G)^T is faster than G^T L: its large factor is not transposed.
-        return gradient @ right, (left.mT @ gradient).mT
-    batch, (m, n) = gradient.shape[:-2], gradient.shape[-2:]
-    if batch:
-        gradient = _block_diagonal(gradient)
-        left, right = (t.expand(*batch, -1, -1) for t in (left, right))
-    elif gradient.layout != torch.sparse_coo:
-        gradient = gradient.to_sparse_coo()
-    r = left.shape[-1]
-    gr = gradient @ right.reshape(-1, r)
-    gl = gradient.mT @ left.reshape(-1, r)
-    return gr.reshape(*batch, m, r), gl.reshape(*batch, n, r)
-
-
-def _block_diagonal(g: Tensor) -> Tensor:
-    """Return the matrices of a sparse batch (..., m, n) as the blocks of one sparse matrix."""
-    g = (g if g.layout == torch.sparse_coo else g.to_sparse_coo()).coalesce()
-    batch, (m, n) = g.shape[:-2], g.shape[-2:]
-    index = g.indices()
-    block = torch.zeros_like(index[0])
-    for size, i in zip(batch, index[:-2], strict=True):
-        block = block * size + i
-    count = math.prod(batch)
-    places = torch.stack((block * m + index[-2], block * n + index[-1]))
-    return in_coordinates(places, g.values(), (count * m, count * n))
-
-
-def in_coordinates(places: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return the sparse tensor with these values at distinct places in row-major order."""
-    return torch.sparse_coo_tensor(
-        places, values, tuple(shape), is_coalesced=True, check_invariants=False
-    )
-
-
 class Thin(NamedTuple):
-    """A matrix ``X = left right^T`` that is not formed."""
+    """The factors of a matrix ``X = left right^T``."""
 
     left: Tensor
     right: Tensor
@@ -189,8 +121,8 @@ class Thin(NamedTuple):
 class DataLoss(ABC):
     """A loss ``E(X) = 1/2 |residual(X)|^2`` with a residual that is affine in X.
 
-    A subclass gives the residual and its adjoint. The point determines dtype and device: data of
-    others are converted once and kept.
+    A subclass gives the residual and its adjoint. Data are converted to the dtype and device of
+    the point, and the converted loss is kept.
     """
 
     residual_dimensions: ClassVar = 1
@@ -200,37 +132,22 @@ class DataLoss(ABC):
         self._converted: dict[tuple[torch.dtype, torch.device], Self] = {}
 
     def value(self, x: Any) -> Tensor:
-        """Return ``E(X)``, shape (...).
-
-        Parameters
-        ----------
-        x : Collapsed, EndToEnd or array_like, shape (..., m, n)
-
-        Raises
-        ------
-        TypeError
-            If `x` is not a real array.
-        ValueError
-            If `x` is not of the loss's shape.
-        """
+        """Return ``E(X)``, shape (...), at a point or matrix of the loss's shape."""
         loss, point = self._enter(x)
         return loss._half_square(loss._residual(point))
 
     def gradient(self, x: Any) -> Tensor:
-        """Return the Euclidean gradient ``G = E'(X)``, shape (..., m, n).
-
-        Parameters and errors as in `value`.
-        """
+        """Return the Euclidean gradient ``G = E'(X)``, shape (..., m, n), as `value` takes X."""
         loss, point = self._enter(x)
         return loss._gradient(point)
 
     def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(E(X), G)`` at a matrix, the gradient dense. Nothing is checked."""
+        """Return ``(E(X), G)`` at a matrix, the gradient dense, without checks."""
         residual = self._residual(x)
         return self._half_square(residual), self._adjoint(residual)
 
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return ``(E, G R, G^T L)`` at ``X = L R^T``. Nothing is checked."""
+        """Return ``(E, G R, G^T L)`` at ``X = L R^T``, without checks."""
         value, gradient = self.evaluate(left @ right.mT)
         return value, *products(gradient, left, right)
 
@@ -242,11 +159,12 @@ class DataLoss(ABC):
         device = self.device if device is None else torch.device(device)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", torch.cuda.current_device())
-        if (dtype, device) == (self.dtype, self.device):
+        key = dtype, device
+        if key == (self.dtype, self.device):
             return self
-        if (dtype, device) not in self._converted:
-            self._converted[dtype, device] = self._to(dtype, device)
-        return self._converted[dtype, device]
+        if key not in self._converted:
+            self._converted[key] = self._to(dtype, device)
+        return self._converted[key]
 
     @abstractmethod
     def _to(self, dtype: torch.dtype, device: torch.device) -> Self: ...

@@ -1,0 +1,196 @@
+"""Engines of every finite and infinite depth by decompositions of r x r matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dln_geometry.dynamics.engines.engine import (
+    CollapsedEngine,
+    Engine,
+    minus_product,
+    observables,
+    squares,
+)
+from dln_geometry.dynamics.losses import Loss, contract
+from dln_geometry.geometry.kernel import log_kernel_of_log, power_divided_difference
+from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
+
+
+def finite_eigh(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `eigh`, with NaN for matrices that are not finite: a trial step that is rejected."""
+    finite = torch.isfinite(a).all(-1).all(-1)
+    eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    values, vectors = torch.linalg.eigh(torch.where(finite[..., None, None], a, eye))
+    return torch.where(finite[..., None], values, torch.nan), vectors
+
+
+def _weighted(weights: Tensor, entries: Tensor) -> Tensor:
+    """Return the product of entries, 0 where an entry is 0: its weight is infinite if N < 2."""
+    return torch.where(entries == 0, 0.0, weights * entries)
+
+
+class SpectralEngine(CollapsedEngine):
+    """Two matrices and the eigenvalues of ``C = L^T L = Q diag(c) Q^T``: any finite depth above 1.
+
+    With ``f(c) = c^{(N-2)/2}`` and all in the eigenbasis, ``K = Q^T L^T G R Q``:
+    ``dL Q = -G (R Q) f``, ``dR Q = -G^T (L Q) f + R Q x``, ``x_kl = f[c_k, c_l] (K - K^T)_kl``.
+    """
+
+    def __init__(self, loss: Loss, start: Collapsed, watch: bool = False) -> None:
+        super().__init__(loss, start, watch)
+        self.exponent = 0.5 * (self.depth - 2.0)
+
+    def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
+        left, right = self.views(y)
+        d_left, d_right = self.views(out)
+        if self.exponent == 0.0:
+            value, g_right, g_left = contract(self.loss, left, right)
+            torch.neg(g_right, out=d_left)
+            torch.neg(g_left, out=d_right)
+            squared = squares(g_right) + squares(g_left) if self.watch else None
+            return observables(value, squared)
+        c, q = finite_eigh(left.mT @ left)
+        c = c.clamp_min(0.0)
+        f = c**self.exponent
+        if self.exponent < 0:
+            f = torch.where(c > 0, f, 0.0)  # Zero modes contribute nothing to X.
+        f = f.unsqueeze(-2)
+        left, right = left @ q, right @ q
+        value, g_right, g_left = contract(self.loss, left * f, right)
+        k = left.mT @ g_right
+        gauge = _weighted(power_divided_difference(c, self.exponent), k - k.mT)
+        minus_product(d_left, g_right * f, q.mT)
+        minus_product(d_right, g_left - right @ gauge, q.mT)
+        if not self.watch:
+            return observables(value)
+        inside = _weighted(power_divided_difference(c, 2.0 * self.exponent), k.square())
+        return observables(value, squares(d_left) + squares(g_left) + inside.sum((-2, -1)))
+
+
+class EvenEngine(SpectralEngine):
+    """The same two matrices at even depth by products alone: ``f(C) = C^k``, ``k = (N-2)/2``.
+
+    The gauge term is the geometric sum ``x = sum_{q<k} C^{k-1-q} (K - K^T) C^q``. It is
+    antisymmetric, so that each doubling of it is one product. The norm of the gradient would
+    cost as much again and is not reported.
+    """
+
+    def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
+        left, right = self.views(y)
+        d_left, d_right = self.views(out)
+        powers = _binary_powers(left.mT @ left, int(self.exponent))
+        middle = powers[-1]
+        value, g_right, g_left = contract(self.loss, left @ middle, right)
+        k = left.mT @ g_right
+        gauge = _antisymmetric_sum(k - k.mT, powers, int(self.exponent))
+        minus_product(d_left, g_right, middle)
+        torch.sub(right @ gauge, g_left, out=d_right)
+        return observables(value)
+
+
+def _binary_powers(c: Tensor, k: int) -> list[Tensor]:
+    """Return C and the powers met on the binary way to ``C^k``, the last one C^k."""
+    powers = [c]
+    for bit in bin(k)[3:]:
+        powers.append(powers[-1] @ powers[-1])
+        if bit == "1":
+            powers.append(c @ powers[-1])
+    return powers
+
+
+def _antisymmetric_sum(delta: Tensor, powers: Sequence[Tensor], k: int) -> Tensor:
+    """Return ``sum_{q<k} C^{k-1-q} delta C^q`` for antisymmetric `delta` along the same way."""
+    total, stage = delta, 0
+    for bit in bin(k)[3:]:
+        half = powers[stage] @ total
+        total = half - half.mT
+        stage += 1
+        if bit == "1":
+            total = powers[0] @ total + delta @ powers[stage]
+            stage += 1
+    return total
+
+
+class PairEngine(CollapsedEngine):
+    """Two matrices of the depth-2 network, ``X = L R^T``, ``L^T L = R^T R = Q diag(s) Q^T``.
+
+    The flow of depth N is that of depth 2 for the preconditioned gradient ``A_2^{-1} A_N(G)``:
+    ``dL = -G R Q w Q^T - L Q ( ((a_ij/(s_i + s_j) - w_j)/s_i) o Q^T K Q ) Q^T``, the same for R
+    with the transposes, ``w = s^{1-2/N}``. The state holds no N-th root of a singular value, which
+    at large N would be 1 up to rounding.
+    """
+
+    def __init__(self, loss: Loss, start: Collapsed | EndToEnd, watch: bool = False) -> None:
+        self.given, p = start, as_point(start)
+        super().__init__(loss, Collapsed.of(EndToEnd(p.u, p.s, p.vh, 2.0)), watch)
+        self.depth = start.depth
+
+    def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
+        left, right = self.views(y)
+        d_left, d_right = self.views(out)
+        value, g_right, g_left = contract(self.loss, left, right)
+        s, q = finite_eigh(left.mT @ left)
+        # Eigenvalues below the rounding of the largest are unknown: do not divide by them.
+        s = torch.maximum(s, torch.finfo(s.dtype).eps * s[..., -1:])
+        x = s.log()
+        w = torch.exp((1.0 - 2.0 / self.depth) * x).unsqueeze(-2)
+        a = log_kernel_of_log(x, self.depth, False).exp()
+        inside = (a / (s.unsqueeze(-1) + s.unsqueeze(-2)) - w) / s.unsqueeze(-1)
+        k = q.mT @ (left.mT @ g_right) @ q
+        outer = (q * w) @ q.mT
+        minus_product(d_left, g_right, outer)
+        minus_product(d_right, g_left, outer)
+        d_left.sub_(left @ (q @ (inside * k) @ q.mT))
+        d_right.sub_(right @ (q @ (inside * k.mT) @ q.mT))
+        if not self.watch:
+            return observables(value)
+        squared = -(g_right * d_left).sum((-2, -1)) - (g_left * d_right).sum((-2, -1))
+        return observables(value, squared)
+
+    def point(self, y: Tensor) -> Collapsed | EndToEnd:
+        # Return the start's own view: the N-th roots of the other one lose digits.
+        p = self.pair(y).point()
+        point = EndToEnd(p.u, p.s, p.vh, self.depth, self.given.normalized)
+        return point if isinstance(self.given, EndToEnd) else Collapsed.of(point)
+
+
+class CoreEngine(CollapsedEngine):
+    """Infinite depth: the row and column spaces of X stand still, an r x r core moves.
+
+    ``X = U S V^T`` with U, V frozen and ``dS = -P ( a o P^T U^T G V Q ) Q^T``,
+    ``S = P diag(s) Q^T``, `a` the logarithmic mean of ``s_i^2`` and ``s_j^2``.
+    """
+
+    def __init__(self, loss: Loss, start: Collapsed, watch: bool = False) -> None:
+        super().__init__(loss, start, watch, [(start.rank, start.rank)])
+        point = start.point()
+        self.u, self.s, self.v = point.u, point.s, point.vh.mT
+
+    def rows(self) -> Tensor:
+        return self.join(torch.diag_embed(self.s))
+
+    def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
+        (core,), (d_core,) = self.views(y), self.views(out)
+        value, g_right, _ = contract(self.loss, self.u @ core, self.v)
+        # A NaN makes the integrator reject the trial step; the decomposition would raise.
+        finite = torch.isfinite(core).all(-1).all(-1)[..., None, None]
+        p, s, qh = torch.linalg.svd(torch.where(finite, core, 0.0))
+        p = torch.where(finite, p, torch.nan)
+        k = p.mT @ (self.u.mT @ g_right) @ qh.mT
+        moved = log_kernel_of_log(s.log(), self.depth, True).exp() * k
+        minus_product(d_core, p @ moved, qh)
+        return observables(value, (moved * k).sum((-2, -1)) if self.watch else None)
+
+    def pair(self, y: Tensor) -> Collapsed:
+        p, s, qh = torch.linalg.svd(y.view(-1, *self.shapes[0]))
+        u, v = (w.reshape(-1, *w.shape[-2:]) for w in (self.u, self.v))
+        return Collapsed.of(EndToEnd(u @ p, s, qh @ v.mT, self.depth))
+
+    def singular_values(self, y: Tensor) -> Tensor:
+        return torch.linalg.svdvals(y.view(-1, *self.shapes[0]))
+
+    # The core has no invariants.
+    defect, rebalanced = Engine.defect, Engine.rebalanced
