@@ -21,7 +21,7 @@ import numpy as np
 from geomstats.learning.frechet_mean import FrechetMean
 from matplotlib.figure import Figure
 
-from manifolds._geomstats import DepthMetric, FullRankEndToEnd
+from manifolds.geomstats_dln import DepthMetric, FullRankEndToEnd
 
 SPECTRA = [(3.0, 0.5), (2.0, 0.8), (2.5, 0.4), (1.0, 0.6)]
 ANGLES = [(0.0, 0.4), (0.4, 0.0), (-0.3, -0.3), (0.2, -0.4)]

@@ -12,10 +12,9 @@ from torch import Tensor
 def to_torch(x: Any, *, like: Tensor | None = None) -> Any:
     """Convert arrays to tensors, with the dtype and device of `like` if given.
 
-    Tensors pass through as they are, with their graph. Arrays keep their dtype and share their
-    memory where they can; numbers become 0-dimensional tensors of numpy's dtype. Tuples and
-    lists of arrays, named tuples included, keep their type and nesting; a list of plain numbers
-    is one vector. Anything that is not numeric raises a TypeError.
+    Tensors keep their graph, arrays their dtype, and where torch can their memory; numbers become
+    0-dimensional tensors of numpy's dtype. Tuples and lists of arrays, named tuples included, keep
+    their type and nesting; a list of plain numbers is one vector.
     """
     if _is_nested(x):
         return _map(lambda item: to_torch(item, like=like), x)
@@ -31,10 +30,9 @@ def to_torch(x: Any, *, like: Tensor | None = None) -> Any:
 
 
 def to_numpy(x: Any) -> Any:
-    """Convert tensors to arrays of the same dtype; bfloat16, which numpy lacks, becomes float32.
+    """Detach tensors and convert them to arrays; bfloat16, which numpy lacks, becomes float32.
 
-    Tensors are detached and brought to the CPU; arrays pass through as they are. Tuples and
-    lists, named tuples included, keep their type and nesting.
+    Tuples and lists keep their type and nesting, as in `to_torch`.
     """
     if _is_nested(x):
         return _map(to_numpy, x)

@@ -18,16 +18,18 @@ that library's arrays.
 
 from __future__ import annotations
 
-from manifolds._geomstats import (
+from manifolds._geomstats.matrices import (
+    DepthMetric,
+    FixedRankEndToEnd,
+    FixedSpacesEndToEnd,
+    FullRankEndToEnd,
+)
+from manifolds._geomstats.networks import (
     BalancedBundle,
     BalancedMetric,
     BalancedNetworks,
     BalancedQuotientMetric,
-    DepthMetric,
-    FixedRankEndToEnd,
-    FixedSpacesEndToEnd,
     FrobeniusMetric,
-    FullRankEndToEnd,
     HiddenRotationAction,
     HiddenRotations,
     LayeredNetworks,

@@ -13,15 +13,12 @@ from manifolds._convert import to_numpy, to_torch
 
 
 def as_tensor(x: Any, *, like: Tensor | None = None) -> Tensor:
-    """Return an array of geomstats' backend as a real floating tensor.
+    """Return an array of the backend as a real floating tensor, of the dtype and device of `like`.
 
-    Integers, booleans and lists of numbers become the backend's default float. The result has the
-    dtype and device of `like`, if given.
+    Integers, booleans and lists of numbers become the backend's default float.
     """
     tensor = to_torch(x if hasattr(x, "dtype") else gs.array(x), like=like)
-    if tensor.is_floating_point():
-        return tensor
-    return tensor.to(to_torch(gs.zeros(1)).dtype)
+    return tensor if tensor.is_floating_point() else tensor.to(to_torch(gs.zeros(1)).dtype)
 
 
 def to_backend(x: Tensor) -> Any:
@@ -29,15 +26,13 @@ def to_backend(x: Tensor) -> Any:
     return x if gs.__name__.endswith("pytorch") else to_numpy(x)
 
 
-def as_layers(
-    point: Any, widths: Sequence[int], *, like: Tensor | None = None
-) -> tuple[Tensor, ...]:
+def as_layers(x: Any, widths: Sequence[int], *, like: Tensor | None = None) -> tuple[Tensor, ...]:
     """Cut a network that geomstats holds as one array, shape (..., N, D, D), into its N layers.
 
     Layer p stands in the first ``d_p`` rows and ``d_{p-1}`` columns of slice ``p - 1``, D is the
     largest of the widths ``(d_0, ..., d_N)``.
     """
-    tensor = as_tensor(point, like=like)
+    tensor = as_tensor(x, like=like)
     depth, side = len(widths) - 1, max(widths)
     if tuple(tensor.shape[-3:]) != (depth, side, side):
         raise ValueError(
@@ -49,9 +44,8 @@ def as_layers(
 
 def to_padded(layers: Sequence[Tensor], side: int) -> Tensor:
     """Return matrices as one tensor, padded by zeros, shape (..., N, D, D) with D = `side`."""
-    padded = [
-        torch.nn.functional.pad(w, (0, side - w.shape[-1], 0, side - w.shape[-2])) for w in layers
-    ]
+    pads = [(0, side - w.shape[-1], 0, side - w.shape[-2]) for w in layers]
+    padded = map(torch.nn.functional.pad, layers, pads)
     return torch.stack(torch.broadcast_tensors(*padded), -3)
 
 
@@ -61,10 +55,7 @@ def is_zero(x: Tensor, atol: float, axes: int) -> Any:
 
 
 def gram_schmidt(x: Tensor) -> Tensor:
-    """Orthonormalise the columns one after the other, by the QR whose R has a positive diagonal.
-
-    Of normal matrices the result follows the uniform (Haar) law exactly.
-    """
+    """Return Q of the QR with a positive diagonal of R: Haar distributed for normal matrices."""
     q, upper = torch.linalg.qr(x)
     signs = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)
     return q * signs.to(q.dtype).unsqueeze(-2)
@@ -75,19 +66,18 @@ def batched(shape: tuple[int, ...], n_samples: int) -> tuple[int, ...]:
     return shape if n_samples == 1 else (n_samples, *shape)
 
 
-def check_one_point(n_vectors: int, batch: Sequence[int]) -> None:
-    """Refuse to draw several vectors at several points."""
+def normal_vectors(n_vectors: int, batch: Sequence[int], shape: Sequence[int]) -> Any:
+    """Draw normal arrays by geomstats' generator: several at one point, or one at every point."""
     if n_vectors != 1 and len(batch) > 0:
         raise ValueError(
             f"n_vectors must be 1 at several points, got {n_vectors} at points of shape "
             f"{tuple(batch)}"
         )
+    return gs.random.normal(size=batched((*batch, *shape), n_vectors))
 
 
 def direction_of(metric: Any, base_point: Any, direction: Any, end_point: Any) -> Any:
     """Return the velocity of a transport: the direction if given, else the logarithm of the end."""
-    if direction is None:
-        if end_point is None:
-            raise ValueError("direction or end_point must be given, got neither")
-        direction = metric.log(end_point, base_point)
-    return direction
+    if direction is None and end_point is None:
+        raise ValueError("direction or end_point must be given, got neither")
+    return metric.log(end_point, base_point) if direction is None else direction

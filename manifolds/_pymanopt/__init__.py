@@ -1,10 +1,9 @@
 """The classes behind `manifolds.pymanopt_dln`.
 
-Open `end_to_end` first: the matrices of rank r, whose points and vectors are in `fixed_rank` and
-`vectors`. `frame` holds the tables of a point, from which `conversion` makes gradients and
-Hessians, `steps` retractions and `paths` geodesics. `balanced` holds the networks, `shape` their
-normal vectors and nearest points. A new manifold subclasses pymanopt's `Manifold` or
-`FixedRankMatrices`.
+Open `end_to_end` first: the matrices of rank r, with points and vectors in `fixed_rank` and
+`vectors`. `frame` tabulates the metric at a point; `conversion` makes gradients and Hessians of it,
+`steps` retractions and `paths` geodesics. `balanced` holds the networks, `shape` their normal
+vectors and nearest points. A new manifold subclasses `Manifold` or `FixedRankMatrices`.
 """
 
 from __future__ import annotations

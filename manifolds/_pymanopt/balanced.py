@@ -13,22 +13,12 @@ import torch
 from pymanopt.manifolds.manifold import Manifold
 from torch import Tensor
 
+from dln_geometry.geometry import points
 from dln_geometry.geometry.network_geodesics import balanced_geodesic, balanced_logarithm
-from dln_geometry.geometry.points import (
-    Network,
-    balanced_dimension,
-    balanced_network,
-    product,
-    random_balanced,
-)
+from dln_geometry.geometry.points import Network
 from dln_geometry.support import as_rank, as_width_sequence
 from manifolds._convert import to_numpy, to_torch
-from manifolds._pymanopt.shape import (
-    nearest_balanced,
-    normal_derivative,
-    on_first_component,
-    tangent_layers,
-)
+from manifolds._pymanopt import shape
 from manifolds._pymanopt.vectors import FactorPoint, FactorVector
 
 
@@ -36,25 +26,21 @@ class BalancedManifold(Manifold):
     r"""Balanced networks ``(W_1, ..., W_N)`` of rank r, ``W_{p+1}^T W_{p+1} = W_p W_p^T``.
 
     A submanifold of the space of all layers with their Frobenius metric; the product of the layers
-    maps it onto the matrices of rank r with the metric of depth N as a Riemannian submersion.
-    A point is a tuple of layers, input side first, a tangent vector a list of matrices of their
-    shapes; both are bare arrays where there is one layer. A cost is any function of the layers,
-    ``cost(w1, w2, w3)``: for one of their product the gradient is horizontal, the lift of the
-    gradient on `EndToEndManifold`.
+    is a Riemannian submersion onto the matrices of rank r with the metric of depth N. A point is a
+    tuple of layers, input side first, a tangent vector a list of matrices of their shapes; both are
+    bare arrays for one layer. A cost is any function of the layers, ``cost(w1, w2, w3)``; for one
+    of their product the gradient is the horizontal lift of that on `EndToEndManifold`.
 
     Parameters
     ----------
     widths : sequence of int
         ``(d_0, ..., d_N)``, the input width first.
     rank : int, optional
-        Rank r; the smallest width by default.
+        The smallest width by default.
     exact_log : bool
-        Find logarithms by shooting geodesics. Otherwise `log`, `dist` and `pair_mean` are those of
-        the chord, the logarithm to second order: a hundred times faster, for Nelder-Mead and
-        particle swarms, which ask for hundreds in every iteration.
+        As in `EndToEndManifold`, with the chord in place of the chart: a hundred times faster.
     rng : numpy.random.Generator or int, optional
-        Source of random points and tangent vectors, or a seed; by default a fresh one. The global
-        generators are never touched.
+        As in `EndToEndManifold`.
 
     References
     ----------
@@ -80,12 +66,10 @@ class BalancedManifold(Manifold):
         self._layers = len(self._widths) - 1
         self._exact_log = bool(exact_log)
         self._rng = np.random.default_rng(rng)
-        shown = ", ".join(str(width) for width in self._widths)
-        super().__init__(
-            f"Balanced networks of widths ({shown}) and rank {self._r}",
-            balanced_dimension(self._widths, self._r),
-            point_layout=self._layers,
-        )
+        shown = ", ".join(map(str, self._widths))
+        name = f"Balanced networks of widths ({shown}) and rank {self._r}"
+        dimension = points.balanced_dimension(self._widths, self._r)
+        super().__init__(name, dimension, point_layout=self._layers)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -105,7 +89,7 @@ class BalancedManifold(Manifold):
 
     def product(self, point: Any) -> np.ndarray:
         """Return the end-to-end matrix of a point, shape (d_N, d_0)."""
-        return to_numpy(product(self._open(point)))
+        return to_numpy(points.product(self._open(point)))
 
     def inner_product(self, point: Any, tangent_vector_a: Any, tangent_vector_b: Any) -> float:
         pairs = zip(self._list(tangent_vector_a), self._list(tangent_vector_b), strict=True)
@@ -117,7 +101,7 @@ class BalancedManifold(Manifold):
     def projection(self, point: Any, vector: Any) -> Any:
         """Return the tangent vector nearest to one matrix for every layer."""
         frames, lam = self._network(point).balanced_parts()
-        return self._close(tangent_layers(frames, lam, self._open(vector)))
+        return self._close(shape.tangent_layers(frames, lam, self._open(vector)))
 
     def to_tangent_space(self, point: Any, vector: Any) -> Any:
         return self.projection(point, vector)
@@ -129,34 +113,30 @@ class BalancedManifold(Manifold):
     def euclidean_to_riemannian_hessian(
         self, point: Any, euclidean_gradient: Any, euclidean_hessian: Any, tangent_vector: Any
     ) -> Any:
-        """Return the projected Hessian by the layers minus the Weingarten map of the gradient.
+        """Project the Hessian by the layers, and subtract the Weingarten map of the gradient.
 
-        The Weingarten map is the tangent part of the derivative, along the tangent vector, of the
-        normal part of the gradient, extended to a field of normal vectors.
+        This is the tangent part of the derivative along the tangent vector of the normal part of
+        the gradient, extended to a field of normal vectors.
         """
         frames, lam = self._network(point).balanced_parts()
         gradient = self._open(euclidean_gradient)
-        pairs = zip(gradient, tangent_layers(frames, lam, gradient), strict=True)
-        normal = [g - t for g, t in pairs]
-        turn = normal_derivative(frames, lam, normal, self._open(tangent_vector))
+        along = shape.tangent_layers(frames, lam, gradient)
+        normal = [g - t for g, t in zip(gradient, along, strict=True)]
+        turn = shape.normal_derivative(frames, lam, normal, self._open(tangent_vector))
         moved = [h - t for h, t in zip(self._open(euclidean_hessian), turn, strict=True)]
-        return self._close(tangent_layers(frames, lam, moved))
+        return self._close(shape.tangent_layers(frames, lam, moved))
 
     def retraction(self, point: Any, tangent_vector: Any) -> Any:
         """Add, and return the nearest balanced factors of the product: of second order."""
         pairs = zip(self._open(point), self._open(tangent_vector), strict=True)
-        return self._point(nearest_balanced([w + v for w, v in pairs], self._r))
+        return self._point(shape.nearest_balanced([w + v for w, v in pairs], self._r))
 
     def transport(self, point_a: Any, point_b: Any, tangent_vector_a: Any) -> Any:
         """Project on the tangent space at b: no vector becomes longer."""
         return self.projection(point_b, tangent_vector_a)
 
     def exp(self, point: Any, tangent_vector: Any) -> Any:
-        """Return the exponential map, by the geodesic equation of the balanced networks.
-
-        An ArithmeticError says that the geodesic meets networks of lower rank, which are at finite
-        distance.
-        """
+        """Integrate a geodesic; ArithmeticError if it meets networks of lower rank."""
         network = self._network(point)
         if not any(np.any(part) for part in self._list(tangent_vector)):
             return point
@@ -165,16 +145,16 @@ class BalancedManifold(Manifold):
     def log(self, point_a: Any, point_b: Any) -> Any:
         """Return the velocity at a of a geodesic that is at b at time 1, found by shooting.
 
-        The shortest one for points not far apart. With ``exact_log=False`` the projection of the
-        chord from a to b on the tangent space at a: the inverse of the orthographic retraction,
-        and the logarithm to second order.
+        It is the shortest one for points not far apart. With ``exact_log=False``, project the chord
+        from a to b on the tangent space at a: the inverse of the orthographic retraction, and the
+        logarithm to second order.
 
         A ValueError says that the points lie on different components, an ArithmeticError that no
         geodesic was found.
         """
-        # Optimizers that ask for distances ask for the logarithms, too.
         start = self._list(point_a)
-        # Only arrays of this manifold's own points are known not to change.
+        # Optimizers ask for the distance and the logarithm: a point keeps the last logarithm. Only
+        # the arrays of this manifold's own points do not change.
         kept = isinstance(point_a, FactorPoint) and isinstance(point_b, FactorPoint)
         if kept and point_b.last_log is not None:
             exact, refs, z = point_b.last_log
@@ -190,39 +170,33 @@ class BalancedManifold(Manifold):
         return z * 1.0
 
     def dist(self, point_a: Any, point_b: Any) -> float:
-        """Return the length of the geodesic of `log`; errors as there.
-
-        With ``exact_log=False`` that of the chord, smaller by terms of third order.
-        """
-        if self._exact_log:
-            return self.norm(point_a, self.log(point_a, point_b))
-        return self.norm(point_a, self._chord(point_a, point_b))
+        """Return the length of the geodesic of `log`; of the chord with ``exact_log=False``."""
+        step = self.log if self._exact_log else self._chord
+        return self.norm(point_a, step(point_a, point_b))
 
     def pair_mean(self, point_a: Any, point_b: Any) -> Any:
-        """Return the point half way on the geodesic of `log`; errors as there.
-
-        With ``exact_log=False`` the balanced point next to the middle of the chord.
-        """
+        """Return the middle of the geodesic of `log`, or a balanced point next to the chord's."""
         if self._exact_log:
             return self.exp(point_a, self.log(point_a, point_b) * 0.5)
         pairs = zip(self._open(point_a), self._open(point_b), strict=True)
-        return self._point(nearest_balanced([0.5 * (a + b) for a, b in pairs], self._r))
+        return self._point(shape.nearest_balanced([0.5 * (a + b) for a, b in pairs], self._r))
 
     def random_point(self) -> Any:
         """Return a network with Haar frames and singular values of its product in [1/2, 3/2].
 
-        All lie on one component: where widths are the rank, their frames are oriented alike.
+        All lie on one component: square frames have one orientation.
         """
-        seed = int(self._rng.integers(2**62))
+        generator = torch.Generator().manual_seed(int(self._rng.integers(2**62)))
         spectrum = self._rng.uniform(0.5, 1.5, self._r)
-        generator = torch.Generator().manual_seed(seed)
-        layers = random_balanced(self._widths, rank=self._r, spectrum=spectrum, generator=generator)
-        return self._point(on_first_component(layers))
+        layers = points.random_balanced(
+            self._widths, rank=self._r, spectrum=spectrum, generator=generator
+        )
+        return self._point(shape.on_first_component(layers))
 
     def random_tangent_vector(self, point: Any) -> Any:
         """Return a tangent vector of length 1, uniform in direction."""
-        draw, layers = self._rng.standard_normal, self._list(point)
-        noise = [draw(w.shape).astype(w.dtype, copy=False) for w in layers]
+        draw = self._rng.standard_normal
+        noise = [draw(w.shape).astype(w.dtype, copy=False) for w in self._list(point)]
         z = self.projection(point, self._close(noise))
         return z / self.norm(point, z)
 
@@ -230,11 +204,10 @@ class BalancedManifold(Manifold):
         return self._close([np.zeros_like(w) for w in self._list(point)])
 
     def _list(self, x: Any) -> Sequence[np.ndarray]:
-        """Return a point or vector as one matrix for every layer, its shapes checked."""
+        """Return the matrices of a point or vector, one a layer, and check their shapes."""
         parts = [x] if self._layers == 1 and not isinstance(x, tuple | list) else x
         shapes = [tuple(np.shape(w)) for w in parts]
-        expected = [(after, before) for before, after in pairwise(self._widths)]
-        if shapes != expected:
+        if shapes != (expected := [(m, n) for n, m in pairwise(self._widths)]):
             raise ValueError(f"the layers must have the shapes {expected}, got {shapes}")
         return parts
 
@@ -256,9 +229,8 @@ class BalancedManifold(Manifold):
         """Return the layers with their frames; a point keeps them."""
         network: Network | None = getattr(point, "network", None)
         if network is None:
-            network = balanced_network(self._open(point))
-            rank = network.spectrum.shape[-1]
-            if rank != self._r:
+            network = points.balanced_network(self._open(point))
+            if (rank := network.spectrum.shape[-1]) != self._r:
                 raise ValueError(f"point must have rank {self._r}, got rank {rank}")
             if isinstance(point, FactorPoint):
                 point.network = network

@@ -1,10 +1,10 @@
 r"""From derivatives of a cost of ``(u, s, vt)`` to gradients and Hessians in the depth metric.
 
-A cost is a function of ``X = u diag(s) vt``. A tangent vector Z is a motion of the three arguments
-in many ways, all of which give the same derivative; `motion_of` divides neither by differences of
+A cost is a function of ``X = u diag(s) vt``. Many motions of the three arguments move X by a
+tangent vector Z, and all give the same derivative. `motion_of` divides neither by differences of
 singular values, as the motion of the true singular vectors does, nor by the smaller one of a pair.
-Its adjoint turns the derivatives by u, s, vt into the covector on the tangent space; from second
-derivatives, those of the product itself are subtracted.
+Its adjoint maps the derivatives by u, s, vt to the covector; second derivatives lose those of the
+product itself.
 """
 
 from __future__ import annotations
@@ -30,18 +30,15 @@ class _Blocks(NamedTuple):
 
 def motion_of(frame: Frame, z: FixedRankTangent) -> _Derivative:
     """Return motions ``(du, ds, dvt)`` of the three arguments that move their product by Z."""
-    u, s, vt = frame.point
-    left, right = frame.sides
-    du = u @ (left * z.M) + z.up / s
-    dvt = (right * z.M) @ vt + (z.vp / s).T
-    return du, z.M.diagonal().copy(), dvt
+    (u, s, vt), (left, right), (up, core, vp) = frame.point, frame.sides, z
+    return u @ (left * core) + up / s, core.diagonal().copy(), (right * core) @ vt + (vp / s).T
 
 
 def gradient(frame: Frame, derivative: Any) -> FixedRankTangent:
     """Return the Riemannian gradient: the cometric of the derivative of the cost.
 
-    `derivative` is a tuple of the derivatives by u, s and vt, or the one in X of shape (m, n): an
-    array, a sparse array or anything that multiplies arrays from the left and has a transpose.
+    `derivative` is a tuple of the derivatives by u, s and vt, or the one in X of shape (m, n), of
+    any type that multiplies arrays from the left and has a transpose.
     """
     u, s, vt = frame.point
     gu, gs, gvt = _derivative(frame, derivative, "euclidean_gradient")
@@ -50,7 +47,7 @@ def gradient(frame: Frame, derivative: Any) -> FixedRankTangent:
     core = weights * np.where(frame.by_u, utgu, gvtv)
     mismatch = _mismatch(s, utgu, gvtv)
     np.fill_diagonal(mismatch, 0)
-    # Squares of norms from the singular values, say, are right on the matrices of rank r, too.
+    # Some costs, like |X|^2 as the sum of s^2, use that u and vt are orthonormal.
     if mismatch.max() > _precision(s) ** 2 * float(s[0] * np.abs(utgu).max()):
         size = _size(s, gu, gs, gvt)
         if mismatch.max() > _precision(s) ** 2 * size:
@@ -68,9 +65,9 @@ def hessian(
     r"""Return the Riemannian Hessian applied to Z.
 
     ``A( l^*(h) - <G, d^2 pi(l Z, l .)> - <G, Gamma(Z, .)> )`` with l Z the motion of Z, h the
-    derivative of the derivatives by u, s, vt along it, and ``pi(u, s, vt) = u diag(s) vt``. Both of
-    the last two have a part from the normal space of the matrices of rank r, and these parts
-    cancel. `derivative_along` is the derivative of `derivative` along `motion_of` z, of its kind.
+    derivative of the derivatives by u, s, vt along it, and ``pi(u, s, vt) = u diag(s) vt``. The
+    normal parts of the last two terms cancel. `derivative_along` is the derivative of `derivative`
+    along `motion_of` z, of its kind.
     """
     u, s, vt = frame.point
     if _is_matrix(derivative) != _is_matrix(derivative_along):
@@ -137,8 +134,7 @@ def _size(s: np.ndarray, gu: np.ndarray, gs: np.ndarray, gvt: np.ndarray) -> flo
 def _precision(s: np.ndarray) -> float:
     """Return a relative size above which a mismatch is no rounding error.
 
-    The residual in a gradient may be far larger than the gradient, and its rounding errors are
-    relative to the residual; a gradient with a larger error than this would mean nothing.
+    Rounding errors are relative to the residual, which may be far larger than the gradient.
     """
     return float(np.finfo(s.dtype).eps) ** 0.25
 
@@ -148,9 +144,8 @@ def _general_core(
 ) -> np.ndarray:
     """Return the core of the gradient where a cost uses that u and vt are orthonormal.
 
-    Then only the antisymmetric parts of ``U^T gu`` and ``V^T gvt^T`` mean anything, as derivatives
-    along motions of the singular vectors. They determine all but the symmetric part between equal
-    singular values.
+    Only the antisymmetric parts of ``U^T gu`` and ``V^T gvt^T`` count then, derivatives along
+    motions of the singular vectors: all but the symmetric part between equal singular values.
     """
     s = frame.point.s
     precision = _precision(s)

@@ -22,41 +22,36 @@ class EndToEndManifold(FixedRankMatrices):
     ``g^N(Z, Z) = <Z, A^{-1} Z>`` with ``A(G) = sum_p (X X^T)^{(N-p)/N} G (X^T X)^{(p-1)/N}``: the
     metric for which the product of N balanced layers, with their Frobenius metric, is a Riemannian
     submersion. Depth 1 is the metric of `pymanopt.manifolds.FixedRankEmbedded`. All arrays have the
-    size of thin factors; equal singular values are no exception, nor is full rank.
+    size of thin factors; singular values may be equal, and the rank may be full.
 
     A point is a named tuple ``(u, s, vt)``, a tangent vector ``(up, M, vp)`` stands for
-    ``u @ M @ vt + up @ vt + u @ vp.T`` with ``u.T @ up = 0`` and ``vt @ vp = 0``. A cost is written
-    as a function of ``(u, s, vt)`` through their product ``u @ diag(s) @ vt``, parts of which, such
-    as the entries observed, never need the whole. (Gradients are right, too, for costs that use
-    otherwise that u and vt are orthonormal, as long as singular values differ.) The derivatives
-    that are given by hand may be those by u, s and vt, or the one in X: an array or sparse array.
+    ``u @ M @ vt + up @ vt + u @ vp.T`` with ``u.T @ up = 0`` and ``vt @ vp = 0``. A cost is a
+    function of ``(u, s, vt)`` through ``u @ diag(s) @ vt``, of which it may compute only the
+    entries observed. (Gradients are right, too, for costs that otherwise use that u and vt are
+    orthonormal, as long as singular values differ.) Derivatives given by hand may be those by u, s
+    and vt, or the one in X: an array or sparse array.
 
     At infinite depth the metric is the limit of ``N g^N``. There the row and column spaces of X are
-    frozen, at infinite distance from all others: ``up`` and ``vp`` are zero, and the manifold is
-    the r^2-dimensional one of the matrices with the spaces of the initial point; random points all
-    have the same.
+    frozen, at infinite distance from all others: ``up`` and ``vp`` are zero, and the dimension is
+    r^2. All random points have the same spaces.
 
-    Square matrices of full rank, at infinite depth of any shape between their spaces, are two
-    manifolds, told apart by a determinant: that of random points has one sign.
+    Square matrices of full rank, at infinite depth all matrices, have two components, told apart by
+    the sign of a determinant: random points lie on one.
 
     Parameters
     ----------
-    m, n : int
-        Shape of X.
-    rank : int
-        Rank r of X.
+    m, n, rank : int
+        Shape and rank of X.
     depth : float
         Real depth N >= 1, or ``math.inf``.
     normalized : bool, optional
         Divide A by N; `None` does so at infinite depth only, where `False` is refused.
     exact_log : bool
-        Find logarithms by shooting geodesics. Otherwise `log`, `dist` and `pair_mean` are those of
-        a chart in closed form, of which the logarithm is the first approximation (exact where the
-        singular vectors agree): a thousand times faster, for Nelder-Mead and particle swarms, which
-        ask for hundreds in every iteration.
+        Find logarithms by shooting geodesics. Otherwise `log`, `dist` and `pair_mean` use a chart
+        in closed form, exact where the singular vectors agree: a thousand times faster, for
+        Nelder-Mead and particle swarms, which ask for hundreds in every iteration.
     rng : numpy.random.Generator or int, optional
-        Source of random points and tangent vectors, or a seed; by default a fresh one. The global
-        generator of numpy is never touched.
+        Source of random points and tangent vectors, or its seed; never numpy's global generator.
 
     References
     ----------
@@ -101,8 +96,7 @@ class EndToEndManifold(FixedRankMatrices):
     def typical_dist(self) -> float:
         """The distance from zero of r equal singular values with the Frobenius norm `dim`.
 
-        ``sqrt(N r) s^{1/N}``, at depth 1 the value of `FixedRankEmbedded`; at infinite depth, where
-        zero is infinitely far, ``sqrt(r) (1 + log s)``.
+        ``sqrt(N r) s^{1/N}``; ``sqrt(r) (1 + log s)`` at infinite depth, infinitely far from zero.
         """
         depth, s = self._depth, max(self.dim / math.sqrt(self._r), 1.0)
         root = float(depth.root(np.array(s)))
@@ -125,10 +119,10 @@ class EndToEndManifold(FixedRankMatrices):
         return math.sqrt(self.inner_product(point, tangent_vector, tangent_vector))
 
     def embedding(self, point: Any, tangent_vector: FixedRankTangent) -> tuple[np.ndarray, ...]:
-        """Return a motion ``(du, ds, dvt)`` of the arguments of a cost that moves X by Z.
+        """Return a motion ``(du, ds, dvt)`` that moves X by Z, for Euclidean Hessians.
 
-        Euclidean Hessians are taken along it. It is not the motion of the singular vectors, which
-        has no limit at equal singular values: u and vt need not stay orthonormal.
+        u and vt need not stay orthonormal: motions of the singular vectors have no limit at equal
+        singular values.
         """
         return conversion.motion_of(self._frame(point), tangent_vector)
 
@@ -145,30 +139,25 @@ class EndToEndManifold(FixedRankMatrices):
         euclidean_hessian: Any,
         tangent_vector: FixedRankTangent,
     ) -> FixedRankTangent:
-        """Return the Hessian of the metric's connection, applied to a tangent vector.
+        """Return the Hessian of a function of ``u @ diag(s) @ vt`` applied to a tangent vector.
 
-        The derivatives of the cost, a function of ``u @ diag(s) @ vt``, are those by u, s and vt
-        and their derivative along `embedding`; or the matrices ``E'(X)`` and ``E''(X)[Z]``.
+        From the derivatives by u, s and vt and their derivative along `embedding`, or from the
+        matrices ``E'(X)`` and ``E''(X)[Z]``.
         """
         return conversion.hessian(
             self._frame(point), euclidean_gradient, euclidean_hessian, tangent_vector
         )
 
     def retraction(self, point: Any, tangent_vector: FixedRankTangent) -> FixedRankPoint:
-        """Move along a horizontal line upstairs and multiply the layers: of second order.
+        """Move the layers along a horizontal line and multiply them: of second order.
 
-        At integer depths up to 16 it is one step of the N layers with this velocity, exactly; else
-        a few factors stand for all layers, and their error of second order is added to the
-        velocity. At depth 1 the nearest matrix of rank r to ``X + Z``.
+        At depth 1 this is the nearest matrix of rank r to ``X + Z``. At depths other than integers
+        up to 16 a few factors stand for all layers, and correct their error of second order.
         """
         return steps.retract(self._frame(point), tangent_vector)
 
     def exp(self, point: Any, tangent_vector: FixedRankTangent) -> FixedRankPoint:
-        """Return the exponential map.
-
-        An ArithmeticError says that the geodesic meets matrices of lower rank, which are at finite
-        distance at finite depth.
-        """
+        """Integrate a geodesic; ArithmeticError if it meets matrices of lower rank."""
         frame = self._frame(point)
         if not any(np.any(part) for part in tangent_vector):
             return frame.point
@@ -185,7 +174,7 @@ class EndToEndManifold(FixedRankMatrices):
         was found.
         """
         a, b = self._frame(point_a), self._frame(point_b)
-        # Optimizers that ask for distances ask for the logarithms, too.
+        # Optimizers ask for the distance and the logarithm.
         if b.last_log is not None:
             ref, exact, z = b.last_log
             if ref() is a and exact == self._exact_log:
@@ -193,14 +182,14 @@ class EndToEndManifold(FixedRankMatrices):
         paths.check_connected(a, b)
         if self._exact_log:
             z = paths.chord_velocity(a, b)
-            # Nearer than the root of a rounding the chord errs by roundings only.
+            # For points nearer than sqrt(eps) the chord errs by roundings only.
             nearest = math.sqrt(float((a.point.s**2 / a.kernel.diagonal()).min()))
             if self.norm(a.point, z) > math.sqrt(np.finfo(z.M.dtype).eps) * nearest:
                 z = paths.geodesic_velocity(a, b, self._geodesic_depth)
         else:
             z = paths.chart_velocity(a, b)
-        # The caller may change the arrays returned, not those kept.
         b.last_log = (weakref.ref(a), self._exact_log, z)
+        # A copy: the caller may change it.
         return z * 1.0
 
     def dist(self, point_a: Any, point_b: Any) -> float:
@@ -217,8 +206,7 @@ class EndToEndManifold(FixedRankMatrices):
     ) -> FixedRankTangent:
         """Return ``A_b^{1/2} P A_a^{-1/2} Z``, P the orthogonal projection on the tangents at b.
 
-        In orthonormal coordinates of the metric at either point it is the transport of the embedded
-        matrices of rank r: it never lengthens a vector, and at full rank it is an isometry.
+        It never lengthens a vector, and at full rank it is an isometry.
         """
         a, b = self._frame(point_a), self._frame(point_b)
         up, core, vp = tangent_vector_a
@@ -239,10 +227,7 @@ class EndToEndManifold(FixedRankMatrices):
         )
 
     def random_point(self) -> FixedRankPoint:
-        """Return a point with Haar singular vectors and singular values in [1/2, 3/2].
-
-        At infinite depth all have the same row and column spaces, those of the first one.
-        """
+        """Return a point with Haar singular vectors and singular values in [1/2, 3/2]."""
         u, v = (self._stiefel(size) for size in (self._m, self._n))
         if self._depth.infinite:
             if self._spaces is None:
@@ -279,6 +264,6 @@ class EndToEndManifold(FixedRankMatrices):
         return frame
 
     def _stiefel(self, size: int) -> np.ndarray:
-        """Draw orthonormal columns from the invariant law: QR with a positive diagonal of R."""
+        """Draw Haar orthonormal columns: QR with a positive diagonal of R."""
         q, upper = np.linalg.qr(self._rng.standard_normal((size, self._r)))
         return q * np.where(upper.diagonal() < 0, -1.0, 1.0)

@@ -55,8 +55,7 @@ class FixedRankMatrices(Manifold, metaclass=ABCMeta):
     def projection(self, point: Any, vector: Any) -> FixedRankTangent:
         """Return the tangent vector nearest to a matrix in the Frobenius norm.
 
-        The matrix is an array, a sparse array, or a tuple ``(A, B, C)`` that stands for
-        ``A @ B @ C.T``, as for `FixedRankEmbedded`.
+        The matrix is an array, a sparse array, or a tuple ``(A, B, C)`` for ``A @ B @ C.T``.
         """
         u, _, vt = point
         if isinstance(vector, tuple | list):
@@ -68,19 +67,15 @@ class FixedRankMatrices(Manifold, metaclass=ABCMeta):
                     f"vector must have shape ({self._m}, {self._n}), got {np.shape(vector)}"
                 )
             zv, ztu = vector @ vt.T, vector.T @ u
-        core = u.T @ zv
-        return self.to_tangent_space(point, FixedRankTangent(zv, core, ztu))
+        return self.to_tangent_space(point, FixedRankTangent(zv, u.T @ zv, ztu))
 
     def to_tangent_space(self, point: Any, vector: FixedRankTangent) -> FixedRankTangent:
         """Drop the parts of ``up`` and ``vp`` that lie in the spaces of u and of vt."""
-        u, _, vt = point
-        up, core, vp = vector
+        (u, _, vt), (up, core, vp) = point, vector
         if self._frozen:
             return FixedRankTangent(np.zeros_like(up), core, np.zeros_like(vp))
         return FixedRankTangent(up - u @ (u.T @ up), core, vp - vt.T @ (vt @ vp))
 
     def zero_vector(self, point: Any) -> FixedRankTangent:
-        r, dtype = self._r, np.asarray(point[1]).dtype
-        return FixedRankTangent(
-            np.zeros((self._m, r), dtype), np.zeros((r, r), dtype), np.zeros((self._n, r), dtype)
-        )
+        sizes, dtype = (self._m, self._r, self._n), np.asarray(point[1]).dtype
+        return FixedRankTangent(*(np.zeros((size, self._r), dtype) for size in sizes))

@@ -8,9 +8,9 @@ range or corange), the geodesic with the velocity ``Z = (up, M, vp)`` begins as 
 
 where ``-D`` is the second divided difference of ``N p^{1/N}`` (``log p`` at infinite depth) at the
 squares ``p = s^2``, and a is divided by N. B is the second derivative of the product of the layers
-along a horizontal line upstairs: geodesics upstairs bend normally to the balanced manifold, which
-does not change the product to second order. B with its polarisation is minus the Christoffel
-symbol, without a difference of nearly equal singular values anywhere.
+along a horizontal line: geodesics of layers bend normally to the balanced manifold, which does not
+change the product to second order. B with its polarisation is minus the Christoffel symbol; no
+formula subtracts nearly equal singular values.
 """
 
 from __future__ import annotations
@@ -32,13 +32,15 @@ class Frame:
 
     def __init__(self, point: FixedRankPoint, depth: Depth, normalized: bool) -> None:
         self.point, self.depth, self.normalized = point, depth, normalized
+        # Number q of factors of a product step.
+        self.layers = layers_of_step(depth)
         if not point.s.min() > 0:
             raise ValueError(
                 "point must have positive singular values, got "
                 f"{float(point.s.min())}: the metric is infinite where the rank drops"
             )
         self._x = np.log(point.s)
-        # The last logarithm to this point: the frame where it starts, whether it is exact, and it.
+        # The last logarithm to this point: the frame where it starts, whether it is exact, its Z.
         self.last_log: tuple[weakref.ref[Frame], bool, FixedRankTangent] | None = None
 
     @cached_property
@@ -60,13 +62,12 @@ class Frame:
 
     @cached_property
     def by_u(self) -> np.ndarray:
-        """Where the columns of u move rather than the rows of vt; shape (r, r), of truth values.
+        """Whether u moves rather than vt, shape (r, r).
 
         ``u diag(s) vt`` moves by the entry (i, j) if column j of u moves by ``u_i / s_j``, or row i
         of vt by ``vt_j / s_i``: the one that divides by the larger value moves.
         """
-        s = self.point.s
-        return s >= s[:, None]
+        return self.point.s >= self.point.s[:, None]
 
     @cached_property
     def sides(self) -> tuple[np.ndarray, np.ndarray]:
@@ -78,16 +79,14 @@ class Frame:
 
     @cached_property
     def gradient_weights(self) -> tuple[np.ndarray, np.ndarray]:
-        """The kernels over the singular value of `by_u`, and over that of the range.
-
-        As one exponential: neither factor can over- or underflow alone.
-        """
+        """The kernels over the singular value of `by_u`, and over that of the range."""
         x, inside, outside = self._logs
+        # One exponential: neither factor over- or underflows alone.
         return np.exp(inside - np.maximum(x, x[:, None])), np.exp(outside - x)
 
     @cached_property
     def christoffel(self) -> tuple[np.ndarray, np.ndarray]:
-        """The tables v, shape (r, r, r), and l, shape (r, r)."""
+        """The module's tables v, shape (r, r, r), and l, shape (r, r)."""
         return self._inner_christoffel, outer_christoffel(self._x, self.depth)
 
     @cached_property
@@ -99,30 +98,21 @@ class Frame:
 
     @cached_property
     def roots(self) -> tuple[np.ndarray, np.ndarray]:
-        """Square roots of the kernel, within and outside the range: units of orthonormal moves."""
+        """Square roots of the kernels: the lengths of orthonormal moves."""
         return np.sqrt(self.kernel), np.sqrt(self.mixed)
 
     @cached_property
-    def layers(self) -> int:
-        """Number q of factors of a product step: the depth itself if it is a small integer."""
-        return layers_of_step(self.depth)
-
-    @cached_property
     def step_weights(self) -> np.ndarray:
-        """Weights of a move in every factor, ``l_i^{q-b} l_j^{b-1} / a_ij(q)``, ``l = s^{1/q}``.
-
-        First factor first; shape (q, r, r).
-        """
+        """Weights ``l_i^{q-b} l_j^{b-1} / a_ij(q)``, ``l = s^{1/q}``, of factor b; (q, r, r)."""
         q, x = self.layers, self._x
         after = np.arange(q, dtype=x.dtype)[:, None, None] / q
         return np.exp((1 - 1 / q - after) * x[:, None] + after * x - self._log_step_kernel)
 
     @cached_property
     def step_correction(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """The Christoffel tables of the depth minus those of the factors of a product step.
+        """The Christoffel tables of the depth minus those of depth q, `None` if they are equal.
 
-        `None` where the step has one factor for every layer. On the diagonal the factors move
-        exactly; at infinite depth nothing moves outside.
+        On the diagonal the factors move exactly; at infinite depth nothing moves outside.
         """
         if self.depth == self.layers:
             return None
@@ -145,7 +135,7 @@ class Frame:
 
 
 def frame_of(point: Any, depth: Depth, normalized: bool) -> Frame:
-    """Return the tables of a point, which keeps them for the next call."""
+    """Return the tables of a point, and keep them with it."""
     frame: Frame | None = getattr(point, "frame", None)
     if frame is None or (frame.depth, frame.normalized) != (depth, normalized):
         if not isinstance(point, FixedRankPoint):
@@ -157,12 +147,11 @@ def frame_of(point: Any, depth: Depth, normalized: bool) -> Frame:
 
 def inner_christoffel(x: np.ndarray, depth: Depth, log_kernel: np.ndarray) -> np.ndarray:
     """Return v of the module's text from ``x = log s`` and the logarithm of a kernel over N."""
-    # In units of the largest value, against over- and underflow.
+    # Units of the largest value avoid over- and underflow.
     top = x.max()
     x, log_kernel = x - top, log_kernel - depth.exponent * top
     with np.errstate(divide="ignore", invalid="ignore"):
-        # In the kernel's formulas numpy takes a `Depth` for a number in double precision.
-        table = ratios(x, depth, log_kernel).astype(x.dtype, copy=False)
+        table = ratios(x, depth, log_kernel)
     table *= np.exp(x[:, None] - log_kernel - top)
     return table
 

@@ -1,9 +1,9 @@
 r"""Geodesics between points in thin form: exponential map and logarithm.
 
 A geodesic of matrices of rank r stays in the spans of the frames of its point and of its velocity,
-2r dimensions on either side: the library finds it there. Matrices of rank one are a cone over two
-spheres, ``g^N = d rho^2 + (rho^2/N) (|du|^2 + |dv|^2)`` with ``rho = sqrt(N) s^{1/N}``, with
-geodesics in closed form.
+2r dimensions on either side: the library integrates it there. Matrices of rank one are a cone over
+two spheres, ``g^N = d rho^2 + (rho^2/N) (|du|^2 + |dv|^2)`` with ``rho = sqrt(N) s^{1/N}``: their
+geodesics have closed forms.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from manifolds._pymanopt.vectors import FixedRankPoint, FixedRankTangent
 
 def geodesic_end(frame: Frame, z: FixedRankTangent, depth: Depth) -> FixedRankPoint:
     """Return the point at time 1 of the geodesic with velocity Z; `depth` as of `depth_at_rank`."""
-    (u, s, vt), (up, core, vp) = frame.point, z
-    if len(s) == 1:
+    (u, s, vt), (up, core, vp), r = frame.point, z, len(frame.point.s)
+    if r == 1:
         return _cone_end(frame, z)
     left, right = _span(frame, u, up), _span(frame, vt.T, vp)
-    r = len(s)
     move = np.zeros((left.shape[1], right.shape[1]), s.dtype)
     move[:r, :r] = core
     move[r:, :r], move[:r, r:] = left[:, r:].T @ up, vp.T @ right[:, r:]
@@ -38,10 +37,9 @@ def geodesic_end(frame: Frame, z: FixedRankTangent, depth: Depth) -> FixedRankPo
 
 def geodesic_velocity(frame: Frame, other: Frame, depth: Depth) -> FixedRankTangent:
     """Return the velocity of a geodesic that is at the other point at time 1."""
-    (u, s, vt), (end_u, end_s, end_vt) = frame.point, other.point
-    if len(s) == 1:
+    (u, s, vt), (end_u, end_s, end_vt), r = frame.point, other.point, len(frame.point.s)
+    if r == 1:
         return _cone_velocity(frame, other)
-    r = len(s)
     left = _span(frame, u, end_u - u @ (u.T @ end_u))
     right = _span(frame, vt.T, end_vt.T - vt.T @ (vt @ end_vt.T))
     end = _in_library(frame, (left.T @ end_u, end_s, end_vt @ right), depth)
@@ -51,11 +49,11 @@ def geodesic_velocity(frame: Frame, other: Frame, depth: Depth) -> FixedRankTang
 
 
 def chart_velocity(frame: Frame, other: Frame) -> FixedRankTangent:
-    """Return a velocity towards another point in closed form, as if geodesics were straight.
+    """Return a velocity towards another point in closed form.
 
-    Both are written ``U K V^T`` with symmetric K, in the gauge in which U and V turn least. The
-    frames then turn, and the N-th root of K (its logarithm at infinite depth) moves, by their
-    differences: the logarithm where the singular vectors agree, near it for near points.
+    Both points are ``U K V^T`` with symmetric K, in the gauge in which U and V turn least. The
+    frames and the N-th root of K (its logarithm at infinite depth) move by their differences: the
+    logarithm where the singular vectors agree, near it for near points.
     """
     (u, s, vt), (end_u, end_s, end_vt) = frame.point, other.point
     overlap = end_u.T @ u + end_vt @ vt.T
@@ -71,10 +69,7 @@ def chart_velocity(frame: Frame, other: Frame) -> FixedRankTangent:
     with np.errstate(divide="ignore", invalid="ignore"):
         secant = np.exp(log_kernel_of_log(0.5 * np.log(s), frame.depth, False))
     core = 0.5 * ((left - left.T) * s - s[:, None] * (right - right.T)) + secant * change
-    up, vp = (end_u - u @ left) * s, (end_v - vt.T @ right) * s
-    if frame.depth.infinite:
-        up, vp = np.zeros_like(up), np.zeros_like(vp)
-    return FixedRankTangent(up, core, vp)
+    return _within(frame, (end_u - u @ left) * s, core, (end_v - vt.T @ right) * s)
 
 
 def chord_velocity(frame: Frame, other: Frame) -> FixedRankTangent:
@@ -82,7 +77,11 @@ def chord_velocity(frame: Frame, other: Frame) -> FixedRankTangent:
     (u, s, vt), (end_u, end_s, end_vt) = frame.point, other.point
     left, right = u.T @ end_u, end_vt @ vt.T
     up, vp = (end_u - u @ left) * end_s @ right, (end_vt.T - vt.T @ right.T) * end_s @ left.T
-    core = (left * end_s) @ right - np.diag(s)
+    return _within(frame, up, (left * end_s) @ right - np.diag(s), vp)
+
+
+def _within(frame: Frame, up: np.ndarray, core: np.ndarray, vp: np.ndarray) -> FixedRankTangent:
+    """Return a tangent vector, at infinite depth without moves of the frozen spaces."""
     if frame.depth.infinite:
         up, vp = np.zeros_like(up), np.zeros_like(vp)
     return FixedRankTangent(up, core, vp)
@@ -100,7 +99,7 @@ def check_connected(frame: Frame, other: Frame) -> None:
                 "points must have the same row and column spaces at infinite depth, got spaces "
                 f"that differ by {float(gap):.1e}: their distance is infinite"
             )
-    # The flat matrices of depth 1 alone have geodesics through the singular ones.
+    # Only the flat geodesics of depth 1 cross the singular matrices.
     whole = u.shape[0] == vt.shape[1] == len(s) and frame.depth > 1.0
     if (frozen or whole) and np.linalg.det(left) * np.linalg.det(right) < 0:
         raise ValueError(
@@ -124,8 +123,8 @@ def _span(frame: Frame, q: np.ndarray, move: np.ndarray) -> np.ndarray:
 def _start_in(left: np.ndarray, right: np.ndarray, frame: Frame, depth: Depth) -> EndToEnd:
     """Return the point in bases that begin with its own frames."""
     s = frame.point.s
-    u, v = (np.eye(basis.shape[1], len(s)) for basis in (left, right))
-    return _in_library(frame, (u, s, v.T), depth)
+    parts = np.eye(left.shape[1], len(s)), s, np.eye(len(s), right.shape[1])
+    return _in_library(frame, parts, depth)
 
 
 def _in_library(frame: Frame, parts: tuple[np.ndarray, ...], depth: Depth) -> EndToEnd:
@@ -135,7 +134,6 @@ def _in_library(frame: Frame, parts: tuple[np.ndarray, ...], depth: Depth) -> En
 
 
 def _cone_end(frame: Frame, z: FixedRankTangent) -> FixedRankPoint:
-    # A plain float: numpy takes a `Depth` for a number in double precision.
     (u, s, vt), (up, core, vp), depth = frame.point, z, float(frame.depth)
     rate = core[0] / s
     if frame.depth.infinite:
@@ -171,8 +169,7 @@ def _cone_velocity(frame: Frame, other: Frame) -> FixedRankTangent:
     if not moves:
         raise GeodesicError("the only geodesic between the points runs through zero")
     up, vp = min(moves, key=lambda turns: sum(float((turn**2).sum()) for turn in turns))
-    turned = math.sqrt(float((up**2).sum() + (vp**2).sum()))
-    angle = turned / math.sqrt(depth)
+    angle = math.sqrt(float((up**2).sum() + (vp**2).sum())) / math.sqrt(depth)
     ratio = (end_s / s) ** (1.0 / depth)
     along, across = ratio * math.cos(angle) - 1.0, ratio * math.sin(angle)
     # across / angle is the speed of a turn by one radian.
@@ -181,7 +178,7 @@ def _cone_velocity(frame: Frame, other: Frame) -> FixedRankTangent:
 
 
 def _great_circle(q: np.ndarray, end: np.ndarray) -> np.ndarray | None:
-    """Return the velocity on the sphere from one unit vector to another, None if there is none."""
+    """Return the velocity on the sphere from one unit vector to another, None for opposite ones."""
     cosine = float((q * end).sum())
     rest = end - cosine * q
     sine = float(np.linalg.norm(rest))

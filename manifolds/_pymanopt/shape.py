@@ -1,8 +1,8 @@
 r"""The second-order geometry of the balanced manifold in the space of all layers.
 
-At ``W_p = Q_p Lam Q_{p-1}^T`` the normal vectors are ``W_p sigma_{p-1} - sigma_p W_p`` with
-symmetric ``sigma_p`` (``sigma_0 = sigma_N = 0``), the gradients of the moments, and, below full
-rank, everything outside of both ``Q_p`` and ``Q_{p-1}``.
+At ``W_p = Q_p Lam Q_{p-1}^T`` the normal vectors are the gradients of the moments,
+``W_p sigma_{p-1} - sigma_p W_p`` with symmetric ``sigma_p`` (``sigma_0 = sigma_N = 0``), and, below
+full rank, the matrices outside both ``Q_p`` and ``Q_{p-1}``.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def tangent_layers(frames: list[Tensor], lam: Tensor, v: list[Tensor]) -> list[T
 def normal_derivative(
     frames: list[Tensor], lam: Tensor, normal: list[Tensor], z: list[Tensor]
 ) -> list[Tensor]:
-    r"""Return the derivative along a tangent vector of a field of normal vectors.
+    r"""Return the derivative along z of a field of normal vectors.
 
-    The field keeps the multipliers ``sigma_p`` and the part outside the frames while the point
-    moves by z. From the cores ``lam_i sigma_{p-1} - sigma_p lam_j`` of the normal vector the
-    multipliers follow layer by layer, dividing by the larger value of each pair.
+    The field keeps the multipliers ``sigma_p`` and the part outside the frames. The cores
+    ``lam_i sigma_{p-1} - sigma_p lam_j`` of the normal vector give the multipliers layer by layer;
+    each division is by the larger value of a pair.
     """
     multipliers = _multipliers(frames, lam, normal)
     turns = _turns(frames, lam, z)
@@ -50,8 +50,8 @@ def normal_derivative(
 def nearest_balanced(moved: Sequence[Tensor], rank: int) -> tuple[Tensor, ...]:
     """Return balanced factors of the product of the layers, cut to rank r, near the layers.
 
-    Hidden frames follow the layers from the input side on; two Newton steps then turn them until
-    the difference is orthogonal to the orbit.
+    Hidden frames follow the layers from the input side on; two Newton steps make the difference
+    orthogonal to the orbit.
     """
     u, s, vh = chain_svd(moved, keep=True)
     u, s, vh = u[..., :rank], s[..., :rank], vh[..., :rank, :]
@@ -75,10 +75,9 @@ def nearest_balanced(moved: Sequence[Tensor], rank: int) -> tuple[Tensor, ...]:
 
 
 def on_first_component(layers: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Reflect square frames of a balanced network so that all have one orientation.
+    """Reflect the last direction of square frames so that all have one orientation.
 
-    The last direction of a layer whose width is the rank is reflected: uniform frames stay uniform
-    among those of one orientation.
+    Uniform frames stay uniform among those of one orientation.
     """
     frames, lam = balanced_frames(layers)
     moved, first = list(layers), None
@@ -100,11 +99,9 @@ def _multipliers(
     frames: list[Tensor], lam: Tensor, normal: list[Tensor]
 ) -> list[tuple[Tensor, Tensor]]:
     """Return for every hidden layer ``Q^T sigma Q`` and ``(1 - Q Q^T) sigma Q``."""
-    inside = torch.zeros_like(lam.diag())
-    found = []
-    cores = cores_of(frames, normal)
-    for p, n in enumerate(normal[:-1]):
-        lower = ((lam[:, None] * inside - cores[p]) / lam).tril()
+    inside, found = torch.zeros_like(lam.diag()), []
+    for p, (core, n) in enumerate(zip(cores_of(frames, normal), normal[:-1], strict=False)):
+        lower = ((lam[:, None] * inside - core) / lam).tril()
         inside = lower + lower.tril(-1).mT
         found.append((inside, -_off_span(frames[p + 1], n @ frames[p]) / lam))
     return found
@@ -112,10 +109,8 @@ def _multipliers(
 
 def _turns(frames: list[Tensor], lam: Tensor, z: list[Tensor]) -> list[Tensor]:
     """Return the moves ``(1 - Q Q^T) dQ`` of every frame out of its span by a tangent vector."""
-    turns = [_off_span(frames[0], z[0].mT @ frames[1]) / lam]
-    for p, v in enumerate(z):
-        turns.append(_off_span(frames[p + 1], v @ frames[p]) / lam)
-    return turns
+    moves = [z[0].mT @ frames[1], *(v @ q for v, q in zip(z, frames[:-1], strict=True))]
+    return [_off_span(q, move) / lam for q, move in zip(frames, moves, strict=True)]
 
 
 def _multiplied(multiplier: tuple[Tensor, Tensor], q: Tensor, v: Tensor) -> Tensor:

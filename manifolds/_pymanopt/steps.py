@@ -1,11 +1,10 @@
 r"""Steps on the matrices of rank r: the product step in thin form, of second order at every depth.
 
-With ``l = s^{1/q}`` the layers of the canonical balanced factors move along a horizontal line,
-``F_b = diag(l) + w_b o M``, ``w_b,ij = l_i^{q-b} l_j^{b-1} / a_ij``, and are multiplied out (see
-`dln_geometry.geometry.metric`; here in numpy, as at r x r the calls cost more than the work). At
-integer depth q = N. At another each factor stands for N/q layers; its diagonal moves as
-``|y|^{N/q}`` with y the flat coordinate, and the error of the factors in the second order is added
-to the velocity.
+With ``l = s^{1/q}`` the canonical balanced factors move along a horizontal line,
+``F_b = diag(l) + w_b o M``, ``w_b,ij = l_i^{q-b} l_j^{b-1} / a_ij``, and are multiplied (see
+`dln_geometry.geometry.metric`; here in numpy, since at r x r the calls cost more than the work). At
+integer depth q = N. Otherwise each factor stands for N/q layers: its diagonal moves as
+``|y|^{N/q}`` with y the flat coordinate, and the velocity corrects the error of second order.
 """
 
 from __future__ import annotations
@@ -49,7 +48,6 @@ def retract(frame: Frame, z: FixedRankTangent) -> FixedRankPoint:
 
 def _step_factors(frame: Frame, core: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
     """Return the factors of a step, first factor first, and the weights of moves outwards."""
-    # A plain float: numpy takes a `Depth` for a number in double precision.
     s, depth, q = frame.point.s, float(frame.depth), frame.layers
     factors = list(frame.step_weights * core)
     k = np.arange(len(s))
@@ -61,11 +59,11 @@ def _step_factors(frame: Frame, core: np.ndarray) -> tuple[list[np.ndarray], np.
         if depth == q:
             diagonal = s ** (1 / depth) * growth
         else:
-            # A factor of fewer layers than one would be infinite where the diagonal meets zero.
+            # For depth < q the power would be infinite where the diagonal meets zero.
             size = np.maximum(np.abs(growth), np.finfo(s.dtype).tiny)
             diagonal = np.sign(growth) * s ** (1 / q) * size ** (depth / q)
             outside = s ** (1 / q - 1) * size ** (depth / q - 1)
-    # Of an even number of factors for other layers only one takes the sign of a determinant.
+    # An even number of signs would cancel: then only the first factor takes the sign.
     once = q % 2 == 0 and depth != q and depth % 2 != 0
     for b, factor in enumerate(factors):
         factor[k, k] = np.abs(diagonal) if once and b > 0 else diagonal
@@ -73,10 +71,7 @@ def _step_factors(frame: Frame, core: np.ndarray) -> tuple[list[np.ndarray], np.
 
 
 def _move_basis(q: np.ndarray, move: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
-    """Return Q and R with ``move = Q R`` and ``q^T Q = 0`` for a move orthogonal to q.
-
-    Q is `None` if q is square, and spans the complement of q if that has at most r dimensions.
-    """
+    """Return Q, `None` for square q, and R with ``move = Q R`` and ``q^T Q = 0 = q^T move``."""
     size, r = q.shape
     if size == r:
         return None, move[:0]
@@ -96,10 +91,7 @@ def _in_whole(q: np.ndarray, more: np.ndarray | None, x: np.ndarray) -> np.ndarr
 def _corrected(
     frame: Frame, above: np.ndarray, core: np.ndarray, below: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Add the error of the factors of a step in the second order, never more than Z itself.
-
-    ``up`` and ``vp`` go in and come out as coordinates in the bases of their moves.
-    """
+    """Add the second-order error of the factors to the blocks of Z, never more than Z itself."""
     if frame.step_correction is None:
         return above, core, below
     inside, outside = frame.step_correction

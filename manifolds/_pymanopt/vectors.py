@@ -11,17 +11,14 @@ _Self = TypeVar("_Self", bound="_Arithmetic")
 
 
 class _Arithmetic:
-    """The arithmetic of a vector space, part by part.
+    """The arithmetic of a vector space, part by part."""
 
-    numpy scalars must not take the parts for the rows of one array: hence the two attributes.
-    """
-
+    # numpy scalars must not take the parts for the rows of one array.
     __array_priority__ = 1000
     __array_ufunc__ = None
 
     @classmethod
     def _of(cls: type[_Self], parts: Iterable[Any]) -> _Self:
-        """Return the vector of some parts."""
         return cls(parts)  # pyright: ignore[reportCallIssue]
 
     def _parts(self) -> tuple[np.ndarray, ...]:
@@ -36,8 +33,7 @@ class _Arithmetic:
     def __mul__(self: _Self, factor: Any) -> _Self:
         return self._of(factor * a for a in self._parts())
 
-    def __rmul__(self: _Self, factor: Any) -> _Self:
-        return self * factor
+    __rmul__ = __mul__
 
     def __truediv__(self: _Self, divisor: Any) -> _Self:
         return self._of(a / divisor for a in self._parts())
@@ -55,7 +51,7 @@ class _PointParts(NamedTuple):
 class FixedRankPoint(_PointParts):
     """A matrix ``u @ diag(s) @ vt`` of rank r as its thin singular value decomposition.
 
-    The manifold keeps tables of its metric with the point: its arrays must not change.
+    The manifold keeps tables of its metric with the point: never change its arrays.
 
     Attributes
     ----------
@@ -93,10 +89,9 @@ class FactorVector(_Arithmetic, list):
 
 
 class FactorPoint(tuple):
-    """A balanced network: its layers, input side first.
+    """A balanced network: its layers, input side first. Never change its arrays.
 
-    The manifold keeps singular vectors of the layers and the last logarithm with the point: its
-    arrays must not change.
+    The manifold keeps singular vectors and the last logarithm with it.
     """
 
     network: Any = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -23,10 +24,7 @@ from manifolds._geomstats.matrices.tangents import (
 
 
 class DepthTensors(RiemannianMetric):
-    """The part of `DepthMetric` in coordinates: entries of the flattened matrix, row by row.
-
-    Parameters and errors as there.
-    """
+    """The part of `DepthMetric` in coordinates: entries of the flattened matrix, row by row."""
 
     def __init__(
         self,
@@ -68,10 +66,7 @@ class DepthTensors(RiemannianMetric):
         return self._tensor(self._gamma(self._point(base_point)).movedim(-1, -3), 3)
 
     def inner_product_derivative_matrix(self, base_point: Any = None) -> Any:
-        """Return the derivatives ``d_k g_ij`` of `metric_matrix`, the index k last.
-
-        At full rank only: at fixed rank the entries of the matrix are no coordinates.
-        """
+        """Return the derivatives ``d_k g_ij`` of `metric_matrix`, index k last, at full rank."""
         p = self._point(base_point)
         if p.rank < min(p.shape):
             raise ValueError(
@@ -100,11 +95,11 @@ class DepthTensors(RiemannianMetric):
         return p, *(g if self._frames is None else map(self._frames.core, g))
 
     def _matrix(self, z: Tensor) -> Any:
-        """Return a matrix, made of its core between fixed spaces, as the backend's array."""
+        """Return a matrix, or the one of a core, as the backend's array."""
         return to_backend(z if self._frames is None else self._frames.embed(z))
 
     def _tensor(self, tensor: Tensor, axes: int) -> Any:
-        """Return a tensor whose last axes are of flattened matrices as the backend's array."""
+        """Return a tensor with this many axes of flattened matrices as the backend's array."""
         return to_backend(tensor if self._frames is None else self._frames.spread(tensor, axes))
 
     def _tangent(self, p: EndToEnd, v: Tensor) -> Tensor:
@@ -121,9 +116,8 @@ class DepthTensors(RiemannianMetric):
 
     def _basis(self, p: EndToEnd) -> Tensor:
         """Return the coordinate vectors, projected on the tangent space, (..., m n, m, n)."""
-        m, n = p.shape
-        e = torch.eye(m * n, dtype=p.dtype, device=p.device).unflatten(-1, (m, n))
-        return tangent_part(p, e)
+        e = torch.eye(math.prod(p.shape), dtype=p.dtype, device=p.device)
+        return tangent_part(p, e.unflatten(-1, p.shape))
 
     def _gamma(self, p: EndToEnd) -> Tensor:
         """Return ``Gamma(e_i, e_j)``, shape (..., i, j, m n)."""

@@ -1,11 +1,10 @@
 r"""The curvature of the metric of depth N: vectors, numbers, tensors, and a covariant derivative.
 
-``<R(A, B) C, W>`` with the raised covectors W of the entries gives the curvature as a vector.
-Differentiated along a curve through the point, with all four vectors parallel at the point, it
-gives the covariant derivative. The curve is ``X + t H``, below full rank the matrix of rank r that
-agrees with it in the row and column spaces of X. It is analytic as long as t H is smaller than X:
-16 nodes on a tenth of that way give a slope within 1e-14, known to about two digits less than the
-curvature itself.
+``<R(A, B) C, W>`` with the raised covectors W of the entries gives the curvature as a vector; its
+derivative along a curve, with all four vectors parallel at the point, is the covariant derivative.
+The curve is ``X + t H``, below full rank the matrix of rank r that agrees with it in the row and
+column spaces of X. It is analytic while t H is smaller than X: 16 nodes on a tenth of that way give
+the slope within 1e-14, to about two digits less than the curvature itself.
 """
 
 from __future__ import annotations
@@ -34,10 +33,7 @@ _REACH = 0.1
 
 
 class DepthCurvature(DepthTensors):
-    """The part of `DepthMetric` about curvature, as vectors, numbers and tensors in coordinates.
-
-    Parameters and errors as there.
-    """
+    """The part of `DepthMetric` about curvature: vectors, numbers and tensors in coordinates."""
 
     def curvature(
         self, tangent_vec_a: Any, tangent_vec_b: Any, tangent_vec_c: Any, base_point: Any = None
@@ -71,31 +67,27 @@ class DepthCurvature(DepthTensors):
 
     def riemann_tensor(self, base_point: Any = None) -> Any:
         """Return the curvature on flattened matrices, ``R(e_j, e_k) e_i`` in row (i, j, k)."""
-        p = self._point(base_point)
-        e = self._basis(widened(p))
+        p = widened(self._point(base_point))
+        e = self._basis(p)
         # <R(e_j, e_k) e_i, e_l> changes its sign with (j, k) and with (i, l).
         size = e.shape[-3]
         j, k = torch.triu_indices(size, size, 1, device=e.device)
-        one, two = e[..., j, :, :], e[..., k, :, :]
-        wide = widened(widened(p))
-        pairs = riemann_curvature(
-            wide, one.unsqueeze(-3), two.unsqueeze(-3), one.unsqueeze(-4), two.unsqueeze(-4)
-        )
+        pair = e[..., j, :, :], e[..., k, :, :]
+        across, along = ([v.unsqueeze(axis) for v in pair] for axis in (-3, -4))
+        pairs = riemann_curvature(widened(p), *across, *along)
         lowered = pairs.new_zeros((*pairs.shape[:-2], size, size, len(j)))
         lowered[..., j, k, :], lowered[..., k, j, :] = pairs, -pairs
         every = pairs.new_zeros((*pairs.shape[:-2], *(size,) * 4))
         every[..., j, k], every[..., k, j] = lowered, -lowered
         # Axes (j, k, i, l) so far; the index l is raised.
-        cometric_matrix = cometric(widened(p), e).flatten(-2)
-        raised = torch.einsum("...jkil,...lm->...ijkm", every, cometric_matrix)
+        raised = torch.einsum("...jkil,...lm->...ijkm", every, cometric(p, e).flatten(-2))
         return self._tensor(raised, 4)
 
     def ricci_tensor(self, base_point: Any = None) -> Any:
         """Return the Ricci curvature on flattened matrices, shape (..., m n, m n)."""
-        p = self._point(base_point)
-        e = self._basis(widened(p))
-        wide = widened(widened(p))
-        return self._tensor(ricci_curvature(wide, e.unsqueeze(-3), e.unsqueeze(-4)), 2)
+        p = widened(self._point(base_point))
+        e = self._basis(p)
+        return self._tensor(ricci_curvature(widened(p), e.unsqueeze(-3), e.unsqueeze(-4)), 2)
 
 
 def _curvature_slope(p: EndToEnd, h: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
@@ -103,30 +95,24 @@ def _curvature_slope(p: EndToEnd, h: Tensor, a: Tensor, b: Tensor, c: Tensor) ->
     batch = torch.broadcast_shapes(p.batch_shape, *(v.shape[:-2] for v in (h, a, b, c)))
     h, a, b, c = (v.expand(*batch, *p.shape) for v in (h, a, b, c))
     wide, across = widened(p), h.unsqueeze(-3)
-    parallel = [
-        # In a covariant derivative -Gamma is the change of a parallel vector.
-        (v, connection(wide, across, v))
-        for v in (*(x.unsqueeze(-3) for x in (a, b, c)), _raised(wide))
-    ]
+    # A parallel vector V changes by -Gamma(H, V).
+    vectors = *(v.unsqueeze(-3) for v in (a, b, c)), _raised(wide)
+    parallel = [(v, connection(wide, across, v)) for v in vectors]
     size = torch.linalg.matrix_norm(h, 2)
     reach = _REACH * p.s[..., -1] / torch.where(size > 0, size, 1.0)
     nodes, weights = (torch.tensor(x, dtype=h.dtype, device=h.device) for x in _slope_rule())
     t = (nodes.reshape(-1, *(1,) * reach.ndim) * reach)[..., None, None]
     there, t = widened(_on_curve(p, t * h)), t.unsqueeze(-3)
-    vectors = [tangent_part(there, v - t * turn) for v, turn in parallel]
-    slope = torch.tensordot(weights, riemann_curvature(there, *vectors), dims=1)
+    moved = [tangent_part(there, v - t * turn) for v, turn in parallel]
+    slope = torch.tensordot(weights, riemann_curvature(there, *moved), dims=1)
     return (slope / reach.unsqueeze(-1)).unflatten(-1, p.shape)
 
 
 def _slope_rule() -> tuple[list[float], list[float]]:
     """Return Chebyshev nodes on [-1, 1] and the weights of the derivative at 0."""
     nodes = [math.cos((k + 0.5) * math.pi / _NODES) for k in range(_NODES)]
-    weights = []
-    for k, t in enumerate(nodes):
-        # The k-th Lagrange polynomial at 0, and its logarithmic slope there: 1/t_k by symmetry.
-        others = (s / (s - t) for j, s in enumerate(nodes) if j != k)
-        weights.append(math.prod(others) / t)
-    return nodes, weights
+    # The Lagrange polynomial of node t at 0, and its logarithmic slope there: 1/t by symmetry.
+    return nodes, [math.prod(s / (s - t) for s in nodes if s != t) / t for t in nodes]
 
 
 def _on_curve(p: EndToEnd, move: Tensor) -> EndToEnd:

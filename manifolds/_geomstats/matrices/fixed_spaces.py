@@ -21,24 +21,19 @@ from manifolds._geomstats.matrices.spaces import FullRankEndToEnd
 class FixedSpacesEndToEnd(Manifold):
     """End-to-end matrices ``X = U Y V^T`` of one column and one row space, Y any invertible core.
 
-    A manifold of dimension ``r^2``. Nothing else moves at infinite depth, where the column and row
-    spaces of X are frozen. At finite depth the reflections ``2 U U^T - 1`` and ``2 V V^T - 1``,
-    isometries of the matrices of rank r, leave it fixed: it is totally geodesic there, and
-    isometric to the full-rank r x r matrices by ``X -> Y``.
-
-    It has two components, told apart by the sign of the determinant of Y: no geodesic of a depth
-    above 1 joins them, so that distances and logarithms want ``positive_det=True``. The cores of
-    random points have normal entries of standard deviation `bound`.
+    A manifold of dimension ``r^2``: at infinite depth only Y moves. At finite depth the reflections
+    ``2 U U^T - 1`` and ``2 V V^T - 1``, isometries of the matrices of rank r, leave it fixed: it is
+    totally geodesic there, and isometric to `FullRankEndToEnd` of r x r matrices by ``X -> Y``. It
+    has the two components of these, and the same random points.
 
     Parameters
     ----------
     left : array-like, shape=[m, r]
-        Matrix whose independent columns span the column space; they are orthonormalised in their
-        order.
+        Matrix whose independent columns span the column space; Gram-Schmidt makes them orthonormal.
     right : array-like, shape=[n, r]
-        Matrix whose columns span the row space.
+        The same for the row space.
     positive_det : bool
-        Keep to the matrices whose core has a positive determinant.
+        Keep to cores of positive determinant.
     equip : bool
         If True, equip with `DepthMetric` of infinite depth.
 
@@ -65,11 +60,7 @@ class FixedSpacesEndToEnd(Manifold):
 
     @classmethod
     def of(
-        cls,
-        point: Any,
-        rank: int | None = None,
-        positive_det: bool = False,
-        equip: bool = True,
+        cls, point: Any, rank: int | None = None, positive_det: bool = False, equip: bool = True
     ) -> FixedSpacesEndToEnd:
         """Return the space of the matrices with the spaces of one, whose core is positive.
 
@@ -78,9 +69,9 @@ class FixedSpacesEndToEnd(Manifold):
         point : array-like, shape=[m, n]
             A matrix; it belongs to its space whatever `positive_det`.
         rank : int, optional
-            Rank of the matrix; the default is ``min(m, n)``.
+            The default is ``min(m, n)``.
         positive_det, equip : bool
-            As of the class.
+            As in the class.
         """
         x = as_tensor(point)
         if x.ndim != 2:
@@ -124,17 +115,16 @@ class FixedSpacesEndToEnd(Manifold):
         right_shape = self.embedding_space.belongs(point, atol)
         if not gs.all(right_shape):
             return right_shape
-        inside = self._is_inside(as_tensor(point), atol)
+        inside = is_zero(self.frames.outside(as_tensor(point)), atol, 2)
         return gs.logical_and(inside, self.cores.belongs(self.core(point), atol))
 
     def projection(self, point: Any) -> Any:
-        """Return the nearest matrix whose core has singular values at least twice the tolerance."""
+        """Project the core as `FullRankEndToEnd` does."""
         return self.embed(self.cores.projection(self.core(point)))
 
     def to_tangent(self, vector: Any, base_point: Any = None) -> Any:
         """Project orthogonally, ``U U^T Z V V^T``: at every point the same."""
-        z = as_tensor(vector)
-        projected = self.frames.embed(self.frames.core(z))
+        projected = self.frames.embed(self.frames.core(as_tensor(vector)))
         return to_backend(_for_all(projected, base_point).clone())
 
     def is_tangent(self, vector: Any, base_point: Any = None, atol: float = gs.atol) -> Any:
@@ -142,13 +132,10 @@ class FixedSpacesEndToEnd(Manifold):
         right_shape = self.embedding_space.is_tangent(vector, base_point, atol)
         if not gs.all(right_shape):
             return right_shape
-        return self._is_inside(_for_all(as_tensor(vector), base_point), atol)
+        return is_zero(self.frames.outside(_for_all(as_tensor(vector), base_point)), atol, 2)
 
     def random_point(self, n_samples: int = 1, bound: float = 1.0) -> Any:
         return self.embed(self.cores.random_point(n_samples, bound))
-
-    def _is_inside(self, x: Tensor, atol: float) -> Any:
-        return is_zero(self.frames.outside(x), atol, 2)
 
 
 def _for_all(z: Tensor, base_point: Any) -> Tensor:

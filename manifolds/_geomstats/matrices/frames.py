@@ -14,23 +14,14 @@ from manifolds._geomstats.arrays import as_tensor, gram_schmidt
 
 @dataclass(frozen=True)
 class Frames:
-    """Orthonormal bases U, V of a column and a row space: ``X = U Y V^T`` has the core Y.
-
-    Attributes
-    ----------
-    left : Tensor, shape (m, r)
-    right : Tensor, shape (n, r)
-    """
+    """Orthonormal bases U (m, r) and V (n, r) of two spaces: ``X = U Y V^T`` has the core Y."""
 
     left: Tensor
     right: Tensor
 
     @classmethod
     def of(cls, left: Any, right: Any) -> Frames:
-        """Return the frames of the spans of the columns of two matrices, in double precision.
-
-        Orthonormal columns stay as they are, and orientations are kept.
-        """
+        """Return the frames of the spans of the columns of two matrices, in double precision."""
         one, two = _independent(left, "left"), _independent(right, "right")
         if one.shape[1] != two.shape[1]:
             raise ValueError(
@@ -66,8 +57,7 @@ class Frames:
 
         A part outside may have the norm `roundings`, or a root of eps of that of the matrix.
         """
-        outside = torch.linalg.matrix_norm(self.outside(x))
-        size = torch.linalg.matrix_norm(x)
+        outside, size = (torch.linalg.matrix_norm(y) for y in (self.outside(x), x))
         if bool((outside > math.sqrt(torch.finfo(x.dtype).eps) * size + roundings).any()):
             worst = float((outside / size.clamp_min(torch.finfo(x.dtype).tiny)).max())
             raise ValueError(

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import geomstats.backend as gs  # pyright: ignore[reportMissingImports]
 import torch
 
 from dln_geometry.geometry.geodesics import distance, geodesic, logarithm, parallel_transport
 from dln_geometry.geometry.metric import cometric, cometric_sqrt, connection, inner, metric
-from manifolds._geomstats.arrays import (
-    as_tensor,
-    batched,
-    check_one_point,
-    direction_of,
-    to_backend,
-)
+from manifolds._geomstats.arrays import as_tensor, direction_of, normal_vectors, to_backend
 from manifolds._geomstats.matrices.curvatures import DepthCurvature
 
 
@@ -23,15 +16,13 @@ class DepthMetric(DepthCurvature):
     """The metric ``g^N(Z, Z) = <Z, A^{-1} Z>`` of a deep linear network of depth N.
 
     ``A(G) = sum_p (X X^T)^{(N-p)/N} G (X^T X)^{(p-1)/N}``. Everything is in closed form but
-    geodesics, which are integrated (flat where no singular vector turns), and logarithms, found
-    by shooting. Autograd has no derivatives of geodesics, logarithms and curvatures; `dist` has its
-    first one. Matrices of metric and cometric, Christoffel symbols and curvature tensors are in the
-    coordinates of the flattened matrix, row by row; at fixed rank and between fixed spaces they are
-    those of the tangent space, extended by zero to its orthogonal complement.
+    geodesics, which are integrated, and logarithms, found by shooting. Autograd differentiates
+    `dist` once, and neither geodesics nor logarithms nor curvatures. Metric and cometric matrices,
+    Christoffel symbols and curvature tensors are in the coordinates of the flattened matrix, row by
+    row; at fixed rank and between fixed spaces they are zero outside the tangent space.
 
-    At depth 1 it is the Frobenius metric: flat on matrices of full rank, with straight geodesics;
-    below full rank the induced metric of an embedded submanifold. At infinite depth it is the
-    limit of ``N g^N``, and finite only where the column and row spaces stay as they are.
+    At depth 1 it is the Frobenius metric, flat at full rank. At infinite depth it is the limit of
+    ``N g^N``, and finite only for fixed column and row spaces.
 
     Parameters
     ----------
@@ -39,17 +30,13 @@ class DepthMetric(DepthCurvature):
         `FullRankEndToEnd`, `FixedRankEndToEnd`, `FixedSpacesEndToEnd`, or any space of m x n
         matrices of full rank.
     depth : float
-        Real depth N >= 1, or ``math.inf`` (`FixedSpacesEndToEnd`, or square matrices of full rank).
+        Real depth N >= 1, or ``math.inf`` on `FixedSpacesEndToEnd` and square matrices of full
+        rank; elsewhere most tangent vectors have infinite length then, a ValueError.
     normalized : bool, optional
         Divide the cometric by N; `None` does so at infinite depth only.
     rtol : float, optional
         Relative tolerance of geodesics.
 
-    Raises
-    ------
-    ValueError
-        If the depth is below 1, or infinite on a space where most tangent vectors have infinite
-        length.
 
     References
     ----------
@@ -73,18 +60,14 @@ class DepthMetric(DepthCurvature):
         return self._matrix(cometric(p, g))
 
     def flat(self, tangent_vec: Any, base_point: Any) -> Any:
-        """Return the covector of a tangent vector, the inverse of `sharp`."""
+        """Return the covector of a tangent vector."""
         p, z = self._at(base_point, tangent_vec)
         return self._matrix(metric(p, z))
 
     def random_unit_tangent_vec(self, base_point: Any = None, n_vectors: int = 1) -> Any:
-        """Draw unit tangent vectors of uniform direction in the metric, by geomstats' generator.
-
-        The method of geomstats draws vectors that need not be tangent.
-        """
+        """Draw unit tangent vectors, uniform in the metric; those of geomstats are not tangent."""
         p = self._point(base_point)
-        check_one_point(n_vectors, p.batch_shape)
-        normal = gs.random.normal(size=batched((*p.batch_shape, *p.shape), n_vectors))
+        normal = normal_vectors(n_vectors, p.batch_shape, p.shape)
         z = cometric_sqrt(p, as_tensor(normal, like=p.s))
         return self._matrix(z / inner(p, z, z).sqrt()[..., None, None])
 
@@ -103,7 +86,7 @@ class DepthMetric(DepthCurvature):
         """Return the velocity of the geodesic from one matrix to another.
 
         A ValueError says that square matrices of full rank, or cores, have determinants of opposite
-        signs (at depth above 1), a GeodesicError that no geodesic was found.
+        signs (at depth above 1), a GeodesicError that shooting failed.
         """
         p, q = self._point(base_point), self._point(point, "point")
         return self._matrix(logarithm(p, q, rtol=self.rtol))

@@ -21,9 +21,9 @@ from manifolds._geomstats.matrices.tangents import tangent_part
 class FullRankEndToEnd(VectorSpaceOpenSet):
     """End-to-end matrices of full rank, an open set of the m x n matrices.
 
-    Square ones have two components, told apart by the sign of the determinant: no geodesic of
-    finite depth joins them, so that distances and logarithms want ``positive_det=True``. Random
-    points have normal entries of standard deviation `bound`.
+    Square ones have two components, told apart by the sign of the determinant: no geodesic of a
+    depth above 1 joins them, so distances and logarithms want ``positive_det=True``. Random points
+    have normal entries of standard deviation `bound`.
 
     Parameters
     ----------
@@ -38,10 +38,7 @@ class FullRankEndToEnd(VectorSpaceOpenSet):
     def __init__(self, m: int, n: int, positive_det: bool = False, equip: bool = True) -> None:
         if positive_det and m != n:
             raise ValueError(f"positive_det must be False unless m = n, got shape {(m, n)}")
-        self.m = m
-        self.n = n
-        self.rank = min(m, n)
-        self.positive_det = positive_det
+        self.m, self.n, self.rank, self.positive_det = m, n, min(m, n), positive_det
         embedding = Matrices(m, n, equip=False)
         super().__init__(dim=m * n, embedding_space=embedding, equip=equip)
 
@@ -69,7 +66,7 @@ class FullRankEndToEnd(VectorSpaceOpenSet):
         """Return the nearest matrix whose singular values are at least twice the tolerance.
 
         With ``positive_det`` the smallest singular value of a matrix of negative determinant
-        changes its sign, which keeps the matrix as far from the boundary as it was.
+        changes its sign.
         """
         x = as_tensor(point)
         u, s, vh = torch.linalg.svd(x, full_matrices=False)
@@ -89,28 +86,16 @@ class FullRankEndToEnd(VectorSpaceOpenSet):
 class FixedRankEndToEnd(Manifold):
     """End-to-end matrices of one rank r, a manifold of dimension ``r (m + n - r)``.
 
-    At depth 1 it is a submanifold of all matrices with the Frobenius metric. At infinite depth only
-    the matrices of one column and one row space have a metric: `FixedSpacesEndToEnd`. Random points
+    The depth of the metric is finite: see `FixedSpacesEndToEnd` for infinite depth. Random points
     are `bound` times the product of an m x r and an r x n normal matrix, over ``sqrt(r)``.
-
-    Parameters
-    ----------
-    m, n : int
-        Shape of the matrices.
-    rank : int
-        Rank r, from 1 to ``min(m, n)``.
-    equip : bool
-        If True, equip with `DepthMetric` of depth 2.
+    Parameters other than `rank` as in `FullRankEndToEnd`.
     """
 
     def __init__(self, m: int, n: int, rank: int, equip: bool = True) -> None:
-        self.m = m
-        self.n = n
-        self.rank = as_rank(rank, min(m, n), "min(m, n)")
+        self.m, self.n = m, n
+        self.rank = r = as_rank(rank, min(m, n), "min(m, n)")
         self.embedding_space = Matrices(m, n, equip=False)
-        super().__init__(
-            dim=self.rank * (m + n - self.rank), shape=(m, n), intrinsic=False, equip=equip
-        )
+        super().__init__(dim=r * (m + n - r), shape=(m, n), intrinsic=False, equip=equip)
 
     def new(self, equip: bool = True) -> FixedRankEndToEnd:
         """Return a space with the same parameters."""
@@ -130,7 +115,7 @@ class FixedRankEndToEnd(Manifold):
         return to_backend((s > atol).sum(-1) == self.rank)
 
     def projection(self, point: Any) -> Any:
-        """Return the nearest matrix of rank r, its singular values at least twice the tolerance."""
+        """Return the nearest matrix of rank r with singular values at least twice the tolerance."""
         p = EndToEnd.of(as_tensor(point), 1.0, rank=self.rank)
         return to_backend(p.replace(s=p.s.clamp_min(2 * gs.atol)).matrix)
 
@@ -138,7 +123,6 @@ class FixedRankEndToEnd(Manifold):
         return to_backend(self._tangent(vector, base_point)[1])
 
     def is_tangent(self, vector: Any, base_point: Any, atol: float = gs.atol) -> Any:
-        """Tell whether a vector has no part outside both range and corange of the point."""
         right_shape = self.embedding_space.is_tangent(vector, base_point, atol)
         if not gs.all(right_shape):
             return right_shape

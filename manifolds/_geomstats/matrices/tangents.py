@@ -26,10 +26,7 @@ def tangent_part(p: EndToEnd, v: Tensor) -> Tensor:
 
 
 def rounding_size(p: EndToEnd) -> Tensor:
-    """Return a norm below which a part of a tangent vector may be rounding errors, shape (...).
-
-    They come from vectors that were added, which are taken to be no longer than the point itself.
-    """
+    """Return the size of rounding errors of vectors no longer than the point, shape (...)."""
     return 1000.0 * torch.finfo(p.s.dtype).eps * p.s.norm(dim=-1)
 
 

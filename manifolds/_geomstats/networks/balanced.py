@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import geomstats.backend as gs  # pyright: ignore[reportMissingImports]
@@ -10,24 +11,11 @@ import torch
 from geomstats.geometry.base import LevelSet
 from torch import Tensor
 
-from dln_geometry.geometry.points import (
-    EndToEnd,
-    balance,
-    balanced_dimension,
-    balanced_factors,
-    balanced_frames,
-    chain_from_frames,
-    layer_moments,
-)
+from dln_geometry.geometry import points
+from dln_geometry.geometry.points import EndToEnd
 from dln_geometry.geometry.submersion import tangent
 from dln_geometry.support import as_rank, as_width_sequence
-from manifolds._geomstats.arrays import (
-    as_layers,
-    as_tensor,
-    gram_schmidt,
-    to_backend,
-    to_padded,
-)
+from manifolds._geomstats.arrays import as_layers, as_tensor, gram_schmidt, to_backend, to_padded
 from manifolds._geomstats.matrices import DepthMetric, FixedRankEndToEnd, FullRankEndToEnd
 from manifolds._geomstats.networks.layers import LayeredNetworks
 from manifolds._geomstats.networks.metric import BalancedMetric
@@ -36,20 +24,15 @@ from manifolds._geomstats.networks.metric import BalancedMetric
 class BalancedNetworks(LevelSet):
     """The balanced networks of given widths and rank, the total space over the matrices.
 
-    Random networks have random points of the space of the matrices as products, with `bound` as
-    there, and uniform hidden gauges.
+    Random networks have random points of `base` as products, and uniform hidden gauges. `widths`
+    and `equip` are as in `LayeredNetworks`, with `BalancedMetric`.
 
     Parameters
     ----------
-    widths : sequence of int
-        ``(d_0, ..., d_N)``, the width of the input first.
     rank : int, optional
         Rank r of the layers; the default is the smallest width.
     positive_det : bool
-        Keep to the networks with end-to-end matrices of positive determinant (square ones of full
-        rank).
-    equip : bool
-        If True, equip with `BalancedMetric`, which the Frobenius metric induces.
+        Keep to end-to-end matrices of positive determinant (square ones of full rank).
 
     References
     ----------
@@ -70,10 +53,9 @@ class BalancedNetworks(LevelSet):
         smallest = min(self.widths)
         self.rank = smallest if rank is None else as_rank(rank, smallest, "the smallest width")
         self.positive_det = positive_det
-        self._base = self._end_to_end(equip=False)
-        super().__init__(
-            dim=balanced_dimension(self.widths, self.rank), intrinsic=False, equip=equip
-        )
+        self._base = self._end_to_end()
+        dim = points.balanced_dimension(self.widths, self.rank)
+        super().__init__(dim=dim, intrinsic=False, equip=equip)
 
     def new(self, equip: bool = True) -> BalancedNetworks:
         """Return a space with the same parameters."""
@@ -86,12 +68,12 @@ class BalancedNetworks(LevelSet):
 
     def base(self, equip: bool = True) -> FullRankEndToEnd | FixedRankEndToEnd:
         """Return the space of the end-to-end matrices, with `DepthMetric` of depth N if asked."""
-        space = self._end_to_end(equip=False)
+        space = self._end_to_end()
         return space.equip_with_metric(DepthMetric, depth=self.depth) if equip else space
 
     def equip_with_quotient(self) -> Any:
         """Equip with `BalancedBundle`, and return the base with `BalancedQuotientMetric`."""
-        # geomstats takes a copy of the total space for the quotient; the metric knows the other.
+        # geomstats returns a copy of the total space; its metric knows the base.
         copy: Any = super().equip_with_quotient()
         self.quotient = copy.metric.base
         self.quotient.metric = copy.metric
@@ -112,18 +94,17 @@ class BalancedNetworks(LevelSet):
         of rank r. Moments alone are not enough below full rank: they are not regular there.
         """
         layers = as_layers(point, self.widths)
-        parts = [*layer_moments(layers), *(self._excess(w) for w in layers)]
+        parts = [*points.layer_moments(layers), *(self._excess(w) for w in layers)]
         return to_backend(to_padded(parts, self.shape[-1]))
 
     def tangent_submersion(self, vector: Any, point: Any) -> Any:
         """Return the differential of `submersion`, whose kernel is the tangent space."""
         layers = as_layers(point, self.widths)
         moves = as_layers(vector, self.widths, like=layers[0])
-        parts = []
-        for p in range(self.depth - 1):
-            change = layers[p + 1].mT @ moves[p + 1] - moves[p] @ layers[p].mT
-            parts.append(change + change.mT)
-        parts += [self._tangent_excess(w, v) for w, v in zip(layers, moves, strict=True)]
+        pairs = list(zip(layers, moves, strict=True))
+        changes = [b.mT @ db - da @ a.mT for (a, da), (b, db) in pairwise(pairs)]
+        parts = [change + change.mT for change in changes]
+        parts += [self._tangent_excess(w, v) for w, v in pairs]
         return to_backend(to_padded(parts, self.shape[-1]))
 
     def belongs(self, point: Any, atol: float = gs.atol) -> Any:
@@ -134,7 +115,7 @@ class BalancedNetworks(LevelSet):
         layers = as_layers(point, self.widths)
         reached = torch.linalg.svdvals(layers[0])[..., self.rank - 1] > atol
         if self.positive_det:
-            reached = reached & (_determinant_sign(balanced_frames(layers)[0]) > 0)
+            reached = reached & (_determinant_sign(points.balanced_frames(layers)[0]) > 0)
         return gs.logical_and(inside, to_backend(reached))
 
     def to_tangent(self, vector: Any, base_point: Any) -> Any:
@@ -145,11 +126,11 @@ class BalancedNetworks(LevelSet):
     def projection(self, point: Any) -> Any:
         """Return the balanced network of the same end-to-end matrix, in the nearest gauge.
 
-        It is the point of smallest norm on the fibre; singular values beyond the rank are
-        dropped. With ``positive_det`` the smallest one of a matrix of negative determinant
-        changes its sign. To an end-to-end matrix of rank below r no network of rank r is nearest.
+        Singular values beyond the rank are dropped; with ``positive_det`` the smallest one of a
+        matrix of negative determinant changes its sign. End-to-end matrices of rank below r have no
+        nearest network of rank r: a ValueError.
         """
-        frames, lam = balanced_frames(balance(as_layers(point, self.widths)))
+        frames, lam = points.balanced_frames(points.balance(as_layers(point, self.widths)))
         if lam.shape[-1] < self.rank or bool((lam[..., self.rank - 1] == 0).any()):
             raise ValueError(
                 f"point must have end-to-end matrices of rank {self.rank} at least, got less"
@@ -160,28 +141,26 @@ class BalancedNetworks(LevelSet):
             turn = torch.ones_like(s)
             turn[..., -1] = _determinant_sign(frames)
             frames[-1] = frames[-1] * turn.unsqueeze(-2)
-        return to_backend(to_padded(chain_from_frames(frames, s), self.shape[-1]))
+        return to_backend(to_padded(points.chain_from_frames(frames, s), self.shape[-1]))
 
     def random_point(self, n_samples: int = 1, bound: float = 1.0) -> Any:
         x = as_tensor(self._base.random_point(n_samples, bound))
         sizes = [(*x.shape[:-2], d, self.rank) for d in self.widths[1:-1]]
         gauge = [gram_schmidt(as_tensor(gs.random.normal(size=s), like=x)) for s in sizes]
         p = EndToEnd.of(x, self.depth, rank=self.rank)
-        layers = balanced_factors(p, widths=self.widths, gauge=gauge)
+        layers = points.balanced_factors(p, widths=self.widths, gauge=gauge)
         return to_backend(to_padded(layers, self.shape[-1]))
 
     def _define_embedding_space(self) -> LayeredNetworks:
         return LayeredNetworks(self.widths)
 
-    def _end_to_end(self, equip: bool) -> FullRankEndToEnd | FixedRankEndToEnd:
-        m, n = self.widths[-1], self.widths[0]
-        if self.rank == min(m, n):
-            return FullRankEndToEnd(m, n, self.positive_det, equip)
+    def _end_to_end(self) -> FullRankEndToEnd | FixedRankEndToEnd:
+        m, n, r = self.widths[-1], self.widths[0], self.rank
+        if r == min(m, n):
+            return FullRankEndToEnd(m, n, self.positive_det, equip=False)
         if self.positive_det:
-            raise ValueError(
-                f"positive_det must be False below full rank, got rank {self.rank} of {(m, n)}"
-            )
-        return FixedRankEndToEnd(m, n, self.rank, equip)
+            raise ValueError(f"positive_det must be False below full rank, got rank {r} of {m, n}")
+        return FixedRankEndToEnd(m, n, r, equip=False)
 
     def _excess(self, w: Tensor) -> Tensor:
         """Return the part of a matrix beyond its first r singular values."""
@@ -201,7 +180,7 @@ class BalancedNetworks(LevelSet):
         left, right = u[..., :r], vh[..., :r, :]
         outside = v - left @ (left.mT @ v)
         moved = outside - (outside @ right.mT) @ right
-        # Rotations of the kept singular vectors into the dropped ones carry these with them.
+        # The dropped singular vectors turn with the kept ones.
         a, b = left.mT @ v @ vh[..., r:, :].mT, u[..., r:].mT @ v @ right.mT
         ratio, gap = dropped / kept, 1.0 - (dropped / kept).square()
         above = -(a * ratio + b.mT) * ratio / gap
@@ -210,5 +189,5 @@ class BalancedNetworks(LevelSet):
 
 
 def _determinant_sign(frames: Sequence[Tensor]) -> Tensor:
-    """Return the sign of ``det X`` from square outer frames: the product may round to zero."""
+    """Return the sign of ``det X`` from square outer frames: ``det X`` may round to zero."""
     return torch.linalg.det(frames[-1]).sign() * torch.linalg.det(frames[0]).sign()

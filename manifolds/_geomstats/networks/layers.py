@@ -1,9 +1,8 @@
 """Networks as geomstats holds them: one array each, a vector space with the Frobenius metric.
 
-geomstats wants a point to be one array. A network of widths ``(d_0, ..., d_N)`` is the array of
-shape (N, D, D), D the largest width, that holds W_p in the first ``d_p`` rows and ``d_{p-1}``
-columns of slice ``p - 1`` and zeros elsewhere. With equal widths these are the stacked layers;
-with others products of slices are still products of layers.
+A network of widths ``(d_0, ..., d_N)`` is the array of shape (N, D, D), D the largest width, that
+holds W_p in the first ``d_p`` rows and ``d_{p-1}`` columns of slice ``p - 1`` and zeros elsewhere,
+so that products of slices are products of layers.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class LayeredNetworks(VectorSpace):
     widths : sequence of int
         ``(d_0, ..., d_N)``, the width of the input first.
     equip : bool
-        If True, equip with the Frobenius metric.
+        If True, equip with `FrobeniusMetric`.
     """
 
     def __init__(self, widths: Sequence[int], equip: bool = True) -> None:
@@ -69,8 +68,7 @@ class LayeredNetworks(VectorSpace):
         """Return layers ``(W_1, ..., W_N)``, W_p of shape (..., d_p, d_{p-1}), as one point."""
         tensors = [as_tensor(w) for w in layers]
         found = [tuple(w.shape[-2:]) for w in tensors]
-        wanted = [(after, before) for before, after in pairwise(self.widths)]
-        if found != wanted:
+        if found != (wanted := [(after, before) for before, after in pairwise(self.widths)]):
             raise ValueError(f"layers must have the shapes {wanted}, got {found}")
         return to_backend(to_padded(tensors, self.shape[-1]))
 
@@ -84,16 +82,16 @@ class LayeredNetworks(VectorSpace):
         if not gs.all(right_shape):
             return right_shape
         x = as_tensor(point)
-        return is_zero(torch.where(self._filled.to(x.device), torch.zeros_like(x), x), atol, 3)
+        return is_zero(x.masked_fill(self._filled.to(x.device), 0.0), atol, 3)
 
     def projection(self, point: Any) -> Any:
         """Set the entries outside the layers to zero."""
         x = as_tensor(point)
-        return to_backend(torch.where(self._filled.to(x.device), x, torch.zeros_like(x)))
+        return to_backend(x.masked_fill(~self._filled.to(x.device), 0.0))
 
     def random_point(self, n_samples: int = 1, bound: float = 1.0) -> Any:
-        size = batched(self.shape, n_samples)
-        return self.projection(2 * bound * (gs.random.rand(*size) - 0.5))
+        uniform = gs.random.rand(*batched(self.shape, n_samples))
+        return self.projection(2 * bound * (uniform - 0.5))
 
     def _create_basis(self) -> Any:
         where = torch.nonzero(self._filled.flatten()).squeeze(-1)
@@ -105,7 +103,5 @@ def frobenius(a: Any, b: Any, base_point: Any) -> Any:
     """Return ``sum_p <A_p, B_p>``, with the leading dimensions of a point if there is one."""
     a = as_tensor(a)
     total = (a * as_tensor(b, like=a)).sum((-3, -2, -1))
-    if base_point is not None:
-        leading = as_tensor(base_point).shape[:-3]
-        total = total.expand(torch.broadcast_shapes(total.shape, leading))
-    return to_backend(total)
+    leading = () if base_point is None else as_tensor(base_point).shape[:-3]
+    return to_backend(total.expand(torch.broadcast_shapes(total.shape, leading)))

@@ -5,29 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import geomstats.backend as gs  # pyright: ignore[reportMissingImports]
 import torch
 from geomstats.geometry.riemannian_metric import RiemannianMetric
 from torch import Tensor
 
+from dln_geometry.geometry import network_geodesics, submersion
 from dln_geometry.geometry.geodesics import GeodesicError
-from dln_geometry.geometry.network_geodesics import (
-    balanced_geodesic,
-    balanced_logarithm,
-    balanced_transport,
-)
 from dln_geometry.geometry.points import Network
-from dln_geometry.geometry.submersion import (
-    horizontal_frame,
-    second_fundamental_form,
-    vertical_frame,
-)
 from manifolds._geomstats.arrays import (
     as_layers,
     as_tensor,
-    batched,
-    check_one_point,
     direction_of,
+    normal_vectors,
     to_backend,
     to_padded,
 )
@@ -37,14 +26,8 @@ from manifolds._geomstats.networks.layers import frobenius
 class BalancedMetric(RiemannianMetric):
     """The metric that the Frobenius norm of the layers induces on the balanced networks.
 
-    Geodesics solve ``W'' = II(W', W')``, with the second fundamental form in closed form;
-    logarithms are found by shooting. The curvature is that of the Gauss equation.
-
-    Parameters
-    ----------
-    space : BalancedNetworks
-    rtol : float
-        Relative tolerance of the geodesics.
+    Geodesics solve ``W'' = II(W', W')`` with the relative tolerance `rtol`; the second fundamental
+    form is in closed form, logarithms are found by shooting.
 
     References
     ----------
@@ -73,18 +56,18 @@ class BalancedMetric(RiemannianMetric):
         return to_backend(torch.stack((v, self._bend(self._network(x), v, v)), -4))
 
     def exp(self, tangent_vec: Any, base_point: Any) -> Any:
-        x, v = self._tensors(base_point, tangent_vec)
-        return self._padded(balanced_geodesic(self._layers(x), self._layers(v), rtol=self._rtol(x)))
+        x, v = map(self._layers, self._tensors(base_point, tangent_vec))
+        return self._padded(network_geodesics.balanced_geodesic(x, v, rtol=self._rtol(x[0])))
 
     def log(self, point: Any, base_point: Any) -> Any:
         """Return the velocity of the geodesic from one network to another, by shooting.
 
-        A GeodesicError says that no shot arrived: the balanced networks have components which no
-        geodesic joins, and a geodesic may leave them through a network of smaller rank.
+        A GeodesicError says that no shot arrived: no geodesic joins two components, and a geodesic
+        may leave the balanced networks through one of smaller rank.
         """
-        x, y = self._tensors(base_point, point)
+        x, y = map(self._layers, self._tensors(base_point, point))
         try:
-            found = balanced_logarithm(self._layers(x), self._layers(y), rtol=self._rtol(x))
+            found = network_geodesics.balanced_logarithm(x, y, rtol=self._rtol(x[0]))
         except (GeodesicError, ValueError) as reason:
             raise GeodesicError(
                 "point must be joined to base_point by a geodesic within the balanced networks: "
@@ -96,35 +79,29 @@ class BalancedMetric(RiemannianMetric):
         self, tangent_vec: Any, base_point: Any, direction: Any = None, end_point: Any = None
     ) -> Any:
         direction = direction_of(self, base_point, direction, end_point)
-        x, v, w = (self._layers(a) for a in self._tensors(base_point, direction, tangent_vec))
-        return self._padded(balanced_transport(x, v, w, rtol=self._rtol(x[0]))[1])
+        x, v, w = map(self._layers, self._tensors(base_point, direction, tangent_vec))
+        return self._padded(network_geodesics.balanced_transport(x, v, w, rtol=self._rtol(x[0]))[1])
 
     def curvature(
         self, tangent_vec_a: Any, tangent_vec_b: Any, tangent_vec_c: Any, base_point: Any = None
     ) -> Any:
         """Return ``R(A, B) C`` by the Gauss equation, with the sign of `RiemannianMetric`.
 
-        ``<R(A, B) C, D> = <II(A, D), II(B, C)> - <II(A, C), II(B, D)>``, so that
-        ``<R(A, B) B, A>`` has the sign of the sectional curvature.
+        ``<R(A, B) C, D> = <II(A, D), II(B, C)> - <II(A, C), II(B, D)>``.
         """
         x, a, b, c = self._tensors(base_point, tangent_vec_a, tangent_vec_b, tangent_vec_c)
         network, wide = self._network(x), self._network(x.unsqueeze(-4))
-        parts = zip(horizontal_frame(network), vertical_frame(network), strict=True)
-        along = to_padded([torch.cat(p, -3) for p in parts], x.shape[-1])
+        bases = submersion.horizontal_frame(network), submersion.vertical_frame(network)
+        along = to_padded([torch.cat(p, -3) for p in zip(*bases, strict=True)], x.shape[-1])
         bc, ac = (self._bend(network, v, c).flatten(-3) for v in (b, a))
         ad, bd = (self._bend(wide, v.unsqueeze(-4), along).flatten(-3) for v in (a, b))
-        coefficients = torch.einsum("...km,...m->...k", ad, bc)
-        coefficients = coefficients - torch.einsum("...km,...m->...k", bd, ac)
-        return to_backend(torch.einsum("...k,...kpde->...pde", coefficients, along))
+        parts = [torch.einsum("...km,...m->...k", *pair) for pair in ((ad, bc), (bd, ac))]
+        return to_backend(torch.einsum("...k,...kpde->...pde", parts[0] - parts[1], along))
 
     def random_unit_tangent_vec(self, base_point: Any = None, n_vectors: int = 1) -> Any:
-        """Draw unit tangent vectors of uniform direction, by geomstats' generator.
-
-        The method of geomstats draws vectors that need not be tangent.
-        """
+        """Draw unit tangent vectors of uniform direction."""
         x = as_tensor(base_point)
-        check_one_point(n_vectors, x.shape[:-3])
-        normal = gs.random.normal(size=batched(tuple(x.shape), n_vectors))
+        normal = normal_vectors(n_vectors, x.shape[:-3], x.shape[-3:])
         z = as_tensor(self._space.to_tangent(normal, base_point), like=x)
         return to_backend(z / z.flatten(-3).norm(dim=-1)[..., None, None, None])
 
@@ -134,8 +111,8 @@ class BalancedMetric(RiemannianMetric):
 
         def path(t: Any) -> Any:
             times = torch.atleast_1d(as_tensor(t, like=x))
-            layers = balanced_geodesic(start, velocity, times, rtol=self._rtol(x))
-            # geomstats has the times last of the leading dimensions.
+            layers = network_geodesics.balanced_geodesic(start, velocity, times, rtol=self._rtol(x))
+            # geomstats wants the times last of the leading dimensions.
             return to_backend(to_padded(layers, x.shape[-1]).movedim(0, -4))
 
         return path
@@ -155,10 +132,10 @@ class BalancedMetric(RiemannianMetric):
         return to_backend(to_padded(layers, self._space.shape[-1]))
 
     def _rtol(self, x: Tensor) -> float:
-        """Return the tolerance, or the smallest one that the precision of an array allows."""
+        """Return the tolerance, but at least what the precision of an array allows."""
         return max(self.rtol, torch.finfo(x.dtype).eps ** 0.75)
 
     def _bend(self, network: Network, v: Tensor, w: Tensor) -> Tensor:
         """Return ``II(v, w)`` as one tensor."""
-        normal = second_fundamental_form(network, self._layers(v), self._layers(w))
+        normal = submersion.second_fundamental_form(network, self._layers(v), self._layers(w))
         return to_padded(normal, self._space.shape[-1])

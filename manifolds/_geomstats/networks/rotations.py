@@ -20,22 +20,15 @@ class HiddenRotations(Manifold):
     """The group ``O(d_1) x ... x O(d_{N-1})`` of the rotations of the hidden layers.
 
     An element is an array of shape (N - 1, D, D), D the largest width, that holds g_p in the first
-    ``d_p`` rows and columns of slice ``p - 1`` and continues it by the identity, so that products
-    and transposes of slices are those of the group. Random points follow its uniform law.
-
-    Parameters
-    ----------
-    widths : sequence of int
-        ``(d_0, ..., d_N)``, the width of the input first.
+    ``d_p`` rows and columns of slice ``p - 1`` and continues it by the identity. Random points
+    follow the uniform law. `widths` as in `LayeredNetworks`.
     """
 
     def __init__(self, widths: Sequence[int]) -> None:
         self.widths = as_width_sequence(widths)
-        hidden = self.widths[1:-1]
-        side = max(self.widths)
-        dim = sum(d * (d - 1) // 2 for d in hidden)
-        # geomstats refuses the dimension of a finite group.
-        shape = (len(hidden), side, side)
+        hidden, side = self.widths[1:-1], max(self.widths)
+        dim, shape = sum(d * (d - 1) // 2 for d in hidden), (len(hidden), side, side)
+        # geomstats refuses the dimension 0 of a finite group.
         super().__init__(dim=dim or None, shape=shape, intrinsic=False, equip=False)
         self.dim = dim
 
@@ -75,8 +68,7 @@ class HiddenRotations(Manifold):
     def projection(self, point: Any) -> Any:
         """Return the nearest element: the polar factor of every block."""
         g = as_tensor(point)
-        eye = self._eye(g)
-        return to_backend(polar(self._block(g - eye) + eye))
+        return to_backend(polar(self._block(g - self._eye(g)) + self._eye(g)))
 
     def random_point(self, n_samples: int = 1, bound: float = 1.0) -> Any:
         normal = self._block(as_tensor(gs.random.normal(size=batched(self.shape, n_samples))))
@@ -97,12 +89,7 @@ class HiddenRotations(Manifold):
 class HiddenRotationAction(GroupAction):
     """Action of the hidden rotations, ``W_p -> g_p W_p g_{p-1}^T`` with ``g_0 = g_N = 1``.
 
-    It keeps end-to-end matrix, norm and balance.
-
-    Parameters
-    ----------
-    widths : sequence of int
-        ``(d_0, ..., d_N)``, the width of the input first.
+    It keeps end-to-end matrix, norm and balance. `widths` as in `LayeredNetworks`.
     """
 
     def __init__(self, widths: Sequence[int]) -> None:

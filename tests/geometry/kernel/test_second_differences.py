@@ -75,6 +75,17 @@ def test_ratios_meet_high_precision(depth, dtype):
                      torch.zeros_like(actual[i]), ops=100, scale=1.0)  # fmt: skip
 
 
+@depths
+def test_single_precision_stays_single_in_numpy(depth):
+    """Some numpy operations take a subclass of float for a number in double precision."""
+    x, depth = np.log(np.array(SPECTRUM, np.float32)), Depth(depth)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tables = [table(x, depth) for table in (ratios, mixed_ratios, outer_ratios)]
+        tables.append(slice_of_ratios(x, 1, depth))
+        tables.append(log_second_difference(x[0], x[1], x, depth))
+    assert {table.dtype for table in tables} == {np.dtype(np.float32)}
+
+
 @pytest.mark.parametrize("depth", [1.0, 1.3, 2.0, 2.7, 3.0, 16.0, 40.0])
 @dtypes
 def test_ratios_against_zeros_meet_high_precision(depth, dtype):

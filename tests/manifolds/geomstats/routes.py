@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import dln_geometry as dln
-from manifolds._geomstats import BalancedNetworks, HiddenRotationAction
+from manifolds.geomstats_dln import BalancedNetworks, HiddenRotationAction
 
 NETWORKS = [
     ((2, 2, 2), 2),

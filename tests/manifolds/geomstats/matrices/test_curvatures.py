@@ -9,13 +9,12 @@ import pytest
 import torch
 
 from dln_geometry.testing import assert_close, assert_mean, assert_order
-from manifolds._geomstats import (
+from manifolds._geomstats.arrays import as_tensor, to_backend
+from manifolds.geomstats_dln import (
     DepthMetric,
     FixedRankEndToEnd,
     FixedSpacesEndToEnd,
     FullRankEndToEnd,
-    as_tensor,
-    to_backend,
 )
 from tests.manifolds.geomstats.routes import normal
 

@@ -15,7 +15,8 @@ from scipy.integrate import solve_ivp
 
 import dln_geometry as dln
 from dln_geometry.testing import assert_close, assert_order
-from manifolds._geomstats import DepthMetric, FixedRankEndToEnd, as_tensor, to_backend
+from manifolds._geomstats.arrays import as_tensor, to_backend
+from manifolds.geomstats_dln import DepthMetric, FixedRankEndToEnd
 from tests.manifolds.geomstats.routes import normal
 
 SHAPES = [(4, 3, 2), (4, 4, 3), (3, 5, 2), (3, 2, 1)]

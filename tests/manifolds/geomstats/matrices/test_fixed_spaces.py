@@ -12,13 +12,12 @@ from geomstats.learning.frechet_mean import FrechetMean
 from scipy.integrate import solve_ivp
 
 from dln_geometry.testing import assert_close, assert_order
-from manifolds._geomstats import (
+from manifolds._geomstats.arrays import as_tensor, to_backend
+from manifolds.geomstats_dln import (
     DepthMetric,
     FixedRankEndToEnd,
     FixedSpacesEndToEnd,
     FullRankEndToEnd,
-    as_tensor,
-    to_backend,
 )
 from tests.manifolds.geomstats.routes import normal
 

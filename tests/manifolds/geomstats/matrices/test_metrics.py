@@ -9,13 +9,8 @@ from geomstats.learning.frechet_mean import FrechetMean
 
 import dln_geometry as dln
 from dln_geometry.testing import assert_close
-from manifolds._geomstats import (
-    DepthMetric,
-    FixedRankEndToEnd,
-    FullRankEndToEnd,
-    as_tensor,
-    to_backend,
-)
+from manifolds._geomstats.arrays import as_tensor, to_backend
+from manifolds.geomstats_dln import DepthMetric, FixedRankEndToEnd, FullRankEndToEnd
 from tests.manifolds.geomstats.routes import normal
 
 

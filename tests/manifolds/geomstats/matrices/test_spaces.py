@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from dln_geometry.testing import assert_close
-from manifolds._geomstats import FixedRankEndToEnd, FullRankEndToEnd, as_tensor, to_backend
+from manifolds._geomstats.arrays import as_tensor, to_backend
+from manifolds.geomstats_dln import FixedRankEndToEnd, FullRankEndToEnd
 from tests.manifolds.geomstats.routes import normal, rank_of
 
 

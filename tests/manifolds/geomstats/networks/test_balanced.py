@@ -10,14 +10,8 @@ import pytest
 import torch
 
 from dln_geometry.testing import assert_close
-from manifolds._geomstats import (
-    BalancedNetworks,
-    HiddenRotations,
-    LayeredNetworks,
-    as_tensor,
-    to_backend,
-    to_padded,
-)
+from manifolds._geomstats.arrays import as_tensor, to_backend, to_padded
+from manifolds.geomstats_dln import BalancedNetworks, HiddenRotations, LayeredNetworks
 from tests.manifolds.geomstats.routes import NETWORKS, balanced_layers, equipped, normal, rank_of
 
 

@@ -4,7 +4,7 @@ import pytest
 
 import dln_geometry as dln
 from dln_geometry.testing import assert_close
-from manifolds._geomstats import as_tensor, to_backend, to_padded
+from manifolds._geomstats.arrays import as_tensor, to_backend, to_padded
 from tests.manifolds.geomstats.routes import NETWORKS, balanced_layers, equipped, normal
 
 

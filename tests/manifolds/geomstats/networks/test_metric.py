@@ -6,7 +6,8 @@ import torch
 
 from dln_geometry.geometry.geodesics import GeodesicError
 from dln_geometry.testing import assert_close, assert_mean
-from manifolds._geomstats import BalancedNetworks, as_tensor
+from manifolds._geomstats.arrays import as_tensor
+from manifolds.geomstats_dln import BalancedNetworks
 
 
 def test_geodesics_end_where_the_rank_falls():

@@ -8,14 +8,13 @@ from geomstats.learning.frechet_mean import FrechetMean
 
 import dln_geometry as dln
 from dln_geometry.testing import assert_close
-from manifolds._geomstats import (
+from manifolds._geomstats.arrays import as_tensor, to_backend
+from manifolds.geomstats_dln import (
     BalancedMetric,
     BalancedNetworks,
     BalancedQuotientMetric,
     FullRankEndToEnd,
     HiddenRotationAction,
-    as_tensor,
-    to_backend,
 )
 from tests.manifolds.geomstats.routes import balanced_layers, equipped, normal
 

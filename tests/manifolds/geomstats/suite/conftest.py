@@ -11,7 +11,7 @@ import torch
 from geomstats.test.conf import pytest_collection_modifyitems  # noqa: F401
 from geomstats.test.random import RandomDataGenerator
 
-from manifolds._geomstats import (
+from manifolds.geomstats_dln import (
     DepthMetric,
     FixedRankEndToEnd,
     FixedSpacesEndToEnd,

@@ -14,7 +14,7 @@ from geomstats.test_cases.geometry.riemannian_metric import (
     RiemannianMetricTestCase,
 )
 
-from manifolds._geomstats import BalancedNetworks, HiddenRotationAction
+from manifolds.geomstats_dln import BalancedNetworks, HiddenRotationAction
 
 NETWORKS = [
     ((2, 2, 2), None, True),

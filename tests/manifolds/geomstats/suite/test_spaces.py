@@ -15,7 +15,7 @@ from geomstats.test_cases.geometry.base import (
 from geomstats.test_cases.geometry.manifold import ManifoldTestCase
 from geomstats.test_cases.geometry.mixins import ProjectionTestCaseMixins
 
-from manifolds._geomstats import (
+from manifolds.geomstats_dln import (
     BalancedNetworks,
     FixedRankEndToEnd,
     FixedSpacesEndToEnd,
