@@ -14,11 +14,13 @@ from dln_geometry.dynamics.noise import time_grid
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.ode import integrate
 
-_EARLY = 1e-10
-"""Time, over the square of the distance to the next cluster, until which clusters are alone."""
+Field = Callable[[Tensor], Tensor]
 
+# Until this time, over the square of the distance to the next cluster, a cluster moves alone.
+_EARLY = 1e-10
+
+# Two particles with a smaller gap, over the largest position, coincide.
 _TIED = 1e-12
-"""Gap, over the largest position, below which two particles are taken to coincide."""
 
 
 def deterministic_path(
@@ -29,8 +31,7 @@ def deterministic_path(
     at = times_to_end(times, t_end)
     with torch.no_grad():
         rows = path(x.reshape(-1, x.shape[-1]).double(), at).to(x.dtype)
-    rows = rows.reshape(len(at), *x.shape)
-    stats = {"scheme": "ode"}
+    rows, stats = rows.reshape(len(at), *x.shape), {"scheme": "ode"}
     return Trajectory(t=times, states=rows[: len(times)], final=rows[-1], stats=stats)
 
 
@@ -43,22 +44,20 @@ def repulsion(x: Tensor) -> Tensor:
 
 def singular_repulsion(s: Tensor, excess: int) -> Tensor:
     """Return ``[(excess + 1)/s_i + sum_{j != i} 2 s_i/(s_i^2 - s_j^2)]/2``, shape (..., n)."""
-    w = s.square()
-    return 0.5 * (excess + 1) / s + s * repulsion(w)
+    return 0.5 * (excess + 1) / s + s * repulsion(s.square())
 
 
 def coulomb_path(x0: Tensor, times: list[float], confinement: float, rtol: float) -> Tensor:
     """Return the solutions of ``dx_i = sum dt/(x_i - x_j) - c x_i dt`` at increasing times.
 
     Shape (T, B, n) for `x0` of shape (B, n), ascending. Coinciding particles leave as ``sqrt(t)``
-    times the zeros of a Hermite polynomial; if all coincide, this holds for ever.
+    times the zeros of a Hermite polynomial, exactly if all coincide.
     """
-    n = x0.shape[-1]
-    # Around the mean, which moves alone, gaps are best resolved.
+    # The mean moves alone; subtract it to resolve gaps best.
     mean = x0.mean(-1, keepdim=True)
     x = x0 - mean
     if bool((x.amax(-1) == x.amin(-1)).all()):
-        zeros = hermite_zeros(n, dtype=x.dtype, device=x.device)
+        zeros = hermite_zeros(x.shape[-1], dtype=x.dtype, device=x.device)
         rows = [math.sqrt(early(t, confinement)) * zeros.expand_as(x) for t in times]
     else:
         first = _early_time(x, times)
@@ -68,9 +67,8 @@ def coulomb_path(x0: Tensor, times: list[float], confinement: float, rtol: float
             return repulsion(y) - confinement * y
 
         rows = _rows_after(field, x, x0 - mean, times, first, rtol)
-    return torch.stack(
-        [r + mean * math.exp(-confinement * t) for t, r in zip(times, rows, strict=True)]
-    )
+    means = [mean * math.exp(-confinement * t) for t in times]
+    return torch.stack([r + c for r, c in zip(rows, means, strict=True)])
 
 
 def singular_coulomb_path(
@@ -82,8 +80,7 @@ def singular_coulomb_path(
         zeros = laguerre_zeros(n, excess, dtype=s0.dtype, device=s0.device).sqrt()
         rows = [math.sqrt(early(t, confinement)) * zeros.expand_as(s0) for t in times]
         return torch.stack(rows)
-    mirrored = torch.cat((-s0.flip(-1), s0), -1)
-    first = _early_time(mirrored, times)
+    first = _early_time(torch.cat((-s0.flip(-1), s0), -1), times)
 
     def cluster(value: float, k: int, t: float) -> Tensor:
         if value == 0:
@@ -114,41 +111,30 @@ def _early_time(x: Tensor, times: list[float]) -> float:
 
 
 def _hermite_cluster(value: float, k: int, t: float) -> Tensor:
-    """Return k particles that were at one place a short time ago."""
+    """Return k particles at the time t after they left one place."""
     return value + math.sqrt(t) * hermite_zeros(k)
 
 
-def _separated(
-    x: Tensor,
-    t: float,
-    cluster: Callable[[float, int, float], Tensor],
-) -> Tensor:
+def _separated(x: Tensor, t: float, cluster: Callable[[float, int, float], Tensor]) -> Tensor:
     """Return the particles (n,) a short time t later, coinciding ones on their own solution."""
-    scale = float(x.abs().amax())
     wide = x.double()
-    marks = (wide.diff() > _TIED * scale).nonzero().flatten() + 1
+    marks = (wide.diff() > _TIED * float(x.abs().amax())).nonzero().flatten() + 1
     groups = torch.tensor_split(wide, marks.cpu())
     moved = [cluster(float(g[0]), len(g), t) if t > 0 else g.cpu() for g in groups]
     return torch.cat(moved).to(x)
 
 
 def _rows_after(
-    field: Callable[[Tensor], Tensor],
-    x: Tensor,
-    x0: Tensor,
-    times: list[float],
-    first: float,
-    rtol: float,
+    field: Field, x: Tensor, x0: Tensor, times: list[float], first: float, rtol: float
 ) -> list[Tensor]:
     """Integrate from x at the time `first`; until then the rows are the start x0."""
-    rows, later = [x0.sort(-1).values for t in times if t <= first], [t for t in times if t > first]
-    return (
-        [*rows, *ascending_rows(field, x, [t - first for t in later], rtol)[0]] if later else rows
-    )
+    rows = [x0.sort(-1).values for t in times if t <= first]
+    later = [t - first for t in times if t > first]
+    return [*rows, *ascending_rows(field, x, later, rtol)[0]] if later else rows
 
 
 def ascending_rows(
-    field: Callable[[Tensor], Tensor], x: Tensor, times: list[float], rtol: float
+    field: Field, x: Tensor, times: list[float], rtol: float
 ) -> tuple[Tensor, dict[str, Any]]:
     """Integrate ``x' = field(x)``, x of shape (B, n); return (T, B, n), sorted, and statistics."""
 
@@ -162,6 +148,6 @@ def ascending_rows(
 
 
 def times_to_end(times: Tensor, t_end: Any) -> list[float]:
-    """Return saved times, and `t_end` if it is none of them."""
+    """Return the saved times, and `t_end` after them."""
     at = times.tolist()
     return at if at[-1] == t_end else [*at, float(t_end)]

@@ -1,14 +1,13 @@
 """Dyson Brownian motion of eigenvalues, any index, order always kept, by random matrices.
 
-A step maps particles (..., n), in any order, to particles in ascending order, after the time h;
-positions may coincide. Nothing is checked in it.
+A step maps particles (..., n), in any order, to particles in ascending order, after the time h,
+without checks; positions may coincide.
 
-Why the matrices have the entries they have: the generator, and one step of a scheme expanded in h,
-act on symmetric polynomials. Up to order h^2 a step with independent diagonal entries of variance
-``2h/b`` and off-diagonal ones with ``E|y|^2 = h``, ``E|y|^4 = (1 + 2/b) h^2`` is, like the square
-of the generator, quadratic in 1/b, and both agree at b = 1, 2 and 4, where Gaussian matrices over
-the reals, complex numbers and quaternions are exact for every h. So they agree for all b: weak
-order 2, collisions or not. (Gaussian entries for every b have the fourth moment 3 h^2 and order 1.)
+On symmetric polynomials, up to order h^2, a step by matrices with independent diagonal entries of
+variance ``2h/b`` and off-diagonal ones with ``E|y|^2 = h``, ``E|y|^4 = (1 + 2/b) h^2`` is, like the
+square of the generator, quadratic in 1/b. They agree at b = 1, 2 and 4, where Gaussian matrices
+over the reals, complex numbers and quaternions are exact for every h, hence for all b: weak order
+2, collisions or not. (Gaussian entries for every b have the fourth moment 3 h^2 and order 1.)
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from dln_geometry.dynamics.dyson.coulomb import coulomb_path, deterministic_path
-from dln_geometry.dynamics.dyson.implicit import implicit_step
+from dln_geometry.dynamics.dyson.implicit import implicit_step, proximal
 from dln_geometry.dynamics.laws import tridiagonal_eigenvalues
 from dln_geometry.dynamics.noise import OVERFLOW, Grid, Particles, simulate, time_grid
 from dln_geometry.dynamics.trajectory import Trajectory
@@ -39,13 +38,11 @@ from dln_geometry.support import (
 
 Step = Callable[[Tensor, float], Tensor]
 
-SCHEMES = ("isospectral", "exact", "tridiagonal", "implicit")
-
+# Fewer steps of a scheme that is not exact bring a warning.
 FEW_STEPS = 8
-"""Number of steps below which a scheme that is not exact is said to be too coarse."""
 
+# `tridiagonal_step` is not used where h times the rate of its drift is larger.
 STIFF = 0.75
-"""Rate of the drift of particles that are not neighbours, times h, above which it is not used."""
 
 
 def dyson(
@@ -64,60 +61,50 @@ def dyson(
 ) -> Trajectory:
     r"""Simulate ``dx_i = sum_{j != i} dt/(x_i - x_j) - c x_i dt + sqrt(2/b) dW_i``.
 
-    Particles never change their order; they may coincide at the start. The confining drift c is a
-    change of scale and time, exact in every scheme.
+    Particles keep their order; they may coincide at the start. The confining drift is exact.
 
     Parameters
     ----------
     start : array_like, shape (..., n)
-        Positions, in any order (they are sorted); all zero is allowed.
+        Positions, in any order.
     dyson_index : float
-        Index b in (0, inf]. Infinity is Coulomb repulsion, integrated with tolerance `rtol`:
-        `dt`, `generator` and `scheme` are not used then.
+        Index b in (0, inf]. Infinity is Coulomb repulsion, integrated with the relative tolerance
+        `rtol`: `dt`, `generator` and `scheme` are not used then.
     t_end, dt : float
         End of time, and the largest step. Where steps are exact in law (``scheme="exact"``, and
-        index 1) `dt` may be left out: then there is one step per saved time.
+        index 1) `dt` is optional: then there is one step per saved time. Others warn of less than 8
+        steps.
     generator : torch.Generator, optional
         Source of randomness; a fresh one by default.
     save_at : array_like, shape (T,), optional
-        Increasing times in [0, t_end]; by default at most 101 equally spaced ones.
+        Increasing times; by default at most 101 equally spaced ones in [0, t_end].
     confinement : float
-        Rate c >= 0 of the Ornstein-Uhlenbeck drift.
+        Rate c >= 0.
     scheme : {"isospectral", "exact", "tridiagonal", "implicit"}
         ``"isospectral"``: eigenvalues of ``diag(x)`` plus a random symmetric matrix; exact in law
         at b = 1, else of weak order 2 (three particles, t = 1, b = 3.3: ``E (sum x^3)^2`` is off
         by 11, 2.7, 0.5 % with 1, 2, 4 steps; ``E sum x^2`` and ``E sum x^4`` are exact). The
-        law as a whole takes a few steps; that of the gaps takes steps below their square.
+        law of the gaps takes steps below their square.
         ``"exact"``: Gaussian matrices over the reals, complex numbers or quaternions, b = 1, 2, 4.
         ``"tridiagonal"``: neighbours by a random matrix, the others by an explicit drift, where
         gaps allow it, else as above. For many particles (6 times cheaper at n = 500, 10 times at
-        2000) and `dt` below the square of a gap; pairs are exact, so that the law of the gaps
-        comes right at larger steps than above; weak order 1.
+        2000) and `dt` below the square of a gap; weak order 1, but exact for pairs: the law of the
+        gaps takes fewer steps than above.
         ``"implicit"``: the repulsion at the end of the step, a convex problem; weak order 1, but
-        the path of given Brownian increments.
+        for the path of given Brownian increments.
     increments : array_like, shape (K, ..., n), optional
-        Brownian increments of variance ``t_end/K`` that take the place of `dt` and `generator`
-        in the implicit scheme; sums of pairs of them drive the same path with half the steps.
-    rtol : float
-        Relative tolerance at infinite index.
-    progress : bool
-        Show a progress bar.
+        Brownian increments of variance ``t_end/K`` in place of `dt` and `generator` in the implicit
+        scheme; sums of pairs of them drive the same path with half the steps.
 
     Returns
     -------
     Trajectory
         ``states (T, ..., n)`` ascending; ``final (..., n)`` at `t_end`.
 
-    Warns
-    -----
-    UserWarning
-        If a scheme that is not exact has less than 8 steps.
-
     References
     ----------
     Huang, Inauen, Menon, arXiv 2210.11347; Cepa, Lepingle, Diffusing particles with electrostatic
-    repulsion, 1997, for the equation as a convex problem; Li, Menon, Numerical solution of Dyson
-    Brownian motion, arXiv 1306.1179, for an explicit (tamed Euler) scheme.
+    repulsion, 1997 (a convex problem); Li, Menon, arXiv 1306.1179 (tamed Euler steps).
 
     Examples
     --------
@@ -133,10 +120,8 @@ def dyson(
     if scheme not in SCHEMES:
         raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, got {scheme!r}")
     if increments is not None and (scheme != "implicit" or math.isinf(index)):
-        raise ValueError(
-            f'increments must go with scheme "implicit" and a finite index, got {scheme!r} and '
-            f"{index:g}"
-        )
+        needed = 'increments must go with scheme "implicit" and a finite index'
+        raise ValueError(f"{needed}, got {scheme!r} and {index:g}")
     if math.isinf(index):
         path = partial(coulomb_path, confinement=rate, rtol=rtol)
         return deterministic_path(path, x, t_end, save_at)
@@ -153,26 +138,22 @@ def dyson(
                 f"{tuple(x.shape)}, got {tuple(dw.shape)}"
             )
         grid = time_grid(t_end, None, save_at, steps=len(dw), to_end=True, device=x.device)
-        drawn, h = iter(dw), grid.sizes[0]
-        step = implicit_step(index, lambda x, tau: math.sqrt(tau / h) * next(drawn))
+        drawn, h, noise = iter(dw), grid.sizes[0], math.sqrt(2 / index)
+
+        def step(x: Tensor, tau: float) -> Tensor:
+            return proximal(x, x + noise * (math.sqrt(tau / h) * next(drawn)), tau)
+
         return particle_path(x.expand(dw.shape[1:]), step, grid, scheme, rate)
     exact = scheme == "exact" or (index == 1 and scheme == "isospectral")
     grid = particle_grid(x, t_end, dt, save_at, "Dyson Brownian motion", exact=exact)
     generator = as_generator(generator, x.device)
-    if scheme == "implicit":
-        step = implicit_step(
-            index, lambda x, h: math.sqrt(h) * normal(x.shape, generator, x.dtype, x.device)
-        )
-    else:
-        make = {"isospectral": isospectral_step, "exact": field_step}.get(scheme, tridiagonal_step)
-        step = make(index, generator)
-    return particle_path(x, step, grid, scheme, rate, progress)
+    return particle_path(x, SCHEMES[scheme](index, generator), grid, scheme, rate, progress)
 
 
 def as_particles(start: Any, *, positive: bool = False) -> Tensor:
-    """Return positions (..., n), ascending: particles have no names."""
+    """Return positions (..., n), ascending."""
     x = as_float_tensor(start, "start")
-    if x.ndim < 1 or x.shape[-1] == 0:
+    if x.ndim == 0 or x.shape[-1] == 0:
         raise ValueError(f"start must have shape (..., n), n >= 1, got {tuple(x.shape)}")
     if positive and bool((x < 0).any()):
         raise ValueError(f"start must be non-negative, got {float(x.min())}")
@@ -180,7 +161,7 @@ def as_particles(start: Any, *, positive: bool = False) -> Tensor:
 
 
 def particle_grid(x: Tensor, t_end: Any, dt: Any, save_at: Any, what: str, *, exact: bool) -> Grid:
-    """Return the times and steps; refuse a missing dt, and warn of hardly any steps of order 2."""
+    """Return times and steps; unless they are exact, require `dt` and warn of few steps."""
     if dt is None and not exact:
         raise ValueError("dt must be given: steps of this index and scheme are not exact in law")
     grid = time_grid(t_end, dt, save_at, to_end=True, device=x.device)
@@ -196,22 +177,17 @@ def particle_path(
     x: Tensor, step: Step, grid: Grid, scheme: str, rate: float, progress: bool = False
 ) -> Trajectory:
     """Follow particles with the confining drift ``-rate x``."""
-    motion = Particles(step, scheme, rate)
-    path = simulate(motion, (x,), grid, label="Dyson", progress=progress)
+    path = simulate(Particles(step, scheme, rate), (x,), grid, label="Dyson", progress=progress)
     if not (isinstance(path.final, Tensor) and bool(torch.isfinite(path.final).all())):
         raise ValueError(OVERFLOW)
     return path
 
 
 def isospectral_step(index: float, generator: torch.Generator) -> Step:
-    """Return the step by eigenvalues of ``diag(x) + noise``, real symmetric, any index.
-
-    Exact in law at index 1, of weak order 2 otherwise.
-    """
+    """Return the step by eigenvalues of ``diag(x) + noise``, real symmetric, exact at index 1."""
 
     def step(x: Tensor, h: float) -> Tensor:
-        n = x.shape[-1]
-        noise = lower_normals(x, generator)
+        n, noise = x.shape[-1], lower_normals(x, generator)
         main = x + math.sqrt(2 * h / index) * noise.diagonal(dim1=-2, dim2=-1)
         matrix = math.sqrt(h) * signed_modulus(noise, index, generator)
         matrix[..., range(n), range(n)] = main
@@ -224,21 +200,18 @@ def field_step(index: float, generator: torch.Generator) -> Step:
     """Return the step exact in law at index 1, 2 or 4: Gaussian matrices over a field."""
     if index == 1:
         return isospectral_step(index, generator)
+    k = int(index)
 
     def step(x: Tensor, h: float) -> Tensor:
-        n = x.shape[-1]
-        k = int(index)
-        parts = normal((k, *x.shape, n), generator, x.dtype, x.device) * math.sqrt(h / k)
+        parts = normal((k, *x.shape, x.shape[-1]), generator, x.dtype, x.device) * math.sqrt(h / k)
         lower = torch.complex(parts[0], parts[1]).tril(-1)
         main = x + parts[0].diagonal(dim1=-2, dim2=-1) * math.sqrt(2.0)
         if k == 2:
             return torch.linalg.eigvalsh(lower + main.diag_embed())
         # A quaternion is a 2 x 2 complex matrix: every eigenvalue comes twice.
         other = torch.complex(parts[2], parts[3]).tril(-1)
-        full = lower + lower.mH + main.diag_embed()
-        block = other - other.mT
-        top = torch.cat((full, block), -1)
-        bottom = torch.cat((block.mH, full.conj()), -1)
+        full, block = lower + lower.mH + main.diag_embed(), other - other.mT
+        top, bottom = torch.cat((full, block), -1), torch.cat((block.mH, full.conj()), -1)
         return torch.linalg.eigvalsh(torch.cat((top, bottom), -2))[..., ::2]
 
     return step
@@ -247,10 +220,10 @@ def field_step(index: float, generator: torch.Generator) -> Step:
 def tridiagonal_step(index: float, generator: torch.Generator) -> Step:
     """Return the cheap step for many particles: neighbours by a random matrix, the rest by drift.
 
-    The repulsion of all but the two neighbours is an explicit step; then come eigenvalues of
+    An explicit step of the repulsion of all but the two neighbours; then the eigenvalues of
     ``diag(x)`` plus a tridiagonal matrix with ``sqrt(2h/b) N(0, 1)`` on the diagonal and
-    ``sqrt(h/b) chi_b`` next to it, of which isolated pairs are exact for every h. Samples where
-    ``h sum 1/(x_i - x_j)^2`` over the others is not small take a step of `isospectral_step`.
+    ``sqrt(h/b) chi_b`` next to it, exact for isolated pairs. Samples with large
+    ``h sum 1/(x_i - x_j)^2`` over the others take a step of `isospectral_step`.
     """
     dense = isospectral_step(index, generator)
 
@@ -277,12 +250,8 @@ def tridiagonal_step(index: float, generator: torch.Generator) -> Step:
 
 
 def lower_normals(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw matrices (..., n, n) whose lower triangle is normal, at half the price of all of it.
-
-    The upper triangle holds copies and must not be read.
-    """
-    n = x.shape[-1]
-    half, odd = (n + 1) // 2, n % 2
+    """Draw the normal lower triangles of matrices (..., n, n); the upper ones hold copies."""
+    n, odd, half = x.shape[-1], x.shape[-1] % 2, (x.shape[-1] + 1) // 2
     draw = normal((*x.shape[:-1], n + 1 - odd, half), generator, x.dtype, x.device)
     matrix = x.new_zeros(*x.shape, n)
     matrix[..., :half] = draw[..., 1 - odd :, :]
@@ -305,18 +274,25 @@ def signed_modulus(g: Tensor, index: float, generator: torch.Generator) -> Tenso
 @cache
 def _two_moments(index: float) -> tuple[float, float]:
     """Return (a, c) such that ``a g + c sign g`` has the moments of `signed_modulus`."""
-    first = math.sqrt(2 / math.pi)
     if index > 1e15:
         return 0.0, 1.0
+    first = math.sqrt(2 / math.pi)
 
     def moments(q: float) -> tuple[float, float]:
         second = 1 + q * q + 2 * q * first
         return second, 3 + 8 * q * first + 6 * q * q + 4 * q**3 * first + q**4
 
     def excess(q: float) -> float:
-        second, fourth = moments(q)
-        return fourth / second**2 - 1 - 2 / index
+        return moments(q)[1] / moments(q)[0] ** 2 - 1 - 2 / index
 
     q: Any = brentq(excess, 0.0, 10.0 + 10.0 * math.sqrt(index))
     a = moments(q)[0] ** -0.5
     return a, q * a
+
+
+SCHEMES: dict[str, Callable[[float, torch.Generator], Step]] = {
+    "isospectral": isospectral_step,
+    "exact": field_step,
+    "tridiagonal": tridiagonal_step,
+    "implicit": implicit_step,
+}

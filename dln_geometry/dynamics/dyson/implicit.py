@@ -8,36 +8,36 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dln_geometry.support import normal
+
+# Size up to which a Cholesky factorisation beats conjugate gradients.
 DENSE = 100
-"""Size up to which a Cholesky factorisation beats conjugate gradients."""
 
 
-def implicit_step(
-    index: float, increment: Callable[[Tensor, float], Tensor]
-) -> Callable[[Tensor, float], Tensor]:
-    """Return the step of weak order 1; ``increment(x, h)`` is that of Brownian motion in time h."""
-    return lambda x, h: proximal(x, x + math.sqrt(2 / index) * increment(x, h), h)
+def implicit_step(index: float, generator: torch.Generator) -> Callable[[Tensor, float], Tensor]:
+    """Return the step of weak order 1."""
+
+    def step(x: Tensor, h: float) -> Tensor:
+        noise = math.sqrt(h) * normal(x.shape, generator, x.dtype, x.device)
+        return proximal(x, x + math.sqrt(2 / index) * noise, h)
+
+    return step
 
 
 def proximal(start: Tensor, y: Tensor, h: float) -> Tensor:
     r"""Solve ``x_i = y_i + h sum_{j != i} 1/(x_i - x_j)``, ascending, whatever the order of y.
 
-    The minimum of the convex ``|x - y|^2/(2h) - sum_{i<j} log(x_j - x_i)``: there is exactly one.
-    Newton's method, damped where it must be (the function is self-concordant, so a step of
-    length below 1 in its own metric keeps the order); `start` is where it begins.
-
-    Raises
-    ------
-    ValueError
-        If the positions cannot be resolved in double precision.
+    The minimum of the strictly convex ``|x - y|^2/(2h) - sum_{i<j} log(x_j - x_i)``, by Newton's
+    method from `start`, damped: the function is self-concordant, so a step of length below 1 in its
+    own metric keeps the order. ValueError if double precision does not resolve the positions.
     """
     n = y.shape[-1]
     if n == 1:
         return y
-    # Particles pushed together are apart by far less than their positions: double precision.
+    # Double precision: particles pushed together are apart by far less than their positions.
     dtype, y = y.dtype, y.double()
     x = start.double().sort(-1).values
-    # Coinciding particles are pulled apart by about as much as the step will.
+    # Pull coinciding particles apart by about as much as the step will.
     tiny = 1e-3 * math.sqrt(h) + 4 * torch.finfo(x.dtype).eps * x.abs().amax(-1, keepdim=True)
     tied = (x.diff(dim=-1) < tiny).any(-1, keepdim=True)
     spread = torch.linspace(-1, 1, n, dtype=x.dtype, device=x.device) * math.sqrt(h * n)
@@ -65,8 +65,7 @@ def _solve_laplacian(weights: Tensor, right: Tensor) -> Tensor:
     main = 1 + weights.sum(-1)
     n = right.shape[-1]
     if n <= DENSE:
-        matrix = main.diag_embed() - weights
-        root = torch.linalg.cholesky_ex(matrix).L
+        root = torch.linalg.cholesky_ex(main.diag_embed() - weights).L
         return torch.cholesky_solve(right.unsqueeze(-1), root).squeeze(-1)
     # Jacobi-preconditioned conjugate gradients; an inexact direction is still one of descent.
     d, r = torch.zeros_like(right), right.clone()

@@ -30,12 +30,11 @@ def isospectral_flow(
     r"""Simulate ``dM = P dH + sqrt(2/b) P_perp dH`` on Hermitian or real symmetric matrices.
 
     P projects to the tangent space of the orbit ``{Q M Q*}``: in an eigenframe of M the matrices
-    with zero diagonal. In that frame ``E|dH_ij|^2 = dt`` for all entries, so that the eigenvalues
-    are a Dyson Brownian motion of index b over either field, and M itself a Gaussian process at
-    b = 2 (complex) and b = 1 (real). At infinite index the noise is tangent to the orbit, and the
-    orbit, known by its eigenvalues, moves deterministically: over the complex numbers by minus
-    one half of its mean curvature, over the reals, where the noise along unit tangent vectors has
-    variance 2 dt, by minus its mean curvature.
+    with zero diagonal. There ``E|dH_ij|^2 = dt`` for all entries, so that the eigenvalues are a
+    Dyson Brownian motion of index b over either field, and M a Gaussian process at b = 2 (complex)
+    and b = 1 (real). At infinite index the noise is tangent to the orbit, whose eigenvalues move
+    deterministically: over the complex numbers by minus one half of its mean curvature, over the
+    reals, where noise along unit tangent vectors has variance 2 dt, by minus its mean curvature.
 
     Parameters
     ----------
@@ -43,23 +42,16 @@ def isospectral_flow(
         Real symmetric or complex Hermitian; the field is that of its dtype.
     dyson_index : float
         Index b in (0, inf].
-    t_end, dt, generator, save_at, progress
-        As in `dyson`. The eigenvalues have weak order 2 (exact at infinity, where they are those
-        of `dyson`), the eigenvectors weak order 1.
+    t_end, dt, generator, save_at, rtol, progress
+        As in `dyson`, which warns of the same. The eigenvalues have weak order 2 (exact at
+        infinity, where they are those of `dyson`), the eigenvectors weak order 1.
     keep_points : bool
         Keep the matrices at the saved times in `Trajectory.points`.
-    rtol : float
-        Relative tolerance of the eigenvalues at infinite index.
 
     Returns
     -------
     Trajectory
         ``states (T, ..., n)``, the eigenvalues, ascending; ``final`` the matrix at `t_end`.
-
-    Warns
-    -----
-    UserWarning
-        If there are less than 8 steps.
 
     References
     ----------
@@ -75,40 +67,32 @@ def isospectral_flow(
     matrix, index = _as_hermitian(start), as_index(dyson_index)
     exact = index == (2 if matrix.is_complex() else 1)
     grid = particle_grid(matrix, t_end, dt, save_at, "the isospectral flow", exact=exact)
-    x, frame = torch.linalg.eigh(matrix.detach())
+    x, q = torch.linalg.eigh(matrix.detach())
     generator = as_generator(generator, x.device)
-    frame = frame @ _random_rotation(x, matrix.dtype, generator)
+    q = q @ _random_rotation(x, matrix.dtype, generator)
     ladder = None
     if math.isinf(index):
         times, flat = grid.step_times(), x.reshape(-1, x.shape[-1]).double()
         ladder = coulomb_path(flat, times, 0.0, rtol).to(x.dtype).reshape(-1, *x.shape)
     steps = IsospectralSteps(index, generator, ladder)
     return simulate(
-        steps,
-        (x, frame),
-        grid,
-        label="isospectral flow",
-        keep_points=keep_points,
-        progress=progress,
+        steps, (x, q), grid, label="isospectral flow", keep_points=keep_points, progress=progress
     )
 
 
 class IsospectralSteps(Stepper):
-    """Eigenvalues and eigenvectors ``(x, Q)`` of the matrix.
-
-    At infinite index `ladder` (steps, ..., n) holds the eigenvalues after every step.
-    """
+    """States ``(x, Q)``; at infinite index `ladder` (steps, ..., n) holds the future x."""
 
     def __init__(self, index: float, generator: torch.Generator, ladder: Tensor | None) -> None:
         self.index, self.generator, self.ladder = index, generator, ladder
 
     def advance(self, state: State, h: float, index: int) -> State:
         x, frame = state
-        noise = _tangent_noise(x, self.index, frame.dtype, self.generator)
+        noise = math.sqrt(h) * _tangent_noise(x, self.index, frame.dtype, self.generator)
         across = normal(x.shape, self.generator, x.dtype, x.device)
         main = x if self.ladder is not None else x + math.sqrt(2 * h / self.index) * across
         try:
-            values, turn = torch.linalg.eigh(math.sqrt(h) * noise + main.diag_embed())
+            values, turn = torch.linalg.eigh(noise + main.diag_embed())
         except torch.linalg.LinAlgError:
             raise Diverged(OVERFLOW, torch.ones_like(x[..., 0], dtype=torch.bool)) from None
         return (values if self.ladder is None else self.ladder[index]), frame @ turn
@@ -117,13 +101,12 @@ class IsospectralSteps(Stepper):
         return {"states": state[0]}
 
     def point(self, state: State) -> Tensor:
-        """Return the matrix."""
         x, frame = state
         return (frame * x.unsqueeze(-2).to(frame.dtype)) @ frame.mH
 
 
 def _as_hermitian(start: Any) -> Tensor:
-    """Return a Hermitian matrix (..., n, n), exactly so."""
+    """Return an exactly Hermitian matrix (..., n, n)."""
     try:
         raw = torch.as_tensor(start)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -134,20 +117,18 @@ def _as_hermitian(start: Any) -> Tensor:
         raise ValueError(f"start must have shape (..., n, n), got {tuple(raw.shape)}")
     if not bool(torch.isfinite(raw).all()):
         raise ValueError("start must be finite, got NaN or infinite entries")
-    half = 0.5 * (raw + raw.mH)
     defect = float((raw - raw.mH).abs().max())
     if defect > 1000 * torch.finfo(raw.dtype).eps * float(raw.abs().max()):
         raise ValueError(f"start must be Hermitian, got a deviation of {defect:.1e}")
-    return half
+    return 0.5 * (raw + raw.mH)
 
 
 def _tangent_noise(
     x: Tensor, index: float, dtype: torch.dtype, generator: torch.Generator
 ) -> Tensor:
-    """Draw noise along the orbit, diagonal zero, of which `eigh` reads the lower triangle.
+    """Draw the strict lower triangle of noise along the orbit.
 
-    Its moduli are those of `signed_modulus`, which make the eigenvalues of order 2; where M is
-    Gaussian, Gaussian ones.
+    Gaussian where M is; else with the moments of `signed_modulus`: eigenvalues of order 2.
     """
     n = x.shape[-1]
     if not dtype.is_complex:

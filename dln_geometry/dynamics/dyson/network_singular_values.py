@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.dyson.coulomb import ascending_rows, times_to_end
+from dln_geometry.dynamics.dyson.coulomb import Field, ascending_rows, times_to_end
 from dln_geometry.dynamics.dyson.eigenvalues import as_particles, isospectral_step
 from dln_geometry.dynamics.dyson.singular_values import real_singular_values
 from dln_geometry.dynamics.noise import (
     Diverged,
     FlatCoordinates,
-    Grid,
     State,
     Stepper,
     StepWatch,
@@ -32,8 +30,6 @@ from dln_geometry.support import (
     as_positive,
     as_sides,
 )
-
-Field = Callable[[Tensor], Tensor]
 
 
 def dln_dyson(
@@ -65,11 +61,10 @@ def dln_dyson(
         du_i = -dE/du_i dt + (1/beta) dS/du_i dt + sqrt(2 kappa/beta) dB_i
                + (kappa/beta) sum_{j != i} dt/(u_i - u_j).
 
-    The second lines are singular values, or eigenvalues, of a matrix Brownian motion: they are
-    taken exactly, half a step before and half a step after the drift of the loss and the entropy
-    (weak order 2). Without loss and entropy every step is exact in law, and the law of `rho` is the
-    same at every finite depth. A singular value that meets 0 in a square matrix is
-    reflected: it is the modulus of a signed one that moves through 0.
+    Noise and repulsion are those of singular values, or eigenvalues, of a matrix Brownian motion:
+    exact steps of them, half before and half after the drift of the loss and the entropy (weak
+    order 2). Without loss and entropy every step is exact in law, and the law of `rho` is the same
+    at every finite depth. Singular values of square matrices are reflected at 0.
 
     Parameters
     ----------
@@ -77,19 +72,16 @@ def dln_dyson(
         Singular values s in any order; zeros are allowed at finite depth.
     depth : float
         Real depth N >= 1, or ``math.inf``.
-    beta, kappa : float
-        Inverse temperature, and noise across the orbits over noise along them. At ``kappa = 0`` the
-        deterministic flow of the free energy, integrated with tolerance `rtol` (`dt` and
-        `generator` are not used).
+    beta, kappa, entropy
+        As in `langevin`. At ``kappa = 0`` the flow of the free energy is integrated with the
+        relative tolerance `rtol`; `dt` and `generator` are not used.
     loss : callable, optional
         ``E(s)`` of the singular values (..., r), returning (...), differentiable by autograd; or
         an object with ``spectral_gradient(s)``, ``dE/ds`` of shape (..., r).
-    entropy : bool
-        Whether the drift holds the entropy S, as the noise of the layers makes it.
     shape : (int, int), optional
         Shape (m, n) of the matrices of rank r; by default r x r. Hidden widths are min(m, n).
     t_end, dt, generator, save_at, progress
-        As in `dyson`; `dt` may be left out without loss and entropy.
+        As in `dyson`; `dt` is optional without loss and entropy.
     normalized : bool, optional
         Use the metric of A/N, which makes time N times slower; `None` only at infinite depth.
 
@@ -101,17 +93,10 @@ def dln_dyson(
 
     Raises
     ------
-    TypeError
-        If the loss is a function of matrices.
     ValueError
         If the loss is no symmetric function of the singular values.
     FlowError
-        If the drift leaves the finite numbers because `dt` is too large.
-
-    Warns
-    -----
-    UserWarning
-        If `dt` is so large that a step along the gradient leaves the region of the start.
+        If the drift overflows because `dt` is too large. `langevin` warns of the same.
 
     References
     ----------
@@ -150,8 +135,13 @@ def dln_dyson(
     if kappa == 0:
         if drift is None:
             raise ValueError("kappa must be positive without loss and entropy: nothing moves")
-        grid = time_grid(t_end, None, save_at, device=s.device)
-        return _deterministic(flat, drift, s, grid, t_end, slow, rtol)
+        times = time_grid(t_end, None, save_at, device=s.device).times
+        x, at = flat.of(s).reshape(-1, r), times_to_end(times, t_end)
+        rows, stats = ascending_rows(lambda y: drift(y) / slow, x, at, rtol)
+        rows, known = rows.reshape(-1, *s.shape), {"evaluations": stats["evaluations"]}
+        path = Trajectory(t=times, states=rows[: len(times)], stats=known, depth=flat.depth)
+        values = flat.values(rows).flip(-1)
+        return replace(path, singular_values=values[: len(times)], final=values[-1])
     if dt is None and drift is not None:
         raise ValueError("dt must be given: steps with a loss or entropy are not exact in law")
     grid = time_grid(t_end, dt, save_at, to_end=True, device=s.device)
@@ -166,9 +156,8 @@ def _gradient(loss: Any) -> Field | None:
     """Return ``dE/ds`` of a spectral loss."""
     if loss is None:
         return None
-    own = getattr(loss, "spectral_gradient", None)
-    if own is not None:
-        # It may use autograd, which the loop of the motion turns off.
+    if (own := getattr(loss, "spectral_gradient", None)) is not None:
+        # It may use autograd, which `simulate` turns off.
         return torch.enable_grad()(own)
     if not callable(loss):
         raise TypeError(
@@ -198,15 +187,14 @@ def _gradient(loss: Any) -> Field | None:
 
 
 def _check_symmetry(gradient: Field, s: Tensor) -> None:
-    """Refuse a loss that tells the singular values apart: it is none of the matrix."""
+    """Refuse a loss that changes with the order of singular values: it is none of matrices."""
     r = s.shape[-1]
     probe = s.amax(-1, keepdim=True).clamp_min(torch.finfo(s.dtype).tiny ** 0.25)
     probe = probe * torch.linspace(0.5, 1.0, r, dtype=s.dtype, device=s.device)
     there, back = gradient(probe), gradient(probe.flip(-1)).flip(-1)
-    gap = (there - back).abs().amax(-1)
     bound = 1e3 * torch.finfo(s.dtype).eps * r * there.abs().amax(-1)
-    # Where the loss is no number the motion will say so.
-    if bool((gap > bound).any()):
+    # NaN passes: the motion reports it.
+    if bool(((there - back).abs().amax(-1) > bound).any()):
         raise ValueError(
             "loss must be a symmetric function of the singular values, got one that changes when "
             "they are permuted"
@@ -216,9 +204,9 @@ def _check_symmetry(gradient: Field, s: Tensor) -> None:
 def _drift(
     flat: FlatCoordinates, gradient: Field | None, entropic: tuple[float, float] | None
 ) -> Field | None:
-    """Return the drift of loss and entropy in the coordinates that move.
+    """Return the drift of loss and entropy in `flat`.
 
-    `entropic`, where the entropy acts, is beta and ``sum_p (d_p - r)`` over the hidden layers.
+    `entropic`: beta and ``sum_p (d_p - r)`` over the hidden layers, if the entropy acts.
     """
     if gradient is None and entropic is None:
         return None
@@ -244,8 +232,8 @@ def _drift(
 class SpectralSteps(Stepper):
     """Half a step of noise, a step of drift (Heun) and half a step of noise.
 
-    `noise` is the variance of the noise in unit time, `wall` is ``m + n - 2r``, `pull` the drift of
-    the loss alone; time is divided by `slow`, N in the metric of A/N.
+    `wall` is ``m + n - 2r``, `noise` the variance of the noise in unit time, `pull` the drift of
+    the loss alone; `slow` divides time: N in the metric of A/N.
     """
 
     flat: FlatCoordinates
@@ -273,7 +261,7 @@ class SpectralSteps(Stepper):
             )
             raise Diverged(message, ~finite)
         if self.pull is not None and self.watch.due(index):
-            # Of the loss alone: the entropy is steep at zero, and pushes away from it.
+            # The loss alone: the entropy is steep at zero, but pushes away from it.
             way = self.pull(before).square().sum(-1) * (h / self.slow) ** 2
             reach = torch.full_like(way, x.shape[-1]) if deep else before.square().sum(-1)
             self.watch.look(way, reach, h)
@@ -289,23 +277,4 @@ class SpectralSteps(Stepper):
         return {"states": state[0], "singular_values": self.point(state)}
 
     def point(self, state: State) -> Tensor:
-        """Return the singular values, descending."""
         return self.flat.values(state[0]).flip(-1)
-
-
-def _deterministic(
-    flat: FlatCoordinates, drift: Field, s: Tensor, grid: Grid, t_end: Any, slow: float, rtol: float
-) -> Trajectory:
-    """Integrate the drift alone."""
-    x, times = flat.of(s).reshape(-1, s.shape[-1]), times_to_end(grid.times, t_end)
-    rows, stats = ascending_rows(lambda y: drift(y) / slow, x, times, rtol)
-    rows = rows.reshape(-1, *s.shape)
-    values, count = flat.values(rows).flip(-1), len(grid.times)
-    return Trajectory(
-        t=grid.times,
-        states=rows[:count],
-        singular_values=values[:count],
-        final=values[-1],
-        stats={"evaluations": stats["evaluations"]},
-        depth=flat.depth,
-    )

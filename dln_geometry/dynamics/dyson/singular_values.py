@@ -1,10 +1,10 @@
 """Dyson Brownian motion of singular values, any shape and index, by random rectangular matrices.
 
-A step maps singular values (..., n) to singular values in ascending order, after the time h; they
-may coincide and vanish. Nothing is checked in it. As for `eigenvalues`, entries whose moments
-interpolate between real, complex and quaternion matrices give weak order 2 for symmetric
-polynomials of ``s^2``: it takes ``E|z|^4 = 1 + 2/b``, and ``E z^2 = 2/b - 1`` for diagonal entries
-and for the products of two opposite ones, hence complex entries above b = 1.
+A step maps singular values (..., n), which may coincide and vanish, to singular values in ascending
+order, after the time h, without checks. As in `eigenvalues`, entries whose moments interpolate
+between real, complex and quaternion matrices give weak order 2 for symmetric polynomials of
+``s^2``: ``E|z|^4 = 1 + 2/b``, and ``E z^2 = 2/b - 1`` for diagonal entries and for the products of
+two opposite ones, hence complex entries above b = 1.
 """
 
 from __future__ import annotations
@@ -52,28 +52,17 @@ def singular_dyson(
     Parameters
     ----------
     start : array_like, shape (..., min(m, n))
-        Singular values, in any order (they are sorted); zeros are allowed.
+        Singular values, in any order; zeros are allowed.
     shape : (int, int)
         Shape (m, n) of the matrix, in either order.
     dyson_index : float
         Index b in (0, inf]. Exact in law at 1; of weak order 2 otherwise (complex matrices above
         1; below 1 real ones and Bessel processes of dimension 0); infinity is deterministic.
     signed : bool
-        Let the smallest singular value of a real square matrix carry the sign of the
-        determinant: it then moves through 0 smoothly. Without it the value is the modulus of
-        that motion, which is reflected at 0. A start may have one negative value then.
+        Give the smallest singular value of a real square matrix the sign of the determinant, at
+        the start too: it moves through 0. Otherwise the modulus of that motion is reflected at 0.
     t_end, dt, generator, save_at, confinement, rtol, progress
-        As in `dyson`.
-
-    Returns
-    -------
-    Trajectory
-        ``states (T, ..., n)`` ascending; ``final (..., n)`` at `t_end`.
-
-    Warns
-    -----
-    UserWarning
-        If a scheme that is not exact has less than 8 steps.
+        As in `dyson`, whose result and warnings are the same.
 
     References
     ----------
@@ -148,34 +137,30 @@ def _complex_step(excess: int, index: float, generator: torch.Generator) -> Step
 
     def step(s: Tensor, h: float) -> Tensor:
         n = s.shape[-1]
-        root, batch = math.sqrt(h), s.shape[:-1]
         g = normal((*s.shape, n), generator, s.dtype, s.device)
-        real = signed_modulus(g, index, generator)
+        real, root = signed_modulus(g, index, generator), math.sqrt(h)
         # Half of every pair of opposite entries is imaginary with probability 1 - 1/b.
         draw = torch.rand((*s.shape, n), generator=generator, device=generator.device)
         turned = (draw.to(s.device) > 1 / index).tril(-1)
-        imaginary = torch.where(turned, real, 0.0)
-        real = torch.where(turned, 0.0, real)
+        real, imaginary = torch.where(turned, 0.0, real), torch.where(turned, real, 0.0)
         main = g.diagonal(dim1=-2, dim2=-1) / math.sqrt(index)
         freedom = torch.full((n,), index - 1, dtype=s.dtype, device=s.device)
-        across = chi(freedom, batch, generator) / math.sqrt(index)
+        across = chi(freedom, s.shape[:-1], generator) / math.sqrt(index)
         real[..., range(n), range(n)] = s / root + main
         imaginary[..., range(n), range(n)] = across
         matrix = torch.complex(real, imaginary)
         if excess:
-            matrix = torch.cat(
-                (matrix, _lower_rows(s, excess, index, generator).to(matrix.dtype)), -2
-            )
+            below = _lower_rows(s, excess, index, generator).to(matrix.dtype)
+            matrix = torch.cat((matrix, below), -2)
         return root * torch.linalg.svdvals(matrix).flip(-1)
 
     return step
 
 
 def _lower_rows(s: Tensor, excess: int, index: float, generator: torch.Generator) -> Tensor:
-    """Draw the rows of a matrix below its square part: of more than n only the triangle of a QR."""
+    """Draw rows below the square part of a matrix; of more than n, the triangle of their QR."""
     n = s.shape[-1]
-    rows = min(excess, n)
-    g = normal((*s.shape[:-1], rows, n), generator, s.dtype, s.device)
+    g = normal((*s.shape[:-1], min(excess, n), n), generator, s.dtype, s.device)
     block = signed_modulus(g, index, generator)
     if excess > n:
         freedom = index * (excess - torch.arange(n, dtype=s.dtype, device=s.device))

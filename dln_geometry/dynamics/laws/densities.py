@@ -72,8 +72,7 @@ def marchenko_pastur_density(s: Any, shape: tuple[int, int], t: float = 1.0) -> 
     tensor([2.0000, 1.7321])
     """
     s = as_float_tensor(s, "s")
-    low, high = marchenko_pastur_edges(shape, t)
-    n = min(shape)
+    (low, high), n = marchenko_pastur_edges(shape, t), min(shape)
     if low == 0.0:
         return torch.where(s >= 0, (high**2 - s * s).clamp_min(0.0).sqrt(), 0.0) / (math.pi * n * t)
     inside = ((high**2 - s * s) * (s * s - low**2)).clamp_min(0.0).sqrt()
@@ -112,11 +111,10 @@ def ridge_mean_square(
 ) -> float:
     r"""Return ``E |rho|^2 = N E sum s_i^{2/N}`` at equilibrium in the loss ``(N/2) sum s^{2/N}``.
 
-    ``[ kappa r(m+n-r) + (N-1)(r min(m,n) - r(r+1)/2) ]/beta``, the second term with entropy
-    only (hidden widths ``min(m, n)``): at ``kappa = 1`` the dimension of the balanced manifold
-    over beta, without entropy that of the matrices of rank r.
-
-    `beta`, `kappa` and `entropy` are those of `dln_geometry.langevin`; the depth is finite.
+    ``[ kappa r(m+n-r) + (N-1)(r min(m,n) - r(r+1)/2) ]/beta``, the second term only with entropy
+    (hidden widths ``min(m, n)``): at ``kappa = 1`` the dimension of the balanced manifold over
+    beta, without entropy that of the matrices of rank r. `beta`, `kappa` and `entropy` as in
+    `dln_geometry.langevin`; the depth is finite.
 
     References
     ----------
@@ -127,9 +125,8 @@ def ridge_mean_square(
     >>> ridge_mean_square((2, 2), 2, 3, beta=1.0)
     6.0
     """
-    m, n = as_sides(shape)
+    (m, n), kappa = as_sides(shape), as_positive(kappa, "kappa")
     r, depth = as_count(rank, "rank"), as_depth(depth)
-    kappa = as_positive(kappa, "kappa")
     if r > n or depth.infinite:
         raise ValueError(
             f"rank must be at most {n} and depth finite, got rank {r} and depth {depth:g}"

@@ -23,8 +23,8 @@ from dln_geometry.support import (
     normal,
 )
 
+# Size up to which a batch of dense decompositions beats a loop of tridiagonal ones.
 _BATCHED = 64
-"""Size up to which a batch of dense decompositions beats a loop of tridiagonal ones."""
 
 
 def beta_hermite(
@@ -37,7 +37,7 @@ def beta_hermite(
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    r"""Draw Dyson Brownian motion of n particles, all from 0, at time t.
+    r"""Draw Dyson Brownian motion of n particles, all from 0, at time t: (*size, n), ascending.
 
     The density is proportional to ``prod_{i<j} |x_i - x_j|^b exp(-b sum x_i^2/(4t))``:
     eigenvalues of the tridiagonal matrix with diagonal ``sqrt(2t/b) N(0, 1)`` and off-diagonal
@@ -51,17 +51,11 @@ def beta_hermite(
     dyson_index : float
         Index b in (0, inf]: 1, 2, 4 for real symmetric, Hermitian, quaternion matrices.
     t : float
-        Time, positive.
+        Time.
     size : int or sequence of int
         Shape of the batch of samples.
-    generator : torch.Generator, optional
-        Source of randomness; a fresh one by default.
-    dtype, device : optional
-        Of the result.
-
-    Returns
-    -------
-    Tensor, shape (*size, n), ascending
+    generator, dtype, device : optional
+        Source of randomness (a fresh one by default); dtype and device of the result.
 
     References
     ----------
@@ -96,11 +90,11 @@ def beta_laguerre(
 ) -> Tensor:
     r"""Draw the singular values of an m x n Brownian motion of index b from 0, at time t.
 
-    With m >= n the density is proportional to ``prod_{i<j} |s_i^2 - s_j^2|^b
-    prod_i s_i^{b(m-n+1)-1} exp(-b sum s_i^2/(2t))``: singular values of the bidiagonal matrix
-    with diagonal ``sqrt(t/b) chi_{b(m-i)}``, i = 0..n-1, and off-diagonal ``sqrt(t/b) chi_{bk}``,
-    k = n-1..1. Entries have variance t whatever the index; ``E sum s_i^2 = m n t``. At
-    infinite index ``s_i^2 / t`` are the zeros of ``L_n^{(m-n)}``.
+    Shape (*size, min(m, n)), ascending. With m >= n the density is proportional to
+    ``prod_{i<j} |s_i^2 - s_j^2|^b prod_i s_i^{b(m-n+1)-1} exp(-b sum s_i^2/(2t))``: singular values
+    of the bidiagonal matrix with diagonal ``sqrt(t/b) chi_{b(m-i)}``, i = 0..n-1, and off-diagonal
+    ``sqrt(t/b) chi_{bk}``, k = n-1..1. Entries have variance t whatever the index;
+    ``E sum s_i^2 = m n t``. At infinite index ``s_i^2 / t`` are the zeros of ``L_n^{(m-n)}``.
 
     Parameters
     ----------
@@ -111,10 +105,6 @@ def beta_laguerre(
     t, size, generator, dtype, device
         As in `beta_hermite`.
 
-    Returns
-    -------
-    Tensor, shape (*size, min(m, n)), ascending
-
     References
     ----------
     Dumitriu, Edelman, arXiv math-ph/0206043, Theorem 3.4.
@@ -124,9 +114,8 @@ def beta_laguerre(
     >>> beta_laguerre((2, 1), math.inf, t=8.0)
     tensor([4.], dtype=torch.float64)
     """
-    m, n = as_sides(shape)
-    b, t, batch = as_index(dyson_index), as_positive(t, "t"), as_size(size)
-    dtype = as_dtype(dtype)
+    (m, n), b, t = as_sides(shape), as_index(dyson_index), as_positive(t, "t")
+    batch, dtype = as_size(size), as_dtype(dtype)
     if math.isinf(b):
         roots = (t * laguerre_zeros(n, m - n, dtype=dtype, device=device)).sqrt()
         return roots.expand(*batch, n).clone()
@@ -187,7 +176,7 @@ def laguerre_zeros(
 def tridiagonal_eigenvalues(main: Tensor, off: Tensor) -> Tensor:
     """Return the eigenvalues of symmetric tridiagonal matrices (..., n), (..., n - 1), ascending.
 
-    Large ones are found on the CPU, one after the other, in O(n^2).
+    Large ones take O(n^2) each, one after the other on the CPU.
     """
     n = main.shape[-1]
     if n == 1:

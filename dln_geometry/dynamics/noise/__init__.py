@@ -8,7 +8,7 @@ and hands them to the one loop of all random motions, `simulation.simulate`. A n
 from __future__ import annotations
 
 from dln_geometry.dynamics.noise.flat_coordinates import FlatCoordinates
-from dln_geometry.dynamics.noise.langevin import brownian_motion, langevin, loss_identity
+from dln_geometry.dynamics.noise.langevin import brownian_motion, langevin, run_store
 from dln_geometry.dynamics.noise.network_steps import NetworkSteps, network_start
 from dln_geometry.dynamics.noise.product_steps import Gaussians, Thermostat
 from dln_geometry.dynamics.noise.rotations import excess_rates, polished_frame, rotated
@@ -43,11 +43,11 @@ __all__ = [
     "brownian_motion",
     "excess_rates",
     "langevin",
-    "loss_identity",
     "network_start",
     "polished_frame",
     "rotated",
     "rotates_first",
+    "run_store",
     "simulate",
     "time_grid",
 ]

@@ -34,8 +34,8 @@ class FlatCoordinates:
 
         The derivative of ``Y = U rho V^T -> X`` multiplies the symmetric part of a move in the
         frames by the second, the antisymmetric one by the first (over `scale`); the cometric
-        exchanges them. At infinite depth the sums are those of ``l = 1``, the differences those of
-        ``l = log s``. `rho` descends; if `signed`, the last of it may be negative.
+        exchanges them. At infinite depth ``l = 1`` in the sums and ``l = log s`` in the
+        differences. `rho` descends; if `signed`, its last entry may be negative.
         """
         sums = s.unsqueeze(-1) + s.unsqueeze(-2)
         if self.depth.infinite:
@@ -49,7 +49,7 @@ class FlatCoordinates:
         if signed:
             across = (lam.unsqueeze(-1) < 0) ^ (lam.unsqueeze(-2) < 0)
             larger = torch.maximum(size.unsqueeze(-1), size.unsqueeze(-2))
-            # The bound acts only where one step leads from a side to far on the other.
+            # The bound acts only if a step has led from one side of 0 to far on the other.
             total = torch.where(across, total.clamp_min(0.1 * larger), total)
             apart = torch.where(across, lam.unsqueeze(-1) - lam.unsqueeze(-2), 1.0)
             slopes = (s.unsqueeze(-1) - s.unsqueeze(-2)) / apart

@@ -25,9 +25,7 @@ from dln_geometry.dynamics.store import Store
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import hidden_excess
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
-from dln_geometry.support import as_count, as_flag, as_float_tensor, as_generator, as_positive
-
-METHODS = ("product", "splitting")
+from dln_geometry.support import as_count, as_flag, as_float_tensor, as_positive
 
 
 def langevin(
@@ -64,7 +62,7 @@ def langevin(
     Parameters
     ----------
     loss : Loss or None
-        The energy E; `None` for none.
+        The energy E.
     start : Collapsed, EndToEnd or factors
         A point of any depth and rank; leading dimensions are independent chains. With
         ``upstairs`` also balanced factors ``(W_1, ..., W_N)``.
@@ -73,34 +71,33 @@ def langevin(
     kappa : float
         Ratio of the noise across the orbits of the balanced manifold to that along them.
     entropy : bool
-        Whether noise along the orbits acts: ``False`` drops the drift ``grad S / beta``.
+        Let noise along the orbits act: ``False`` drops the drift ``grad S / beta``.
     t_end, dt : float
-        End of time, and the largest step; steps are equal between saved times.
+        End of time, and the largest step; steps are equal between saved times. A warning tells if
+        a step along the gradient is as long as the point is from zero.
     generator : torch.Generator
-        The source of randomness.
+        Source of randomness.
     increments : array_like, shape (steps, ..., m, n), optional
-        In place of `generator` (and `dt`): independent Gaussians of variance ``t_end / steps``, the
-        increments of the Brownian motion B of matrices; sums of consecutive ones refine to the same
-        path. Of product steps downstairs only.
+        Increments of the Brownian motion B, variance ``t_end / steps``, in place of `generator` and
+        `dt`; sums of consecutive ones follow the same path. Only for product steps downstairs.
     save_at : array_like, shape (T,), optional
         Increasing times to save; by default 101 equally spaced ones, or every step.
     chains : int, optional
-        Repeat the start that many times, along a new first dimension.
+        Repeat the start this many times, along a new first dimension.
     widths : sequence of int or int, optional
-        Hidden widths: they enter the entropy. By default ``min(m, n)``, or those of the factors.
+        Hidden widths, for the entropy. By default ``min(m, n)``, or those of the factors.
     method : {"product", "splitting"}
         ``"product"``: the layers move along a horizontal line and are multiplied out; weak order 1
-        (``2 E_{h/2} - E_h`` of two runs removes the leading error of an expectation), no drift
-        correction, one SVD a step. ``"splitting"``: a flat Brownian motion of
-        ``sqrt(N) U s^{1/N} V^T`` and random rotations of U and V; weak order 2, two SVDs a step and
-        the time of 2 to 4 product steps. Without a loss it takes one SVD, and without entropy the
-        law of the singular values is exact for every step at full rank. Both go smoothly through
-        ``det X = 0``.
+        (``2 E_{h/2} - E_h`` of two runs removes the leading error of an expectation), one SVD a
+        step. ``"splitting"``: a flat Brownian motion of ``sqrt(N) U s^{1/N} V^T`` and random
+        rotations of U and V; weak order 2, two SVDs a step and the time of 2 to 4 product steps.
+        Without a loss it takes one SVD, and without entropy too every step is exact in the law of
+        the singular values at full rank.
     upstairs : bool
         Move the balanced factors themselves by noise on their tangent space; the law of the
-        products is the same. Needs an integer depth.
+        products is the same. The depth must be an integer.
     keep_points : bool
-        Keep the point at every saved time in `Trajectory.points`.
+        Store points at the saved times in `Trajectory.points`.
     progress : bool or callable
         Show a progress bar, or call this function with the fraction done at saved times.
     store : path, optional
@@ -114,22 +111,14 @@ def langevin(
     Raises
     ------
     ValueError
-        If the start has singular values that are zero where the rank should be smaller, there is no
-        source of randomness, or upstairs `method` is not ``"product"``.
+        If a singular value of the start is zero, at lower than full rank or at infinite depth.
     FlowError
-        If the loss or the matrices of a chain cease to be finite. The error names the chains, whose
-        status is ``"failed"`` (``"unfinished"`` for the others), and carries the last finite points
-        of all chains.
-
-    Warns
-    -----
-    UserWarning
-        If `dt` is so large that a step along the gradient leaves the region of the point.
+        If the loss or the matrices of a chain overflow. The error names these chains (status
+        ``"failed"``, else ``"unfinished"``) and carries the last finite points of all chains.
 
     References
     ----------
-    Menon, arXiv 2411.09004; Menon, Yu, arXiv 2509.09088v3; Menon, Stromme, Vacher, arXiv
-    2602.12257.
+    arXiv 2411.09004 (Menon), 2509.09088v3 (Menon, Yu), 2602.12257 (Menon, Stromme, Vacher).
 
     Examples
     --------
@@ -143,8 +132,8 @@ def langevin(
     """
     beta, entropy = as_positive(beta, "beta"), as_flag(entropy, "entropy")
     kappa = as_positive(kappa, "kappa", zero=entropy)
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if method not in ("product", "splitting"):
+        raise ValueError(f"method must be one of product, splitting, got {method!r}")
     if method != "product" and (upstairs or increments is not None):
         raise ValueError(f'method must be "product" upstairs and with increments, got {method!r}')
     frames: list[Tensor] = []
@@ -164,23 +153,23 @@ def langevin(
         count = as_count(chains, "chains")
         point = point.expand((count, *point.batch_shape))
         frames = [q.expand(count, *q.shape) for q in frames]
-    _check_rank(point)
+    if point.depth.infinite or (point.depth > 1.0 and point.rank < min(point.shape)):
+        zeros = int((point.s <= torch.finfo(point.dtype).tiny).sum(-1).max())
+        if zeros:
+            raise ValueError(
+                f"start must have the rank {point.rank} of its manifold, got {zeros} singular "
+                "values that are zero: give the rank when making the point"
+            )
+    shown: dict[str, Any] = {"keep_points": keep_points, "progress": progress}
     if kappa == 0 and not upstairs:
         if increments is not None:
             raise ValueError("increments must be None at kappa = 0: there is no noise downstairs")
-        return free_energy_flow(
-            _NoEnergy() if loss is None else loss,
-            point,
-            beta=beta,
-            widths=widths,
-            t_end=t_end,
-            save_at=time_grid(t_end, dt, save_at).times,
-            keep_points=keep_points,
-            progress=progress,
-            store=store,
-        )
+        energy, times = _NoEnergy() if loss is None else loss, time_grid(t_end, dt, save_at).times
+        shown |= {"t_end": t_end, "save_at": times, "store": store}
+        return free_energy_flow(energy, point, beta=beta, widths=widths, **shown)
     entropy, excess = entropy and point.depth > 1, 0.0
-    if entropy:
+    # At full rank hidden layers of the default width are as wide as the rank.
+    if entropy and (widths is not None or point.rank < min(point.shape)):
         excess = hidden_excess(point.shape, point.rank, point.depth, widths)[1]
     drive = Thermostat(loss, beta, kappa, entropy, excess)
     grid, noise = _randomness(point, t_end, dt, save_at, generator, increments, upstairs)
@@ -195,27 +184,11 @@ def langevin(
         state = (*state, torch.zeros(1, dtype=torch.float64))
     else:
         stepper = ProductSteps(drive, noise, point, isinstance(start, Collapsed))
-    saved = None
-    if store is not None:
-        options = [beta, kappa, entropy, excess, grid.counts, keep_points, upstairs, method]
-        identity = {
-            "start": list(state),
-            "times": grid.times,
-            "options": options,
-            "loss": loss_identity(loss, point),
-            "increments": "none" if increments is None else noise.increments,
-        }
-        saved = Store(store, identity)
-    return simulate(
-        stepper,
-        state,
-        grid,
-        label="langevin" if loss is not None else "brownian motion",
-        generator=noise.generator,
-        keep_points=keep_points,
-        progress=progress,
-        store=saved,
-    )
+    options = [beta, kappa, entropy, excess, grid.counts, keep_points, upstairs, method]
+    known = {"times": grid.times, "increments": "none" if increments is None else noise.increments}
+    shown["store"] = run_store(store, state, options, loss, point, **known)
+    label = "brownian motion" if loss is None else "langevin"
+    return simulate(stepper, state, grid, label=label, generator=noise.generator, **shown)
 
 
 def brownian_motion(
@@ -235,13 +208,9 @@ def brownian_motion(
     Dyson's motion of index 1.
 
     With `upstairs` it is Brownian motion on the balanced manifold instead: pushed down, it has the
-    additional drift ``1/2 grad_{g^N} S``, the mean curvature of the orbits. All parameters are as
-    in `langevin`; ``**options`` are ``increments``, ``save_at``, ``chains``, ``widths``,
-    ``method``, ``keep_points``, ``progress`` and ``store``.
-
-    References
-    ----------
-    Menon, arXiv 2411.09004; Menon, Yu, arXiv 2509.09088v3.
+    additional drift ``1/2 grad_{g^N} S``, the mean curvature of the orbits. References and all
+    parameters, with ``increments, save_at, chains, widths, method, keep_points, progress, store``,
+    as in `langevin`.
 
     Examples
     --------
@@ -251,29 +220,8 @@ def brownian_motion(
     >>> path.t
     tensor([0.0000, 0.1000, 0.2000, 0.3000, 0.4000, 0.5000], dtype=torch.float64)
     """
-    return langevin(
-        None,
-        start,
-        beta=2.0,
-        entropy=upstairs,
-        t_end=t_end,
-        dt=dt,
-        generator=generator,
-        upstairs=upstairs,
-        **options,
-    )
-
-
-def _check_rank(point: EndToEnd) -> None:
-    """Refuse points whose rank is below that of their manifold, where that is another motion."""
-    if point.depth == 1.0:
-        return
-    zeros = int((point.s <= torch.finfo(point.dtype).tiny).sum(-1).max())
-    if zeros and (point.depth.infinite or point.rank < min(point.shape)):
-        raise ValueError(
-            f"start must have the rank {point.rank} of its manifold, got {zeros} singular values "
-            "that are zero: give the rank when making the point"
-        )
+    options |= {"t_end": t_end, "dt": dt, "generator": generator, "upstairs": upstairs}
+    return langevin(None, start, beta=2.0, entropy=upstairs, **options)
 
 
 def _randomness(
@@ -291,7 +239,6 @@ def _randomness(
             raise ValueError("generator or increments must be given, got neither")
         if dt is None:
             raise ValueError("dt must be given where there are no increments")
-        generator = as_generator(generator, point.device)
         return time_grid(t_end, dt, save_at), Gaussians(generator)
     if upstairs or generator is not None or dt is not None:
         raise ValueError("increments must come without upstairs, generator and dt, got both")
@@ -305,13 +252,21 @@ def _randomness(
     return time_grid(t_end, None, save_at, steps=given.shape[0]), Gaussians(None, given)
 
 
-def loss_identity(loss: Any, point: EndToEnd) -> str:
-    """Return a name for a loss in a store: its value and gradient at the start, to six digits."""
-    if loss is None:
-        return "none"
-    value, core, _, _ = gradient_parts(loss, point)
-    size = torch.linalg.vector_norm(core)
-    return f"{type(loss).__name__} {float(value.sum()):.5e} {float(size):.5e}"
+def run_store(
+    path: Any, state: State, options: list[Any], loss: Any, point: EndToEnd, **known: Any
+) -> Store | None:
+    """Return the store of a run from this state, if there is a path.
+
+    It knows a loss by the value and the gradient at the start, to six digits.
+    """
+    if path is None:
+        return None
+    name = "none"
+    if loss is not None:
+        value, core, _, _ = gradient_parts(loss, point)
+        size = torch.linalg.vector_norm(core)
+        name = f"{type(loss).__name__} {float(value.sum()):.5e} {float(size):.5e}"
+    return Store(path, {"start": list(state), "options": options, "loss": name, **known})
 
 
 class _NoEnergy:

@@ -12,8 +12,7 @@ from torch import Tensor
 from dln_geometry.dynamics.noise.product_steps import (
     Gaussians,
     Thermostat,
-    added,
-    descent,
+    horizontal_step,
     observed,
 )
 from dln_geometry.dynamics.noise.simulation import Diverged, State, Stepper, StepWatch
@@ -42,10 +41,9 @@ def network_start(start: Any, widths: Any) -> tuple[EndToEnd, list[Tensor], tupl
                 "start must have the metric without 1/N upstairs, got a normalized point"
             )
         sizes = as_widths(widths, point.shape, point.depth.layers, point.rank)
-        r, like = point.rank, point.u
-        hidden = [torch.eye(d, r, dtype=like.dtype, device=like.device) for d in sizes[1:-1]]
-        hidden = [q.expand(*point.batch_shape, *q.shape) for q in hidden]
-        frames = [point.vh.mT, *hidden, point.u]
+        u, r, batch = point.u, point.rank, point.batch_shape
+        hidden = [torch.eye(d, r).to(u).expand(*batch, d, r) for d in sizes[1:-1]]
+        frames = [point.vh.mT, *hidden, u]
     else:
         if widths is not None:
             raise ValueError(f"widths must be those of the factors: leave them out, got {widths!r}")
@@ -61,10 +59,10 @@ class NetworkSteps(Stepper):
     r"""Langevin dynamics of the layers, in the frames ``W_p = Q_p Lam Q_{p-1}^T``.
 
     A step adds to the layers the horizontal move of `ProductSteps` and, with entropy, Gaussians of
-    variance ``2 h / beta`` along the orthonormal vertical frame; the product of the moved layers is
-    ``X+``, whose mean has moved by the mean curvature of the orbit: no drift is evaluated. The way
-    back to balance is the positive definite change of the hidden bases, which is normal to the
-    balanced manifold and keeps ``X+``: the only point of the fibre that is a positive gauge away.
+    variance ``2 h / beta`` along the orthonormal vertical frame. Their product ``X+`` has moved in
+    the mean by the mean curvature of the orbit: no drift is evaluated. The one positive definite
+    change of hidden bases that balances the layers is normal to the balanced manifold, keeps
+    ``X+``, and ends the step.
 
     States are ``(s, Q_0, ..., Q_N)``.
     """
@@ -79,21 +77,8 @@ class NetworkSteps(Stepper):
     def advance(self, state: State, h: float, index: int) -> State:
         s, *frames = state
         point, drive, count = self._point(state), self.drive, len(frames) - 1
-        (m, n), r = point.shape, point.rank
         frame = ProductFrame(point, layers=count)
-        value = s.new_zeros(s.shape[:-1])
-        moves: list[Tensor | None] = [
-            s.new_zeros(*s.shape, r),
-            s.new_zeros(*s.shape[:-1], m, r) if m > r else None,
-            s.new_zeros(*s.shape[:-1], r, n) if n > r else None,
-        ]
-        if drive.kappa > 0:
-            moves = self.noise.frames(point, h, index, drive.amplitude)
-        if drive.loss is not None:
-            value, parts = descent(drive.loss, frame, h, index, self.watch)
-            moves = [added(z, g) for z, g in zip(moves, parts, strict=True)]
-        core, left, right = moves
-        assert core is not None
+        value, core, left, right = horizontal_step(self, frame, h, index)
         lam = frame.flat
         diagonal, _ = frame.diagonal(core.diagonal(dim1=-2, dim2=-1))
         layers = frame.factors(core, diagonal)
@@ -111,7 +96,9 @@ class NetworkSteps(Stepper):
             u, s_new, vh = _product(point, layers, turns, left, right)
             finite = torch.isfinite(s_new).all(-1) & torch.isfinite(value)
         except torch.linalg.LinAlgError:
-            u, s_new, vh, finite = point.u, s, point.vh, _finite(layers) & torch.isfinite(value)
+            u, s_new, vh, finite = point.u, s, point.vh, torch.isfinite(value)
+            for w in layers:
+                finite = finite & torch.isfinite(w).all(-1).all(-1)
             finite = finite & ~finite.all()
         if not bool(finite.all()):
             raise Diverged(
@@ -134,13 +121,10 @@ class NetworkSteps(Stepper):
         return cores.unbind(-3)
 
     def _turns(self, frames: list[Tensor], like: Tensor, scale: float) -> list[Tensor | None]:
-        """Return the Gaussians that turn hidden frames out of their ranges, (..., d_p - r, r)."""
-        turns: list[Tensor | None] = [None]
-        for q in frames[1:-1]:
-            d, r = q.shape[-2:]
-            size = (*q.shape[:-2], d - r, r)
-            turns.append(self.noise.draw(size, like, scale * math.sqrt(0.5)) if d > r else None)
-        return [*turns, None]
+        """Draw the turns of all frames out of their ranges, (..., d_p - r, r) or None."""
+        shapes, scale = [q.shape for q in frames[1:-1]], scale * math.sqrt(0.5)
+        sizes = [(*batch, d - r, r) for *batch, d, r in shapes]
+        return [None, *(self.noise.draw(n, like, scale) if n[-2] else None for n in sizes), None]
 
     def observe(self, state: State) -> dict[str, Tensor]:
         return observed(self.drive.loss, self._point(state))
@@ -152,11 +136,6 @@ class NetworkSteps(Stepper):
         return EndToEnd(state[-1], state[0], state[1].mT, self.depth, False)
 
 
-def _finite(layers: Sequence[Tensor]) -> Tensor:
-    """Return which chains have finite layers, (...)."""
-    return torch.stack([torch.isfinite(w).all(-1).all(-1) for w in layers]).all(0)
-
-
 def _product(
     point: EndToEnd,
     layers: Sequence[Tensor],
@@ -166,25 +145,20 @@ def _product(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the SVD of the product of the moved layers, of the same rank.
 
-    A turn T of the hidden frame p, ``q_f q_j^T`` in W_p and ``q_j q_f^T`` in W_{p+1}, comes into
-    the product through ``T^T T`` in the place of ``W_{p+1} W_p``.
+    A turn T of the hidden frame p, ``q_f q_j^T`` in W_p and ``q_j q_f^T`` in W_{p+1}, adds
+    ``T^T T`` to ``W_{p+1} W_p``.
     """
     first = layers[0] @ point.vh
     chain = [point.vh, first if right is None else first + right]
     for p in range(1, len(layers) - 1):
         turn, moved = turns[p], layers[p] @ chain[-1]
-        chain.append(moved if turn is None else moved + _bubble(turn, chain[-2]))
+        chain.append(moved if turn is None else moved + turn.mT @ (turn @ chain[-2]))
     last = point.u @ layers[-1]
     last = last if left is None else last + left
-    turn = turns[len(layers) - 1]
-    if turn is None:
+    if (turn := turns[-2]) is None:
         return thin_svd(last, chain[-1], point.rank)
-    both = torch.cat((last, point.u), -1), torch.cat((chain[-1], _bubble(turn, chain[-2])), -2)
-    return thin_svd(*both, point.rank)
-
-
-def _bubble(turn: Tensor, x: Tensor) -> Tensor:
-    return turn.mT @ (turn @ x)
+    below = torch.cat((chain[-1], turn.mT @ (turn @ chain[-2])), -2)
+    return thin_svd(torch.cat((last, point.u), -1), below, point.rank)
 
 
 def _gauged_frames(
@@ -194,30 +168,26 @@ def _gauged_frames(
     lam: Tensor,
     moved: tuple[Tensor, Tensor, Tensor],
 ) -> list[Tensor]:
-    """Return the hidden frames of the balanced point that a positive gauge leads to.
+    """Return the hidden frames of the balanced point a positive gauge away.
 
     With ``X+ = A Lam+^N B^T`` in the old frames and layers ``K_p``, the gauge has the square
     ``M_p^T M_p``, ``M_p K_p = Lam+ M_{p-1}``, ``M_0 = B^T``, and the orthogonal factor of ``M_p``
-    turns ``Q_p``. Of ``M^{-T}`` from the first layer and ``M`` from the last, only ``Lam+`` is
-    inverted.
+    turns ``Q_p``: from ``M^{-T}`` in the first half and ``M`` in the second, for which only
+    ``Lam+`` is inverted.
     """
     u, lam_new, vh = moved
-    count = len(layers)
     inverse = 1.0 / lam_new.clamp_min(torch.finfo(lam_new.dtype).eps * lam_new[..., :1])
-    inverse = inverse.unsqueeze(-1)
-    factors: list[Tensor] = [vh @ frames[0]]
-    half = count // 2
-    for p in range(1, half + 1):
-        factors.append(inverse * (factors[-1] @ layers[p - 1].mT))
-    after = [u.mT @ frames[-1]]
-    for p in range(count - 1, half, -1):
-        after.append(inverse * (after[-1] @ layers[p]))
+    inverse, half = inverse.unsqueeze(-1), len(layers) // 2
+    factors, after = [vh @ frames[0]], [u.mT @ frames[-1]]
+    for layer in layers[:half]:
+        factors.append(inverse * (factors[-1] @ layer.mT))
+    for layer in reversed(layers[half + 1 :]):
+        after.append(inverse * (after[-1] @ layer))
     factors = [*factors[1:], *reversed(after[1:])]
     hidden = []
     for p, (q, factor) in enumerate(zip(frames[1:-1], factors, strict=True), start=1):
         a, _, bh = torch.linalg.svd(factor)
-        turn = turns[p]
-        if turn is not None:
+        if (turn := turns[p]) is not None:
             # Out of its range the frame turns by T Lam^{-1}.
             angle = turn / lam.clamp_min(torch.finfo(lam.dtype).eps).unsqueeze(-2)
             c, _, dh = torch.linalg.svd(q + complement(q) @ angle, full_matrices=False)

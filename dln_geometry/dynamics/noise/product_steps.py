@@ -15,6 +15,8 @@ from dln_geometry.geometry.metric import ProductFrame, layers_of_step, thin_svd
 from dln_geometry.geometry.points import Collapsed, EndToEnd
 from dln_geometry.support import Depth
 
+_DT_TOO_LARGE = "the matrices must stay finite, got overflow: take dt below {:g}"
+
 
 @dataclass(frozen=True)
 class Thermostat:
@@ -33,21 +35,18 @@ class Thermostat:
 
 
 class Gaussians:
-    """The source of randomness: a generator, or increments of a Brownian motion of matrices.
-
-    The increments (steps, ..., m, n) have the variance of the step size.
-    """
+    """A generator, or increments (steps, ..., m, n) of Brownian motion, variance the step size."""
 
     def __init__(self, generator: torch.Generator | None, increments: Tensor | None = None) -> None:
+        if not isinstance(generator, torch.Generator | None):
+            raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
         self.generator, self.increments = generator, increments
 
     def draw(self, shape: tuple[int, ...], like: Tensor, scale: float) -> Tensor:
         """Return independent Gaussians of standard deviation `scale`."""
-        if self.generator is None:
-            raise ValueError("generator must be given where there is noise, got None")
-        z = torch.randn(
-            shape, generator=self.generator, dtype=like.dtype, device=self.generator.device
-        )
+        source = self.generator
+        assert source is not None
+        z = torch.randn(shape, generator=source, dtype=like.dtype, device=source.device)
         return z.mul_(scale).to(like.device)
 
     def frames(self, point: EndToEnd, h: float, index: int, scale: float) -> list[Tensor | None]:
@@ -67,10 +66,9 @@ class Gaussians:
 def gradient_parts(
     loss: Any, point: EndToEnd, x: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """Return ``(E, U^T G V, G V, s U^T G)``; the gradient G of a thin point is not formed.
+    """Return ``(E, U^T G V, G V, s (U^T G))`` without the gradient G of a thin point.
 
-    The last is scaled by the singular values; it and ``G V`` are only used outside the range. `x`
-    is the matrix of the point, where it is known.
+    The last two are used only outside the range. `x` is the matrix of the point, where known.
     """
     (m, n), r = point.shape, point.rank
     scaled = point.u * point.s.unsqueeze(-2)
@@ -82,7 +80,7 @@ def gradient_parts(
 
 
 def observed(loss: Any, point: EndToEnd, x: Tensor | None = None) -> dict[str, Tensor]:
-    """Return singular values and loss of a point; `x` is its matrix, where it is known."""
+    """Return singular values and loss of a point; `x` is its matrix, where known."""
     row = {"singular_values": point.s}
     if loss is not None:
         row["loss"] = gradient_parts(loss, point, x)[0].expand(point.s.shape[:-1])
@@ -97,9 +95,8 @@ class MatrixSteps(Stepper):
     def __init__(
         self, drive: Thermostat, noise: Gaussians, start: EndToEnd, collapsed: bool
     ) -> None:
-        self.drive, self.noise = drive, noise
+        self.drive, self.noise, self.collapsed = drive, noise, collapsed
         self.depth, self.normalized = start.depth, start.normalized
-        self.collapsed = collapsed
         self.watch = StepWatch(start.depth)
 
     def observe(self, state: State) -> dict[str, Tensor]:
@@ -110,15 +107,15 @@ class MatrixSteps(Stepper):
         return Collapsed.of(point) if self.collapsed else point
 
     def at(self, state: State) -> EndToEnd:
-        """Return the point as its singular value decomposition."""
+        """Return the point of a state."""
         u, s, vh = state[:3]
         return EndToEnd(u, s, vh, self.depth, self.normalized)
 
     def check(self, point: EndToEnd, finite: Tensor, h: float) -> None:
-        """Stop if a step from a point left the finite numbers in some chains, (...)."""
+        """Stop if a step from a point overflowed in some chains; `finite` has shape (...)."""
         if bool(finite.all()):
             return
-        message = f"the matrices must stay finite, got overflow: take dt below {h:g}"
+        message = _DT_TOO_LARGE.format(h)
         if self.drive.loss is not None:
             value, core, _, _ = gradient_parts(self.drive.loss, point)
             if not bool(torch.isfinite(value).all() & torch.isfinite(core).all()):
@@ -134,27 +131,17 @@ class ProductSteps(MatrixSteps):
 
     ``eta = -h sqrt(a) o U^T E'(X) V + sqrt(2 kappa h / beta) xi`` (see `descent`); the
     entropic drift moves the flat coordinate by ``2 h k / (lam + sqrt(lam^2 + 4 h k))``,
-    ``k = (s dS/ds) / beta``: implicit, so that it is finite where singular values vanish, and
-    ``h k / lam`` elsewhere.
+    ``k = (s dS/ds) / beta``: about ``h k / lam``, but finite where singular values vanish.
 
     States are ``(u, s, vh)``, and the matrix if it is square and of full rank.
     """
 
     def advance(self, state: State, h: float, index: int) -> State:
-        point, drive = self.at(state), self.drive
+        point = self.at(state)
         frame = ProductFrame(point, layers=_factor_count(self.depth))
-        value = point.s.new_zeros(point.s.shape[:-1])
-        moves: list[Tensor | None] = [None, None, None]
-        if drive.kappa > 0:
-            moves = self.noise.frames(point, h, index, drive.amplitude)
-        if drive.loss is not None:
-            value, parts = descent(drive.loss, frame, h, index, self.watch, *state[3:])
-            moves = [added(z, g) for z, g in zip(moves, parts, strict=True)]
-        core, left, right = moves
+        value, core, left, right = horizontal_step(self, frame, h, index, *state[3:])
         (m, n), r = point.shape, point.rank
-        if core is None:
-            core = point.s.new_zeros(*point.s.shape, r)
-        if drive.entropy:
+        if self.drive.entropy:
             diagonal = core.diagonal(dim1=-2, dim2=-1)
             diagonal += self._entropic(frame, h)
         last, first = frame.move(core, left, right)
@@ -186,19 +173,33 @@ class ProductSteps(MatrixSteps):
 
 
 def _factor_count(depth: float) -> int:
-    """Return the number of factors: from six layers on, pairs of layers where that is possible.
+    """Return the number of factors: half of an even number of six or more layers.
 
-    Half of the products, and errors that were measured to be as large for values apart, and up to
-    twice as large for neighbours; fewer factors would cost more accuracy than time.
+    By measurement, errors are as large for values apart, and up to twice as large for neighbours.
     """
     q = layers_of_step(depth)
     return q // 2 if q == depth and q >= 6 and q % 2 == 0 else q
 
 
 def decomposable(x: Tensor) -> Tensor:
-    """Return which matrices of a batch without an SVD are finite, none if all are, (...)."""
+    """Return which matrices of a batch without an SVD are finite, (...); none if all are."""
     finite = torch.isfinite(x).all(-1).all(-1)
     return finite & ~finite.all()
+
+
+def horizontal_step(
+    stepper: Any, frame: ProductFrame, h: float, index: int, x: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Return the loss, and the step of `descent` and noise: core, left and right part."""
+    drive, s, parts = stepper.drive, frame.point.s, [None] * 3
+    value = s.new_zeros(s.shape[:-1])
+    if drive.loss is not None:
+        value, parts = descent(drive.loss, frame, h, index, stepper.watch, x)
+    if drive.kappa > 0:
+        noise = stepper.noise.frames(frame.point, h, index, drive.amplitude)
+        parts = [z if g is None else z.add_(g) for z, g in zip(noise, parts, strict=True)]
+    core, left, right = parts
+    return value, s.new_zeros(*s.shape, s.shape[-1]) if core is None else core, left, right
 
 
 def descent(
@@ -207,9 +208,8 @@ def descent(
     """Return the loss, and the step along its gradient in orthonormal coordinates in three parts.
 
     ``-h sqrt(a) o U^T G V``, times ``1 / sqrt(1 + (way / reach)^2)`` with its own length and the
-    distance ``|rho|`` of the point from zero: a change of third order in h that keeps losses which
-    grow faster than quadratically in rho from throwing chains to infinity. `x` is the matrix of the
-    point, where it is known.
+    distance ``|rho|`` of the point from zero: a change of third order in h, without which losses
+    that grow faster than quadratically in rho throw chains to infinity. `x` as in `observed`.
     """
     point = frame.point
     (m, n), r = point.shape, point.rank
@@ -223,7 +223,10 @@ def descent(
         ratio = frame.root_mixed / torch.where(point.s > 0, point.s, math.inf)
         gu = gu - (gu @ point.vh.mT) @ point.vh
         parts[2] = -h * ratio.unsqueeze(-1) * gu
-    reach = _reach(frame)
+    # At infinite depth zero is infinitely far.
+    reach = frame.flat.square().sum(-1) / frame.flat_speed**2
+    if point.depth.infinite:
+        reach = torch.full_like(reach, float(r))
     shrink = tamed(_squares(parts), reach)
     parts = [None if part is None else part * shrink for part in parts]
     if watch.due(index):
@@ -242,20 +245,6 @@ def _squares(parts: list[Tensor | None]) -> Tensor:
     """Return the squared length of a move in parts, (...)."""
     total = [torch.linalg.matrix_norm(part).square() for part in parts if part is not None]
     return torch.stack(total).sum(0) if len(total) > 1 else total[0]
-
-
-def _reach(frame: ProductFrame) -> Tensor:
-    """Return ``|rho|^2``, shape (...); at infinite depth, where zero is far, r."""
-    if frame.point.depth.infinite:
-        return torch.full_like(frame.point.s[..., 0], float(frame.point.rank))
-    return frame.flat.square().sum(-1) / frame.flat_speed**2
-
-
-def added(z: Tensor | None, g: Tensor | None) -> Tensor | None:
-    """Return the sum of two parts, either of which may be missing."""
-    if g is None or z is None:
-        return z if g is None else g
-    return z.add_(g)
 
 
 class PlainSteps(Stepper):
@@ -282,8 +271,7 @@ class PlainSteps(Stepper):
             moved = moved - h * first
         finite = torch.isfinite(moved).all(-1).all(-1)
         if not bool(finite.all()):
-            message = f"the matrices must stay finite, got overflow: take dt below {h:g}"
-            raise Diverged(message, ~finite)
+            raise Diverged(_DT_TOO_LARGE.format(h), ~finite)
         return (moved,)
 
     def observe(self, state: State) -> dict[str, Tensor]:

@@ -36,9 +36,8 @@ _FASTEST = 1e5
 class Rates:
     """Variances of the angles of a random rotation.
 
-    `plus` and `minus` (..., r, r) are those of the sum and of the difference of the angles of both
-    frames, zero on the diagonal; `left` and `right` (..., r) those of the angle with every single
-    direction outside a frame.
+    `plus` and `minus` (..., r, r): of the sum and the difference of the angles of both frames, zero
+    on the diagonal; `left` and `right` (..., r): of the angle with each direction outside a frame.
     """
 
     plus: Tensor
@@ -58,22 +57,23 @@ def excess_rates(
 ) -> Rates:
     """Return by how much the rotations of depth N exceed flat ones.
 
-    `rho` are the descending `FlatCoordinates` (..., r), `variance` is that of the entries of the
-    flat motion in this time, `left` and `right` are rates out of the ranges in units of
-    ``variance / rho^2`` (none at infinite depth). If `signed`, the last of `rho` may be negative: a
-    flat motion has passed ``det = 0``, but at even depths the determinant of X keeps its sign.
+    `rho` (..., r) are the `FlatCoordinates`, descending; `variance` is that of the entries of the
+    flat motion; `left` and `right` are the rates out of the ranges over ``variance / rho^2`` (not
+    used at infinite depth). If `signed`, the last of `rho` may be negative: the flat motion has
+    passed ``det = 0``, but at even depths the determinant of X keeps its sign.
     """
     if depth.infinite:
         t, apart = _gaps(rho)
         plus = variance * apart * langevin_function(0.5 * t) / t
         minus = variance * apart * torch.tanh(0.5 * t) / t
-        return _bounded(plus, minus, torch.zeros_like(rho), torch.zeros_like(rho))
+        zero = torch.zeros_like(rho)
+        return Rates(plus.clamp_max(_FASTEST), minus.clamp_max(_FASTEST), zero, zero)
     size = rho.abs().clamp_min(torch.finfo(rho.dtype).tiny ** 0.25)
     t, apart = _gaps(size.log())
     scale = 2.0 * variance / torch.maximum(size.unsqueeze(-1), size.unsqueeze(-2)).square()
     scale = scale * apart / -torch.expm1(-2.0 * t)
     deep, flat = 0.5 * depth * t, 0.5 * t
-    # The poles of both hyperbolic cotangents are the same.
+    # coth t = L(t) + 1/t: the poles of both cotangents cancel.
     plus = scale * (depth * langevin_function(deep) - langevin_function(flat))
     minus = scale * (depth * torch.tanh(deep) - torch.tanh(flat))
     if signed:
@@ -83,7 +83,7 @@ def excess_rates(
         other = crossed * scale * (1.0 / torch.tanh(flat) - torch.tanh(flat))
         plus, minus = plus + other, (minus - other).clamp_min(0.0)
     outer = variance / size.square()
-    return _bounded(plus, minus, left * outer, right * outer)
+    return Rates(*(x.clamp_max(_FASTEST) for x in (plus, minus, left * outer, right * outer)))
 
 
 def _gaps(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,19 +92,13 @@ def _gaps(x: Tensor) -> tuple[Tensor, Tensor]:
     return t, 1.0 - torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
 
 
-def _bounded(*rates: Tensor) -> Rates:
-    return Rates(*(rate.clamp_max(_FASTEST) for rate in rates))
-
-
 def rotated(p: Tensor, q: Tensor, rates: Rates, draw: Draw) -> tuple[Tensor, Tensor]:
     """Turn two frames (..., m, r) and (..., n, r) at random, with weak order 2.
 
-    Each by ``exp(Z) exp(W - Z)``, Z of half the variance of W and independent of it: of the fourth
-    moments those of ``exp(Z)^2``, in which neighbours come in pairs, are left, as in the square of
-    the generator (Ninomiya, Ninomiya 2009). Rotations that are too fast to be resolved are tamed,
-    which changes the others to fifth order in their variances.
-
-    ``draw(shape)`` returns standard normal numbers.
+    Each by ``exp(Z) exp(W - Z)``, where Z has half the variance of W and is independent of W: the
+    fourth-order moments are then those of the square of the generator (Ninomiya, Ninomiya 2009).
+    Rotations too fast to be resolved are tamed, which changes the others to fifth order in their
+    variances. ``draw(shape)`` returns standard normal numbers.
     """
     (m, n), r, batch = (p.shape[-2], q.shape[-2]), p.shape[-1], p.shape[:-2]
     inside = 0.25 * (rates.plus + rates.minus).sum(-1)
@@ -140,8 +134,8 @@ def _outwards(frame: Tensor, size: Tensor, draw: Draw) -> Tensor:
 def _after_exponentials(frame: Tensor, inside: Tensor, out: Tensor) -> Tensor:
     """Apply two exponentials of ``[[A, -B^T], [B, 0]]`` to a frame, the second one first.
 
-    By four terms of their series, which keep lengths up to the sixth order: the QR decomposition
-    that follows changes terms of the third order in the variances.
+    Four terms of their series keep lengths up to the sixth order: the QR decomposition that
+    follows changes terms of the third order in the variances.
     """
     eye = torch.eye(frame.shape[-1], dtype=frame.dtype, device=frame.device)
     x, y = eye.expand_as(inside[0]), torch.zeros_like(frame)

@@ -35,7 +35,7 @@ OVERFLOW = "start, t_end and the size of the noise must leave positions finite, 
 
 
 class Diverged(ArithmeticError):
-    """Tell that a step led to numbers that are not finite, in these samples of the batch (...)."""
+    """A step led to numbers that are not finite in these `samples` of the batch, bool (...)."""
 
     def __init__(self, message: str, samples: Tensor) -> None:
         super().__init__(message)
@@ -43,32 +43,32 @@ class Diverged(ArithmeticError):
 
 
 class Stepper(ABC):
-    """A random motion in steps. States are tuples of tensors that no step changes in place."""
+    """A random motion. No step changes the tensors of a state in place."""
 
     depth: float = math.nan
 
     @abstractmethod
     def advance(self, state: State, h: float, index: int) -> State:
-        """Return the state after the step number `index`, of size h."""
+        """Return the state after step number `index`, of size h."""
 
     @abstractmethod
     def observe(self, state: State) -> dict[str, Tensor]:
-        """Return the series of a `Trajectory` that are saved of a state."""
+        """Return the row of a state in the series of the `Trajectory`."""
 
     @abstractmethod
     def point(self, state: State) -> Any:
-        """Return the point that a state stands for."""
+        """Return the point of a state."""
 
     def summary(self, state: State, steps: int) -> dict[str, Any]:
-        """Return statistics for `Trajectory.stats`, besides the number and size of the steps."""
+        """Return more `Trajectory.stats` than the number and size of the steps."""
         return {}
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Saved times, and the number and size of the steps in every interval between them.
+    """Saved times, and the number and size of the steps before each of them.
 
-    There is one more interval than times where the motion goes on after the last saved time.
+    One more number and size stand for steps after the last saved time.
     """
 
     times: Tensor
@@ -77,7 +77,7 @@ class Grid:
 
     @property
     def steps(self) -> int:
-        """Number of steps in all."""
+        """Total number of steps."""
         return sum(self.counts)
 
     def step_times(self) -> list[float]:
@@ -100,10 +100,9 @@ def time_grid(
 ) -> Grid:
     """Return a grid of equal steps of at most `dt` between saved times.
 
-    Without `dt` there is one step between two saved times, without `save_at` every time is saved,
-    or 101 of them. `steps` is the number of equal steps where increments are given: saved times
-    must be multiples of ``t_end / steps``. With `to_end` the motion goes on to `t_end` after the
-    last saved time. `device` is that of the times.
+    Without `dt` there is one step between two saved times; without `save_at` every time is saved,
+    or 101 of them. Given increments fix the number `steps` of equal steps: saved times must be
+    multiples of ``t_end / steps``. With `to_end` the motion goes on to `t_end` after the last one.
     """
     t_end = as_positive(t_end, "t_end")
     longest = math.inf if dt is None else as_positive(dt, "dt")
@@ -150,15 +149,9 @@ def simulate(
     progress: Show = False,
     store: Store | None = None,
 ) -> Trajectory:
-    """Make all steps of a grid and return the record.
+    """Make all steps of a grid; `FlowError` if one diverges.
 
-    The store holds the state of the generator, so that a run that was killed continues to the
-    same bits.
-
-    Raises
-    ------
-    FlowError
-        If a step diverges.
+    The store holds the state of the generator: a run that was killed continues to the same bits.
     """
     rows: list[dict[str, Tensor]] = []
     kept: list[State] = []
@@ -166,9 +159,8 @@ def simulate(
     held = None if store is None else store.load()
     if held is not None:
         device = state[0].device
-        state = tuple(part.to(device) for part in held["state"])
+        state, *kept = [tuple(x.to(device) for x in z) for z in (held["state"], *held["kept"])]
         rows = [{k: v.to(device) for k, v in row.items()} for row in held["rows"]]
-        kept = [tuple(part.to(device) for part in parts) for parts in held["kept"]]
         first, done = held["interval"], held["done"]
         if generator is not None:
             generator.set_state(held["generator"])
@@ -176,16 +168,13 @@ def simulate(
     taken = sum(grid.counts[:first]) + done
 
     def checkpoint(interval: int, done: int) -> None:
-        if store is None:
-            return
-        memory = {} if generator is None else {"generator": generator.get_state()}
-        part = {"state": list(state), "rows": rows, "kept": [list(k) for k in kept]}
-        store.save({**part, **memory, "interval": interval, "done": done})
+        if store is not None:
+            memory = {} if generator is None else {"generator": generator.get_state()}
+            part = {"state": list(state), "rows": rows, "kept": [list(k) for k in kept]}
+            store.save({**part, **memory, "interval": interval, "done": done})
 
     def record(status: str | list[str]) -> Trajectory:
-        series = (
-            {name: torch.stack([row[name] for row in rows]) for name in rows[0]} if rows else {}
-        )
+        series = {k: torch.stack([row[k] for row in rows]) for k in (rows[0] if rows else ())}
         stats = {"steps": taken, "dt": max(grid.sizes), **stepper.summary(state, taken)}
         return Trajectory(
             t=grid.times[: len(rows)],
@@ -230,12 +219,12 @@ def simulate(
 
 
 def _failure(samples: Tensor) -> tuple[str, str | list[str]]:
-    """Return where a batch failed, in words, and the status of each of its samples."""
-    failed = samples.flatten().nonzero().flatten().tolist()
+    """Return which samples failed, in words, and the status of each."""
     if samples.ndim == 0:
         return "", "failed"
-    status = ["failed" if k in set(failed) else "unfinished" for k in range(samples.numel())]
-    named = ", ".join(map(str, failed[:5])) + (", ..." if len(failed) > 5 else "")
+    status = ["failed" if bad else "unfinished" for bad in samples.flatten().tolist()]
+    failed = [str(k) for k, state in enumerate(status) if state == "failed"]
+    named = ", ".join(failed[:5]) + (", ..." if len(failed) > 5 else "")
     return f" in sample {named} of {samples.numel()}", status
 
 
@@ -247,11 +236,11 @@ class StepWatch:
         self._done = depth < 2
 
     def due(self, index: int) -> bool:
-        """Tell whether to look at this step: at those whose number is a power of two."""
+        """Tell whether to look at this step: its number is a power of two."""
         return not self._done and index & (index - 1) == 0
 
     def look(self, squares: Tensor, reach: Tensor, h: float) -> None:
-        """Look at moves of these squared lengths, (...), at these squared distances."""
+        """Look at moves of these squared lengths, (...), at these squared distances from zero."""
         way, size = squares.mean().sqrt(), reach.mean().sqrt()
         # A tamed move is never longer than the reach: half of it is 0.58 untamed.
         if float(way) > 0.5 * float(size) > 0:
@@ -264,10 +253,10 @@ class StepWatch:
 
 
 class Particles(Stepper):
-    """Positions (..., n) that ``step(x, h)`` moves, with the confining drift ``-rate x``, exactly.
+    """Positions (..., n) moved by ``step(x, h)`` and, exactly, by the drift ``-rate x``.
 
-    The repulsion of the particles is homogeneous of degree -1: ``e^{-ct} y((e^{2ct} - 1)/(2c))`` is
-    the confined motion if y is the free one.
+    As repulsion is homogeneous of degree -1, ``e^{-ct} y((e^{2ct} - 1)/(2c))`` is the confined
+    motion if y is the free one.
     """
 
     def __init__(self, step: Callable[[Tensor, float], Tensor], scheme: str, rate: float) -> None:

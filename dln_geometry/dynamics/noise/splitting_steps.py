@@ -26,24 +26,22 @@ from dln_geometry.geometry.points import EndToEnd
 class SplittingSteps(MatrixSteps):
     r"""Langevin dynamics in ``Y = U rho V^T``, ``rho = sqrt(N) s^{1/N}``.
 
-    The rotations by which the noise exceeds a flat one (`rotations`), before or after the rest of a
-    step in turn; half a step of the radial flow ``(rho^2)' = 2 (rho dS/drho + kappa q) / beta``,
-    Heun's step of ``dY = b dt + sqrt(2 kappa/beta) dB``, half a step of the radial flow. In the
-    frames the drift of the loss is smooth where values collide or vanish,
+    A step: half a step of the radial flow ``(rho^2)' = 2 (rho dS/drho + kappa q) / beta``, Heun's
+    step of ``dY = b dt + sqrt(2 kappa/beta) dB``, half a step of the radial flow; before or after
+    these, in turn, the rotations by which the noise exceeds a flat one (`rotations`). The drift
     ``b = -N [ (s_i + s_j)/(rho_i + rho_j) e_sym + (s_i - s_j)/(rho_i - rho_j) e_anti ]``,
-    ``e = U^T E' V``: the weights of the gradient of ``E(X(Y))``, exchanged, times N. One SVD
-    without a loss, two with one.
+    ``e = U^T E' V``, in the frames, is smooth where values collide or vanish.
 
-    Of a matrix of lower rank ``Y = A Q^T`` with the frame Q on the shorter side the flat motion is
-    that of A; Q turns by rotations alone, and the wall ``q = n - r`` of that side is radial.
+    At lower rank ``Y = A Q^T``, the frame Q on the shorter side: A has the flat motion, Q turns by
+    rotations alone, and the wall ``q = n - r`` of that side is radial.
 
-    At infinite depth ``X = O exp(H)``, and the flat motion is that of the symmetric matrix H with
-    the eigenvalues ``rho = log s``: ``dH = b dt + sqrt(2 kappa/beta) dS`` with
-    ``b = -(s_i + s_j)/2 e_sym``. O turns by rotations and with the drift
-    ``-(s_i - s_j)/(rho_i - rho_j) e_anti``; the row and column spaces stand still.
+    At infinite depth ``X = O exp(H)``; the symmetric H with the eigenvalues ``rho = log s`` has the
+    flat motion ``dH = b dt + sqrt(2 kappa/beta) dS`` with ``b = -(s_i + s_j)/2 e_sym``. O turns by
+    rotations and with the drift ``-(s_i - s_j)/(rho_i - rho_j) e_anti``; the row and column spaces
+    stand still.
 
-    States are ``(u, s, vh, balance)``, see `rotates_first`. In a step the frames are p and q, with
-    q on the shorter side, and A is Y, ``Y Q`` or H.
+    States are ``(u, s, vh, balance)``, see `rotates_first`. Methods call the frames p and q, with q
+    on the shorter side, and Y, ``Y Q`` or H by the letter A.
     """
 
     def __init__(
@@ -59,7 +57,7 @@ class SplittingSteps(MatrixSteps):
         self.slow = depth.unit(start.normalized)
         self.orientation: Tensor | None = None
         if m == n == r and depth % 2 == 0:
-            # Conserved, as in networks of balanced layers.
+            # Conserved, as by networks of balanced layers.
             self.orientation = torch.linalg.slogdet(start.u @ start.vh).sign
 
     def advance(self, state: State, h: float, index: int) -> State:
@@ -77,7 +75,7 @@ class SplittingSteps(MatrixSteps):
         return (q, s, p.mT, balance) if self.swapped else (p, s, q.mT, balance)
 
     def flat_noise(self, p: Tensor, q: Tensor, like: Tensor, h: float) -> Tensor:
-        """Return the noise of A in these frames; of H the symmetric part is taken."""
+        """Return the noise of A in these frames; H takes its symmetric part."""
         return self.noise.draw(tuple(like.shape), like, self.drive.amplitude * math.sqrt(h))
 
     def normals(self, p: Tensor, q: Tensor) -> Draw:
@@ -87,7 +85,7 @@ class SplittingSteps(MatrixSteps):
     def _moved(
         self, p: Tensor, rho: Tensor, q: Tensor, h: float, index: int, state: State
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Make Heun's step of A; at even depths the last value carries the sign of det Y det X."""
+        """Make Heun's step of A; at even depths the last value has the sign of det Y det X."""
         deep, time = self.depth.infinite, h / self.slow
         a = rho.diag_embed() if deep else p * rho.unsqueeze(-2)
         a = a @ q.mT if self.whole else a
@@ -125,7 +123,7 @@ class SplittingSteps(MatrixSteps):
     def _frames(
         self, p: Tensor, q: Tensor, turn: Any, end: Tensor, back: Tensor, *, last: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Return the frames after a turn of q, or of both, and a decomposition of A."""
+        """Return the frames after a turn of q, or of both, from the decomposition of A."""
         if self.depth.infinite:
             if last:
                 p, q = polished_frame(p), polished_frame(q)
@@ -142,10 +140,7 @@ class SplittingSteps(MatrixSteps):
         return end, (polished_frame(q) if last else q) @ back.mT
 
     def _decomposed(self, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the SVD of A, of H the eigenvectors and eigenvalues.
-
-        At even depths the last value has the sign that det X has not.
-        """
+        """Return the SVD of A, or the eigenvectors and eigenvalues of H; signs as in `_moved`."""
         if self.depth.infinite:
             x, w = torch.linalg.eigh(a)
             return w.flip(-1), x.flip(-1), w.flip(-1).mT
@@ -159,13 +154,11 @@ class SplittingSteps(MatrixSteps):
         return p, rho, back
 
     def _radial(self, rho: Tensor, h: float) -> Tensor:
-        """Follow entropy and wall by the midpoint rule, for ``rho^2``: its speed is bounded."""
-        if self.depth.infinite:
-            if not self.drive.entropy:
-                return rho
-            return rho + h * self._push(rho + 0.5 * h * self._push(rho))
+        """Follow entropy and wall by the midpoint rule for ``rho^2``, whose speed is bounded."""
         if not self.drive.entropy:
             return (rho.square() + 2.0 * h * self.wall).sqrt() if self.wall else rho
+        if self.depth.infinite:
+            return rho + h * self._push(rho + 0.5 * h * self._push(rho))
         middle = (rho.square() + h * self._push(rho)).sqrt()
         return (rho.square() + 2.0 * h * self._push(middle)).sqrt()
 
@@ -178,7 +171,7 @@ class SplittingSteps(MatrixSteps):
         return (self.depth / self.drive.beta) * pull + self.wall
 
     def _rotated(self, p: Tensor, q: Tensor, rho: Tensor, h: float) -> tuple[Tensor, Tensor]:
-        """Turn the frames at random, as the noise does it beyond the flat motion."""
+        """Turn the frames by the rotations of the noise beyond the flat motion."""
         if self.drive.kappa == 0:
             return p, q
         variance, signed = self.drive.amplitude**2 * h, self.orientation is not None
@@ -187,9 +180,9 @@ class SplittingSteps(MatrixSteps):
         return rotated(p, q, rates, self.normals(p, q))
 
     def _velocity(self, p: Tensor, rho: Tensor, q: Tensor, h: float) -> tuple[Tensor, Tensor, Any]:
-        """Return the loss, the drift of A in the frame q, and that of q out of its range, times h.
+        """Return the loss, and h times the tamed drifts of A in q and of q out of its range.
 
-        At infinite depth the drifts of H and O in the frames. Tamed as in `descent`.
+        At infinite depth the drifts of H and O in the frames.
         """
         (m, r), n, depth = p.shape[-2:], q.shape[-2], self.depth
         s = self.flat.values(rho if depth.infinite else rho.abs())
@@ -204,7 +197,7 @@ class SplittingSteps(MatrixSteps):
         else:
             core = rate * (sums * (e + e.mT) + slopes * (e - e.mT))
             drift, size = p @ core, (rho / self.flat.scale).abs().unsqueeze(-2)
-            # G^T U comes times s: the powers of s^{1/N} are those that are left.
+            # `gradient_parts` returns G^T U times s: powers of s^{1/N} divide it out.
             inverse = torch.where(size > 0, 1.0 / size, 0.0)
             if m > r:
                 out = gu.mT * inverse if gv is None or self.swapped else gv * size ** (depth - 1.0)
@@ -229,8 +222,8 @@ class SplittingSteps(MatrixSteps):
 def rotates_first(balance: Tensor, h: float) -> tuple[bool, Tensor]:
     """Return whether rotations come before the rest of a step, and the new balance.
 
-    The order of two flows costs ``+-h^2/2`` of their commutator. These shares are kept in balance:
-    steps of one size come in symmetric pairs, and saved times may make steps of different sizes.
+    The order of two flows costs ``+-h^2/2`` of their commutator; the balance sums these shares,
+    as steps may differ in size, and the next step takes the opposite sign.
     """
     before = float(balance) <= 0.0
     return before, balance + (h * h if before else -h * h)

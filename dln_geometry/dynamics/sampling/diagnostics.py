@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["chains", "effective_sample_size", "split_rhat"]
 
-_MISSING = "arviz must be installed for diagnostics of chains: pip install dln-geometry[samplers]"
-
 
 def chains(trajectory: Trajectory, *, burn_in: int = 0, thin: int = 1) -> xarray.Dataset:
     """Return the series of a trajectory with the dimensions ``chain`` and ``draw`` of arviz.
@@ -24,16 +22,9 @@ def chains(trajectory: Trajectory, *, burn_in: int = 0, thin: int = 1) -> xarray
     trajectory : Trajectory
         A run of a batch of chains (any batch shape), or of a single one.
     burn_in : int
-        Number of saved rows to leave out at the start.
+        Number of saved rows to leave out at the start; at least four rows must be left.
     thin : int
         Keep every `thin`-th row of the others.
-
-    Raises
-    ------
-    TypeError
-        If `trajectory` is none, or a number no integer.
-    ValueError
-        If fewer than four rows are left.
 
     Examples
     --------
@@ -57,12 +48,11 @@ def chains(trajectory: Trajectory, *, burn_in: int = 0, thin: int = 1) -> xarray
     data: dict[str, Any] = {}
     for name, last in (("loss", ()), ("singular_values", ("mode",)), ("states", ("particle",))):
         values = getattr(trajectory, name)
-        if values is None:
-            continue
-        array = values[rows].detach().cpu().numpy()
-        tail = array.shape[array.ndim - len(last) :]
-        array = array.reshape(kept, -1, *tail).swapaxes(0, 1)
-        data[name] = (("chain", "draw", *last), array)
+        if values is not None:
+            array = values[rows].detach().cpu().numpy()
+            tail = array.shape[array.ndim - len(last) :]
+            array = array.reshape(kept, -1, *tail).swapaxes(0, 1)
+            data[name] = (("chain", "draw", *last), array)
     times = trajectory.t[rows].detach().cpu().numpy()
     return xarray.Dataset(data, coords={"time": ("draw", times)})
 
@@ -70,7 +60,7 @@ def chains(trajectory: Trajectory, *, burn_in: int = 0, thin: int = 1) -> xarray
 def effective_sample_size(
     trajectory: Trajectory, *, burn_in: int = 0, thin: int = 1, method: str = "bulk"
 ) -> xarray.Dataset:
-    """Return the effective sample size of every series, all chains together.
+    """Return the effective sample size of every series, all chains together; needs arviz.
 
     Parameters
     ----------
@@ -78,13 +68,6 @@ def effective_sample_size(
         As in `chains`.
     method : str
         Of ``arviz.ess``: ``"bulk"``, ``"tail"``, ``"mean"``, ...
-
-    Raises
-    ------
-    ImportError
-        If arviz is not installed.
-    TypeError, ValueError
-        As in `chains`.
 
     References
     ----------
@@ -97,7 +80,7 @@ def effective_sample_size(
 def split_rhat(trajectory: Trajectory, *, burn_in: int = 0, thin: int = 1) -> xarray.Dataset:
     """Return the rank-normalised split R-hat of every series; 1 for chains that agree.
 
-    Parameters, errors and references as in `effective_sample_size`; there must be two chains.
+    Parameters and references as in `effective_sample_size`; there must be two chains.
     """
     data = chains(trajectory, burn_in=burn_in, thin=thin).drop_vars("time")
     if data.sizes["chain"] < 2:
@@ -113,5 +96,7 @@ def _arviz() -> Any:
             warnings.simplefilter("ignore", FutureWarning)
             import arviz
     except ImportError:
-        raise ImportError(_MISSING) from None
+        raise ImportError(
+            "arviz must be installed for diagnostics of chains: pip install dln-geometry[samplers]"
+        ) from None
     return arviz

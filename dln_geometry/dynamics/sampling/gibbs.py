@@ -17,11 +17,10 @@ from dln_geometry.dynamics.noise import (
     Show,
     State,
     Stepper,
-    loss_identity,
+    run_store,
     simulate,
 )
 from dln_geometry.dynamics.sampling.potentials import Potential
-from dln_geometry.dynamics.store import Store
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import hidden_excess
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
@@ -50,26 +49,21 @@ def sample_gibbs(
 ) -> Trajectory:
     r"""Sample ``exp(-(beta/kappa) F_beta(X)) dvol_g`` without discretisation error.
 
-    In the matrix ``Y = U rho V^T``, ``rho = sqrt(N) s^{1/N}``, the volume of ``g^N`` is Lebesgue
-    measure (at full rank), so that Langevin proposals ``Y - h V'(Y) + sqrt(2h) Z`` need no
-    geometry, and ``det X = 0`` is no special place. At rank ``r < min(m, n)``, ``Y = A Q^T`` with
-    proposals for A, the weight ``prod_k rho_k^{n-r}``, and random rotations of the frame Q. One SVD
-    a proposal.
+    In ``Y = U rho V^T``, ``rho = sqrt(N) s^{1/N}``, the volume of ``g^N`` is Lebesgue measure at
+    full rank, so that Langevin proposals ``Y - h V'(Y) + sqrt(2h) Z`` need no geometry and pass
+    through ``det X = 0``. At rank ``r < min(m, n)``, ``Y = A Q^T`` with proposals for A, the weight
+    ``prod_k rho_k^{n-r}``, and random rotations of the frame Q. One SVD a proposal.
 
-    Both signs of the determinant are visited, at every finite depth. At infinite depth the column
-    and row spaces stand still and X is an orthogonal matrix times ``exp(H)``: the volume is
-    Lebesgue measure of the symmetric H times Haar measure, proposals move H with its drift and
-    rotate at random. Zero is infinitely far there, with infinite volume on the way: a loss that
-    is finite at ``X = 0`` leaves the measure infinite, and the chain drifts off, unless the entropy
+    At every finite depth the chain visits both signs of the determinant. At infinite depth the
+    column and row spaces stand still and X is an orthogonal matrix times ``exp(H)``: the volume is
+    Lebesgue measure of the symmetric H times Haar measure; proposals move H with its drift and
+    rotate at random. Zero is infinitely far there, with infinite volume on the way: if the loss is
+    finite at ``X = 0``, the measure is infinite and the chain drifts off, unless the entropy
     outweighs the volume.
 
     Parameters
     ----------
-    loss : Loss
-        The energy E.
-    start : Collapsed or EndToEnd
-        A point of any depth and rank; leading dimensions are independent chains.
-    beta, kappa, entropy, widths
+    loss, start, beta, kappa, entropy, generator, widths, keep_points, progress, store
         As in `langevin`, whose equilibrium this is; `kappa` is positive.
     draws : int
         Number of samples kept from each chain.
@@ -79,10 +73,6 @@ def sample_gibbs(
         Proposals before the first.
     dt : float, optional
         Size h of the proposals; by default tuned during the burn-in to accept 57 %, then fixed.
-    generator : torch.Generator
-        The source of randomness.
-    keep_points, progress, store
-        As in `langevin`.
 
     Returns
     -------
@@ -93,7 +83,7 @@ def sample_gibbs(
     Raises
     ------
     ValueError
-        If the start has a singular value that is zero, or there is no burn-in to tune `dt` in.
+        If a singular value of the start is zero.
     FlowError
         If the loss is not finite at the start.
 
@@ -124,52 +114,31 @@ def sample_gibbs(
     chain = MetropolisChain(potential, generator, burn_in, dt is None, start)
     counts = (burn_in + thin, *(thin,) * (draws - 1))
     grid = Grid(torch.tensor(counts, dtype=torch.float64).cumsum(0), counts, (1.0,) * draws)
-    saved = None
-    if store is not None:
-        options = [beta, kappa, excess, draws, thin, burn_in, dt, keep_points, point.depth]
-        at = [point.u, point.s, point.vh]
-        identity = {"start": at, "options": options, "loss": loss_identity(ready, point)}
-        saved = Store(store, identity)
-    return simulate(
-        chain,
-        chain.start(point, size),
-        grid,
-        label="sampling",
-        generator=generator,
-        keep_points=keep_points,
-        progress=progress,
-        store=saved,
-    )
+    options = [beta, kappa, excess, draws, thin, burn_in, dt, keep_points, point.depth]
+    saved = run_store(store, (point.u, point.s, point.vh), options, ready, point)
+    shown: dict[str, Any] = {"keep_points": keep_points, "progress": progress, "store": saved}
+    state = chain.start(point, size)
+    return simulate(chain, state, grid, label="sampling", generator=generator, **shown)
 
 
 class MetropolisChain(Stepper):
-    """The Metropolis-adjusted chain.
-
-    States are ``(dt, turn, accepted, A, Q)`` and the values of `Potential.at` there.
-    """
+    """The chain: states are ``(dt, turn, accepted, A, Q)`` and the values of `Potential.at`."""
 
     def __init__(
-        self,
-        potential: Potential,
-        generator: torch.Generator,
-        burn_in: int,
-        tuned: bool,
-        start: Collapsed | EndToEnd,
+        self, potential: Potential, source: torch.Generator, burn_in: int, tuned: bool, start: Any
     ) -> None:
-        self.potential, self.noise = potential, Gaussians(generator)
-        self.generator, self.burn_in, self.tuned = generator, burn_in, tuned
+        self.potential, self.noise = potential, Gaussians(source)
+        self.generator, self.burn_in, self.tuned = source, burn_in, tuned
         self.depth, self.collapsed = start.depth, isinstance(start, Collapsed)
 
     def start(self, point: EndToEnd, dt: float) -> State:
         """Return the first state."""
-        potential = self.potential
-        a, q = potential.coordinates(point)
-        h = point.s.new_tensor(dt)
-        accepted = point.s.new_zeros(point.s.shape[:-1])
-        return (h, self._turn(h, a), accepted, a, q, *potential.at(a, q, h))
+        a, q = self.potential.coordinates(point)
+        h, accepted = a.new_tensor(dt), a.new_zeros(point.s.shape[:-1])
+        return (h, self._turn(h, a), accepted, a, q, *self.potential.at(a, q, h))
 
     def advance(self, state: State, h: float, index: int) -> State:
-        dt, turn, accepted, a, q, value, drift, *rest = state
+        dt, turn, accepted, a, q, value, drift = state[:7]
         finite = torch.isfinite(value) & torch.isfinite(drift).all(-1).all(-1)
         if not bool(finite.all()):
             raise Diverged("loss must be finite with a finite gradient at the start", ~finite)
@@ -182,13 +151,12 @@ class MetropolisChain(Stepper):
         back = a - a_new - dt * new[1]
         log_ratio = value - new[0] + 0.5 * z.square().sum((-2, -1))
         log_ratio = log_ratio - back.square().sum((-2, -1)) / (4 * dt)
-        uniform = torch.rand(
-            value.shape, generator=self.generator, dtype=a.dtype, device=self.generator.device
-        )
+        source = self.generator
+        uniform = torch.rand(value.shape, generator=source, dtype=a.dtype, device=source.device)
         # A proposal without a finite potential has ratio NaN or -inf and is refused.
         yes = uniform.to(a.device).log() < log_ratio
-        old_parts, new_parts = (a, q, value, drift, *rest), (a_new, q_new, *new)
-        parts = [_where(yes, x, y) for x, y in zip(new_parts, old_parts, strict=True)]
+        pairs = zip((a_new, q_new, *new), state[3:], strict=True)
+        parts = [_where(yes, x, y) for x, y in pairs]
         if index < self.burn_in:
             chance = log_ratio.clamp(max=0.0).exp().nan_to_num(0.0).mean()
             if self.tuned:
@@ -199,7 +167,7 @@ class MetropolisChain(Stepper):
         return (dt, turn, accepted, *parts)
 
     def _turn(self, dt: Tensor, a: Tensor) -> Tensor:
-        """Return the size of rotations that move as far as the noise; fixed after burn-in."""
+        """Return the size of rotations that move Y as far as the noise does."""
         return 0.5 * (2 * dt).sqrt() / self.potential.size(a)
 
     def observe(self, state: State) -> dict[str, Tensor]:
@@ -217,7 +185,5 @@ class MetropolisChain(Stepper):
 
 def _where(yes: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """Choose the new or the old part of a state, sample by sample."""
-    if new.numel() == 0:
-        return new
     index: Any = (..., *(None,) * (new.ndim - yes.ndim))
-    return torch.where(yes[index], new, old)
+    return torch.where(yes[index], new, old) if new.numel() else new

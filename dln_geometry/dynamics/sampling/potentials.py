@@ -18,16 +18,15 @@ from dln_geometry.geometry.points import EndToEnd
 class Potential:
     """``V(A, Q)`` of the measure ``exp(-V) dA dQ``, and its gradient in A.
 
-    ``Y = A Q^T`` if the second side of X is not the shorter one, otherwise its transpose; Q is left
-    out where it is square.
+    ``Y = A Q^T``, or its transpose if ``m = r < n``; there is no Q if it would be square.
 
     At infinite depth A is the symmetric H and Q the orthogonal O of ``X = U_0 O exp(H) V_0^T``; the
-    column and row spaces, those of `point`, stand still. The volume of ``g^N`` is the product of
-    Lebesgue's and Haar's: the factors ``s_i^2 - s_j^2`` of Lebesgue measure on matrices over the
-    kernel leave ``log s_i - log s_j``.
+    column and row spaces stand still. The volume of ``g^N`` is the product of Lebesgue's and
+    Haar's: the factors ``s_i^2 - s_j^2`` of Lebesgue measure on matrices over the kernel leave
+    ``log s_i - log s_j``.
 
-    `weight` is ``beta / kappa``; `entropic`, where the entropy acts, ``1 / kappa`` and
-    ``sum_p (d_p - r)`` over the hidden layers; `point` the start of the chain.
+    `weight` is ``beta / kappa``; `entropic` is ``1 / kappa`` and ``sum_p (d_p - r)`` over the
+    hidden layers, if the entropy acts; `point` is the start of the chain.
     """
 
     def __init__(
@@ -41,7 +40,7 @@ class Potential:
         self.spaces = point.u, point.vh.mT
 
     def coordinates(self, point: EndToEnd) -> tuple[Tensor, Tensor]:
-        """Return A and Q of a point; at infinite depth, of the start."""
+        """Return A and Q of the start."""
         rho = self.flat.of(point.s)
         if self.depth.infinite:
             a = rho.diag_embed()
@@ -51,18 +50,18 @@ class Potential:
         return (a, v) if self.excess else (a @ v.mT, a.new_zeros(0))
 
     def increment(self, z: Tensor) -> Tensor:
-        """Return an increment of A, of density ``exp(-|dA|^2/2)``, from standard normal numbers."""
+        """Turn standard normal numbers into an increment of A of density ``exp(-|dA|^2/2)``."""
         return 0.5 * (z + z.mT) if self.depth.infinite else z
 
     def size(self, a: Tensor) -> Tensor:
-        """Return how far a rotation by a unit angle moves Y, in the mean."""
+        """Return how far rotations by a unit angle move Y, in the mean."""
         return a.new_ones(()) if self.depth.infinite else a.square().sum((-2, -1)).mean().sqrt()
 
     def at(self, a: Tensor, q: Tensor, h: Tensor) -> tuple[Tensor, ...]:
         """Return ``V``, the drift, ``u, s, v`` of X, and the energy.
 
-        The drift is ``-V'`` but for the repulsion from zero at finite depth, which is bounded where
-        a step cannot follow it: the Metropolis test makes any drift right.
+        The drift is ``-V'``, but the repulsion from zero at finite depth is bounded where a step
+        cannot follow it: the Metropolis test corrects any drift.
         """
         deep = self.depth.infinite
         if deep:
@@ -93,9 +92,9 @@ class Potential:
         return value, (drift + u * bounded.unsqueeze(-2)) @ oh, left, s, right, energy
 
     def _repulsion(self, rho: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logarithm of the density of wall and entropy, (...), and its derivative.
+        """Return the log density of wall and entropy, (...), and its derivative, (..., r).
 
-        The derivative is that in ``log rho``, at infinite depth in rho; shape (..., r).
+        The derivative in ``log rho``, at infinite depth in rho.
         """
         deep, tiny = self.depth.infinite, torch.finfo(rho.dtype).tiny
         log_rho = rho if deep else rho.clamp_min(tiny).log()
@@ -107,7 +106,7 @@ class Potential:
         i, j = torch.triu_indices(r, r, 1, device=s.device)
         kernel = log_kernel_of_pairs(x[..., i], x[..., j], self.depth, deep)
         density = density + share * (0.5 * kernel.sum(-1) + excess * log_rho.sum(-1))
-        # Homogeneous in s at infinite depth: from the largest, so that nothing overflows.
+        # Homogeneous in s at infinite depth: divide by the largest to avoid overflow.
         safe = ((x - x[..., :1]).exp() if deep else s).clamp_min(tiny**0.5)
         slope = safe * entropy_slope(safe, self.depth) * (1.0 if deep else self.depth)
         return density, pull + share * (slope + excess)
