@@ -105,7 +105,17 @@ def complete_command(
         raise ValueError(f"--shape must be two positive integers m,n, got {shape}")
     limits = {"loss": until_loss, "gradient": until_gradient, "seconds": seconds}
     until = {name: value for name, value in limits.items() if value is not None}
-    plan = Plan(as_depth(depth), rank, scale, until, t_end, holdout, center, seed, rtol)
+    plan = Plan(
+        depth=as_depth(depth),
+        rank=rank,
+        scale=scale,
+        until=until,
+        t_end=t_end,
+        holdout=holdout,
+        center=center,
+        seed=seed,
+        rtol=rtol,
+    )
     entries = read_entries(data, layout=layout, one_based=one_based, shape=sides)
     name = Path(f"{data.stem}-completed")
     if out is not None:

@@ -152,8 +152,19 @@ def kirwan_ness_flow(
     engine = MomentEngine(Network(factors).detach())
     rules = until_rules(until, ("loss", "steps", "evaluations", "seconds"))
     t_end, identity = end_or_rules(t_end, rules), {"options": [rtol, atol, repr(method)]}
-    options = save_at, rtol, atol, method, progress, store, identity
-    return run_flow(engine, t_end, rules, *options, label="moments")
+    return run_flow(
+        engine,
+        t_end,
+        rules,
+        save_at=save_at,
+        rtol=rtol,
+        atol=atol,
+        method=method,
+        progress=progress,
+        store=store,
+        identity=identity,
+        label="moments",
+    )
 
 
 def _flat(layers: Sequence[Tensor]) -> list[Tensor]:

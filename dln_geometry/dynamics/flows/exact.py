@@ -12,6 +12,8 @@ from torch import Tensor
 
 from dln_geometry.support import as_depth, as_float_tensor, as_normalized
 
+__all__ = ["quadratic", "quadratic_residual"]
+
 # Terms of the series: each is at most (n + 1) 2^-n, so the terms left out are below eps.
 TERMS = 64
 # Values solved for at once (bounds the memory of the series), and bound on Newton's steps.

@@ -122,8 +122,21 @@ def gradient_flow(
         "engine": type(chosen).__name__,
         "loss": [type(loss).__name__, None if store is None else _figures(chosen)],
     }
-    options = save_at, rtol, atol, method, progress, store, identity, slow, rebalance, keep_points
-    return run_flow(chosen, t_end, rules, *options)
+    return run_flow(
+        chosen,
+        t_end,
+        rules,
+        save_at=save_at,
+        rtol=rtol,
+        atol=atol,
+        method=method,
+        progress=progress,
+        store=store,
+        identity=identity,
+        slow=slow,
+        rebalance=rebalance,
+        keep_points=keep_points,
+    )
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ def run_flow(
     engine: Engine,
     t_end: float,
     rules: dict[str, float],
+    *,
     save_at: Any,
     rtol: float,
     atol: float | None,
