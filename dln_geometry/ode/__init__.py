@@ -1,13 +1,10 @@
-"""Integration of ordinary differential equations, for batches in which every sample has its steps.
+"""Integrators of ordinary differential equations for batches; every sample takes its own steps.
 
-`integrate` follows the flows: explicit Runge-Kutta methods with error control, and a stabilised
-method where the problem is stiff. Open `integrate` first, then `loop` (one trial step after the
-other); `control` chooses step sizes and the method, `recording` what is saved. `collocate` follows
-the geodesics, in few steps of order 32.
-
-A method is a value: an explicit one is a `RungeKutta` with its tableau, added to `METHODS` in
-`runge_kutta`; another kind needs a stepper with the members of `ExplicitStepper`, and a line in
-`MethodChoice`.
+`integrate` follows the flows, by explicit Runge-Kutta methods, and by a stabilised one where the
+problem is stiff. Open `integrate` first, then `loop` (one trial step); `control` chooses the step
+sizes and the method, `recording` saves rows. `collocate` follows the geodesics, at order 32.
+To add an explicit method, add its `RungeKutta` to `METHODS`; another kind needs a stepper with
+the members of `ExplicitStepper`, and a line in `MethodChoice`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Anderson acceleration of fixed-point iterations, every sample by its own secants."""
+"""Anderson acceleration of fixed-point iterations; every sample has its own secants."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ from torch import Tensor
 
 
 class Secants:
-    """Accelerate ``x <- x + f(x)`` by the last changes of x + f and of f.
+    """Accelerate ``x <- x + f(x)``: combine the last images x + f so that |f| becomes least.
 
-    The next x is the combination of the last images x + f whose residuals f combine to the least.
-
-    References
-    ----------
-    Walker, Ni, SIAM J. Numer. Anal. 49 (2011).
+    See Walker, Ni, SIAM J. Numer. Anal. 49 (2011).
     """
 
     def __init__(self, most: int) -> None:
@@ -34,7 +30,7 @@ class Secants:
         return part
 
     def correction(self, residual: Tensor) -> Tensor | float:
-        """Return what to subtract from the image with this residual, (B, n)."""
+        """Return the vector to subtract from the image with this residual, (B, n)."""
         if not self.images:
             return 0.0
         f = torch.stack(self.residuals, -1)

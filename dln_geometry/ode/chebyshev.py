@@ -1,12 +1,7 @@
 """The Runge-Kutta-Chebyshev method: explicit, stabilised, order 2, any number of stages.
 
 For stiff problems whose Jacobian has a real negative spectrum: the stability interval grows with
-the square of the number of stages.
-
-References
-----------
-B. P. Sommeijer, L. F. Shampine, J. G. Verwer, RKC: an explicit solver for parabolic PDEs,
-J. Comput. Appl. Math. 88 (1998) 315-326.
+the square of the number of stages (Sommeijer, Shampine, Verwer, J. Comput. Appl. Math. 88, 1998).
 """
 
 from __future__ import annotations
@@ -22,13 +17,12 @@ from torch import Tensor
 
 from dln_geometry.ode.runge_kutta import BlockNorms, Field, upload
 
-SAFETY = 1.2
-"""Factor on the estimated spectral radius, which power iteration approaches from below."""
+SAFETY = 1.2  # factor on the spectral radius, which power iteration approaches from below
 
 
 @dataclass(frozen=True)
 class Chebyshev:
-    """Declare the method; `stages` is fixed, or by default what each step needs for stability."""
+    """Declare the method; by default each step takes as many stages as stability needs."""
 
     stages: int | None = None
     name: str = "rkc"
@@ -36,7 +30,6 @@ class Chebyshev:
     error_order: int = 2
 
     def __post_init__(self) -> None:
-        """Reject a number of stages that has no second-order method."""
         if self.stages is not None and not (isinstance(self.stages, int) and self.stages >= 2):
             raise ValueError(f"stages must be an integer >= 2, got {self.stages!r}")
 
@@ -91,10 +84,10 @@ def coefficients(stages: int) -> Coefficients:
 
 @lru_cache(maxsize=256)
 def _weights(stages: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-    """Return per stage the weights of ``(D_{j-1}, h f_0, h f_{j-1})`` in the buffer's order.
+    """Return the weights of every stage from 2 on.
 
-    Even stages are written to its first row and read (h f_0, h f, D), odd ones to the last and
-    read (D, h f_0, h f).
+    Even stages multiply the rows (h f_0, h f_{j-1}, D_{j-1}) of the buffer, odd ones the rows
+    (D_{j-1}, h f_0, h f_{j-1}).
     """
     k = coefficients(stages)
     table = [
@@ -120,15 +113,13 @@ def stage_number(hrho: float) -> int:
 class ChebyshevStepper:
     """Step with one number of stages for the whole batch.
 
-    The buffer keeps the increments ``D_j = Y_j - y``, not the stages: rounding then scales with the
-    change over the step, which matters in single precision where the flow converges. A nonlinear
-    power iteration from the last eigenvector estimates the spectral radius of each sample; its
-    result comes back with the norms of the step, so the next step uses it.
+    The buffer keeps the increments ``D_j = Y_j - y``: their rounding errors scale with the change
+    over the step, which matters in single precision where the flow converges. A nonlinear power
+    iteration estimates the spectral radius of each sample for the next step.
     """
 
     rows = 3
-    due = 25
-    """Steps after which the spectral radius is estimated anew."""
+    due = 25  # after so many steps, estimate the spectral radius again
 
     def __init__(self, method: Chebyshev, field: Field, y: Tensor, norms: BlockNorms) -> None:
         self.method, self.field = method, field
@@ -139,17 +130,16 @@ class ChebyshevStepper:
         self.obs_new: Tensor | None = None
         self._argument = torch.empty_like(y)
         flat = buffer.view(8, -1)
-        self._flat_even, self._flat_odd, self._flat_estimate = flat[0], flat[3], flat[5]
-        self._low, self._high = flat[:3].T, flat[1:4].T
+        low, high = flat[:3].T, flat[1:4].T
+        # Even stages overwrite the first row and read the other three, odd ones the reverse.
+        self._recursion = (flat[0], high, self._even), (flat[3], low, self._odd)
+        final = y.new_tensor([-0.8, 0.4, 0.4])
+        self._final, self._flat_estimate = ((low, final), (high, final.flip(0))), flat[5]
         self._views = norms.views(buffer[4:7])
-        self._final_even = y.new_tensor([-0.8, 0.4, 0.4])
-        self._final_odd = y.new_tensor([0.4, 0.4, -0.8])
         self.eigenvector = torch.empty_like(y)
         self._found: Tensor | None = None
-        self.evaluations = 0
-        self.stages = method.stages or 2
-        self.iterations = 0
-        self.age = self.due
+        self.evaluations = self.iterations = 0
+        self.stages, self.age = method.stages or 2, self.due
 
     def longest(self, rho: np.ndarray, most_stages: int) -> np.ndarray:
         """Return the longest stable steps (B,) with a number of stages."""
@@ -163,15 +153,9 @@ class ChebyshevStepper:
         self.iterations = 3 if self.age >= self.due else 0
 
     def step(self, t: np.ndarray, h: np.ndarray, y: Tensor) -> list[Tensor]:
-        """Run `iterations` power iterations at (t, y), then try a step.
-
-        Returns norms of f_new, estimate and y_new, and two radii if it has iterated.
-        """
+        """Try a step from (t, y); return norms of f_new, estimate and y_new, and radii if any."""
         s, k = self.stages, coefficients(self.stages)
-        times = np.empty((s + 3, len(t)))
-        times[: s + 1] = t + k.c[:, None] * h
-        times[s + 1] = t + h
-        times[s + 2] = h
+        times = np.concatenate((t + k.c[:, None] * h, (t + h, h)))
         *nodes, step = upload(times, y).unbind(0)
         step = step.unsqueeze(-1)
         radii = self.power(nodes[0], y) if self.iterations else []
@@ -184,37 +168,29 @@ class ChebyshevStepper:
             torch.add(y, newest, out=self._argument)
             self.field(nodes[j - 1], self._argument, self._slope)
             self._slope.mul_(step)
-            if j % 2 == 0:
-                self._flat_even.addmv_(self._high, weights[j - 2], beta=float(k.nu[j]))
-                newest = self._even
-            else:
-                self._flat_odd.addmv_(self._low, weights[j - 2], beta=float(k.nu[j]))
-                newest = self._odd
+            flat, others, newest = self._recursion[j % 2]
+            flat.addmv_(others, weights[j - 2], beta=float(k.nu[j]))
         torch.add(y, newest, out=self.y_new)
         self.obs_new = self.field(nodes[s + 1], self.y_new, self.f_new)
         torch.mul(self.f_new, step, out=self._slope)
-        if newest is self._even:
-            torch.mv(self._low, self._final_even, out=self._flat_estimate)
-        else:
-            torch.mv(self._high, self._final_odd, out=self._flat_estimate)
+        rows, final = self._final[s % 2]
+        torch.mv(rows, final, out=self._flat_estimate)
         self.evaluations = s + self.iterations
         return [*BlockNorms.of(self._views), *radii]
 
     def error(self, h: np.ndarray, norms: np.ndarray, scale: np.ndarray) -> np.ndarray:
-        """Return the largest of the blocks' ``|0.8 (y - y_new) + 0.4 h (f + f_new)| / scale``."""
+        """Return the maximum over blocks of ``|0.8 (y - y_new) + 0.4 h (f + f_new)| / scale``."""
         return (norms[1] / scale).max(axis=0)
 
     def commit(self) -> None:
-        """Count the trial and keep the eigenvector that its power iterations have found."""
+        """Count the trial and keep the eigenvector of its power iterations."""
         self.age += 1
         if self._found is not None:
             self.eigenvector, self._found = self._found, None
 
     def seed(self, direction: Tensor) -> None:
-        """Start the next power iteration from a direction plus a fixed rough one.
-
-        A smooth direction alone has almost no component along the stiff modes.
-        """
+        """Start the next power iteration from a direction, and let it begin at once."""
+        # Add a rough vector: a smooth one has almost no component along the stiff modes.
         n = direction.shape[-1]
         index = torch.arange(1, n + 1, dtype=torch.float64, device=direction.device)
         # Fractional parts of multiples of the golden ratio: no two neighbours are alike.
@@ -226,7 +202,7 @@ class ChebyshevStepper:
         self._found, self.age = None, self.due
 
     def state(self) -> dict[str, Any]:
-        """Return a copy of what the next step depends on."""
+        """Return a copy of all that the next step needs."""
         return {"f": self.f.clone(), "eigenvector": self.eigenvector.clone(), "age": self.age}
 
     def load(self, state: dict[str, Any]) -> None:
@@ -251,4 +227,4 @@ class ChebyshevStepper:
         # Keep the old eigenvector where the new direction is zero or not finite.
         size = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
         self._found = torch.where((size > 0) & torch.isfinite(size), v, self.eigenvector)
-        return radii[-2:] if len(radii) > 1 else [radii[0], radii[0]]
+        return radii[-2:]

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from dln_geometry.ode.chebyshev import SAFETY, Chebyshev, ChebyshevStepper
-from dln_geometry.ode.runge_kutta import BlockNorms, ExplicitStepper, Field, RungeKutta
+from dln_geometry.ode.runge_kutta import BlockNorms, ExplicitStepper, Field, RungeKutta, fetch
 
+Array = np.ndarray
 SHRINK, GROW = 0.2, 10.0
 TINY, EPS = float(np.finfo(np.float64).tiny), float(np.finfo(np.float64).eps)
-
 RESERVED = ("t_end", "steps", "evaluations", "seconds", "failed", "unfinished")
 """Status names that no stopping rule may take."""
 
@@ -26,7 +26,7 @@ class Options:
 
     t_end: float
     rtol: float
-    atol: np.ndarray | None
+    atol: Array | None
     explicit: RungeKutta | None
     stabilised: Chebyshev | None
     rules: dict[str, tuple[int, float]]
@@ -34,18 +34,11 @@ class Options:
     correct: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None
 
 
-def first_step(
-    d0: np.ndarray, h0: np.ndarray, d1: np.ndarray, d2: np.ndarray, order: int
-) -> np.ndarray:
-    """Return Hairer's first step size, in a form that scales with time.
+def first_step(d0: Array, h0: Array, d1: Array, d2: Array, order: int) -> Array:
+    """Return the first step size of Hairer, Solving ODEs I, II.4, in a form that scales with time.
 
-    ``min(100 h0, (0.01/d0)^(1/order) / r)``, ``r = max(d1/d0, sqrt(d2/d0))``, where ``d0, d1, d2``
-    are the sizes of y and of its first two derivatives in units of the tolerance, the second one
-    taken over the step `h0`.
-
-    References
-    ----------
-    E. Hairer, S. P. Norsett, G. Wanner, Solving ODEs I, section II.4.
+    ``min(100 h0, (0.01/d0)^(1/order) / r)``, ``r = max(d1/d0, sqrt(d2/d0))``; ``d0, d1, d2`` are
+    the sizes of y and of its first two derivatives in units of the tolerance, `h0` the trial step.
     """
     rate = np.maximum(d1 / d0, np.sqrt(d2 / d0))
     # A rate of zero, or next to it, sets no limit.
@@ -55,25 +48,19 @@ def first_step(
 
 
 class StepControl:
-    """Control one step size per sample.
+    """Control one step size per sample, as the PI controller of Hairer, Solving ODEs II, IV.2.
 
     After an accepted step ``h_new = h clip(0.9 err^(-0.85/k) err_old^(0.2/k), 0.2, 10)``, where
     ``k`` is one more than the order of the error estimate, and no growth right after a rejection;
     after a rejected one ``h clip(0.9 err^(-1/k), 0.2, 0.9)``, ``0.2 h`` if it is not finite.
-
-    References
-    ----------
-    E. Hairer, G. Wanner, Solving ODEs II, section IV.2 (the PI controller).
     """
 
-    def __init__(self, h: np.ndarray) -> None:
+    def __init__(self, h: Array) -> None:
         self.h, self.first = h, h.copy()
         self.err_old = np.full_like(h, 1e-4)
         self.after_rejection = np.zeros(len(h), dtype=bool)
 
-    def propose(
-        self, t: np.ndarray, stop: np.ndarray, running: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def propose(self, t: Array, stop: Array, running: Array) -> tuple[Array, Array]:
         """Return the steps to try, 0 for finished samples, and which of them end at `stop`."""
         hits = (t + 1.01 * self.h >= stop) & running
         trial = np.where(running, self.h, 0.0)
@@ -83,16 +70,10 @@ class StepControl:
         return trial, hits
 
     def update(
-        self,
-        err: np.ndarray,
-        accepted: np.ndarray,
-        trial: np.ndarray,
-        hits: np.ndarray,
-        running: np.ndarray,
-        error_order: int,
+        self, err: Array, accepted: Array, trial: Array, hits: Array, running: Array, order: int
     ) -> None:
-        """Set the next step sizes from the errors (B,), NaN or infinite where a trial failed."""
-        k = error_order + 1
+        """Set the next step sizes from errors (B,) of an order; those of failed trials are NaN."""
+        k = order + 1
         with np.errstate(all="ignore"):
             size = np.maximum(err, 1e-10)
             grow = 0.9 * size ** (-0.85 / k) * self.err_old ** (0.2 / k)
@@ -113,7 +94,7 @@ class StepControl:
             self.err_old = np.where(keep, np.maximum(err, 1e-4), self.err_old)
         self.after_rejection = running & ~accepted
 
-    def underflow(self, t: np.ndarray) -> np.ndarray:
+    def underflow(self, t: Array) -> Array:
         """Return the samples whose step is lost in the rounding of time."""
         return self.h < 16 * EPS * np.maximum(t, np.minimum(self.first, 1.0))
 
@@ -125,27 +106,25 @@ class StepControl:
     def load(cls, state: dict[str, Any]) -> StepControl:
         """Return the controller of a stored state."""
         control = cls(state["h"].numpy().copy())
-        for name, value in state.items():
-            setattr(control, name, value.numpy().copy())
+        vars(control).update({name: value.numpy().copy() for name, value in state.items()})
         return control
 
 
 class StiffnessSwitch:
     """Choose between an explicit method and the stabilised one by their cost per unit of time.
 
-    To the stabilised one: when ``h rho`` of the samples that hold most of the remaining steps has
-    reached 0.7 of the explicit stability interval in `patience` steps, without a run of 4 steps
-    that did not. Trying it is cheap, since at equal step sizes it needs fewer evaluations.
-    Back: when in 4 steps in a row its cost ``s/h`` exceeds that of the explicit method at its
-    stability limit. A stay of less than 25 steps doubles the patience.
+    To the stabilised one after `patience` steps in which ``h rho`` of the samples with most of the
+    remaining steps reached 0.7 of the explicit stability interval (4 others in a row reset the
+    count). Back after 4 steps in a row whose cost ``s/h`` exceeds that of the explicit method at
+    its stability limit; a stay of less than 25 steps doubles the patience.
     """
 
-    def __init__(self, explicit: RungeKutta) -> None:
-        limit = explicit.real_stability
+    def __init__(self, explicit: RungeKutta, stabilised: Chebyshev) -> None:
+        self.explicit, self.stabilised, limit = explicit, stabilised, explicit.real_stability
         self._cost, self._limit = explicit.evaluations / limit, 0.7 * limit
         self.patience, self.votes, self.against, self.stay = 8, 0, 0, 0
 
-    def wants_stabilised(self, hrho: np.ndarray, work: np.ndarray) -> bool:
+    def wants_stabilised(self, hrho: Array, work: Array) -> bool:
         """Count a step of the explicit method; `work` (B,) weighs the samples."""
         # The negation counts NaN, a sample that does not move, as not stiff.
         if 2 * float(work @ (hrho > self._limit)) > float(work.sum()):
@@ -159,7 +138,7 @@ class StiffnessSwitch:
         self.votes = self.against = self.stay = 0
         return True
 
-    def wants_explicit(self, hrho: np.ndarray, work: np.ndarray) -> bool:
+    def wants_explicit(self, hrho: Array, work: Array) -> bool:
         """Count a step of the stabilised method."""
         self.stay += 1
         stages = np.maximum(np.ceil(np.sqrt(1 + 1.54 * SAFETY * hrho)), 2)
@@ -179,22 +158,15 @@ class StiffnessSwitch:
 class MethodChoice:
     """Hold the steppers of a run, the one that steps now, and the spectral radius of each sample.
 
-    With both methods the run starts with the explicit one and switches; with one, it stays.
+    With two methods the run starts with the explicit one and switches.
     """
 
-    def __init__(
-        self,
-        explicit: RungeKutta | None,
-        stabilised: Chebyshev | None,
-        field: Field,
-        y: Tensor,
-        norms: BlockNorms,
-    ) -> None:
+    def __init__(self, options: Options, field: Field, y: Tensor, norms: BlockNorms) -> None:
+        explicit, stabilised = options.explicit, options.stabilised
         self._methods = {m.name: m for m in (explicit, stabilised) if m is not None}
-        self._explicit, self._stabilised = explicit, stabilised
         self._field, self._y, self._norms = field, y, norms
         self._steppers: dict[str, ExplicitStepper | ChebyshevStepper] = {}
-        self._switch = StiffnessSwitch(explicit) if explicit and stabilised else None
+        self._switch = StiffnessSwitch(explicit, stabilised) if explicit and stabilised else None
         self.rho, self.switches = np.zeros(len(y)), 0
         self._take(next(iter(self._methods)))
 
@@ -209,53 +181,61 @@ class MethodChoice:
         f = self.stepper.f
         self._take(name)
         self.stepper.f.copy_(f)
-        # The old error is that of the other method.
+        # Forget the old error, which is that of the other method.
         control.err_old = np.full_like(control.err_old, 1e-4)
         self.switches += 1
 
     def update(
         self,
-        trial: np.ndarray,
-        norms: np.ndarray,
-        radii: np.ndarray | None,
+        trial: Array,
+        norms: Array,
+        radii: Array | None,
         rejected: bool,
-        work: Callable[[], np.ndarray],
+        work: Callable[[], Array],
         control: StepControl,
     ) -> None:
         """Update the spectral radius after a trial step and choose the method of the next one.
 
-        `trial` (B,) are its step sizes, `norms` and `radii` what it sent to the host, `rejected`
-        whether a sample was; ``work()`` returns the steps (B,) still to take, up to a factor (0 for
-        finished samples). A change of method may limit the step sizes in `control`.
+        `trial` (B,) are its step sizes; `rejected` tells whether a sample was; ``work()`` returns
+        the steps (B,) still to take, up to a factor. A change of method may limit the next steps.
         """
-        stepper = self.stepper
+        stepper, switch = self.stepper, self._switch
         if isinstance(stepper, ChebyshevStepper):
             stepper.commit()
             if radii is not None:
                 self.settle(radii, work() > 0)
             if rejected:
                 stepper.age = stepper.due
-            if self._switch and self._switch.wants_explicit(control.h * self.rho, work()):
-                assert self._explicit is not None
-                self._change(self._explicit.name, control)
-                reach = 0.8 * self._explicit.real_stability
+            if switch and switch.wants_explicit(control.h * self.rho, work()):
+                self._change(switch.explicit.name, control)
+                reach = 0.8 * switch.explicit.real_stability
                 with np.errstate(divide="ignore"):
                     control.h = np.minimum(control.h, reach / self.rho)
-        elif self._switch is not None:
+        elif switch is not None:
             hrho = stepper.stiffness(norms)
-            if hrho is not None and self._switch.wants_stabilised(hrho, work()):
-                assert self._stabilised is not None
-                self._change(self._stabilised.name, control)
+            if hrho is not None and switch.wants_stabilised(hrho, work()):
+                self._change(switch.stabilised.name, control)
                 assert isinstance(self.stepper, ChebyshevStepper)
                 self.stepper.seed(stepper.df)
                 rho = np.divide(hrho, trial, out=np.zeros_like(hrho), where=trial > 0)
                 self.rho = np.nan_to_num(rho, posinf=0.0)
 
-    def settle(self, radii: np.ndarray, running: np.ndarray) -> bool:
-        """Adopt the last of two iterates of the spectral radius, and tell if it has settled.
+    def first_radius(self, running: Array) -> int:
+        """Iterate until the spectral radii have settled; return the evaluations that it took."""
+        stepper, y = self.stepper, self._y
+        assert isinstance(stepper, ChebyshevStepper)
+        stepper.seed(stepper.f)
+        stepper.iterations, evaluations = 5, 0
+        for _ in range(10):
+            evaluations += stepper.iterations
+            radii = fetch(stepper.power(y.new_zeros(len(y)), y)).reshape(2, -1)
+            stepper.commit()
+            if self.settle(radii, running):
+                break
+        return evaluations
 
-        If they differ by more than 5 %, the next step estimates the radius again.
-        """
+    def settle(self, radii: Array, running: Array) -> bool:
+        """Adopt the last of two radii; if they differ by more than 5 %, iterate again next step."""
         assert isinstance(self.stepper, ChebyshevStepper)
         last = radii[1]
         self.rho = np.where(np.isfinite(last), last, self.rho)
@@ -264,7 +244,7 @@ class MethodChoice:
         return settled
 
     def state(self) -> dict[str, Any]:
-        """Return a copy of what the next step depends on."""
+        """Return a copy of all that the next step needs."""
         return {
             "method": self.stepper.name,
             "stepper": self.stepper.state(),
@@ -276,10 +256,8 @@ class MethodChoice:
     def load(self, state: dict[str, Any]) -> None:
         """Continue from a stored state."""
         if state["method"] not in self._methods:
-            raise ValueError(
-                f"resume must be given with the method of the stored run, {state['method']!r}, "
-                f"got {sorted(self._methods)}"
-            )
+            stored = f"the method of the stored run, {state['method']!r}"
+            raise ValueError(f"resume must be given with {stored}, got {sorted(self._methods)}")
         self._take(state["method"])
         self.stepper.load(state["stepper"])
         self.rho, self.switches = state["rho"].numpy().copy(), state["switches"]

@@ -15,14 +15,7 @@ from dln_geometry.ode.chebyshev import RKC, Chebyshev
 from dln_geometry.ode.control import RESERVED, Options
 from dln_geometry.ode.loop import Integration
 from dln_geometry.ode.recording import Record, Recorder, Solution, save_times
-from dln_geometry.ode.runge_kutta import (
-    DORMAND_PRINCE_5,
-    DORMAND_PRINCE_8,
-    METHODS,
-    BlockNorms,
-    Field,
-    RungeKutta,
-)
+from dln_geometry.ode.runge_kutta import METHODS, BlockNorms, Field, RungeKutta
 from dln_geometry.support import as_positive
 
 Method = str | RungeKutta | Chebyshev
@@ -52,20 +45,18 @@ def integrate(
 ) -> Solution:
     """Integrate ``dy/dt = field(t, y)`` from 0 to `t_end`, every sample with its own steps.
 
-    A step is accepted where, over the blocks b of the state,
-    ``max_b |e_b| / (atol + rtol max(|y_b|, |y_new_b|)) <= 1`` with 2-norms: rotating a matrix
-    that is a block changes nothing. The host waits for the device once a step.
+    A step is accepted where ``max_b |e_b| / (atol + rtol max(|y_b|, |y_new_b|)) <= 1`` over the
+    blocks b of the state, in 2-norms (Hairer, Norsett, Wanner, Solving ODEs I, II.4-II.5). The host
+    waits for the device once a step.
 
     Parameters
     ----------
     field : callable
-        ``field(t, y, out)`` writes the derivative at ``t (B,)``, ``y (B, n)`` into
-        ``out (B, n)`` and returns observables (B, k) of that point, or None. It is always called
-        with the whole batch.
+        ``field(t, y, out)`` writes the derivative of the whole batch at ``t (B,)``, ``y (B, n)``
+        into ``out (B, n)`` and returns observables (B, k) of that point, or None.
     y0 : Tensor, shape (B, n)
-        Start.
     t_end : float
-        End of time; may be infinite if there is a stopping rule or a limit.
+        May be infinite if there is a stopping rule or a limit.
     rtol : float
         Relative tolerance; raised to 4 eps of the dtype.
     atol : float or Tensor of shape (B,), optional
@@ -73,45 +64,35 @@ def integrate(
     blocks : sequence of int, optional
         Sizes of the blocks that make up the n numbers; by default one block.
     method : str or method value
-        ``"auto"``; ``"rk3"``, ``"rk5"``, ``"rk8"``; ``"rkc"``, the stabilised one for stiff
-        problems. Auto starts with rk8 in double precision at rtol <= 1e-6, otherwise with rk5, and
-        switches to rkc and back, to the one that costs less per unit of time.
+        ``"rk3"``, ``"rk5"``, ``"rk8"``; ``"rkc"``, stabilised for stiff problems; ``"auto"`` starts
+        with rk8 in double precision at rtol <= 1e-6, otherwise with rk5, and switches to rkc and
+        back, to the one that costs less per unit of time.
     save_at : array_like, shape (T,), optional
         Increasing times in [0, t_end], met exactly. By default every accepted step of a single
         sample, start and end of a batch.
     record : callable, optional
-        ``record(y (b, n), obs (b, k)) -> dict of tensors (b, ...)``, called for the samples that
-        stand at a save time and, to end the rows, for the last states; by default ``{"y": y}``.
+        ``record(y (b, n), obs (b, k)) -> dict of tensors (b, ...)`` to save, called for samples at
+        a save time, and for the last states; by default ``{"y": y}``.
     stop : dict, optional
         ``{name: (column, threshold)}``: a sample stops where ``obs[:, column] <= threshold``.
     max_steps, max_evaluations, max_seconds : int, int and float, optional
         Limits on trial steps of the batch, evaluations of the field (the step that passes it is
         finished) and the wall clock.
     correct : pair of callables, optional
-        ``(when(obs) -> mask (B,), fix(y (b, n)) -> y)``: after an accepted step the samples in
-        the mask are replaced by their fix and the field is evaluated anew.
+        ``(when(obs) -> mask (B,), fix(y (b, n)) -> y)``: an accepted step replaces the samples in
+        the mask by their fix and evaluates the field again.
     progress : callable, optional
         ``progress(fraction_done, info)``, at most ten times a second, and at the end.
     checkpoint, checkpoint_every : callable, optional, and float
         ``checkpoint(state)`` every so many seconds, at the end, and on a keyboard interrupt; the
         state holds tensors and plain numbers.
     resume : dict, optional
-        A state that `checkpoint` was given: continue from there, to the same bits.
-
-    Returns
-    -------
-    Solution
+        A state that `checkpoint` received: continue from there, to the same bits.
 
     Raises
     ------
     IntegrationError
-        If a step size underflows; its `solution` holds what was reached.
-    TypeError, ValueError
-        If an argument is not as described, or the field is not finite at the start.
-
-    References
-    ----------
-    E. Hairer, S. P. Norsett, G. Wanner, Solving Ordinary Differential Equations I, II.4-II.5.
+        If a step size underflows; its `solution` holds the rows up to there.
 
     Examples
     --------
@@ -126,35 +107,23 @@ def integrate(
     """
     _check_state(y0)
     batch, n = y0.shape
-    sizes = _block_sizes(blocks, n)
-    rules = _stopping_rules(stop)
+    norms, rules = BlockNorms(_block_sizes(blocks, n)), _stopping_rules(stop)
     limits = _limits(steps=max_steps, evaluations=max_evaluations, seconds=max_seconds)
     t_end = _end_of_time(t_end, bool(rules or limits))
     rtol = max(as_positive(rtol, "rtol"), 4 * torch.finfo(y0.dtype).eps)
     explicit, stabilised = methods_of(method, rtol, y0.dtype)
-    options = Options(
-        t_end=t_end,
-        rtol=rtol,
-        atol=_absolute(atol, batch),
-        explicit=explicit,
-        stabilised=stabilised,
-        rules=rules,
-        limits=limits,
-        correct=correct,
-    )
+    tolerance = _absolute(atol, batch)
+    options = Options(t_end, rtol, tolerance, explicit, stabilised, rules, limits, correct)
     stops = save_times(save_at, t_end, batch)
-    recorder = Recorder(record or _states, stops, batch, moves_end=save_at is None)
-    integration = Integration(field, y0, BlockNorms(sizes), recorder, options)
+    record = record or (lambda y, obs: {"y": y})
+    recorder = Recorder(record, stops, batch, moves_end=save_at is None)
+    integration = Integration(field, y0, norms, recorder, options)
     if resume is None:
         integration.start()
     else:
         _check_resume(resume, y0)
         integration.load(resume)
     return _run(integration, progress, checkpoint, checkpoint_every)
-
-
-def _states(y: Tensor, obs: Tensor | None) -> dict[str, Tensor]:
-    return {"y": y}
 
 
 def _run(
@@ -204,27 +173,21 @@ def _info(integration: Integration) -> dict[str, Any]:
 
 
 def _check_state(y0: Tensor) -> None:
-    """Reject a start that is not a batch of floating vectors."""
     if not (isinstance(y0, Tensor) and y0.is_floating_point()):
-        raise TypeError(
-            f"y0 must be a floating tensor, got {getattr(y0, 'dtype', type(y0).__name__)}"
-        )
+        got = getattr(y0, "dtype", type(y0).__name__)
+        raise TypeError(f"y0 must be a floating tensor, got {got}")
     if y0.ndim != 2 or y0.numel() == 0:
         raise ValueError(f"y0 must have shape (B, n) with B, n >= 1, got {tuple(y0.shape)}")
 
 
 def _block_sizes(blocks: Sequence[int] | None, n: int) -> list[int]:
-    """Return the sizes of the blocks that make up `n` numbers."""
-    if blocks is None:
-        return [n]
-    sizes = [int(size) for size in blocks]
+    sizes = [n] if blocks is None else [int(size) for size in blocks]
     if min(sizes, default=0) < 1 or sum(sizes) != n:
         raise ValueError(f"blocks must be positive and sum to {n}, got {sizes}")
     return sizes
 
 
 def _stopping_rules(stop: Mapping[str, tuple[int, float]] | None) -> dict[str, tuple[int, float]]:
-    """Return the stopping rules, by name."""
     rules = {}
     for name, rule in (stop or {}).items():
         column, threshold = rule
@@ -247,7 +210,7 @@ def _end_of_time(t_end: float, limited: bool) -> float:
 
 
 def _limits(**limits: float | None) -> dict[str, float]:
-    """Return the limits that are given, by the status that they end a run with."""
+    """Return the limits that are not None."""
     given = {name: value for name, value in limits.items() if value is not None}
     for name, value in given.items():
         if not value >= 0:
@@ -256,7 +219,6 @@ def _limits(**limits: float | None) -> dict[str, float]:
 
 
 def _absolute(atol: float | Tensor | None, batch: int) -> np.ndarray | None:
-    """Return the absolute tolerances (B,), None for the default."""
     if atol is None:
         return None
     values = torch.as_tensor(atol, dtype=torch.float64).detach().cpu().numpy()
@@ -270,29 +232,25 @@ def _absolute(atol: float | Tensor | None, batch: int) -> np.ndarray | None:
 def methods_of(
     method: Method, rtol: float, dtype: torch.dtype
 ) -> tuple[RungeKutta | None, Chebyshev | None]:
-    """Return the explicit and the stabilised method that are meant; either may be None."""
-    if isinstance(method, RungeKutta):
-        return method, None
-    if isinstance(method, Chebyshev):
-        return None, method
+    """Return the explicit and the stabilised method of this name; either may be None."""
     if method == "auto":
         # In single precision round-off, not the order, would set the steps of the eighth order.
         fine = rtol <= 1e-6 and torch.finfo(dtype).eps < 1e-10
-        return (DORMAND_PRINCE_8 if fine else DORMAND_PRINCE_5), RKC
-    if method == "rkc":
-        return None, RKC
-    if method in METHODS:
-        return METHODS[method], None
-    names = ["auto", *METHODS, "rkc"]
+        return METHODS["rk8" if fine else "rk5"], RKC
+    named = {**METHODS, "rkc": RKC}
+    value = named.get(method) if isinstance(method, str) else method
+    if isinstance(value, RungeKutta):
+        return value, None
+    if isinstance(value, Chebyshev):
+        return None, value
+    names = ["auto", *named]
     raise ValueError(f"method must be one of {names} or a method value, got {method!r}")
 
 
 def _check_resume(resume: dict[str, Any], y0: Tensor) -> None:
-    """Reject what is no stored state of such a batch."""
+    """Reject a stored state that does not fit the batch."""
     if not (isinstance(resume, dict) and resume.get("version") == 1):
         raise ValueError("resume must be a state that checkpoint was given, of version 1")
-    if resume["y"].shape != y0.shape or resume["y"].dtype != y0.dtype:
-        raise ValueError(
-            f"resume must match y0 of shape {tuple(y0.shape)}, {y0.dtype}; "
-            f"got {tuple(resume['y'].shape)}, {resume['y'].dtype}"
-        )
+    want, got = (f"{tuple(y.shape)}, {y.dtype}" for y in (y0, resume["y"]))
+    if want != got:
+        raise ValueError(f"resume must match y0 of shape {want}; got {got}")

@@ -9,23 +9,16 @@ import torch
 from torch import Tensor
 
 from dln_geometry.ode.chebyshev import ChebyshevStepper
-from dln_geometry.ode.control import (
-    RESERVED,
-    TINY,
-    MethodChoice,
-    Options,
-    StepControl,
-    first_step,
-)
+from dln_geometry.ode.control import RESERVED, TINY, MethodChoice, Options, StepControl, first_step
 from dln_geometry.ode.recording import IntegrationError, Recorder, Solution
 from dln_geometry.ode.runge_kutta import BlockNorms, ExplicitStepper, Field, fetch, upload
 
 
 class Flags(NamedTuple):
-    """What a trial step sends to the host."""
+    """Numbers that a trial step sends to the host."""
 
     norms: np.ndarray  # (rows, blocks, B)
-    radii: np.ndarray | None  # (2, B): the last two iterates of the spectral radius
+    radii: np.ndarray | None  # (2, B): two estimates of the spectral radius
     obs: np.ndarray  # (k, B)
     faulty: np.ndarray | None  # (B,): samples to correct
 
@@ -39,47 +32,38 @@ class Integration:
         self.field, self.norms, self.recorder, self.options = field, norms, recorder, options
         self.y = y0.detach().clone(memory_format=torch.contiguous_format)
         self.obs: Tensor | None = None
-        batch = len(y0)
         self.names = ["t_end", *options.rules, *RESERVED[1:]]
-        self.t = np.zeros(batch)
-        self.code = np.full(batch, -1)
+        self.t, self.code = np.zeros(len(y0)), np.full(len(y0), -1)
         self.trials = self.steps = self.rejected = self.corrections = 0
         self.by_method: dict[str, int] = {}
         self.seconds = 0.0
         self.committing = False
         """True while the state is between two steps, when it must not be stored."""
-        self._choice = MethodChoice(options.explicit, options.stabilised, field, self.y, norms)
+        self._choice = MethodChoice(options, field, self.y, norms)
         # Round-off grows with the square of the number of stages.
         eps = torch.finfo(y0.dtype).eps
         self._most_stages = max(10, round((options.rtol / (10 * eps)) ** 0.5))
 
     def start(self) -> None:
         """Evaluate the field, check it, save the start and choose the first step sizes."""
-        opt, y, f = self.options, self.y, self.stepper.f
-        batch = len(y)
+        opt, y, f, batch = self.options, self.y, self.stepper.f, len(self.y)
         obs = self.field(y.new_zeros(batch), y, f)
         self._count(1)
         self.obs = None if obs is None else obs.detach().clone()
         columns = 0 if self.obs is None else self.obs.shape[-1]
         if any(column >= columns for column, _ in opt.rules.values()):
-            raise ValueError(
-                f"stop must name columns of the field's observables, which are {columns}, "
-                f"got {opt.rules}"
-            )
+            known = f"columns of the field's observables, which are {columns}"
+            raise ValueError(f"stop must name {known}, got {opt.rules}")
         pieces = BlockNorms.of(self.norms.views(torch.stack([y, f])))
         if self.obs is not None:
             pieces.append(self.obs.T.to(y.dtype))
-        flat = fetch(pieces)
-        at = 2 * self.norms.count * batch
-        norms = self.norms.unpack(flat[:at], 2, batch)
-        self.obs_host = self.obs_first = flat[at:].reshape(-1, batch)
-        wrong = ~np.isfinite(norms.sum(axis=1))
-        for row, name in enumerate(("y0", "field")):
-            if wrong[row].any():
-                sample = int(wrong[row].argmax())
-                raise ValueError(
-                    f"{name} must be finite at the start, got sample {sample} not finite"
-                )
+        flat, at = fetch(pieces), 2 * self.norms.count * batch
+        norms, self.obs_first = self.norms.unpack(flat[:at], 2, batch), flat[at:].reshape(-1, batch)
+        self.obs_host = self.obs_first
+        for name, wrong in zip(("y0", "field"), ~np.isfinite(norms.sum(axis=1)), strict=True):
+            if wrong.any():
+                got = f"sample {int(wrong.argmax())} not finite"
+                raise ValueError(f"{name} must be finite at the start, got {got}")
         self.y_norms = norms[0]
         whole = np.linalg.norm(norms[0], axis=0)
         default = np.where(whole > 0, 1e-3 * opt.rtol * whole, opt.rtol)
@@ -89,7 +73,7 @@ class Integration:
         self._stop(everywhere)
         self.control = StepControl(self._first_step(norms))
         if isinstance(self.stepper, ChebyshevStepper) and self.unfinished:
-            self._first_radius(self.stepper)
+            self._count(self._choice.first_radius(self.code < 0))
 
     def _first_step(self, norms: np.ndarray) -> np.ndarray:
         y, span = self.y, min(self.options.t_end, 1e300)
@@ -101,25 +85,13 @@ class Integration:
         d0 = np.where(d0 > 0, d0, 1.0)
         rest = span if span < 1e300 else 1.0
         h0 = np.divide(0.01 * d0, d1, out=np.full_like(d0, rest), where=d1 > 0).clip(TINY, span)
-        h = upload(h0, y)
-        slope = torch.empty_like(y)
+        h, slope = upload(h0, y), torch.empty_like(y)
         self.field(h, y + h[:, None] * self.stepper.f, slope)
         self._count(1)
-        difference = (slope - self.stepper.f)[None]
-        flat = fetch(BlockNorms.of(self.norms.views(difference)))
+        flat = fetch(BlockNorms.of(self.norms.views((slope - self.stepper.f)[None])))
         d2 = (self.norms.unpack(flat, 1, len(y))[0] / scale).max(axis=0) / h0
         d2 = np.where(np.isfinite(d2), d2, 0.0)
         return first_step(d0, h0, d1, d2, self.stepper.error_order + 1)
-
-    def _first_radius(self, stepper: ChebyshevStepper) -> None:
-        stepper.seed(stepper.f)
-        stepper.iterations = 5
-        for _ in range(10):
-            flat = fetch(stepper.power(self.y.new_zeros(len(self.y)), self.y))
-            self._count(stepper.iterations)
-            stepper.commit()
-            if self._choice.settle(flat.reshape(2, -1), self.code < 0):
-                break
 
     @property
     def stepper(self) -> ExplicitStepper | ChebyshevStepper:
@@ -132,7 +104,7 @@ class Integration:
         return bool(np.count_nonzero(self.code < 0))
 
     def advance(self) -> None:
-        """Try one step of every running sample and commit what is accepted."""
+        """Try one step of every running sample and keep the accepted ones."""
         control, stepper, opt = self.control, self.stepper, self.options
         running = self.code < 0
         stop = np.minimum(self.recorder.next, opt.t_end)
@@ -150,14 +122,14 @@ class Integration:
             err = err + 0 * (flags.norms[0] + flags.norms[-1]).sum(axis=0)
         # A state is not accepted if one of its observables (a loss) is NaN.
         err = np.where(np.isnan(flags.obs).any(axis=0), np.nan, err)
-        accepted = running & (err <= 1)
-        evaluations = stepper.evaluations
+        accepted, evaluations = running & (err <= 1), stepper.evaluations
         faulty = None if flags.faulty is None else flags.faulty & accepted
-        if faulty is not None and np.count_nonzero(faulty):
+        corrected = 0 if faulty is None else int(np.count_nonzero(faulty))
+        if faulty is not None and corrected:
             self._correct(faulty, t_new)
             evaluations += 1
 
-        # Up to here an interrupt leaves the stored state as it was before the trial.
+        # An interrupt before this line leaves the state from before the trial.
         self.committing = True
         h_before = control.h
         control.update(err, accepted, trial, hits, running, stepper.error_order)
@@ -167,8 +139,7 @@ class Integration:
         self.trials += 1
         self.steps += moved > 0
         self.rejected += alive - moved
-        if faulty is not None:
-            self.corrections += int(np.count_nonzero(faulty))
+        self.corrections += corrected
         if moved:
             self._accept(accepted, moved == len(running), t_new, flags)
             self.recorder.save(self.t, accepted, self.y, self.obs)
@@ -182,17 +153,15 @@ class Integration:
 
     def _flags(self, pieces: list[Tensor]) -> Flags:
         """Wait once for the device, and sort the numbers that it sent."""
-        stepper, correct = self.stepper, self.options.correct
-        rows, batch = stepper.rows, len(self.y)
-        obs = stepper.obs_new
+        stepper, correct, batch = self.stepper, self.options.correct, len(self.y)
+        rows, obs = stepper.rows, stepper.obs_new
         if obs is not None:
             pieces.append(obs.T.to(self.y.dtype))
             if correct is not None:
                 pieces.append(correct[0](obs).to(self.y.dtype))
-        flat = fetch(pieces)
-        at = rows * self.norms.count * batch
-        norms, radii = self.norms.unpack(flat[:at], rows, batch), None
-        rest = flat[at:].reshape(-1, batch)
+        flat, at = fetch(pieces), rows * self.norms.count * batch
+        norms, rest, radii = self.norms.unpack(flat[:at], rows, batch), flat[at:], None
+        rest = rest.reshape(-1, batch)
         if isinstance(stepper, ChebyshevStepper) and stepper.iterations:
             radii, rest = rest[:2], rest[2:]
         if obs is not None and correct is not None:
@@ -227,23 +196,20 @@ class Integration:
     def _stop(self, advanced: np.ndarray) -> None:
         """Mark the samples that a rule or the end of time stops."""
         for number, (column, threshold) in enumerate(self.options.rules.values(), start=1):
-            met = (self.obs_host[column] <= threshold) & advanced & (self.code < 0)
-            self.code[met] = number
-        ended = (self.t >= self.options.t_end) & (self.code < 0)
-        if np.count_nonzero(ended):
-            self.code[ended] = 0
+            self.code[(self.obs_host[column] <= threshold) & advanced & (self.code < 0)] = number
+        self.code[(self.t >= self.options.t_end) & (self.code < 0)] = 0
 
     def _fail(self, sample: int, h: float) -> None:
         self.close("unfinished")
         self.code[sample] = self.names.index("failed")
         where = f" in sample {sample}" if len(self.y) > 1 else ""
-        raise IntegrationError(
+        size = float(np.linalg.norm(self.y_norms[:, sample]))
+        message = (
             f"step size must stay above the rounding of time, got {h:.3g} at "
-            f"t = {self.t[sample]:.9g}{where}, where the state has norm "
-            f"{float(np.linalg.norm(self.y_norms[:, sample])):.3g}: the solution blows up or the "
-            "field is not smooth there; end earlier, start smaller or loosen rtol",
-            self.solution(),
+            f"t = {self.t[sample]:.9g}{where}, where the state has norm {size:.3g}: the solution "
+            "blows up or the field is not smooth there; end earlier, start smaller or loosen rtol"
         )
+        raise IntegrationError(message, self.solution())
 
     def _work(self) -> np.ndarray:
         """Return the steps that each sample has still to take, up to a factor."""
@@ -273,19 +239,14 @@ class Integration:
         return sum(self.by_method.values())
 
     def solution(self) -> Solution:
-        """Return what has been reached."""
+        """Return the rows and last states so far."""
         times, saved = self.recorder.result(self.t, self.y, self.obs)
         stats = {n: getattr(self, n) for n in ("evaluations", *self._COUNTS[1:], "seconds")}
-        stats["switches"] = self._choice.switches
-        return Solution(
-            t=upload(times, self.y),
-            saved=saved,
-            y=self.y.clone(),
-            obs=None if self.obs is None else self.obs.clone(),
-            t_final=upload(self.t.copy(), self.y),
-            status=[self.names[code] for code in self.code],
-            stats={**stats, "by_method": dict(self.by_method)},
-        )
+        stats |= {"switches": self._choice.switches, "by_method": dict(self.by_method)}
+        status, obs = [self.names[i] for i in self.code], self.obs
+        obs = None if obs is None else obs.clone()
+        t, t_final = (upload(x, self.y) for x in (times, self.t.copy()))
+        return Solution(t, saved, self.y.clone(), obs, t_final, status, stats)
 
     def fraction(self) -> float:
         """Return how far the samples are, by time or by the logarithm of a watched observable."""
@@ -321,16 +282,13 @@ class Integration:
         self.obs = None if state["obs"] is None else state["obs"].to(self.y.device).clone()
         for name, value in state["arrays"].items():
             setattr(self, name, value.numpy().copy())
-        for name, value in state["counts"].items():
-            setattr(self, name, value)
+        vars(self).update(state["counts"])
         self.by_method = dict(state["by_method"])
         self.control = StepControl.load(state["control"])
         self.recorder.load(state["recorder"])
         if (self.t > self.options.t_end).any():
-            raise ValueError(
-                f"t_end must not lie before what the stored run has reached, {self.t.max():g}, "
-                f"got {self.options.t_end:g}"
-            )
+            reached = f"what the stored run has reached, {self.t.max():g}"
+            raise ValueError(f"t_end must not lie before {reached}, got {self.options.t_end:g}")
         # The stopping rules may have changed since the run was stored: check them again.
         self.code = np.full(len(self.t), -1)
         self._stop(np.full(len(self.t), True))

@@ -1,4 +1,4 @@
-"""Where a run stops and which rows it saves: checks of these, the recorder and `Solution`."""
+"""Save times and stopping rules of a run, the recorder of its rows, and `Solution`."""
 
 from __future__ import annotations
 
@@ -13,50 +13,34 @@ import torch
 from torch import Tensor
 
 Record = Callable[[Tensor, Any], dict[str, Tensor]]
-"""``record(y, obs)`` returns tensors (b, ...) to save of the states ``y (b, n)`` with observables
-``(b, k)``."""
+"""``record(y (b, n), obs (b, k))`` returns the tensors (b, ...) to save."""
 
-
-MOST_EVALUATIONS = 200_000
-"""Bound on a run without an end time: its rules may never be met."""
+MOST_EVALUATIONS = 200_000  # bounds a run without an end time: its rules may never be met
 
 
 @dataclass(frozen=True)
 class Solution:
-    """The result of an integration.
+    """The result of an integration: rows (T, B, ...), and the last state of each sample.
 
-    Attributes
-    ----------
-    t : Tensor, shape (T,)
-        Times of the saved rows.
-    saved : dict of Tensor, shape (T, B, ...)
-        What `record` returned there. Rows that a sample of a larger batch did not reach hold its
-        last state; a single sample has no such rows, but one more at the time it stopped.
-    y, obs : Tensor, shape (B, n), and (B, k) or None
-        The last state of each sample and its observables.
-    t_final : Tensor, shape (B,)
-        The time of the last state.
-    status : list of str
-        Why each sample stopped: ``"t_end"``, the name of a stopping rule, ``"steps"``,
-        ``"seconds"``; in the solution that an error carries also ``"failed"`` and
-        ``"unfinished"``.
-    stats : dict
-        ``evaluations`` of the field for the batch, ``steps`` in which a sample advanced,
-        ``rejected`` trials and ``corrections`` summed over the samples, ``switches`` of method,
-        ``seconds``, and ``by_method``, the evaluations of each method.
+    Rows that a sample of a larger batch did not reach hold its last state; a single sample has one
+    row more instead, at the time it stopped. `stats` counts ``evaluations`` of the field for the
+    batch, ``steps`` in which a sample advanced, ``rejected`` trials and ``corrections`` summed over
+    the samples, ``switches`` of method, ``seconds``, and evaluations ``by_method``.
     """
 
-    t: Tensor
-    saved: dict[str, Tensor]
-    y: Tensor
-    obs: Tensor | None
-    t_final: Tensor
+    t: Tensor  # (T,): times of the saved rows
+    saved: dict[str, Tensor]  # (T, B, ...): the results of `record`
+    y: Tensor  # (B, n): the last states
+    obs: Tensor | None  # (B, k): their observables
+    t_final: Tensor  # (B,): their times
     status: list[str]
+    """Why each sample stopped: ``"t_end"``, a stopping rule or a limit; in the solution of an error
+    also ``"failed"`` and ``"unfinished"``."""
     stats: dict[str, Any]
 
 
 class IntegrationError(ValueError):
-    """A step size fell below the rounding of time; `solution` holds what was reached."""
+    """A step size fell below the rounding of time; `solution` holds the rows up to there."""
 
     def __init__(self, message: str, solution: Solution) -> None:
         super().__init__(message)
@@ -114,17 +98,16 @@ def end_or_rules(t_end: float | None, rules: dict[str, float]) -> float:
 
 
 class Recorder:
-    """Collect what `record` returns into tensors with time first, (T, B, ...).
+    """Collect the results of `record` at the times `stops` (T,) in tensors (T, B, ...).
 
-    `stops` (T,) are the times of the rows; None records every accepted step of a batch of one. With
-    `moves_end` the last of them is the end of the run, whenever that comes.
+    Without `stops`, collect every accepted step of a batch of one. With `moves_end` the last row
+    is the end of the run, whenever that comes.
     """
 
     def __init__(
         self, record: Record, stops: np.ndarray | None, batch: int, *, moves_end: bool = False
     ) -> None:
-        self._record, self._stops, self._batch = record, stops, batch
-        self._moves_end = moves_end
+        self._record, self._stops, self._batch, self._moves_end = record, stops, batch, moves_end
         self._padded = np.array([np.inf]) if stops is None else np.append(stops, np.inf)
         self.next = np.full(batch, self._padded[0])
         """The time (B,) of the next row of each sample, infinite after the last."""
@@ -167,9 +150,7 @@ class Recorder:
     def _allocate(self, new: dict[str, Tensor]) -> None:
         if not self._saved:
             shape = (len(self._padded) - 1, self._batch)
-            self._saved = {
-                n: value.new_zeros((*shape, *value.shape[1:])) for n, value in new.items()
-            }
+            self._saved = {n: v.new_zeros((*shape, *v.shape[1:])) for n, v in new.items()}
 
     def result(
         self, t: np.ndarray, y: Tensor, obs: Tensor | None

@@ -1,13 +1,11 @@
-"""Explicit Runge-Kutta methods as values, and `ExplicitStepper`, which tries one step of a batch.
-
-Every sample of the batch has its own step size.
-"""
+"""Explicit Runge-Kutta methods, and `ExplicitStepper`, which tries one step of a batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,32 +24,19 @@ class RungeKutta:
     r"""Declare an embedded explicit Runge-Kutta method.
 
     ``Y_i = y + h sum_{j<i} a_ij f(t + c_j h, Y_j)``, ``y_new = y + h sum_i b_i f(t + c_i h, Y_i)``,
-    error ``h |sum_i e_i f_i|``; with two rows of error weights, Hairer's combination
+    error ``h |sum_i e_i f_i|``; with two rows e of error weights, Hairer's combination
     ``h |e1|^2 / sqrt(|e1|^2 + 0.01 |e2|^2)``.
-
-    Parameters
-    ----------
-    name : str
-        The key of `METHODS`.
-    order, error_order : int
-        Order of the solution, and of the estimate: that is ``O(h^(error_order + 1))`` per step.
-    a, b, c, e : tuple
-        The tableau, ``a`` strictly lower triangular, and one or two rows of error weights.
-    fsal : bool
-        Whether the last stage is the first one of the next step.
-    real_stability : float
-        Length of the stability interval on the negative real axis.
     """
 
     name: str
     order: int
-    error_order: int
+    error_order: int  # the error estimate of a step is O(h^(error_order + 1))
     a: tuple[Row, ...]
     b: Row
     c: Row
     e: tuple[Row, ...]
-    fsal: bool
-    real_stability: float
+    fsal: bool  # whether the last stage is the first one of the next step
+    real_stability: float  # length of the stability interval on the negative real axis
 
     @property
     def evaluations(self) -> int:
@@ -63,9 +48,9 @@ class Tableau(NamedTuple):
     """Coefficients of a method as tensors; stage 0 is ``f(y)``, the last stage ``f(y_new)``.
 
     ``rows[i - 1]``, of length ``i``, gives the argument of stage ``i``. ``weights`` has a row per
-    error estimate. A method whose last two stages both stand at the end of the step has two rows
-    more: the difference of their arguments (over h) and that of their derivatives. The ratio of
-    their norms estimates the spectral radius where the problem is stiff.
+    error estimate; where the last two stages both stand at the end of the step, two rows follow,
+    for the differences of their arguments (over h) and of their derivatives: the ratio of the norms
+    estimates the spectral radius.
     """
 
     rows: tuple[Tensor, ...]
@@ -85,8 +70,7 @@ def tableau(method: RungeKutta, dtype: torch.dtype, device: torch.device) -> Tab
     weights = [list(row) for row in e]
     stiff = len(c) > 2 and c[-2] == 1.0
     if stiff:
-        before = a[-2] + (0.0,) * (len(c) - len(a[-2]))
-        last = a[-1] + (0.0,) * (len(c) - len(a[-1]))
+        before, last = ((*row, *(0.0,) * (len(c) - len(row))) for row in a[-2:])
         weights.append([x - y for x, y in zip(last, before, strict=True)])
         weights.append([0.0] * (len(c) - 2) + [-1.0, 1.0])
     rows = tuple(torch.tensor(row, dtype=dtype, device=device) for row in a[1:])
@@ -198,16 +182,12 @@ class BlockNorms:
     """Take 2-norms over consecutive blocks of the last axis, blocks of equal size together."""
 
     def __init__(self, sizes: Sequence[int]) -> None:
-        self.count = len(sizes)
+        self.count, start = len(sizes), 0
         self._runs: list[tuple[int, int, int]] = []
-        start = 0
-        for size in sizes:
-            if self._runs and self._runs[-1][2] == size:
-                first, number, _ = self._runs[-1]
-                self._runs[-1] = (first, number + 1, size)
-            else:
-                self._runs.append((start, 1, size))
-            start += size
+        for size, run in groupby(sizes):
+            number = len(list(run))
+            self._runs.append((start, number, size))
+            start += number * size
 
     def views(self, x: Tensor) -> list[Tensor]:
         """Return views of shape (..., number, size), one per run of equal blocks."""
@@ -242,9 +222,9 @@ def fetch(pieces: list[Tensor]) -> np.ndarray:
 class ExplicitStepper:
     """Step with an explicit Runge-Kutta method.
 
-    One buffer holds all stages, the error estimates and the new state: every stage is one
-    matrix-vector product, and all norms are one reduction per run of blocks. A trial writes
-    `y_new`, `f_new` and `obs_new`, and changes neither `f` nor the state that it started from.
+    One buffer holds the stages, the error estimates and the new state: a stage is a matrix-vector
+    product, and all norms are one reduction per run of blocks. A trial writes `y_new`, `f_new` and
+    `obs_new`, and keeps `f` and the state that it started from.
     """
 
     def __init__(self, method: RungeKutta, field: Field, y: Tensor, norms: BlockNorms) -> None:
@@ -257,18 +237,14 @@ class ExplicitStepper:
         flat = buffer.view(len(buffer), -1)
         self.f, self.f_new, self.y_new = buffer[0], buffer[stages - 1], buffer[-1]
         self.obs_new: Tensor | None = None
-        argument = torch.empty_like(y)
-        sum_ = y.new_empty(y.numel())
-        self._sum, self._sum_wide = sum_, sum_.view(y.shape)
+        argument, self._sum = torch.empty_like(y), y.new_empty(y.numel())
+        self._sum_wide = self._sum.view(y.shape)
         self._stages = [
             (flat[:i].T, self._tableau.rows[i - 1], argument, buffer[i]) for i in range(1, stages)
         ]
         self._stages[-1] = (*self._stages[-1][:2], self.y_new, self.f_new)
-        self._all_stages = flat[:stages]
-        self._estimates = flat[stages:-1]
-        self._errors = len(method.e)
-        self.df = buffer[-2]
-        self.rows = estimates + 2
+        self._all_stages, self._estimates = flat[:stages], flat[stages:-1]
+        self.df, self.rows = buffer[-2], estimates + 2
         self._views = norms.views(buffer[stages - 1 :])
         self._nodes = np.append(np.array(self._tableau.nodes), 0.0)[:, None]
 
@@ -288,16 +264,16 @@ class ExplicitStepper:
     def error(self, h: np.ndarray, norms: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """Return the largest over the blocks of the error estimate over its tolerance."""
         error = h * norms[1] / scale
-        if self._errors == 2:
+        if len(self.method.e) == 2:
             other = h * norms[2] / scale
             total = np.hypot(error, 0.1 * other)
             error = np.divide(error * error, total, out=np.zeros_like(total), where=total != 0)
         return error.max(axis=0)
 
     def stiffness(self, norms: np.ndarray) -> np.ndarray | None:
-        """Return ``|f(Y_s) - f(Y_{s-1})| / |(Y_s - Y_{s-1})/h|`` (B,) of the last two stages.
+        """Estimate h times the spectral radius (B,), 0 at rest; None if the method cannot.
 
-        It estimates h times the spectral radius; 0 at rest, None if the method has no such stages.
+        ``|f(Y_s) - f(Y_{s-1})| / |(Y_s - Y_{s-1})/h|`` of two stages at the end of the step.
         """
         if not self._tableau.has_stiffness_rows:
             return None
@@ -305,7 +281,7 @@ class ExplicitStepper:
         return np.divide(df, dy, out=np.zeros_like(df), where=dy > 0)
 
     def state(self) -> dict[str, Any]:
-        """Return a copy of what the next step depends on."""
+        """Return a copy of all that the next step needs."""
         return {"f": self.f.clone()}
 
     def load(self, state: dict[str, Any]) -> None:

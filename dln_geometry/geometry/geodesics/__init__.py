@@ -1,8 +1,8 @@
 """Geodesics of the depth-N metric: exponential map, logarithm, distance, parallel transport.
 
-`exponential` and `logarithm` hold the public functions; open `hamilton` for the equation, which is
-integrated in the roots of the singular values (`root_metric`). `shooting` finds velocities for any
-`Aim`, of points (`chart`) and of networks: a new manifold writes its own.
+`exponential` and `logarithm` hold the public functions; open `hamilton` first, for the equation in
+the roots of the singular values (`root_metric`). `shooting` finds the velocities to the goals of an
+`Aim`: `chart` has that of points, and another manifold adds its own.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from dln_geometry.geometry.geodesics.exponential import exponential, geodesic, parallel_transport
 from dln_geometry.geometry.geodesics.hamilton import (
     Flow,
+    as_times,
     as_tolerance,
     follow_geodesic,
     orthonormalized,
@@ -22,6 +23,7 @@ __all__ = [
     "Aim",
     "Flow",
     "GeodesicError",
+    "as_times",
     "as_tolerance",
     "distance",
     "exponential",

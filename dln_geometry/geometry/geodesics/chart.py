@@ -36,8 +36,7 @@ class Chart:
     @cached_property
     def differences(self) -> Differences:
         """Divided differences at the singular values of the point."""
-        p = self.point
-        return Differences(p.s, p.depth, p.normalized)
+        return Differences(self.point.s, self.point.depth, self.point.normalized)
 
     @cached_property
     def secants(self) -> Tensor:
@@ -52,24 +51,26 @@ class Chart:
         return (self.point.s.square() / kernel).sum(-1).sqrt()
 
     def between(self, a: Rooted, q: Rooted, *, even: bool = False) -> Blocks:
-        """Return the tangent vector that stands for the difference of two points.
+        """Return the tangent vector that represents the difference of two points near each other.
 
-        Zero if and only if they are the same, for points that are not far apart. The frames of q
-        are first turned to those of a, whose gauge is that of the chart or was carried from there.
-        Turns are measured by twice the tangent of half their angles, which grows up to two right
-        angles, or (`even`) by the angles.
+        The frames of q are first turned to those of a, whose gauge is that of the chart or was
+        carried from there. Turns are measured by twice the tangent of half their angles, which
+        grows up to two right angles, or (`even`) by the angles.
         """
-        measure = _angles if even else _unchanged
+
+        def measured(turn: Tensor) -> Tensor:
+            return _angles(turn) if even else turn
+
         p, frozen = self.point, self.point.depth.infinite
         q = _in_gauge_of(a, q, frozen)
         rows, columns = p.s.unsqueeze(-1), p.s.unsqueeze(-2)
-        core = measure(_half_tangents(a.u.mT @ q.u)) * columns + self.secants * (q.k - a.k)
-        core = core + rows * measure(_half_tangents(q.v.mT @ a.v))
+        core = measured(_half_tangents(a.u.mT @ q.u)) * columns + self.secants * (q.k - a.k)
+        core = core + rows * measured(_half_tangents(q.v.mT @ a.v))
         left = right = None
         if p.shape[0] > p.rank and not frozen:
-            left = measure(_departure(p.u, a.u, q.u)) * columns
+            left = measured(_departure(p.u, a.u, q.u)) * columns
         if p.shape[1] > p.rank and not frozen:
-            right = rows * measure(_departure(p.vh.mT, a.v, q.v)).mT
+            right = rows * measured(_departure(p.vh.mT, a.v, q.v)).mT
         return Blocks(core, left, right)
 
     def coordinates(self, z: Blocks) -> Tensor:
@@ -82,12 +83,9 @@ class Chart:
         (m, n), r, frozen = self.point.shape, self.point.rank, self.point.depth.infinite
         m, n = (0 if d == r or frozen else d for d in (m, n))
         core, left, right = coordinates.split([r * r, m * r, r * n], -1)
-        unit = Blocks(
-            core.unflatten(-1, (r, r)),
-            left.unflatten(-1, (m, r)) if m else None,
-            right.unflatten(-1, (r, n)) if n else None,
-        )
-        return apply(self.differences, unit, 0.5)
+        left = left.unflatten(-1, (m, r)) if m else None
+        right = right.unflatten(-1, (r, n)) if n else None
+        return apply(self.differences, Blocks(core.unflatten(-1, (r, r)), left, right), 0.5)
 
     def matrix(self, coordinates: Tensor) -> Tensor:
         """Return the matrix of the tangent vector with these coordinates."""
@@ -108,12 +106,8 @@ class PointAim(Aim):
     chart: Chart
     goal: Rooted
 
-    names = "p to q"
-    incomplete = "the metric is"
-    progress = 0.5
-    patience = (7, 4)
-    longest = 0.3
-    dimensions = (40, 150)
+    names, incomplete = "p to q", "the metric is"
+    progress, patience, longest, dimensions = 0.5, (7, 4), 0.3, (40, 150)
 
     @property
     def size(self) -> Tensor:
@@ -130,11 +124,10 @@ class PointAim(Aim):
 
     def crosses(self, velocity: Tensor, rtol: float) -> Tensor:
         p, length = self.chart.point, velocity.norm(dim=-1)
-        if p.depth.infinite:
-            return torch.zeros_like(length, dtype=torch.bool)
-        # A geodesic through zero is at least as long as both ends are away from zero.
+        # A geodesic through zero is at least as long as the distances of both ends from zero.
         clear = p.depth.root(p.s[..., -1]) + torch.linalg.eigvalsh(self.goal.k)[..., 0]
-        if bool((length < 0.99 * (p.depth * p.depth.unit(p.normalized)) ** 0.5 * clear).all()):
+        clear = 0.99 * (p.depth * p.depth.unit(p.normalized)) ** 0.5 * clear
+        if p.depth.infinite or bool((length < clear).all()):
             return torch.zeros_like(length, dtype=torch.bool)
         box = Box(p, (self.chart.matrix(velocity),), None, None)
         lost = follow_geodesic(box, [1.0], max(rtol, 1e-8))[2]
@@ -147,8 +140,8 @@ class PointAim(Aim):
         return PointAim(self.chart, Rooted(u, (1.0 - part) * a.k + part * q.k, v))
 
     def of_samples(self, samples: Tensor) -> PointAim:
-        goal = self.goal.map(lambda x: x[samples])
-        return PointAim(Chart(self.chart.point.select(samples)), goal)
+        start = Chart(self.chart.point.select(samples))
+        return PointAim(start, self.goal.map(lambda x: x[samples]))
 
     def inverse_slope(self, velocity: Tensor) -> Tensor:
         return _inverse_slope(self.chart, velocity)
@@ -174,14 +167,12 @@ def _inverse_slope(chart: Chart, velocity: Tensor) -> Tensor:
     wide = Chart(chart.point.select(index))
     moves = wide.tangential(one.repeat(samples, 1)).reshape(samples, k + 1, k)
     moved = velocity.unsqueeze(-2) + h * moves
-    ends = _arrival(wide, moved.reshape(-1, k), 1e-7)[0].map(
-        lambda x: x.unflatten(0, (samples, k + 1))
-    )
+    ends = _arrival(wide, moved.reshape(-1, k), 1e-7)[0]
+    ends = ends.map(lambda x: x.unflatten(0, (samples, k + 1)))
     here, there = ends.map(lambda x: x[:, :1].expand(-1, k, -1, -1)), ends.map(lambda x: x[:, 1:])
     wide = Chart(chart.point.select(index.reshape(samples, k + 1)[:, 1:]))
     slope = wide.coordinates(wide.between(here, there)) / h
-    # Use the identity outside the tangent space, and a pseudo-inverse where the derivative is
-    # singular.
+    # Use the identity outside the tangent space, and a pseudo-inverse of singular derivatives.
     tangential = moves[:, 1:]
     slope = tangential @ slope.mT.nan_to_num(0.0, 0.0, 0.0) @ tangential + (one[1:] - tangential)
     return torch.linalg.pinv(slope, rtol=1e-6)
@@ -196,13 +187,11 @@ def _in_gauge_of(a: Rooted, q: Rooted, frozen: bool) -> Rooted:
 
 
 def _departure(base: Tensor, a: Tensor, q: Tensor) -> Tensor:
-    """Return how q leaves the range of a, turned from there to the range of the base.
+    """Return the turn of q out of the range of a, by twice the tangent of half the angle.
 
-    Twice the tangent of half the angle; columns are orthogonal to the base, by the rotation that
-    takes a to the base.
+    The rotation that takes a to the base makes its columns orthogonal to the base.
     """
-    one = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-    overlap = a.mT @ q
+    one, overlap = a.new_ones(a.shape[-1]).diag(), a.mT @ q
     away = q - a @ overlap
     away = 2.0 * torch.linalg.solve_ex(one + overlap, away, left=False).result
     along = base.mT @ away
@@ -211,16 +200,12 @@ def _departure(base: Tensor, a: Tensor, q: Tensor) -> Tensor:
 
 def _half_tangents(x: Tensor) -> Tensor:
     """Return twice the tangent of half the angles of a rotation: about the angles, if small."""
-    one = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    one = x.new_ones(x.shape[-1]).diag()
     half = torch.linalg.solve_ex(x + one, x - one).result
     return half - half.mT
 
 
-def _unchanged(x: Tensor) -> Tensor:
-    return x
-
-
 def _angles(x: Tensor) -> Tensor:
-    """Return turns by their angles, given twice the tangents of half of these."""
+    """Return turns measured by their angles, from twice the tangents of half of these."""
     u, s, vh = torch.linalg.svd(x.nan_to_num(0.0, _LARGE, -_LARGE), full_matrices=False)
     return (u * (2.0 * torch.atan(0.5 * s)).unsqueeze(-2)) @ vh

@@ -1,9 +1,8 @@
 r"""Geodesics of the depth-N metric, and parallel transport along them.
 
 They are integrated in the roots ``X = U K^N V^T``, where a singular value of zero is a regular
-point; the sign of an eigenvalue of K tells that it was reached. A geodesic of matrices of rank r
-stays in the span of the point's frames and of the initial velocity's: at most 2r dimensions on
-either side, whatever the shape.
+point. A geodesic of matrices of rank r stays in the span of the frames of the point and of the
+initial velocity: at most 2r dimensions on either side.
 """
 
 from __future__ import annotations
@@ -16,17 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.geodesics.hamilton import as_tolerance, follow_geodesic
+from dln_geometry.geometry.geodesics.hamilton import as_times, as_tolerance, follow_geodesic
 from dln_geometry.geometry.geodesics.rank_loss import GeodesicError, Lost
 from dln_geometry.geometry.metric import Box, blocks_of, squared_length, tangent_argument
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
-from dln_geometry.support import as_float_tensor
 
 
 def geodesic(point: EndToEnd | Collapsed, z: Any, t: Any, *, rtol: float | None = None) -> EndToEnd:
     r"""Return the point at time t of the geodesic from `point` with velocity `z`.
 
-    Where Z turns no singular vector it is ``U (Lam + t Lam')^N V^T`` with ``Lam = Sigma^{1/N}``
+    If Z turns no singular vector it is ``U (Lam + t Lam')^N V^T`` with ``Lam = Sigma^{1/N}``
     (``U exp(log Sigma + t ..) V^T`` at infinite depth); at depth 1 it is ``X + t Z``. Not
     differentiable by autograd.
 
@@ -37,7 +35,7 @@ def geodesic(point: EndToEnd | Collapsed, z: Any, t: Any, *, rtol: float | None 
     z : array_like, shape (..., m, n)
         Tangent vector.
     t : float or array_like, shape (k,)
-        Time, or times in any order, of either sign.
+        Times in any order, of either sign.
     rtol : float, optional
         Error allowed, relative to the distance travelled; ``eps^{3/4}`` by default.
 
@@ -48,10 +46,8 @@ def geodesic(point: EndToEnd | Collapsed, z: Any, t: Any, *, rtol: float | None 
 
     Raises
     ------
-    TypeError
-        If `point` is no point.
     ValueError
-        If `z` is not tangent, a singular value is zero, or `t` or `rtol` makes no sense.
+        If `z` is not tangent, or a singular value is zero.
     GeodesicError
         If the geodesic meets matrices of lower rank before t: at finite depth they are no further
         than ``sqrt(N) s_min^{1/N}``, and the metric has no geodesics beyond.
@@ -67,9 +63,7 @@ def geodesic(point: EndToEnd | Collapsed, z: Any, t: Any, *, rtol: float | None 
     """
     p = as_point(point)
     z = tangent_argument(p, z, "z")
-    times = as_float_tensor(t, "t", dtype=torch.float64, device="cpu")
-    if times.ndim > 1 or times.numel() == 0:
-        raise ValueError(f"t must be a number or a vector, got shape {tuple(times.shape)}")
+    times = as_times(t)
     with torch.no_grad():
         return _trajectory(p, z, times, as_tolerance(rtol, p.s.dtype))
 
@@ -91,9 +85,7 @@ def parallel_transport(
     r"""Transport a tangent vector along the geodesic ``exp_X(t Z)`` from t = 0 to 1.
 
     ``dW/dt = -Gamma_X(dX/dt, W)``, integrated together with the geodesic; an isometry up to the
-    tolerance.
-
-    Other parameters and errors as in `geodesic`.
+    tolerance. Other parameters and errors as in `geodesic`.
 
     Parameters
     ----------
@@ -104,10 +96,8 @@ def parallel_transport(
 
     Returns
     -------
-    EndToEnd
-        The end point.
-    Tensor, shape (..., m, n)
-        The transported vector, tangent there.
+    EndToEnd, Tensor of shape (..., m, n)
+        The end point, and the transported vector there.
 
     Examples
     --------
@@ -130,23 +120,21 @@ def parallel_transport(
 def _trajectory(p: EndToEnd, z: Tensor, times: Tensor, rtol: float) -> EndToEnd:
     if p.depth == 1.0:
         x, z = torch.broadcast_tensors(p.matrix, z)
-        t = times.to(z.dtype).to(z.device)
-        x = x + t.reshape(*t.shape, *(1,) * z.ndim) * z
-        return EndToEnd.of(x, 1.0, normalized=p.normalized)
+        t = times.to(z).reshape(*times.shape, *(1,) * z.ndim)
+        return EndToEnd.of(x + t * z, 1.0, normalized=p.normalized)
     box = Box.around(p, z)
     aligned = _aligned(box)
     if aligned is not None:
-        every = [aligned(float(t)) for t in times.reshape(-1)]
+        every = [aligned(t) for t in times.reshape(-1).tolist()]
     else:
         states: dict[float, EndToEnd] = {0.0: box.point}
         for sign in (1.0, -1.0):
-            ahead = sorted({float(t) for t in sign * times.reshape(-1) if t > 0})
-            if ahead:
+            if ahead := sorted({t for t in (sign * times).reshape(-1).tolist() if t > 0}):
                 signed = Box(box.point, (sign * box.vectors[0],), None, None)
                 found, _, lost = follow_geodesic(signed, ahead, rtol)
                 lost.refuse(sign * ahead[-1])
                 states |= {sign * t: q.point(p) for t, q in zip(ahead, found, strict=True)}
-        every = [states[float(t)] for t in times.reshape(-1)]
+        every = [states[t] for t in times.reshape(-1).tolist()]
     if times.ndim == 0:
         return box.embed(every[0])
     u, s, vh = (torch.stack([getattr(q, part) for q in every]) for part in ("u", "s", "vh"))
@@ -156,8 +144,7 @@ def _trajectory(p: EndToEnd, z: Tensor, times: Tensor, rtol: float) -> EndToEnd:
 def _aligned(box: Box) -> Callable[[float], EndToEnd] | None:
     """Return the closed form of the geodesic if its velocity turns no singular vector."""
     p, (z,) = box.point, box.vectors
-    core = p.u.mT @ z @ p.vh.mT
-    rate = core.diagonal(dim1=-2, dim2=-1)
+    rate = (p.u.mT @ z @ p.vh.mT).diagonal(dim1=-2, dim2=-1)
     rest = z - (p.u * rate.unsqueeze(-2)) @ p.vh
     k = box.differences(p.s)
     kernel = k.kernel.diagonal(dim1=-2, dim2=-1)
@@ -184,7 +171,7 @@ def _aligned(box: Box) -> Callable[[float], EndToEnd] | None:
 
 
 def _sorted(p: EndToEnd, s: Tensor) -> EndToEnd:
-    """Return the point with other singular values in the frames of p, in descending order."""
+    """Return the point with singular values s, in any order, in the frames of p."""
     if not bool(torch.isfinite(s).all()):
         raise GeodesicError("the geodesic must stay within the range of numbers, and leaves it")
     s, order = s.sort(-1, descending=True)

@@ -1,8 +1,7 @@
 r"""The logarithm of the depth-N metric, and the distance.
 
-In ``X = U K^N V^T`` with K symmetric, a chart at the first point is flat in K and in the turns of U
-and V: it gives the exact logarithm where the singular vectors agree. Elsewhere the geodesic is
-found by shooting.
+A chart at the first point, flat in K and in the turns of U and V where ``X = U K^N V^T``, gives the
+exact logarithm if the singular vectors agree. Otherwise shooting finds the geodesic.
 """
 
 from __future__ import annotations
@@ -46,12 +45,10 @@ def logarithm(
 
     Raises
     ------
-    TypeError
-        If `p` or `q` is no point.
     ValueError
-        If the points do not go together, a singular value is zero, or they lie on different
-        manifolds: (at depth above 1) their determinants have opposite signs, or (at infinite
-        depth) their row or column spaces differ.
+        If a singular value is zero, or the points lie on different manifolds: (at depth above 1)
+        their determinants have opposite signs, or (at infinite depth) their row or column spaces
+        differ.
     GeodesicError
         If no geodesic was found.
 
@@ -77,9 +74,8 @@ def distance(
 
     ``sqrt(N) |Lam_1 - Lam_0|_F``, ``Lam = Sigma^{1/N}``, where the singular vectors agree;
     symmetric. Parameters and errors as in `logarithm`. Once differentiable by autograd in the
-    matrices of the points, along their manifold: by q it is ``A^{-1}`` of the unit velocity with
-    which the geodesic arrives, by p that of the one with which it leaves, times -1; zero where
-    the points are the same.
+    matrices of the points, along their manifold: the gradient in q is ``A^{-1}`` of the unit
+    velocity at arrival, that in p minus ``A^{-1}`` of the one at departure; 0 if p = q.
 
     Examples
     --------
@@ -88,7 +84,8 @@ def distance(
     """
     start, end = _pair(p, q)
     tolerance = as_tolerance(rtol, start.s.dtype)
-    sources = [_source(x, start.s.shape[:-1]) for x in (p, q)]
+    shape = *start.batch_shape, *start.shape
+    sources = [as_point(x).differentiable_matrix.expand(shape) for x in (p, q)]
     if start.depth == 1.0:
         return torch.linalg.matrix_norm(sources[1] - sources[0])
     with torch.no_grad():
@@ -105,21 +102,14 @@ def distance(
         z, w = chart.matrix(coordinates), chart.matrix(unit)
         ends, (w_end,), _ = follow_geodesic(Box(box.point, (z, w), None, None), [1.0], tolerance)
         there = ends[0].point(box.point)
-        slopes = [-box.embed_matrix(metric(box.point, w)), box.embed_matrix(metric(there, w_end))]
-        slopes = [slope.to(start.s.dtype) for slope in slopes]
-    return _Distance.apply(*sources, length.to(start.s.dtype), *slopes)
+        slopes = -box.embed_matrix(metric(box.point, w)), box.embed_matrix(metric(there, w_end))
+    return _Distance.apply(*sources, *(x.to(start.s.dtype) for x in (length, *slopes)))
 
 
 def _shoot(p: EndToEnd, goal: Rooted, rtol: float) -> Tensor:
     """Return the velocity at p that reaches the goal, in the coordinates of the chart."""
     goal = goal.map(lambda x: x.reshape(-1, *x.shape[-2:]))
     return shoot([PointAim(Chart(p.flatten()), goal)], rtol, p.batch_shape)
-
-
-def _source(p: EndToEnd | Collapsed, batch: torch.Size) -> Tensor:
-    """Return the matrix to differentiate by."""
-    x = as_point(p).differentiable_matrix
-    return x.expand(*batch, *x.shape[-2:])
 
 
 class _Distance(torch.autograd.Function):
@@ -148,21 +138,15 @@ def _pair(p: EndToEnd | Collapsed, q: EndToEnd | Collapsed) -> tuple[EndToEnd, E
         for x in (start, end)
     )
     if one != two:
-        raise ValueError(
-            "p and q must have one shape, rank, depth, normalisation and dtype, "
-            f"got {one} and {two}"
-        )
+        wanted = "one shape, rank, depth, normalisation and dtype"
+        raise ValueError(f"p and q must have {wanted}, got {one} and {two}")
     if start.depth > 1.0:
         for point, name in ((start, "p"), (end, "q")):
             if bool((point.s == 0).any()):
-                raise ValueError(
-                    f"{name} must have positive singular values, got a zero: "
-                    "give the rank when making the point"
-                )
+                advice = "give the rank when making the point"
+                raise ValueError(f"{name} must have positive singular values, got a zero: {advice}")
         if start.rank == start.shape[0] == start.shape[1]:
-            signs = [
-                torch.linalg.det(x.u).sign() * torch.linalg.det(x.vh).sign() for x in (start, end)
-            ]
+            signs = [torch.linalg.det(x.u) * torch.linalg.det(x.vh) for x in (start, end)]
             if bool((signs[0] * signs[1] < 0).any()):
                 raise ValueError(
                     "p and q must have determinants of one sign, got opposite ones: the "

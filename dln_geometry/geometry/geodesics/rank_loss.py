@@ -20,22 +20,14 @@ class GeodesicError(ArithmeticError):
 
 @dataclass(frozen=True)
 class Lost:
-    """The samples of a batch that could not be followed to the end.
+    """The samples of a batch that could not be followed to the end, in arrays of its shape."""
 
-    Attributes
-    ----------
-    times : ndarray, shape (...)
-        Time beyond which a sample could not be followed, or NaN.
-    barred : ndarray of bool, shape (...)
-        Whether a singular value reaches zero there.
-    """
-
-    times: np.ndarray
-    barred: np.ndarray
+    times: np.ndarray  # time beyond which a sample could not be followed, or NaN
+    barred: np.ndarray  # whether a singular value reaches zero there
 
     @property
     def which(self) -> np.ndarray:
-        """Which samples are lost, shape (...)."""
+        """Which samples are lost."""
         return ~np.isnan(self.times)
 
     def refuse(self, end: float) -> None:
@@ -100,9 +92,6 @@ def _first_zero(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
     # A change of sign between two points.
     for i in np.flatnonzero((x <= 0).any(0)):
         k = int(np.argmax(x[:, i] <= 0))
-        if k == 0:
-            zero[i] = theta[0]
-        else:
-            share = x[k - 1, i] / (x[k - 1, i] - x[k, i])
-            zero[i] = theta[k - 1] + share * (theta[k] - theta[k - 1])
+        share = x[k - 1, i] / (x[k - 1, i] - x[k, i]) if k else 1.0
+        zero[i] = theta[k - 1] + share * (theta[k] - theta[k - 1]) if k else theta[0]
     return zero

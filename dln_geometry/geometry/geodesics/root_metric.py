@@ -38,14 +38,7 @@ from dln_geometry.support import Depth
 class Rooted:
     """Matrices ``U f(K) V^T``, in any gauge: one rotation may turn U, K and V.
 
-    K has a negative eigenvalue where a geodesic passed through zero.
-
-    Attributes
-    ----------
-    u : Tensor, shape (..., m, r)
-    k : Tensor, shape (..., r, r)
-        Symmetric.
-    v : Tensor, shape (..., n, r)
+    K, of shape (..., r, r), has a negative eigenvalue after a geodesic passed through zero.
     """
 
     u: Tensor
@@ -70,15 +63,10 @@ class Rooted:
 
 
 class Roots(Differences):
-    """Divided differences of ``f(x)`` at the eigenvalues of K, and the cometric that they make.
+    """Divided differences of ``f(x)`` at the eigenvalues of K, and the cometric made of them.
 
-    `Differences` of ``sqrt(s)``: their p is s, and their l is x.
-
-    Parameters
-    ----------
-    values : Tensor, shape (..., r)
-        Eigenvalues of K in ascending order; the first may be negative.
-    depth : Depth
+    `Differences` of ``sqrt(s)``: their p is s, and their l is x. The eigenvalues, (..., r), ascend;
+    the first may be negative.
     """
 
     depth: Depth
@@ -136,9 +124,8 @@ class Roots(Differences):
             return between
         # Differences of values of opposite signs do not cancel.
         x, s = self.values, self.powers
-        across = (s.unsqueeze(-1) - s[..., :1].unsqueeze(-2)) / (
-            x.unsqueeze(-1) - x[..., :1].unsqueeze(-2)
-        )
+        rise, run = (y.unsqueeze(-1) - y[..., :1].unsqueeze(-2) for y in (s, x))
+        across = rise / run
         across[..., 0, 0] = self.depth * x[..., 0].abs() ** (self.depth - 1.0)
         across = torch.where((x[..., :1] > 0).unsqueeze(-1), between[..., :, :1], across)
         between[..., :, :1] = across
@@ -202,13 +189,11 @@ class Roots(Differences):
     def slope(self, p: Tensor, m: Tensor) -> Tensor:
         """Return the derivative in K of ``1/2 sum (F_ij p_ij^2 + C_ij m_ij^2)``, (..., r, r).
 
-        ``sum_i F[x_j, x_k; x_i] p_ij p_ik`` and the same for C, their differences in one argument
-        written by those of f: terms of moderate ratio where ``x_j >= x_k``, which is enough, since
-        the result is symmetric.
+        ``sum_i F[x_j, x_k; x_i] p_ij p_ik`` and the same for C, their differences written by those
+        of f; accurate where ``x_j >= x_k``, and symmetric.
         """
         d, sums, total = self.kernel, self.sums, self.power_sums
-        inverse = 1.0 / (sums * d)
-        alpha = 1.0 / (total * sums)
+        inverse, alpha = 1.0 / (sums * d), 1.0 / (total * sums)
         for part in (inverse, alpha):
             # The largest powers of the smallest value may underflow; they cancel on the diagonal.
             part[..., 0, 0] = 0.0

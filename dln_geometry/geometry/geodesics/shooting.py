@@ -1,8 +1,8 @@
-r"""Shooting: the velocity whose geodesic reaches a goal, below and in the networks.
+r"""Shooting: find the velocity whose geodesic reaches a goal, among matrices or networks.
 
-An `Aim` shoots and says by what vector at the start each geodesic misses. That vector corrects the
-velocity: as it is and by the secants of earlier shots, by Newton's method where the aim has a
-derivative and the plain correction is slow, and by way of nearer goals where both fail.
+An `Aim` shoots and returns the vector at the start by which each geodesic misses. That vector and
+the secants of earlier shots correct the velocity; where this is slow Newton's method does, and
+where both fail nearer goals come first.
 """
 
 from __future__ import annotations
@@ -22,37 +22,31 @@ from dln_geometry.ode import Secants
 _MOST_SHOTS = 60
 _SECANTS = 12
 _SHORTEST_STAGE = 1.0 / 64.0
-# A shot that misses by more than this share of the way asks for the derivative at once.
+# After a shot that misses by more than this share of the way, take the derivative at once.
 _FAR = 0.02
-# Goals missed by more are better reached by way of nearer ones.
+# If shots miss by more than this, aim at nearer goals first.
 _ASTRAY = 0.03
 _COARSE = 1e-6
-# After this number of shots that make too little progress, the derivative is needed.
+# After so many shots with too little progress, take the derivative.
 _SLOW = 3
 
 
 class Aim(ABC):
     """A batch of starts, and goals for their geodesics; all tensors have the samples first."""
 
-    names: ClassVar[str]
-    """From what to what: words of an error."""
-    incomplete: ClassVar[str]
-    """What is not complete: words of an error."""
-    progress: ClassVar[float]
-    """The part of its miss that a good correction leaves, at most."""
-    patience: ClassVar[tuple[int, int]]
-    """Corrections in a row that may make less progress, near the goal and far from it."""
-    longest: ClassVar[float]
-    """Length of the longest correction, relative to the velocity."""
-    resolution: ClassVar[float] = 1e-3
-    """The part of the last miss that the next shot must resolve."""
+    names: ClassVar[str]  # start and goal, for an error message
+    incomplete: ClassVar[str]  # the manifold, for an error message
+    progress: ClassVar[float]  # a good correction leaves at most this part of the miss
+    patience: ClassVar[tuple[int, int]]  # most corrections in a row that are worse: near, far
+    longest: ClassVar[float]  # length of the longest correction, relative to the velocity
+    resolution: ClassVar[float] = 1e-3  # the next shot must resolve this part of the last miss
+    # Most dimensions for which the derivative is cheap, and for which it is affordable.
     dimensions: ClassVar[tuple[int, int]] = (0, 0)
-    """Up to how many dimensions the derivative is cheap, and up to how many affordable."""
 
     @property
     @abstractmethod
     def size(self) -> Tensor:
-        """Size of the starts, which rounding is relative to, (B,)."""
+        """Size of the starts, (B,), to which rounding is relative."""
 
     @abstractmethod
     def guess(self) -> Tensor:
@@ -82,12 +76,7 @@ class Aim(ABC):
 def shoot(aims: Sequence[Aim], rtol: float, batch: Sequence[int]) -> Tensor:
     """Return the velocities that reach the goals, in coordinates, shape (*batch, k).
 
-    The aims have one goal and are tried in turn: the later ones are dearer, and safer.
-
-    Raises
-    ------
-    GeodesicError
-        If one was not found.
+    Try the aims, which have the same goals, in turn: later ones cost more and succeed more often.
     """
     found = aims[0].guess()
     lost = torch.arange(len(found), device=found.device)
@@ -112,29 +101,23 @@ def shoot(aims: Sequence[Aim], rtol: float, batch: Sequence[int]) -> Tensor:
 
 def _approach(aim: Aim, rtol: float, missed: float, where: str) -> Tensor:
     """Find the velocity of one sample by way of nearer goals."""
-    reached, stage = 0.0, 0.5
-    velocity = torch.zeros(())
+    reached, stage, velocity = 0.0, 0.5, torch.zeros(())
     before = (velocity, 0.0)
     while reached < 1.0:
         part = min(1.0, reached + stage)
         way = aim if part == 1.0 else aim.towards(part)
-        if reached:
-            guess = velocity + (velocity - before[0]) * ((part - reached) / (reached - before[1]))
-        else:
-            guess = way.guess()
-        # On the way it is enough to be near.
+        share = (part - reached) / (reached - before[1]) if reached else 0.0
+        guess = velocity + (velocity - before[0]) * share if reached else way.guess()
         near = rtol if part == 1.0 else max(rtol, 1e-4)
         found, done, error = _correct(way, guess, near)
         if bool(done) and not bool(way.crosses(found, near)):
             before, velocity, reached = (velocity, reached), found, part
             stage *= 1.5
             continue
-        missed = float(error)
-        stage *= 0.5
+        missed, stage = float(error), 0.5 * stage
         if stage < _SHORTEST_STAGE:
-            how_far = f"missed the next goal by {missed:.1e} of its distance"
-            if math.isinf(missed):
-                how_far = "no geodesic came to the next goal"
+            miss = f"missed the next goal by {missed:.1e} of its distance"
+            how_far = "no geodesic came to the next goal" if math.isinf(missed) else miss
             raise GeodesicError(
                 f"no geodesic was found from {aim.names}{where}: shooting reached {reached:.0%} of "
                 f"the way and {how_far} (the logarithm is local, and {aim.incomplete} not complete)"
@@ -148,8 +131,7 @@ def _correct(aim: Aim, velocity: Tensor, rtol: float) -> tuple[Tensor, Tensor, T
     Anderson acceleration of ``v <- v + J (goal - exp v)``, sample by sample: J is 1, or the inverse
     of the derivative where that is slow.
     """
-    samples, k = velocity.shape
-    eps = torch.finfo(velocity.dtype).eps
+    (samples, k), eps = velocity.shape, torch.finfo(velocity.dtype).eps
     cheap, affordable = (k <= most for most in aim.dimensions)
     found, reached = velocity.clone(), velocity.new_zeros(samples, dtype=torch.bool)
     nearest = velocity.new_full((samples,), math.inf)
@@ -158,15 +140,14 @@ def _correct(aim: Aim, velocity: Tensor, rtol: float) -> tuple[Tensor, Tensor, T
     asked, fresh = -_MOST_SHOTS, False
     secants = Secants(_SECANTS)
     left = torch.arange(samples, device=velocity.device)
-    # The best shot so far: its velocity, miss, correction, error; and the shots since the last
-    # progress.
+    # The best shot: its velocity, miss, correction, error; and the shots since the last progress.
     trial, base, missed, shift = velocity, *(torch.zeros_like(velocity) for _ in range(3))
     best, slow = nearest.clone(), torch.zeros_like(left)
     for shot in range(_MOST_SHOTS):
         miss, distance, arrives = aim.shoot(trial, resolved)
         error = distance / (trial.norm(dim=-1) + aim.size * (100.0 * eps / rtol))
         error = torch.where(arrives & torch.isfinite(error), error, math.inf)
-        # A coarse shot may hit by chance: a later one need not be nearer than what is allowed.
+        # A coarse shot may hit by chance: a later one need not be nearer than rtol.
         bound = (best * (2.0 if inverse is None else 1.0)).clamp_min(rtol)
         good = (error <= bound) & torch.isfinite(error)
         step = miss if inverse is None else (inverse @ miss.unsqueeze(-1)).squeeze(-1)

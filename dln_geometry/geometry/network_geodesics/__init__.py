@@ -1,8 +1,7 @@
 """Geodesics of the balanced networks, with the Frobenius metric of their layers.
 
-`exponential` and `logarithm` hold the public functions; open `motion` for the equation, in moving
-frames. Networks of rank one have closed forms (`rank_one`); the shooting of the logarithm is that
-of `geodesics`.
+`exponential` and `logarithm` hold the public functions; open `motion` first, for the equation in
+moving frames. `rank_one` has closed forms; the logarithm shoots as in `geodesics`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 r"""Geodesics of the balanced networks with the Frobenius metric of their layers.
 
 ``W'' = II(W', W')`` in moving frames. A geodesic that starts horizontally stays so, and its product
-is a geodesic of the depth-N metric; along every geodesic the antisymmetric parts of
-``W_p' W_p^T - W_{p+1}^T W_{p+1}'`` are conserved, as the rotations of the layers are isometries.
-Networks of rank r stay in a small box, whatever their widths.
+is a geodesic of the depth-N metric; every geodesic conserves the antisymmetric parts of
+``W_p' W_p^T - W_{p+1}^T W_{p+1}'``, since the rotations of the layers are isometries.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.geodesics import as_tolerance
+from dln_geometry.geometry.geodesics import as_times, as_tolerance
 from dln_geometry.geometry.network_geodesics.frames import (
     LayerBox,
     Velocity,
@@ -25,7 +24,6 @@ from dln_geometry.geometry.network_geodesics.motion import MovingNetwork, travel
 from dln_geometry.geometry.network_geodesics.rank_one import cone_travel
 from dln_geometry.geometry.points import Network, balanced_network
 from dln_geometry.geometry.submersion import as_ambient
-from dln_geometry.support import as_float_tensor
 
 
 def balanced_geodesic(
@@ -33,19 +31,15 @@ def balanced_geodesic(
 ) -> tuple[Tensor, ...]:
     r"""Return the balanced network at time t of the geodesic from `factors` with velocity `v`.
 
-    At time 1 it is the exponential map. Not differentiable by autograd.
+    At time 1 it is the exponential map. Not differentiable by autograd. Other parameters as in
+    `geodesic`.
 
     Parameters
     ----------
     factors : sequence of array_like
-        Balanced layers ``(W_1, ..., W_N)`` of rank r, W_p of shape (..., d_p, d_{p-1}); all of a
-        batch must have the same rank.
+        Balanced layers ``(W_1, ..., W_N)`` of one rank, W_p of shape (..., d_p, d_{p-1}).
     v : sequence of array_like
         Tangent vector: one matrix of the same shape for every layer. Leading dimensions broadcast.
-    t : float or array_like, shape (k,)
-        Time, or times in any order, of either sign.
-    rtol : float, optional
-        Error allowed, relative to the distance travelled; ``eps^{3/4}`` by default.
 
     Returns
     -------
@@ -55,11 +49,8 @@ def balanced_geodesic(
 
     Raises
     ------
-    TypeError
-        If `factors` or `v` is no sequence of real matrices.
     ValueError
-        If the layers do not chain, are not balanced, vanish, or a batch mixes ranks; if `v` does
-        not match them or is not tangent; if `t` or `rtol` makes no sense.
+        If the layers are not balanced, vanish, or a batch mixes ranks; if `v` is not tangent.
     GeodesicError
         If the geodesic meets networks of lower rank before t, which are at finite distance.
 
@@ -74,13 +65,10 @@ def balanced_geodesic(
     >>> balanced_geodesic(([[2.0]], [[2.0]]), ([[1.0]], [[1.0]]), 3.0)
     (tensor([[5.]]), tensor([[5.]]))
     """
-    times = as_float_tensor(t, "t", dtype=torch.float64, device="cpu")
-    if times.ndim > 1 or times.numel() == 0:
-        raise ValueError(f"t must be a number or a vector, got shape {tuple(times.shape)}")
+    times = as_times(t)
     with torch.no_grad():
         box, start = starting(balanced_network(factors), v)
-        wanted = [float(t) for t in times.reshape(-1)]
-        ways = _ways(start, wanted, as_tolerance(rtol, start.k.dtype))
+        ways = _ways(start, times.reshape(-1).tolist(), as_tolerance(rtol, start.k.dtype))
         if times.ndim == 0:
             return box.network(ways[0].frames, ways[0].k)
         layers = (box.network(way.frames, way.k) for way in ways)
@@ -93,7 +81,6 @@ def balanced_transport(
     r"""Transport a tangent vector along the geodesic with velocity `v` from t = 0 to 1.
 
     ``w' = II(W', w)``, integrated together with the geodesic; an isometry up to the tolerance.
-
     Other parameters and errors as in `balanced_geodesic`.
 
     Parameters
@@ -105,10 +92,8 @@ def balanced_transport(
 
     Returns
     -------
-    tuple of Tensor
-        The end point.
-    tuple of Tensor
-        The transported vector, tangent there.
+    tuple of Tensor, tuple of Tensor
+        The end point, and the transported vector there.
 
     Examples
     --------
@@ -118,8 +103,7 @@ def balanced_transport(
     with torch.no_grad():
         box, start = starting(balanced_network(factors), v, w)
         (end,) = travel(start, [1.0], as_tolerance(rtol, start.k.dtype))
-        layers = box.network(end.frames, end.k)
-        return layers, box.vector(end.frames, end.vectors[1])
+        return box.network(end.frames, end.k), box.vector(end.frames, end.vectors[1])
 
 
 def _ways(start: MovingNetwork, times: list[float], rtol: float) -> list[MovingNetwork]:
@@ -128,8 +112,7 @@ def _ways(start: MovingNetwork, times: list[float], rtol: float) -> list[MovingN
         return cone_travel(start, times)
     states = {0.0: start}
     for sign in (1.0, -1.0):
-        ahead = sorted({sign * t for t in times if sign * t > 0})
-        if ahead:
+        if ahead := sorted({sign * t for t in times if sign * t > 0}):
             found = travel(start if sign > 0 else start.reversed(), ahead, rtol)
             states |= {sign * t: state for t, state in zip(ahead, found, strict=True)}
     return [states[t] for t in times]
@@ -138,8 +121,7 @@ def _ways(start: MovingNetwork, times: list[float], rtol: float) -> list[MovingN
 def starting(network: Network, *vectors: Sequence[Any]) -> tuple[LayerBox, MovingNetwork]:
     """Return the box of a network and of tangent vectors, and these in it."""
     lam, widths = network.spectrum, network.widths
-    q = padded_stack(network.frames, max(widths))
-    whole = LayerBox(widths, None)
+    q, whole = padded_stack(network.frames, max(widths)), LayerBox(widths, None)
     found = [
         _in_frames(whole, q, lam, as_ambient(v, network), name)
         for v, name in zip(vectors, ("v", "w"), strict=False)
@@ -159,9 +141,9 @@ def _in_frames(
     right = padded_stack([a @ before for a, before in zip(v, q, strict=False)], frames.shape[-2])
     left = padded_stack([a.mT @ after for a, after in zip(v, q[1:], strict=True)], frames.shape[-2])
     found = tangent_blocks(frames, lam, right, left)
-    pairs = zip(v, whole.vector(frames, found), strict=True)
-    outside = sum(((a - b).square().sum((-2, -1)) for a, b in pairs), torch.zeros(()).to(lam))
-    size = sum((a.square().sum((-2, -1)) for a in v), torch.zeros(()).to(lam))
+    pairs, zero = zip(v, whole.vector(frames, found), strict=True), lam.new_zeros(())
+    outside = sum(((a - b).square().sum((-2, -1)) for a, b in pairs), zero)
+    size = sum((a.square().sum((-2, -1)) for a in v), zero)
     # Allow rounding relative to the network, for vectors that are differences of long ones.
     eps = torch.finfo(lam.dtype).eps
     bound = eps * size + (1000.0 * eps) ** 2 * lam.square().sum(-1)
@@ -172,6 +154,5 @@ def _in_frames(
             f"factors, got a vector with a relative part {worst:.1e} outside"
         )
     # Square frames have no outer parts: remove their rounding errors, which a small K magnifies.
-    open_ended = [width > lam.shape[-1] for width in whole.widths]
-    mask = torch.tensor(open_ended, dtype=lam.dtype, device=lam.device)
+    mask = lam.new_tensor([width > lam.shape[-1] for width in whole.widths])
     return Velocity(found.cores, found.outers * mask[:, None, None])

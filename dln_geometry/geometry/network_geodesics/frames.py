@@ -1,10 +1,9 @@
 r"""Balanced networks and their tangent vectors in frames, in the small space of a geodesic.
 
 ``W_p = Q_p K Q_{p-1}^T`` with orthonormal columns Q_p and one symmetric K for all layers, and
-``v_p = Q_p c_p Q_{p-1}^T + y_p Q_{p-1}^T + Q_p y_{p-1}^T`` with ``Q_p^T y_p = 0``. The orthogonal
-maps that fix a network and a tangent vector fix their geodesic: it stays in the spans of Q_p and
-y_p, at most 2r dimensions at every layer, whatever the widths. Layers of several widths are padded
-with zeros to the widest, and stacked.
+``v_p = Q_p c_p Q_{p-1}^T + y_p Q_{p-1}^T + Q_p y_{p-1}^T`` with ``Q_p^T y_p = 0``. Orthogonal maps
+that fix a network and a tangent vector fix their geodesic: it stays in the spans of Q_p and y_p, at
+most 2r dimensions at every layer. Frames are padded with zeros to the widest, and stacked.
 """
 
 from __future__ import annotations
@@ -22,18 +21,16 @@ from dln_geometry.geometry.submersion import jacobi_solve
 
 
 class Velocity(NamedTuple):
-    """A tangent vector in the frames of its network."""
+    """A tangent vector in the frames of its network: c_p, p = 1..N, and y_p, p = 0..N."""
 
-    cores: Tensor
-    """``c_p``, p = 1..N, shape (..., N, r, r)."""
-    outers: Tensor
-    """``y_p``, p = 0..N, shape (..., N + 1, D, r)."""
+    cores: Tensor  # (..., N, r, r)
+    outers: Tensor  # (..., N + 1, D, r)
 
     def coordinates(self) -> Tensor:
         """Return orthonormal coordinates, shape (..., k)."""
         # Each hidden frame turns two layers.
-        outers = _with_hidden(self.outers, math.sqrt(2.0))
-        return torch.cat((self.cores.flatten(-3), outers.flatten(-3)), -1)
+        outers = _with_hidden(self.outers, math.sqrt(2.0)).flatten(-3)
+        return torch.cat((self.cores.flatten(-3), outers), -1)
 
     @classmethod
     def of(cls, coordinates: Tensor, depth: int, width: int, rank: int) -> Velocity:
@@ -48,8 +45,8 @@ class Velocity(NamedTuple):
 
     def moved(self, basis: Tensor) -> Velocity:
         """Return the vector in the frames ``Q_p basis``."""
-        wide = basis.unsqueeze(-3)
-        return Velocity(wide.mT @ self.cores @ wide, self.outers @ wide)
+        basis = basis.unsqueeze(-3)
+        return Velocity(basis.mT @ self.cores @ basis, self.outers @ basis)
 
 
 @dataclass(frozen=True)
@@ -57,8 +54,7 @@ class LayerBox:
     """The space in which the geodesics of some networks of `widths` (d_0, ..., d_N) stay."""
 
     widths: tuple[int, ...]
-    basis: Tensor | None
-    """Orthonormal columns, (..., N + 1, max d, D); None where the box is the whole space."""
+    basis: Tensor | None  # columns (..., N + 1, max d, D); None if the box is the whole space
 
     @classmethod
     def around(cls, widths: Sequence[int], *columns: Tensor) -> LayerBox:
@@ -81,10 +77,8 @@ class LayerBox:
     def network(self, frames: Tensor, k: Tensor) -> tuple[Tensor, ...]:
         """Return the layers ``Q_p K Q_{p-1}^T`` in the whole space, balanced up to rounding."""
         q = self.outside(orthonormalized(frames))
-        left = q[..., 1:, :, :] @ k.unsqueeze(-3)
-        return tuple(
-            self._cut(left, p, p + 1) @ self._cut(q, p, p).mT for p in range(len(self.widths) - 1)
-        )
+        left, layers = q[..., 1:, :, :] @ k.unsqueeze(-3), range(len(self.widths) - 1)
+        return tuple(self._cut(left, p, p + 1) @ self._cut(q, p, p).mT for p in layers)
 
     def vector(self, frames: Tensor, v: Velocity) -> tuple[Tensor, ...]:
         """Return the layers of a tangent vector in the whole space."""
@@ -117,9 +111,8 @@ def normal_cores(e: Tensor, lam: Tensor, depth: int) -> Tensor:
 
     ``n_p = lam_i mu_{p-1} - lam_j mu_p``, ``mu_0 = mu_N = 0``, in frames in which K is ``lam``.
     """
-    mu = jacobi_solve(e, lam, depth)
+    mu, pad = jacobi_solve(e, lam, depth), torch.nn.functional.pad
     rows, columns = lam[..., None, :, None], lam[..., None, None, :]
-    pad = torch.nn.functional.pad
     return rows * pad(mu, (0, 0, 0, 0, 1, 0)) - columns * pad(mu, (0, 0, 0, 0, 0, 1))
 
 
@@ -128,9 +121,8 @@ def tangent_blocks(frames: Tensor, lam: Tensor, right: Tensor, left: Tensor) -> 
 
     `right` and `left`, of shape (..., N, D, r), are ``m_p Q_{p-1}`` and ``m_p^T Q_p``.
     """
-    before, after = frames[..., :-1, :, :], frames[..., 1:, :, :]
+    before, after, pad = frames[..., :-1, :, :], frames[..., 1:, :, :], torch.nn.functional.pad
     cores = after.mT @ right
-    pad = torch.nn.functional.pad
     outers = pad(right - after @ cores, (0, 0, 0, 0, 1, 0))
     outers = outers + pad(left - before @ cores.mT, (0, 0, 0, 0, 0, 1))
     return straightened(frames, lam, Velocity(cores, _with_hidden(outers, 0.5)))

@@ -1,8 +1,8 @@
 r"""The logarithm of the balanced networks by shooting, and their distance.
 
-Near networks: project the gap between arrival and goal at the start, which is quick. Where that
+For near networks, project the gap between arrival and goal at the start, which is quick. Where that
 fails, project it at the arrival and transport it back along the geodesic: up to the first conjugate
-point the correction is then the inverse of a positive operator, however far the goal.
+point the correction is then the inverse of a positive operator.
 """
 
 from __future__ import annotations
@@ -39,15 +39,13 @@ def balanced_logarithm(
     r"""Return the velocity at one balanced network of a geodesic that is at another at time 1.
 
     It is the short one for networks that are not far apart; for distant ones it is a geodesic, and
-    another may be shorter.
+    another may be shorter. Other parameters as in `logarithm`.
 
     Parameters
     ----------
     factors, other : sequence of array_like
         Balanced layers ``(W_1, ..., W_N)`` of the same widths, rank and dtype. Leading dimensions
         broadcast.
-    rtol : float, optional
-        Error allowed, relative to the distance; ``eps^{3/4}`` by default.
 
     Returns
     -------
@@ -56,12 +54,10 @@ def balanced_logarithm(
 
     Raises
     ------
-    TypeError
-        If an argument is no sequence of real matrices.
     ValueError
-        If the layers do not chain, are not balanced, vanish, or a batch mixes ranks; if the
-        networks do not go together, or lie on different components: where two widths are the rank,
-        the map of one such layer to another keeps the sign of its determinant.
+        If the layers are not balanced, vanish, or a batch mixes ranks; if the networks lie on
+        different components: where two widths are the rank, the map from one such layer to another
+        keeps the sign of its determinant.
     GeodesicError
         If no geodesic was found.
 
@@ -75,8 +71,7 @@ def balanced_logarithm(
     (tensor([[3.]]), tensor([[3.]]))
     """
     with torch.no_grad():
-        network = balanced_network(factors)
-        box, aim, batch = aim_at(network, balanced_network(other, "other"))
+        box, aim, batch = aim_at(balanced_network(factors), balanced_network(other, "other"))
         frames = aim.frames.reshape(*batch, *aim.frames.shape[-3:])
         return box.vector(frames, aim.velocity(_coordinates(aim, rtol, batch)))
 
@@ -95,8 +90,7 @@ def balanced_distance(
     tensor(18.0000)
     """
     with torch.no_grad():
-        network = balanced_network(factors)
-        _, aim, batch = aim_at(network, balanced_network(other, "other"))
+        _, aim, batch = aim_at(balanced_network(factors), balanced_network(other, "other"))
         return torch.linalg.vector_norm(_coordinates(aim, rtol, batch), dim=-1)
 
 
@@ -107,17 +101,11 @@ class NetworkAim(Aim):
     frames: Tensor
     lam: Tensor
     goal: MovingNetwork
-    signs: Tensor | None
-    """How the square frames of the goal are oriented in those of the start, if there are any."""
-    transported: bool
-    """Whether to project the gap at the arrival and transport it back, or at the start."""
+    signs: Tensor | None  # orientation of the goal's square frames in those of the start
+    transported: bool  # whether to project the gap at the arrival and transport it back
 
-    names = "factors to other"
-    incomplete = "the balanced networks are"
-    progress = 0.7
-    patience = (8, 8)
-    longest = math.inf
-    resolution = 1e-2
+    names, incomplete = "factors to other", "the balanced networks are"
+    progress, patience, longest, resolution = 0.7, (8, 8), math.inf, 1e-2
 
     @cached_property
     def size(self) -> Tensor:
@@ -125,8 +113,8 @@ class NetworkAim(Aim):
 
     def velocity(self, coordinates: Tensor) -> Velocity:
         """Return a tangent vector at the start by its coordinates."""
-        depth, (width, rank) = self.frames.shape[-3] - 1, self.frames.shape[-2:]
-        return Velocity.of(coordinates, depth, width, rank)
+        points, width, rank = self.frames.shape[-3:]
+        return Velocity.of(coordinates, points - 1, width, rank)
 
     def start(self, *vectors: Velocity) -> MovingNetwork:
         """Return the start, on its way."""
@@ -144,7 +132,7 @@ class NetworkAim(Aim):
 
     def shoot(self, velocity: Tensor, resolved: float) -> tuple[Tensor, Tensor, Tensor]:
         (end,), journey = attempt(self.start(self.velocity(velocity)), [1.0], resolved)
-        lost = np.isnan(journey.lost)
+        arrives = np.isnan(journey.lost)
         gap = self.goal.layers() - end.layers()
         distance = torch.linalg.vector_norm(gap.flatten(-3), dim=-1)
         if self.transported:
@@ -152,13 +140,13 @@ class NetworkAim(Aim):
             frames = orthonormalized(end.frames) @ basis.unsqueeze(-3)
             there = projected(frames, lam, gap).moved(basis.mT)
             (back,), journey = attempt(end.reversed(there), [1.0], resolved)
-            lost = lost & np.isnan(journey.lost)
+            arrives = arrives & np.isnan(journey.lost)
             gauge = self.frames[..., 0, :, :].mT @ back.frames[..., 0, :, :]
             # A rough shot leaves errors outside the tangent space: remove them.
             miss = straightened(self.frames, self.lam, back.vectors[1].moved(gauge.mT))
         else:
             miss = projected(self.frames, self.lam, gap)
-        return miss.coordinates(), distance, torch.as_tensor(lost, device=velocity.device)
+        return miss.coordinates(), distance, torch.as_tensor(arrives, device=velocity.device)
 
     @cached_property
     def gauge(self) -> Tensor:
@@ -191,10 +179,8 @@ def aim_at(network: Network, other: Network) -> tuple[LayerBox, NetworkAim, torc
     """Return the box of the geodesics between networks, the aim in one row, and the batch."""
     kinds = [(x.widths, x.spectrum.shape[-1], x.dtype, x.device) for x in (network, other)]
     if kinds[0] != kinds[1]:
-        raise ValueError(
-            "factors and other must have the same widths, rank, dtype and device, "
-            f"got {kinds[0]} and {kinds[1]}"
-        )
+        wanted, got = "the same widths, rank, dtype and device", f"{kinds[0]} and {kinds[1]}"
+        raise ValueError(f"factors and other must have {wanted}, got {got}")
     widths = network.widths
     q, end_q = (padded_stack(x.frames, max(widths)) for x in (network, other))
     signs = _signs(q, end_q, widths)
@@ -212,10 +198,7 @@ def aim_at(network: Network, other: Network) -> tuple[LayerBox, NetworkAim, torc
 
 
 def _signs(one: Tensor, two: Tensor, widths: Sequence[int]) -> Tensor | None:
-    """Return how the square frames of one network are oriented in those of the other, or None.
-
-    All square frames of a sample must be oriented alike.
-    """
+    """Return the orientation of one network's square frames in the other's, None without any."""
     rank = one.shape[-1]
     square = [p for p, width in enumerate(widths) if width == rank]
     if not square:

@@ -33,10 +33,8 @@ from dln_geometry.ode import Journey, collocate
 class MovingNetwork:
     """A network on its way: `vectors` are its velocity and the vectors that it transports."""
 
-    frames: Tensor
-    """Shape (..., N + 1, D, r)."""
-    k: Tensor
-    """Shape (..., r, r)."""
+    frames: Tensor  # (..., N + 1, D, r)
+    k: Tensor  # (..., r, r)
     vectors: tuple[Velocity, ...] = ()
 
     def layers(self) -> Tensor:
@@ -63,8 +61,8 @@ class MovingNetwork:
 class _Equation:
     """The geodesic equation of a batch of networks, in rows of r numbers.
 
-    The rows are Q, K, the cores of all vectors and their outer parts. Errors of the layers are
-    measured by `scale` (B,), those of the vectors by `lengths` (B, vectors).
+    The rows are Q, K, the cores of all vectors and their outer parts. `scale` (B,) measures the
+    errors of the layers, `lengths` (B, vectors) those of the vectors.
     """
 
     depth: int
@@ -82,26 +80,20 @@ class _Equation:
         """Return views of frames, K, cores and outer parts."""
         n, d, r, q = self.depth, self.width, self.rank, self.lengths.shape[-1]
         frames, k, cores, outers = rows.split(((n + 1) * d, r, q * n * r, q * (n + 1) * d), -2)
-        return (
-            frames.unflatten(-2, (n + 1, d)),
-            k,
-            cores.unflatten(-2, (q, n, r)),
-            outers.unflatten(-2, (q, n + 1, d)),
-        )
+        frames, cores = frames.unflatten(-2, (n + 1, d)), cores.unflatten(-2, (q, n, r))
+        return frames, k, cores, outers.unflatten(-2, (q, n + 1, d))
 
     def parts_of(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the parts of states, shape (..., rows r)."""
         return self.parts(state.unflatten(-1, (-1, self.rank)))
 
     def state_of(self, network: MovingNetwork) -> Tensor:
-        cores = torch.stack([v.cores for v in network.vectors], -4)
-        outers = torch.stack([v.outers for v in network.vectors], -4)
-        return self.join(network.frames, network.k, cores, outers).flatten(-2)
+        vectors = (torch.stack(parts, -4) for parts in zip(*network.vectors, strict=True))
+        return self.join(network.frames, network.k, *vectors).flatten(-2)
 
     def network_of(self, state: Tensor) -> MovingNetwork:
         frames, k, cores, outers = self.parts_of(state)
-        pairs = zip(cores.unbind(-4), outers.unbind(-4), strict=True)
-        vectors = tuple(Velocity(c, y) for c, y in pairs)
+        vectors = tuple(map(Velocity, cores.unbind(-4), outers.unbind(-4)))
         return MovingNetwork(frames, 0.5 * (k + k.mT), vectors)
 
     def field(self, state: Tensor) -> Tensor:
@@ -122,10 +114,14 @@ class _Equation:
         products = scaled.unsqueeze(-4).mT @ outers
         moved_cores = self._cores(cores, products, turns, lam)
         own = turns[..., 0, :, :, :]
-        moved_outers = self._outers(frames, cores, outers, products, own, scaled)
-        moved_frames = frames @ own + scaled
-        back = wide.mT
-        state = self.join(moved_frames, basis @ k, back @ moved_cores, moved_outers)
+        # The outer parts turn with their frames.
+        turn, mix = (
+            _neighbours(own[..., :-1, :, :], own[..., 1:, :, :]),
+            _neighbours(cores, cores.mT),
+        )
+        moved_outers = outers @ turn.unsqueeze(-4) - scaled.unsqueeze(-4) @ mix
+        moved_outers = moved_outers - frames.unsqueeze(-4) @ products
+        state = self.join(frames @ own + scaled, basis @ k, wide.mT @ moved_cores, moved_outers)
         return (state @ basis.mT).flatten(-2)
 
     def _cores(self, cores: Tensor, products: Tensor, turns: Tensor, lam: Tensor) -> Tensor:
@@ -142,22 +138,6 @@ class _Equation:
         bend = own @ before.mT + (before[..., :1, :, :, :] + own) @ change.mT
         bend = wide * (products[..., :-2, :, :] - products[..., 2:, :, :]) - bend
         return moved + normal_cores(bend + bend.mT, lam.unsqueeze(-2), self.depth)
-
-    def _outers(
-        self,
-        frames: Tensor,
-        cores: Tensor,
-        outers: Tensor,
-        products: Tensor,
-        turns: Tensor,
-        scaled: Tensor,
-    ) -> Tensor:
-        turn, mix = (
-            _neighbours(turns[..., :-1, :, :], turns[..., 1:, :, :]),
-            _neighbours(cores, cores.mT),
-        )
-        moved = outers @ turn.unsqueeze(-4) - scaled.unsqueeze(-4) @ mix
-        return moved - frames.unsqueeze(-4) @ products
 
     def coordinates_at(self, state: Tensor) -> Callable[[Tensor], Tensor]:
         k = self.parts_of(state)[1][:, None, None]
@@ -180,7 +160,7 @@ class _Equation:
 
 
 def _neighbours(before: Tensor, after: Tensor) -> Tensor:
-    """Return for the frames p = 0..N the mean of what the layers p and p + 1 have."""
+    """Return for the frames p = 0..N the means of two values, of the layers p and p + 1."""
     if before.shape[-3] == 1:
         return torch.cat((after, before), -3)
     mean = 0.5 * (before[..., :-1, :, :] + after[..., 1:, :, :])
@@ -190,33 +170,25 @@ def _neighbours(before: Tensor, after: Tensor) -> Tensor:
 def attempt(
     start: MovingNetwork, times: list[float], rtol: float
 ) -> tuple[list[MovingNetwork], Journey]:
-    """Return the networks at increasing times > 0, and which samples could not be followed.
+    """Return the networks at increasing times > 0, and the journey, with the batch in one row.
 
     `rtol` is relative to the distance travelled and to the lengths of the vectors. All parts of
-    the start have one batch shape; the journey has the batch in one row.
+    the start have one batch shape.
     """
     batch, (points, width, rank) = start.k.shape[:-2], start.frames.shape[-3:]
     start = start.reshaped(-1)
     eps, end = torch.finfo(start.k.dtype).eps, times[-1]
     lengths = torch.stack([v.length() for v in start.vectors], -1)
-    # Rounding of the layers themselves bounds what can be resolved.
+    # No error below the rounding of the layers can be resolved.
     size = (points - 1) ** 0.5 * torch.linalg.matrix_norm(start.k)
     scale = (lengths[:, 0] * end).maximum(size * (10.0 * eps / rtol))
-    equation = _Equation(points - 1, width, rank, scale, lengths)
-    journey = collocate(
-        equation, equation.state_of(start), times, rtol=rtol, shortest=end * eps**0.75
-    )
+    equation, shortest = _Equation(points - 1, width, rank, scale, lengths), end * eps**0.75
+    journey = collocate(equation, equation.state_of(start), times, rtol=rtol, shortest=shortest)
     return [equation.network_of(state).reshaped(*batch) for state in journey.states], journey
 
 
 def travel(start: MovingNetwork, times: list[float], rtol: float) -> list[MovingNetwork]:
-    """Return the networks at increasing times > 0, as `attempt`.
-
-    Raises
-    ------
-    GeodesicError
-        If a network loses its rank before the last time.
-    """
+    """Return the networks at increasing times > 0 as `attempt`; refuse one that loses rank."""
     found, journey = attempt(start, times, rtol)
     if np.isnan(journey.lost).all():
         return found

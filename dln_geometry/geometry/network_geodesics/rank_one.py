@@ -19,16 +19,10 @@ from dln_geometry.geometry.network_geodesics.motion import MovingNetwork
 
 
 def cone_travel(start: MovingNetwork, times: list[float]) -> list[MovingNetwork]:
-    """Return the networks at times of either sign.
-
-    Raises
-    ------
-    GeodesicError
-        If it runs straight into zero.
-    """
+    """Return the networks at times of either sign; refuse a geodesic straight into zero."""
     frames, lam = start.frames, start.k[..., 0, 0]
     blurred = 10.0 * torch.finfo(lam.dtype).eps
-    # In units of rho: a straight line in the plane that the cone unrolls to.
+    # In units of rho.
     along = start.vectors[0].cores[..., 0, 0, 0] / lam
     turns = start.vectors[0].outers / lam[..., None, None, None]
     speeds = torch.linalg.vector_norm(turns, dim=(-2, -1))
@@ -52,13 +46,7 @@ def cone_travel(start: MovingNetwork, times: list[float]) -> list[MovingNetwork]
 
 
 def cone_logarithm(frames: Tensor, lam: Tensor, goal: MovingNetwork) -> Velocity:
-    """Return the velocity of the geodesic to another network, the shorter of those of both signs.
-
-    Raises
-    ------
-    GeodesicError
-        If the only one runs through zero.
-    """
+    """Return the velocity of the geodesic to another network, the shorter of both signs."""
     lam, blurred = lam[..., 0], 10.0 * torch.finfo(lam.dtype).eps
     inside = (frames * goal.frames).sum((-2, -1))
     outside = goal.frames - inside[..., None, None] * frames
@@ -81,8 +69,8 @@ def cone_logarithm(frames: Tensor, lam: Tensor, goal: MovingNetwork) -> Velocity
     scale = sign.unsqueeze(-1) * angles / torch.where(sines > 0, sines, 1.0)
     outers = outside * (scale * (lam * speed).unsqueeze(-1))[..., None, None]
     core = lam * (ratio * torch.cos(phi) - 1.0)
-    depth = frames.shape[-3] - 1
-    return Velocity(core[..., None, None, None].expand(*core.shape, depth, 1, 1), outers)
+    cores = core[..., None, None, None].expand(*core.shape, frames.shape[-3] - 1, 1, 1)
+    return Velocity(cores, outers)
 
 
 def _angle(turns: Tensor) -> Tensor:
