@@ -172,6 +172,7 @@ class Flow:
         return coordinates
 
     def restricted(self, samples: Tensor) -> Flow:
+        """Return the equation of some of the samples, by their indices."""
         names = ("left", "right", "speed", "resolved")
         parts = {name: getattr(self, name)[samples] for name in names}
         return replace(self, loads=self.loads[:, samples], **parts)

@@ -109,6 +109,7 @@ class NetworkAim(Aim):
 
     @cached_property
     def size(self) -> Tensor:
+        """Norm of all layers of the goal, (B,), to which rounding is relative."""
         return torch.linalg.vector_norm(self.goal.layers().flatten(-3), dim=-1)
 
     def velocity(self, coordinates: Tensor) -> Velocity:
