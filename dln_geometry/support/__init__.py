@@ -18,16 +18,19 @@ from dln_geometry.support.arguments import (
     as_width_sequence,
     as_widths,
 )
-from dln_geometry.support.arrays import Array, epsilon, least, namespace
 from dln_geometry.support.depth import Depth, as_depth, as_layer_count, as_normalized
 from dln_geometry.support.progress import Progress, ProgressCallback, progress_bar
 from dln_geometry.support.random import as_generator, as_index, chi, normal
 from dln_geometry.support.tensors import (
+    Array,
     as_covector,
     as_dtype,
     as_factors,
     as_float_tensor,
     as_matrix,
+    epsilon,
+    least,
+    namespace,
 )
 from dln_geometry.support.warning import warn
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import torch
 
-from dln_geometry.support.arrays import Array, namespace
+from dln_geometry.support.tensors import Array, namespace
 
 __all__ = ["Depth", "as_depth", "as_layer_count", "as_normalized"]
 

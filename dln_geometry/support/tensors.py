@@ -1,16 +1,20 @@
-"""Convert arguments into tensors, and refuse those that are no finite real arrays."""
+"""Convert arguments into tensors, refuse those that are no finite real arrays; kinds of arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 _Device = torch.device | str | None
+
+# One formula serves tensors and small numpy arrays, where calls cost more than the work.
+Array = TypeVar("Array", Tensor, np.ndarray)
 
 
 def as_float_tensor(
@@ -113,3 +117,24 @@ def as_factors(factors: Any, name: str = "factors") -> tuple[Tensor, ...]:
             batches = f"{tuple(first.shape[:-2])} and {tuple(w.shape[:-2])}"
             raise ValueError(f"{name} must share their leading dimensions, got {batches}")
     return layers
+
+
+def namespace(x: Tensor | np.ndarray) -> Any:
+    """Return the library of an array: the two share the names of elementary functions."""
+    return torch if isinstance(x, Tensor) else np
+
+
+def epsilon(x: Tensor | np.ndarray) -> float:
+    """Return the distance from 1 to the next number of an array's type."""
+    return _of_type(x.dtype)[0]
+
+
+def least(x: Tensor | np.ndarray) -> float:
+    """Return sqrt(tiny): adding it changes no number except 0, and 0/0 becomes 1."""
+    return _of_type(x.dtype)[1]
+
+
+@cache
+def _of_type(dtype: Any) -> tuple[float, float]:
+    info = torch.finfo(dtype) if isinstance(dtype, torch.dtype) else np.finfo(dtype)
+    return float(info.eps), float(info.tiny) ** 0.5
