@@ -17,12 +17,9 @@ import torch
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 
+from dln_geometry import learning
 from dln_geometry.learning import Rule, flatten
-from dln_geometry.learning.motion import (
-    equation_of_motion,
-    equation_of_motion_from_iterates,
-    sharpness,
-)
+from dln_geometry.learning import equation_of_motion_from_iterates as fitted
 from dln_geometry.ode import integrate
 
 F64 = torch.float64
@@ -69,7 +66,8 @@ def main(quick=False):
     plane, near, far = figure.subplots(1, 3)
     fine, errors = torch.linspace(0, lr * steps, 4 * steps + 1, dtype=F64), []
     for order in range(-1, 3):
-        path = follow(equation_of_motion(valley, lr, order, generator=generator), start, fine)
+        field = learning.equation_of_motion(valley, lr, order, generator=generator)
+        path = follow(field, start, fine)
         distance = (path[::4] - iterates).norm(dim=1)
         errors.append(float(distance.max()))
         plane.plot(path[:, 0], path[:, 1], linewidth=1.2, label=names[order + 1])
@@ -79,10 +77,11 @@ def main(quick=False):
     loss, params = digits(100 if quick else 500, generator)
     lr, steps = 0.5, 6 if quick else 40
     iterates = descend(loss, lr, params, steps)
-    print(f"digits: lr * sharpness = {lr * sharpness(loss, params, generator=generator):.2f}")
+    sharpness = learning.sharpness(loss, params, generator=generator)
+    print(f"digits: lr * sharpness = {lr * sharpness:.2f}")
     times, relative = lr * torch.arange(steps + 1, dtype=F64), []
     for order in range(1, 5):
-        field = equation_of_motion_from_iterates(lambda p: Rule(lr).step(loss, p)[0], lr, order)
+        field = fitted(lambda p: Rule(lr).step(loss, p)[0], lr, order)
         path = follow(field, params, times)
         distance = (path - iterates).norm(dim=1) / iterates.norm(dim=1)
         relative.append(float(distance.max()))
