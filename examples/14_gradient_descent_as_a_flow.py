@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 
 from dln_geometry import learning
-from dln_geometry.learning import Rule, flatten
 from dln_geometry.learning import equation_of_motion_from_iterates as fitted
 from dln_geometry.ode import integrate
 
@@ -48,13 +47,15 @@ def digits(count, generator):
 def descend(loss, lr, params, steps):
     path = [params]
     for _ in range(steps):
-        path.append(Rule(lr).step(loss, path[-1])[0])
-    return torch.stack([flatten(p) for p in path])
+        path.append(learning.Rule(lr).step(loss, path[-1])[0])
+    return torch.stack([learning.flatten(p) for p in path])
 
 
 def follow(field, params, times):
     options = {"t_end": float(times[-1]), "save_at": times, "rtol": 1e-7}
-    return integrate(field.field(params), flatten(params)[None], **options).saved["y"][:, 0]
+    return integrate(field.field(params), learning.flatten(params)[None], **options).saved["y"][
+        :, 0
+    ]
 
 
 def main(quick=False):
@@ -81,7 +82,7 @@ def main(quick=False):
     print(f"digits: lr * sharpness = {lr * sharpness:.2f}")
     times, relative = lr * torch.arange(steps + 1, dtype=F64), []
     for order in range(1, 5):
-        field = fitted(lambda p: Rule(lr).step(loss, p)[0], lr, order)
+        field = fitted(lambda p: learning.Rule(lr).step(loss, p)[0], lr, order)
         path = follow(field, params, times)
         distance = (path - iterates).norm(dim=1) / iterates.norm(dim=1)
         relative.append(float(distance.max()))
