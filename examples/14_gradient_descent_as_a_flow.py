@@ -59,7 +59,7 @@ def follow(field, params, times):
 
 
 def main(quick=False):
-    generator = torch.Generator().manual_seed(0)
+    g = torch.Generator().manual_seed(0)
     lr, steps, names = 0.12, 16, ("gradient flow", "order 0", "order 1", "order 2")
     start = {"q": torch.tensor([-0.9, 1.75], dtype=F64)}
     iterates = descend(valley, lr, start, steps)
@@ -67,19 +67,17 @@ def main(quick=False):
     plane, near, far = figure.subplots(1, 3)
     fine, errors = torch.linspace(0, lr * steps, 4 * steps + 1, dtype=F64), []
     for order in range(-1, 3):
-        field = learning.equation_of_motion(valley, lr, order, generator=generator)
-        path = follow(field, start, fine)
+        path = follow(learning.equation_of_motion(valley, lr, order, generator=g), start, fine)
         distance = (path[::4] - iterates).norm(dim=1)
         errors.append(float(distance.max()))
         plane.plot(path[:, 0], path[:, 1], linewidth=1.2, label=names[order + 1])
         near.semilogy(range(1, steps + 1), distance[1:], ".-", label=names[order + 1])
     plane.plot(iterates[:, 0], iterates[:, 1], "ko", markersize=4, label="gradient descent")
 
-    loss, params = digits(100 if quick else 500, generator)
+    loss, params = digits(100 if quick else 500, g)
     lr, steps = 0.5, 6 if quick else 40
     iterates = descend(loss, lr, params, steps)
-    sharpness = learning.sharpness(loss, params, generator=generator)
-    print(f"digits: lr * sharpness = {lr * sharpness:.2f}")
+    print(f"digits: lr * sharpness = {lr * learning.sharpness(loss, params, generator=g):.2f}")
     times, relative = lr * torch.arange(steps + 1, dtype=F64), []
     for order in range(1, 5):
         field = fitted(lambda p: learning.Rule(lr).step(loss, p)[0], lr, order)
