@@ -11,7 +11,7 @@ from dln_geometry.dynamics.noise.flat_coordinates import FlatCoordinates
 from dln_geometry.dynamics.noise.langevin import brownian_motion, langevin, run_store
 from dln_geometry.dynamics.noise.network_steps import NetworkSteps, network_start
 from dln_geometry.dynamics.noise.product_steps import Gaussians, Thermostat
-from dln_geometry.dynamics.noise.rotations import excess_rates, polished_frame, rotated
+from dln_geometry.dynamics.noise.rotations import excess_rates, rotated
 from dln_geometry.dynamics.noise.simulation import (
     OVERFLOW,
     Diverged,
@@ -44,7 +44,6 @@ __all__ = [
     "excess_rates",
     "langevin",
     "network_start",
-    "polished_frame",
     "rotated",
     "rotates_first",
     "run_store",

@@ -153,8 +153,3 @@ def _rotation(a: Tensor) -> Tensor:
     half = 0.5 * a - (a @ a @ a) / 24.0
     eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
     return torch.linalg.solve(eye - half, eye + half)
-
-
-def polished_frame(frame: Tensor) -> Tensor:
-    """Return a frame that is nearly orthonormal with its defect squared (Newton, Schulz)."""
-    return 1.5 * frame - 0.5 * frame @ (frame.mT @ frame)

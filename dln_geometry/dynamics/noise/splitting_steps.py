@@ -17,10 +17,10 @@ from dln_geometry.dynamics.noise.product_steps import (
     gradient_parts,
     tamed,
 )
-from dln_geometry.dynamics.noise.rotations import Draw, excess_rates, polished_frame, rotated
+from dln_geometry.dynamics.noise.rotations import Draw, excess_rates, rotated
 from dln_geometry.dynamics.noise.simulation import State
 from dln_geometry.geometry.metric import entropy_pull
-from dln_geometry.geometry.points import EndToEnd
+from dln_geometry.geometry.points import EndToEnd, orthonormalized
 
 
 class SplittingSteps(MatrixSteps):
@@ -126,7 +126,7 @@ class SplittingSteps(MatrixSteps):
         """Return the frames after a turn of q, or of both, from the decomposition of A."""
         if self.depth.infinite:
             if last:
-                p, q = polished_frame(p), polished_frame(q)
+                p, q = orthonormalized(p), orthonormalized(q)
             if turn is not None:
                 half = torch.linalg.matrix_exp(0.5 * turn)
                 p, q = p @ half, q @ half.mT
@@ -137,7 +137,7 @@ class SplittingSteps(MatrixSteps):
             c, w = torch.linalg.eigh(turn.mT @ turn)
             root = (w * (1.0 + c.clamp_min(0.0)).rsqrt().unsqueeze(-2)) @ w.mT
             q = (q + turn) @ root
-        return end, (polished_frame(q) if last else q) @ back.mT
+        return end, (orthonormalized(q) if last else q) @ back.mT
 
     def _decomposed(self, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the SVD of A, or the eigenvectors and eigenvalues of H; signs as in `_moved`."""

@@ -13,7 +13,6 @@ from dln_geometry.geometry.geodesics.hamilton import (
     as_times,
     as_tolerance,
     follow_geodesic,
-    orthonormalized,
 )
 from dln_geometry.geometry.geodesics.logarithm import distance, logarithm
 from dln_geometry.geometry.geodesics.rank_loss import GeodesicError, rank_loss
@@ -30,7 +29,6 @@ __all__ = [
     "follow_geodesic",
     "geodesic",
     "logarithm",
-    "orthonormalized",
     "parallel_transport",
     "rank_loss",
     "shoot",

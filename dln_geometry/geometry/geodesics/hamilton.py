@@ -32,6 +32,7 @@ from dln_geometry.geometry.metric import (
     squared_length,
     tangent_matrix,
 )
+from dln_geometry.geometry.points import orthonormalized
 from dln_geometry.ode import collocate
 from dln_geometry.support import Depth, as_float_tensor
 
@@ -202,18 +203,11 @@ def follow_geodesic(
         u, v, k, *_ = flow.parts(state.reshape(*batch, state.shape[-1]))
         shift = torch.diag_embed(root.expand(*batch, k.shape[-1]))
         k = k + shift if flow.depth.infinite else k * root.unsqueeze(-1)
-        points.append(Rooted(orthonormalized(u), k, orthonormalized(v)))
+        points.append(Rooted(orthonormalized(u, 2), k, orthonormalized(v, 2)))
     carried = flow.parts(journey.states[-1].reshape(*batch, state.shape[-1]))[4:]
     vectors = [(w * scale.unsqueeze(-1)).to(box.point.s.dtype) for w in carried]
     lost = Lost(journey.lost.reshape(batch), journey.barred.reshape(batch))
     return points, vectors, lost
-
-
-def orthonormalized(u: Tensor) -> Tensor:
-    """Return columns orthonormal up to rounding, given ones with errors of an integration."""
-    for _ in range(2):
-        u = 1.5 * u - 0.5 * u @ (u.mT @ u)
-    return u
 
 
 def as_times(t: Any) -> Tensor:

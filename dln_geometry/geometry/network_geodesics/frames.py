@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.geodesics import orthonormalized
+from dln_geometry.geometry.points import orthonormalized
 from dln_geometry.geometry.submersion import jacobi_solve
 
 
@@ -76,13 +76,13 @@ class LayerBox:
 
     def network(self, frames: Tensor, k: Tensor) -> tuple[Tensor, ...]:
         """Return the layers ``Q_p K Q_{p-1}^T`` in the whole space, balanced up to rounding."""
-        q = self.outside(orthonormalized(frames))
+        q = self.outside(orthonormalized(frames, 2))
         left, layers = q[..., 1:, :, :] @ k.unsqueeze(-3), range(len(self.widths) - 1)
         return tuple(self._cut(left, p, p + 1) @ self._cut(q, p, p).mT for p in layers)
 
     def vector(self, frames: Tensor, v: Velocity) -> tuple[Tensor, ...]:
         """Return the layers of a tangent vector in the whole space."""
-        q, y = self.outside(orthonormalized(frames)), self.outside(v.outers)
+        q, y = self.outside(orthonormalized(frames, 2)), self.outside(v.outers)
         left = q[..., 1:, :, :] @ v.cores + y[..., 1:, :, :]
         return tuple(
             self._cut(left, p, p + 1) @ self._cut(q, p, p).mT

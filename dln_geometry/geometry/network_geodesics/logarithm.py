@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.geodesics import Aim, as_tolerance, orthonormalized, shoot
+from dln_geometry.geometry.geodesics import Aim, as_tolerance, shoot
 from dln_geometry.geometry.network_geodesics.frames import (
     LayerBox,
     Velocity,
@@ -27,7 +27,7 @@ from dln_geometry.geometry.network_geodesics.frames import (
 )
 from dln_geometry.geometry.network_geodesics.motion import MovingNetwork, attempt
 from dln_geometry.geometry.network_geodesics.rank_one import cone_logarithm
-from dln_geometry.geometry.points import Network, balanced_network
+from dln_geometry.geometry.points import Network, balanced_network, orthonormalized
 
 # Networks are near if most of their chord is tangent.
 _NEAR = 0.8
@@ -138,7 +138,7 @@ class NetworkAim(Aim):
         distance = torch.linalg.vector_norm(gap.flatten(-3), dim=-1)
         if self.transported:
             lam, basis = torch.linalg.eigh(end.k)
-            frames = orthonormalized(end.frames) @ basis.unsqueeze(-3)
+            frames = orthonormalized(end.frames, 2) @ basis.unsqueeze(-3)
             there = projected(frames, lam, gap).moved(basis.mT)
             (back,), journey = attempt(end.reversed(there), [1.0], resolved)
             arrives = arrives & np.isnan(journey.lost)

@@ -17,6 +17,7 @@ from dln_geometry.geometry.points.balanced import (
     gauge_action,
     is_balanced,
     moments,
+    orthonormalized,
     polar,
     random_balanced,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "layer_moments",
     "moment_size",
     "moments",
+    "orthonormalized",
     "polar",
     "product",
     "random_balanced",

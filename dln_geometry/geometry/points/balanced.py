@@ -224,6 +224,13 @@ def balance(factors: Sequence[Any], *, sweeps: int = 100) -> Network:
     )
 
 
+def orthonormalized(frame: Tensor, steps: int = 1) -> Tensor:
+    """Return a nearly orthonormal frame after Newton-Schulz steps: each squares its defect."""
+    for _ in range(steps):
+        frame = 1.5 * frame - 0.5 * frame @ (frame.mT @ frame)
+    return frame
+
+
 def polar(a: Tensor) -> Tensor:
     """Return the orthonormal frame nearest to `a`, shape (..., d, r) with d >= r."""
     u, _, vh = torch.linalg.svd(a, full_matrices=False)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import dln_geometry as dln
-from dln_geometry.dynamics.noise import excess_rates, polished_frame, rotated
+from dln_geometry.dynamics.noise import excess_rates, rotated
+from dln_geometry.geometry.points import orthonormalized
 from dln_geometry.support import Depth
 from dln_geometry.testing import assert_close, assert_order
 from tests.dynamics.noise.routes import F64, start_at
@@ -118,5 +119,5 @@ def test_rotations_keep_frames_orthonormal_and_are_tamed(shape, rank, generator)
     for frame in rotated(p.u, p.vh.mT, rates, draw):
         assert_close(frame.mT @ frame, torch.eye(rank, dtype=F64))
     rough = p.u + 1e-5 * torch.randn(p.u.shape, generator=generator, dtype=F64)
-    better = polished_frame(rough)
+    better = orthonormalized(rough)
     assert float((better.mT @ better - torch.eye(rank, dtype=F64)).norm()) < 1e-8
