@@ -20,7 +20,7 @@ from dln_geometry.support.arguments import (
 )
 from dln_geometry.support.depth import Depth, as_depth, as_layer_count, as_normalized
 from dln_geometry.support.progress import Progress, ProgressCallback, progress_bar
-from dln_geometry.support.random import as_generator, as_index, chi, normal
+from dln_geometry.support.random import as_generator, as_index, as_module_generator, chi, normal
 from dln_geometry.support.tensors import (
     Array,
     as_covector,
@@ -51,6 +51,7 @@ __all__ = [
     "as_layer_count",
     "as_matrix",
     "as_matrix_shape",
+    "as_module_generator",
     "as_normalized",
     "as_positive",
     "as_rank",

@@ -7,6 +7,7 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,11 +39,37 @@ def as_index(dyson_index: Any) -> float:
     return index if math.isinf(index) else min(index, _MOST_INDEX)
 
 
-def as_generator(generator: torch.Generator | None, device: torch.device) -> torch.Generator:
-    """Return the user's generator, or a fresh one; the global one is never touched."""
+def as_generator(generator: Any, device: torch.device) -> torch.Generator:
+    """Return the user's generator, one from the user's seed, or a fresh one on the device.
+
+    The global generator is never touched: functions are random by their arguments alone.
+    """
+    if isinstance(generator, torch.Generator):
+        return generator
+    seed = None if generator is None else _as_seed(generator)
+    made = torch.Generator(device=device)
+    made.seed() if seed is None else made.manual_seed(seed)
+    return made
+
+
+def as_module_generator(generator: Any, device: torch.device) -> torch.Generator:
+    """Return a generator for a module: without one from the user, ``torch.manual_seed`` decides.
+
+    The global generator of the CPU gives the seed, on whatever device the module lives. Modules and
+    in-place initialisers take this one, as users of `torch.nn.init` expect; functions take
+    `as_generator`.
+    """
     if generator is None:
-        generator = torch.Generator(device=device)
-        generator.seed()
-    elif not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
-    return generator
+        generator = int(torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu"))
+    return as_generator(generator, device)
+
+
+def _as_seed(seed: Any) -> int:
+    if isinstance(seed, bool | np.bool_) or not isinstance(seed, numbers.Integral):
+        raise TypeError(
+            f"generator must be a torch.Generator or an integer seed, got {type(seed).__name__}"
+        )
+    number = int(seed)
+    if not 0 <= number < 2**64:
+        raise ValueError(f"generator must be a seed from 0 to 2**64 - 1, got {number}")
+    return number

@@ -15,6 +15,7 @@ from dln_geometry.support import (
     as_generator,
     as_layer_count,
     as_matrix,
+    as_module_generator,
     as_normalized,
     as_rank,
     as_width_sequence,
@@ -216,5 +217,34 @@ def test_generators():
     one, two = (as_generator(None, torch.device("cpu")) for _ in range(2))
     assert one.initial_seed() != two.initial_seed()
     assert torch.equal(torch.get_rng_state(), before)
-    with pytest.raises(TypeError, match="generator must be a torch.Generator"):
-        as_generator(0, torch.device("cpu"))
+    seeded = [torch.randn(3, generator=as_generator(s, torch.device("cpu"))) for s in (7, 7, 8)]
+    assert torch.equal(seeded[0], torch.randn(3, generator=torch.Generator().manual_seed(7)))
+    assert torch.equal(seeded[0], seeded[1])
+    assert not torch.equal(seeded[0], seeded[2])
+    as_generator(np.int64(7), torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_generators_of_modules_follow_the_global_seed():
+    cpu = torch.device("cpu")
+    own = torch.Generator().manual_seed(3)
+    assert as_module_generator(own, cpu) is own
+    assert as_module_generator(3, cpu).initial_seed() == 3
+    with torch.random.fork_rng():
+        seeds = []
+        for _ in range(2):
+            torch.manual_seed(5)
+            seeds.append([as_module_generator(None, cpu).initial_seed() for _ in range(2)])
+    assert seeds[0] == seeds[1]
+    assert seeds[0][0] != seeds[0][1]
+
+
+@pytest.mark.parametrize(
+    ("generator", "error"),
+    [(s, TypeError) for s in (True, 1.0, "0", torch.Generator)]
+    + [(s, ValueError) for s in (-1, 2**64)],
+)
+def test_bad_generators(generator, error):
+    for door in as_generator, as_module_generator:
+        with pytest.raises(error, match="generator must be"):
+            door(generator, torch.device("cpu"))

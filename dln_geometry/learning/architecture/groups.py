@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dln_geometry.learning.functional import Tensors
 from dln_geometry.learning.symmetry import Symmetry
-from dln_geometry.support import as_count
+from dln_geometry.support import as_count, as_generator
 
 Kind = Literal["scale", "translation", "rescale", "gauge", "permutation"]
 Element = Tensor | tuple[Tensor, ...]
@@ -177,12 +177,15 @@ class SymmetricGroup:
         for part in self.parts:
             part.check(params)
 
-    def random_element(self, params: Tensors, generator: torch.Generator) -> Element:
+    def random_element(
+        self, params: Tensors, generator: torch.Generator | int | None = None
+    ) -> Element:
         """Draw an element for `act`, with the shapes, dtype and device of the parameters."""
         like = params[self.first[0].name]
+        source = as_generator(generator, like.device)
 
         def normal(*shape: int) -> Tensor:
-            options: Any = {"generator": generator, "device": generator.device}
+            options: Any = {"generator": source, "device": source.device}
             return torch.randn(shape, dtype=torch.float64, **options).to(like)
 
         if self.kind == "translation":
@@ -191,7 +194,7 @@ class SymmetricGroup:
             d = self.first[0].block
             return normal(self.units, d, d) / d**0.5
         if self.kind == "permutation":
-            order = torch.randperm(self.units, generator=generator, device=generator.device)
+            order = torch.randperm(self.units, generator=source, device=source.device)
             return order.to(like.device)
         return normal(self.units)
 

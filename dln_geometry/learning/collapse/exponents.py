@@ -81,7 +81,7 @@ def lyapunov(
     weight_decay: float = 0.0,
     momentum: float = 0.0,
     steps: int = 4096,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | int | None = None,
 ) -> Lyapunov:
     """Return the rate at which SGD leaves the symmetric set, negative if it is drawn to it.
 
@@ -125,7 +125,7 @@ def noise_threshold(
     *,
     weight_decay: float = 0.0,
     steps: int = 4096,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | int | None = None,
 ) -> float:
     """Return the learning rate above which the noise of SGD makes a mirror collapse.
 

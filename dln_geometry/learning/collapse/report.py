@@ -78,7 +78,7 @@ def collapse_report(
     tol: float = 1e-3,
     loss: str | None = None,
     families: Sequence[MirrorFamily] | None = None,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | int | None = None,
 ) -> CollapseReport:
     """Return the mirrors of a network that are collapsed or nearest to it.
 

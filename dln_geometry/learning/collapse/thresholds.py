@@ -52,7 +52,7 @@ def stability(
     params: Any,
     *,
     tol: float | None = None,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | int | None = None,
 ) -> Stability:
     """Return the weight decay at which a mirror symmetry collapses.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dln_geometry.learning.constraints.ownership import own_parameter
-from dln_geometry.support import as_generator, as_positive, normal
+from dln_geometry.support import as_module_generator, as_positive, normal
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -43,7 +43,7 @@ def syre_(
     *,
     sigma: float | None = None,
     anisotropy: float = 0.0,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | int | None = None,
 ) -> M:
     r"""Remove the symmetries of a loss, so that no parameters collapse onto their fixed sets.
 
@@ -66,8 +66,8 @@ def syre_(
     anisotropy : float
         In [0, 1): the decay of each entry is multiplied by a random number, uniform between
         ``1 - anisotropy`` and ``1 + anisotropy``, which also breaks rotations for good.
-    generator : torch.Generator, optional
-        Source of randomness; a fresh one if not given. The global one is never touched.
+    generator : torch.Generator or int, optional
+        Source of randomness, or its seed; if not given ``torch.manual_seed`` decides.
 
     References
     ----------
@@ -97,8 +97,9 @@ def syre_(
     # Find all before changing any: an error leaves the module as it was.
     sites = [own_parameter(module, name) for name in chosen]
     sizes = [0.01 / math.sqrt(_inputs(owner, p)) for owner, _, p in sites]
+    source = as_module_generator(generator, sites[0][2].device)
     for (owner, leaf, p), size in zip(sites, sizes, strict=True):
-        source, scale = as_generator(generator, p.device), None
+        scale = None
         offset = normal(p.shape, source, p.dtype, p.device) * (size if sigma is None else sigma)
         if spread > 0:
             uniform = torch.rand(p.shape, generator=source, dtype=p.dtype, device=source.device)

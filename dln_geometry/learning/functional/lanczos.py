@@ -17,7 +17,7 @@ def largest_eigenvalue(
     rtol: float | None = None,
     max_products: int = 1000,
     subspace: int = 48,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the largest eigenvalue of a symmetric operator and a unit eigenvector.
 

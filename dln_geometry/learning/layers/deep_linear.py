@@ -63,7 +63,7 @@ class DeepLinear(nn.Module):
         rank: int | None = None,
         scale: float = 1.0,
         distribution: str = "gaussian",
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -95,7 +95,7 @@ class DeepLinear(nn.Module):
         hidden: int | Sequence[int] | None = None,
         *,
         gauge: str | Sequence[Any] | None = None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | int | None = None,
     ) -> DeepLinear:
         """Return a deep layer with the function of an `nn.Linear`: balanced factors of its weight.
 
@@ -143,7 +143,7 @@ class DeepLinear(nn.Module):
         """Number N of layers."""
         return len(self.widths) - 1
 
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+    def reset_parameters(self, generator: torch.Generator | int | None = None) -> None:
         """Draw the weights anew, balanced, as at construction; set the bias to zero."""
         fill_balanced(
             list(self.weights),

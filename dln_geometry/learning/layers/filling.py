@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.points import balanced_chain, haar_stiefel
-from dln_geometry.support import as_generator, as_matrix, as_positive, as_rank, normal
+from dln_geometry.support import as_matrix, as_module_generator, as_positive, as_rank, normal
 
 
 def fill_balanced(
@@ -22,7 +22,7 @@ def fill_balanced(
     rank: int | None = None,
     scale: float = 1.0,
     gauge: str | Sequence[Any] | None = "haar",
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | int | None = None,
 ) -> None:
     """Overwrite a chain of weights by balanced factors; the options are those of `balanced_`."""
     widths = _widths_of(weights)
@@ -34,17 +34,20 @@ def fill_balanced(
     # svd does not exist below single precision.
     dtype = first.dtype if first.dtype.itemsize >= 4 else torch.float32
     batch, device = first.shape[:-2], first.device
-    generator = as_generator(generator, device)
+    source: Any = None
+    if generator is not None or end_to_end is None or isinstance(gauge, str):
+        # Otherwise nothing is random, and the global generator stays where it is.
+        source = as_module_generator(generator, device)
     with torch.no_grad():
         if end_to_end is None:
             r = as_rank(min(widths) if rank is None else rank, min(widths), "the smallest width")
             shape = (*batch, widths[-1], widths[0])
-            options: dict[str, Any] = {"generator": generator, "dtype": dtype, "device": device}
+            options: dict[str, Any] = {"generator": source, "dtype": dtype, "device": device}
             u, s, vh = _random_svd(shape, r, distribution, **options)
         else:
             x = as_matrix(end_to_end, "end_to_end", dtype=dtype, device=device)
             u, s, vh = _svd_within(x, widths, batch, rank)
-        factors = balanced_chain((u, scale * s, vh), len(weights), widths, gauge, generator)
+        factors = balanced_chain((u, scale * s, vh), len(weights), widths, gauge, source)
         for w, factor in zip(weights, factors, strict=True):
             w.copy_(factor)
 

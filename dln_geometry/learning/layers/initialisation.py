@@ -22,7 +22,7 @@ def balanced_(
     rank: int | None = None,
     scale: float = 1.0,
     gauge: str | Sequence[Any] | None = "haar",
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | int | None = None,
 ) -> T:
     """Fill consecutive linear layers with balanced factors of one matrix, in place; return them.
 
@@ -49,8 +49,8 @@ def balanced_(
         Positive factor of X.
     gauge : "haar", None or sequence of array_like
         Hidden frames Q_p: random, canonical (first columns of the identity), or given.
-    generator : torch.Generator, optional
-        Source of randomness; a fresh one if not given. The global one is never touched.
+    generator : torch.Generator or int, optional
+        Source of randomness, or its seed; if not given ``torch.manual_seed`` decides.
 
     References
     ----------

@@ -77,7 +77,7 @@ class Reflection:
         loss: Callable[[Any], Tensor],
         params: Any,
         *,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | int | None = None,
     ) -> float:
         """Return the relative violation of the symmetry by a loss: a rounding error if it has it.
 
@@ -108,7 +108,7 @@ class Reflection:
         params: Any,
         *,
         rtol: float | None = None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | int | None = None,
     ) -> bool:
         """Tell whether `residual` is at most `rtol`, by default the root of the precision."""
         allowed = self._allowed(params) if rtol is None else rtol

@@ -81,7 +81,12 @@ def accumulated_error(
 
 
 def max_learning_rate(
-    loss: Loss, params: Tensors, eps: float, order: int, *, generator: torch.Generator | None = None
+    loss: Loss,
+    params: Tensors,
+    eps: float,
+    order: int,
+    *,
+    generator: torch.Generator | int | None = None,
 ) -> float:
     """Return the largest learning rate whose error in one step is at most `eps` at `params`.
 

@@ -22,7 +22,7 @@ from dln_geometry.learning.functional import (
 )
 from dln_geometry.learning.motion.series import closed_motion
 from dln_geometry.learning.motion.spectrum import flat_product
-from dln_geometry.support import as_count, as_flag, as_positive
+from dln_geometry.support import as_count, as_flag, as_generator, as_positive
 
 
 class VectorField:
@@ -105,7 +105,12 @@ class EquationOfMotion(VectorField):
 
 
 def equation_of_motion(
-    loss: Loss, lr: float, order: int, *, check: bool = True, generator: Generator | None = None
+    loss: Loss,
+    lr: float,
+    order: int,
+    *,
+    check: bool = True,
+    generator: Generator | int | None = None,
 ) -> EquationOfMotion:
     """Return the field ``F = -g - lr xi_0 - ... - lr^(order + 1) xi_order`` of gradient descent.
 
@@ -123,8 +128,8 @@ def equation_of_motion(
     check : bool
         Whether to call `EquationOfMotion.check` at the first point where the field is evaluated
         (not for gradient flow, which always exists): a ValueError if ``lr lambda_max >= 1``.
-    generator : torch.Generator, optional
-        Start of the Lanczos method in that check; a fresh one if not given.
+    generator : torch.Generator or int, optional
+        Start of the Lanczos method in that check, or its seed; a fresh one if not given.
 
     Returns
     -------
@@ -146,6 +151,8 @@ def equation_of_motion(
     -1.05361
     """
     lr, order = as_positive(lr, "lr"), as_count(order, "order", -1)
+    if generator is not None:
+        generator = as_generator(generator, torch.device("cpu"))
     return EquationOfMotion(loss, lr, order, as_flag(check, "check"), generator)
 
 

@@ -45,7 +45,7 @@ def sharpness(
     *,
     rtol: float | None = None,
     max_products: int = 1000,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | int | None = None,
 ) -> Tensor:
     """Return the largest eigenvalue ``lambda_max`` of the Hessian, a scalar tensor.
 
@@ -61,8 +61,8 @@ def sharpness(
         of the residual over the gap.
     max_products : int
         Most products with the Hessian (about two gradients each); a RuntimeError beyond.
-    generator : torch.Generator, optional
-        Source of the random start; a fresh one if not given.
+    generator : torch.Generator or int, optional
+        Source of the random start, or its seed; a fresh one if not given.
 
     Examples
     --------

@@ -158,7 +158,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match="anisotropy must be below 1"):
         syre_(net, anisotropy=1.0)
     with pytest.raises(TypeError, match="generator must be a torch.Generator"):
-        syre_(net, generator=3)
+        syre_(net, generator="3")
     syre_(net, "0.weight")
     with pytest.raises(ValueError, match="must be plain, got one that is parametrised"):
         syre_(net, "0.weight")

@@ -91,16 +91,25 @@ def test_starts_balanced_with_the_rank_and_scale_asked_for(generator):
     assert not layer.bias.any()
 
 
-def test_is_reproducible_and_leaves_the_global_generator_alone(generator):
+def test_is_reproducible_by_a_generator_a_seed_or_the_global_one(generator):
     state, seed = torch.get_rng_state(), generator.get_state()
     first = DeepLinear((4, 3, 5), generator=generator)
     second = DeepLinear((4, 3, 5), generator=generator.set_state(seed))
     assert torch.equal(first.end_to_end(), second.end_to_end())
-    third = DeepLinear((4, 3, 5))
-    assert not torch.equal(first.end_to_end(), third.end_to_end())
-    third.collapse()
-    DeepLinear.from_linear(first.collapse(), 3, gauge="haar")
+    third = [DeepLinear((4, 3, 5), generator=s).end_to_end() for s in (7, 7, 8)]
+    assert torch.equal(third[0], third[1])
+    assert not torch.equal(third[0], third[2])
+    DeepLinear.from_linear(first.collapse(), 3, gauge="haar", generator=2)
+    DeepLinear.from_linear(first.collapse(), 3)
     assert torch.equal(state, torch.get_rng_state())
+    with torch.random.fork_rng():
+        drawn = []
+        for _ in range(2):
+            torch.manual_seed(3)
+            drawn.append([DeepLinear((4, 3, 5)).end_to_end() for _ in range(2)])
+    assert torch.equal(drawn[0][0], drawn[1][0])
+    assert torch.equal(drawn[0][1], drawn[1][1])
+    assert not torch.equal(drawn[0][0], drawn[0][1])
 
 
 def test_copies_pickles_and_state(generator):
@@ -218,7 +227,7 @@ def test_trains_in_a_model(generator):
         ({"widths": (3, 2), "distribution": "uniform"}, ValueError, 'must be "gaussian" or'),
         ({"widths": (3, 2), "dtype": torch.int64}, TypeError, "dtype must be a real floating"),
         ({"widths": (3, 2), "dtype": torch.complex64}, TypeError, "dtype must be a real"),
-        ({"widths": (3, 2), "generator": 7}, TypeError, "generator must be a torch.Generator"),
+        ({"widths": (3, 2), "generator": "7"}, TypeError, "generator must be a torch.Generator"),
     ],
 )
 def test_bad_construction(arguments, error, message):

@@ -148,15 +148,23 @@ def test_haar_gauge_mixes_the_hidden_layer_and_the_canonical_does_not(generator)
     assert bool((weights[0] != 0).all())
 
 
-def test_is_reproducible_and_leaves_the_global_generator_alone(generator):
+def test_is_reproducible_by_a_generator_a_seed_or_the_global_one(generator):
     state, seed = torch.get_rng_state(), generator.get_state()
     a, b = ([torch.empty(5, 5) for _ in range(3)] for _ in range(2))
     balanced_(a, generator=generator)
     balanced_(b, generator=generator.set_state(seed))
     assert all(torch.equal(v, w) for v, w in zip(a, b, strict=True))
-    balanced_(b)
+    balanced_(b, generator=5)
     assert not torch.equal(a[0], b[0])
+    balanced_(a, generator=5)
+    assert torch.equal(a[0], b[0])
     assert torch.equal(state, torch.get_rng_state())
+    with torch.random.fork_rng():
+        for weights in a, b:
+            torch.manual_seed(3)
+            balanced_(weights)
+            balanced_(weights, end_to_end=torch.eye(5))
+    assert all(torch.equal(v, w) for v, w in zip(a, b, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
@@ -231,7 +239,7 @@ def _weight_norm():
         (nn.Linear(4, 3), {"scale": -1.0}, ValueError, "scale must be positive and finite"),
         (nn.Linear(4, 3), {"scale": True}, TypeError, "scale must be a real number"),
         (nn.Linear(4, 3), {"distribution": "normal"}, ValueError, "distribution must be"),
-        (nn.Linear(4, 3), {"generator": 0}, TypeError, "generator must be"),
+        (nn.Linear(4, 3), {"generator": "0"}, TypeError, "generator must be"),
         (DeepLinear((4, 3, 3)), {"gauge": "free"}, ValueError, "gauge must be None"),
         (nn.Linear(4, 3), {"end_to_end": torch.ones(4, 3)}, ValueError, r"shape \(3, 4\)"),
         (nn.Linear(4, 3), {"end_to_end": torch.ones(4)}, ValueError, "end_to_end must have"),
