@@ -1,6 +1,7 @@
 """Shared by every room: checks of arguments, the depth, random numbers, files, progress.
 
-Open `arguments` (numbers, flags, shapes), `tensors` (arrays and layers) and `depth` first. A check
+Open `arguments` (numbers, flags, shapes), `tensors` (arrays and layers), `array_likes` (what counts
+as an array) and `depth` first. A check
 that two rooms need is written here, once; it says what was required and what came.
 """
 
@@ -8,26 +9,33 @@ from __future__ import annotations
 
 from dln_geometry.support.archives import read_archive, write_archive, written_whole
 from dln_geometry.support.arguments import (
+    as_choice,
     as_count,
     as_flag,
     as_matrix_shape,
     as_positive,
     as_rank,
+    as_real,
+    as_rtol,
     as_sides,
     as_size,
     as_width_sequence,
     as_widths,
+    shown,
 )
+from dln_geometry.support.array_likes import read_array, sparse_places
 from dln_geometry.support.depth import Depth, as_depth, as_layer_count, as_normalized
 from dln_geometry.support.progress import Progress, ProgressCallback, progress_bar
 from dln_geometry.support.random import as_generator, as_index, as_module_generator, chi, normal
 from dln_geometry.support.tensors import (
     Array,
     as_covector,
+    as_device,
     as_dtype,
     as_factors,
     as_float_tensor,
     as_matrix,
+    common_batch,
     epsilon,
     least,
     namespace,
@@ -39,9 +47,11 @@ __all__ = [
     "Depth",
     "Progress",
     "ProgressCallback",
+    "as_choice",
     "as_count",
     "as_covector",
     "as_depth",
+    "as_device",
     "as_dtype",
     "as_factors",
     "as_flag",
@@ -55,17 +65,23 @@ __all__ = [
     "as_normalized",
     "as_positive",
     "as_rank",
+    "as_real",
+    "as_rtol",
     "as_sides",
     "as_size",
     "as_width_sequence",
     "as_widths",
     "chi",
+    "common_batch",
     "epsilon",
     "least",
     "namespace",
     "normal",
     "progress_bar",
     "read_archive",
+    "read_array",
+    "shown",
+    "sparse_places",
     "warn",
     "write_archive",
     "written_whole",

@@ -4,49 +4,102 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dln_geometry.support.warning import warn
+
+# The largest size that torch can name.
+LARGEST = 2**63 - 1
+
+
+def shown(value: Any) -> str:
+    """Return a short text of what came, for messages: one line, whatever the value is."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # integers of thousands of digits have no repr, and others may fail
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def as_real(value: Any, name: str) -> float:
+    """Return a real number: a float, an integer, a `Fraction`, a `Decimal`, a numpy scalar."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real | Decimal):
+        raise TypeError(f"{name} must be a real number, got {shown(value)}")
+    try:
+        return float(value)
+    except (OverflowError, ValueError):
+        raise ValueError(f"{name} must be finite, got {shown(value)}") from None
+
 
 def as_positive(value: Any, name: str, *, zero: bool = False) -> float:
     """Return a positive finite number (or 0, where that is allowed)."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a real number, got {value!r}")
-    number = float(value)
+    number = as_real(value, name)
     if not 0 <= number < math.inf or (number == 0 and not zero):
         sign = "non-negative" if zero else "positive"
-        raise ValueError(f"{name} must be {sign} and finite, got {value!r}")
+        raise ValueError(f"{name} must be {sign} and finite, got {shown(value)}")
     return number
+
+
+def as_rtol(
+    value: Any, dtype: torch.dtype, name: str = "rtol", *, default: float | None = None
+) -> float:
+    """Return a relative tolerance between 4 machine epsilons of the type and 1.
+
+    A warning tells if it is moved there, except for the `default` of the function that was called.
+    """
+    number, least = as_positive(value, name), 4 * torch.finfo(dtype).eps
+    tolerance = min(max(number, least), 1.0)
+    if tolerance != number and number != default:
+        bound = f"at most 1, got {shown(value)}"
+        if number < least:
+            bound = f"at least 4 eps = {least:.1e} in {dtype}, got {shown(value)}"
+        warn(f"{name} must be {bound}: {tolerance:.3g} is used")
+    return tolerance
+
+
+def as_choice(value: Any, choices: Collection[str], name: str) -> str:
+    """Return one of some words."""
+    if not isinstance(value, str) or value not in choices:
+        kind = ValueError if isinstance(value, str) else TypeError
+        named = ", ".join(f'"{choice}"' for choice in choices)
+        raise kind(f"{name} must be one of {named}, got {shown(value)}")
+    return value
 
 
 def as_count(value: Any, name: str, least: int = 1) -> int:
     """Return an integer that is at least `least`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
+        raise TypeError(f"{name} must be an integer, got {shown(value)}")
     if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
+        raise ValueError(f"{name} must be at least {least}, got {shown(value)}")
+    if int(value) > LARGEST:
+        raise ValueError(f"{name} must be at most {LARGEST}, got {shown(value)}")
     return int(value)
 
 
 def as_flag(value: Any, name: str) -> bool:
     """Return a truth value; strings and numbers are refused."""
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
+        raise TypeError(f"{name} must be True or False, got {shown(value)}")
     return bool(value)
 
 
 def as_matrix_shape(shape: Any) -> tuple[int, int]:
     """Return the shape (m, n) of a matrix."""
-    pair = isinstance(shape, Sequence | torch.Size) and len(shape) == 2
+    shape = _listed(shape)
+    pair = isinstance(shape, Sequence) and not isinstance(shape, str | bytes) and len(shape) == 2
     if not pair or any(isinstance(d, bool) or not isinstance(d, numbers.Integral) for d in shape):
-        raise TypeError(f"shape must be a pair of integers (m, n), got {shape!r}")
-    if min(shape) < 1:
-        raise ValueError(f"shape must be positive, got {tuple(shape)}")
-    return int(shape[0]), int(shape[1])
+        raise TypeError(f"shape must be a pair of integers (m, n), got {shown(shape)}")
+    m, n = (int(d) for d in shape)
+    if not 1 <= min(m, n) <= max(m, n) <= LARGEST:
+        raise ValueError(f"shape must be positive, got {shown((m, n))}")
+    return m, n
 
 
 def as_sides(shape: Any) -> tuple[int, int]:
@@ -55,18 +108,19 @@ def as_sides(shape: Any) -> tuple[int, int]:
     return max(sides), min(sides)
 
 
-def as_size(size: Any) -> tuple[int, ...]:
+def as_size(size: Any, name: str = "size") -> tuple[int, ...]:
     """Return the shape of a batch."""
-    sizes = size if isinstance(size, Sequence) and not isinstance(size, str) else (size,)
-    return tuple(as_count(d, "size") for d in sizes)
+    size = _listed(size)
+    sizes = size if isinstance(size, Sequence) and not isinstance(size, str | bytes) else (size,)
+    return tuple(as_count(d, name) for d in sizes)
 
 
 def as_rank(rank: Any, largest: int, what: str) -> int:
     """Return a rank between 1 and `largest`."""
     if isinstance(rank, bool) or not isinstance(rank, numbers.Integral):
-        raise TypeError(f"rank must be an integer, got {rank!r}")
+        raise TypeError(f"rank must be an integer, got {shown(rank)}")
     if not 1 <= int(rank) <= largest:
-        raise ValueError(f"rank must lie between 1 and {largest} ({what}), got {rank}")
+        raise ValueError(f"rank must lie between 1 and {largest} ({what}), got {shown(rank)}")
     return int(rank)
 
 
@@ -77,10 +131,9 @@ def as_widths(widths: Any, shape: tuple[int, int], layers: int, rank: int) -> tu
     width of every hidden layer.
     """
     m, n = shape
-    if isinstance(widths, np.ndarray | Tensor):
-        widths = widths.tolist()
+    widths = _listed(widths)
     if widths is None or (isinstance(widths, numbers.Integral) and not isinstance(widths, bool)):
-        hidden = min(m, n) if widths is None else int(widths)
+        hidden = min(m, n) if widths is None else as_count(widths, "widths")
         resolved = (n, *(hidden,) * (layers - 1), m)
     else:
         resolved = as_width_sequence(widths)
@@ -97,15 +150,23 @@ def as_widths(widths: Any, shape: tuple[int, int], layers: int, rank: int) -> tu
 
 def as_width_sequence(widths: Any) -> tuple[int, ...]:
     """Return widths as a tuple of at least two positive integers."""
-    if isinstance(widths, np.ndarray | Tensor):
-        widths = widths.tolist()
-    if isinstance(widths, str) or not isinstance(widths, Sequence):
-        raise TypeError(f"widths must be a sequence (d_0, ..., d_N), got {widths!r}")
+    widths = _listed(widths)
+    if isinstance(widths, str | bytes | bytearray) or not isinstance(widths, Sequence):
+        raise TypeError(f"widths must be a sequence (d_0, ..., d_N), got {shown(widths)}")
     if len(widths) < 2:
-        raise ValueError(f"widths must hold at least two numbers (d_0, d_1), got {widths!r}")
+        raise ValueError(f"widths must hold at least two numbers (d_0, d_1), got {shown(widths)}")
     for d in widths:
         if isinstance(d, bool) or not isinstance(d, numbers.Integral):
-            raise TypeError(f"widths must be integers, got {widths!r}")
-        if d < 1:
-            raise ValueError(f"widths must be positive, got {tuple(widths)}")
+            raise TypeError(f"widths must be integers, got {shown(widths)}")
+        if not 1 <= int(d) <= LARGEST:
+            raise ValueError(f"widths must be positive, got {shown(tuple(widths))}")
     return tuple(int(d) for d in widths)
+
+
+def _listed(x: Any) -> Any:
+    """Return the numbers of an array, a tensor or a Series as plain ones, anything else as it is.
+
+    Entries hidden by a mask become None, and are refused.
+    """
+    array = isinstance(x, np.ndarray | Tensor) or (hasattr(x, "__array__") and hasattr(x, "tolist"))
+    return x.tolist() if array and not isinstance(x, np.generic) else x

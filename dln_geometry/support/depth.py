@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import numbers
+from decimal import Decimal
 from typing import Any, Self
 
+import numpy as np
 import torch
 
+from dln_geometry.support.arguments import shown
 from dln_geometry.support.tensors import Array, namespace
 
 __all__ = ["Depth", "as_depth", "as_layer_count", "as_normalized"]
@@ -74,11 +77,16 @@ def as_depth(depth: Any) -> Depth:
     """Return a depth in [1, inf]."""
     if isinstance(depth, Depth):
         return depth
-    if isinstance(depth, bool) or not isinstance(depth, numbers.Real):
-        raise TypeError(f"depth must be a real number >= 1 or inf, got {depth!r}")
-    if not float(depth) >= 1:
-        raise ValueError(f"depth must be a real number >= 1 or inf, got {depth!r}")
-    return Depth(float(depth))
+    required = "depth must be a real number >= 1 or inf, got"
+    if isinstance(depth, bool) or not isinstance(depth, numbers.Real | Decimal):
+        raise TypeError(f"{required} {shown(depth)}")
+    try:
+        value = float(depth)
+    except (OverflowError, ValueError):
+        raise ValueError(f"{required} {shown(depth)}") from None
+    if not value >= 1:
+        raise ValueError(f"{required} {shown(depth)}")
+    return Depth(value)
 
 
 def as_layer_count(depth: Any) -> int:
@@ -90,10 +98,10 @@ def as_normalized(normalized: bool | None, depth: float) -> bool:
     """Resolve the normalisation of the metric: no 1/N at finite depth, A/N at infinity."""
     if normalized is None:
         return math.isinf(depth)
-    if not isinstance(normalized, bool):
-        raise TypeError(f"normalized must be True, False or None, got {normalized!r}")
+    if not isinstance(normalized, bool | np.bool_):
+        raise TypeError(f"normalized must be True, False or None, got {shown(normalized)}")
     if math.isinf(depth) and not normalized:
         raise ValueError(
             "normalized must be True or None at infinite depth: only A/N has a limit, got False"
         )
-    return normalized
+    return bool(normalized)

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dln_geometry.support.arguments import as_real, shown
+
 # Above it noise is below the rounding of the repulsion, and the square of the index overflows.
 _MOST_INDEX = 1e30
 
@@ -31,11 +33,9 @@ def chi(degrees: Tensor, batch: Sequence[int], generator: torch.Generator) -> Te
 
 def as_index(dyson_index: Any) -> float:
     """Return a Dyson index in (0, inf]."""
-    if isinstance(dyson_index, bool) or not isinstance(dyson_index, numbers.Real):
-        raise TypeError(f"dyson_index must be a number in (0, inf], got {dyson_index!r}")
-    if not float(dyson_index) > 0:
-        raise ValueError(f"dyson_index must be positive (inf is allowed), got {dyson_index}")
-    index = float(dyson_index)
+    index = as_real(dyson_index, "dyson_index")
+    if not index > 0:
+        raise ValueError(f"dyson_index must be positive (inf is allowed), got {shown(dyson_index)}")
     return index if math.isinf(index) else min(index, _MOST_INDEX)
 
 
@@ -71,5 +71,5 @@ def _as_seed(seed: Any) -> int:
         )
     number = int(seed)
     if not 0 <= number < 2**64:
-        raise ValueError(f"generator must be a seed from 0 to 2**64 - 1, got {number}")
+        raise ValueError(f"generator must be a seed from 0 to 2**64 - 1, got {shown(number)}")
     return number

@@ -11,6 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dln_geometry.support.arguments import shown
+from dln_geometry.support.array_likes import read_array
+
 _Device = torch.device | str | None
 
 # One formula serves tensors and small numpy arrays, where calls cost more than the work.
@@ -20,36 +23,38 @@ Array = TypeVar("Array", Tensor, np.ndarray)
 def as_float_tensor(
     x: Any, name: str, *, dtype: torch.dtype | None = None, device: _Device = None
 ) -> Tensor:
-    """Convert `x` to a finite real floating tensor.
+    """Convert `x`, an array-like, to a finite real floating tensor.
 
     Integers and booleans become the default float, half precision becomes float32, in `x` as in
-    `dtype` (no decomposition exists below it).
+    `dtype` (no decomposition exists below it). Tensors and arrays stay where they are unless a
+    `device` is asked for, whatever the default device is; plain numbers go to the default device.
     """
-    if isinstance(x, str | bytes) or x is None:
-        raise TypeError(f"{name} must be a real array or tensor, got {type(x).__name__}")
-    if dtype is not None:
-        dtype = as_dtype(dtype)
-    if isinstance(x, np.ndarray | np.generic):
-        x = _shareable(np.asarray(x))
-    try:
-        tensor = torch.as_tensor(x, device=device)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
-            f"{name} must be a real array or tensor, got {type(x).__name__}: {error}"
-        ) from None
-    if tensor.is_complex():
-        raise TypeError(f"{name} must be real, got {tensor.dtype}")
-    if tensor.layout != torch.strided:
-        raise TypeError(f"{name} must be dense, got the layout {tensor.layout}")
-    working = tensor.dtype if tensor.is_floating_point() else torch.get_default_dtype()
-    tensor = tensor.to(as_dtype(working))
-    if dtype is not None and tensor.dtype != dtype:
-        # Python numbers are read anew: they came in as the default float.
-        new = not hasattr(x, "dtype")
-        tensor = torch.as_tensor(x, dtype=dtype, device=device) if new else tensor.to(dtype)
+    tensor, own = read_array(x, name)
+    if dtype is None:
+        floating = own and tensor.is_floating_point()
+        dtype = tensor.dtype if floating else torch.get_default_dtype()
+    if device is None and not own:
+        device = torch.get_default_device()
+    place = tensor.device if device in (None, tensor.device) else as_device(device)
+    tensor = tensor.to(place, as_dtype(dtype))
     if not bool(torch.isfinite(tensor.detach()).all()):
         raise ValueError(f"{name} must be finite, got NaN or infinite entries")
     return tensor
+
+
+def as_device(device: Any, name: str = "device") -> torch.device:
+    """Return a device that is there, with its index."""
+    required = f"{name} must be one that is there, got {shown(device)}"
+    if isinstance(device, bool) or not isinstance(device, str | torch.device | int):
+        raise TypeError(f"{required}: it is no device")
+    try:
+        place = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{required}: {reason}") from None
+    if place.type == "meta":
+        raise ValueError(f"{required}: it holds no numbers")
+    return place
 
 
 def as_dtype(dtype: Any) -> torch.dtype:
@@ -59,18 +64,6 @@ def as_dtype(dtype: Any) -> torch.dtype:
     if not dtype.is_floating_point:
         raise TypeError(f"dtype must be a real floating type, got {dtype}")
     return torch.float32 if dtype.itemsize < 4 else dtype
-
-
-def _shareable(x: np.ndarray) -> np.ndarray:
-    """Return an array that torch can share: native numbers, plain strides, writeable."""
-    if x.dtype.kind == "f" and x.dtype.itemsize > 8:
-        x = x.astype(np.float64)
-    elif x.dtype.kind == "c" or not x.dtype.isnative:
-        # Complex numbers of any width: they are refused by their type.
-        x = x.astype(np.complex128 if x.dtype.kind == "c" else x.dtype.newbyteorder("="))
-    if not x.flags.writeable or any(step < 0 or step % x.itemsize for step in x.strides):
-        x = np.array(x, order="C")
-    return x
 
 
 def as_matrix(
@@ -85,22 +78,46 @@ def as_matrix(
     return tensor
 
 
-def as_covector(g: Any, like: Tensor, shape: tuple[int, int], name: str) -> Tensor:
-    """Convert a matrix that goes with a point: its last two dimensions must be `shape`."""
+def as_covector(
+    g: Any, like: Tensor, shape: tuple[int, int], name: str, batch: Sequence[int] | None = None
+) -> Tensor:
+    """Convert a matrix that goes with a point of this type: its last two dimensions are `shape`.
+
+    With `batch`, the leading dimensions of the point, those of the matrix must broadcast with it.
+    """
     tensor = as_matrix(g, name, dtype=like.dtype, device=like.device)
     if tuple(tensor.shape[-2:]) != tuple(shape):
         required = f"shape (..., {shape[0]}, {shape[1]}) like the point"
         raise ValueError(f"{name} must have {required}, got {tuple(tensor.shape)}")
+    if batch is not None:
+        common_batch(**{"point": batch, name: tensor.shape[:-2]})
     return tensor
+
+
+def common_batch(**batches: Sequence[int]) -> tuple[int, ...]:
+    """Return the leading dimensions of arguments broadcast together; refuse those that do not."""
+    common: tuple[int, ...] = ()
+    for name, batch in batches.items():
+        if batch and common and tuple(batch) != common:
+            try:
+                common = tuple(torch.broadcast_shapes(common, batch))
+            except RuntimeError:
+                required = f"leading dimensions that broadcast with {common}"
+                raise ValueError(f"{name} must have {required}, got {tuple(batch)}") from None
+        else:
+            common = tuple(batch) or common
+    return common
 
 
 def as_factors(factors: Any, name: str = "factors") -> tuple[Tensor, ...]:
     """Convert a sequence of layers `(W_1, ..., W_N)`, input side first, that must chain."""
-    if isinstance(factors, Tensor | str) or not isinstance(factors, Sequence):
+    if isinstance(factors, torch.nn.ParameterList):
+        factors = tuple(factors)
+    if isinstance(factors, Tensor | str | bytes | bytearray) or not isinstance(factors, Sequence):
         hint = ": tuple(stack) splits a stack, EndToEnd.of(x, depth) makes a point of a matrix"
         raise TypeError(
             f"{name} must be a sequence of matrices (W_1, ..., W_N), got {type(factors).__name__}"
-            + (hint if isinstance(factors, Tensor) else "")
+            + (hint if isinstance(factors, Tensor | np.ndarray) else "")
         )
     if len(factors) == 0:
         raise ValueError(f"{name} must hold at least one matrix, got none")

@@ -68,7 +68,7 @@ def test_plain_arrays_are_shared():
     ("x", "message"),
     [
         (torch.eye(2).to_sparse(), "x must be dense, got the layout torch.sparse_coo"),
-        (np.array([None]), "x must be a real array or tensor, got ndarray"),
+        (np.array([None]), "x must be a real array or tensor, got None in an array"),
         (np.array(["a"]), "x must be a real array or tensor, got ndarray"),
         (np.ones(2, dtype=np.clongdouble), "x must be real, got torch.complex128"),
         ("ab", "x must be a real array or tensor, got str"),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dln_geometry.dynamics.losses.loss import DataLoss, Thin, as_text, half_square
 from dln_geometry.dynamics.losses.products import in_coordinates
-from dln_geometry.support import as_float_tensor, as_matrix_shape
+from dln_geometry.support import as_float_tensor, as_matrix_shape, read_array, sparse_places
 
 KEPT = 4
 """Number of batch shapes whose patterns are kept; a flow needs one."""
@@ -67,22 +67,28 @@ class Completion(DataLoss):
     def from_matrix(cls, x: Any) -> Self:
         """Return the loss of completing a matrix (m, n) whose unknown entries are NaN.
 
+        Entries that a mask hides (`numpy.ma`) and missing values of pandas are unknown too. Of a
+        sparse matrix of scipy or torch the stored entries are known, zeros among them, and all
+        others unknown.
+
         Examples
         --------
         >>> nan = float("nan")
         >>> Completion.from_matrix([[1.0, nan], [nan, 4.0]]).values
         tensor([1., 4.])
         """
-        x = _as_tensor(x, "x", "a real array")
-        if x.is_complex():
-            raise TypeError(f"x must be a real array, got {x.dtype}")
+        sparse = sparse_places(x, "x")
+        if sparse is not None:
+            (rows, cols), stored, shape = sparse
+            values = read_array(stored, "x", holes=True)[0]
+            known = ~torch.isnan(values)
+            return cls(rows[known], cols[known], _some(values[known]), shape)
+        x = read_array(x, "x", holes=True)[0]
         if x.ndim != 2:
             raise ValueError(f"x must have shape (m, n), got {tuple(x.shape)}")
         known = ~torch.isnan(x)
-        if not bool(known.any()):
-            raise ValueError("x must have a known entry, got NaN alone or nothing")
         rows, cols = known.nonzero(as_tuple=True)
-        return cls(rows, cols, x[known], tuple(x.shape))
+        return cls(rows, cols, _some(x[known]), tuple(x.shape))
 
     @property
     def mask(self) -> Tensor:
@@ -164,12 +170,12 @@ def _stacked(x: Tensor, batch: torch.Size) -> Tensor:
 
 
 def _as_places(x: Any, name: str, count: int, device: torch.device) -> Tensor:
-    places = _as_tensor(x, name, "an array of integers").to(device)
+    places = read_array(x, name)[0].to(device)
     if places.ndim != 1:
         raise ValueError(f"{name} must have shape (k,), got {tuple(places.shape)}")
     if places.numel() == 0:
         raise ValueError(f"{name} must hold at least one place, got none")
-    if places.is_floating_point() or places.is_complex() or places.dtype == torch.bool:
+    if places.is_floating_point() or places.dtype == torch.bool:
         raise TypeError(f"{name} must be integers, got {places.dtype}")
     places = places.to(torch.int64)
     outside = ((places < 0) | (places >= count)).nonzero()
@@ -181,13 +187,10 @@ def _as_places(x: Any, name: str, count: int, device: torch.device) -> Tensor:
     return places
 
 
-def _as_tensor(x: Any, name: str, what: str) -> Tensor:
-    if isinstance(x, str | bytes) or x is None:
-        raise TypeError(f"{name} must be {what}, got {type(x).__name__}")
-    try:
-        return torch.as_tensor(x)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name} must be {what}, got {type(x).__name__}: {error}") from None
+def _some(values: Tensor) -> Tensor:
+    if values.numel() == 0:
+        raise ValueError("x must have a known entry, got NaN alone or nothing")
+    return values
 
 
 class Pattern:

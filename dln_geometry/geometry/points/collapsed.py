@@ -15,7 +15,7 @@ from dln_geometry.geometry.points.end_to_end import EndToEnd
 from dln_geometry.geometry.points.gauges import as_spectrum, balanced_chain, haar_frames
 from dln_geometry.geometry.points.layers import chain_svd
 from dln_geometry.geometry.points.network import Network
-from dln_geometry.support import Depth, as_depth, as_matrix, as_normalized, as_rank
+from dln_geometry.support import Depth, as_depth, as_matrix, as_matrix_shape, as_normalized, as_rank
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -102,9 +102,7 @@ class Collapsed(Batch):
         A `rank` of None is ``min(m, n)``. Other parameters and errors as in `random_balanced`.
         """
         depth = as_depth(depth)
-        m, n = (int(d) for d in shape)
-        if min(m, n) < 1:
-            raise ValueError(f"shape must be two positive integers, got {tuple(shape)}")
+        m, n = as_matrix_shape(shape)
         r = min(m, n) if rank is None else as_rank(rank, min(m, n), "min(m, n)")
         s = as_spectrum(scale if spectrum is None else spectrum, r, dtype, device)
         u, v = haar_frames(s, (m, n), batch, generator)

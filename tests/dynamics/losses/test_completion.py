@@ -157,9 +157,9 @@ def completion(rows=(0, 1), cols=(0, 1), values=(1.0, 2.0), shape=(2, 2)):
         (lambda: completion(values="ab"), TypeError, "values must be a real array"),
         (lambda: completion(rows=[0.0, 1.0]), TypeError, "rows must be integers, got torch.fl"),
         (lambda: completion(rows=[True, False]), TypeError, "rows must be integers"),
-        (lambda: completion(rows="01"), TypeError, "rows must be an array of integers"),
+        (lambda: completion(rows="01"), TypeError, "rows must be a real array or tensor, got str"),
         (lambda: completion(cols=[[0], [1]]), ValueError, r"cols must have shape \(k,\)"),
-        (lambda: completion(cols=["a", "b"]), TypeError, "cols must be an array of integers"),
+        (lambda: completion(cols=["a", "b"]), TypeError, "cols must be a real array or tensor, got str"),
         (lambda: completion([], [], []), ValueError, "rows must hold at least one place"),
         (lambda: completion(values=torch.ones(0, 2)), ValueError, "at least one entry"),
         (lambda: completion(shape=(2,)), TypeError, "shape must be a pair of integers"),
@@ -170,7 +170,7 @@ def completion(rows=(0, 1), cols=(0, 1), values=(1.0, 2.0), shape=(2, 2)):
         (lambda: losses.Completion.from_matrix([1.0]), ValueError, r"shape \(m, n\), got \(1,\)"),
         (lambda: losses.Completion.from_matrix([[INF, 1.0]]), ValueError, "must be finite"),
         (lambda: losses.Completion.from_matrix("x"), TypeError, "x must be a real array"),
-        (lambda: losses.Completion.from_matrix([[1j]]), TypeError, "x must be a real array"),
+        (lambda: losses.Completion.from_matrix([[1j]]), TypeError, "x must be real, got 1j"),
     ],
 )
 def test_bad_data_are_refused(make, error, message):

@@ -214,8 +214,8 @@ BAD_MATRICES = [
     ("matrix", TypeError, "x must be a real array or tensor, got str"),
     (None, TypeError, "x must be a real array or tensor, got NoneType"),
     (torch.eye(2) * 1j, TypeError, "x must be real, got torch.complex64"),
-    ([["a", "b"]], TypeError, "x must be a real array or tensor, got list"),
-    ([[1.0, 2.0], [3.0]], TypeError, "x must be a real array or tensor, got list"),
+    ([["a", "b"]], TypeError, "x must be a real array or tensor, got str"),
+    ([[1.0, 2.0], [3.0]], ValueError, r"x must be rectangular, got parts of shapes \(1,\), \(2,\)"),
 ]
 
 
@@ -303,7 +303,7 @@ def test_bad_spectrum(spectrum, error, message):
 def test_bad_pairs():
     with pytest.raises(ValueError, match=r"L and R must have shapes .* got \(3, 2\) and \(3, 1\)"):
         dln.Collapsed(torch.ones(3, 2), torch.ones(3, 1), 2)
-    with pytest.raises(ValueError, match="shape must be two positive integers"):
+    with pytest.raises(ValueError, match="shape must be positive, got"):
         dln.Collapsed.random((0, 2), None, 2)
     with pytest.raises(TypeError, match="generator must be a torch.Generator or .*, got str"):
         dln.Collapsed.random((2, 2), None, 2, generator="3")
