@@ -25,6 +25,7 @@ from dln_geometry.support.arguments import (
 )
 from dln_geometry.support.array_likes import read_array, sparse_places
 from dln_geometry.support.depth import Depth, as_depth, as_layer_count, as_normalized
+from dln_geometry.support.derivatives import is_differentiated, refuse_derivatives
 from dln_geometry.support.progress import Progress, ProgressCallback, progress_bar
 from dln_geometry.support.random import as_generator, as_index, as_module_generator, chi, normal
 from dln_geometry.support.tensors import (
@@ -74,12 +75,14 @@ __all__ = [
     "chi",
     "common_batch",
     "epsilon",
+    "is_differentiated",
     "least",
     "namespace",
     "normal",
     "progress_bar",
     "read_archive",
     "read_array",
+    "refuse_derivatives",
     "shown",
     "sparse_places",
     "warn",

@@ -22,6 +22,7 @@ from dln_geometry.geometry.curvature.frames import CurvatureFrames
 from dln_geometry.geometry.curvature.planes import sum_of_planes
 from dln_geometry.geometry.metric import squared_length, tangent_argument
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
+from dln_geometry.support import refuse_derivatives
 
 # Bounds the memory of a sum over a basis.
 _MOST_ENTRIES = 1 << 22
@@ -45,6 +46,7 @@ def sectional_curvature(point: EndToEnd | Collapsed, z: Any, w: Any) -> Tensor:
     """
     p = as_point(point)
     z, w = tangent_argument(p, z, "z"), tangent_argument(p, w, "w")
+    refuse_derivatives("sectional_curvature", *point.tensors, z, w)
     with torch.no_grad():
         frames = CurvatureFrames.at(p, z, w)
         one, two = frames.vectors
@@ -69,6 +71,7 @@ def riemann_curvature(point: EndToEnd | Collapsed, x: Any, y: Any, z: Any, w: An
     """
     p = as_point(point)
     vectors = [tangent_argument(p, v, name) for v, name in zip((x, y, z, w), "xyzw", strict=True)]
+    refuse_derivatives("riemann_curvature", *point.tensors, *vectors)
     with torch.no_grad():
         frames = CurvatureFrames.at(p, *vectors)
         a, b, c, d = frames.vectors
@@ -94,6 +97,7 @@ def ricci_curvature(point: EndToEnd | Collapsed, z: Any, w: Any = None) -> Tenso
     p = as_point(point)
     z = tangent_argument(p, z, "z")
     w = z if w is None else tangent_argument(p, w, "w")
+    refuse_derivatives("ricci_curvature", *point.tensors, z, w)
     with torch.no_grad():
         frames = CurvatureFrames.at(p, z, w)
         one, two = frames.vectors
@@ -129,5 +133,6 @@ def scalar_curvature(point: EndToEnd | Collapsed) -> Tensor:
     p = as_point(point)
     # Refuses zero singular values.
     tangent_argument(p, torch.zeros_like(p.matrix), "z")
+    refuse_derivatives("scalar_curvature", *point.tensors)
     with torch.no_grad():
         return sum_of_planes(p)

@@ -19,6 +19,7 @@ from dln_geometry.geometry.geodesics.hamilton import as_times, as_tolerance, fol
 from dln_geometry.geometry.geodesics.rank_loss import GeodesicError, Lost
 from dln_geometry.geometry.metric import Box, blocks_of, squared_length, tangent_argument
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
+from dln_geometry.support import refuse_derivatives
 
 
 def geodesic(point: EndToEnd | Collapsed, z: Any, t: Any, *, rtol: float | None = None) -> EndToEnd:
@@ -63,6 +64,7 @@ def geodesic(point: EndToEnd | Collapsed, z: Any, t: Any, *, rtol: float | None 
     """
     p = as_point(point)
     z = tangent_argument(p, z, "z")
+    refuse_derivatives("geodesic", *point.tensors, z, t)
     times = as_times(t)
     with torch.no_grad():
         return _trajectory(p, z, times, as_tolerance(rtol, p.s.dtype))
@@ -106,6 +108,7 @@ def parallel_transport(
     """
     p = as_point(point)
     z, w = tangent_argument(p, z, "z"), tangent_argument(p, w, "w")
+    refuse_derivatives("parallel_transport", *point.tensors, z, w)
     rtol = as_tolerance(rtol, p.s.dtype)
     with torch.no_grad():
         if p.depth == 1.0:

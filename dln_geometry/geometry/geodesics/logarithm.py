@@ -19,6 +19,7 @@ from dln_geometry.geometry.geodesics.root_metric import Rooted
 from dln_geometry.geometry.geodesics.shooting import shoot
 from dln_geometry.geometry.metric import Box, metric
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
+from dln_geometry.support import refuse_derivatives
 
 
 def logarithm(
@@ -58,6 +59,7 @@ def logarithm(
     tensor([[12.]])
     """
     start, end = _pair(p, q)
+    refuse_derivatives("logarithm", *p.tensors, *q.tensors)
     tolerance = as_tolerance(rtol, start.s.dtype)
     with torch.no_grad():
         if start.depth == 1.0:

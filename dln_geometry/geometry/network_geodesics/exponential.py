@@ -24,6 +24,7 @@ from dln_geometry.geometry.network_geodesics.motion import MovingNetwork, travel
 from dln_geometry.geometry.network_geodesics.rank_one import cone_travel
 from dln_geometry.geometry.points import Network, balanced_network
 from dln_geometry.geometry.submersion import as_ambient
+from dln_geometry.support import refuse_derivatives
 
 
 def balanced_geodesic(
@@ -66,8 +67,10 @@ def balanced_geodesic(
     (tensor([[5.]]), tensor([[5.]]))
     """
     times = as_times(t)
+    network = balanced_network(factors)
+    refuse_derivatives("balanced_geodesic", *network, *v, t)
     with torch.no_grad():
-        box, start = starting(balanced_network(factors), v)
+        box, start = starting(network, v)
         ways = _ways(start, times.reshape(-1).tolist(), as_tolerance(rtol, start.k.dtype))
         if times.ndim == 0:
             return box.network(ways[0].frames, ways[0].k)
@@ -100,8 +103,10 @@ def balanced_transport(
     >>> balanced_transport(([[2.0]], [[2.0]]), ([[1.0]], [[1.0]]), ([[4.0]], [[4.0]]))[1]
     (tensor([[4.]]), tensor([[4.]]))
     """
+    network = balanced_network(factors)
+    refuse_derivatives("balanced_transport", *network, *v, *w)
     with torch.no_grad():
-        box, start = starting(balanced_network(factors), v, w)
+        box, start = starting(network, v, w)
         (end,) = travel(start, [1.0], as_tolerance(rtol, start.k.dtype))
         return box.network(end.frames, end.k), box.vector(end.frames, end.vectors[1])
 

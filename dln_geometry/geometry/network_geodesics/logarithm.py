@@ -28,6 +28,7 @@ from dln_geometry.geometry.network_geodesics.frames import (
 from dln_geometry.geometry.network_geodesics.motion import MovingNetwork, attempt
 from dln_geometry.geometry.network_geodesics.rank_one import cone_logarithm
 from dln_geometry.geometry.points import Network, balanced_network, orthonormalized
+from dln_geometry.support import refuse_derivatives
 
 # Networks are near if most of their chord is tangent.
 _NEAR = 0.8
@@ -70,6 +71,7 @@ def balanced_logarithm(
     >>> balanced_logarithm(([[2.0]], [[2.0]]), ([[5.0]], [[5.0]]))
     (tensor([[3.]]), tensor([[3.]]))
     """
+    refuse_derivatives("balanced_logarithm", *factors, *other)
     with torch.no_grad():
         box, aim, batch = aim_at(balanced_network(factors), balanced_network(other, "other"))
         frames = aim.frames.reshape(*batch, *aim.frames.shape[-3:])
@@ -89,6 +91,7 @@ def balanced_distance(
     >>> balanced_distance(([[2.0]], [[2.0]]), ([[5.0]], [[5.0]])).square()
     tensor(18.0000)
     """
+    refuse_derivatives("balanced_distance", *factors, *other)
     with torch.no_grad():
         _, aim, batch = aim_at(balanced_network(factors), balanced_network(other, "other"))
         return torch.linalg.vector_norm(_coordinates(aim, rtol, batch), dim=-1)

@@ -42,6 +42,12 @@ class Batch:
         return getattr(self, name), own
 
     @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensors of the point, and the matrix that derivatives are asked of, if any."""
+        parts = (*(getattr(self, name) for name in self._tensors), getattr(self, "source", None))
+        return tuple(part for part in parts if part is not None)
+
+    @property
     def batch_shape(self) -> torch.Size:
         """Leading dimensions."""
         tensor, own = self._first()

@@ -83,6 +83,11 @@ class Network(tuple[Tensor, ...], Batch):
         return Depth(len(self))
 
     @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The layers."""
+        return tuple(self)
+
+    @property
     def widths(self) -> tuple[int, ...]:
         """``(d_0, ..., d_N)``."""
         return (self[0].shape[-1], *(w.shape[-2] for w in self))

@@ -254,3 +254,18 @@ def test_how_many_digits_wide_spectra_leave(depth):
         found = sectional_curvature(point, z, w)
         expected = plane_at_many_digits(1.0 / ratio, 1.0, depth)
         assert_close(found, expected, scale=1.0, ops=100, condition=ratio**2)
+
+
+def test_gradients_are_refused(generator):
+    x = torch.randn(3, 3, generator=generator, dtype=torch.float64)
+    z, w = torch.randn(2, 3, 3, generator=generator, dtype=torch.float64)
+    point = dln.EndToEnd.of(x.clone().requires_grad_(), 3)
+    for call in (
+        lambda: dln.sectional_curvature(point, z, w),
+        lambda: dln.riemann_curvature(dln.EndToEnd.of(x, 3), z, w, z, w.clone().requires_grad_()),
+        lambda: dln.ricci_curvature(point, z),
+        lambda: dln.scalar_curvature(point),
+    ):
+        with pytest.raises(ValueError, match="has no derivative here"):
+            call()
+    assert not dln.scalar_curvature(point.detach()).requires_grad

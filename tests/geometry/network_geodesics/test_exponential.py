@@ -189,10 +189,20 @@ def test_batches_and_dtypes(widths, rank, dtype, generator):
     assert carried[0].shape == (2, *layers[0].shape[1:])
 
 
-def test_gradients_are_not_tracked(generator):
+def test_gradients_are_refused(generator):
     layers, v = network((3, 3, 3), 2, generator)
-    layers = [w.requires_grad_() for w in layers]
-    assert not balanced_geodesic(layers, v)[0].requires_grad
+    followed = [w.clone().requires_grad_() for w in layers]
+    for call in (
+        lambda: balanced_geodesic(followed, v),
+        lambda: balanced_geodesic(layers, v, torch.tensor(0.5, requires_grad=True)),
+        lambda: balanced_transport(layers, v, [w.clone().requires_grad_() for w in v]),
+        lambda: dln.balanced_logarithm(layers, followed),
+        lambda: dln.balanced_distance(followed, layers),
+    ):
+        with pytest.raises(ValueError, match="has no derivative here"):
+            call()
+    with torch.no_grad():
+        assert not balanced_geodesic(followed, v)[0].requires_grad
 
 
 @pytest.mark.parametrize(
