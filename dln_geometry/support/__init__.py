@@ -26,6 +26,7 @@ from dln_geometry.support.arguments import (
 from dln_geometry.support.array_likes import read_array, sparse_places
 from dln_geometry.support.depth import Depth, as_depth, as_layer_count, as_normalized
 from dln_geometry.support.derivatives import is_differentiated, refuse_derivatives
+from dln_geometry.support.memory import shared_pair
 from dln_geometry.support.progress import Progress, ProgressCallback, progress_bar
 from dln_geometry.support.random import as_generator, as_index, as_module_generator, chi, normal
 from dln_geometry.support.tensors import (
@@ -83,6 +84,7 @@ __all__ = [
     "read_archive",
     "read_array",
     "refuse_derivatives",
+    "shared_pair",
     "shown",
     "sparse_places",
     "warn",

@@ -196,7 +196,7 @@ def _steps(h: Tensor, lr: float, decay: float, b: float) -> Tensor:
     return torch.cat([torch.cat([move, -b * eye], -1), lower], -2)
 
 
-def _draws(h: Tensor, steps: Any, generator: torch.Generator | None) -> Tensor:
+def _draws(h: Tensor, steps: Any, generator: torch.Generator | int | None) -> Tensor:
     shape, source = (as_count(steps, "steps", 2), _WALKERS), as_generator(generator, h.device)
     return torch.randint(h.shape[0], shape, generator=source, device=source.device)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from dln_geometry.learning.constraints.ownership import own_parameter
+from dln_geometry.learning.constraints.ownership import own_parameters
 from dln_geometry.learning.constraints.redundancy import Redundancy, redundancy_of
 from dln_geometry.learning.mirror import Mirror
+from dln_geometry.support import as_float_tensor
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -73,7 +75,7 @@ class DCS(nn.Module):
 
 def dcs_(
     module: M,
-    name: str,
+    name: str | Iterable[str],
     o: Any = None,
     *,
     groups: Any = None,
@@ -94,8 +96,11 @@ def dcs_(
 
     Parameters
     ----------
-    module, name : Module, str
-        The module, changed in place without changing its function, and its parameter (dotted).
+    module : Module
+        Changed in place without changing its function.
+    name : str or iterable of str
+        Its parameter (dotted), or several to be rewritten in the same way, without `o`. If one
+        cannot be rewritten, none is.
     o : array_like of shape (number of entries, k), or Mirror, optional
         Orthonormal columns, or a mirror of this parameter alone. `None` is the identity.
     groups : "row", "column", "nuclear", tuple of int, or Tensor, optional
@@ -118,9 +123,9 @@ def dcs_(
     -----
     The new parameters of the module are ``parametrizations.<name>.original0``, ...: z (with `o`
     only) and the factors. Make the optimiser afterwards. A state dict holds z and the factors, not
-    O: apply `dcs_` before loading one. Decay must be coupled (SGD, Adam): AdamW minimises another
-    objective. ``torch.nn.utils.parametrize.remove_parametrizations`` makes the parameter plain.
-    Tied, lazy and parametrised parameters are refused.
+    O: apply `dcs_` before loading one. Decay must be coupled (see `dcs_parameter_groups`).
+    ``torch.nn.utils.parametrize.remove_parametrizations`` makes the parameter plain. Tied, lazy
+    and parametrised parameters are refused.
 
     References
     ----------
@@ -132,11 +137,19 @@ def dcs_(
     >>> [name for name, _ in layer.named_parameters()][1:]
     ['parametrizations.weight.original0', 'parametrizations.weight.original1']
     """
-    owner, leaf, parameter = own_parameter(module, name)
-    mirror = _as_mirror(o, parameter, name)
-    size = None if mirror is None else mirror.dimension
-    redundancy = redundancy_of(parameter, size, groups, rank, depth, spread)
-    parametrize.register_parametrization(owner, leaf, DCS(redundancy, mirror))
+    sites = own_parameters(module, name, "name")
+    if o is not None and len(sites) > 1:
+        raise ValueError(f"name must be one parameter with o, got {len(sites)}")
+    made = []
+    for _, leaf, parameter in sites:
+        mirror = _as_mirror(o, parameter, leaf)
+        size = None if mirror is None else mirror.dimension
+        redundancy = redundancy_of(parameter, size, groups, rank, depth, spread)
+        made.append(DCS(redundancy, mirror))
+        # Before any is rewritten: a rank too small for one parameter leaves all as they were.
+        made[-1].right_inverse(parameter.detach())
+    for (owner, leaf, _), parametrisation in zip(sites, made, strict=True):
+        parametrize.register_parametrization(owner, leaf, parametrisation)
     return module
 
 
@@ -148,7 +161,7 @@ def _as_mirror(o: Any, parameter: Tensor, name: str) -> Mirror | None:
             raise ValueError(f"o must be a mirror of {name!r} alone, got one of {o.names}")
         mirror = o
     else:
-        matrix = torch.as_tensor(o, dtype=parameter.dtype, device=parameter.device)
+        matrix = as_float_tensor(o, "o", dtype=parameter.dtype, device=parameter.device)
         if matrix.ndim != 2 or matrix.shape[0] != parameter.numel():
             raise ValueError(
                 f"o must have shape ({parameter.numel()}, k) for {name!r}, "

@@ -8,9 +8,10 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from dln_geometry.learning.constraints.ownership import own_parameter
+from dln_geometry.learning.constraints.ownership import own_parameters
 from dln_geometry.support import as_module_generator, as_positive, normal
 
 M = TypeVar("M", bound=nn.Module)
@@ -39,7 +40,7 @@ class Syre(nn.Module):
 
 def syre_(
     module: M,
-    names: Iterable[str] | None = None,
+    names: str | Iterable[str] | None = None,
     *,
     sigma: float | None = None,
     anisotropy: float = 0.0,
@@ -56,7 +57,7 @@ def syre_(
     module : Module
         Changed in place: its function stays, its state dict holds q_0. Make the optimiser
         afterwards.
-    names : iterable of str, optional
+    names : str or iterable of str, optional
         Of the parameters, dotted; all that are floating and trained if not given. If one is tied,
         lazy or parametrised already, no parameter is changed.
     sigma : float, optional
@@ -89,13 +90,11 @@ def syre_(
         raise ValueError(f"anisotropy must be below 1, got {anisotropy!r}")
     if names is None:
         pairs = module.named_parameters()
-        chosen = [name for name, p in pairs if p.requires_grad and p.is_floating_point()]
-    else:
-        chosen = [names] if isinstance(names, str) else list(names)
-    if not chosen:
-        raise ValueError("module must have parameters to change, got none")
+        names = [n for n, p in pairs if p.requires_grad and (is_lazy(p) or p.is_floating_point())]
+        if not names:
+            raise ValueError("module must have parameters to change, got none")
     # Find all before changing any: an error leaves the module as it was.
-    sites = [own_parameter(module, name) for name in chosen]
+    sites = own_parameters(module, names, "names")
     sizes = [0.01 / math.sqrt(_inputs(owner, p)) for owner, _, p in sites]
     source = as_module_generator(generator, sites[0][2].device)
     for (owner, leaf, p), size in zip(sites, sizes, strict=True):

@@ -20,6 +20,15 @@ def dcs_parameter_groups(
 
     There is a group for each kappa, and one for the other parameters if there are any.
 
+    The norm is the least sum of squares of factors, so that the decay of factors must be the
+    gradient of these squares, added to the gradient of the loss before momentum and scaling
+    (coupled). Decoupled decay, which shrinks the factors by themselves, has other points of rest
+    in adaptive methods, where the constraint is not kept. The groups say
+    ``decoupled_weight_decay=False``: AdamW of torch 2.7 and later, NAdam and RAdam then couple the
+    decay of the factors, and keep their own for the rest. Optimisers with decoupled decay that do
+    not know this option (Muon, Adafactor, Lion, AdamW of torch 2.6) minimise another objective:
+    train the factors with another optimiser, or give kappa 0 and add `dcs_penalty` to the loss.
+
     Parameters
     ----------
     module : Module
@@ -40,26 +49,23 @@ def dcs_parameter_groups(
     """
     rate = as_positive(weight_decay, "weight_decay", zero=True)
     sites = _sites(module)
-    factors: dict[float, list[Tensor]] = {}
-    for name, k in _kappas(sites, kappa).items():
-        site, originals = sites[name]
-        factors.setdefault(k, []).extend(site.decayed(originals))
-    taken = {id(p) for group in factors.values() for p in group}
-    groups = [{"params": params, "weight_decay": k} for k, params in factors.items()]
-    rest = [p for p in module.parameters() if id(p) not in taken]
+    factors = _factors(sites, kappa)
+    by_rate: dict[float, list[Tensor]] = {}
+    for u, k in factors.values():
+        by_rate.setdefault(k, []).append(u)
+    coupled: dict[str, Any] = {"decoupled_weight_decay": False}
+    groups = [{"params": us, "weight_decay": k, **coupled} for k, us in by_rate.items()]
+    rest = [p for p in module.parameters() if id(p) not in factors]
     return [*groups, {"params": rest, "weight_decay": rate}] if rest else groups
 
 
 def dcs_penalty(module: nn.Module, kappa: float | Mapping[str, float]) -> Tensor:
     """Return ``kappa/2`` times the squares of the factors, a term to add to the loss.
 
-    For optimisers without decay (LBFGS); parameters as in `dcs_parameter_groups`.
+    For optimisers without decay (LBFGS), or with decoupled decay; parameters as in
+    `dcs_parameter_groups`.
     """
-    sites, terms = _sites(module), []
-    for name, k in _kappas(sites, kappa).items():
-        site, originals = sites[name]
-        squares = torch.stack([u.square().sum() for u in site.decayed(originals)])
-        terms.append(k * (squares.sum() / 2))
+    terms = [k * (u.square().sum() / 2) for u, k in _factors(_sites(module), kappa).values()]
     return torch.stack(terms).sum()
 
 
@@ -74,6 +80,8 @@ def dcs_norm(module: nn.Module) -> dict[str, Tensor]:
 
 def _sites(module: nn.Module) -> dict[str, tuple[DCS, list[Tensor]]]:
     """Return the parametrisation and the new parameters of each rewritten parameter, by name."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
     found = {}
     for path, owner in module.named_modules():
         if not parametrize.is_parametrized(owner):
@@ -84,6 +92,19 @@ def _sites(module: nn.Module) -> dict[str, tuple[DCS, list[Tensor]]]:
                 found[f"{path}.{leaf}" if path else leaf] = (chain[0], originals)
     if not found:
         raise ValueError("module must have a parameter rewritten by dcs_, got none")
+    return found
+
+
+def _factors(
+    sites: Mapping[str, tuple[DCS, list[Tensor]]], kappa: float | Mapping[str, float]
+) -> dict[int, tuple[Tensor, float]]:
+    """Return all factors, each once with its kappa, by their id: modules may share some."""
+    found: dict[int, tuple[Tensor, float]] = {}
+    for name, k in _kappas(sites, kappa).items():
+        site, originals = sites[name]
+        for u in site.decayed(originals):
+            if found.setdefault(id(u), (u, k))[1] != k:
+                raise ValueError(f"kappa must be the same for tied factors, got {k} for {name!r}")
     return found
 
 

@@ -1,13 +1,22 @@
 """Losses as pure functions of a dict of parameters, and the algebra of such dicts.
 
 Open `parameters` first: `functionalize` makes the function and the dict. `algebra` adds and
-multiplies dicts, `losses` checks the values of a user's loss, `exact_derivatives` mends the higher
+multiplies dicts and makes them vectors, `purity` refuses losses that are no pure functions,
+`losses` checks the values of a user's loss, `exact_derivatives` mends the higher
 derivatives of torch's normalisations, `lanczos` finds the largest eigenvalue.
 """
 
 from __future__ import annotations
 
-from dln_geometry.learning.functional.algebra import as_like, as_parameters, combination, dot, norm
+from dln_geometry.learning.functional.algebra import (
+    as_like,
+    as_parameters,
+    combination,
+    dot,
+    flatten,
+    norm,
+    unflatten,
+)
 from dln_geometry.learning.functional.exact_derivatives import (
     ExactDerivatives,
     with_exact_derivatives,
@@ -19,10 +28,8 @@ from dln_geometry.learning.functional.parameters import (
     ModuleLoss,
     Parameters,
     Tensors,
-    flatten,
     functionalize,
     parameters_of,
-    unflatten,
 )
 
 __all__ = [

@@ -55,3 +55,35 @@ def norm(a: Tensors) -> Tensor:
     """Return the Euclidean norm, a scalar tensor; it neither overflows nor underflows early."""
     parts = [torch.linalg.vector_norm(value) for value in a.values()]
     return torch.linalg.vector_norm(torch.stack(parts)) if len(parts) > 1 else parts[0]
+
+
+def flatten(params: Tensors) -> Tensor:
+    """Return all parameters as one vector, shape (p,), in the order of the dict.
+
+    ``unflatten(vector, params)`` is the inverse.
+
+    Examples
+    --------
+    >>> flatten({"w": torch.tensor([[1.0, 2.0]]), "b": torch.tensor(3.0)})
+    tensor([1., 2., 3.])
+    """
+    return torch.cat([p.reshape(-1) for p in as_parameters(params).values()])
+
+
+def unflatten(vector: Tensor, like: Tensors) -> Parameters:
+    """Return the dict whose `flatten` is `vector`, with the names, shapes and dtypes of `like`.
+
+    Examples
+    --------
+    >>> unflatten(torch.tensor([1.0, 2.0, 3.0]), {"w": torch.zeros(1, 2), "b": torch.zeros(())})
+    {'w': tensor([[1., 2.]]), 'b': tensor(3.)}
+    """
+    like = as_parameters(like, "like")
+    if not isinstance(vector, Tensor) or not vector.is_floating_point():
+        what = vector.dtype if isinstance(vector, Tensor) else type(vector).__name__
+        raise TypeError(f"vector must be a real floating tensor, got {what}")
+    sizes = [p.numel() for p in like.values()]
+    if vector.ndim != 1 or vector.shape[0] != sum(sizes):
+        raise ValueError(f"vector must have shape ({sum(sizes)},), got {tuple(vector.shape)}")
+    parts = zip(like.items(), vector.split(sizes), strict=True)
+    return {name: part.reshape(p.shape).to(p.dtype) for (name, p), part in parts}

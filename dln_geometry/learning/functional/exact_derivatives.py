@@ -1,10 +1,11 @@
-"""Normalisations and a mean square whose derivatives are right to every order.
+"""Normalisations, embeddings and a mean square whose derivatives are right to every order.
 
 Torch's fused kernels treat the mean and the deviation of the forward pass as constants in second
 derivatives (torch 2.13), and raise no error: layer, batch and instance normalisation are right only
 if the inner derivative is a backward pass, weight normalisation and third derivatives never. Nested
-forward mode over the backward pass of torch's mean square stops with an error. Here all are written
-out. References: the issues 175754, 186256, 196699, 196700 of pytorch/pytorch.
+forward mode over the backward pass of torch's mean square stops with an error; sparse gradients of
+embeddings have no algebra, and those of bags no derivative. Here all are written out. References:
+the issues 175754, 186256, 196699, 196700 of pytorch/pytorch.
 """
 
 from __future__ import annotations
@@ -129,6 +130,63 @@ def _last(normalized_shape: Sequence[int]) -> list[int]:
     return [-1 - d for d in range(len(normalized_shape))]
 
 
+def _embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    """Look rows up, with dense gradients that are the derivatives (but zero for the padding)."""
+    if max_norm is not None:
+        raise ValueError("embeddings must not change their weight, got max_norm")
+    rows = functional.embedding(input, weight)
+    if padding_idx is None:
+        return rows
+    padded = input == (padding_idx if padding_idx >= 0 else weight.shape[0] + padding_idx)
+    return torch.where(padded.unsqueeze(-1), rows.detach(), rows)
+
+
+def _embedding_bag(
+    input: Tensor,
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Tensor:
+    """Add rows up or average them; a largest one has torch's own derivative, the first."""
+    if max_norm is not None:
+        raise ValueError("embeddings must not change their weight, got max_norm")
+    if mode not in ("sum", "mean") or (input.ndim == 1) != (offsets is not None):
+        options: Any = {"padding_idx": padding_idx, "include_last_offset": include_last_offset}
+        return functional.embedding_bag(
+            input, weight, offsets, mode=mode, per_sample_weights=per_sample_weights, **options
+        )
+    shares = torch.ones_like(input, dtype=weight.dtype)
+    if padding_idx is not None:
+        shares = (input != padding_idx % weight.shape[0]).to(weight.dtype)
+    count = shares
+    if per_sample_weights is not None:
+        shares = shares * per_sample_weights
+    rows = functional.embedding(input, weight) * shares.unsqueeze(-1)
+    if offsets is None:
+        total, count = rows.sum(1), count.sum(1)
+    else:
+        bags = offsets[:-1] if include_last_offset else offsets
+        bag = torch.bucketize(torch.arange(len(input), device=input.device), bags, right=True) - 1
+        total = rows.new_zeros(len(bags), rows.shape[1]).index_add(0, bag, rows)
+        count = count.new_zeros(len(bags)).index_add(0, bag, count)
+    return total / count.clamp_min(1).unsqueeze(-1) if mode == "mean" else total
+
+
 def _mean_square(input: Tensor, target: Tensor, reduction: str = "mean", **rare: Any) -> Tensor:
     if reduction not in ("mean", "sum", "none") or any(v is not None for v in rare.values()):
         # Torch handles deprecated arguments, weights and mistakes.
@@ -137,7 +195,7 @@ def _mean_square(input: Tensor, target: Tensor, reduction: str = "mean", **rare:
     return squares if reduction == "none" else getattr(squares, reduction)()
 
 
-_NORMALISATIONS: dict[Any, Callable[..., Tensor]] = {
+_WRITTEN_OUT: dict[Any, Callable[..., Tensor]] = {
     functional.layer_norm: _smooth_layer_norm,
     functional.rms_norm: _rms_norm,
     functional.batch_norm: _functional_batch_norm,
@@ -149,13 +207,15 @@ _NORMALISATIONS: dict[Any, Callable[..., Tensor]] = {
     torch.batch_norm: _batch_norm,
     torch.instance_norm: _instance_norm,
     torch.group_norm: _group_norm,
+    functional.embedding: _embedding,
+    functional.embedding_bag: _embedding_bag,
 }
 
 
 class SmoothNormalisation(TorchFunctionMode):
     """Compute the normalisations of torch by their definitions within this context."""
 
-    written_out: ClassVar[dict[Any, Callable[..., Tensor]]] = _NORMALISATIONS
+    written_out: ClassVar[dict[Any, Callable[..., Tensor]]] = _WRITTEN_OUT
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the written-out function in place of a fused one."""
@@ -165,7 +225,7 @@ class SmoothNormalisation(TorchFunctionMode):
 class ExactDerivatives(SmoothNormalisation):
     """Compute normalisations and the mean square by their definitions within this context."""
 
-    written_out: ClassVar = {**_NORMALISATIONS, functional.mse_loss: _mean_square}
+    written_out: ClassVar = {**_WRITTEN_OUT, functional.mse_loss: _mean_square}
 
 
 def with_exact_derivatives(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
 from dln_geometry.learning.functional.exact_derivatives import SmoothNormalisation
+from dln_geometry.learning.functional.purity import check_pure, pure_copy
+from dln_geometry.support import shared_pair
 
 Parameters = dict[str, Tensor]
 Tensors = Mapping[str, Tensor]
@@ -89,10 +89,13 @@ def functionalize(
     Raises
     ------
     TypeError
-        If the module is scripted or cannot be copied.
+        If the module is scripted, cannot be copied, or uses checkpointing or an
+        ``autograd.Function`` that ``torch.func`` cannot differentiate.
     ValueError
-        If the module has parameters without values (lazy or meta), or the loss is not a finite,
-        differentiable scalar, draws random numbers (dropout) or changes a buffer.
+        If the module has parameters without values (lazy or meta), made under
+        ``torch.inference_mode``, or different ones that share memory; or the loss is not a finite,
+        differentiable scalar, draws random numbers (dropout) or changes buffers or parameters
+        (embeddings with max_norm).
 
     Notes
     -----
@@ -100,9 +103,9 @@ def functionalize(
     Batch and instance normalisation use the statistics of the batch in training mode, without
     changing the running ones. Normalisations are computed by their definitions, since torch's
     fused kernels have wrong higher derivatives and raise no error (a gradient takes about half as
-    long again), and attention by torch's plain kernel, since its fused ones have no second
-    derivatives; for these, recurrent layers on a GPU need
-    ``torch.backends.cudnn.flags(enabled=False)``.
+    long again); embeddings have dense gradients, without scale_grad_by_freq; attention takes
+    torch's plain kernel, since its fused ones have no second derivatives. For these, recurrent
+    layers on a GPU need ``torch.backends.cudnn.flags(enabled=False)``.
 
     Examples
     --------
@@ -123,8 +126,17 @@ def functionalize(
         )
     if not callable(loss_fn):
         raise TypeError(f"loss_fn must be callable, got {type(loss_fn).__name__}")
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "functionalize must be called outside torch.inference_mode, where nothing is "
+            "differentiable"
+        )
     params = {}
     for name, p in named.items():
+        if p.is_inference():
+            raise ValueError(
+                f"module must be made outside torch.inference_mode, got {name!r} made inside"
+            )
         if p.is_meta:
             raise ValueError(f"module must have values, got {name!r} on the meta device")
         if p.requires_grad:
@@ -134,13 +146,16 @@ def functionalize(
     if not params:
         raise ValueError("module must have parameters that require gradients, got none")
     args, kwargs, rest = _as_call(data)
-    loss = ModuleLoss(_pure_copy(module), loss_fn, args, kwargs, rest, frozenset(params))
-    _check_pure(loss, params)
+    loss = ModuleLoss(pure_copy(module), loss_fn, args, kwargs, rest, frozenset(params))
+    check_pure(loss, loss.module, params)
     return loss, params
 
 
 def parameters_of(module: Any) -> dict[str, nn.Parameter]:
-    """Return the parameters of a module by name; refuse lazy ones, which have no shape."""
+    """Return the parameters of a module by name; refuse those without a shape (lazy).
+
+    Parameters that share memory are refused, too: as two, each would move without the other.
+    """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
     named = dict(module.named_parameters())
@@ -149,37 +164,13 @@ def parameters_of(module: Any) -> dict[str, nn.Parameter]:
             f"module must have all its parameters, got {name!r} without a shape: call the module "
             "once"
         )
+    names = list(named)
+    if pair := shared_pair([p.detach() for p in named.values()]):
+        raise ValueError(
+            "module must hold parameters that share memory as one nn.Parameter, got "
+            f"{names[pair[0]]!r} and {names[pair[1]]!r}"
+        )
     return named
-
-
-def flatten(params: Tensors) -> Tensor:
-    """Return all parameters as one vector, shape (p,), in the order of the dict.
-
-    ``unflatten(vector, params)`` is the inverse.
-
-    Examples
-    --------
-    >>> flatten({"w": torch.tensor([[1.0, 2.0]]), "b": torch.tensor(3.0)})
-    tensor([1., 2., 3.])
-    """
-    if not params:
-        raise ValueError("params must hold at least one tensor, got none")
-    return torch.cat([p.reshape(-1) for p in params.values()])
-
-
-def unflatten(vector: Tensor, like: Tensors) -> Parameters:
-    """Return the dict whose `flatten` is `vector`, with the names, shapes and dtypes of `like`.
-
-    Examples
-    --------
-    >>> unflatten(torch.tensor([1.0, 2.0, 3.0]), {"w": torch.zeros(1, 2), "b": torch.zeros(())})
-    {'w': tensor([[1., 2.]]), 'b': tensor(3.)}
-    """
-    sizes = [p.numel() for p in like.values()]
-    if vector.ndim != 1 or vector.shape[0] != sum(sizes):
-        raise ValueError(f"vector must have shape ({sum(sizes)},), got {tuple(vector.shape)}")
-    parts = zip(like.items(), vector.split(sizes), strict=True)
-    return {name: part.reshape(p.shape).to(p.dtype) for (name, p), part in parts}
 
 
 def _as_call(data: Any) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Any, ...]]:
@@ -195,55 +186,7 @@ def _as_call(data: Any) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Any, ...
 
 
 def _as_input(x: Any) -> Any:
+    if isinstance(x, Tensor) and x.is_inference():
+        # Autograd cannot save tensors of torch.inference_mode.
+        return x.clone()
     return torch.as_tensor(x) if isinstance(x, np.ndarray) else x
-
-
-def _pure_copy(module: nn.Module) -> nn.Module:
-    """Copy a module so that calls of the copy do not change its buffers."""
-    try:
-        twin = copy.deepcopy(module)
-    except RuntimeError as error:
-        raise TypeError(
-            "module must be one that copy.deepcopy can copy (the hooks of the old "
-            f"torch.nn.utils.weight_norm cannot: use torch.nn.utils.parametrizations): {error}"
-        ) from None
-    twin.requires_grad_(False)
-    for layer in twin.modules():
-        if isinstance(layer, _NormBase) and layer.training and layer.track_running_stats:
-            # Without running statistics the layer has none to change.
-            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
-            layer.track_running_stats = False
-    return twin
-
-
-def _check_pure(loss: ModuleLoss, params: Parameters) -> None:
-    """Evaluate the loss once, and refuse it unless it is a pure, differentiable scalar."""
-    buffers = {name: (b, b._version) for name, b in loss.module.named_buffers()}
-    devices = {p.device for p in params.values() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=[d.index for d in devices]):
-        states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in devices)]
-        with torch.enable_grad():
-            value = loss({name: p.detach().requires_grad_() for name, p in params.items()})
-        after = [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in devices)]
-    if not isinstance(value, Tensor):
-        raise TypeError(f"loss_fn must return a tensor, got {type(value).__name__}")
-    if value.shape != ():
-        raise ValueError(f"the loss must be a scalar of shape (), got shape {tuple(value.shape)}")
-    if not value.is_floating_point():
-        raise ValueError(f"the loss must be a real floating number, got {value.dtype}")
-    if not value.requires_grad:
-        raise ValueError("the loss must be differentiable in the parameters, got a constant")
-    if not bool(torch.isfinite(value.detach())):
-        raise ValueError(f"the loss must be finite at the module's parameters, got {value.item()}")
-    if not all(torch.equal(a, b) for a, b in zip(states, after, strict=True)):
-        raise ValueError(
-            "the loss must not draw random numbers, got one that does: put dropout layers in "
-            "evaluation mode"
-        )
-    for name, b in loss.module.named_buffers():
-        before, version = buffers.get(name, (None, 0))
-        if b is not before or b._version != version:
-            raise ValueError(
-                f"the loss must not change a buffer, got a change of {name!r}: put that layer "
-                "in evaluation mode"
-            )

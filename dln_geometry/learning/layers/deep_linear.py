@@ -13,7 +13,12 @@ from torch.nn import functional
 
 from dln_geometry.geometry.points import moments, product
 from dln_geometry.learning.layers.filling import as_distribution, fill_balanced
-from dln_geometry.support import as_layer_count, as_positive, as_rank, as_width_sequence
+from dln_geometry.support import as_flag, as_layer_count, as_positive, as_rank, as_width_sequence
+
+_COMPUTED = (
+    "weight must not be set, it is the product of the layers: set the entries of `weights`, or "
+    "fill them by balanced_(layer, end_to_end=...)"
+)
 
 
 class DeepLinear(nn.Module):
@@ -38,11 +43,15 @@ class DeepLinear(nn.Module):
     weights : nn.ParameterList
         ``(W_1, ..., W_N)``, input side first, W_p of shape (d_p, d_{p-1}).
     bias : nn.Parameter of shape (d_N,), or None
+    weight : Tensor of shape (d_N, d_0)
+        The product of the layers; in no state dict.
 
     Notes
     -----
     `forward` applies the layers one by one, or multiplies them out first: whichever takes fewer
-    multiplications for the number of inputs. The results differ by rounding errors.
+    multiplications for the number of inputs (compiled or exported, for many). The results differ
+    by rounding errors. Modules that read the `weight` and the `bias` of a linear layer
+    (`nn.TransformerEncoderLayer` in evaluation mode, `nn.MultiheadAttention`) take this one, too.
 
     Examples
     --------
@@ -68,14 +77,15 @@ class DeepLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        bias = as_flag(bias, "bias")
         self.widths = as_width_sequence(widths)
         largest = min(self.widths)
         self.rank = None if rank is None else as_rank(rank, largest, "the smallest width")
         self.scale = as_positive(scale, "scale")
         self.distribution = as_distribution(distribution)
         dtype = torch.get_default_dtype() if dtype is None else dtype
-        if not dtype.is_floating_point:
-            raise TypeError(f"dtype must be a real floating type, got {dtype}")
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise TypeError(f"dtype must be a real floating type, got {dtype!r}")
         d = self.widths
         self.weights = nn.ParameterList(
             torch.empty(b, a, device=device, dtype=dtype) for a, b in itertools.pairwise(d)
@@ -127,6 +137,21 @@ class DeepLinear(nn.Module):
         if deep.bias is not None:
             deep.bias = nn.Parameter(linear.bias.detach().clone(), linear.bias.requires_grad)
         return deep.train(linear.training)
+
+    @property
+    def weight(self) -> Tensor:
+        """The end-to-end matrix, as of an `nn.Linear`: a new tensor, whose changes are lost."""
+        return self.end_to_end()
+
+    @weight.setter
+    def weight(self, value: Any) -> None:
+        raise AttributeError(_COMPUTED)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Register a parameter; `weight` is none, but the product of the layers."""
+        if name == "weight":
+            raise AttributeError(_COMPUTED)
+        super().register_parameter(name, param)
 
     @property
     def in_features(self) -> int:
@@ -182,9 +207,13 @@ class DeepLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to inputs of shape (..., d_0); returns shape (..., d_N)."""
-        inputs = math.prod(x.shape[:-1])
-        merged_cost = self._product_cost + inputs * self.in_features * self.out_features
-        if merged_cost < inputs * self._layered_cost:
+        inputs, area = math.prod(x.shape[:-1]), self.in_features * self.out_features
+        if torch.compiler.is_compiling():
+            # The number of inputs may be a symbol, which a comparison would fix: decide for many.
+            merged = area < self._layered_cost
+        else:
+            merged = self._product_cost + inputs * area < inputs * self._layered_cost
+        if merged:
             return functional.linear(x, self.end_to_end(), self.bias)
         *hidden, last = self.weights
         for w in hidden:

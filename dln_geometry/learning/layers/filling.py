@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.points import balanced_chain, haar_stiefel
-from dln_geometry.support import as_matrix, as_module_generator, as_positive, as_rank, normal
+from dln_geometry.support import (
+    as_matrix,
+    as_module_generator,
+    as_positive,
+    as_rank,
+    normal,
+    shared_pair,
+)
 
 
 def fill_balanced(
@@ -98,6 +105,11 @@ def _widths_of(weights: Sequence[Tensor]) -> tuple[int, ...]:
             raise TypeError(f"weights[{p}] must be a real floating tensor, got {what}")
         if torch.nn.parameter.is_lazy(w):
             raise ValueError(f"weights[{p}] must be initialised, got a lazy parameter")
+        if w.is_inference() and not torch.is_inference_mode_enabled():
+            raise ValueError(
+                f"weights[{p}] must be made outside torch.inference_mode, got one made inside: it "
+                "cannot be changed in place"
+            )
         if w.ndim < 2 or 0 in w.shape:
             raise ValueError(
                 f"weights[{p}] must be a non-empty matrix (..., d_{p + 1}, d_{p}), "
@@ -115,8 +127,11 @@ def _widths_of(weights: Sequence[Tensor]) -> tuple[int, ...]:
                 f"weights must share one dtype and device, got {first.dtype} on {first.device} "
                 f"and {w.dtype} on {w.device} at {p}"
             )
-    if not first.is_meta and len({w.data_ptr() for w in weights}) < len(weights):
-        raise ValueError("weights must be distinct tensors, got one of them twice (tied layers)")
+    if pair := shared_pair(weights):
+        raise ValueError(
+            "weights must be distinct tensors without common elements, got tied ones at "
+            f"{pair[0]} and {pair[1]}"
+        )
     return (first.shape[-1], *(w.shape[-2] for w in weights))
 
 

@@ -29,8 +29,8 @@ def balanced_(
     ``W_p = Q_p Sigma^{1/N} Q_{p-1}^T`` with ``X = U Sigma V^T``, ``Q_N = U``, ``Q_0 = V``: the
     layers multiply to X, and the sum of their squares is the least possible. Biases are set to
     zero, so that the module is the map ``x -> X x``. Half precision is computed in float32 and
-    rounded once. Layers that are tied, mix dtypes or devices, or whose weights are computed
-    (weight_norm) are refused.
+    rounded once. Layers that are tied (or come twice), mix dtypes or devices, or whose weights or
+    biases are computed (weight_norm) are refused.
 
     Parameters
     ----------
@@ -77,6 +77,7 @@ def _collect(item: Any, name: str, weights: list[Tensor], biases: list[Tensor]) 
     if isinstance(item, Tensor) and name:
         weights.append(item)
     elif isinstance(item, nn.Linear | DeepLinear):
+        _check_forward(item, name, nn.Linear, DeepLinear)
         own = item.weights if isinstance(item, DeepLinear) else [item._parameters.get("weight")]
         for w in own:
             if not isinstance(w, nn.Parameter):
@@ -87,12 +88,19 @@ def _collect(item: Any, name: str, weights: list[Tensor], biases: list[Tensor]) 
                 )
             weights.append(w)
         if item.bias is not None:
+            if not isinstance(item.bias, nn.Parameter):
+                raise TypeError(
+                    f"module must hold its biases as parameters, got a computed bias in "
+                    f"{_place(item, name)}"
+                )
             biases.append(item.bias)
     elif isinstance(item, nn.Identity) and name:
         pass
     elif isinstance(item, nn.Sequential | nn.ModuleList | nn.ParameterList | list | tuple):
+        _check_forward(item, name, nn.Sequential)
+        # Not `named_children`, which leaves out a module that comes again.
         named = isinstance(item, nn.Sequential | nn.ModuleList)
-        for key, child in item.named_children() if named else enumerate(item):
+        for key, child in item._modules.items() if named else enumerate(item):
             _collect(child, f"{name}.{key}" if name else str(key), weights, biases)
     elif name:
         raise TypeError(f"layers must all be linear, got {_place(item, name)}")
@@ -100,6 +108,15 @@ def _collect(item: Any, name: str, weights: list[Tensor], biases: list[Tensor]) 
         raise TypeError(
             "module_or_weights must be a DeepLinear, an nn.Linear, an nn.Sequential or a sequence "
             f"of linear layers or weights, got {type(item).__name__}"
+        )
+
+
+def _check_forward(item: Any, name: str, *kinds: type[nn.Module]) -> None:
+    """Refuse a module derived from one of these with a forward pass of its own."""
+    if isinstance(item, kinds) and not any(type(item).forward is k.forward for k in kinds):
+        raise TypeError(
+            f"layers must be applied one after the other, got a forward pass of its own in "
+            f"{_place(item, name)}: give a list of its layers or weights"
         )
 
 

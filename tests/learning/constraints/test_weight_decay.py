@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch import nn
 
 from dln_geometry.learning import dcs_, dcs_parameter_groups, dcs_penalty
 from dln_geometry.testing import assert_close
-from tests.learning.constraints.routes import F64, linear, mean_square
+from tests.learning.constraints.routes import F64, linear, mean_square, regression
 
 
 @pytest.mark.parametrize("optimiser", [torch.optim.SGD, torch.optim.Adam])
@@ -55,3 +57,60 @@ def test_groups_of_the_optimiser_hold_every_parameter_once(generator):
     assert_close(penalty, (0.1 * squares[0] + 0.3 * squares[1]) / 2)
     whole = dcs_(nn.Linear(3, 2, bias=False), "weight")
     assert len(dcs_parameter_groups(whole, 0.1)) == 1
+
+
+def test_decay_of_factors_is_coupled_and_that_of_the_rest_as_the_optimiser_has_it(generator):
+    net = dcs_(linear(3, 4, generator), "weight", torch.eye(12, dtype=F64)[:, :5])
+    optimiser = torch.optim.AdamW(dcs_parameter_groups(net, 0.3, weight_decay=0.2), lr=0.1)
+    before = [p.detach().clone() for p in net.parameters()]
+    for p in net.parameters():
+        p.grad = torch.zeros_like(p)
+    optimiser.step()
+    z, *factors = net.parameters()
+    # The first step of Adam has the size lr, whatever the gradient, which here is the decay alone.
+    for u, old in zip(factors, before[1:], strict=True):
+        assert_close(u, old - 0.1 * old / (old.abs() + 1e-8 / 0.3))
+    assert_close(z, (1 - 0.1 * 0.2) * before[0])
+
+
+@pytest.mark.parametrize("name", ["AdamW", "NAdam", "RAdam"])
+def test_optimisers_with_decoupled_decay_couple_that_of_the_factors(name, generator):
+    start = linear(1, 8, generator)
+    x, y = regression((1, 8), generator)
+
+    def trained(optimiser, groups_of, **options):
+        net = dcs_(copy.deepcopy(start), "weight")
+        step = optimiser(groups_of(dcs_parameter_groups(net, 0.2)), lr=0.05, **options)
+        loss = mean_square(net, x, y)
+        for _ in range(20):
+            step.zero_grad()
+            loss().backward()
+            step.step()
+        return net.weight.detach()
+
+    kind = getattr(torch.optim, name)
+    options = {} if name == "AdamW" else {"decoupled_weight_decay": True}
+    found = trained(kind, list, **options)
+    # The same optimiser with coupled decay, on groups that say nothing about it.
+    coupled = torch.optim.Adam if name == "AdamW" else kind
+
+    def bare(groups):
+        return [{k: g[k] for k in ("params", "weight_decay")} for g in groups]
+
+    assert torch.equal(found, trained(coupled, bare))
+    assert not torch.equal(found, trained(kind, bare, **options))
+
+
+def test_tied_factors_decay_once(generator):
+    layer = dcs_(linear(4, 4, generator), "weight")
+    twice = nn.Sequential(layer, nn.ReLU(), layer)
+    assert [len(g["params"]) for g in dcs_parameter_groups(twice, 0.1)] == [2]
+    other = dcs_(linear(4, 4, generator), "weight")
+    other.parametrizations.weight.original0 = layer.parametrizations.weight.original0
+    shared = nn.Sequential(layer, other)
+    (group,) = dcs_parameter_groups(shared, 0.1)
+    assert len(group["params"]) == 3
+    squares = sum(p.detach().square().sum() for p in shared.parameters())
+    assert_close(dcs_penalty(shared, 0.1), 0.05 * squares)
+    with pytest.raises(ValueError, match="kappa must be the same for tied factors, got 0.2"):
+        dcs_penalty(shared, {"0.weight": 0.1, "1.weight": 0.2})

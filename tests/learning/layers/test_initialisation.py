@@ -200,6 +200,37 @@ def _tied():
     return [w, w]
 
 
+def _twice():
+    layer = nn.Linear(3, 3)
+    return nn.Sequential(layer, nn.Sequential(layer))
+
+
+class _Residual(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+class _Adapted(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class _Shifted(nn.Module):
+    def forward(self, bias):
+        return bias + 1
+
+
+def _computed_bias():
+    layer = nn.Linear(3, 3)
+    nn.utils.parametrize.register_parametrization(layer, "bias", _Shifted())
+    return nn.Sequential(layer)
+
+
+def _inference():
+    with torch.inference_mode():
+        return nn.Linear(3, 3)
+
+
 def _weight_norm():
     return nn.Sequential(torch.nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)))
 
@@ -233,6 +264,13 @@ def _weight_norm():
             "share one dtype and device",
         ),
         (_tied(), {}, ValueError, "must be distinct tensors"),
+        (_twice(), {}, ValueError, "must be distinct tensors .* got tied ones at 0 and 1"),
+        (nn.ModuleList([nn.Linear(3, 3)] * 2), {}, ValueError, "must be distinct tensors"),
+        ([torch.zeros(3).expand(3, 3)], {}, ValueError, "must be distinct .* at 0 and 0"),
+        (_Residual(nn.Linear(3, 3)), {}, TypeError, "a forward pass of its own in _Residual"),
+        ([_Adapted(3, 3)], {}, TypeError, "a forward pass of its own in _Adapted at '0'"),
+        (_computed_bias(), {}, TypeError, "computed bias in .* at '0'"),
+        (_inference(), {}, ValueError, r"weights\[0\] must be made outside torch.inference_mode"),
         (_weight_norm(), {}, TypeError, "computed weight in .* at '0'"),
         (nn.Linear(4, 3), {"rank": 4}, ValueError, "rank must lie between 1 and 3"),
         (nn.Linear(4, 3), {"rank": 1.0}, TypeError, "rank must be an integer"),
