@@ -35,7 +35,8 @@ def balancing_velocity(factors: Sequence[Any]) -> tuple[Tensor, ...]:
         + W_{k+1}^T W_{k+1} c_k - W_{k+1}^T c_{k+1} W_{k+1} = G_k``
 
     and the moments ``G_k = W_{k+1}^T W_{k+1} - W_k W_k^T``; c is not symmetric in general.
-    Factors as in `balancing_flow`; returns one matrix for every layer, of its shape.
+    Factors as in `balancing_flow`; returns one matrix for every layer, of its shape. Computed in
+    double precision.
 
     References
     ----------
@@ -47,9 +48,10 @@ def balancing_velocity(factors: Sequence[Any]) -> tuple[Tensor, ...]:
     (tensor([[0.8000]]), tensor([[-2.4000]]))
     """
     layers = as_factors(factors)
-    if len(layers) == 1:
-        return (torch.zeros_like(layers[0]),)
-    stack = Stack(_flat(layers))
+    if len(layers) == 1 or layers[0].numel() == 0:
+        return tuple(torch.zeros_like(w) for w in layers)
+    # Roundings grow with the condition of the layers: compute in double precision.
+    stack = Stack([w.double() for w in _flat(layers)])
     c = balancing_generator(stack.tensor)
     velocity = torch.zeros_like(stack.tensor)
     velocity[:, :-1] = c @ stack.tensor[:, :-1]
@@ -82,7 +84,8 @@ def balancing_flow(
     Raises
     ------
     ValueError
-        If 20 000 evaluations of the velocity do not reach a time.
+        If 20 000 evaluations of the velocity do not reach a time: neighbouring layers have singular
+        values below about 1e-8 of their largest, but not zero.
 
     Notes
     -----
@@ -104,7 +107,8 @@ def balancing_flow(
     times = _checked_times(t)
     states = []
     with Progress(progress, "balancing") as bar:
-        flow = BalancingPath(_flat(layers), bar.callback) if len(layers) > 1 else None
+        moves = len(layers) > 1 and layers[0].numel() > 0
+        flow = BalancingPath(_flat(layers), bar.callback) if moves else None
         if flow is not None:
             flow.until = max(min(times[-1], SNAP if math.isinf(times[-1]) else LATE), 1e-300)
         for time in times:

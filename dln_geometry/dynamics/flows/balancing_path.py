@@ -37,11 +37,15 @@ class Stack:
     """Layers (B, d_p, d_{p-1}) of any widths as one tensor (B, N, d, d), padded by zeros, N >= 2.
 
     An outer layer that is wider outside is a square triangular core times orthonormal rows or
-    columns; the stack holds the core, because the flow does not move the rest.
+    columns; the stack holds the core, because the flow does not move the rest. Layers are divided
+    by a power of two, `unit`, near their largest entry: their squares stay in the range of numbers.
     """
 
     def __init__(self, layers: Sequence[Tensor]) -> None:
-        cores, self.inner, self.outer = list(layers), None, None
+        largest = torch.stack([w.abs().amax((-2, -1)) for w in layers]).amax(0)
+        self.unit = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1)
+        self.unit = self.unit[:, None, None]
+        cores, self.inner, self.outer = [w / self.unit for w in layers], None, None
         if cores[0].shape[-1] > cores[0].shape[-2]:
             q, r = torch.linalg.qr(cores[0].mT)
             cores[0], self.inner = r.mT, q.mT
@@ -60,7 +64,7 @@ class Stack:
             cores[0] = cores[0] @ self.inner
         if self.outer is not None:
             cores[-1] = self.outer @ cores[-1]
-        return [core.contiguous() for core in cores]
+        return [core * self.unit for core in cores]
 
 
 def transformed(w: Tensor, g: Tensor) -> Tensor:
@@ -102,9 +106,20 @@ class FibreChart:
         return self.weight * (self.left.mT @ c @ g @ self.right)
 
 
-def balancing_generator(w: Tensor) -> Tensor:
-    """Return c with ``L c = G``, shape (B, N-1, d, d), for a stack w of (B, N, d, d)."""
+def layer_svd(w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the SVD of the layers of a stack, without the singular values that are rounding."""
     u, s, vh = torch.linalg.svd(w)
+    return u, torch.where(s > ROUNDING * s[..., :1], s, 0.0), vh
+
+
+def balancing_generator(w: Tensor, alive: Tensor | None = None) -> Tensor:
+    """Return c with ``L c = G``, shape (B, N-1, d, d), for a stack w of (B, N, d, d).
+
+    `alive`, (B, N, d), tells which singular values of the layers are not zero. A change of basis
+    between two zeros moves no layer, and is left out: roundings in their place would turn it fast.
+    """
+    u, s, vh = layer_svd(w)
+    s = s if alive is None else torch.where(alive, s, 0.0)
     # c_k = V_{k+1} z_k U_k^T: the diagonal blocks of L are s_{k+1,i}^2 + s_{k,j}^2.
     left, right = vh[:, 1:].mT, u[:, :-1]
     after, before = s[:, 1:, :, None].square(), s[:, :-1, None, :].square()
@@ -165,8 +180,8 @@ class BalancingPath:
             self._piece(SNAP)
         # The rest of the way is short and orthogonal to the balanced factors, so the limit has the
         # frames of the present layers, without the modes that vanish.
-        frames, u, s = self._frames(self.layers())
-        return chain_from_frames([*frames, u], s)
+        frames, u, s = self._frames([w / self.stack.unit for w in self.layers()])
+        return tuple(w * self.stack.unit for w in chain_from_frames([*frames, u], s))
 
     def _is_near(self) -> bool:
         """Tell whether the modes of X are within NEAR/2 of the limit; their speed is e^{-2t}."""
@@ -188,19 +203,19 @@ class BalancingPath:
 
     def _piece(self, time: float) -> None:
         """Integrate the changes of basis, no further than they stay well conditioned."""
-        u, s, vh = torch.linalg.svd(self.w)
+        u, s, vh = layer_svd(self.w)
         # Remove roundings, which would have grown by the next piece.
-        s = torch.where(s > ROUNDING * s[..., :1], s, 0.0)
-        full = (s > 0).all(-1)[..., None, None]
+        alive = s > 0
+        full = alive.all(-1)[..., None, None]
         w = self.w = torch.where(full, self.w, (u * s[..., None, :]) @ vh)
-        speed = float(torch.linalg.matrix_norm(balancing_generator(w), ord=2).amax())
+        speed = float(torch.linalg.matrix_norm(balancing_generator(w, alive), ord=2).amax())
         span = min(time - self.time, 2.0 / max(speed, 1e-12))
         chart, like = FibreChart(w), self.start
 
         def field(t: Tensor, y: Tensor, out: Tensor) -> Tensor:
             g = chart.basis(y.view_as(like))
             moved = transformed(w, g)
-            out.copy_(chart.rate(g, balancing_generator(moved)).view_as(out))
+            out.copy_(chart.rate(g, balancing_generator(moved, alive)).view_as(out))
             return 0.5 * moved.square().sum((1, 2, 3)).unsqueeze(-1)
 
         end = integrate(
