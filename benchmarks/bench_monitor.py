@@ -65,6 +65,14 @@ def relu_mlp(width=560):
     return nn.Sequential(*(m for m in mlp(width) if not isinstance(m, nn.LayerNorm)))
 
 
+def small_mlp():
+    return mlp(32)
+
+
+def small_relu_mlp():
+    return relu_mlp(32)
+
+
 def conv_net():
     def block(m, n, stride=1):
         conv = nn.Conv2d(m, n, 3, stride=stride, padding=1, bias=False)
@@ -86,6 +94,8 @@ NETWORKS = {
     "MLP, layer norm": (mlp, 128),
     "MLP, ReLU alone": (relu_mlp, 128),
     "convolutions, batch norm": (conv_net, 32),
+    "small MLP, layer norm": (small_mlp, 32),
+    "small MLP, ReLU alone": (small_relu_mlp, 32),
 }
 RULES = {
     "momentum, decay": {"momentum": 0.9, "weight_decay": 5e-4},

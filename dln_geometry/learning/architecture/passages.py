@@ -109,7 +109,8 @@ def operation(network: TracedNetwork, node: fx.Node) -> str | None:
 
 def has_hooks(module: nn.Module) -> bool:
     """Tell whether hooks may change what a module takes or returns."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
+    return any(not getattr(h, "changes_nothing", False) for kind in hooks for h in kind.values())
 
 
 def passage(

@@ -9,5 +9,6 @@ from __future__ import annotations
 
 from dln_geometry.learning.monitor.charge_monitor import ChargeMonitor
 from dln_geometry.learning.monitor.record import ChargeRecord, ChargeReport
+from dln_geometry.learning.monitor.variances import Variances
 
-__all__ = ["ChargeMonitor", "ChargeRecord", "ChargeReport"]
+__all__ = ["ChargeMonitor", "ChargeRecord", "ChargeReport", "Variances"]

@@ -16,7 +16,7 @@ from torch.optim import SGD
 from dln_geometry.learning.architecture import SymmetricGroup, symmetries_of
 from dln_geometry.learning.monitor.group_laws import GaugeLaw, LinearLaw, QuadraticLaw
 from dln_geometry.learning.monitor.laws import Groups, Law
-from dln_geometry.learning.monitor.products import Products, Snapshot, StepOptions
+from dln_geometry.learning.monitor.products import Products, Snapshot, StepOptions, wide_dtype
 
 
 def check_optimizer(optimizer: Any) -> None:
@@ -196,12 +196,12 @@ class Follower:
         for law in self._laws:
             law.after(snapshot)
 
-    def figures(self, snapshot: Snapshot, *, units: bool) -> Tensor:
-        """Return charges, predictions and residuals of all groups in one row, on the device.
+    def figures(self, snapshot: Snapshot, allowed: Tensor, *, units: bool) -> Tensor:
+        """Return charges, predictions, residuals and tolerances of all groups in one row.
 
-        With `units`, every single charge and its prediction follow.
+        With `units`, every single charge and its prediction follow. The row is on the device.
         """
-        columns: tuple[list[Tensor], ...] = ([], [], [], [], [])
+        columns: tuple[list[Tensor], ...] = ([], [], [], [allowed], [], [])
         for law in self._laws:
             law.settle()
             measured, predicted = law.measured(snapshot), law.charges
@@ -213,20 +213,26 @@ class Follower:
             row = [law.summary(measured), law.summary(predicted), residual]
             if units:
                 row += [measured.reshape(-1), predicted.reshape(-1)]
-            for column, value in zip(columns, row, strict=False):
+            for column, value in zip(columns[:3] + columns[4:], row, strict=False):
                 column.append(value)
         return torch.cat([value for column in columns for value in column])
 
-    def tolerances(self, window: int | None) -> list[float]:
-        """Return the residual that rounding and epsilons may leave in each group in a window."""
+    def allowances(self, window: int | None) -> tuple[Tensor, Tensor, float]:
+        """Return the rounding and the epsilon of each group, and a factor of the epsilons.
+
+        Rounding may leave the first in a window, epsilons the factor times the second (at a
+        variance of 1, see `variances`).
+        """
         steps = math.inf if window is None else window
-        found = []
-        for group in self.groups:
-            eps = max(torch.finfo(self.params[n].dtype).eps for n in group.names)
-            # A short window is held to less: a broken symmetry leaves a smaller residual, too.
-            rounding = min(math.sqrt(eps), steps * eps ** (2 / 3))
-            found.append(max(rounding, min(100, 10 * steps) * group.epsilon))
-        return found
+        precisions = [
+            max(torch.finfo(self.params[n].dtype).eps for n in g.names) for g in self.groups
+        ]
+        # A short window is held to less: a broken symmetry leaves a smaller residual, too.
+        rounding = [min(math.sqrt(eps), steps * eps ** (2 / 3)) for eps in precisions]
+        device = self._products.device
+        kind: Any = {"dtype": wide_dtype(device), "device": device}
+        epsilons = torch.tensor([g.epsilon for g in self.groups], **kind)
+        return torch.tensor(rounding, **kind), epsilons, min(100, 10 * steps)
 
     def owners(self) -> tuple[int, ...]:
         """Return the number of the group that each single charge belongs to."""

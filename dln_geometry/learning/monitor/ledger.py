@@ -13,19 +13,18 @@ from torch import Tensor
 from dln_geometry.learning.architecture import SymmetricGroup
 from dln_geometry.learning.monitor.record import ChargeRecord, ChargeReport
 from dln_geometry.learning.symmetry import SymmetryError
-from dln_geometry.support import as_count, as_positive, warn
+from dln_geometry.support import as_count, warn
 
 
 class Ledger:
-    """Rows of figures: charges, predictions and residuals of all groups, then single charges.
+    """Rows of figures: charges, predictions, residuals and tolerances of all groups, then units.
 
-    Of `tolerances`, one may stand for all groups; the options are those of `ChargeMonitor`.
+    The options are those of `ChargeMonitor`.
     """
 
     def __init__(
         self,
         labels: Sequence[str],
-        tolerances: Sequence[float],
         history: int | None,
         on_break: str,
         writer: Any,
@@ -34,11 +33,9 @@ class Ledger:
     ) -> None:
         if on_break not in ("ignore", "warn", "raise"):
             raise ValueError(f'on_break must be "ignore", "warn" or "raise", got {on_break!r}')
-        tolerances = [as_positive(value, "tolerance") for value in tolerances]
         if writer is not None and not callable(getattr(writer, "add_scalar", None)):
             raise TypeError(f"writer must have a method add_scalar, got {type(writer).__name__}")
         self.labels = tuple(labels)
-        self.tolerances = tuple(tolerances * len(labels) if len(tolerances) == 1 else tolerances)
         self.on_break, self.writer, self.prefix = on_break, writer, prefix
         self.flush_every = as_count(flush_every, "flush_every")
         self.warned = False
@@ -71,14 +68,13 @@ class Ledger:
 
     def _check(self, rows: Sequence[tuple[int, Tensor]]) -> None:
         count = len(self.labels)
-        allowed = torch.tensor(self.tolerances, dtype=rows[0][1].dtype)
         for step, row in rows:
-            residual = row[2 * count : 3 * count]
+            residual, allowed = row[2 * count : 4 * count].chunk(2)
             broken = ~(residual <= allowed)
             if bool(broken.any()):
                 k = int(torch.where(broken, residual / allowed, -1.0).nan_to_num(math.inf).argmax())
                 message = (
-                    f"{self.labels[k]} must be a symmetry within {self.tolerances[k]:.1e}, got a "
+                    f"{self.labels[k]} must be a symmetry within {float(allowed[k]):.1e}, got a "
                     f"residual of {float(residual[k]):.3e} after {step} steps"
                 )
                 if self.on_break == "raise":
@@ -94,19 +90,24 @@ class Ledger:
             raise RuntimeError("nothing is recorded yet: the first step of the optimizer begins")
         values = torch.stack([row for _, row in self._kept])
         g = len(self.labels)
-        charge, predicted, residual, rest = values.split([g, g, g, values.shape[1] - 3 * g], dim=1)
+        sizes = [g, g, g, g, values.shape[1] - 4 * g]
+        charge, predicted, residual, tolerance, rest = values.split(sizes, dim=1)
         steps = torch.tensor([step for step, _ in self._kept])
         known = steps, self.labels, charge, predicted, residual
         if owners is None:
-            return ChargeRecord(*known)
+            return ChargeRecord(*known, tolerance=tolerance)
         singles, predictions = rest.chunk(2, dim=1)
-        return ChargeRecord(*known, singles, predictions, owners)
+        return ChargeRecord(*known, singles, predictions, owners, tolerance)
 
     def report(self, record: ChargeRecord, groups: Sequence[SymmetricGroup]) -> list[ChargeReport]:
         """Return one line for every group, with the worst residual of all rows."""
+        assert record.tolerance is not None
         last = (x[-1].tolist() for x in (record.charge, record.predicted, record.residual))
-        worst = record.residual.nan_to_num(math.inf).amax(0).tolist()
-        rows = zip(self.labels, groups, *last, worst, self.tolerances, strict=True)
+        residual = record.residual.nan_to_num(math.inf)
+        # The worst by its own tolerance, which follows the variances of normalisations.
+        at = (residual / record.tolerance).argmax(0, keepdim=True)
+        worst, allowed = (x.gather(0, at)[0].tolist() for x in (residual, record.tolerance))
+        rows = zip(self.labels, groups, *last, worst, allowed, strict=True)
         return [ChargeReport(*row) for row in rows]
 
     def state(self) -> list[tuple[int, Tensor]]:

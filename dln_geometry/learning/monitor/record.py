@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import xarray
 
 _FORMAT = 1
-_SERIES = ("steps", "charge", "predicted", "residual", "unit_charge", "unit_predicted")
+_SERIES = ("steps", "charge", "predicted", "residual", "tolerance", "unit_charge", "unit_predicted")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,9 @@ class ChargeRecord:
         Every single charge, where the monitor was asked to keep them.
     unit_group : tuple of int, optional
         The group that each belongs to.
+    tolerance : Tensor, shape (T, G), optional
+        The residual that rounding, and epsilons of normalisations over the variances met, may
+        leave; records of older versions have none.
     """
 
     steps: Tensor
@@ -49,6 +52,7 @@ class ChargeRecord:
     unit_charge: Tensor | None = None
     unit_predicted: Tensor | None = None
     unit_group: tuple[int, ...] = ()
+    tolerance: Tensor | None = None
 
     def __len__(self) -> int:
         return self.steps.shape[0]
@@ -59,6 +63,8 @@ class ChargeRecord:
 
         data: dict[str, Any]
         data = {name: (("time", "group"), getattr(self, name).numpy()) for name in _SERIES[1:4]}
+        if self.tolerance is not None:
+            data["tolerance"] = (("time", "group"), self.tolerance.numpy())
         coords: dict[str, Any] = {"time": self.steps.numpy(), "group": list(self.labels)}
         if self.unit_charge is not None and self.unit_predicted is not None:
             data["unit_charge"] = (("time", "unit"), self.unit_charge.numpy())
@@ -94,7 +100,9 @@ class ChargeReport:
     charge, predicted, residual : float
         At the last record; see `ChargeRecord`.
     worst : float
-        Largest residual of all records kept; above `tolerance` the symmetry counts as broken.
+        The residual of all records kept that is largest relative to its tolerance.
+    tolerance : float
+        Of that residual; above it the symmetry counts as broken.
     """
 
     label: str
