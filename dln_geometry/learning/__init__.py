@@ -8,6 +8,7 @@ from dln_geometry.learning.closed_forms import balance_step, momentum_balance_st
 from dln_geometry.learning.collapse import (
     Collapse,
     CollapseReport,
+    DeadUnit,
     Lyapunov,
     MirrorFamily,
     Stability,
@@ -86,6 +87,7 @@ __all__ = [
     "Charges",
     "Collapse",
     "CollapseReport",
+    "DeadUnit",
     "DeepLinear",
     "DiscreteLaw",
     "EffectiveRMSProp",

@@ -8,7 +8,9 @@ Open `search` first: `symmetries_of` follows every layer to all operations that 
 - `passages`: which changes of the channels pass through an operation between layers;
 - `walks`: from a layer along the graph to its readers, by layers and passages;
 - `groups`: the result, `SymmetricGroup`, and its `Part`;
-- `confirmation`: tries each group on an example.
+- `trials`: tells whether a change of parameters, wherever it comes from, changes the outputs of a
+  module; `subject` calls a copy of the module, `shaking` draws its parameters and inputs;
+- `confirmation`: keeps the groups that pass the trials, and tells of the others.
 
 Add an operation to the tables of `passages`, a layer to `MAKERS` of `layers`, a symmetry as a
 generator of groups to `search` (with a new kind in `groups` if it moves parameters in a new way),
@@ -19,5 +21,6 @@ from __future__ import annotations
 
 from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
 from dln_geometry.learning.architecture.search import symmetries_of
+from dln_geometry.learning.architecture.trials import Trial, trials
 
-__all__ = ["Part", "SymmetricGroup", "symmetries_of"]
+__all__ = ["Part", "SymmetricGroup", "Trial", "symmetries_of", "trials"]

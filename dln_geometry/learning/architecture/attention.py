@@ -44,7 +44,8 @@ def attention_groups(
         output_alone = all(_is_output(user, node) for user in network.readers(node))
         yield SymmetricGroup("gauge", value, (heads,), through)
         if h > 1 and not drops and output_alone:
-            yield SymmetricGroup("permutation", (*query, *key, *value, heads), (), through)
+            parts = (*query, *key, *value, heads)
+            yield SymmetricGroup("permutation", parts, (), through, reading=(heads,))
     if bias is not None and not module.add_zero_attn:
         yield SymmetricGroup("translation", (Part(bias, 0, e, 1, e),), (), through)
 

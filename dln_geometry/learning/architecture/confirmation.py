@@ -1,81 +1,95 @@
-"""Keep the symmetric groups that do not change the output of a module on an example."""
+"""Keep the symmetric groups that do not change the output of a module in several trials."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from dln_geometry.learning.architecture.groups import SymmetricGroup
+from dln_geometry.learning.architecture.trials import Trial
+from dln_geometry.support import warn
 
-# Largest response to a group relative to that to a random direction: the epsilon of a normalisation
-# makes far less than this of a true symmetry.
-_ALLOWED = 0.05
-_SIZE = 0.1
+_SIZE = 0.3
+
+
+class _Record:
+    """What the trials say of one group."""
+
+    def __init__(self, group: SymmetricGroup) -> None:
+        self.group, self.refuted, self.tried = group, False, False
+        self.touched = torch.zeros(group.units, dtype=torch.bool, device="cpu")
+
+    def try_on(self, trial: Trial) -> None:
+        """Move the parameters of a trial by a random element."""
+        moved = self.group.act(trial.params, _element(self.group, trial))
+        verdict = trial.verdict(moved)
+        self.refuted = verdict is False
+        self.tried = self.tried or verdict is True
+        for part in self.group.parts:
+            # A shift, or the scale of one number, may be all that a unit can do.
+            alone = part.slices(trial.params[part.name])[0].numel() == 1
+            free = self.group.kind == "translation" or (self.group.kind == "scale" and alone)
+            self.touched = self.touched | (free or trial.touched(part))
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the group was tried, with all its units."""
+        return self.tried and bool(self.touched.all())
+
+    def __str__(self) -> str:
+        name = f"{self.group.kind} of {', '.join(self.group.names)}"
+        if self.tried and (off := torch.nonzero(~self.touched).flatten().tolist()):
+            name += f" (units {', '.join(map(str, off[:8]))}{', ...' if off[8:] else ''})"
+        return name
 
 
 def confirmed(
-    module: nn.Module, groups: Sequence[SymmetricGroup], example_input: Any, *, logits: bool
+    groups: Sequence[SymmetricGroup], guesses: Sequence[SymmetricGroup], trials: Iterable[Trial]
 ) -> list[SymmetricGroup]:
-    """Return the groups that do not change the output of a module.
+    """Return the groups of a graph that no trial refutes, and the guesses that trials confirm.
 
-    A random element of each moves the parameters, in double precision; the output must change far
-    less than after a random step of the same length in the same parameters. With `logits`, the
-    mean over the last axis (or the second) is ignored.
+    A group is refuted if a random element changes the outputs by more than rounding. A warning
+    names the groups of the graph that are refuted or could not be tried, and units on which no
+    output depended in any trial.
     """
-    if not groups:
+    records = [_Record(group) for group in groups]
+    guessed = [_Record(group) for group in guesses]
+    if not records and not guessed:
         return []
-    clone = copy.deepcopy(module).double()
-    arguments = tuple(
-        a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in example_input
+    for count, trial in enumerate(trials):
+        # After three, only those go on that were not tried, or hold units that were off.
+        left = [r for r in (*records, *guessed) if not r.refuted and (count < 3 or not r.is_clear)]
+        if not left:
+            break
+        for record in left:
+            record.try_on(trial)
+    kept = [r for r in records if not r.refuted] + [r for r in guessed if r.tried and not r.refuted]
+    _tell("change the output on the example, and are left out", [r for r in records if r.refuted])
+    _tell(
+        "could not be tried: noise in these parameters does not change the output either",
+        [r for r in kept if not r.tried],
     )
-    params = {name: p.detach() for name, p in clone.named_parameters()}
-    generator = torch.Generator().manual_seed(0)
-
-    def outputs(at: dict[str, Tensor]) -> Tensor:
-        buffers = {name: b.clone() for name, b in clone.named_buffers()}
-        # fork_rng restores the generators: dropout draws the same mask every time.
-        with torch.random.fork_rng(), torch.no_grad():
-            value = functional_call(clone, (at, buffers), arguments)
-        found = _float_tensors(value)
-        return torch.cat([(_without_shift(t) if logits else t).flatten() for t in found])
-
-    base = outputs(params)
-    kept = []
-    for group in groups:
-        element = group.random_element(params, generator)
-        if isinstance(element, tuple):
-            element = tuple(_SIZE * a for a in element)
-        elif group.kind != "permutation":
-            element = _SIZE * element
-        moved = group.act(params, element)
-        chance = dict(params)
-        for name in group.names:
-            step = moved[name] - params[name]
-            noise = torch.randn(step.shape, generator=generator, dtype=step.dtype).to(step.device)
-            chance[name] = params[name] + noise * (step.norm() / noise.norm().clamp(min=1e-300))
-        response, reference = ((outputs(at) - base).norm() for at in (moved, chance))
-        if bool(response <= _ALLOWED * reference + 1e-12 * base.norm()):
-            kept.append(group)
-    return kept
+    _tell(
+        "hold units on which no output depends, so that they could not be tried",
+        [r for r in kept if r.tried and not r.is_clear],
+    )
+    return [r.group for r in kept]
 
 
-def _float_tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value] if value.is_floating_point() else []
-    if isinstance(value, dict):
-        value = tuple(value.values())
-    if isinstance(value, tuple | list):
-        return [t for item in value for t in _float_tensors(item)]
-    return []
+def _tell(what: str, records: Sequence[_Record]) -> None:
+    if records:
+        warn(f"symmetries that {what}: {'; '.join(map(str, records))}")
 
 
-def _without_shift(t: Tensor) -> Tensor:
-    """Subtract the mean over the classes, on the second axis and on the last."""
-    if t.ndim > 2:
-        t = t - t.mean(1, keepdim=True)
-    return t - t.mean(-1, keepdim=True) if 0 < t.ndim < 4 else t
+def _element(group: SymmetricGroup, trial: Trial) -> Any:
+    """Draw an element of moderate size; no permutation that leaves every unit in its place."""
+    element: Any = group.random_element(trial.params, trial.generator)
+    if group.kind == "permutation":
+        same = torch.arange(group.units, device=element.device)
+        return element.roll(1) if bool(element.equal(same)) else element
+    if isinstance(element, Tensor):
+        return _SIZE * element
+    return tuple(_SIZE * a for a in element)

@@ -111,6 +111,8 @@ class SymmetricGroup:
     epsilon : float
         Largest epsilon of the normalisations that make a scale symmetry: the loss changes by
         about this number over the variance.
+    reading : tuple of Part
+        Of a permutation, those parts that read the units; the others make them.
 
     Examples
     --------
@@ -125,11 +127,12 @@ class SymmetricGroup:
     second: tuple[Part, ...] = ()
     through: tuple[str, ...] = ()
     epsilon: float = 0.0
+    reading: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise ValueError(f"kind must be one of {get_args(Kind)}, got {self.kind!r}")
-        for field in ("first", "second"):
+        for field in ("first", "second", "reading"):
             parts = getattr(self, field)
             if not isinstance(parts, tuple) or not all(isinstance(p, Part) for p in parts):
                 raise TypeError(f"{field} must be a tuple of Part, got {parts!r}")
@@ -256,5 +259,6 @@ class SymmetricGroup:
 
 def with_parts(group: SymmetricGroup, change: Callable[[Part], Part]) -> SymmetricGroup:
     """Return the group with every part changed."""
-    first, second = (tuple(map(change, side)) for side in (group.first, group.second))
-    return replace(group, first=first, second=second)
+    sides = (group.first, group.second, group.reading)
+    first, second, reading = (tuple(map(change, side)) for side in sides)
+    return replace(group, first=first, second=second, reading=reading)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 from torch.nn import functional
@@ -203,7 +204,7 @@ def absorption_of(
     module: Any = network.module(node)
     if module is None or has_hooks(module) or parametrize.is_parametrized(module):
         return None
-    eps = float(getattr(module, "eps", None) or 0.0)
+    eps = _epsilon(network, module)
     matrix = layout == Layout() and network.ranks.get(node) in (None, 2)
     if isinstance(module, _BatchNorm | _InstanceNorm) and _is_torch_own(module):
         instance = isinstance(module, _InstanceNorm)
@@ -222,6 +223,15 @@ def absorption_of(
     if type(module) in (nn.LayerNorm, nn.RMSNorm):
         return _absorbed_by_rows(module, layout, channels, eps)
     return None
+
+
+def _epsilon(network: TracedNetwork, module: Any) -> float:
+    """Return the epsilon of a normalisation: torch takes that of the precision for `None`."""
+    eps = getattr(module, "eps", 0.0)
+    if eps is None:
+        like = next(network.root.parameters())
+        return torch.finfo(like.dtype).eps if like.is_floating_point() else 0.0
+    return float(eps)
 
 
 def _absorbed_by_rows(module: Any, layout: Layout, channels: int, eps: float) -> Absorption | None:

@@ -14,8 +14,9 @@ from dln_geometry.learning.architecture.groups import Part, SymmetricGroup, with
 from dln_geometry.learning.architecture.layers import Layer, is_norm, layer_of, weight_norm_axis
 from dln_geometry.learning.architecture.passages import has_hooks
 from dln_geometry.learning.architecture.tracing import TracedNetwork
+from dln_geometry.learning.architecture.trials import trials
 from dln_geometry.learning.architecture.walks import absorbed, readings
-from dln_geometry.learning.functional import parameters_of
+from dln_geometry.learning.functional import as_arguments, bare_copy, parameters_of
 from dln_geometry.learning.layers import DeepLinear
 from dln_geometry.support import warn
 
@@ -45,11 +46,14 @@ def symmetries_of(
     ----------
     module : Module
         In the mode in which it is trained: batch normalisation is symmetric in training mode only.
-    example_input : Tensor or tuple, optional
-        Positional arguments of the module. They tell the numbers of dimensions, and groups that
-        change the output on them are left out. Without them, inputs are taken to be batches
-        (matrices for linear layers before ``BatchNorm1d``, ``GroupNorm``, ``Flatten`` or a softmax
-        with ``dim=1``).
+    example_input : Tensor, tuple or mapping, optional
+        The argument of the module, a tuple of its arguments, or a mapping of its keyword arguments,
+        as the `inputs` of `functionalize`. They tell the numbers of dimensions, and groups that
+        change the output are left out: each is tried at random parameters, buffers and inputs like
+        those given, in batches that are larger if the module allows it, and must change the outputs
+        by rounding only (the epsilon of a normalisation, which `SymmetricGroup.epsilon` states, is
+        negligible there). Without them, inputs are taken to be batches (matrices for linear layers
+        before ``BatchNorm1d``, ``GroupNorm``, ``Flatten`` or a softmax with ``dim=1``).
     loss : "cross_entropy" or None
         The loss of the output. A common shift of all logits does not change cross entropy; the
         classes must be the channels of the last layer.
@@ -57,14 +61,25 @@ def symmetries_of(
     Returns
     -------
     list of SymmetricGroup
-        In the order of the layers. Parameters that are used twice (tied, or in a module that is
-        called twice) or under hooks are in none.
+        In the order of the layers, with the names that the parameters have in `module`, which may
+        be wrapped (``DataParallel``, ``DistributedDataParallel``, ``AveragedModel``,
+        ``torch.compile``). Parameters that are used twice (tied, or in a module that is called
+        twice) or under hooks are in none.
+
+    Raises
+    ------
+    TypeError
+        If `module` is no module, or cannot be copied.
+    ValueError
+        If it has no parameters, or lazy ones, or cannot be called on `example_input`.
 
     Warns
     -----
     UserWarning
         If a module inside cannot be traced, since its path depends on values. With an example
-        input, its children are traced on their own, and their groups that pass it are kept.
+        input, its children are traced on their own, and their groups that pass it are kept. If
+        groups of the graph change the output on the example, or groups or units in them could not
+        be tried since no output depends on them.
 
     Examples
     --------
@@ -79,18 +94,30 @@ def symmetries_of(
         raise ValueError(f"module must have parameters, got a {type(module).__name__} without any")
     if loss not in ("cross_entropy", None):
         raise ValueError(f'loss must be "cross_entropy" or None, got {loss!r}')
-    given = example_input is None or isinstance(example_input, tuple)
-    example = example_input if given else (example_input,)
-    network = TracedNetwork.of(_readable(module), example)
-    logits = loss == "cross_entropy"
-    groups = [_renamed(g, network.root, module) for g in _groups(network, logits=logits)]
+    call = None if example_input is None else as_arguments(example_input)
+    # Tracing calls the module on symbols, which must not stay in the user's.
+    twin, logits = _copy(module, call), loss == "cross_entropy"
+    tries = None if call is None else trials(twin, call, logits=logits)
+    network = TracedNetwork.of(_readable(twin), call)
+    groups = [_renamed(g, network.root, twin) for g in _groups(network, logits=logits)]
+    guesses: list[SymmetricGroup] = []
     if network.opaque:
         names = ", ".join(repr(name) if name else "the module itself" for name in network.opaque)
-        known = "missing: give an example_input" if example is None else "partly known"
+        known = "missing: give an example_input" if call is None else "partly known"
         warn(f"not everything could be traced: {names}; symmetries inside are {known}")
-        if example is not None:
-            groups += _inside(network, module)
-    return groups if example is None else confirmed(module, groups, example, logits=logits)
+        if call is not None:
+            guesses += _inside(network, twin)
+    return groups if tries is None else confirmed(groups, guesses, tries)
+
+
+def _copy(module: nn.Module, call: Any) -> nn.Module:
+    """Return a copy of the module to trace; without a call the module itself if need be."""
+    try:
+        return bare_copy(module)
+    except TypeError:
+        if call is not None:
+            raise
+        return module
 
 
 def _readable(module: nn.Module) -> nn.Module:
@@ -107,9 +134,13 @@ def _renamed(group: SymmetricGroup, inner: nn.Module, outer: nn.Module) -> Symme
 
 def _inside(network: TracedNetwork, outer: nn.Module) -> Iterator[SymmetricGroup]:
     """Yield the groups of the children of opaque modules: guesses that must be confirmed."""
-    todo = network.inside_opaque()
+    todo, seen = network.inside_opaque(), set[int]()
     while todo:
         name, child = todo.pop(0)
+        # Lists of modules and parameters come back as their own children.
+        if id(child) in seen:
+            continue
+        seen.add(id(child))
         inner = TracedNetwork.of(_readable(child))
         for group in _groups(inner, logits=False):
             through = tuple(f"{name}.{key}" for key in group.through)
@@ -181,7 +212,12 @@ def _of_layer(
         for maker in permuted.makers.values():
             parts += [*maker.rows(), *(maker.row_of(name, 0) for name in maker.more)]
         parts += [*permuted.carried, *permuted.columns]
-        yield SymmetricGroup("permutation", tuple(parts), (), tuple(permuted.through))
+        yield SymmetricGroup(
+            "permutation",
+            tuple(parts),
+            through=tuple(permuted.through),
+            reading=tuple(permuted.columns),
+        )
 
 
 def _of_module(network: TracedNetwork, node: fx.Node) -> Iterator[SymmetricGroup]:

@@ -8,11 +8,15 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
+from dln_geometry.learning.architecture.shaking import same_draws
+from dln_geometry.learning.functional import Bare
 from dln_geometry.learning.layers import DeepLinear
 
 # `forward` may raise these when its path depends on values (torch.fx's TraceError is a ValueError).
@@ -21,6 +25,9 @@ _FAILURES += (RuntimeError, TypeError, ValueError)
 
 # Modules of torch.nn that consist of others: read inside them too.
 _COMPOSITE = (nn.Sequential, nn.TransformerEncoderLayer, nn.TransformerEncoder)
+
+# A graph has no more operations.
+_MOST_OPERATIONS = 200_000
 
 # Attributes and methods of a tensor that do not read its values.
 _QUESTIONS = {"shape", "dtype", "device", "ndim", "is_cuda", "layout", "requires_grad"}
@@ -48,25 +55,31 @@ class TracedNetwork:
                 self.uses[self.names[id(value)]] += len(node.users)
 
     @classmethod
-    def of(cls, module: nn.Module, example_input: tuple[Any, ...] | None = None) -> TracedNetwork:
+    def of(cls, module: nn.Module, call: Any = None) -> TracedNetwork:
         """Trace a module in its present mode (training or evaluation), as far as possible.
 
-        Arguments of `forward` beyond those of the example keep their defaults.
+        The tensors in the arguments of the call are inputs, all else in it is a constant; without a
+        call, the arguments without defaults are inputs.
         """
-        tracer = _Tracer()
-        defaults = _defaults(module, 0 if example_input is None else len(example_input))
+        tracer = _Tracer(call)
         try:
-            with _plain_attention():
-                graph = tracer.trace(module, concrete_args=defaults)
+            with same_draws(), _plain_attention():
+                graph = tracer.trace(module)
         except _FAILURES:
             return cls(module)
         ranks: dict[fx.Node, int] = {}
-        if example_input is not None:
-            # A copy, since buffers change in training mode; fork_rng restores the generators.
+        if call is not None:
+            # A copy, since buffers change in training mode.
             root = copy.deepcopy(module)
-            with torch.random.fork_rng(), torch.no_grad(), _plain_attention():
+            inputs = [x.clone() for x in tree_leaves(call) if isinstance(x, Tensor)]
+            devices = {x.device for x in (*root.parameters(), *inputs)}
+            gpus = [d.index for d in devices if d.type == "cuda"]
+            with same_draws(gpus), torch.no_grad(), _plain_attention():
                 interpreter = _Ranks(fx.GraphModule(root, graph), graph)
-                interpreter.run(*example_input, *defaults.values())
+                try:
+                    interpreter.run(*inputs)
+                except _FAILURES:
+                    return cls(module)
             ranks = interpreter.ranks
         return cls(module, graph, tuple(tracer.opaque), ranks)
 
@@ -112,9 +125,36 @@ def _is_question(node: fx.Node) -> bool:
 class _Tracer(fx.Tracer):
     """Trace as far as possible: a module that cannot be read becomes one opaque operation."""
 
-    def __init__(self) -> None:
+    def __init__(self, call: Any = None) -> None:
         super().__init__()
-        self.opaque: list[str] = []
+        self.call, self.opaque, self.count = call, list[str](), 0
+
+    def create_args_for_root(
+        self, root_fn: Any, is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
+        """Return the function of the module and its inputs, one for each tensor of the call."""
+
+        def inputs() -> Iterator[Any]:
+            while True:
+                yield self.create_proxy("placeholder", f"input_{len(self.graph.nodes)}", (), {})
+
+        source = inputs()
+        if self.call is None:
+            required = _required(self.root)
+            args = [next(source) for keyword in required.values() if not keyword]
+            kwargs = {name: next(source) for name, keyword in required.items() if keyword}
+        else:
+            args, kwargs = tree_map(
+                lambda x: next(source) if isinstance(x, Tensor) else x, self.call
+            )
+        return partial(root_fn, **kwargs), [self.root, *args]
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """Add an operation; refuse those of a loop that does not end for want of values."""
+        self.count += 1
+        if self.count > _MOST_OPERATIONS:
+            raise RuntimeError(f"forward makes more than {_MOST_OPERATIONS} operations")
+        return super().create_node(*args, **kwargs)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, DeepLinear):
@@ -165,13 +205,16 @@ def _plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def _defaults(module: nn.Module, given: int) -> dict[str, Any]:
-    """Return the arguments of `forward` that keep their defaults, after `given` positional ones."""
+def _required(module: nn.Module) -> dict[str, bool]:
+    """Return the arguments of `forward` without defaults, and whether they need their names."""
+    while isinstance(module, Bare):
+        module = getattr(module, module.inner_name)
     parameters = inspect.signature(module.forward).parameters.values()
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return {
-        p.name: p.default
-        for k, p in enumerate(parameters)
-        if p.default is not p.empty and (k >= given or p.kind is p.KEYWORD_ONLY)
+        p.name: p.kind is p.KEYWORD_ONLY
+        for p in parameters
+        if p.default is p.empty and p.kind not in several
     }
 
 

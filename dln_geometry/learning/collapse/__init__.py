@@ -1,12 +1,13 @@
 """Which mirrors of a network collapse: by weight decay, by the noise of minibatches.
 
-Open `report` first: it puts together `detection` (which mirrors an architecture has) and
-`thresholds` (curvature and weight decay). `exponents` is the noise of SGD. A new kind of mirror is
-a `kind` of `MirrorFamily` in `detection`.
+Open `report` first: it puts together `detection` (which mirrors an architecture has), `thresholds`
+(curvature and weight decay) and `dead` (units that are off). `exponents` is the noise of SGD. A new
+kind of mirror is a `kind` of `MirrorFamily` in `detection`.
 """
 
 from __future__ import annotations
 
+from dln_geometry.learning.collapse.dead import DeadUnit
 from dln_geometry.learning.collapse.detection import MirrorFamily, mirrors_of
 from dln_geometry.learning.collapse.exponents import (
     Lyapunov,
@@ -20,6 +21,7 @@ from dln_geometry.learning.collapse.thresholds import Stability, curvature, stab
 __all__ = [
     "Collapse",
     "CollapseReport",
+    "DeadUnit",
     "Lyapunov",
     "MirrorFamily",
     "Stability",

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from dln_geometry.learning.architecture import Part, SymmetricGroup, symmetries_of
+from dln_geometry.learning.architecture import Part, SymmetricGroup, Trial, symmetries_of, trials
+from dln_geometry.learning.functional import as_arguments
 from dln_geometry.learning.mirror import Mirror
 
 Kind = Literal["permutation", "opposition", "rescaling", "rotation"]
@@ -31,13 +30,15 @@ class MirrorFamily:
     - ``"rotation"``: one for every direction of units; collapsed, they have lost that dimension.
 
     `axes` says where the units live, as in `Mirror.permutation`, `units` how many they are, and
-    `through` which modules or functions stand between the parameters.
+    `through` which modules or functions stand between the parameters, and `readers` names those
+    parameters that read the units (of permutations and rotations); the others make them.
     """
 
     kind: Kind
     axes: dict[str, Any]
     units: int
     through: tuple[str, ...] = ()
+    readers: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -139,20 +140,20 @@ def mirrors_of(
     """
     families: list[MirrorFamily] = []
     groups = symmetries_of(module, example_input, loss=loss)
-    probe = None if example_input is None else _Probe(module, example_input)
-    for group in groups:
+    tries = None if example_input is None else trials(module, as_arguments(example_input))
+    for group, changes in zip(groups, _sign_changes(groups, tries or ()), strict=True):
         if group.kind == "gauge":
+            block, readers = group.first[0].block, _names(group.second)
             for unit in range(group.units):
                 axes = _unit_axes(group.parts, unit)
-                families.append(MirrorFamily("rotation", axes, group.first[0].block, group.through))
+                families.append(MirrorFamily("rotation", axes, block, group.through, readers))
         elif group.kind == "permutation":
-            axes = _unit_axes(group.parts)
-            families.append(MirrorFamily("permutation", axes, group.units, group.through))
-        if probe is not None and group.kind in ("permutation", "rescale"):
-            for parts in _sign_changes(group, probe):
-                family = MirrorFamily("rescaling", _unit_axes(parts), group.units, group.through)
-                if not _is_among(family, families):
-                    families.append(family)
+            axes, readers = _unit_axes(group.parts), _names(group.reading)
+            families.append(MirrorFamily("permutation", axes, group.units, group.through, readers))
+        for parts in changes:
+            family = MirrorFamily("rescaling", _unit_axes(parts), group.units, group.through)
+            if not _is_among(family, families):
+                families.append(family)
     # Units with both symmetries, exchange and change of sign, also have the two combined.
     return families + [
         replace(family, kind="opposition")
@@ -165,7 +166,7 @@ def _unit_axes(parts: Sequence[Part], unit: int | None = None) -> dict[str, Any]
     """Return the `axes` of `Mirror.permutation` for all units, or for the rows inside one unit."""
     found: dict[str, tuple[int, Tensor]] = {}
     for part in parts:
-        index = torch.arange(part.start, part.stop).reshape(part.units, part.block)
+        index = torch.arange(part.start, part.stop, device="cpu").reshape(part.units, part.block)
         index = index if unit is None else index[unit].unsqueeze(-1)
         if part.name in found:
             index = torch.cat([found[part.name][1], index], -1)
@@ -173,9 +174,28 @@ def _unit_axes(parts: Sequence[Part], unit: int | None = None) -> dict[str, Any]
     return found
 
 
-def _sign_changes(group: SymmetricGroup, probe: _Probe) -> Iterator[tuple[Part, ...]]:
-    """Yield the smallest sets of parts on which the signs of the units can be changed."""
-    atoms = list(_atoms(group.parts, probe.params))
+def _names(parts: Sequence[Part]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.name for part in parts))
+
+
+def _sign_changes(
+    groups: Sequence[SymmetricGroup], tries: Iterable[Trial]
+) -> list[list[tuple[Part, ...]]]:
+    """Return the smallest sets of parts of each group on which the units can change their signs."""
+    kept: list[list[tuple[Part, ...]]] | None = None
+    for trial in itertools.islice(tries, 3):
+        if kept is None:
+            kept = [list(_candidates(group, trial)) for group in groups]
+        else:
+            kept = [[parts for parts in sets if _keeps_signs(parts, trial)] for sets in kept]
+    return kept or [[] for _ in groups]
+
+
+def _candidates(group: SymmetricGroup, trial: Trial) -> Iterator[tuple[Part, ...]]:
+    """Yield the smallest sets of parts on which one trial lets the units change their signs."""
+    if group.kind not in ("permutation", "rescale"):
+        return
+    atoms = list(_atoms(group.parts, trial.params))
     sizes = range(1, len(atoms) + 1) if len(atoms) <= _LARGEST_SEARCH else (len(atoms),)
     kept: list[set[int]] = []
     for size in sizes:
@@ -183,9 +203,22 @@ def _sign_changes(group: SymmetricGroup, probe: _Probe) -> Iterator[tuple[Part, 
             if any(smaller <= set(chosen) for smaller in kept):
                 continue
             parts = tuple(part for i in chosen for part in atoms[i])
-            if probe.keeps_signs(parts):
+            if _keeps_signs(parts, trial):
                 kept.append(set(chosen))
                 yield parts
+
+
+def _keeps_signs(parts: Sequence[Part], trial: Trial) -> bool:
+    """Tell whether random signs of the units, on all these parts, keep the outputs."""
+    units, moved, source = parts[0].units, dict(trial.params), trial.generator
+    signs = torch.ones(units, 1, 1, dtype=torch.float64, device=source.device)
+    # Half of the units: the sign of a whole layer may be free where that of a unit is not.
+    order = torch.randperm(units, generator=source, device=source.device)
+    signs[order[: max(1, units // 2)]] = -1.0
+    for part in parts:
+        x = part.slices(moved[part.name])
+        moved[part.name] = part.replaced(moved[part.name], signs.to(x) * x)
+    return trial.verdict(moved) is True
 
 
 def _atoms(parts: Sequence[Part], params: Mapping[str, Tensor]) -> Iterator[tuple[Part, ...]]:
@@ -207,52 +240,3 @@ def _is_among(a: MirrorFamily, families: Sequence[MirrorFamily]) -> bool:
         and all(i == b.axes[n][0] and torch.equal(x, b.axes[n][1]) for n, (i, x) in a.axes.items())
         for b in families
     )
-
-
-class _Probe:
-    """The outputs of a copy of a module on an example, in double precision."""
-
-    def __init__(self, module: nn.Module, example: Any) -> None:
-        self.clone = copy.deepcopy(module).double()
-        example = example if isinstance(example, tuple) else (example,)
-        self.arguments = tuple(
-            a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in example
-        )
-        self.generator = torch.Generator().manual_seed(0)
-        # A generic point: at a bias of zero a change of its sign would always pass.
-        self.params = {name: self._shaken(p.detach()) for name, p in self.clone.named_parameters()}
-        self.base = self.outputs(self.params)
-
-    def _shaken(self, p: Tensor) -> Tensor:
-        noise = torch.randn(p.shape, generator=self.generator, dtype=torch.float64).to(p)
-        size = torch.linalg.vector_norm(p) / max(p.numel(), 1) ** 0.5
-        return p + 0.3 * torch.where(size > 0, size, 1.0) * noise
-
-    def outputs(self, params: dict[str, Tensor]) -> Tensor:
-        buffers = {name: b.clone() for name, b in self.clone.named_buffers()}
-        # fork_rng: dropout draws the same numbers in every call, the user's generator stays put.
-        with torch.random.fork_rng(), torch.no_grad():
-            value = functional_call(self.clone, (params, buffers), self.arguments)
-        return torch.cat([t.flatten() for t in _floating_tensors(value)])
-
-    def keeps_signs(self, parts: Sequence[Part]) -> bool:
-        """Tell whether random signs of the units, on all these parts, keep the outputs."""
-        units, moved = parts[0].units, dict(self.params)
-        signs = torch.ones(units, 1, 1, dtype=torch.float64)
-        # Half of the units: the sign of a whole layer may be free where that of a unit is not.
-        signs[torch.randperm(units, generator=self.generator)[: max(1, units // 2)]] = -1.0
-        for part in parts:
-            x = part.slices(moved[part.name])
-            moved[part.name] = part.replaced(moved[part.name], signs.to(x.device) * x)
-        error = (self.outputs(moved) - self.base).norm()
-        return bool(error <= 1e-9 * self.base.norm())
-
-
-def _floating_tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value] if value.is_floating_point() else []
-    if isinstance(value, Mapping):
-        value = tuple(value.values())
-    if isinstance(value, tuple | list):
-        return [t for item in value for t in _floating_tensors(item)]
-    return []

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from dln_geometry.learning.collapse.dead import DeadUnit, dead_units
 from dln_geometry.learning.collapse.detection import MirrorFamily, mirrors_of
 from dln_geometry.learning.collapse.thresholds import Stability, stability
 from dln_geometry.learning.functional import functionalize
@@ -48,10 +49,15 @@ class Collapse:
 
 @dataclass(frozen=True, eq=False)
 class CollapseReport(Sequence[Collapse]):
-    """The mirrors nearest to collapse at a weight decay, by family; ``str()`` is a table."""
+    """The mirrors nearest to collapse at a weight decay, by family; ``str()`` is a table.
+
+    `dead` holds the units that are off (see `DeadUnit`). The table names below its rows those whose
+    change of sign is not in a row as collapsed.
+    """
 
     records: tuple[Collapse, ...]
     weight_decay: float
+    dead: tuple[DeadUnit, ...] = ()
 
     def __getitem__(self, index: Any) -> Any:
         return self.records[index]
@@ -65,7 +71,17 @@ class CollapseReport(Sequence[Collapse]):
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         padded = [[c.ljust(w) for c, w in zip(row, widths, strict=True)] for row in rows]
         title = f"mirrors at a weight decay of {self.weight_decay:g}"
-        return "\n".join([title, *("  ".join(row).rstrip() for row in padded)])
+        dead = [f"dead: {unit}" for unit in self.dead if not self._is_in_a_row(unit)]
+        return "\n".join([title, *("  ".join(row).rstrip() for row in padded), *dead])
+
+    def _is_in_a_row(self, dead: DeadUnit) -> bool:
+        return any(
+            record.status in ("collapsed", "escaping")
+            and record.family.kind == "rescaling"
+            and record.member == dead.unit
+            and record.family.axes.keys() <= dead.family.axes.keys()
+            for record in self.records
+        )
 
 
 def collapse_report(
@@ -91,7 +107,8 @@ def collapse_report(
     count : int
         Number of mirrors of each family to examine, each with dozens of Hessian-vector products.
     tol : float
-        Defect below which a mirror counts as collapsed.
+        Defect below which a mirror counts as collapsed, and part of the weights of a typical unit
+        below which those of a unit count as zero (see `DeadUnit`).
     families : sequence of MirrorFamily, optional
         By default all that `mirrors_of` finds with the inputs as an example.
     loss, generator : optional
@@ -115,10 +132,12 @@ def collapse_report(
     ('collapsed', 'permutation', (0, 2))
     """
     decay = as_positive(weight_decay, "weight_decay", zero=True)
+    tol = as_positive(tol, "tol", zero=True)
     count = as_count(count, "count")
     function, params = functionalize(module, loss_fn, data)
     if families is None:
-        families = mirrors_of(module, _example(data), loss=loss)
+        inputs = data[0] if isinstance(data, tuple | list) else data
+        families = mirrors_of(module, inputs, loss=loss)
     # Frozen parameters cannot collapse.
     families = [family for family in families if set(family.names) <= params.keys()]
     _, gradient = value_and_gradient(function, params)
@@ -136,15 +155,7 @@ def collapse_report(
                 # A weight norm divides by the length of a weight, which is 0 on the set.
                 found, status = None, "singular"
             records.append(Collapse(family, member, defect, found, rate, status))
-    return CollapseReport(tuple(records), decay)
-
-
-def _example(data: Any) -> Any:
-    inputs = data[0] if isinstance(data, tuple | list) else data
-    if isinstance(inputs, tuple | list):
-        return tuple(map(torch.as_tensor, inputs))
-    # `mirrors_of` takes positional arguments alone.
-    return None if isinstance(inputs, Mapping) else torch.as_tensor(inputs)
+    return CollapseReport(tuple(records), decay, dead_units(families, function, params, tol))
 
 
 def _status(near: bool, stable: bool, rate: float) -> Status:

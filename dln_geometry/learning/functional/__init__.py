@@ -2,8 +2,9 @@
 
 Open `parameters` first: `functionalize` makes the function and the dict. `algebra` adds and
 multiplies dicts and makes them vectors, `purity` refuses losses that are no pure functions,
-`losses` checks the values of a user's loss, `exact_derivatives` mends the higher
-derivatives of torch's normalisations, `lanczos` finds the largest eigenvalue.
+`losses` checks the values of a user's loss, `exact_derivatives` mends the higher derivatives of
+torch's normalisations, `wrappers` copies modules without what wraps them, `lanczos` finds the
+largest eigenvalue.
 """
 
 from __future__ import annotations
@@ -28,19 +29,24 @@ from dln_geometry.learning.functional.parameters import (
     ModuleLoss,
     Parameters,
     Tensors,
+    as_arguments,
     functionalize,
     parameters_of,
 )
+from dln_geometry.learning.functional.wrappers import Bare, bare_copy
 
 __all__ = [
+    "Bare",
     "ExactDerivatives",
     "Loss",
     "ModuleLoss",
     "Parameters",
     "Tensors",
+    "as_arguments",
     "as_like",
     "as_parameters",
     "as_value",
+    "bare_copy",
     "combination",
     "dot",
     "flatten",

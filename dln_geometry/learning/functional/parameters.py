@@ -69,7 +69,9 @@ def functionalize(
     Parameters
     ----------
     module : Module
-        It is copied in its mode (training or evaluation), and not changed.
+        It is copied in its mode (training or evaluation), and not changed; without what wraps it
+        (``DataParallel``, ``DistributedDataParallel``, ``AveragedModel``, ``torch.compile``), under
+        the names that its parameters have in the wrapper.
     loss_fn : callable
         ``loss_fn(output, *rest)`` returns a real scalar tensor, of shape ().
     data : tuple, tensor or mapping
@@ -178,11 +180,15 @@ def _as_call(data: Any) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Any, ...
     if isinstance(data, tuple | list) and not data:
         raise ValueError("data must be (inputs, *rest), got nothing")
     inputs, *rest = data if isinstance(data, tuple | list) else (data,)
-    others = tuple(_as_input(x) for x in rest)
+    return *as_arguments(inputs), tuple(_as_input(x) for x in rest)
+
+
+def as_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments and keyword arguments of a module: of one, a tuple, or a mapping."""
     if isinstance(inputs, Mapping):
-        return (), {name: _as_input(x) for name, x in inputs.items()}, others
+        return (), {name: _as_input(x) for name, x in inputs.items()}
     arguments = inputs if isinstance(inputs, tuple | list) else (inputs,)
-    return tuple(_as_input(x) for x in arguments), {}, others
+    return tuple(_as_input(x) for x in arguments), {}
 
 
 def _as_input(x: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -10,16 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from dln_geometry.learning.functional.wrappers import bare_copy
+
 
 def pure_copy(module: nn.Module) -> nn.Module:
     """Copy a module so that calls of the copy do not change its buffers."""
-    try:
-        twin = copy.deepcopy(module)
-    except RuntimeError as error:
-        raise TypeError(
-            "module must be one that copy.deepcopy can copy (the hooks of the old "
-            f"torch.nn.utils.weight_norm cannot: use torch.nn.utils.parametrizations): {error}"
-        ) from None
+    twin = bare_copy(module)
     twin.requires_grad_(False)
     for name, layer in twin.named_modules():
         if isinstance(layer, nn.Embedding | nn.EmbeddingBag) and layer.max_norm is not None:

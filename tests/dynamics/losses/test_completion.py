@@ -159,7 +159,11 @@ def completion(rows=(0, 1), cols=(0, 1), values=(1.0, 2.0), shape=(2, 2)):
         (lambda: completion(rows=[True, False]), TypeError, "rows must be integers"),
         (lambda: completion(rows="01"), TypeError, "rows must be a real array or tensor, got str"),
         (lambda: completion(cols=[[0], [1]]), ValueError, r"cols must have shape \(k,\)"),
-        (lambda: completion(cols=["a", "b"]), TypeError, "cols must be a real array or tensor, got str"),
+        (
+            lambda: completion(cols=["a", "b"]),
+            TypeError,
+            "cols must be a real array or tensor, got str",
+        ),
         (lambda: completion([], [], []), ValueError, "rows must hold at least one place"),
         (lambda: completion(values=torch.ones(0, 2)), ValueError, "at least one entry"),
         (lambda: completion(shape=(2,)), TypeError, "shape must be a pair of integers"),

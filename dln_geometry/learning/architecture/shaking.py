@@ -1,0 +1,87 @@
+"""Random tensors like given ones, for parameters, buffers and inputs; larger batches."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from dln_geometry.support import normal
+
+# A batch grows to about so many rows, as long as the inputs have no more entries than this.
+_ROWS = 16
+_MOST_ENTRIES = 2**20
+
+
+def in_double(x: Any) -> Any:
+    """Return a real or complex tensor in double precision, anything else as it is."""
+    if not isinstance(x, Tensor) or not (x.is_floating_point() or x.is_complex()):
+        return x
+    return x.to(torch.complex128 if x.is_complex() else torch.float64)
+
+
+def shaken(x: Any, size: float, generator: torch.Generator, *, signs: bool = True) -> Any:
+    """Return a tensor plus noise of `size` times its own; whole numbers stay as they are.
+
+    With `signs`, what has one sign keeps it (variances, temperatures). Zeros get numbers of the
+    size that initialisations give. From a size of 1 on, a few large entries do not stay, since they
+    may turn units off. Tensors with infinite entries stay as they are (masks).
+    """
+    if not isinstance(x, Tensor) or not (x.is_floating_point() or x.is_complex()) or not x.numel():
+        return x
+    if not bool(torch.isfinite(x).all()):
+        return x
+    noise = normal(x.shape, generator, x.dtype, x.device)
+    if signs and not x.is_complex() and bool((x > 0).all() | (x < 0).all()):
+        return x * torch.exp(min(size, 1.0) * noise)
+    entries = x.abs()[x != 0]
+    if not entries.numel():
+        return (x[0].numel() if x.ndim > 1 else 1) ** -0.5 * min(size, 1.0) * noise
+    # The median does not see a few large entries; the other one sees through many tiny ones.
+    some = entries[:: 1 + entries.numel() // 10_000]
+    typical = torch.maximum(some.median(), 0.01 * entries.square().mean().sqrt())
+    if size >= 1:
+        x = x * (3 * typical / x.abs().clamp(min=3 * typical))
+    return x + size * typical * noise
+
+
+def shaken_data(x: Any, size: float, generator: torch.Generator) -> Any:
+    """Return buffers or inputs plus noise as `shaken`; those of two values are masks, and stay."""
+    if not isinstance(x, Tensor) or not x.is_floating_point() or not x.numel():
+        return x
+    low, high = x.min(), x.max()
+    mask = bool(low < high) and bool(((x == low) | (x == high)).all())
+    return x if mask else shaken(x, size, generator)
+
+
+def larger(call: Any) -> Any:
+    """Return arguments with repeated rows, so that a small batch becomes a larger one."""
+    tensors = [x for x in tree_leaves(call) if isinstance(x, Tensor) and x.ndim and x.numel()]
+    if not tensors:
+        return call
+    rows, entries = tensors[0].shape[0], sum(x.numel() for x in tensors)
+    times = min(-(-_ROWS // rows), max(1, _MOST_ENTRIES // entries))
+
+    def repeated(x: Any) -> Any:
+        fits = isinstance(x, Tensor) and x.ndim > 0 and x.shape[0] == rows
+        return torch.cat([x] * times) if fits and times > 1 else x
+
+    return tree_map(repeated, call)
+
+
+@contextmanager
+def same_draws(devices: Sequence[int] = ()) -> Iterator[None]:
+    """Put the global states of random numbers back afterwards, those of GPUs by their numbers."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002

@@ -1,0 +1,219 @@
+"""A copy of a module in double precision, called with other parameters, buffers and inputs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from dln_geometry.learning.architecture.shaking import (
+    in_double,
+    larger,
+    same_draws,
+    shaken,
+    shaken_data,
+)
+from dln_geometry.learning.functional import bare_copy
+from dln_geometry.support import normal
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+# Where the epsilon of a normalisation stands among the arguments.
+_EPSILONS = {torch.layer_norm: 4, torch.group_norm: 4, torch.rms_norm: 3}
+_EPSILONS |= {torch.batch_norm: 7, torch.instance_norm: 7}
+_NORMS = {functional.layer_norm, functional.group_norm, functional.rms_norm}
+_NORMS |= {functional.batch_norm, functional.instance_norm, *_EPSILONS}
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """Parameters, buffers and arguments of a module."""
+
+    params: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    call: Call
+
+    def at(self, params: Mapping[str, Tensor]) -> Point:
+        """Return the same with other parameters."""
+        return Point(dict(params), self.buffers, self.call)
+
+
+class Subject:
+    """A copy of a module, called with other parameters, buffers and arguments."""
+
+    def __init__(self, module: nn.Module, call: Call, *, logits: bool) -> None:
+        self.module, self.logits, self.call = bare_copy(module), logits, tree_map(_detached, call)
+        self.module.requires_grad_(False)
+        for name, p in self.module.named_parameters():
+            if p.is_meta:
+                raise ValueError(f"module must have values, got {name!r} on the meta device")
+        tensors = [*self.module.parameters(), *tree_leaves(self.call)]
+        found = {x.device for x in tensors if isinstance(x, Tensor) and x.device.type == "cuda"}
+        self.devices = [d.index for d in found]
+        self.generator = torch.Generator(next(self.module.parameters()).device).manual_seed(0)
+        self.most_calls: int | None = None
+        try:
+            base, watch = self._outputs(self.own())
+        except Exception as error:
+            raise ValueError(
+                f"example_input must be what the module can be called on, got {_described(call)}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        # A module may iterate until its values say so, which need not end at other parameters.
+        self.most_calls = 1000 + 100 * watch.calls
+        try:
+            other = Subject.__new__(Subject)
+            other.__dict__ |= self.__dict__
+            other.module = bare_copy(module).requires_grad_(False)._apply(in_double)
+            other.call = tree_map(in_double, self.call)
+            base, watch = other._outputs(other.own())
+            self.module, self.call = other.module, other.call
+        except Exception:
+            # The module works in its own precision only.
+            base, watch = self._outputs(self.own())
+        self.epsilon, self.finite = watch.epsilon, float(torch.isfinite(base).double().mean())
+        if self.finite == 0:
+            raise ValueError("module must have finite outputs on example_input, got none")
+
+    def own(self) -> Point:
+        """Return the parameters, buffers and arguments of the module and the call."""
+        params, buffers = self.module.named_parameters(), self.module.named_buffers()
+        return Point(dict(params), dict(buffers), self.call)
+
+    def shaken(self, size: float, spread: float, more: bool) -> Point:
+        """Return noisy parameters and buffers, noisy inputs, and more of them if asked for."""
+        own, draw = self.own(), self.generator
+        params = {
+            n: shaken(p if size > 0 else -p, abs(size), draw, signs=abs(size) < 1)
+            for n, p in own.params.items()
+        }
+        buffers = {n: shaken_data(b, abs(size), draw) for n, b in own.buffers.items()}
+        call = larger(own.call) if more else own.call
+        if spread:
+            call = tree_map(lambda x: shaken_data(x, spread, draw), call)
+        return Point(params, buffers, call)
+
+    def outputs(self, point: Point) -> Tensor:
+        """Return all real outputs as one vector."""
+        return self._outputs(point)[0]
+
+    def _outputs(self, point: Point, *, grad: bool = False) -> tuple[Tensor, _Watch]:
+        # Modules may write into their arguments and buffers.
+        buffers = {name: b.clone() for name, b in point.buffers.items()}
+        args, kwargs = tree_map(_copied, point.call)
+        watch = _Watch(self.most_calls)
+        with (
+            same_draws(self.devices),
+            torch.inference_mode(False),
+            torch.set_grad_enabled(grad),
+            warnings.catch_warnings(),
+            watch,
+        ):
+            # The module warns its user when he calls it, not of parameters that are not his.
+            warnings.simplefilter("ignore")
+            value = functional_call(self.module, (point.params, buffers), args, kwargs)
+        found = _float_tensors(value)
+        if not found:
+            raise TypeError(f"the module must return floating tensors, got {type(value).__name__}")
+        device = found[0].device
+        parts = [(_without_shift(t) if self.logits else t).flatten().to(device) for t in found]
+        return torch.cat([t.double() for t in parts]), watch
+
+    def gradient(self, point: Point, seen: Tensor) -> dict[str, Tensor] | None:
+        """Return the gradient of a random combination of the outputs, `None` if there is none.
+
+        Its squared norm is on average that of the Jacobian.
+        """
+        names = [n for n, p in point.params.items() if p.is_floating_point() or p.is_complex()]
+        leaves = {n: point.params[n].detach().requires_grad_() for n in names}
+        try:
+            value = self._outputs(point.at({**point.params, **leaves}), grad=True)[0][seen]
+            weights = normal(value.shape, self.generator, value.dtype, value.device)
+            found = torch.autograd.grad(
+                value, list(leaves.values()), weights, allow_unused=True, materialize_grads=True
+            )
+        except RuntimeError:
+            # Not differentiable; or too large for the memory.
+            return None
+        if not all(bool(torch.isfinite(g).all()) for g in found):
+            return None
+        rest = {n: torch.zeros_like(p) for n, p in point.params.items() if n not in leaves}
+        return {**rest, **dict(zip(names, found, strict=True))}
+
+
+class _Watch(TorchFunctionMode):
+    """Count the calls of torch, note the coarsest precision, make epsilons negligible."""
+
+    def __init__(self, most: int | None) -> None:
+        super().__init__()
+        self.most, self.calls, self.epsilon = most, 0, torch.finfo(torch.float64).eps
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function."""
+        kwargs = dict(kwargs or {})
+        self.calls += 1
+        if self.most is not None and self.calls > self.most:
+            raise RuntimeError("the module takes far longer at other parameters")
+        if func in _NORMS:
+            args, kwargs = _without_epsilon(func, args, kwargs)
+        value = func(*args, **kwargs)
+        if isinstance(value, Tensor) and value.is_floating_point():
+            self.epsilon = max(self.epsilon, torch.finfo(value.dtype).eps)
+        return value
+
+
+def _without_epsilon(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the arguments of a normalisation with an epsilon that is lost in any variance."""
+    place = _EPSILONS.get(func, len(args))
+    x = args[0] if args else kwargs["input"]
+    given = args[place] if len(args) > place else kwargs.get("eps")
+    least = torch.finfo(x.dtype).tiny ** 0.5
+    epsilon = least if given is None else min(given, least)
+    if len(args) > place:
+        return (*args[:place], epsilon, *args[place + 1 :]), kwargs
+    return args, {**kwargs, "eps": epsilon}
+
+
+def _detached(x: Any) -> Any:
+    return x.detach() if isinstance(x, Tensor) else x
+
+
+def _copied(x: Any) -> Any:
+    return x.clone() if isinstance(x, Tensor) else x
+
+
+def _float_tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        value = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
+        return [value.to_dense()] if value.is_floating_point() else []
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    elif is_dataclass(value) and not isinstance(value, type):
+        value = tuple(getattr(value, field.name) for field in fields(value))
+    if isinstance(value, tuple | list):
+        return [t for item in value for t in _float_tensors(item)]
+    return []
+
+
+def _without_shift(t: Tensor) -> Tensor:
+    """Subtract the mean over the classes, on the second axis and on the last."""
+    if t.ndim > 2:
+        t = t - t.mean(1, keepdim=True)
+    return t - t.mean(-1, keepdim=True) if 0 < t.ndim < 4 else t
+
+
+def _described(call: Call) -> str:
+    """Return the types of arguments, and the shapes of tensors."""
+    found = [
+        f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        for x in tree_leaves(call)
+    ]
+    return ", ".join(found) or "nothing"
