@@ -89,8 +89,7 @@ from dln_geometry.geometry.submersion import (
     vertical,
     vertical_frame,
 )
-
-__version__ = "0.1.0"
+from dln_geometry.version import __version__ as __version__
 
 __all__ = [
     "Collapsed",

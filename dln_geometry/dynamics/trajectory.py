@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.points import Collapsed, EndToEnd, Network, as_row, indexed
-from dln_geometry.support import as_positive, read_archive, write_archive
+from dln_geometry.support import as_positive, check_form, read_archive, write_archive
 
 if TYPE_CHECKING:
     import xarray
 
-_FORMAT = 1
+_FORMAT = 2
+"""Version 0.1.0 wrote format 1, without a checksum."""
 
 _SERIES = {"loss": 0, "singular_values": 1, "states": 1, "defect": 0}
 """The series over time, with the number of dimensions after time and batch."""
@@ -39,6 +40,9 @@ class FlowError(ValueError):
     def __init__(self, message: str, trajectory: Trajectory) -> None:
         super().__init__(message)
         self.trajectory = trajectory
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (*self.args, self.trajectory)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -223,7 +227,10 @@ class Trajectory:
         return xarray.Dataset(data, coords={"time": times}, attrs=attributes)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write everything to one ``.npz`` file (no pickles), atomically; return its path."""
+        """Write everything to one ``.npz`` file (no pickles), whole or not at all; return its path.
+
+        The file holds a checksum of its content. A file that is the store of a run is not replaced.
+        """
         arrays = {name: getattr(self, name) for name in ("t", *_SERIES)}
         meta = {"status": self.status, "stats": self.stats, "depth": repr(self.depth)}
         _pack_point("final", self.final, arrays, meta)
@@ -235,7 +242,11 @@ class Trajectory:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trajectory:
-        """Read a trajectory written by `save`; the suffix ``.npz`` may be left out."""
+        """Read a trajectory written by `save`; the suffix ``.npz`` may be left out.
+
+        ValueError if the file is damaged: its checksum does not fit, or what it holds is no
+        trajectory. Files of version 0.1.0 hold no checksum; the CRC-32 of each array protects them.
+        """
         return read_archive(path, "trajectory", _FORMAT, cls._unpacked)
 
     @classmethod
@@ -243,7 +254,7 @@ class Trajectory:
         points = None
         if "points" in meta:
             points = tuple(_unpack_point(f"point{k}", arrays, meta) for k in range(meta["points"]))
-        return cls(
+        path = cls(
             t=arrays["t"],
             **{name: arrays.get(name) for name in _SERIES},
             final=_unpack_point("final", arrays, meta),
@@ -252,6 +263,30 @@ class Trajectory:
             points=points,
             depth=float(meta["depth"]),
         )
+        path._check()
+        return path
+
+    def _check(self) -> None:
+        """Raise ValueError unless the fields are of their types and fit each other."""
+        t, points = self.t, self.points
+        if t.ndim > 1 or t.dtype.is_complex or t.dtype == torch.bool:
+            raise ValueError(f"t must have shape (T,), got {t.dtype} {tuple(t.shape)}")
+        batch = tuple(self.batch_shape)
+        for name, own in _SERIES.items():
+            values = getattr(self, name)
+            shape = (*t.shape, *batch)
+            if values is None:
+                continue
+            if not values.is_floating_point() or values.ndim - own != len(shape):
+                raise ValueError(f"{name} must hold real numbers, one row for each time and sample")
+            if tuple(values.shape[: len(shape)]) != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(values.shape)}")
+        if t.ndim and points is not None and len(points) != len(t):
+            raise ValueError(f"points must be as many as times, {len(t)}, got {len(points)}")
+        check_form(self.status, (str, [str, ...]), "status")
+        check_form(self.stats, {str: object}, "stats")
+        if not isinstance(self.status, str) and len(self.status) != math.prod(batch):
+            raise ValueError(f"status must name {math.prod(batch)} samples, got {self.status}")
 
 
 def _pack_point(name: str, point: Any, arrays: dict[str, Any], meta: dict[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 `integrate` follows the flows, by explicit Runge-Kutta methods, and by a stabilised one where the
 problem is stiff. Open `integrate` first, then `loop` (one trial step); `control` chooses the step
-sizes and the method, `recording` saves rows. `collocate` follows the geodesics, at order 32.
+sizes and the method, `recording` saves rows,
+`checkpoint` stores a run and continues it. `collocate` follows the geodesics, at order 32.
 To add an explicit method, add its `RungeKutta` to `METHODS`; another kind needs a stepper with
 the members of `ExplicitStepper`, and a line in `MethodChoice`.
 """
@@ -15,6 +16,7 @@ from dln_geometry.ode.collocation import GAUSS, Gauss, Journey, collocate
 from dln_geometry.ode.integrate import integrate
 from dln_geometry.ode.recording import (
     IntegrationError,
+    ResumeError,
     Solution,
     end_or_rules,
     save_times,
@@ -32,6 +34,7 @@ __all__ = [
     "Gauss",
     "IntegrationError",
     "Journey",
+    "ResumeError",
     "Secants",
     "Solution",
     "coefficients",

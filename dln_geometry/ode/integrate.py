@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.ode.chebyshev import RKC, Chebyshev
+from dln_geometry.ode.checkpoint import resume_from, state_of
 from dln_geometry.ode.control import RESERVED, Options
 from dln_geometry.ode.loop import Integration
 from dln_geometry.ode.recording import Record, Recorder, Solution, save_times
@@ -93,6 +94,8 @@ def integrate(
     ------
     IntegrationError
         If a step size underflows; its `solution` holds the rows up to there.
+    ResumeError
+        If `resume` is not a state of this run.
 
     Examples
     --------
@@ -121,8 +124,7 @@ def integrate(
     if resume is None:
         integration.start()
     else:
-        _check_resume(resume, y0)
-        integration.load(resume)
+        resume_from(integration, resume)
     return _run(integration, progress, checkpoint, checkpoint_every)
 
 
@@ -148,14 +150,14 @@ def _run(
                 progress(integration.fraction(), _info(integration))
             if checkpoint is not None and now - stored >= checkpoint_every:
                 stored = now
-                checkpoint(integration.state())
+                checkpoint(state_of(integration))
     except KeyboardInterrupt:
         # Inside a trial the state is still that of the last whole step.
         if checkpoint is not None and not integration.committing:
-            checkpoint(integration.state())
+            checkpoint(state_of(integration))
         raise
     if checkpoint is not None:
-        checkpoint(integration.state())
+        checkpoint(state_of(integration))
     if progress is not None:
         progress(integration.fraction(), _info(integration))
     return integration.solution()
@@ -245,12 +247,3 @@ def methods_of(
         return None, value
     names = ["auto", *named]
     raise ValueError(f"method must be one of {names} or a method value, got {method!r}")
-
-
-def _check_resume(resume: dict[str, Any], y0: Tensor) -> None:
-    """Reject a stored state that does not fit the batch."""
-    if not (isinstance(resume, dict) and resume.get("version") == 1):
-        raise ValueError("resume must be a state that checkpoint was given, of version 1")
-    want, got = (f"{tuple(y.shape)}, {y.dtype}" for y in (y0, resume["y"]))
-    if want != got:
-        raise ValueError(f"resume must match y0 of shape {want}; got {got}")

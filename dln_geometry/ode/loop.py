@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ class Flags(NamedTuple):
 class Integration:
     """Advance a batch. States live on the device; the numbers that steps depend on, on the host."""
 
+    COUNTS = ("trials", "steps", "rejected", "corrections")
+
     def __init__(
         self, field: Field, y0: Tensor, norms: BlockNorms, recorder: Recorder, options: Options
     ) -> None:
@@ -39,7 +41,7 @@ class Integration:
         self.seconds = 0.0
         self.committing = False
         """True while the state is between two steps, when it must not be stored."""
-        self._choice = MethodChoice(options, field, self.y, norms)
+        self.choice = MethodChoice(options, field, self.y, norms)
         # Round-off grows with the square of the number of stages.
         eps = torch.finfo(y0.dtype).eps
         self._most_stages = max(10, round((options.rtol / (10 * eps)) ** 0.5))
@@ -70,10 +72,10 @@ class Integration:
         self.atol = default if opt.atol is None else opt.atol
         everywhere = np.ones(batch, dtype=bool)
         self.recorder.save(self.t, everywhere, y, self.obs)
-        self._stop(everywhere)
+        self.stop(everywhere)
         self.control = StepControl(self._first_step(norms))
         if isinstance(self.stepper, ChebyshevStepper) and self.unfinished:
-            self._count(self._choice.first_radius(self.code < 0))
+            self._count(self.choice.first_radius(self.code < 0))
 
     def _first_step(self, norms: np.ndarray) -> np.ndarray:
         y, span = self.y, min(self.options.t_end, 1e300)
@@ -96,7 +98,7 @@ class Integration:
     @property
     def stepper(self) -> ExplicitStepper | ChebyshevStepper:
         """The stepper of the next trial."""
-        return self._choice.stepper
+        return self.choice.stepper
 
     @property
     def unfinished(self) -> bool:
@@ -109,10 +111,10 @@ class Integration:
         running = self.code < 0
         stop = np.minimum(self.recorder.next, opt.t_end)
         if isinstance(stepper, ChebyshevStepper):
-            control.h = np.minimum(control.h, stepper.longest(self._choice.rho, self._most_stages))
+            control.h = np.minimum(control.h, stepper.longest(self.choice.rho, self._most_stages))
         trial, hits = control.propose(self.t, stop, running)
         if isinstance(stepper, ChebyshevStepper):
-            stepper.prepare(float((trial * self._choice.rho).max()))
+            stepper.prepare(float((trial * self.choice.rho).max()))
         flags = self._flags(stepper.step(self.t, trial, self.y))
         t_new = np.where(hits, stop, self.t + trial)
         with np.errstate(all="ignore"):
@@ -143,8 +145,8 @@ class Integration:
         if moved:
             self._accept(accepted, moved == len(running), t_new, flags)
             self.recorder.save(self.t, accepted, self.y, self.obs)
-            self._stop(accepted)
-        self._choice.update(trial, flags.norms, flags.radii, alive > moved, self._work, control)
+            self.stop(accepted)
+        self.choice.update(trial, flags.norms, flags.radii, alive > moved, self._work, control)
         self.committing = False
         if alive > moved:
             lost = running & ~accepted & control.underflow(self.t)
@@ -193,7 +195,7 @@ class Integration:
         self.y_norms = np.where(accepted, flags.norms[-1], self.y_norms)
         self.obs_host = np.where(accepted, flags.obs, self.obs_host)
 
-    def _stop(self, advanced: np.ndarray) -> None:
+    def stop(self, advanced: np.ndarray) -> None:
         """Mark the samples that a rule or the end of time stops."""
         for number, (column, threshold) in enumerate(self.options.rules.values(), start=1):
             self.code[(self.obs_host[column] <= threshold) & advanced & (self.code < 0)] = number
@@ -241,8 +243,8 @@ class Integration:
     def solution(self) -> Solution:
         """Return the rows and last states so far."""
         times, saved = self.recorder.result(self.t, self.y, self.obs)
-        stats = {n: getattr(self, n) for n in ("evaluations", *self._COUNTS[1:], "seconds")}
-        stats |= {"switches": self._choice.switches, "by_method": dict(self.by_method)}
+        stats = {n: getattr(self, n) for n in ("evaluations", *self.COUNTS[1:], "seconds")}
+        stats |= {"switches": self.choice.switches, "by_method": dict(self.by_method)}
         status, obs = [self.names[i] for i in self.code], self.obs
         obs = None if obs is None else obs.clone()
         t, t_final = (upload(x, self.y) for x in (times, self.t.copy()))
@@ -257,38 +259,3 @@ class Integration:
                 done = np.fmax(done, np.log(first / now) / np.log(first / threshold))
         done = np.where(self.code >= 0, 1.0, np.nan_to_num(done))
         return float(np.clip(done, 0.0, 1.0).mean())
-
-    _ARRAYS = ("t", "code", "y_norms", "atol", "obs_host", "obs_first")
-    _COUNTS = ("trials", "steps", "rejected", "corrections")
-
-    def state(self) -> dict[str, Any]:
-        """Return a copy of all that the next steps depend on, as tensors and plain numbers."""
-        return {
-            "version": 1,
-            "y": self.y.clone(),
-            "obs": None if self.obs is None else self.obs.clone(),
-            "arrays": {n: torch.from_numpy(np.array(getattr(self, n))) for n in self._ARRAYS},
-            "counts": {n: getattr(self, n) for n in (*self._COUNTS, "seconds")},
-            "by_method": dict(self.by_method),
-            "control": self.control.state(),
-            "method": self._choice.state(),
-            "recorder": self.recorder.state(),
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Continue from a stored state; limits and the end of time may have moved since."""
-        self._choice.load(state["method"])
-        self.y.copy_(state["y"])
-        self.obs = None if state["obs"] is None else state["obs"].to(self.y.device).clone()
-        for name, value in state["arrays"].items():
-            setattr(self, name, value.numpy().copy())
-        vars(self).update(state["counts"])
-        self.by_method = dict(state["by_method"])
-        self.control = StepControl.load(state["control"])
-        self.recorder.load(state["recorder"])
-        if (self.t > self.options.t_end).any():
-            reached = f"what the stored run has reached, {self.t.max():g}"
-            raise ValueError(f"t_end must not lie before {reached}, got {self.options.t_end:g}")
-        # The stopping rules may have changed since the run was stored: check them again.
-        self.code = np.full(len(self.t), -1)
-        self._stop(np.full(len(self.t), True))

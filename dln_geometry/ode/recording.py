@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dln_geometry.support import Numbers
+
 Record = Callable[[Tensor, Any], dict[str, Tensor]]
 """``record(y (b, n), obs (b, k))`` returns the tensors (b, ...) to save."""
 
@@ -39,12 +41,19 @@ class Solution:
     stats: dict[str, Any]
 
 
+class ResumeError(ValueError):
+    """A stored state is not one of the run that is to be continued from it."""
+
+
 class IntegrationError(ValueError):
     """A step size fell below the rounding of time; `solution` holds the rows up to there."""
 
     def __init__(self, message: str, solution: Solution) -> None:
         super().__init__(message)
         self.solution = solution
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (*self.args, self.solution)
 
 
 def save_times(save_at: Any, t_end: float, batch: int) -> np.ndarray | None:
@@ -187,12 +196,27 @@ class Recorder:
             "index": torch.from_numpy(self._index.copy()),
         }
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Continue from a copy."""
-        if state["saved"] and any(len(v) != len(self._padded) - 1 for v in state["saved"].values()):
-            raise ValueError("resume must be given with the same save_at as the stored run")
+    def form(self, state: Any, y: Tensor, obs: Tensor | None) -> dict[str, Any]:
+        """Return the form that a copy must have, given any states and observables."""
+        new = self._record(y, obs) if isinstance(state, dict) else {}
+        every = self._stops is None
+        count = len(state.get("times", ())) if every and new else len(self._padded) - 1
+        rows = {n: Numbers(v.dtype, (count, *v.shape)) for n, v in new.items()}
+        return {
+            "times": [float, ...],
+            "rows": rows if every and count else {},
+            "saved": {} if every else ({}, rows),
+            "index": Numbers(torch.int64, (self._batch,)),
+        }
+
+    def load(self, state: dict[str, Any], device: torch.device) -> None:
+        """Continue from a copy, on the device of the run."""
+        index = state["index"].numpy().copy()
+        if (index < 0).any() or (index >= len(self._padded)).any():
+            raise ValueError(f"index must lie within {len(self._padded) - 1} save times")
         self._times = list(state["times"])
-        self._rows = {name: list(rows.clone().unbind(0)) for name, rows in state["rows"].items()}
-        self._saved = {name: value.clone() for name, value in state["saved"].items()}
-        self._index = state["index"].numpy().copy()
+        rows, saved = state["rows"], state["saved"]
+        self._rows = {name: list(x.to(device).clone().unbind(0)) for name, x in rows.items()}
+        self._saved = {name: x.to(device).clone() for name, x in saved.items()}
+        self._index = index
         self.next = self._padded[self._index]

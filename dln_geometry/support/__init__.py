@@ -7,7 +7,7 @@ that two rooms need is written here, once; it says what was required and what ca
 
 from __future__ import annotations
 
-from dln_geometry.support.archives import read_archive, write_archive, written_whole
+from dln_geometry.support.archives import read_archive, write_archive
 from dln_geometry.support.arguments import (
     as_choice,
     as_count,
@@ -26,6 +26,8 @@ from dln_geometry.support.arguments import (
 from dln_geometry.support.array_likes import read_array, sparse_places
 from dln_geometry.support.depth import Depth, as_depth, as_layer_count, as_normalized
 from dln_geometry.support.derivatives import is_differentiated, refuse_derivatives
+from dln_geometry.support.files import RUN_MARK, Lock, written_whole
+from dln_geometry.support.forms import Numbers, check_form
 from dln_geometry.support.memory import shared_pair
 from dln_geometry.support.progress import Progress, ProgressCallback, progress_bar
 from dln_geometry.support.random import as_generator, as_index, as_module_generator, chi, normal
@@ -45,8 +47,11 @@ from dln_geometry.support.tensors import (
 from dln_geometry.support.warning import warn
 
 __all__ = [
+    "RUN_MARK",
     "Array",
     "Depth",
+    "Lock",
+    "Numbers",
     "Progress",
     "ProgressCallback",
     "as_choice",
@@ -73,6 +78,7 @@ __all__ = [
     "as_size",
     "as_width_sequence",
     "as_widths",
+    "check_form",
     "chi",
     "common_batch",
     "epsilon",

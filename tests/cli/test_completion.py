@@ -13,6 +13,7 @@ from matplotlib.image import imread
 
 import dln_geometry as dln
 from dln_geometry.cli import main
+from dln_geometry.dynamics.store import Store
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.testing import assert_close
 from tests.cli.routes import refusal, start_process, write_triples
@@ -137,7 +138,7 @@ def test_interrupt_is_one_line_and_leaves_a_state(low_rank, tmp_path):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said == "interrupted: the same command continues from x.state\n"
-    held = torch.load(state, weights_only=True)["state"]["counts"]["steps"]
+    held = Store(state, {}).read()["state"]["counts"]["steps"]
     assert held > 0
 
 

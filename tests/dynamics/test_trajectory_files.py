@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -120,7 +121,7 @@ def test_what_else_is_no_trajectory(tmp_path):
     with pytest.raises(ValueError, match="must be a saved trajectory, got .* 't'"):
         dln.Trajectory.load(path)
     np.savez(path, t=np.arange(3.0), meta=np.array(json.dumps({**GOOD, "format": 9})))
-    with pytest.raises(ValueError, match="must be a trajectory of format <= 1, got 9"):
+    with pytest.raises(ValueError, match="must be a trajectory of format <= 2, got 9"):
         dln.Trajectory.load(path)
     np.save(tmp_path / "array.npy", np.ones(3))
     for other in (tmp_path / "array.npy", tmp_path):
@@ -158,3 +159,23 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path):
         Store(path, {}).save({"x": lambda: 0})
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert path.read_text() == "old"
+
+
+def test_trajectories_that_do_not_fit_are_refused(tmp_path, generator):
+    path = next(iter(flows(generator)))
+    batched = dln.Trajectory(t=torch.arange(2.0), loss=torch.ones(2, 3), status=["a", "b", "c"])
+    for whole, change, message in (
+        (path, {"loss": path.loss[:-1]}, "loss must have shape"),
+        (path, {"loss": torch.ones(len(path), dtype=torch.int64)}, "loss must hold real numbers"),
+        (path, {"t": path.t.bool()}, "t must have shape"),
+        (path, {"t": path.t.reshape(-1, 1)}, "t must have shape"),
+        (path, {"points": path.points[1:]}, "points must be as many as times"),
+        (path, {"stats": [1]}, "stats must hold"),
+        (path, {"status": None}, "status must have one of 2 forms"),
+        (batched, {"status": ["a"]}, "status must name 3 samples"),
+        (batched, {"singular_values": torch.ones(2, 4, 5)}, "singular_values must have shape"),
+    ):
+        assert len(dln.Trajectory.load(whole.save(tmp_path / "run"))) == len(whole)
+        written = replace(whole, **change).save(tmp_path / "run")
+        with pytest.raises(ValueError, match=f"saved trajectory, got {written}: .*{message}"):
+            dln.Trajectory.load(written)

@@ -68,3 +68,49 @@ def test_a_failure_while_writing_leaves_the_old_file(tmp_path):
         interrupted()
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["run.npz"]
+
+
+def test_damage_is_refused_or_changes_nothing(tmp_path, rng):
+    path = write_archive(tmp_path / "run", 2, ARRAYS, {"names": ["x", "y"]})
+    whole = path.read_bytes()
+    damaged = []
+    for at in rng.integers(0, len(whole), 150).tolist():
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << int(rng.integers(8))
+        damaged.append(bytes(flipped))
+    for at in range(0, len(whole), 40):
+        damaged += [whole[:at], whole[:at] + bytes(min(40, len(whole) - at)) + whole[at + 40 :]]
+    refused = 0
+    for content in damaged:
+        path.write_bytes(content)
+        try:
+            arrays, attributes = read_archive(path, "thing", 2, built)
+        except ValueError as error:
+            refused += str(path) in str(error)
+            continue
+        assert attributes == {"format": 2, "names": ["x", "y"]}
+        assert all(torch.equal(x, ARRAYS[k]) for k, x in arrays.items())
+        assert arrays.keys() == {"a", "b"}
+    assert refused > len(damaged) / 2
+
+
+def test_other_contents_with_sound_members_are_refused(tmp_path):
+    path = write_archive(tmp_path / "run", 2, ARRAYS, {})
+    with np.load(path) as archive:
+        parts = dict(archive)
+    other = json.loads(str(parts["meta"]))
+    for changed in (
+        {**parts, "a": parts["a"] + 1},
+        {**parts, "a": parts["a"].astype(np.float64)},
+        {**parts, "a": parts["a"].reshape(3, 2)},
+        {k: x for k, x in parts.items() if k != "b"},
+        {**parts, "meta": np.array(json.dumps({**other, "more": 1}))},
+        {**parts, "meta": np.array(json.dumps({**other, "sha256": None}))},
+        {**parts, "meta": np.array(json.dumps({"format": 2}))},
+    ):
+        np.savez(path, **changed)
+        with pytest.raises(ValueError, match="a damaged one"):
+            read_archive(path, "thing", 2, built)
+    # Format 1, of version 0.1.0, has no checksum.
+    np.savez(path, **{**parts, "meta": np.array(json.dumps({"format": 1}))})
+    assert read_archive(path, "thing", 2, built)[1] == {"format": 1}

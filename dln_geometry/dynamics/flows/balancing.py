@@ -20,6 +20,7 @@ from dln_geometry.dynamics.flows.balancing_path import (
     balancing_generator,
 )
 from dln_geometry.dynamics.flows.run import run_flow
+from dln_geometry.dynamics.store import resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.points import Network
 from dln_geometry.ode import end_or_rules, until_rules
@@ -122,6 +123,7 @@ def balancing_flow(
     return states if np.ndim(t) else states[0]
 
 
+@resumable("t_end", "until")
 def kirwan_ness_flow(
     factors: Sequence[Any],
     t_end: float | None = None,
@@ -155,7 +157,7 @@ def kirwan_ness_flow(
     """
     engine = MomentEngine(Network(factors).detach())
     rules = until_rules(until, ("loss", "steps", "evaluations", "seconds"))
-    t_end, identity = end_or_rules(t_end, rules), {"options": [rtol, atol, repr(method)]}
+    t_end = end_or_rules(t_end, rules)
     return run_flow(
         engine,
         t_end,
@@ -166,7 +168,6 @@ def kirwan_ness_flow(
         method=method,
         progress=progress,
         store=store,
-        identity=identity,
         label="moments",
     )
 

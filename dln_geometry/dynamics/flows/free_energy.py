@@ -71,6 +71,11 @@ class FreeEnergy:
         rank, widths = self.rank, self.widths
         return FreeEnergy(ready, self.beta, self.depth, self.shape, rank=rank, widths=widths)
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells the free energy from others."""
+        names = ("loss", "beta", "depth", "shape", "rank", "widths")
+        return {name: getattr(self, name) for name in names}
+
     def __repr__(self) -> str:
         facts = f"beta {self.beta:g}", f"depth {self.depth:g}", f"rank {self.rank}"
         return as_text(self, repr(self.loss), *facts)

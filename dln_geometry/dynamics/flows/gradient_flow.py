@@ -12,6 +12,7 @@ import torch
 from dln_geometry.dynamics import engines
 from dln_geometry.dynamics.flows.run import run_flow
 from dln_geometry.dynamics.losses import Loss, as_dense, prepared
+from dln_geometry.dynamics.store import resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.points import Collapsed, EndToEnd, Network
 from dln_geometry.ode import end_or_rules, until_rules
@@ -23,6 +24,7 @@ LARGE_DEPTH = 100
 """Depth above which s^{1/N} resolves s too coarsely: N eps of relative error."""
 
 
+@resumable("t_end", "until")
 def gradient_flow(
     loss: Loss,
     start: Collapsed | EndToEnd | Sequence[Any],
@@ -84,8 +86,9 @@ def gradient_flow(
         ``"evaluations"`` and ``"method"``.
     store : path, optional
         File that holds the state of the run, renewed every few seconds. If it exists, the run
-        continues from it, with the results of an uninterrupted run. `t_end` may be raised unless
-        saved times depend on it, and `until` may be changed.
+        continues from it, with the results of an uninterrupted run. A run that differs in anything
+        that decides the result is refused: loss, start, options. `t_end` may be raised unless saved
+        times depend on it, and `until` may be changed, but for the presence of ``"gradient"``.
 
     Returns
     -------
@@ -117,11 +120,6 @@ def gradient_flow(
     # The flow of the metric divided by N is N times as slow.
     point = isinstance(start, Collapsed | EndToEnd)
     slow = start.depth.unit(start.normalized) if point else 1.0
-    identity = {
-        "options": [rtol, atol, repr(method), rebalance, keep_points, slow],
-        "engine": type(chosen).__name__,
-        "loss": [type(loss).__name__, None if store is None else _figures(chosen)],
-    }
     return run_flow(
         chosen,
         t_end,
@@ -132,20 +130,10 @@ def gradient_flow(
         method=method,
         progress=progress,
         store=store,
-        identity=identity,
         slow=slow,
         rebalance=rebalance,
         keep_points=keep_points,
     )
-
-
-@torch.no_grad()
-def _figures(engine: engines.Engine) -> str:
-    """Return the loss and the speed at the start, to six digits: they tell losses apart."""
-    y = engine.rows()
-    velocity = torch.empty_like(y)
-    observed = engine.field(y.new_zeros(y.shape[0]), y, velocity)
-    return f"{float(observed[:, engines.LOSS].sum()):.5e} {float(velocity.norm()):.5e}"
 
 
 def engine_for(loss: Loss, start: Any, name: str, watch: bool) -> engines.Engine:

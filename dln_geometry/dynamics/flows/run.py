@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import numbers
-import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.engines import GRADIENT, LOSS, Engine
-from dln_geometry.dynamics.store import Store
+from dln_geometry.dynamics.store import opened
 from dln_geometry.dynamics.trajectory import FlowError, Trajectory
-from dln_geometry.ode import IntegrationError, Solution, integrate
+from dln_geometry.ode import IntegrationError, ResumeError, Solution, integrate
 from dln_geometry.support import Progress, ProgressCallback
 
 
@@ -27,8 +26,7 @@ def run_flow(
     atol: float | None,
     method: Any,
     progress: bool | ProgressCallback,
-    store: str | os.PathLike[str] | None,
-    identity: dict[str, Any],
+    store: Any,
     slow: float = 1.0,
     rebalance: float | None = None,
     keep_points: bool = False,
@@ -36,13 +34,16 @@ def run_flow(
 ) -> Trajectory:
     """Integrate the flow of an engine and return its trajectory.
 
-    Options as in `gradient_flow`, with `t_end` and `rules` checked; a store must agree on
-    `identity`, start and saved times. The flow takes `slow` times as long as the engine's.
+    Options as in `gradient_flow`, with `t_end` and `rules` checked, and a `Store` or None. The flow
+    takes `slow` times as long as the engine's.
     """
     start = engine.rows()
     times = _save_times(save_at, t_end, len(start))
-    identity = {"start": start, "save_at": times, **identity}
-    saved = None if store is None else Store(store, identity)
+    saved = opened(store)
+    if saved is not None:
+        # The rule on the gradient decides what the engine watches, and so what the state holds.
+        watched = ["gradient" in rules, type(engine).__name__]
+        saved.know(until=watched, state=start, save_at=times)
     field, correct = engine.field, None
     if rebalance is not None:
         if not rebalance > 0:
@@ -84,6 +85,8 @@ def run_flow(
                 checkpoint=None if saved is None else saved.save,
                 resume=None if saved is None else saved.load(),
             )
+        except ResumeError as error:
+            raise ValueError(f"store must hold a state of this run, got {saved}: {error}") from None
         except IntegrationError as error:
             reached = _trajectory_of(error.solution, engine, slow, keep_points)
             raise FlowError(str(error), reached) from error

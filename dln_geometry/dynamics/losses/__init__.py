@@ -9,6 +9,7 @@ from __future__ import annotations
 from dln_geometry.dynamics.losses.callables import from_callable
 from dln_geometry.dynamics.losses.completion import Completion, Pattern, has_compressed_kernels
 from dln_geometry.dynamics.losses.dense import Quadratic, Regression, Sensing
+from dln_geometry.dynamics.losses.fingerprint import fingerprint
 from dln_geometry.dynamics.losses.loss import Loss, as_dense, as_text, contract, evaluate, prepared
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "as_text",
     "contract",
     "evaluate",
+    "fingerprint",
     "from_callable",
     "has_compressed_kernels",
     "prepared",

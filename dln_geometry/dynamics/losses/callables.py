@@ -12,7 +12,7 @@ from dln_geometry.dynamics.losses.loss import as_dense
 from dln_geometry.dynamics.losses.products import products
 
 
-def from_callable(f: Callable[[Tensor], Tensor]) -> CallableLoss:
+def from_callable(f: Callable[[Tensor], Tensor], *, name: str | None = None) -> CallableLoss:
     """Return the loss ``E(X) = f(X)``, its gradient by automatic differentiation.
 
     Parameters
@@ -20,6 +20,9 @@ def from_callable(f: Callable[[Tensor], Tensor]) -> CallableLoss:
     f : callable
         Takes one matrix (m, n) and returns a tensor without dimensions, by functions of torch
         that can be differentiated; batches go through ``torch.func.vmap``.
+    name : str, optional
+        Name by which the store of a run knows the function. Without one a store compares its value
+        and gradient at fixed matrices to the last digit, which other machines may round otherwise.
 
     Examples
     --------
@@ -31,18 +34,29 @@ def from_callable(f: Callable[[Tensor], Tensor]) -> CallableLoss:
     """
     if not callable(f):
         raise TypeError(f"f must be a function of one matrix, got {type(f).__name__}")
-    return CallableLoss(f)
+    if not isinstance(name, str | None):
+        raise TypeError(f"name must be a str, got {type(name).__name__}")
+    return CallableLoss(f, name)
 
 
 class CallableLoss:
     """The loss ``E(X) = f(X)``; made by `from_callable`."""
 
-    def __init__(self, f: Callable[[Tensor], Tensor]) -> None:
-        self.f = f
+    def __init__(self, f: Callable[[Tensor], Tensor], name: str | None = None) -> None:
+        self.f, self.name = f, name
         self._grad_and_value = torch.func.grad_and_value(self._scalar)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A function that torch has made cannot be copied; it is made again.
+        return type(self), (self.f, self.name)
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({getattr(self.f, '__name__', type(self.f).__name__)})"
+        known = self.name or getattr(self.f, "__name__", type(self.f).__name__)
+        return f"{type(self).__name__}({known})"
+
+    def fingerprint(self) -> str | None:
+        """Return the name, if there is one."""
+        return self.name
 
     def value(self, x: Any) -> Tensor:
         """Return ``E(X)``, shape (...)."""

@@ -43,6 +43,8 @@ class Completion(DataLoss):
             [ 0., -2.]]))
     """
 
+    _caches = (*DataLoss._caches, "_kept")
+
     def __init__(self, rows: Any, cols: Any, values: Any, shape: Sequence[int]) -> None:
         m, n = as_matrix_shape(shape)
         values = as_float_tensor(values, "values")

@@ -105,6 +105,8 @@ class Sensing(DataLoss):
             [ 0., -1.]]))
     """
 
+    _derived = (*DataLoss._derived, "_rows")
+
     def __init__(self, operators: Any, values: Any) -> None:
         self.operators = like = as_matrix(operators, "operators")
         if like.ndim != 3 or like.shape[0] == 0:
@@ -157,6 +159,7 @@ class Regression(DataLoss):
     """
 
     residual_dimensions = 2
+    _derived = (*DataLoss._derived, "_inputs", "_outputs", "_unreachable")
 
     def __init__(self, inputs: Any, outputs: Any) -> None:
         self.inputs = like = as_matrix(inputs, "inputs")

@@ -24,7 +24,10 @@ class Loss(Protocol):
     - ``contract(left, right)`` returns ``(E, G R, G^T L)`` at ``X = L R^T``;
     - ``evaluate(x)`` returns ``(E, G)`` at a matrix;
     - ``to(dtype=None, device=None)`` returns the loss on data of that dtype and device;
-    - ``shape`` is ``(m, n)``, and lets a flow refuse a start that does not fit.
+    - ``shape`` is ``(m, n)``, and lets a flow refuse a start that does not fit;
+    - ``fingerprint()`` returns what tells the loss from others of its class (tensors, numbers,
+      strings, other losses, or lists and dicts of them): by it a store knows its run. Without it a
+      store compares values and gradients at fixed points.
 
     Examples
     --------
@@ -126,10 +129,22 @@ class DataLoss(ABC):
     """
 
     residual_dimensions: ClassVar = 1
+    # Caches, which copies leave behind, and what is computed from other data: neither tells losses
+    # apart.
+    _caches: ClassVar[tuple[str, ...]] = ("_converted",)
+    _derived: ClassVar[tuple[str, ...]] = ("device",)
 
     def __init__(self, shape: tuple[int, int], data: Tensor) -> None:
         self.shape, self.dtype, self.device = shape, data.dtype, data.device
         self._converted: dict[tuple[torch.dtype, torch.device], Self] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), **{name: {} for name in self._caches if name in vars(self)}}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return the data of the loss, by name."""
+        hidden = {*self._caches, *self._derived}
+        return {name: data for name, data in vars(self).items() if name not in hidden}
 
     def value(self, x: Any) -> Tensor:
         """Return ``E(X)``, shape (...), at a point or matrix of the loss's shape."""

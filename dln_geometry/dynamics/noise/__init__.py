@@ -8,15 +8,15 @@ and hands them to the one loop of all random motions, `simulation.simulate`. A n
 from __future__ import annotations
 
 from dln_geometry.dynamics.noise.flat_coordinates import FlatCoordinates
-from dln_geometry.dynamics.noise.langevin import brownian_motion, langevin, run_store
+from dln_geometry.dynamics.noise.langevin import brownian_motion, langevin
 from dln_geometry.dynamics.noise.network_steps import NetworkSteps, network_start
+from dln_geometry.dynamics.noise.particles import Particles
 from dln_geometry.dynamics.noise.product_steps import Gaussians, Thermostat
 from dln_geometry.dynamics.noise.rotations import excess_rates, rotated
 from dln_geometry.dynamics.noise.simulation import (
     OVERFLOW,
     Diverged,
     Grid,
-    Particles,
     Show,
     State,
     Stepper,
@@ -46,7 +46,6 @@ __all__ = [
     "network_start",
     "rotated",
     "rotates_first",
-    "run_store",
     "simulate",
     "time_grid",
 ]

@@ -17,17 +17,17 @@ from dln_geometry.dynamics.noise.product_steps import (
     PlainSteps,
     ProductSteps,
     Thermostat,
-    gradient_parts,
 )
 from dln_geometry.dynamics.noise.simulation import Grid, Show, State, Stepper, simulate, time_grid
 from dln_geometry.dynamics.noise.splitting_steps import SplittingSteps
-from dln_geometry.dynamics.store import Store
+from dln_geometry.dynamics.store import opened, resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import hidden_excess
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
 from dln_geometry.support import as_count, as_flag, as_float_tensor, as_positive
 
 
+@resumable()
 def langevin(
     loss: Loss | None,
     start: Collapsed | EndToEnd | Sequence[Any],
@@ -184,9 +184,7 @@ def langevin(
         state = (*state, torch.zeros(1, dtype=torch.float64))
     else:
         stepper = ProductSteps(drive, noise, point, isinstance(start, Collapsed))
-    options = [beta, kappa, entropy, excess, grid.counts, keep_points, upstairs, method]
-    known = {"times": grid.times, "increments": "none" if increments is None else noise.increments}
-    shown["store"] = run_store(store, state, options, loss, point, **known)
+    shown["store"] = opened(store)
     label = "brownian motion" if loss is None else "langevin"
     return simulate(stepper, state, grid, label=label, generator=noise.generator, **shown)
 
@@ -250,23 +248,6 @@ def _randomness(
             f"{tuple(given.shape)}"
         )
     return time_grid(t_end, None, save_at, steps=given.shape[0]), Gaussians(None, given)
-
-
-def run_store(
-    path: Any, state: State, options: list[Any], loss: Any, point: EndToEnd, **known: Any
-) -> Store | None:
-    """Return the store of a run from this state, if there is a path.
-
-    It knows a loss by the value and the gradient at the start, to six digits.
-    """
-    if path is None:
-        return None
-    name = "none"
-    if loss is not None:
-        value, core, _, _ = gradient_parts(loss, point)
-        size = torch.linalg.vector_norm(core)
-        name = f"{type(loss).__name__} {float(value.sum()):.5e} {float(size):.5e}"
-    return Store(path, {"start": list(state), "options": options, "loss": name, **known})
 
 
 class _NoEnergy:

@@ -13,7 +13,7 @@ from dln_geometry.dynamics.losses import contract, evaluate
 from dln_geometry.dynamics.noise.simulation import Diverged, State, Stepper, StepWatch
 from dln_geometry.geometry.metric import ProductFrame, layers_of_step, thin_svd
 from dln_geometry.geometry.points import Collapsed, EndToEnd
-from dln_geometry.support import Depth
+from dln_geometry.support import Depth, Numbers
 
 _DT_TOO_LARGE = "the matrices must stay finite, got overflow: take dt below {:g}"
 
@@ -159,6 +159,10 @@ class ProductSteps(MatrixSteps):
 
     def observe(self, state: State) -> dict[str, Tensor]:
         return observed(self.drive.loss, self.at(state), *state[3:])
+
+    def form(self, start: State) -> Any:
+        forms = super().form(start)
+        return forms, [*forms, Numbers.like(self.at(start).matrix)]
 
     def _entropic(self, frame: ProductFrame, h: float) -> Tensor:
         """Return the entropic drift as a move in orthonormal coordinates, shape (..., r)."""

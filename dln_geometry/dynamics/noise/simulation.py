@@ -21,7 +21,7 @@ from torch import Tensor
 from dln_geometry.dynamics.store import Store
 from dln_geometry.dynamics.trajectory import FlowError, Trajectory
 from dln_geometry.ode import save_times
-from dln_geometry.support import Progress, as_positive, warn
+from dln_geometry.support import Numbers, Progress, as_positive, warn
 
 State = tuple[Tensor, ...]
 Show = bool | Callable[[float, dict[str, Any]], None]
@@ -41,6 +41,9 @@ class Diverged(ArithmeticError):
         super().__init__(message)
         self.samples = samples
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (*self.args, self.samples)
+
 
 class Stepper(ABC):
     """A random motion. No step changes the tensors of a state in place."""
@@ -58,6 +61,10 @@ class Stepper(ABC):
     @abstractmethod
     def point(self, state: State) -> Any:
         """Return the point of a state."""
+
+    def form(self, start: State) -> Any:
+        """Return the form of all states of a motion with this start, see `check_form`."""
+        return [Numbers.like(x) for x in start]
 
     def summary(self, state: State, steps: int) -> dict[str, Any]:
         """Return more `Trajectory.stats` than the number and size of the steps."""
@@ -156,14 +163,12 @@ def simulate(
     rows: list[dict[str, Tensor]] = []
     kept: list[State] = []
     first, done = 0, 0
-    held = None if store is None else store.load()
+    held = None if store is None else _stored(store, stepper, state, grid, generator, keep_points)
     if held is not None:
         device = state[0].device
         state, *kept = [tuple(x.to(device) for x in z) for z in (held["state"], *held["kept"])]
         rows = [{k: v.to(device) for k, v in row.items()} for row in held["rows"]]
         first, done = held["interval"], held["done"]
-        if generator is not None:
-            generator.set_state(held["generator"])
     total = max(grid.steps, 1)
     taken = sum(grid.counts[:first]) + done
 
@@ -218,6 +223,44 @@ def simulate(
     return record("t_end")
 
 
+def _stored(
+    store: Store,
+    stepper: Stepper,
+    state: State,
+    grid: Grid,
+    generator: torch.Generator | None,
+    keep_points: bool,
+) -> dict[str, Any] | None:
+    """Return the checked state of a store, if it has one, and set the generator to its place."""
+    store.know(state=list(state), grid=[grid.counts, grid.sizes], save_at=grid.times)
+    row = {name: Numbers.like(x) for name, x in stepper.observe(state).items()}
+    form: dict[str, Any] = {
+        "state": stepper.form(state),
+        "rows": [row, ...],
+        "kept": [stepper.form(state), ...],
+        "interval": int,
+        "done": int,
+    }
+    if generator is not None:
+        form["generator"] = Numbers.like(generator.get_state())
+    held = store.load(form)
+    if held is None:
+        return None
+
+    def use() -> None:
+        counts, at, done = (*grid.counts, 0), held["interval"], held["done"]
+        rows = min(at, len(grid.times))
+        if at >= len(counts) or done > counts[at] or len(held["rows"]) != rows:
+            raise ValueError(f"it must lie on the grid, got step {done} of interval {at}")
+        if len(held["kept"]) != (rows if keep_points else 0):
+            raise ValueError(f"kept must hold {rows} points, got {len(held['kept'])}")
+        if generator is not None:
+            generator.set_state(held["generator"])
+
+    store.check(use)
+    return held
+
+
 def _failure(samples: Tensor) -> tuple[str, str | list[str]]:
     """Return which samples failed, in words, and the status of each."""
     if samples.ndim == 0:
@@ -250,34 +293,3 @@ class StepWatch:
                 f"{float(way / size):.2g} of the way to the zero matrix (1 is the most it may be), "
                 "and the path after it means little; take a smaller dt"
             )
-
-
-class Particles(Stepper):
-    """Positions (..., n) moved by ``step(x, h)`` and, exactly, by the drift ``-rate x``.
-
-    As repulsion is homogeneous of degree -1, ``e^{-ct} y((e^{2ct} - 1)/(2c))`` is the confined
-    motion if y is the free one.
-    """
-
-    def __init__(self, step: Callable[[Tensor, float], Tensor], scheme: str, rate: float) -> None:
-        self.step, self.scheme, self.rate = step, scheme, rate
-
-    def advance(self, state: State, h: float, index: int) -> State:
-        (x,), rate = state, self.rate
-        try:
-            if rate == 0:
-                return (self.step(x, h),)
-            shrink, tau = math.exp(-rate * h), -math.expm1(-2 * rate * h) / (2 * rate)
-            return (self.step(shrink * x, tau),)
-        except torch.linalg.LinAlgError:
-            finite = torch.isfinite(x).all(-1)
-            raise Diverged(OVERFLOW, ~finite | finite.all()) from None
-
-    def observe(self, state: State) -> dict[str, Tensor]:
-        return {"states": state[0]}
-
-    def point(self, state: State) -> Tensor:
-        return state[0]
-
-    def summary(self, state: State, steps: int) -> dict[str, Any]:
-        return {"scheme": self.scheme}

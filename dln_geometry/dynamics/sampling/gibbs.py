@@ -17,10 +17,10 @@ from dln_geometry.dynamics.noise import (
     Show,
     State,
     Stepper,
-    run_store,
     simulate,
 )
 from dln_geometry.dynamics.sampling.potentials import Potential
+from dln_geometry.dynamics.store import opened, resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import hidden_excess
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
@@ -30,6 +30,7 @@ from dln_geometry.support import as_count, as_flag, as_positive
 _BEST_ACCEPTANCE = 0.574
 
 
+@resumable()
 def sample_gibbs(
     loss: Loss,
     start: Collapsed | EndToEnd,
@@ -114,9 +115,8 @@ def sample_gibbs(
     chain = MetropolisChain(potential, generator, burn_in, dt is None, start)
     counts = (burn_in + thin, *(thin,) * (draws - 1))
     grid = Grid(torch.tensor(counts, dtype=torch.float64).cumsum(0), counts, (1.0,) * draws)
-    options = [beta, kappa, excess, draws, thin, burn_in, dt, keep_points, point.depth]
-    saved = run_store(store, (point.u, point.s, point.vh), options, ready, point)
-    shown: dict[str, Any] = {"keep_points": keep_points, "progress": progress, "store": saved}
+    shown: dict[str, Any] = {"keep_points": keep_points, "progress": progress}
+    shown["store"] = opened(store)
     state = chain.start(point, size)
     return simulate(chain, state, grid, label="sampling", generator=generator, **shown)
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from dln_geometry.learning.architecture import SymmetricGroup
-from dln_geometry.support import read_archive, write_archive
+from dln_geometry.support import check_form, read_archive, write_archive
 
 if TYPE_CHECKING:
     import xarray
 
-_FORMAT = 1
+_FORMAT = 2
+"""Version 0.1.0 wrote format 1, without a checksum."""
 _SERIES = ("steps", "charge", "predicted", "residual", "tolerance", "unit_charge", "unit_predicted")
 
 
@@ -80,13 +81,36 @@ class ChargeRecord:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ChargeRecord:
-        """Read a record that `save` wrote, of no newer format; ``.npz`` may be left out."""
+        """Read a record that `save` wrote, of no newer format; ``.npz`` may be left out.
+
+        ValueError if the file is damaged: its checksum does not fit, or what it holds is no record.
+        Files of version 0.1.0 hold no checksum; the CRC-32 of each array protects them.
+        """
 
         def build(arrays: dict[str, Any], meta: dict[str, Any]) -> ChargeRecord:
+            check_form(meta["labels"], [str, ...], "labels")
+            check_form(meta["unit_group"], [int, ...], "unit_group")
             arrays.update(labels=tuple(meta["labels"]), unit_group=tuple(meta["unit_group"]))
-            return cls(**arrays)
+            record = cls(**arrays)
+            record._check()
+            return record
 
         return read_archive(path, "record", _FORMAT, build)
+
+    def _check(self) -> None:
+        """Raise ValueError unless the arrays fit each other."""
+        count, groups, units = len(self.steps), len(self.labels), len(self.unit_group)
+        shapes = {name: (count, groups if "unit" not in name else units) for name in _SERIES[1:]}
+        for name, shape in {"steps": (count,), **shapes}.items():
+            values = getattr(self, name)
+            if values is not None and tuple(values.shape) != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(values.shape)}")
+            if values is not None and name != "steps" and not values.is_floating_point():
+                raise ValueError(f"{name} must hold real numbers, got {values.dtype}")
+        if (self.unit_charge is None) != (self.unit_predicted is None):
+            raise ValueError("unit_charge and unit_predicted must be given together")
+        if any(group >= groups for group in self.unit_group):
+            raise ValueError(f"unit_group must name {groups} groups, got {self.unit_group}")
 
 
 @dataclass(frozen=True)

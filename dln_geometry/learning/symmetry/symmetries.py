@@ -18,6 +18,9 @@ class SymmetryError(ValueError):
         super().__init__(message)
         self.residual = residual
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (*self.args, self.residual)
+
 
 class Symmetry:
     r"""A family of transformations ``q -> Q(q, s)`` of the parameters, with ``Q(q, 0) = q``.

@@ -119,7 +119,7 @@ def test_history_and_writer(generator):
     assert m.record().steps.tolist() == [7, 8, 9, 10]
 
 
-def test_the_format_of_files_is_that_of_version_one(tmp_path):
+def test_files_of_version_one_are_read(tmp_path):
     """Written by numpy alone: files from before are read."""
     rows = np.arange(6.0).reshape(3, 2)
     names = ("charge", "predicted", "residual")
@@ -133,4 +133,25 @@ def test_the_format_of_files_is_that_of_version_one(tmp_path):
         assert torch.equal(getattr(record, name), torch.from_numpy(rows + k))
     with np.load(record.save(tmp_path / "new"), allow_pickle=False) as new:
         assert set(new.files) == {"steps", "meta", *names}
-        assert json.loads(str(new["meta"])) == json.loads(meta)
+        written = json.loads(str(new["meta"]))
+        assert written.items() >= {**json.loads(meta), "format": 2}.items()
+        assert written.keys() - json.loads(meta).keys() == {"version", "sha256"}
+
+
+def test_records_that_do_not_fit_are_refused(tmp_path):
+    rows = torch.ones(3, 2)
+    good = {"steps": torch.arange(3), "labels": ("a", "b"), "charge": rows, "predicted": rows,
+            "residual": rows}  # fmt: skip
+    units = {"unit_charge": torch.ones(3, 1), "unit_predicted": torch.ones(3, 1)}
+    ChargeRecord.load(ChargeRecord(**good, **units, unit_group=(1,)).save(tmp_path / "good"))
+    for change, message in (
+        ({"charge": rows[:2]}, "charge must have shape"),
+        ({"steps": torch.ones(())}, "TypeError"),
+        ({"labels": ("a",)}, "must have shape"),
+        ({"residual": torch.ones(3, 2, dtype=torch.int64)}, "residual must hold real numbers"),
+        ({**units, "unit_group": (2,)}, "unit_group must name 2 groups"),
+        ({**units, "unit_predicted": None, "unit_group": (1,)}, "given together"),
+    ):
+        path = ChargeRecord(**{**good, **change}).save(tmp_path / "run")
+        with pytest.raises(ValueError, match=f"saved record, got {path}: .*{message}"):
+            ChargeRecord.load(path)

@@ -1,0 +1,115 @@
+"""The stored state of an integration: made, checked, and taken up again to the same bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dln_geometry.ode.control import StepControl
+from dln_geometry.ode.loop import Integration
+from dln_geometry.ode.recording import ResumeError
+from dln_geometry.ode.runge_kutta import upload
+from dln_geometry.support import Numbers, check_form
+
+VERSION = 1
+
+_ARRAYS = ("t", "code", "y_norms", "atol", "obs_host", "obs_first")
+
+
+def state_of(run: Integration) -> dict[str, Any]:
+    """Return a copy of all that the next steps depend on, as tensors and plain numbers."""
+    return {
+        "version": VERSION,
+        "y": run.y.clone(),
+        "obs": None if run.obs is None else run.obs.clone(),
+        "arrays": {n: torch.from_numpy(np.array(getattr(run, n))) for n in _ARRAYS},
+        "counts": {n: getattr(run, n) for n in (*run.COUNTS, "seconds")},
+        "by_method": dict(run.by_method),
+        "control": run.control.state(),
+        "method": run.choice.state(),
+        "recorder": run.recorder.state(),
+    }
+
+
+def resume_from(run: Integration, state: dict[str, Any]) -> None:
+    """Continue from a stored state; limits and the end of time may have moved since.
+
+    Tensors move to the device of the start. `ResumeError` if the state is not one of this run.
+    """
+    try:
+        _check(run, state)
+        run.choice.load(state["method"])
+        run.y.copy_(state["y"])
+        run.obs = None if state["obs"] is None else state["obs"].to(run.y.device).clone()
+        for name, value in state["arrays"].items():
+            setattr(run, name, value.numpy().copy())
+        vars(run).update(state["counts"])
+        run.by_method = dict(state["by_method"])
+        run.control = StepControl.load(state["control"])
+        run.recorder.load(state["recorder"], run.y.device)
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+        known = str(error).startswith("resume")
+        text = str(error) if known else f"resume must be a state of this run: {error}"
+        raise ResumeError(text) from None
+    if (run.t > run.options.t_end).any():
+        reached = f"what the stored run has reached, {run.t.max():g}"
+        raise ValueError(f"t_end must not lie before {reached}, got {run.options.t_end:g}")
+    # The stopping rules may have changed since the run was stored: check them again.
+    run.code = np.full(len(run.t), -1)
+    run.stop(np.full(len(run.t), True))
+
+
+def _check(run: Integration, state: Any) -> None:
+    """Raise ValueError unless a state has the form of those of `state_of`."""
+    y, batch = run.y, len(run.y)
+    if not (isinstance(state, dict) and state.get("version") == VERSION):
+        raise ValueError(f"it must be one that checkpoint was given, of version {VERSION}")
+    whole, each = Numbers.like(y, finite=True), Numbers(torch.float64, (batch,))
+    if isinstance(got := state.get("y"), Tensor) and (got.shape, got.dtype) != (y.shape, y.dtype):
+        want, given = (f"{tuple(x.shape)}, {x.dtype}" for x in (y, got))
+        raise ValueError(f"resume must match y0 of shape {want}; got {given}")
+    check_form(got, whole, "y")
+    times = state.get("arrays", {}).get("t")
+    check_form(times, Numbers(torch.float64, (batch,), finite=True), "arrays.t")
+    # What the field observes and the recorder keeps, to compare with.
+    now = state["y"].to(y.device)
+    obs = run.field(upload(times.numpy(), y), now, torch.empty_like(y))
+    columns = 0 if obs is None else obs.shape[-1]
+    if any(column >= columns for column, _ in run.options.rules.values()):
+        raise ValueError(f"stop must name one of {columns} observables, got {run.options.rules}")
+    seen = Numbers(torch.float64, (columns, batch))
+    stepper = {"f": whole}, {"f": whole, "eigenvector": whole, "age": int}
+    switch = dict.fromkeys(("patience", "votes", "against", "stay"), int)
+    form = {
+        "version": int,
+        "y": whole,
+        "obs": None if obs is None else Numbers(obs.dtype, (batch, columns)),
+        "arrays": {
+            "t": each,
+            "code": Numbers(torch.int64, (batch,)),
+            "y_norms": Numbers(torch.float64, (run.norms.count, batch)),
+            "atol": each,
+            "obs_host": seen,
+            "obs_first": seen,
+        },
+        "counts": {**dict.fromkeys(run.COUNTS, int), "seconds": float},
+        "by_method": {str: int},
+        "control": {
+            **dict.fromkeys(("h", "first", "err_old"), each),
+            "after_rejection": Numbers(torch.bool, (batch,)),
+        },
+        "method": {
+            "method": str,
+            "stepper": stepper,
+            "rho": each,
+            "switches": int,
+            "switch": ({}, switch),
+        },
+        "recorder": run.recorder.form(state.get("recorder"), now, obs),
+    }
+    check_form(state, form, "state")
+    if not bool((times >= 0).all() and (state["control"]["h"] > 0).all()):
+        raise ValueError("times must be at least 0 and step sizes positive")

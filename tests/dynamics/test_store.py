@@ -1,0 +1,432 @@
+"""A store continues its own run and no other; damaged, foreign and contested stores are refused."""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import dln_geometry as dln
+from dln_geometry import losses
+from dln_geometry.dynamics.store import Store
+from tests.dynamics.routes import tensors
+
+F64 = torch.float64
+SEED = 5
+
+
+def seeded(seed=SEED):
+    return torch.Generator().manual_seed(seed)
+
+
+def point(seed=1, dtype=F64, shape=(4, 3), depth=3, **options):
+    g = seeded(seed)
+    return dln.Collapsed.random(shape, 3, depth, scale=0.4, generator=g, dtype=dtype, **options)
+
+
+def target(seed=2):
+    return torch.randn(4, 3, generator=seeded(seed), dtype=F64)
+
+
+def layers(seed=3):
+    return dln.random_balanced((3, 4, 4), scale=0.7, generator=seeded(seed), dtype=F64)
+
+
+def unbalanced(seed=3):
+    g = seeded(seed)
+    return [torch.randn(d, d, generator=g, dtype=F64) for d in (3, 3)]
+
+
+# Every run with a store: its arguments, and for every argument another value. `FREE` ones may
+# change when the run is continued.
+FREE = {"progress", "store"}
+RUNS = {
+    "gradient_flow": (
+        {"loss": losses.Quadratic(target()), "start": point(), "t_end": 0.2, "rtol": 1e-6},
+        {
+            "loss": losses.Quadratic(-target()),
+            "start": point(7),
+            "save_at": [0.0, 0.1, 0.2],
+            "rtol": 1e-7,
+            "atol": 1e-9,
+            "method": "rk5",
+            "engine": "products",
+            "rebalance": 1e-3,
+            "keep_points": True,
+        },
+        {"t_end", "until"},
+    ),
+    "kirwan_ness_flow": (
+        {"factors": unbalanced(), "t_end": 0.05},
+        {
+            "factors": unbalanced(8),
+            "save_at": [0.0, 0.05],
+            "rtol": 1e-7,
+            "atol": 1e-9,
+            "method": "rk5",
+        },
+        {"t_end", "until"},
+    ),
+    "langevin": (
+        {"loss": losses.Quadratic(target()), "start": point(), "beta": 3.0, "t_end": 0.2, "dt": 0.1,
+         "generator": SEED},
+        {
+            "loss": losses.Quadratic(-target()),
+            "start": point(7),
+            "beta": 3.1,
+            "kappa": 0.9,
+            "entropy": False,
+            "t_end": 0.3,
+            "dt": 0.05,
+            "generator": SEED + 1,
+            "increments": None,
+            "save_at": [0.0, 0.2],
+            "chains": 2,
+            "widths": 5,
+            "method": "splitting",
+            "upstairs": True,
+            "keep_points": True,
+        },
+        set(),
+    ),
+    "sample_gibbs": (
+        {"loss": losses.Quadratic(target()), "start": point(), "beta": 3.0, "draws": 2,
+         "burn_in": 3, "generator": SEED},
+        {
+            "loss": losses.Quadratic(-target()),
+            "start": point(7),
+            "beta": 3.1,
+            "kappa": 0.9,
+            "entropy": False,
+            "draws": 3,
+            "thin": 2,
+            "burn_in": 4,
+            "dt": 0.01,
+            "generator": SEED + 1,
+            "widths": 5,
+            "keep_points": True,
+        },
+        set(),
+    ),
+}  # fmt: skip
+
+
+def run(name, options, store=None):
+    made = dict(options)
+    if isinstance(made.get("generator"), int):
+        made["generator"] = seeded(made["generator"])
+    return getattr(dln, name)(**made, store=store)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_option_that_decides_the_result_is_known(name, tmp_path):
+    options, others, free = RUNS[name]
+    assert set(inspect.signature(getattr(dln, name)).parameters) == {*others, *free, *FREE}
+    store = tmp_path / "run"
+    first = run(name, options, store)
+    again = run(name, options, store)
+    for a, b in zip(tensors(first.final), tensors(again.final), strict=True):
+        assert torch.equal(a, b)
+    for option, value in others.items():
+        changed = {**options, option: value}
+        if option == "increments":
+            steps = torch.randn(2, 4, 3, generator=seeded(), dtype=F64)
+            changed |= {"increments": steps, "generator": None, "dt": None}
+        with pytest.raises(ValueError, match=rf"same run, got {store} .*\b{option}\b"):
+            run(name, changed, store)
+
+
+def test_every_public_run_with_a_store_is_tried():
+    takers = {
+        name
+        for name in dln.__all__
+        if inspect.isfunction(f := getattr(dln, name))
+        and "store" in inspect.signature(f).parameters
+    }
+    assert takers == set(RUNS)
+
+
+def test_wrappers_of_runs_know_as_much(tmp_path):
+    """They hand every option on to one of `RUNS`."""
+    flow = {"loss": losses.Quadratic(target()), "start": point(), "beta": 3.0, "t_end": 0.1}
+    motion = {"start": point(), "t_end": 0.2, "dt": 0.1, "generator": SEED}
+    frozen = {**RUNS["langevin"][0], "kappa": 0.0}
+    for name, options, changes in (
+        ("free_energy_flow", flow, {"beta": 3.1, "widths": 5, "loss": losses.Quadratic(-target())}),
+        ("brownian_motion", motion, {"upstairs": True, "dt": 0.05, "generator": 9}),
+        ("langevin", frozen, {"beta": 3.1, "widths": 5, "start": point(9)}),
+    ):
+        store = tmp_path / f"{name}-{len(options)}"
+        run(name, options, store)
+        run(name, options, store)
+        for option, value in changes.items():
+            with pytest.raises(ValueError, match="same run"):
+                run(name, {**options, option: value}, store)
+    for start in (point(depth=4), point().replace(normalized=True), point(dtype=torch.float32)):
+        with pytest.raises(ValueError, match="same run"):
+            run("brownian_motion", {**motion, "start": start}, tmp_path / "brownian_motion-4")
+
+
+class Tilted:
+    """A loss of a user's, with nothing but the two methods."""
+
+    def __init__(self, tilt):
+        self.tilt = tilt
+
+    def value(self, x):
+        return (losses.as_dense(x) * self.tilt).sum((-2, -1)) + x.square().sum((-2, -1))
+
+    def gradient(self, x):
+        return self.tilt.expand_as(x) + 2 * x
+
+
+def holed(x, **options):
+    rows, cols = torch.arange(3), torch.arange(3)
+    return losses.Completion(rows, cols, x.diagonal()[:3], (4, 3), **options)
+
+
+PAIRS = {
+    "quadratic": losses.Quadratic,
+    "completion": holed,
+    "sensing": lambda x: losses.Sensing(torch.ones(1, 4, 3, dtype=F64), x[0, :1]),
+    "regression": lambda x: losses.Regression(torch.eye(3, dtype=F64), x.mT),
+    "callable": lambda x: losses.from_callable(lambda z: (z - x).square().sum()),
+    "named": lambda x: losses.from_callable(torch.sum, name=str(float(x.sum()))),
+    "user": Tilted,
+    "free energy": lambda x: dln.FreeEnergy(losses.Quadratic(x), 3.0, 3, (4, 3)),
+    "free energy of a user's": lambda x: dln.FreeEnergy(Tilted(x), 3.0, 3, (4, 3)),
+}
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("scale", [1.0, 1e-8])
+@pytest.mark.parametrize("change", [-1.0, 1.0 + 1e-12])
+def test_losses_are_known_by_their_data(kind, scale, change, tmp_path):
+    start, store = dln.EndToEnd.of(scale * target(9), 3), tmp_path / "run"
+    options = {"start": start, "t_end": 1e-3, "rtol": 1e-3}
+    dln.gradient_flow(PAIRS[kind](target()), store=store, **options)
+    dln.gradient_flow(PAIRS[kind](target()), store=store, **options)
+    with pytest.raises(ValueError, match="with other loss"):
+        dln.gradient_flow(PAIRS[kind](change * target()), store=store, **options)
+
+
+def test_a_rule_on_the_gradient_is_part_of_the_run(tmp_path):
+    options = {**RUNS["gradient_flow"][0], "start": point(depth=4), "store": tmp_path / "run"}
+    dln.gradient_flow(**options, until={"loss": 1.0})
+    dln.gradient_flow(**options, until={"loss": 0.5})
+    with pytest.raises(ValueError, match="other .*until"):
+        dln.gradient_flow(**options, until={"gradient": 1e-3})
+
+
+def stored(folder, name="gradient_flow"):
+    path = Path(folder) / "state"
+    run(name, RUNS[name][0], path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["gradient_flow", "sample_gibbs"])
+def test_damage_is_found(name, rng, tmp_path):
+    path = stored(tmp_path, name)
+    whole = path.read_bytes()
+    want = run(name, RUNS[name][0], path)
+    damaged = []
+    for at in rng.integers(0, len(whole), 40).tolist():
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << int(rng.integers(8))
+        damaged.append(bytes(flipped))
+    for at in range(0, len(whole), max(len(whole) // 8, 1)):
+        zeros = whole[:at] + bytes(min(512, len(whole) - at)) + whole[at + 512 :]
+        damaged += [whole[:at], zeros]
+    for content in damaged:
+        path.write_bytes(content)
+        if content == whole:
+            continue
+        with pytest.raises(ValueError, match=f"{path}"):
+            run(name, RUNS[name][0], path)
+        assert path.read_bytes() == content
+    path.write_bytes(whole)
+    got = run(name, RUNS[name][0], path)
+    assert torch.equal(got.loss, want.loss)
+
+
+def wrong(state):
+    """Yield changes of the parts of a state that make it wrong."""
+    parts = state.items() if isinstance(state, dict) else enumerate(state)
+    for key, part in parts:
+        for bad in ("text", None, -1, [1, 2], {"a": 1}, torch.ones(2, 2, 2)):
+            if type(bad) is type(part) and not isinstance(part, torch.Tensor | dict):
+                continue
+            if part is not None or bad is not None:
+                yield key, bad
+        if isinstance(part, torch.Tensor) and part.is_floating_point() and part.numel():
+            yield key, torch.full_like(part, torch.nan)
+            yield key, part.float() if part.dtype == F64 else part.double()
+
+
+def changes(state):
+    for key, bad in wrong(state):
+        copy = dict(state) if isinstance(state, dict) else list(state)
+        copy[key] = bad
+        yield copy
+    for key, part in state.items() if isinstance(state, dict) else enumerate(state):
+        if isinstance(part, dict | list) and part:
+            for changed in changes(part):
+                copy = dict(state) if isinstance(state, dict) else list(state)
+                copy[key] = changed
+                yield copy
+    if isinstance(state, dict) and state:
+        yield {**state, "more": 1}
+        yield dict(list(state.items())[1:])
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_wrong_contents_are_refused_by_name(name, rng, tmp_path):
+    options = RUNS[name][0]
+    if name == "gradient_flow":
+        options = {**options, "save_at": [0.0, 0.1, 0.2]}
+    path = tmp_path / "state"
+    run(name, options, path)
+    held = Store(path, {}).read()
+    writer = Store(path, {})
+    writer._identity = held["identity"]
+    every = list(changes(held["state"]))
+    for k in rng.choice(len(every), 60, replace=False):
+        state = every[k]
+        if isinstance(state.get("by_method"), dict) and state["by_method"].keys() != {"rk8"}:
+            continue  # any names of methods may be counted
+        writer.save(state)
+        with pytest.raises(ValueError, match=f"store must hold .*{path}"):
+            run(name, options, path)
+
+
+def test_formats_and_foreign_files(tmp_path):
+    path = stored(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"dln-geometry run 2 ", b"dln-geometry run 3 ", 1))
+    with pytest.raises(ValueError, match="store must have the format 2, got 3"):
+        stored(tmp_path)
+    torch.save({"identity": {}, "state": {}}, path)
+    with pytest.raises(ValueError, match="version 0.1.0"):
+        stored(tmp_path)
+    for content in (b"", b"nothing", b"dln-geometry run", b"dln-geometry run \n", whole[:30]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"store must be a file written by a run, got {path}"):
+            stored(tmp_path)
+        assert path.read_bytes() == content
+
+
+def test_results_never_replace_a_store(tmp_path):
+    path = stored(tmp_path).rename(tmp_path / "run.npz")
+    whole = path.read_bytes()
+    with pytest.raises(ValueError, match="path must not be the store of a run"):
+        dln.Trajectory(t=torch.ones(1)).save(path)
+    os.symlink(path, tmp_path / "link.npz")
+    with pytest.raises(ValueError, match="path must not be the store of a run"):
+        dln.Trajectory(t=torch.ones(1)).save(tmp_path / "link.npz")
+    assert path.read_bytes() == whole
+
+
+def test_one_writer_at_a_time(tmp_path):
+    path, options = tmp_path / "state", RUNS["gradient_flow"][0]
+    refused = []
+
+    def second(fraction, info):
+        if not refused:
+            with pytest.raises(ValueError, match=f"one run at a time, got {path}") as caught:
+                run("gradient_flow", options, path)
+            refused.append(str(caught.value))
+
+    dln.gradient_flow(**options, store=path, progress=second)
+    assert str(os.getpid()) in refused[0]
+    assert [p.name for p in tmp_path.iterdir()] == ["state"]
+
+
+def test_a_lock_that_another_run_has_taken_is_seen(tmp_path):
+    path, options = tmp_path / "state", RUNS["gradient_flow"][0]
+
+    def stolen(fraction, info):
+        (tmp_path / "state.lock").write_text(f"elsewhere 7 ? {'0' * 32}")
+
+    with pytest.raises(ValueError, match="process 7 on elsewhere"):
+        dln.gradient_flow(**options, store=path, progress=stolen)
+    # It is not this run's to remove; it counts as left behind after ten minutes.
+    with pytest.raises(ValueError, match="process 7 on elsewhere"):
+        run("gradient_flow", options, path)
+    os.utime(tmp_path / "state.lock", (time.time() - 601,) * 2)
+    run("gradient_flow", options, path)
+    assert [p.name for p in tmp_path.iterdir()] == ["state"]
+
+
+def test_what_dead_writers_left_is_removed(tmp_path):
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    dead, host = int(done.stdout), socket.gethostname()
+    (tmp_path / "state.lock").write_text(f"{host} {dead} ? {'0' * 32}")
+    left = [f".state.{host}~{dead}~00000000.part", f".state.{host}~{os.getpid()}~00000000.part"]
+    kept = [f".state.{host}~1~00000000.part", f".state.other~{dead}~00000000.part",
+            f".state2.{host}~{dead}~00000000.part", "mine.part", ".state.part"]  # fmt: skip
+    for name in left + kept:
+        (tmp_path / name).write_text("half")
+    stored(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*kept, "state"])
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_keeps_the_last_state(call, tmp_path, monkeypatch):
+    path = stored(tmp_path)
+    whole = path.read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        with pytest.raises(OSError, match="No space left on device: .*state") as caught:
+            run("gradient_flow", {**RUNS["gradient_flow"][0], "t_end": 0.3}, path)
+    assert caught.value.errno == errno.ENOSPC
+    assert path.read_bytes() == whole
+    assert [p.name for p in tmp_path.iterdir()] == ["state"]
+
+
+def walk(store, out):
+    """Run in a child: a path that is stored after every step."""
+    options = {**RUNS["langevin"][0], "t_end": 1.0, "dt": 0.02, "keep_points": True}
+    run("langevin", options, store).save(out)
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_bits(rng, tmp_path, monkeypatch):
+    seconds = "dln_geometry.dynamics.noise.simulation.SECONDS_BETWEEN_CHECKPOINTS"
+    monkeypatch.setattr(seconds, 0.0)
+    names = ("whole-state", "whole.npz"), ("state", "run.npz")
+    whole, killed = ([tmp_path / name for name in pair] for pair in names)
+    walk(*whole)
+    for _ in range(4):
+        pid = os.fork()
+        if pid == 0:
+            walk(*killed)
+            os._exit(0)
+        time.sleep(float(rng.uniform(0.0, 0.2)))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    walk(*killed)
+    want, got = (dln.Trajectory.load(out) for _, out in (whole, killed))
+    assert torch.equal(got.singular_values, want.singular_values)
+    assert torch.equal(got.points[-1].L, want.points[-1].L)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(n for pair in names for n in pair)
+
+
+def test_numpy_numbers_and_integers_are_one_option(tmp_path):
+    options = {**RUNS["gradient_flow"][0], "save_at": [0, 0.1], "atol": 1}
+    run("gradient_flow", options, tmp_path / "state")
+    same = {**options, "save_at": np.array([0.0, 0.1]), "atol": np.float64(1.0)}
+    run("gradient_flow", same, tmp_path / "state")
