@@ -2,8 +2,8 @@
 
 `integrate` follows the flows, by explicit Runge-Kutta methods, and by a stabilised one where the
 problem is stiff. Open `integrate` first, then `loop` (one trial step); `control` chooses the step
-sizes and the method, `recording` saves rows,
-`checkpoint` stores a run and continues it. `collocate` follows the geodesics, at order 32.
+sizes and the method, `watch` ends runs that get no further, `recording` saves rows, `checkpoint`
+stores a run and continues it. `collocate` follows the geodesics, at order 32.
 To add an explicit method, add its `RungeKutta` to `METHODS`; another kind needs a stepper with
 the members of `ExplicitStepper`, and a line in `MethodChoice`.
 """
@@ -15,6 +15,7 @@ from dln_geometry.ode.chebyshev import Chebyshev, ChebyshevStepper, coefficients
 from dln_geometry.ode.collocation import GAUSS, Gauss, Journey, collocate
 from dln_geometry.ode.integrate import integrate
 from dln_geometry.ode.recording import (
+    MOST_EVALUATIONS,
     IntegrationError,
     ResumeError,
     Solution,
@@ -27,6 +28,7 @@ from dln_geometry.ode.runge_kutta import METHODS, BlockNorms, ExplicitStepper, f
 __all__ = [
     "GAUSS",
     "METHODS",
+    "MOST_EVALUATIONS",
     "BlockNorms",
     "Chebyshev",
     "ChebyshevStepper",

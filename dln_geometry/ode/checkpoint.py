@@ -12,11 +12,12 @@ from dln_geometry.ode.control import StepControl
 from dln_geometry.ode.loop import Integration
 from dln_geometry.ode.recording import ResumeError
 from dln_geometry.ode.runge_kutta import upload
+from dln_geometry.ode.watch import rest
 from dln_geometry.support import Numbers, check_form
 
 VERSION = 1
 
-_ARRAYS = ("t", "code", "y_norms", "atol", "obs_host", "obs_first")
+_ARRAYS = ("t", "code", "y_norms", "atol", "obs_host", "obs_first", "resting", "noisy")
 
 
 def state_of(run: Integration) -> dict[str, Any]:
@@ -31,6 +32,7 @@ def state_of(run: Integration) -> dict[str, Any]:
         "control": run.control.state(),
         "method": run.choice.state(),
         "recorder": run.recorder.state(),
+        "watch": None if run.watch is None else run.watch.state(),
     }
 
 
@@ -50,6 +52,8 @@ def resume_from(run: Integration, state: dict[str, Any]) -> None:
         run.by_method = dict(state["by_method"])
         run.control = StepControl.load(state["control"])
         run.recorder.load(state["recorder"], run.y.device)
+        if run.watch is not None:
+            run.watch.load(state["watch"])
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
         known = str(error).startswith("resume")
         text = str(error) if known else f"resume must be a state of this run: {error}"
@@ -60,6 +64,7 @@ def resume_from(run: Integration, state: dict[str, Any]) -> None:
     # The stopping rules may have changed since the run was stored: check them again.
     run.code = np.full(len(run.t), -1)
     run.stop(np.full(len(run.t), True))
+    rest(run, run.resting & (run.code <= 0))
 
 
 def _check(run: Integration, state: Any) -> None:
@@ -81,6 +86,8 @@ def _check(run: Integration, state: Any) -> None:
     if any(column >= columns for column, _ in run.options.rules.values()):
         raise ValueError(f"stop must name one of {columns} observables, got {run.options.rules}")
     seen = Numbers(torch.float64, (columns, batch))
+    marks = Numbers(torch.bool, (batch,))
+    votes = {"votes": Numbers(torch.int64, (batch,)), "t": each, "noisy_since": each}
     stepper = {"f": whole}, {"f": whole, "eigenvector": whole, "age": int}
     switch = dict.fromkeys(("patience", "votes", "against", "stay"), int)
     form = {
@@ -94,12 +101,14 @@ def _check(run: Integration, state: Any) -> None:
             "atol": each,
             "obs_host": seen,
             "obs_first": seen,
+            "resting": marks,
+            "noisy": marks,
         },
         "counts": {**dict.fromkeys(run.COUNTS, int), "seconds": float},
         "by_method": {str: int},
         "control": {
             **dict.fromkeys(("h", "first", "err_old"), each),
-            "after_rejection": Numbers(torch.bool, (batch,)),
+            "after_rejection": marks,
         },
         "method": {
             "method": str,
@@ -109,6 +118,7 @@ def _check(run: Integration, state: Any) -> None:
             "switch": ({}, switch),
         },
         "recorder": run.recorder.form(state.get("recorder"), now, obs),
+        "watch": None if run.watch is None else {"arrays": votes, "evaluations": int},
     }
     check_form(state, form, "state")
     if not bool((times >= 0).all() and (state["control"]["h"] > 0).all()):

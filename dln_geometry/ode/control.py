@@ -16,7 +16,10 @@ from dln_geometry.ode.runge_kutta import BlockNorms, ExplicitStepper, Field, Run
 Array = np.ndarray
 SHRINK, GROW = 0.2, 10.0
 TINY, EPS = float(np.finfo(np.float64).tiny), float(np.finfo(np.float64).eps)
-RESERVED = ("t_end", "steps", "evaluations", "seconds", "failed", "unfinished")
+RESERVED = (
+    *("t_end", "steps", "evaluations", "seconds", "failed", "unfinished"),
+    *("nonsmooth", "stationary", "stalled"),
+)
 """Status names that no stopping rule may take."""
 
 
@@ -32,6 +35,7 @@ class Options:
     rules: dict[str, tuple[int, float]]
     limits: dict[str, float]
     correct: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None
+    autonomous: bool = False
 
 
 def first_step(d0: Array, h0: Array, d1: Array, d2: Array, order: int) -> Array:

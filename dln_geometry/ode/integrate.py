@@ -15,7 +15,13 @@ from dln_geometry.ode.chebyshev import RKC, Chebyshev
 from dln_geometry.ode.checkpoint import resume_from, state_of
 from dln_geometry.ode.control import RESERVED, Options
 from dln_geometry.ode.loop import Integration
-from dln_geometry.ode.recording import Record, Recorder, Solution, save_times
+from dln_geometry.ode.recording import (
+    MOST_EVALUATIONS,
+    Record,
+    Recorder,
+    Solution,
+    save_times,
+)
 from dln_geometry.ode.runge_kutta import METHODS, BlockNorms, Field, RungeKutta
 from dln_geometry.support import as_positive
 
@@ -36,8 +42,9 @@ def integrate(
     record: Record | None = None,
     stop: Mapping[str, tuple[int, float]] | None = None,
     max_steps: int | None = None,
-    max_evaluations: int | None = None,
+    max_evaluations: float | None = None,
     max_seconds: float | None = None,
+    autonomous: bool = False,
     correct: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None = None,
     progress: Callable[[float, dict[str, Any]], None] | None = None,
     checkpoint: Callable[[dict[str, Any]], None] | None = None,
@@ -57,7 +64,7 @@ def integrate(
         into ``out (B, n)`` and returns observables (B, k) of that point, or None.
     y0 : Tensor, shape (B, n)
     t_end : float
-        May be infinite if there is a stopping rule or a limit.
+        May be infinite if there is a stopping rule, or a limit other than the default.
     rtol : float
         Relative tolerance; raised to 4 eps of the dtype.
     atol : float or Tensor of shape (B,), optional
@@ -77,8 +84,14 @@ def integrate(
     stop : dict, optional
         ``{name: (column, threshold)}``: a sample stops where ``obs[:, column] <= threshold``.
     max_steps, max_evaluations, max_seconds : int, int and float, optional
-        Limits on trial steps of the batch, evaluations of the field (the step that passes it is
-        finished) and the wall clock.
+        Limits on trial steps of the batch, evaluations of the field (200 000 by default,
+        ``math.inf`` for no limit; the step that passes it is finished) and the wall clock.
+    autonomous : bool
+        The field does not depend on t. Then a sample also ends with the status ``"stationary"``
+        where the velocity is exactly zero at the start (its rows are its state at all their times),
+        ``"nonsmooth"`` where steps shrink at a jump of the field so far that the end is out of
+        reach; and, if `t_end` is infinite, ``"stationary"`` where it comes to rest, ``"stalled"``
+        where it moves by rounding alone without meeting a rule.
     correct : pair of callables, optional
         ``(when(obs) -> mask (B,), fix(y (b, n)) -> y)``: an accepted step replaces the samples in
         the mask by their fix and evaluates the field again.
@@ -113,10 +126,12 @@ def integrate(
     norms, rules = BlockNorms(_block_sizes(blocks, n)), _stopping_rules(stop)
     limits = _limits(steps=max_steps, evaluations=max_evaluations, seconds=max_seconds)
     t_end = _end_of_time(t_end, bool(rules or limits))
+    limits.setdefault("evaluations", MOST_EVALUATIONS)
     rtol = max(as_positive(rtol, "rtol"), 4 * torch.finfo(y0.dtype).eps)
     explicit, stabilised = methods_of(method, rtol, y0.dtype)
     tolerance = _absolute(atol, batch)
-    options = Options(t_end, rtol, tolerance, explicit, stabilised, rules, limits, correct)
+    methods = explicit, stabilised
+    options = Options(t_end, rtol, tolerance, *methods, rules, limits, correct, autonomous)
     stops = save_times(save_at, t_end, batch)
     record = record or (lambda y, obs: {"y": y})
     recorder = Recorder(record, stops, batch, moves_end=save_at is None)

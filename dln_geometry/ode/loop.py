@@ -12,6 +12,7 @@ from dln_geometry.ode.chebyshev import ChebyshevStepper
 from dln_geometry.ode.control import RESERVED, TINY, MethodChoice, Options, StepControl, first_step
 from dln_geometry.ode.recording import IntegrationError, Recorder, Solution
 from dln_geometry.ode.runge_kutta import BlockNorms, ExplicitStepper, Field, fetch, upload
+from dln_geometry.ode.watch import Watch, look_for_rest
 
 
 class Flags(NamedTuple):
@@ -41,6 +42,9 @@ class Integration:
         self.seconds = 0.0
         self.committing = False
         """True while the state is between two steps, when it must not be stored."""
+        self.resting, self.noisy = np.zeros((2, len(y0)), dtype=bool)
+        """Samples with a velocity of exactly zero, or of rounding alone, at the start."""
+        self.watch = Watch(len(y0)) if options.autonomous else None
         self.choice = MethodChoice(options, field, self.y, norms)
         # Round-off grows with the square of the number of stages.
         eps = torch.finfo(y0.dtype).eps
@@ -50,7 +54,7 @@ class Integration:
         """Evaluate the field, check it, save the start and choose the first step sizes."""
         opt, y, f, batch = self.options, self.y, self.stepper.f, len(self.y)
         obs = self.field(y.new_zeros(batch), y, f)
-        self._count(1)
+        self.count(1)
         self.obs = None if obs is None else obs.detach().clone()
         columns = 0 if self.obs is None else self.obs.shape[-1]
         if any(column >= columns for column, _ in opt.rules.values()):
@@ -73,9 +77,11 @@ class Integration:
         everywhere = np.ones(batch, dtype=bool)
         self.recorder.save(self.t, everywhere, y, self.obs)
         self.stop(everywhere)
+        if opt.autonomous:
+            look_for_rest(self, norms)
         self.control = StepControl(self._first_step(norms))
         if isinstance(self.stepper, ChebyshevStepper) and self.unfinished:
-            self._count(self.choice.first_radius(self.code < 0))
+            self.count(self.choice.first_radius(self.code < 0))
 
     def _first_step(self, norms: np.ndarray) -> np.ndarray:
         y, span = self.y, min(self.options.t_end, 1e300)
@@ -89,7 +95,7 @@ class Integration:
         h0 = np.divide(0.01 * d0, d1, out=np.full_like(d0, rest), where=d1 > 0).clip(TINY, span)
         h, slope = upload(h0, y), torch.empty_like(y)
         self.field(h, y + h[:, None] * self.stepper.f, slope)
-        self._count(1)
+        self.count(1)
         flat = fetch(BlockNorms.of(self.norms.views((slope - self.stepper.f)[None])))
         d2 = (self.norms.unpack(flat, 1, len(y))[0] / scale).max(axis=0) / h0
         d2 = np.where(np.isfinite(d2), d2, 0.0)
@@ -107,6 +113,10 @@ class Integration:
 
     def advance(self) -> None:
         """Try one step of every running sample and keep the accepted ones."""
+        if self.watch is not None and self.watch.is_due(self.trials, self.evaluations):
+            self.watch.look(self)
+            if not self.unfinished:
+                return
         control, stepper, opt = self.control, self.stepper, self.options
         running = self.code < 0
         stop = np.minimum(self.recorder.next, opt.t_end)
@@ -135,7 +145,7 @@ class Integration:
         self.committing = True
         h_before = control.h
         control.update(err, accepted, trial, hits, running, stepper.error_order)
-        self._count(evaluations)
+        self.count(evaluations)
         # count_nonzero: any() and all() cost several times as much on arrays this small.
         moved, alive = int(np.count_nonzero(accepted)), int(np.count_nonzero(running))
         self.trials += 1
@@ -220,7 +230,8 @@ class Integration:
             return running.astype(np.float64)
         return np.where(running, (self.options.t_end - self.t) / self.control.h, 0.0)
 
-    def _count(self, evaluations: int) -> None:
+    def count(self, evaluations: int) -> None:
+        """Count evaluations of the field."""
         name = self.stepper.name
         self.by_method[name] = self.by_method.get(name, 0) + evaluations
 
@@ -248,7 +259,8 @@ class Integration:
         status, obs = [self.names[i] for i in self.code], self.obs
         obs = None if obs is None else obs.clone()
         t, t_final = (upload(x, self.y) for x in (times, self.t.copy()))
-        return Solution(t, saved, self.y.clone(), obs, t_final, status, stats)
+        start = torch.from_numpy(np.stack([self.resting, self.noisy]))
+        return Solution(t, saved, self.y.clone(), obs, t_final, status, stats, start)
 
     def fraction(self) -> float:
         """Return how far the samples are, by time or by the logarithm of a watched observable."""

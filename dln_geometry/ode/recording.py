@@ -17,7 +17,8 @@ from dln_geometry.support import Numbers
 Record = Callable[[Tensor, Any], dict[str, Tensor]]
 """``record(y (b, n), obs (b, k))`` returns the tensors (b, ...) to save."""
 
-MOST_EVALUATIONS = 200_000  # bounds a run without an end time: its rules may never be met
+MOST_EVALUATIONS = 200_000
+"""The bound on the evaluations of a run that is given none."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,11 @@ class Solution:
     obs: Tensor | None  # (B, k): their observables
     t_final: Tensor  # (B,): their times
     status: list[str]
-    """Why each sample stopped: ``"t_end"``, a stopping rule or a limit; in the solution of an error
-    also ``"failed"`` and ``"unfinished"``."""
+    """Why each sample stopped: ``"t_end"``, a stopping rule or a limit, ``"nonsmooth"``,
+    ``"stationary"`` or ``"stalled"``; in the solution of an error also ``"failed"`` and
+    ``"unfinished"``."""
     stats: dict[str, Any]
+    start: Tensor  # (2, B): was the velocity at the start exactly zero; was it rounding alone?
 
 
 class ResumeError(ValueError):
@@ -90,7 +93,7 @@ def until_rules(until: Mapping[str, float] | None, names: Sequence[str]) -> dict
 
 
 def end_or_rules(t_end: float | None, rules: dict[str, float]) -> float:
-    """Return the end of time, infinite where rules end the run; they get a bound then."""
+    """Return the end of time, infinite where rules end the run."""
     if t_end is None:
         if not rules:
             raise ValueError("t_end or until must be given, got neither")
@@ -101,8 +104,6 @@ def end_or_rules(t_end: float | None, rules: dict[str, float]) -> float:
         raise ValueError(f"t_end must be >= 0, got {t_end}")
     if math.isinf(t_end) and not rules:
         raise ValueError("until must be given if t_end is infinite, got no rule")
-    if math.isinf(t_end):
-        rules.setdefault("evaluations", MOST_EVALUATIONS)
     return float(t_end)
 
 

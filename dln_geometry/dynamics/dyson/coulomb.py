@@ -12,7 +12,7 @@ from torch import Tensor
 from dln_geometry.dynamics.laws import hermite_zeros, laguerre_zeros
 from dln_geometry.dynamics.noise import time_grid
 from dln_geometry.dynamics.trajectory import Trajectory
-from dln_geometry.ode import integrate
+from dln_geometry.ode import MOST_EVALUATIONS, integrate
 
 Field = Callable[[Tensor], Tensor]
 
@@ -144,6 +144,11 @@ def ascending_rows(
     path = integrate(
         write, x, t_end=times[-1], rtol=rtol, save_at=times, record=lambda y, obs: {"y": y}
     )
+    if any(status != "t_end" for status in path.status):
+        raise ValueError(
+            f"t_end must be within reach of {MOST_EVALUATIONS} evaluations, got {times[-1]:g}: the "
+            f"motion came to t = {float(path.t_final.min()):.3g}; end earlier or loosen rtol"
+        )
     return path.saved["y"].sort(-1).values, path.stats
 
 

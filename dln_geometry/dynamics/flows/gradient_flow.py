@@ -24,6 +24,13 @@ LARGE_DEPTH = 100
 """Depth above which s^{1/N} resolves s too coarsely: N eps of relative error."""
 
 
+FIXED_POINT = (
+    "a zero matrix above depth 1, a critical point of the loss, or singular vectors on which its "
+    "gradient does not act; it will not move, or only as rounding decides. Start from a small "
+    "random network instead, such as Collapsed.random(..., scale=1e-3)"
+)
+
+
 @resumable("t_end", "until")
 def gradient_flow(
     loss: Loss,
@@ -60,7 +67,7 @@ def gradient_flow(
         Stopping rules, the first that is met ends a run: ``"loss"`` (value at or below),
         ``"gradient"`` (norm of the Riemannian gradient, ``sqrt(-dE/dt)``, at or below),
         ``"steps"`` (tried steps), ``"evaluations"`` (of the flow's right-hand side; 200 000 by
-        default if there is no `t_end`), ``"seconds"`` (of wall clock).
+        default, ``math.inf`` for no bound), ``"seconds"`` (of wall clock).
     save_at : array_like of shape (T,) or int, optional
         Increasing times to save, hit exactly; or how many, equally spaced. By default every step
         of a single run is saved, and 101 equally spaced times of a batch (start and end if there
@@ -93,6 +100,12 @@ def gradient_flow(
     Returns
     -------
     Trajectory
+        ``status`` is ``"t_end"`` or the rule that was met. A warning tells of the others:
+        ``"evaluations"`` (the default bound), ``"nonsmooth"`` (steps shrink at a jump of the
+        gradient, as of ``|x|``, and the end is out of reach), ``"stationary"`` (the velocity is
+        exactly zero, at the start or, without `t_end`, later) and ``"stalled"`` (without `t_end`:
+        the flow moves by rounding alone, and the rules are not met). Rows of a sample that stopped
+        early repeat its last state.
         ``final`` is a `Collapsed` for collapsed runs, the factors for layered runs, an `EndToEnd`
         at depth 1 and for an `EndToEnd` of a depth above 100, whose N-th roots would lose digits.
 
@@ -133,6 +146,7 @@ def gradient_flow(
         slow=slow,
         rebalance=rebalance,
         keep_points=keep_points,
+        fixed_point=FIXED_POINT,
     )
 
 

@@ -12,8 +12,14 @@ from torch import Tensor
 from dln_geometry.dynamics.engines import GRADIENT, LOSS, Engine
 from dln_geometry.dynamics.store import opened
 from dln_geometry.dynamics.trajectory import FlowError, Trajectory
-from dln_geometry.ode import IntegrationError, ResumeError, Solution, integrate
-from dln_geometry.support import Progress, ProgressCallback
+from dln_geometry.ode import (
+    MOST_EVALUATIONS,
+    IntegrationError,
+    ResumeError,
+    Solution,
+    integrate,
+)
+from dln_geometry.support import Progress, ProgressCallback, warn
 
 
 def run_flow(
@@ -31,11 +37,14 @@ def run_flow(
     rebalance: float | None = None,
     keep_points: bool = False,
     label: str = "flow",
+    fixed_point: str | None = None,
 ) -> Trajectory:
     """Integrate the flow of an engine and return its trajectory.
 
     Options as in `gradient_flow`, with `t_end` and `rules` checked, and a `Store` or None. The flow
-    takes `slow` times as long as the engine's.
+    takes `slow` times as long as the engine's. A warning tells of samples that end neither at
+    `t_end` nor by a rule that was given; `fixed_point` is what it says of starts that do not move
+    (nothing if None).
     """
     start = engine.rows()
     times = _save_times(save_at, t_end, len(start))
@@ -64,7 +73,9 @@ def run_flow(
     columns = {"loss": (LOSS, 1.0), "gradient": (GRADIENT, slow**0.5)}
     stop = {n: (k, scale * rules[n]) for n, (k, scale) in columns.items() if n in rules}
     limits: dict[str, Any] = {
-        f"max_{n}": x if n == "seconds" else int(x) for n, x in rules.items() if n not in columns
+        f"max_{n}": x if n == "seconds" or math.isinf(x) else int(x)
+        for n, x in rules.items()
+        if n not in columns
     }
     with Progress(progress, label) as bar:
         try:
@@ -80,6 +91,7 @@ def run_flow(
                 record=record,
                 stop=stop,
                 **limits,
+                autonomous=True,
                 correct=correct,
                 progress=bar.callback,
                 checkpoint=None if saved is None else saved.save,
@@ -90,7 +102,45 @@ def run_flow(
         except IntegrationError as error:
             reached = _trajectory_of(error.solution, engine, slow, keep_points)
             raise FlowError(str(error), reached) from error
+    _tell(solution, rules, slow, fixed_point)
     return _trajectory_of(solution, engine, slow, keep_points)
+
+
+def _tell(
+    solution: Solution, rules: dict[str, float], slow: float, fixed_point: str | None
+) -> None:
+    """Warn of samples that ended otherwise than the user asked for, once for every reason."""
+    now, status = solution.obs, solution.status
+    assert now is not None
+    goals = " and ".join(f"{n} {rules[n]:.3g}" for n in ("loss", "gradient") if n in rules)
+    reasons = {
+        "nonsmooth": "the loss looks nonsmooth near t = {t:.6g}: steps shrink at a jump of its "
+        "gradient, and the end is out of reach; the run stopped there. Smooth the loss (a Huber "
+        "loss for |x|, a softplus for a hinge, a log-sum-exp for a maximum), or loosen rtol",
+        "stalled": f"the rule for {goals} cannot be met in {solution.y.dtype}: at t = {{t:.6g}} "
+        "the flow moves by rounding alone{seen}; the run stopped there. Raise the threshold"
+        + ("" if solution.y.dtype == torch.float64 else ", or use float64"),
+        "stationary": f"the flow came to rest at t = {{t:.6g}}{{seen}} without meeting the rule "
+        f"for {goals}: raise the threshold, or start elsewhere",
+        "evaluations": f"the bound of {MOST_EVALUATIONS} evaluations ended the run at "
+        "t = {t:.6g}{seen}: ask for less, or raise it by until={{'evaluations': ...}}",
+    }
+    resting, noisy = solution.start.tolist()
+    if fixed_point is not None:
+        for words, samples in (("is zero", resting), ("is rounding alone", noisy)):
+            if any(samples):
+                count = f"{sum(samples)} of {len(samples)} samples: " if len(samples) > 1 else ""
+                warn(f"{count}the velocity of the flow {words} at the start: {fixed_point}")
+    for name, reason in reasons.items():
+        where = [k for k, ended in enumerate(status) if ended == name and not resting[k]]
+        if not where or (name == "evaluations" and name in rules):
+            continue
+        k = where[0]
+        count = f"{len(where)} of {len(status)} samples: " if len(status) > 1 else ""
+        seen = f", where the loss is {float(now[k, LOSS]):.6g}"
+        if "gradient" in rules:
+            seen += f" and the gradient {float(now[k, GRADIENT]) / slow**0.5:.3g}"
+        warn(count + reason.format(t=float(solution.t_final[k]) * slow, seen=seen))
 
 
 def _save_times(save_at: Any, t_end: float, samples: int) -> Tensor | None:
