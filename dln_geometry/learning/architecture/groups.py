@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from dln_geometry.learning.functional import Tensors
-from dln_geometry.learning.symmetry import Symmetry
-from dln_geometry.support import as_count, as_generator
+from dln_geometry.learning.symmetry import Symmetry, check_names
+from dln_geometry.support import as_choice, as_count, as_generator, as_positive, shown
 
 Kind = Literal["scale", "translation", "rescale", "gauge", "permutation"]
 Element = Tensor | tuple[Tensor, ...]
@@ -57,6 +57,11 @@ class Part:
 
     def slices(self, tensor: Tensor) -> Tensor:
         """Return the slices of the units, shape (units, block, rest); a view where possible."""
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"tensor must be a torch.Tensor, got {shown(tensor)}")
+        if self.axis >= tensor.ndim or self.stop > tensor.shape[self.axis]:
+            required = f"{self.stop} entries along axis {self.axis}"
+            raise ValueError(f"tensor must have {required}, got shape {tuple(tensor.shape)}")
         moved = tensor.movedim(self.axis, 0)[self.start : self.stop]
         # -1 would be ambiguous for an empty tensor.
         return moved.reshape(self.units, self.block, moved[0].numel())
@@ -77,6 +82,8 @@ class Part:
 
     def check(self, params: Tensors) -> None:
         """Refuse parameters that do not have this part."""
+        if not isinstance(params, Mapping):
+            raise TypeError(f"params must be a dict of tensors, got {shown(params)}")
         if self.name not in params:
             raise ValueError(f"params must hold {self.name!r}, which a symmetric group names")
         shape = tuple(params[self.name].shape)
@@ -130,12 +137,13 @@ class SymmetricGroup:
     reading: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ValueError(f"kind must be one of {get_args(Kind)}, got {self.kind!r}")
+        as_choice(self.kind, get_args(Kind), "kind")
+        as_positive(self.epsilon, "epsilon", zero=True)
+        check_names(self.through, "through")
         for field in ("first", "second", "reading"):
             parts = getattr(self, field)
             if not isinstance(parts, tuple) or not all(isinstance(p, Part) for p in parts):
-                raise TypeError(f"{field} must be a tuple of Part, got {parts!r}")
+                raise TypeError(f"{field} must be a tuple of Part, got {shown(parts)}")
         if not self.first:
             raise ValueError("first must hold at least one part, got none")
         if (self.kind in ("rescale", "gauge")) != bool(self.second):
@@ -184,6 +192,7 @@ class SymmetricGroup:
         self, params: Tensors, generator: torch.Generator | int | None = None
     ) -> Element:
         """Draw an element for `act`, with the shapes, dtype and device of the parameters."""
+        self.check(params)
         like = params[self.first[0].name]
         source = as_generator(generator, like.device)
 
@@ -208,6 +217,31 @@ class SymmetricGroup:
         tensor of shape (units, rest) for every part; for a gauge the logarithm of h, shape (units,
         block, block); for a permutation the new order of the units, shape (units,).
         """
+        self.check(params)
+        return self._acted(params, self._checked(element, params))
+
+    def _checked(self, element: Any, params: Tensors) -> Any:
+        """Return an element; refuse those of another shape or kind."""
+        if self.kind == "translation":
+            shapes: list[tuple[int, ...]] = [self._shift_shape(params, p) for p in self.first]
+            given = list(element) if isinstance(element, tuple | list) else []
+        else:
+            shapes = [(self.units,) + (self.first[0].block,) * (2 * (self.kind == "gauge"))]
+            given = [element]
+        if len(given) != len(shapes) or not all(isinstance(a, Tensor) for a in given):
+            what = f"{len(shapes)} tensors" if self.kind == "translation" else "a torch.Tensor"
+            raise TypeError(f"element must be {what}, got {shown(element)}")
+        for a, shape in zip(given, shapes, strict=True):
+            if tuple(a.shape) != shape:
+                raise ValueError(f"element must have shape {shape}, got {tuple(a.shape)}")
+            if a.is_floating_point() == (self.kind == "permutation"):
+                kind = "integers" if self.kind == "permutation" else "floating"
+                raise TypeError(f"element must be {kind}, got {a.dtype}")
+            if self.kind == "permutation" and sorted(a.tolist()) != list(range(self.units)):
+                raise ValueError(f"element must hold each unit once, got {shown(a)}")
+        return element
+
+    def _acted(self, params: Tensors, element: Any) -> dict[str, Tensor]:
         moved = dict(params)
         for index, part in enumerate(self.parts):
             q = moved[part.name]
@@ -226,7 +260,7 @@ class SymmetricGroup:
 
         def moved(at: Tensors, s: Tensor) -> dict[str, Tensor]:
             element = self._shifts(at, s) if self.kind == "translation" else s
-            after = self.act(at, element)
+            after = self._acted(at, element)
             return {name: after[name] for name in self.names}
 
         shape: tuple[int, ...] = (self.units,)

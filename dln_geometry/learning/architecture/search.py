@@ -18,7 +18,7 @@ from dln_geometry.learning.architecture.trials import trials
 from dln_geometry.learning.architecture.walks import absorbed, readings
 from dln_geometry.learning.functional import as_arguments, bare_copy, parameters_of
 from dln_geometry.learning.layers import DeepLinear
-from dln_geometry.support import warn
+from dln_geometry.support import shown, warn
 
 
 def symmetries_of(
@@ -92,8 +92,8 @@ def symmetries_of(
     """
     if not parameters_of(module):
         raise ValueError(f"module must have parameters, got a {type(module).__name__} without any")
-    if loss not in ("cross_entropy", None):
-        raise ValueError(f'loss must be "cross_entropy" or None, got {loss!r}')
+    if loss is not None and not (isinstance(loss, str) and loss == "cross_entropy"):
+        raise ValueError(f'loss must be "cross_entropy" or None, got {shown(loss)}')
     call = None if example_input is None else as_arguments(example_input)
     # Tracing calls the module on symbols, which must not stay in the user's.
     twin, logits = _copy(module, call), loss == "cross_entropy"

@@ -6,14 +6,16 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from dln_geometry.learning.architecture import Part, SymmetricGroup, Trial, symmetries_of, trials
 from dln_geometry.learning.functional import as_arguments
-from dln_geometry.learning.mirror import Mirror
+from dln_geometry.learning.mirror import Mirror, named
+from dln_geometry.learning.symmetry import check_names
+from dln_geometry.support import as_choice, as_count, shown
 
 Kind = Literal["permutation", "opposition", "rescaling", "rotation"]
 # Up to this many parts all subsets are tried for changes of sign; above, only all parts together.
@@ -40,6 +42,15 @@ class MirrorFamily:
     through: tuple[str, ...] = ()
     readers: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        as_choice(self.kind, get_args(Kind), "kind")
+        as_count(self.units, "units")
+        check_names(self.through, "through")
+        check_names(self.readers, "readers")
+        if not isinstance(self.axes, Mapping) or not self.axes:
+            required = "a non-empty mapping from names to axes"
+            raise TypeError(f"axes must be {required}, got {shown(self.axes)}")
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the parameters that the units own."""
@@ -53,6 +64,8 @@ class MirrorFamily:
     def mirror(self, params: Mapping[str, Tensor], member: Any) -> Mirror:
         """Return one mirror: `member` is a pair of units, a unit (rescaling) or a direction."""
         if self._sign:
+            if not isinstance(member, Sequence) or isinstance(member, str) or len(member) != 2:
+                raise TypeError(f"member must be a pair of units, got {shown(member)}")
             return Mirror.permutation(params, self.axes, *member, sign=self._sign)
         if self.kind == "rescaling":
             return Mirror.rescaling(params, self.axes, member)
@@ -76,6 +89,7 @@ class MirrorFamily:
 
     def closest(self, params: Mapping[str, Tensor], count: int = 1) -> list[tuple[float, Any]]:
         """Return (defect, `member`) of at most `count` members, the nearest to collapse first."""
+        count = as_count(count, "count", 0)
         if self.kind == "rotation":
             rows, scale = self._rows(params)
             u, s, _ = torch.linalg.svd(rows, full_matrices=self.units > rows.shape[1])
@@ -105,7 +119,7 @@ class MirrorFamily:
         """Return all parameters of each unit as a row, and the factor from norms to defects."""
         pieces, square, size = [], 0.0, 0
         for name, (axis, positions) in self.axes.items():
-            q = params[name].detach()
+            q = named(params, name).detach()
             flat = q.movedim(axis, 0).reshape(q.shape[axis], -1)
             pieces.append(flat[positions.to(q.device)].reshape(self.units, -1))
             square += float(q.square().sum())

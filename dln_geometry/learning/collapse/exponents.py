@@ -12,8 +12,8 @@ from scipy.optimize import root_scalar
 from torch import Tensor
 
 from dln_geometry.learning.collapse.thresholds import curvature
-from dln_geometry.learning.mirror import Mirror
-from dln_geometry.support import as_count, as_float_tensor, as_generator, as_positive
+from dln_geometry.learning.mirror import Mirror, as_mirror
+from dln_geometry.support import as_count, as_float_tensor, as_generator, as_positive, shown
 
 # Independent products of random matrices, computed side by side.
 _WALKERS = 64
@@ -53,7 +53,9 @@ def batch_curvatures(
     direction : Tensor, shape (k,), optional
         Coordinates c of one direction, ``Stability.direction`` for instance.
     """
-    one = mirror
+    one = as_mirror(mirror)
+    if not isinstance(losses, Iterable) or isinstance(losses, str | bytes | Tensor):
+        raise TypeError(f"losses must be functions of the parameters, got {shown(losses)}")
     if direction is not None:
         c = as_float_tensor(direction, "direction").detach()
         if c.shape != (mirror.dimension,) or not bool(c.any()):
@@ -111,6 +113,7 @@ def lyapunov(
     b = as_positive(momentum, "momentum", zero=True)
     if b >= 1:
         raise ValueError(f"momentum must be below 1, got {momentum!r}")
+    _check_draws(steps, generator)
     if h.ndim == 1 and b == 0:
         return Lyapunov(float((1 - lr * (h + decay)).abs().log().mean()), 0.0)
     draws = _draws(h, steps, generator)
@@ -141,6 +144,7 @@ def noise_threshold(
     """
     h = _as_curvatures(curvatures)
     decay = as_positive(weight_decay, "weight_decay", zero=True)
+    _check_draws(steps, generator)
     if h.ndim == 1:
         a = h + decay
         if bool(a.mean() >= 0):
@@ -148,7 +152,12 @@ def noise_threshold(
         if not bool((a > 0).any()):
             return math.inf
         return _root_below(1.0 / float(a.max()), lambda x: float((1 - x * a).abs().log().mean()))
-    if bool(torch.linalg.eigvalsh(h.mean(0) + decay * torch.eye(h.shape[-1]).to(h))[0] >= 0):
+    if bool(
+        torch.linalg.eigvalsh(
+            h.mean(0) + decay * torch.eye(h.shape[-1], dtype=h.dtype, device=h.device)
+        )[0]
+        >= 0
+    ):
         return 0.0
     values = torch.linalg.eigvalsh(h)
     if not bool((values[:, -1] + decay > 0).any()):
@@ -188,12 +197,18 @@ def _root_in(lower: float, upper: float, exponent: Callable[[float], float], tol
 
 def _steps(h: Tensor, lr: float, decay: float, b: float) -> Tensor:
     """Return the matrix of a step on c, or on (c, its predecessor), for each batch."""
-    eye = torch.eye(h.shape[-1]).to(h).expand_as(h)
+    eye = torch.eye(h.shape[-1], dtype=h.dtype, device=h.device).expand_as(h)
     move = (1.0 + b - lr * decay) * eye - lr * h
     if b == 0:
         return move
     lower = torch.cat([eye, torch.zeros_like(h)], -1)
     return torch.cat([torch.cat([move, -b * eye], -1), lower], -2)
+
+
+def _check_draws(steps: Any, generator: Any) -> None:
+    """Refuse wrong arguments of `_draws`, also where nothing is drawn."""
+    as_count(steps, "steps", 2)
+    as_generator(generator, torch.device("cpu"))
 
 
 def _draws(h: Tensor, steps: Any, generator: torch.Generator | int | None) -> Tensor:
@@ -205,7 +220,12 @@ def _rates(matrices: Tensor, draws: Tensor) -> Tensor:
     """Return the growth rate of a vector under each product of random matrices."""
     (steps, walkers), k = draws.shape, matrices.shape[-1]
     # A generic start has a part along the growing direction; the first tenth turns it there.
-    v = torch.linspace(1.0, 2.0, k).to(matrices).cos().expand(walkers, k).unsqueeze(-1)
+    v = (
+        torch.linspace(1.0, 2.0, k, dtype=matrices.dtype, device=matrices.device)
+        .cos()
+        .expand(walkers, k)
+        .unsqueeze(-1)
+    )
     skipped, total = steps // 10, matrices.new_zeros(walkers)
     for n, draw in enumerate(draws.to(matrices.device)):
         v = matrices[draw] @ v

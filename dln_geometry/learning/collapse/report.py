@@ -15,7 +15,7 @@ from dln_geometry.learning.collapse.detection import MirrorFamily, mirrors_of
 from dln_geometry.learning.collapse.thresholds import Stability, stability
 from dln_geometry.learning.functional import functionalize
 from dln_geometry.learning.mirror import NotFiniteError, value_and_gradient
-from dln_geometry.support import as_count, as_positive
+from dln_geometry.support import as_count, as_generator, as_positive, shown
 
 Status = Literal["collapsed", "escaping", "collapsing", "singular", "free"]
 
@@ -134,10 +134,16 @@ def collapse_report(
     decay = as_positive(weight_decay, "weight_decay", zero=True)
     tol = as_positive(tol, "tol", zero=True)
     count = as_count(count, "count")
+    if generator is not None:
+        as_generator(generator, torch.device("cpu"))
     function, params = functionalize(module, loss_fn, data)
     if families is None:
         inputs = data[0] if isinstance(data, tuple | list) else data
         families = mirrors_of(module, inputs, loss=loss)
+    if not isinstance(families, Sequence) or not all(
+        isinstance(family, MirrorFamily) for family in families
+    ):
+        raise TypeError(f"families must be a sequence of MirrorFamily, got {shown(families)}")
     # Frozen parameters cannot collapse.
     families = [family for family in families if set(family.names) <= params.keys()]
     _, gradient = value_and_gradient(function, params)

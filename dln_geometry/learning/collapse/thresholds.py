@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.functional import largest_eigenvalue
-from dln_geometry.learning.mirror import Mirror, NotFiniteError, as_scalar
+from dln_geometry.learning.functional import as_loss, largest_eigenvalue
+from dln_geometry.learning.mirror import Mirror, NotFiniteError, as_mirror, as_scalar
+from dln_geometry.support import as_generator, as_positive
 
 # Up to this many coordinates the Hessian is made as a matrix.
 _DENSE = 32
@@ -90,8 +91,10 @@ def stability(
     >>> found.threshold, found.is_stable(4.1), found.is_stable(3.9)
     (4.0, True, False)
     """
-    if not isinstance(mirror, Mirror):
-        raise TypeError(f"mirror must be a Mirror, got {type(mirror).__name__}")
+    as_mirror(mirror)
+    tol = None if tol is None else as_positive(tol, "tol")
+    if generator is not None:
+        as_generator(generator, torch.device("cpu"))
     mirror.require(loss, params)
     symmetric = mirror.project(params)
     product = _Curvature(loss, mirror, symmetric)
@@ -124,7 +127,7 @@ def stability(
 
 def curvature(loss: Callable[[Any], Tensor], mirror: Mirror, params: Any) -> Tensor:
     """Return the Hessian along a mirror, ``O^T H O``, shape (k, k), at any point `params`."""
-    mirror.coordinates(params)
+    as_mirror(mirror).coordinates(params)
     return _dense(_Curvature(loss, mirror, params))
 
 
@@ -136,7 +139,7 @@ class _Curvature:
         detached = {k: x.detach() for k, x in params.items()} if named else params.detach()
         self.origin = torch.zeros_like(mirror.coordinates(detached)).requires_grad_()
         with torch.enable_grad():
-            value = as_scalar(loss(mirror.shift(detached, self.origin)))
+            value = as_scalar(as_loss(loss)(mirror.shift(detached, self.origin)))
             (self.gradient,) = torch.autograd.grad(value, self.origin, create_graph=True)
 
     def __call__(self, v: Tensor) -> Tensor:
@@ -152,6 +155,7 @@ class _Curvature:
 
 
 def _dense(product: _Curvature) -> Tensor:
-    eye = torch.eye(product.origin.numel()).to(product.origin)
+    like = product.origin
+    eye = torch.eye(like.numel(), dtype=like.dtype, device=like.device)
     h = torch.stack([product(e) for e in eye])
     return (h + h.mT) / 2

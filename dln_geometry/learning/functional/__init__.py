@@ -23,7 +23,12 @@ from dln_geometry.learning.functional.exact_derivatives import (
     with_exact_derivatives,
 )
 from dln_geometry.learning.functional.lanczos import largest_eigenvalue
-from dln_geometry.learning.functional.losses import as_value, gradient_and_value_of, gradient_of
+from dln_geometry.learning.functional.losses import (
+    as_loss,
+    as_value,
+    gradient_and_value_of,
+    gradient_of,
+)
 from dln_geometry.learning.functional.parameters import (
     Loss,
     ModuleLoss,
@@ -44,6 +49,7 @@ __all__ = [
     "Tensors",
     "as_arguments",
     "as_like",
+    "as_loss",
     "as_parameters",
     "as_value",
     "bare_copy",

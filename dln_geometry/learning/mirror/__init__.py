@@ -7,7 +7,8 @@ that returns `Mirror.of_terms`.
 
 from __future__ import annotations
 
-from dln_geometry.learning.mirror.mirrors import Mirror
+from dln_geometry.learning.mirror.isometry import named
+from dln_geometry.learning.mirror.mirrors import Mirror, as_mirror
 from dln_geometry.learning.mirror.reflection import NotFiniteError, as_scalar, value_and_gradient
 
-__all__ = ["Mirror", "NotFiniteError", "as_scalar", "value_and_gradient"]
+__all__ = ["Mirror", "NotFiniteError", "as_mirror", "as_scalar", "named", "value_and_gradient"]

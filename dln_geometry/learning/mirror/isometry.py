@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.support import as_count
+from dln_geometry.support import as_count, shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +123,7 @@ def as_layout(axes: Any, params: Mapping[str, Tensor]) -> tuple[Layout, int]:
             axis, positions = entry if isinstance(entry, tuple) else (entry, None)
             axis = _as_axis(axis, tensor.ndim, name)
             length, what = tensor.shape[axis], f"positions of {name!r}"
-            index = torch.arange(length)
+            index = torch.arange(length, device="cpu")
             if positions is not None:
                 index = as_places(positions, length, what)
             if index.ndim > 2:
@@ -168,6 +168,8 @@ def named(params: Mapping[str, Tensor], name: Any) -> Tensor:
         raise TypeError(
             f"params must be a mapping of names to tensors, got {type(params).__name__}"
         )
+    if not isinstance(name, str):
+        raise TypeError(f"names of parameters must be strings, got {shown(name)}")
     if name not in params:
         raise ValueError(f"params must hold {name!r}, got {', '.join(map(repr, params)) or 'none'}")
     tensor = params[name]
@@ -183,7 +185,7 @@ def _complement(slot: Slot, length: int) -> list[Slot]:
     if slot.frame is not None and slot.frame.shape[1] < slot.frame.shape[0]:
         basis = torch.linalg.qr(slot.frame, mode="complete").Q[:, slot.frame.shape[1] :]
         found.append(Slot(slot.axis, slot.index, basis))
-    rest = torch.ones(length, dtype=torch.bool)
+    rest = torch.ones(length, dtype=torch.bool, device="cpu")
     rest[slot.index.reshape(-1)] = False
     if bool(rest.any()):
         found.append(Slot(slot.axis, rest.nonzero(), None))
@@ -200,7 +202,7 @@ def _as_axis(axis: Any, ndim: int, name: str) -> int:
 def as_places(places: Any, count: int, name: str) -> Tensor:
     """Return one or more distinct integers below `count`, in the shape in which they are given."""
     try:
-        index = torch.as_tensor(places)
+        index = torch.as_tensor(places, device="cpu")
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} must be integers, got {places!r}") from None
     if index.numel() == 0:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dln_geometry.learning.mirror.isometry import Piece, as_layout, as_places, named, terms_of_units
 from dln_geometry.learning.mirror.reflection import FLAT, Reflection
-from dln_geometry.support import as_float_tensor
+from dln_geometry.support import as_float_tensor, as_real
 
 
 class Mirror(Reflection):
@@ -114,7 +114,7 @@ class Mirror(Reflection):
         if i.numel() != j.numel():
             raise ValueError(f"first and second must be as many, got {i.numel()} and {j.numel()}")
         units = as_places(torch.cat([i, j]), count, "first and second")
-        eye = torch.eye(i.numel(), dtype=torch.float64)
+        eye = torch.eye(i.numel(), dtype=torch.float64, device="cpu")
         frame = torch.cat([eye, -_as_sign(sign) * eye]) / math.sqrt(2)
         label = f"permutation of {first} and {second}" + (" with sign" if sign < 0 else "")
         return cls.of_terms(terms_of_units(layout, params, units, frame), label)
@@ -159,12 +159,14 @@ class Mirror(Reflection):
         if not bool(torch.isfinite(frame).all()):
             raise ValueError("direction must not be zero")
         q, r = torch.linalg.qr(frame)
-        error = float((frame.mT @ frame - torch.eye(frame.shape[1], dtype=frame.dtype)).abs().max())
+        eye = torch.eye(frame.shape[1], dtype=frame.dtype, device=frame.device)
+        error = float((frame.mT @ frame - eye).abs().max())
         if not error <= 1e-3:
             raise ValueError(
                 f"direction must have orthonormal columns, got an error of {error:.3e} in n^T n - I"
             )
-        terms = terms_of_units(layout, params, torch.arange(count), q * r.diagonal().sign())
+        units = torch.arange(count, device="cpu")
+        terms = terms_of_units(layout, params, units, q * r.diagonal().sign())
         return cls.of_terms(terms, "rotation")
 
     @classmethod
@@ -174,6 +176,8 @@ class Mirror(Reflection):
         Its fixed set is ``n^T W_p = 0``, ``W_{p+1} n = 0``, where the product has lost a rank.
         `first` and `second` are the names of W_p, shape (d_p, d_{p-1}), and of W_{p+1}.
         """
+        for name in (first, second):
+            named(params, name)
         mirror = cls.rotation(params, {first: 0, second: 1}, direction)
         mirror.label = f"gauge of {first} and {second}"
         return mirror
@@ -200,13 +204,22 @@ class Mirror(Reflection):
     @classmethod
     def join(cls, *mirrors: Mirror) -> Mirror:
         """Return the product of mirrors that are orthogonal to each other; others are refused."""
+        for mirror in mirrors:
+            as_mirror(mirror)
         if len({mirror.is_flat for mirror in mirrors}) != 1:
             raise ValueError("mirrors must be one or more of the same kind of point")
         label = ", ".join(mirror.label for mirror in mirrors)
         return cls.of_terms([term for mirror in mirrors for term in mirror.terms], label)
 
 
+def as_mirror(mirror: Any) -> Mirror:
+    """Return a mirror, which must be a `Mirror`."""
+    if not isinstance(mirror, Mirror):
+        raise TypeError(f"mirror must be a Mirror, got {type(mirror).__name__}")
+    return mirror
+
+
 def _as_sign(sign: Any) -> float:
-    if sign not in (1.0, -1.0):
+    if abs(as_real(sign, "sign")) != 1.0:
         raise ValueError(f"sign must be 1 or -1, got {sign!r}")
     return float(sign)

@@ -10,10 +10,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.functional import as_value
+from dln_geometry.learning.functional import as_loss, as_value
 from dln_geometry.learning.mirror.isometry import Term, named
 from dln_geometry.learning.symmetry import SymmetryError
-from dln_geometry.support import as_float_tensor, as_generator, normal
+from dln_geometry.support import as_float_tensor, as_generator, as_positive, normal
 
 # The name under which a flat vector of parameters is the only tensor.
 FLAT = ""
@@ -111,7 +111,7 @@ class Reflection:
         generator: torch.Generator | int | None = None,
     ) -> bool:
         """Tell whether `residual` is at most `rtol`, by default the root of the precision."""
-        allowed = self._allowed(params) if rtol is None else rtol
+        allowed = self._allowed(params) if rtol is None else as_positive(rtol, "rtol", zero=True)
         return self.residual(loss, params, generator=generator) <= allowed
 
     def require(self, loss: Callable[[Any], Tensor], params: Any) -> None:
@@ -192,12 +192,12 @@ class Reflection:
     def _check_isometry(self) -> None:
         """Refuse columns that are not orthonormal."""
         frames = [part.dense for term in self.terms for part in term if part.dense is not None]
-        like = frames[0] if frames else torch.empty(0, dtype=torch.float64)
+        like = frames[0] if frames else torch.empty(0, dtype=torch.float64, device="cpu")
         k = self.dimension
         if k <= _LARGEST_GRAM:
             probe = torch.eye(k, dtype=like.dtype, device=like.device)
         else:
-            probe = normal((k,), torch.Generator().manual_seed(k), like.dtype, like.device)
+            probe = normal((k,), as_generator(k, like.device), like.dtype, like.device)
         error = float((self.pull(self.push(probe)) - probe).abs().max())
         if not error <= math.sqrt(torch.finfo(like.dtype).eps):
             raise ValueError(
@@ -220,7 +220,7 @@ def value_and_gradient(loss: Callable[[Any], Tensor], q: Any) -> tuple[float, An
     named = isinstance(q, Mapping)
     leaves = [x.detach().requires_grad_() for x in (q.values() if named else [q])]
     with torch.enable_grad():
-        value = as_scalar(loss(dict(zip(q, leaves, strict=True)) if named else leaves[0]))
+        value = as_scalar(as_loss(loss)(dict(zip(q, leaves, strict=True)) if named else leaves[0]))
         gradients = torch.autograd.grad(value, leaves, allow_unused=True)
     if all(g is None for g in gradients):
         raise ValueError("loss must depend on the parameters, got one that does not")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dln_geometry.learning.symmetry.actions import Gauge, Rescale, Rotation, Scale, Translation
 from dln_geometry.learning.symmetry.claims import check_symmetric, is_symmetric, symmetry_residual
 from dln_geometry.learning.symmetry.symmetries import Symmetry, SymmetryError, as_symmetry
+from dln_geometry.learning.symmetry.units import check_names
 
 __all__ = [
     "Gauge",
@@ -20,6 +21,7 @@ __all__ = [
     "SymmetryError",
     "Translation",
     "as_symmetry",
+    "check_names",
     "check_symmetric",
     "is_symmetric",
     "symmetry_residual",

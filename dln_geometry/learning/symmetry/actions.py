@@ -16,10 +16,11 @@ from dln_geometry.learning.symmetry.units import (
     UnitMixing,
     UnitScaling,
     as_axis,
+    check_axes,
     parameter,
     set_names,
 )
-from dln_geometry.support import as_float_tensor
+from dln_geometry.support import as_float_tensor, shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +56,10 @@ class Translation(Symmetry):
     def __post_init__(self) -> None:
         if (self.direction is None) == (self.axis is None):
             raise ValueError("a Translation must have either a direction or an axis")
+        if not isinstance(self.name, str):
+            raise TypeError(f"name must be a string, got {shown(self.name)}")
+        if self.axis is not None:
+            check_axes((self.axis,), 1)
         if self.direction is not None:
             direction = as_float_tensor(self.direction, "direction")
             if not bool(direction.any()):
@@ -86,9 +91,10 @@ class Translation(Symmetry):
 
     def pair(self, params: Tensors, covector: Tensors) -> Tensor:
         if self.axis is not None:
-            return covector[self.name].sum(self.axis)
+            parameter(params, self.name)
+            return parameter(covector, self.name, "covector").sum(self.axis)
         (field,) = self.generated(dict(params), self.zero(params) + 1).values()
-        return (covector[self.name] * field).sum()
+        return (parameter(covector, self.name, "covector") * field).sum()
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +121,8 @@ class Scale(UnitScaling):
 
     def __post_init__(self) -> None:
         set_names(self, "names")
+        if self.axis is not None:
+            check_axes((self.axis,), 1)
 
     def sides(self) -> tuple[Side, ...]:
         return ((self.names, self.axis),)
@@ -151,6 +159,8 @@ class Rescale(UnitScaling):
 
     def __post_init__(self) -> None:
         set_names(self, "first", "second")
+        if self.axes is not None:
+            check_axes(self.axes, 2)
 
     def sides(self) -> tuple[Side, ...]:
         first, second = self.axes or (None, None)
@@ -186,6 +196,7 @@ class Rotation(UnitMixing):
 
     def __post_init__(self) -> None:
         set_names(self, "names")
+        check_axes((self.axis,), 1)
         if self.generator is not None:
             matrix = _as_square(self.generator)
             bound = 8 * torch.finfo(matrix.dtype).eps * matrix.abs().max()
@@ -230,6 +241,7 @@ class Gauge(UnitMixing):
 
     def __post_init__(self) -> None:
         set_names(self, "first", "second")
+        check_axes(self.axes, 2)
         if self.generator is not None:
             object.__setattr__(self, "generator", _as_square(self.generator))
 

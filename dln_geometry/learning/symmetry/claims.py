@@ -16,6 +16,7 @@ from dln_geometry.learning.functional import (
     gradient_and_value_of,
 )
 from dln_geometry.learning.symmetry.symmetries import Symmetry, SymmetryError, as_symmetry
+from dln_geometry.support import as_positive
 
 # Compare the loss so far along the orbit: far enough to see more than the slope.
 _STRETCH = 0.3
@@ -45,7 +46,11 @@ def symmetry_residual(loss: Loss, symmetry: Symmetry, params: Tensors) -> float:
     s = torch.full_like(zero, _STRETCH)
     if zero.ndim:
         # A generic direction without random numbers, not antisymmetric where s is a matrix.
-        s *= (1 + 2.4 * torch.arange(zero.numel()).to(zero)).cos().reshape(zero.shape)
+        s *= (
+            (1 + 2.4 * torch.arange(zero.numel(), dtype=zero.dtype, device=zero.device))
+            .cos()
+            .reshape(zero.shape)
+        )
     gradient, value = gradient_and_value_of(loss)(params)
     field = symmetry.generated(params, s)
     slope = sum(float((gradient[name] * d).sum()) for name, d in field.items())
@@ -118,9 +123,7 @@ def _check_identity(symmetry: Symmetry, params: Parameters, zero: Tensor) -> Non
 def _tolerance(params: Tensors, rtol: float | None) -> float:
     if rtol is None:
         return math.sqrt(max(torch.finfo(q.dtype).eps for q in params.values()))
-    if not rtol > 0:
-        raise ValueError(f"rtol must be positive, got {rtol}")
-    return rtol
+    return as_positive(rtol, "rtol")
 
 
 def _length(tensors: Tensors) -> float:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.functional import Parameters, Tensors
+from dln_geometry.learning.functional import Parameters, Tensors, as_parameters
+from dln_geometry.support import as_count, as_float_tensor, shown
 
 
 class SymmetryError(ValueError):
@@ -67,9 +68,12 @@ class Symmetry:
     ) -> None:
         if not callable(action):
             raise TypeError(f"action must be a function of params and s, got {action!r}")
-        if degree not in (None, 0, 1):
+        if degree is not None and as_count(degree, "degree", 0) > 1:
             raise ValueError(f"degree must be 0, 1 or None, got {degree!r}")
-        self._action, self._shape, self.degree = action, tuple(shape), degree
+        if not isinstance(shape, tuple | list):
+            raise TypeError(f"shape must be a tuple of integers, got {shown(shape)}")
+        sizes = tuple(as_count(d, "shape", 0) for d in shape)
+        self._action, self._shape, self.degree = action, sizes, degree
 
     def __repr__(self) -> str:
         return f"Symmetry({getattr(self._action, '__name__', self._action)})"
@@ -84,12 +88,12 @@ class Symmetry:
 
     def action(self, params: Tensors, s: Any) -> Parameters:
         """Return ``Q(params, s)``; a number s stands for all entries of a family."""
-        params = dict(params)
+        params = as_parameters(params)
         return {**params, **self.moved(params, self._entries(params, s))}
 
     def field(self, params: Tensors, s: Any = 1.0) -> Parameters:
         """Return the generator ``dQ(q)`` in the direction s (as in `action`), zeros included."""
-        params = dict(params)
+        params = as_parameters(params)
         field = self.generated(params, self._entries(params, s))
         return {n: field[n] if n in field else torch.zeros_like(q) for n, q in params.items()}
 
@@ -99,7 +103,7 @@ class Symmetry:
 
     def pair(self, params: Tensors, covector: Tensors) -> Tensor:
         """Return ``<covector, dQ(q)>`` for a gradient or a momentum, one for each entry of s."""
-        params = dict(params)
+        params, covector = as_parameters(params), as_parameters(covector, "covector")
         field, pull = torch.func.vjp(lambda s: self.generated(params, s), self.zero(params))[:2]
         return pull({name: covector[name] for name in field})[0]
 
@@ -118,7 +122,14 @@ class Symmetry:
 
     def _entries(self, params: Tensors, s: Any) -> Tensor:
         zero = self.zero(params)
-        return torch.as_tensor(s, dtype=zero.dtype, device=zero.device).expand(zero.shape)
+        # Tensors may be those of a transform of torch.func, whose values cannot be read.
+        s = s if isinstance(s, Tensor) and s.is_floating_point() else as_float_tensor(s, "s")
+        if s.ndim > zero.ndim or any(
+            n not in (1, size) for n, size in zip(s.shape[::-1], zero.shape[::-1], strict=False)
+        ):
+            required = f"a number or of shape {tuple(zero.shape)}"
+            raise ValueError(f"s must be {required}, got shape {tuple(s.shape)}")
+        return s.to(zero).expand(zero.shape)
 
 
 def as_symmetry(symmetry: Any) -> Symmetry:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -11,9 +11,12 @@ from torch import Tensor
 
 from dln_geometry.learning.functional import Parameters, Tensors
 from dln_geometry.learning.symmetry.symmetries import Symmetry
+from dln_geometry.support import as_count, shown
 
 # The names of some parameters, and the axis of their units.
 Side = tuple[Any, Any]
+# No tensor has more.
+_MOST_AXES = 64
 
 
 class UnitSymmetry(Symmetry):
@@ -119,7 +122,7 @@ def set_names(symmetry: Symmetry, *fields: str) -> None:
         names = getattr(symmetry, field)
         resolved = (names,) if isinstance(names, str) else names
         if not isinstance(resolved, Sequence) or not all(isinstance(n, str) for n in resolved):
-            raise TypeError(f"{field} must be a name or a sequence of names, got {names!r}")
+            raise TypeError(f"{field} must be a name or a sequence of names, got {shown(names)}")
         if not resolved or len(set(resolved)) < len(resolved):
             raise ValueError(f"{field} must be at least one name and none twice, got {names!r}")
         object.__setattr__(symmetry, field, tuple(resolved))
@@ -128,8 +131,24 @@ def set_names(symmetry: Symmetry, *fields: str) -> None:
         raise ValueError(f"first and second must have no parameter in common, got {both}")
 
 
-def parameter(params: Tensors, name: str) -> Tensor:
-    """Return the parameter of that name, which must exist."""
+def check_names(names: Any, field: str) -> None:
+    """Refuse what is no tuple of strings."""
+    if not isinstance(names, tuple) or not all(isinstance(n, str) for n in names):
+        raise TypeError(f"{field} must be a tuple of names, got {shown(names)}")
+
+
+def check_axes(axes: Any, count: int) -> None:
+    """Refuse what is no tuple of that many integers."""
+    if not isinstance(axes, tuple | list) or len(axes) != count:
+        raise TypeError(f"axes must be {count} integers, got {shown(axes)}")
+    for axis in axes:
+        as_count(axis, "axis", -_MOST_AXES)
+
+
+def parameter(params: Tensors, name: str, what: str = "params") -> Tensor:
+    """Return the parameter of that name, which must exist; or its entry in a covector."""
+    if not isinstance(params, Mapping):
+        raise TypeError(f"{what} must be a dict of tensors, got {shown(params)}")
     if name not in params:
         raise ValueError(f"name must be one of the parameters {sorted(params)}, got {name!r}")
     return params[name]
@@ -161,7 +180,7 @@ def _count(params: Tensors, sides: Sequence[Side], *, multiples: bool = False) -
 
 def _products(a: Tensors, b: Tensors, names: Sequence[str], axis: Any, shape: Any) -> Tensor:
     """Return ``<a, b>`` over the parameters named: in all, or for each unit along the axis."""
-    products = [a[n] * b[n] for n in names]
+    products = [parameter(a, n, "covector") * b[n] for n in names]
     if axis is None:
         return _sum_of([product.sum() for product in products])
     return _sum_of([product.movedim(axis, 0).reshape(*shape, -1).sum(1) for product in products])
@@ -173,7 +192,7 @@ def _outer_products(a: Tensors, b: Tensors, names: Sequence[str], axis: int) -> 
     def slices(x: Tensor) -> Tensor:
         return x.movedim(axis, 0).flatten(1) if x.ndim > 1 else x.unsqueeze(1)
 
-    return _sum_of([slices(a[n]) @ slices(b[n]).mT for n in names])
+    return _sum_of([slices(parameter(a, n, "covector")) @ slices(b[n]).mT for n in names])
 
 
 def _sum_of(terms: Sequence[Tensor]) -> Tensor:
