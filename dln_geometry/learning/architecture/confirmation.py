@@ -67,19 +67,21 @@ def confirmed(
         for record in left:
             record.try_on(trial)
     kept = [r for r in records if not r.refuted] + [r for r in guessed if r.tried and not r.refuted]
-    _tell("change the output on the example, and are left out", [r for r in records if r.refuted])
-    _tell(
+    _tell_of(
+        "change the output on the example, and are left out", [r for r in records if r.refuted]
+    )
+    _tell_of(
         "could not be tried: noise in these parameters does not change the output either",
         [r for r in kept if not r.tried],
     )
-    _tell(
+    _tell_of(
         "hold units on which no output depends, so that they could not be tried",
         [r for r in kept if r.tried and not r.is_clear],
     )
     return [r.group for r in kept]
 
 
-def _tell(what: str, records: Sequence[_Record]) -> None:
+def _tell_of(what: str, records: Sequence[_Record]) -> None:
     if records:
         warn(f"symmetries that {what}: {'; '.join(map(str, records))}")
 

@@ -115,7 +115,7 @@ def _rowwise(weight: str, bias: str | None, outputs: int, layout: Layout, **more
     return Layer(weight, bias, 0, outputs, layout, dense=False, additive=False, **more)
 
 
-def _embedding(module: Any, weight: str, bias: str | None) -> Layer | None:
+def _embedding_layer(module: Any, weight: str, bias: str | None) -> Layer | None:
     special = module.padding_idx is not None or module.max_norm is not None
     if special or module.sparse or module.scale_grad_by_freq:
         return None
@@ -138,7 +138,7 @@ def _convolution(module: Any, weight: str, bias: str | None) -> Layer | None:
 MAKERS: dict[type[nn.Module], Callable[[Any, str, str | None], Layer | None]] = {
     nn.Linear: lambda module, *names: _linear(module.weight, *names),
     DeepLinear: lambda module, weight, bias: Layer(weight, bias, 0, module.out_features, Layout()),
-    nn.Embedding: _embedding,
+    nn.Embedding: _embedding_layer,
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _convolution),
 }

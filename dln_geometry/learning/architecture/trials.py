@@ -45,7 +45,7 @@ class Trial:
         self.params, self.generator = point.params, subject.generator
         self._subject, self._point, self._seen = subject, point, torch.isfinite(base)
         self._base = base[self._seen]
-        rounded = {n: _rounded(p, subject.epsilon, self.generator) for n, p in self.params.items()}
+        rounded = {n: _jittered(p, subject.epsilon, self.generator) for n, p in self.params.items()}
         noise = max(self._change(rounded), subject.epsilon * float(self._base.norm()))
         self._allowed = _ROUNDINGS * noise
         self._gradient = subject.gradient(point, self._seen)
@@ -130,7 +130,7 @@ def _trial(subject: Subject, point: Point) -> Trial | None:
     return Trial(subject, point, base) if enough else None
 
 
-def _rounded(x: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
+def _jittered(x: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
     """Return a tensor with relative errors like those of rounding."""
     if not (x.is_floating_point() or x.is_complex()):
         return x

@@ -63,7 +63,7 @@ def dead_units(
         makers = [n for n in family.names if n not in family.readers and params[n].ndim > 1]
         sides: list[tuple[Reason, Any]] = [("incoming", makers), ("outgoing", family.readers)]
         for reason, side in sides:
-            sizes = [_sizes(params[n], *family.axes[n]) for n in side]
+            sizes = [_slice_norms(params[n], *family.axes[n]) for n in side]
             if sizes:
                 norm = torch.stack(sizes).square().sum(0).sqrt()
                 reasons[reason] = norm <= tol * norm.square().mean().sqrt()
@@ -101,7 +101,7 @@ class _Activities(TorchFunctionMode):
 _NAMES = ("input", "weight")
 
 
-def _sizes(x: Tensor, axis: int, positions: Tensor) -> Tensor:
+def _slice_norms(x: Tensor, axis: int, positions: Tensor) -> Tensor:
     """Return the norm of the slices of each unit, in double precision on the CPU."""
     rows = x.detach().movedim(axis, 0).reshape(x.shape[axis], -1)
     units = rows[positions.to(x.device)].reshape(len(positions), -1)
