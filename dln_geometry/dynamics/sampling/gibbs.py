@@ -19,12 +19,13 @@ from dln_geometry.dynamics.noise import (
     Stepper,
     simulate,
 )
+from dln_geometry.dynamics.sampling.existence import infinite_measure
 from dln_geometry.dynamics.sampling.potentials import Potential
 from dln_geometry.dynamics.store import opened, resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import hidden_excess
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
-from dln_geometry.support import as_count, as_flag, as_positive
+from dln_geometry.support import as_count, as_flag, as_positive, warn
 
 # The acceptance at which such chains move fastest (Roberts, Rosenthal 1998).
 _BEST_ACCEPTANCE = 0.574
@@ -58,9 +59,15 @@ def sample_gibbs(
     At every finite depth the chain visits both signs of the determinant. At infinite depth the
     column and row spaces stand still and X is an orthogonal matrix times ``exp(H)``: the volume is
     Lebesgue measure of the symmetric H times Haar measure; proposals move H with its drift and
-    rotate at random. Zero is infinitely far there, with infinite volume on the way: if the loss is
-    finite at ``X = 0``, the measure is infinite and the chain drifts off, unless the entropy
-    outweighs the volume.
+    rotate at random. Zero is infinitely far there: if the loss is finite where one singular value
+    vanishes, the measure is finite only with entropy and ``kappa < (r-1)/(2r)``.
+
+    A warning tells if the measure is infinite, so that the chain drifts off: by that criterion, for
+    losses that do not grow with X, and for `Completion` at full rank, whose unknown entries are
+    free. With k singular values of size t the density in the entries falls like ``t^-p``,
+    ``p = (2-2/N) [k/2 + (1-1/(2 kappa)) (k(k-1)/2 + k(d-k)) + k(D-d)/2]`` (d, D the sides; without
+    entropy no 1/(2 kappa); wider hidden layers lessen p): it must exceed the number of free
+    entries. Other losses are not examined, and no warning is no proof.
 
     Parameters
     ----------
@@ -111,6 +118,8 @@ def sample_gibbs(
     excess = hidden_excess(point.shape, point.rank, point.depth, widths)[1] if entropy else None
     ready = prepared(loss, point.shape, dtype=point.dtype, device=point.device)
     entropic = None if excess is None else (1 / kappa, excess)
+    if reason := infinite_measure(ready, point, kappa, entropy, excess or 0.0):
+        warn(f"the measure is infinite and the chain has no equilibrium: {reason}")
     potential = Potential(ready, beta / kappa, entropic, point)
     chain = MetropolisChain(potential, generator, burn_in, dt is None, start)
     counts = (burn_in + thin, *(thin,) * (draws - 1))
