@@ -69,7 +69,7 @@ def _hash(x: Tensor) -> str:
     if x.layout != torch.strided:
         x = x.to_dense()
     x = x.cpu().resolve_conj().resolve_neg()
-    if x.is_floating_point():
-        x = torch.where(torch.isnan(x), torch.nan, x)
-    content = hashlib.sha256(x.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    if x.is_floating_point() and bool((unknown := torch.isnan(x)).any()):
+        x = torch.where(unknown, torch.nan, x)
+    content = hashlib.sha256(x.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return f"{x.dtype} {tuple(x.shape)} {where} {content.hexdigest()}"

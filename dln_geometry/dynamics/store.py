@@ -57,7 +57,7 @@ class Store(os.PathLike[str]):
             return
         store = cls(path, facts)
         if store.path.is_dir():
-            raise ValueError(f"store must be a file, got the folder {path}")
+            raise ValueError(f"store must be a file, got the folder {store.path}")
         with Lock(store.path) as store.lock:
             yield store
 
@@ -168,7 +168,11 @@ def resumable(*free: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
                 return run(*args, **options)
             if not isinstance(path, str | os.PathLike):
                 raise TypeError(f"store must be a path, got {type(path).__name__}")
-            given = signature.bind(*args, **options)
+            try:
+                given = signature.bind(*args, **options)
+            except TypeError:
+                # Python's own message of such a call names the run.
+                return run(*args, **options)
             given.apply_defaults()
             facts = {k: v for k, v in given.arguments.items() if k not in {*free, *UNSEEN}}
             for name, value in facts.items():

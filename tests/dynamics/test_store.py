@@ -425,6 +425,24 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bits(rng, tmp_path, monkeyp
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(n for pair in names for n in pair)
 
 
+def test_wrong_calls_say_what_is_wrong(tmp_path):
+    options = {**RUNS["gradient_flow"][0], "store": tmp_path / "state"}
+    for change, error, message in (
+        ({"store": 3}, TypeError, "store must be a path, got int"),
+        ({"store": tmp_path}, ValueError, f"store must be a file, got the folder {tmp_path}"),
+        (
+            {"option": 1},
+            TypeError,
+            r"gradient_flow\(\) got an unexpected keyword argument 'option'",
+        ),
+        ({"loss": None}, TypeError, "loss must have the methods"),
+        ({"start": None}, TypeError, "start must be a sequence of matrices"),
+    ):
+        with pytest.raises(error, match=message):
+            dln.gradient_flow(**{**options, **change})
+    assert not list(tmp_path.iterdir())
+
+
 def test_numpy_numbers_and_integers_are_one_option(tmp_path):
     options = {**RUNS["gradient_flow"][0], "save_at": [0, 0.1], "atol": 1}
     run("gradient_flow", options, tmp_path / "state")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import pkgutil
 
 import pytest
 import torch
@@ -157,3 +158,25 @@ def test_progress_and_gradients_are_left_alone():
     calls.clear()
     integrate(pendulum, y0, t_end=1.0, progress=lambda fraction, _: calls.append(fraction))
     assert calls[-1] == 1.0
+
+
+@pytest.mark.parametrize("save_at", [None, [0.0, 0.2, 1.0]])
+def test_stored_rows_move_to_the_device_of_the_start(save_at, monkeypatch):
+    """A device without memory stands for another one: everything that is loaded must be moved."""
+    y0, states, moved = torch.ones(1, 2, dtype=torch.float64), [], []
+    field = Chain(2, 0.05)
+    integrate(field, y0, t_end=0.5, checkpoint=states.append, save_at=save_at and [0.0, 0.2, 0.5])
+    place = "dln_geometry.ode.recording.Recorder.load"
+    load = pkgutil.resolve_name("dln_geometry.ode.recording:Recorder.load")
+
+    def watched(recorder, state, device):
+        assert device == y0.device
+        load(recorder, state, torch.device("meta"))
+        moved.extend(x.device.type for rows in recorder._rows.values() for x in rows)
+        moved.extend(x.device.type for x in recorder._saved.values())
+        load(recorder, state, device)
+
+    monkeypatch.setattr(place, watched)
+    integrate(field, y0, t_end=0.5, resume=states[-1], save_at=save_at and [0.0, 0.2, 0.5])
+    assert moved
+    assert set(moved) == {"meta"}

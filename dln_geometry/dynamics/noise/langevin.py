@@ -101,7 +101,8 @@ def langevin(
     progress : bool or callable
         Show a progress bar, or call this function with the fraction done at saved times.
     store : path, optional
-        File from which a killed run continues, to the same bits.
+        File from which a killed run continues, to the same bits. A run that differs in anything is
+        refused: loss, start, options, and the state of the generator when the run begins.
 
     Returns
     -------
