@@ -230,7 +230,7 @@ class Trajectory:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write everything to one ``.npz`` file (no pickles), whole or not at all; return its path.
 
-        The file holds a checksum of its content. A file that is the store of a run is not replaced.
+        The file holds a checksum. The store of a run is not replaced (ValueError).
         """
         arrays = {name: getattr(self, name) for name in ("t", *_SERIES)}
         meta = {"status": self.status, "stats": self.stats, "depth": repr(self.depth)}
@@ -269,13 +269,12 @@ class Trajectory:
 
     def _check(self) -> None:
         """Raise ValueError unless the fields are of their types and fit each other."""
-        t, points = self.t, self.points
+        t, points, batch = self.t, self.points, tuple(self.batch_shape)
         if t.ndim > 1 or t.dtype.is_complex or t.dtype == torch.bool:
             raise ValueError(f"t must have shape (T,), got {t.dtype} {tuple(t.shape)}")
-        batch = tuple(self.batch_shape)
+        shape = (*t.shape, *batch)
         for name, own in _SERIES.items():
             values = getattr(self, name)
-            shape = (*t.shape, *batch)
             if values is None:
                 continue
             if not values.is_floating_point() or values.ndim - own != len(shape):
