@@ -50,10 +50,11 @@ def symmetries_of(
         The argument of the module, a tuple of its arguments, or a mapping of its keyword arguments,
         as the `inputs` of `functionalize`. They tell the numbers of dimensions, and groups that
         change the output are left out: each is tried at random parameters, buffers and inputs like
-        those given, in batches that are larger if the module allows it, and must change the outputs
-        by rounding only (the epsilon of a normalisation, which `SymmetricGroup.epsilon` states, is
-        negligible there). Without them, inputs are taken to be batches (matrices for linear layers
-        before ``BatchNorm1d``, ``GroupNorm``, ``Flatten`` or a softmax with ``dim=1``).
+        those given, also in batches of 4 to 16 rows if the module takes them, and must change the
+        outputs by rounding only (the epsilon of a normalisation, which `SymmetricGroup.epsilon`
+        states, is negligible there). Without them, inputs are taken to be batches (matrices for
+        linear layers before ``BatchNorm1d``, ``GroupNorm``, ``Flatten`` or a softmax with
+        ``dim=1``).
     loss : "cross_entropy" or None
         The loss of the output. A common shift of all logits does not change cross entropy; the
         classes must be the channels of the last layer.

@@ -1,4 +1,4 @@
-"""Random tensors like given ones, for parameters, buffers and inputs; larger batches."""
+"""Random tensors like given ones, for parameters, buffers and inputs; other batches."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from dln_geometry.support import normal
 
-# A batch grows to about so many rows, as long as the inputs have no more entries than this.
-_ROWS = 16
-_MOST_ENTRIES = 2**20
+# The rows of a batch, and about how many entries they may have.
+_LEAST_ROWS, _MOST_ROWS = 4, 16
+_ENTRIES = 2**12
 
 
 def in_double(x: Any) -> Any:
@@ -60,19 +60,20 @@ def shaken_data(x: Any, size: float, generator: torch.Generator) -> Any:
     return x if mask else shaken(x, size, generator)
 
 
-def larger(call: Any) -> Any:
-    """Return arguments with repeated rows, so that a small batch becomes a larger one."""
+def with_some_rows(call: Any) -> Any:
+    """Return arguments with rows repeated or left out: 16, fewer if rows are long, at least 4."""
     tensors = [x for x in tree_leaves(call) if isinstance(x, Tensor) and x.ndim and x.numel()]
     if not tensors:
         return call
-    rows, entries = tensors[0].shape[0], sum(x.numel() for x in tensors)
-    times = min(-(-_ROWS // rows), max(1, _MOST_ENTRIES // entries))
+    rows = tensors[0].shape[0]
+    count = min(max(_ENTRIES * rows // sum(x.numel() for x in tensors), _LEAST_ROWS), _MOST_ROWS)
 
-    def repeated(x: Any) -> Any:
-        fits = isinstance(x, Tensor) and x.ndim > 0 and x.shape[0] == rows
-        return torch.cat([x] * times) if fits and times > 1 else x
+    def chosen(x: Any) -> Any:
+        if not isinstance(x, Tensor) or x.ndim == 0 or x.shape[0] != rows:
+            return x
+        return x[torch.arange(count, device=x.device) % rows]
 
-    return tree_map(repeated, call)
+    return tree_map(chosen, call)
 
 
 @contextmanager

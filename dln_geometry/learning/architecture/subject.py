@@ -16,10 +16,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from dln_geometry.learning.architecture.shaking import (
     in_double,
-    larger,
     same_draws,
     shaken,
     shaken_data,
+    with_some_rows,
 )
 from dln_geometry.learning.functional import bare_copy
 from dln_geometry.support import normal
@@ -88,15 +88,15 @@ class Subject:
         params, buffers = self.module.named_parameters(), self.module.named_buffers()
         return Point(dict(params), dict(buffers), self.call)
 
-    def shaken(self, size: float, spread: float, more: bool) -> Point:
-        """Return noisy parameters and buffers, noisy inputs, and more of them if asked for."""
+    def shaken(self, size: float, spread: float, rows: bool) -> Point:
+        """Return noisy parameters, buffers and inputs, in a batch of another size if asked for."""
         own, draw = self.own(), self.generator
         params = {
             n: shaken(p if size > 0 else -p, abs(size), draw, signs=abs(size) < 1)
             for n, p in own.params.items()
         }
         buffers = {n: shaken_data(b, abs(size), draw) for n, b in own.buffers.items()}
-        call = larger(own.call) if more else own.call
+        call = with_some_rows(own.call) if rows else own.call
         if spread:
             call = tree_map(lambda x: shaken_data(x, spread, draw), call)
         return Point(params, buffers, call)

@@ -17,8 +17,8 @@ from dln_geometry.learning.architecture.shaking import shaken
 from dln_geometry.learning.architecture.subject import Call, Point, Subject
 from dln_geometry.support import normal
 
-# Sizes of the noise in parameters and inputs, and whether the batch grows, for each trial: the
-# first attempt that works is taken. A negative size turns the signs of the parameters first.
+# Sizes of the noise in parameters and inputs, and whether the batch changes, for each trial:
+# the first attempt that works is taken. A negative size turns the signs of the parameters first.
 _STILL = [(size, 0.0, False) for size in (0.5, 0.05, 0.005)]
 _NEAR = [(0.5, 0.5, True), (0.5, 0.5, False), (0.05, 0.05, False), *_STILL]
 _FAR = [(2.0, 4.0, True), (2.0, 4.0, False), *_NEAR]
@@ -100,10 +100,10 @@ def trials(module: nn.Module, call: Call, *, logits: bool = False) -> Iterator[T
     """Return at most eleven trials of a module, with arguments like those of a call of it.
 
     The third has the arguments of the call, the others noise in them and, where the module takes
-    it, a larger batch. Three tell of most changes; the others are for units that were off in all of
-    these. The epsilons of torch's normalisations are negligible. Dropout draws the same numbers in
-    every call. With `logits` the mean over the last axis (or the second) is ignored. Neither the
-    module nor the arguments nor any state of random numbers changes.
+    it, a batch of 4 to 16 rows. Three tell of most changes; the others are for units that were off
+    in all of these. The epsilons of torch's normalisations are negligible. Dropout draws the same
+    numbers in every call. With `logits` the mean over the last axis (or the second) is ignored.
+    Neither the module nor the arguments nor any state of random numbers changes.
 
     Raises a ValueError if the module cannot be called so, or has no finite outputs.
     """

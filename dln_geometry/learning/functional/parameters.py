@@ -121,11 +121,6 @@ def functionalize(
     {'weight': tensor([[4., 8.]])}
     """
     named = parameters_of(module)
-    if isinstance(module, torch.jit.ScriptModule):
-        raise TypeError(
-            f"module must be a module of Python, got a {type(module).__name__}: take the module "
-            "that it was scripted from"
-        )
     if not callable(loss_fn):
         raise TypeError(f"loss_fn must be callable, got {type(loss_fn).__name__}")
     if torch.is_inference_mode_enabled():
@@ -160,6 +155,11 @@ def parameters_of(module: Any) -> dict[str, nn.Parameter]:
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+    if isinstance(module, torch.jit.ScriptModule):
+        raise TypeError(
+            f"module must be a module of Python, got a {type(module).__name__}: take the module "
+            "that it was scripted from"
+        )
     named = dict(module.named_parameters())
     for name in (name for name, p in named.items() if is_lazy(p)):
         raise ValueError(

@@ -55,7 +55,10 @@ CHANGES = {
     "a sum": (lambda net, x: 0.01 * net[:2](x).sum(), {"permutation"}),
     "a small sum": (lambda net, x: 1e-6 * net[:2](x).sum(), {"permutation"}),
     "one unit": (lambda net, x: 1e-3 * net[:2](x)[:, :1], set()),
-    "a saturated sum": (lambda net, x: net[:2](x).sum().tanh(), {"permutation"}),
+    "a saturating sum": (
+        lambda net, x: (0.1 * net[:2](x).sum(-1, keepdim=True)).tanh(),
+        {"permutation"},
+    ),
     "a penalty": (lambda net, x: 1e-4 * net[2].weight.square().sum(), {"permutation"}),
     "nothing": (lambda net, x: 0.0, {"permutation", "rescale"}),
 }

@@ -77,6 +77,8 @@ def test_a_module_used_twice_in_wrappers_stays_one(generator):
 
 
 def test_what_cannot_be_copied_is_named():
+    with pytest.raises(TypeError, match="module must be a module of Python, got a Recursive"):
+        symmetries_of(torch.jit.script(net()), torch.ones(2, 4))
     with torch.random.fork_rng():
         model = nn.Linear(3, 2)
     model.lock = (x for x in ())
