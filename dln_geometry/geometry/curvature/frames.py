@@ -22,6 +22,7 @@ from dln_geometry.geometry.metric import (
     Box,
     apply,
     combine_blocks,
+    doubled,
     pair_blocks,
     pull,
     push,
@@ -29,6 +30,27 @@ from dln_geometry.geometry.metric import (
 )
 from dln_geometry.geometry.points import EndToEnd
 from dln_geometry.geometry.submersion import complement
+
+# Above this ratio of singular values roundings leave no digit of a curvature.
+_WIDEST = 1e7
+
+
+def unit_point(p: EndToEnd) -> tuple[EndToEnd, Tensor]:
+    """Return a point in double precision over its largest singular value, and that value, (...).
+
+    Refuses spectra for which no digit of a curvature would be right.
+    """
+    p = doubled(p)
+    largest = p.s.amax(-1)
+    largest = torch.where(largest > 0, largest, 1.0)
+    q = p.replace(s=p.s / largest.unsqueeze(-1))
+    if p.depth > 1.0 and bool((narrow := q.s.amin(-1) * _WIDEST < 1.0).any()):
+        ratio = float((1.0 / q.s.amin(-1))[narrow].max())
+        raise ValueError(
+            f"point must have singular values within a factor of {_WIDEST:.0e} for a curvature, "
+            f"got a ratio of {ratio:.1e}: roundings would leave no digit"
+        )
+    return q, largest
 
 
 class CurvatureFrames:
@@ -53,7 +75,17 @@ class CurvatureFrames:
         self.size = max(rows, columns)
 
     @classmethod
-    def at(cls, p: EndToEnd, *vectors: Tensor) -> CurvatureFrames:
+    def at(cls, p: EndToEnd, *vectors: Tensor) -> tuple[CurvatureFrames, Tensor, list[Tensor]]:
+        """Return the frames of a point and vectors scaled to unit size, and the sizes, (...)."""
+        q, unit = unit_point(p)
+        vectors = tuple(v.double() for v in vectors)
+        sizes = [v.abs().amax((-2, -1)) for v in vectors]
+        sizes = [torch.where(size > 0, size, 1.0) for size in sizes]
+        scaled = [v / size[..., None, None] for v, size in zip(vectors, sizes, strict=True)]
+        return cls._around(q, *scaled), unit, [size / unit for size in sizes]
+
+    @classmethod
+    def _around(cls, p: EndToEnd, *vectors: Tensor) -> CurvatureFrames:
         """Return the frames of a box, with one direction on either side for all that are beyond."""
         box = Box.around(p, *vectors)
         q, (m, n) = box.point, p.shape

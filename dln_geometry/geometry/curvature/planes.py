@@ -23,6 +23,7 @@ import math
 import torch
 from torch import Tensor
 
+from dln_geometry.geometry.curvature.frames import unit_point
 from dln_geometry.geometry.kernel import Differences, second_difference, third_difference
 from dln_geometry.geometry.points import EndToEnd
 
@@ -31,12 +32,14 @@ def sum_of_planes(p: EndToEnd) -> Tensor:
     """Return the scalar curvature at a point with positive singular values, shape (...)."""
     if p.depth == 1.0:
         return torch.zeros_like(p.s[..., 0])
-    k = Differences(p.s, p.depth, p.normalized)
+    q, unit = unit_point(p)
+    k = Differences(q.s, p.depth, p.normalized)
     total = _planes_inside(k)
     rows, columns = (size - p.rank for size in p.shape)
     # At infinite depth range and corange do not move.
     outside = rows + columns and not p.depth.infinite
-    return total + _planes_outside(k, rows, columns) if outside else total
+    total = total + _planes_outside(k, rows, columns) if outside else total
+    return (total * unit ** (-2.0 / p.depth)).to(p.dtype)
 
 
 def _planes_inside(k: Differences) -> Tensor:

@@ -16,12 +16,14 @@ from dln_geometry.geometry.geodesics.hamilton import (
 )
 from dln_geometry.geometry.geodesics.logarithm import distance, logarithm
 from dln_geometry.geometry.geodesics.rank_loss import GeodesicError, rank_loss
+from dln_geometry.geometry.geodesics.root_metric import RootCoordinate
 from dln_geometry.geometry.geodesics.shooting import Aim, shoot
 
 __all__ = [
     "Aim",
     "Flow",
     "GeodesicError",
+    "RootCoordinate",
     "as_times",
     "as_tolerance",
     "distance",

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.geodesics.hamilton import follow_geodesic
-from dln_geometry.geometry.geodesics.root_metric import Rooted, Roots
+from dln_geometry.geometry.geodesics.root_metric import RootCoordinate, Rooted, Roots
 from dln_geometry.geometry.geodesics.shooting import Aim
 from dln_geometry.geometry.kernel import Differences
 from dln_geometry.geometry.metric import Blocks, Box, apply, tangent_matrix
 from dln_geometry.geometry.points import EndToEnd, polar
+from dln_geometry.support import Depth
 
 # In place of the infinite tangent of a right angle.
 _LARGE = 1e8
@@ -42,13 +43,17 @@ class Chart:
     def secants(self) -> Tensor:
         """``(s_i - s_j)/(s_i^{1/N} - s_j^{1/N})``, shape (..., r, r)."""
         p = self.point
-        return Roots(p.depth.root(p.s).flip(-1), p.depth).kernel.flip(-1, -2)
+        return Roots(RootCoordinate(p.depth).of(p.s).flip(-1), p.depth).kernel.flip(-1, -2)
 
     @cached_property
     def size(self) -> Tensor:
-        """Length of the point itself as a velocity, shape (...): rounding is relative to it."""
-        kernel = self.differences.kernel.diagonal(dim1=-2, dim2=-1)
-        return (self.point.s.square() / kernel).sum(-1).sqrt()
+        """Length of moves by the point itself, shape (...): rounding is relative to it."""
+        p, k = self.point, self.differences
+        kernel = k.kernel.diagonal(dim1=-2, dim2=-1)
+        if (p.rank, p.rank) != p.shape and not p.depth.infinite:
+            # Moves out of the range and corange are longer by sqrt(N).
+            kernel = torch.minimum(kernel, k.mixed)
+        return (p.s.square() / kernel).sum(-1).sqrt()
 
     def between(self, a: Rooted, q: Rooted, *, even: bool = False) -> Blocks:
         """Return the tangent vector that represents the difference of two points near each other.
@@ -62,7 +67,7 @@ class Chart:
             return _angles(turn) if even else turn
 
         p, frozen = self.point, self.point.depth.infinite
-        q = _in_gauge_of(a, q, frozen)
+        q = _in_gauge_of(a, q, p.depth)
         rows, columns = p.s.unsqueeze(-1), p.s.unsqueeze(-2)
         core = measured(_half_tangents(a.u.mT @ q.u)) * columns + self.secants * (q.k - a.k)
         core = core + rows * measured(_half_tangents(q.v.mT @ a.v))
@@ -125,7 +130,9 @@ class PointAim(Aim):
     def crosses(self, velocity: Tensor, rtol: float) -> Tensor:
         p, length = self.chart.point, velocity.norm(dim=-1)
         # A geodesic through zero is at least as long as the distances of both ends from zero.
-        clear = p.depth.root(p.s[..., -1]) + torch.linalg.eigvalsh(self.goal.k)[..., 0]
+        coordinate = RootCoordinate(p.depth)
+        ends = coordinate.of(p.s[..., -1]), torch.linalg.eigvalsh(self.goal.k)[..., 0]
+        clear = sum(coordinate.roots(x) for x in ends)
         clear = 0.99 * (p.depth * p.depth.unit(p.normalized)) ** 0.5 * clear
         if p.depth.infinite or bool((length < clear).all()):
             return torch.zeros_like(length, dtype=torch.bool)
@@ -135,7 +142,7 @@ class PointAim(Aim):
 
     def towards(self, part: float) -> PointAim:
         a = self.chart.start
-        q = _in_gauge_of(a, self.goal, self.chart.point.depth.infinite)
+        q = _in_gauge_of(a, self.goal, self.chart.point.depth)
         u, v = (polar((1.0 - part) * x + part * y) for x, y in ((a.u, q.u), (a.v, q.v)))
         return PointAim(self.chart, Rooted(u, (1.0 - part) * a.k + part * q.k, v))
 
@@ -178,10 +185,12 @@ def _inverse_slope(chart: Chart, velocity: Tensor) -> Tensor:
     return torch.linalg.pinv(slope, rtol=1e-6)
 
 
-def _in_gauge_of(a: Rooted, q: Rooted, frozen: bool) -> Rooted:
+def _in_gauge_of(a: Rooted, q: Rooted, depth: Depth) -> Rooted:
     """Return q in the gauge that is nearest to that of a."""
-    overlap = q.u.mT @ a.u + q.v.mT @ a.v
-    left, _, right = torch.linalg.svd(overlap if frozen else q.k @ overlap @ a.k)
+    overlap, roots = q.u.mT @ a.u + q.v.mT @ a.v, RootCoordinate(depth).matrix_roots
+    left, _, right = torch.linalg.svd(
+        overlap if depth.infinite else roots(q.k) @ overlap @ roots(a.k)
+    )
     gauge = left @ right
     return Rooted(q.u @ gauge, gauge.mT @ q.k @ gauge, q.v @ gauge)
 

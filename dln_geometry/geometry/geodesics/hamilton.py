@@ -2,7 +2,8 @@ r"""Geodesics in the roots of the singular values, ``X = U K^N V^T``, by Hamilto
 
 K is symmetric, and the frames turn oppositely, ``U' = U w + ..`` and ``V' = -V w + ..``. With the
 momenta p of K, m of the turns, and e of the moves out of range and corange, the metric of `Roots`
-gives ``K' = F o p``, ``w = C o m``, and moves out of the range by ``e/x^2``. The angular momenta of
+gives ``K' = F o p``, ``w = C o m``, and moves out of the range by ``e/x^2`` (at great depth by
+``e/(N lam^2)`` with the roots lam). The angular momenta of
 the rotations, ``U m_U U^T + (e U^T - U e^T)/2`` and the same for V, are constant, and give
 ``m = m_U - m_V`` and e. All is regular where one singular value passes through zero.
 """
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.geodesics.rank_loss import Lost, rank_loss
-from dln_geometry.geometry.geodesics.root_metric import Rooted, Roots
+from dln_geometry.geometry.geodesics.root_metric import RootCoordinate, Rooted, Roots
 from dln_geometry.geometry.kernel import Differences
 from dln_geometry.geometry.metric import (
     Blocks,
@@ -28,6 +29,7 @@ from dln_geometry.geometry.metric import (
     apply,
     blocks_of,
     connection_blocks,
+    doubled,
     push_beyond,
     squared_length,
     tangent_matrix,
@@ -61,12 +63,12 @@ class Flow:
 
         The point is divided by its largest singular value, since geodesics scale with it.
         """
-        p = box.point.flatten().to(torch.float64)
+        p = doubled(box.point.flatten())
         (m, n), r, frozen = p.shape, p.rank, p.depth.infinite
         vectors = [v.double().reshape(-1, m, n) / p.s[:, :1, None] for v in box.vectors]
         s = (p.s / p.s[:, :1]).flip(-1)
         u, vh = p.u.flip(-1), p.vh.flip(-2)
-        x, z = p.depth.root(s), blocks_of(u, vh, vectors[0], frozen)
+        x, z = RootCoordinate(p.depth).of(s), blocks_of(u, vh, vectors[0], frozen)
         k = Roots(x, p.depth)
         # The covectors of K and of the turns, from the parts of U^T Z V.
         even, odd = 0.5 * (z.core + z.core.mT), 0.5 * (z.core - z.core.mT)
@@ -74,16 +76,18 @@ class Flow:
         gauge = momentum * x.unsqueeze(-2) - x.unsqueeze(-1) * momentum
         left = u @ (turning + gauge) @ u.mT
         right = vh.mT @ (gauge - turning) @ vh
-        weight = x.square() / s
+        weight = k.roots.square() / (s * k.coordinate.slope)
         if z.left is not None:
             e = (z.left * weight.unsqueeze(-2)) @ u.mT
             left = left + (e - e.mT)
         if z.right is not None:
             e = (z.right * weight.unsqueeze(-1)).mT @ vh
             right = right + (e - e.mT)
-        differences = Differences(s, p.depth, frozen)
+        differences = Differences(s, p.depth, k.normalized)
         lengths = [squared_length(differences, blocks_of(u, vh, v, frozen)).sqrt() for v in vectors]
-        size = torch.full_like(lengths[0], r**0.5) if frozen else p.depth**0.5 * x.norm(dim=-1)
+        # The length of the longest move of frames or roots by 1.
+        outer = not frozen and (m > r or n > r)
+        size = k.roots.norm(dim=-1) * (p.depth**0.5 if outer or not k.coordinate.deep else 1.0)
         speed, loads = lengths[0], torch.stack(lengths)[1:]
         eps, shape = torch.finfo(size.dtype).eps, (m, n, r)
         resolved, rounding = size * (10.0 * eps / rtol) / end, 250.0 * eps / rtol
@@ -111,7 +115,8 @@ class Flow:
         inner_left, inner_right = u.mT @ pulled_left, v.mT @ pulled_right
         turning = 0.5 * (inner_left - inner_right)
         turn, slope = turning * roots.turn, roots.slope(p, turning)
-        square = x.square().unsqueeze(-2)
+        unit = self.depth if roots.coordinate.deep else 1.0
+        square = unit * roots.roots.square().unsqueeze(-2)
         moved_left, moved_right = u @ turn, -v @ turn
         outer: list[Tensor | None] = [None, None]
         if not self.depth.infinite:
@@ -125,7 +130,7 @@ class Flow:
                 barrier, outer[1] = barrier + e.mT @ e, e / square
                 moved_right = moved_right + outer[1]
             if m > r or n > r:
-                barrier = barrier / (x.unsqueeze(-1) * square)
+                barrier = barrier / (unit * roots.roots.unsqueeze(-1) * square)
                 slope = slope - 0.5 * (barrier + barrier.mT)
         moves = [moved_left, moved_right, basis @ (roots.stretch * p), -basis @ slope]
         moves = [move @ basis.mT for move in moves]
@@ -150,20 +155,29 @@ class Flow:
     def coordinates_at(self, state: Tensor) -> Callable[[Tensor], Tensor]:
         """Return coordinates whose norm bounds an error's length over the distance travelled."""
         u, v, k, _, *carried = self.parts(state.unsqueeze(1))
-        frozen, tiny = self.depth.infinite, torch.finfo(state.dtype).tiny
+        tiny, (m, n, r) = torch.finfo(state.dtype).tiny, self.shape
+        frozen, coordinate = self.depth.infinite, RootCoordinate(self.depth)
         travelled = self.speed.maximum(self.resolved).clamp_min(tiny)[:, None, None]
         if carried:
             x, basis = torch.linalg.eigh(k)
             s = Roots(x, self.depth).powers
-            u, vh, metric = u @ basis, (v @ basis).mT, Differences(s, self.depth, frozen)
+            u, vh = u @ basis, (v @ basis).mT
+            metric = Differences(s, self.depth, coordinate.deep)
             # A matrix gives small singular values up to eps times the large ones, no better.
             known = (s[..., -1] / s[..., 0]).clamp_min(1.0) * self.rounding
             loads = self.loads.clamp_min(tiny).unsqueeze(-1) * known.clamp_min(1.0)
 
         def coordinates(difference: Tensor) -> Tensor:
             du, dv, dk, dp, *dw = self.parts(difference)
-            root = self.depth**0.5
-            parts = [2 * du, 2 * dv, dk, dp] if frozen else [du @ k, dv @ k, root * dk, dp]
+            root, lam = self.depth**0.5, coordinate.matrix_roots(k)
+            if coordinate.deep:
+                # Moves out of range and corange weigh sqrt(N) lam; turns within them about 2.
+                moves = [
+                    2 * x if frozen or d == r else root * (x @ lam) for x, d in ((du, m), (dv, n))
+                ]
+                parts = [*moves, dk, dp]
+            else:
+                parts = [du @ lam, dv @ lam, root * dk, dp]
             scaled = [part.flatten(-2) / travelled for part in parts]
             for part, load in zip(dw, loads if carried else (), strict=True):
                 b = apply(metric, blocks_of(u, vh, part, frozen), -0.5)
@@ -182,7 +196,7 @@ class Flow:
         """Return when a singular value reaches zero in a step, or inf."""
         if self.through or self.depth.infinite:
             return np.full(len(t), math.inf)
-        return rank_loss(t, h, self.parts(states)[2])
+        return rank_loss(t, h, RootCoordinate(self.depth).matrix_roots(self.parts(states)[2]))
 
 
 def follow_geodesic(
@@ -198,11 +212,10 @@ def follow_geodesic(
     inside = max(rtol, _INSIDE * math.sqrt(rtol)) if len(times) == 1 else rtol
     journey = collocate(flow, state, times, rtol=rtol, shortest=shortest, inside=inside)
     batch, scale = box.point.batch_shape, box.point.s[..., :1].double()
-    points, root = [], flow.depth.root(scale)
+    points, coordinate = [], RootCoordinate(flow.depth)
     for state in journey.states:
         u, v, k, *_ = flow.parts(state.reshape(*batch, state.shape[-1]))
-        shift = torch.diag_embed(root.expand(*batch, k.shape[-1]))
-        k = k + shift if flow.depth.infinite else k * root.unsqueeze(-1)
+        k = coordinate.scaled(k, scale)
         points.append(Rooted(orthonormalized(u, 2), k, orthonormalized(v, 2)))
     carried = flow.parts(journey.states[-1].reshape(*batch, state.shape[-1]))[4:]
     vectors = [(w * scale.unsqueeze(-1)).to(box.point.s.dtype) for w in carried]

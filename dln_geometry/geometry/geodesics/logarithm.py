@@ -15,9 +15,9 @@ from torch.autograd.function import once_differentiable
 
 from dln_geometry.geometry.geodesics.chart import Chart, PointAim
 from dln_geometry.geometry.geodesics.hamilton import as_tolerance, follow_geodesic
-from dln_geometry.geometry.geodesics.root_metric import Rooted
+from dln_geometry.geometry.geodesics.root_metric import RootCoordinate, Rooted
 from dln_geometry.geometry.geodesics.shooting import shoot
-from dln_geometry.geometry.metric import Box, metric
+from dln_geometry.geometry.metric import Box, doubled, metric
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
 from dln_geometry.support import refuse_derivatives
 
@@ -64,9 +64,9 @@ def logarithm(
     with torch.no_grad():
         if start.depth == 1.0:
             return end.matrix - start.matrix
-        box, goal = _common_box(start, end)
+        box, goal, unit = _common_box(start, end)
         z = Chart(box.point).matrix(_shoot(box.point, goal, tolerance))
-        return box.embed_matrix(z).to(start.s.dtype)
+        return (unit.unsqueeze(-1) * box.embed_matrix(z)).to(start.s.dtype)
 
 
 def distance(
@@ -91,21 +91,25 @@ def distance(
     if start.depth == 1.0:
         return torch.linalg.matrix_norm(sources[1] - sources[0])
     with torch.no_grad():
-        box, goal = _common_box(start, end)
+        box, goal, unit = _common_box(start, end)
         coordinates = _shoot(box.point, goal, tolerance)
         length = coordinates.norm(dim=-1)
+        # Lengths scale like the roots of the matrices.
+        units = unit ** (1.0 / start.depth)
+        scaled = length * units.squeeze(-1)
     if not torch.is_grad_enabled() or not any(x.requires_grad for x in sources):
-        return length.to(start.s.dtype)
+        return scaled.to(start.s.dtype)
     with torch.no_grad():
         # Of unit speed, or zero where the points differ by rounding only.
         chart = Chart(box.point)
         apart = length > 100.0 * torch.finfo(start.s.dtype).eps * chart.size
-        unit = coordinates / torch.where(apart, length, math.inf).unsqueeze(-1)
-        z, w = chart.matrix(coordinates), chart.matrix(unit)
+        direction = coordinates / torch.where(apart, length, math.inf).unsqueeze(-1)
+        z, w = chart.matrix(coordinates), chart.matrix(direction)
         ends, (w_end,), _ = follow_geodesic(Box(box.point, (z, w), None, None), [1.0], tolerance)
         there = ends[0].point(box.point)
         slopes = -box.embed_matrix(metric(box.point, w)), box.embed_matrix(metric(there, w_end))
-    return _Distance.apply(*sources, *(x.to(start.s.dtype) for x in (length, *slopes)))
+        slopes = tuple((units / unit).unsqueeze(-1) * slope for slope in slopes)
+    return _Distance.apply(*sources, *(x.to(start.s.dtype) for x in (scaled, *slopes)))
 
 
 def _shoot(p: EndToEnd, goal: Rooted, rtol: float) -> Tensor:
@@ -158,10 +162,15 @@ def _pair(p: EndToEnd | Collapsed, q: EndToEnd | Collapsed) -> tuple[EndToEnd, E
     return start.expand(batch), end.expand(batch)
 
 
-def _common_box(p: EndToEnd, q: EndToEnd) -> tuple[Box, Rooted]:
-    """Return the box of the geodesics between two points, and the second point in it."""
+def _common_box(p: EndToEnd, q: EndToEnd) -> tuple[Box, Rooted, Tensor]:
+    """Return the box of the geodesics between two points, and the second point in it.
+
+    The points are divided by the largest singular value of the first, (..., 1), the third result.
+    """
     known = torch.finfo(p.s.dtype).eps
-    p, q = p.to(torch.float64), q.to(torch.float64)
+    p, q = doubled(p), doubled(q)
+    unit = p.s[..., :1]
+    p, q = (x.replace(s=x.s / unit) for x in (p, q))
     # The geodesic stays in the span of both frames. Take the moves of the frames: in those of X,
     # small singular values lose digits.
     move = (q.u - p.u @ (p.u.mT @ q.u)) @ p.vh + p.u @ (q.vh - (q.vh @ p.vh.mT) @ p.vh)
@@ -175,4 +184,4 @@ def _common_box(p: EndToEnd, q: EndToEnd) -> tuple[Box, Rooted]:
     box = Box.around(p, move)
     u = q.u if box.left is None else box.left.mT @ q.u
     vh = q.vh if box.right is None else q.vh @ box.right.mT
-    return box, Rooted(u, torch.diag_embed(q.depth.root(q.s)), vh.mT)
+    return box, Rooted(u, torch.diag_embed(RootCoordinate(q.depth).of(q.s)), vh.mT), unit

@@ -1,16 +1,21 @@
 r"""The metric in the roots of the singular values, and its derivative in them.
 
-A matrix of rank r is ``X = U f(K) V^T`` with K symmetric and ``f(K) = K^N`` (``exp K`` at infinite
-depth). Where the frames turn oppositely, ``U' = U w`` and ``V' = -V w``, in the eigenframe of K
+A matrix of rank r is ``X = U f(K) V^T`` with K symmetric and ``f(K) = K^N``. Where the frames turn
+oppositely, ``U' = U w`` and ``V' = -V w``, in the eigenframe of K
 
 ``g(X', X') = sum_ij K'_ij^2 / F_ij + w_ij^2 / C_ij + sum_j x_j^2 (|U'_j|^2 + |V'_j|^2)``,
 
 the last sum over the moves out of the range and corange, and with the eigenvalues x of K
 
 ``F_ij = (s_i + s_j) / ((x_i + x_j) D_ij)``, ``C_ij = D_ij / ((s_i + s_j) (x_i + x_j))``,
-``D_ij = (s_i - s_j)/(x_i - x_j)``, ``s = f(x)`` (2 for the sums of x at infinite depth).
+``D_ij = (s_i - s_j)/(x_i - x_j)``, ``s = f(x)``.
 
 F lies between 1/N and 1, and both are smooth where one x passes through zero.
+
+At great depth all x are near 1, and their differences lose digits. There the coordinates are
+``x = N (s^{1/N} - 1)``, ``f(x) = (1 + x/N)^N`` and the metric is multiplied by N. The formulas stay
+the same with the roots ``s^{1/N} = 1 + x/N`` in the place of x in sums and squares. At infinite
+depth ``x = log s``, and the roots are 1. See `RootCoordinate`.
 """
 
 from __future__ import annotations
@@ -33,12 +38,62 @@ from dln_geometry.geometry.kernel import (
 from dln_geometry.geometry.points import EndToEnd
 from dln_geometry.support import Depth
 
+# Coordinates of greater depths are relative to 1; up to this depth they lose about a digit.
+_DEEP = 32.0
+
+
+@dataclass(frozen=True)
+class RootCoordinate:
+    """The coordinate x of singular values: their roots, or ``N (s^{1/N} - 1)`` at great depth."""
+
+    depth: Depth
+
+    @property
+    def deep(self) -> bool:
+        """Whether coordinates are relative to 1, and the metric is multiplied by N."""
+        return self.depth > _DEEP
+
+    @property
+    def slope(self) -> float:
+        """Derivative of the roots by the coordinate."""
+        return self.depth.inverse if self.deep else 1.0
+
+    def of(self, s: Tensor) -> Tensor:
+        """Return the coordinates of singular values."""
+        if not self.deep or self.depth.infinite:
+            return self.depth.root(s)
+        return self.depth * torch.expm1(s.log() / self.depth)
+
+    def roots(self, x: Tensor) -> Tensor:
+        """Return ``s^{1/N}`` of coordinates x, and ``1`` at infinite depth."""
+        return 1.0 + self.slope * x if self.deep else x
+
+    def powers(self, x: Tensor) -> Tensor:
+        """Return singular values of coordinates x; 0 where the root is negative."""
+        if self.depth.infinite:
+            return x.exp()
+        if self.deep:
+            return torch.exp(self.depth * torch.log1p((self.slope * x).clamp_min(-1.0)))
+        return self.depth.power(x.clamp_min(0.0))
+
+    def matrix_roots(self, k: Tensor) -> Tensor:
+        """Return the roots of a symmetric matrix of coordinates."""
+        one = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
+        return one + self.slope * k if self.deep else k
+
+    def scaled(self, k: Tensor, scale: Tensor) -> Tensor:
+        """Return the matrix of coordinates of scaled matrices, `scale` of shape (..., 1)."""
+        x = self.of(scale)
+        moved = k * self.roots(x).unsqueeze(-1)
+        return moved + torch.diag_embed(x.expand(k.shape[:-1])) if self.deep else moved
+
 
 @dataclass(frozen=True)
 class Rooted:
     """Matrices ``U f(K) V^T``, in any gauge: one rotation may turn U, K and V.
 
-    K, of shape (..., r, r), has a negative eigenvalue after a geodesic passed through zero.
+    K, of shape (..., r, r), holds coordinates; a root is negative after a geodesic passed through
+    zero.
     """
 
     u: Tensor
@@ -48,7 +103,7 @@ class Rooted:
     @classmethod
     def of(cls, p: EndToEnd) -> Rooted:
         """Return the roots of a point."""
-        return cls(p.u, torch.diag_embed(p.depth.root(p.s)), p.vh.mT)
+        return cls(p.u, torch.diag_embed(RootCoordinate(p.depth).of(p.s)), p.vh.mT)
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Rooted:
         """Return the roots with f applied to U, K and V."""
@@ -58,30 +113,38 @@ class Rooted:
         """Return the end-to-end matrices, of the depth and dtype of another point."""
         x, basis = torch.linalg.eigh(self.k)
         x, basis = x.flip(-1), basis.flip(-1)
-        s = like.depth.power(x if like.depth.infinite else x.clamp_min(0.0))
+        s = RootCoordinate(like.depth).powers(x)
         return like.replace(u=self.u @ basis, s=s, vh=(self.v @ basis).mT).to(like.dtype)
 
 
 class Roots(Differences):
     """Divided differences of ``f(x)`` at the eigenvalues of K, and the cometric made of them.
 
-    `Differences` of ``sqrt(s)``: their p is s, and their l is x. The eigenvalues, (..., r), ascend;
-    the first may be negative.
+    `Differences` of ``sqrt(s)``: their p is s, and their l is x, up to a constant. The eigenvalues,
+    (..., r), ascend; the root of the first may be negative.
     """
 
     depth: Depth
 
     def __init__(self, values: Tensor, depth: Depth) -> None:
-        super().__init__(values, depth, depth.infinite)
+        self.coordinate = RootCoordinate(depth)
+        super().__init__(values, depth, self.coordinate.deep)
         self.values = values
+        self.roots = self.coordinate.roots(values)
 
     @cached_property
     def x(self) -> Tensor:
         """Logarithms of ``sqrt(s)``; those of tiny in place of negative values."""
         if self.depth.infinite:
             return 0.5 * self.values
-        tiny = torch.finfo(self.values.dtype).tiny
-        return 0.5 * self.depth * self.values.clamp_min(tiny ** (1.0 / self.depth)).log()
+        tiny = torch.finfo(self.values.dtype).tiny ** (1.0 / self.depth)
+        if self.coordinate.deep:
+            return (
+                0.5
+                * self.depth
+                * torch.log1p((self.coordinate.slope * self.values).clamp_min(tiny - 1.0))
+            )
+        return 0.5 * self.depth * self.values.clamp_min(tiny).log()
 
     @cached_property
     def _roots(self) -> Tensor:
@@ -112,6 +175,10 @@ class Roots(Differences):
             return self.values.exp()
         if self._summed:
             return self.values**self.depth
+        if self.coordinate.deep:
+            # Not from the roots, the differences of which from 1 have lost digits.
+            powers = torch.exp(2.0 * self.x)
+            return torch.where(self.roots > 0, powers, -(self.roots.abs() ** self.depth))
         return self.values.sign() * self.values.abs() ** self.depth
 
     @cached_property
@@ -119,22 +186,23 @@ class Roots(Differences):
         """``D_ij``, shape (..., r, r)."""
         if self._summed:
             return self._homogeneous[-1]
-        between = torch.exp(log_kernel_of_log(self.x, self.depth, self.depth.infinite))
+        between = torch.exp(log_kernel_of_log(self.x, self.depth, self.normalized))
         if not self._crossed:
             return between
         # Differences of values of opposite signs do not cancel.
         x, s = self.values, self.powers
         rise, run = (y.unsqueeze(-1) - y[..., :1].unsqueeze(-2) for y in (s, x))
         across = rise / run
-        across[..., 0, 0] = self.depth * x[..., 0].abs() ** (self.depth - 1.0)
-        across = torch.where((x[..., :1] > 0).unsqueeze(-1), between[..., :, :1], across)
+        unit = self.depth * self.coordinate.slope
+        across[..., 0, 0] = unit * self.roots[..., 0].abs() ** (self.depth - 1.0)
+        across = torch.where((self.roots[..., :1] > 0).unsqueeze(-1), between[..., :, :1], across)
         between[..., :, :1] = across
         between[..., :1, :] = across.mT
         return between
 
     @cached_property
     def _crossed(self) -> bool:
-        return not self.depth.infinite and bool((self.values[..., 0] <= 0).any())
+        return not self.depth.infinite and bool((self.roots[..., 0] <= 0).any())
 
     @cached_property
     def _second(self) -> Tensor:
@@ -143,7 +211,8 @@ class Roots(Differences):
         x, log_kernel = 2.0 * self.x, self.kernel.log()
         log_second = log_second_difference(x[..., i], x[..., k], x[..., j], self.depth)
         log_second = log_second + log_kernel[..., i, k] + log_kernel[..., k, j]
-        log_second = log_second + log_kernel[..., i, j] - self.depth.log
+        log_second = log_second + log_kernel[..., i, j]
+        log_second = log_second if self.normalized else log_second - self.depth.log
         second = torch.exp(log_second)[..., place]
         return self._across(second) if self._crossed else second
 
@@ -154,17 +223,15 @@ class Roots(Differences):
         larger = torch.maximum(x.unsqueeze(-1), x.unsqueeze(-2)) - x[..., :1].unsqueeze(-1)
         lesser = torch.minimum(*torch.meshgrid(*(2 * [torch.arange(r)]), indexing="ij"))
         table = (d - d[..., 0, :][..., lesser.to(x.device)]) / torch.where(larger > 0, larger, 1.0)
-        negative = (x[..., :1] <= 0).unsqueeze(-1)
+        negative = (self.roots[..., :1] <= 0).unsqueeze(-1)
         for part in (second[..., 0, :, :], second[..., :, 0, :], second[..., :, :, 0]):
             part.copy_(torch.where(negative, table, part))
         return second
 
     @cached_property
     def sums(self) -> Tensor:
-        """``x_i + x_j``; 2 at infinite depth."""
-        if self.depth.infinite:
-            return torch.full_like(self.kernel, 2.0)
-        return self.values.unsqueeze(-1) + self.values.unsqueeze(-2)
+        """Sums of the roots, ``x_i + x_j``; 2 at infinite depth."""
+        return self.roots.unsqueeze(-1) + self.roots.unsqueeze(-2)
 
     @cached_property
     def power_sums(self) -> Tensor:
@@ -176,7 +243,7 @@ class Roots(Differences):
         """``F_ij``: the cometric of moves of K."""
         stretch = self.power_sums / (self.sums * self.kernel)
         # The diagonal is known, even where the powers underflow.
-        stretch.diagonal(dim1=-2, dim2=-1).fill_(self.depth.inverse or 1.0)
+        stretch.diagonal(dim1=-2, dim2=-1).fill_(1.0 if self.normalized else self.depth.inverse)
         return stretch
 
     @cached_property
@@ -202,6 +269,8 @@ class Roots(Differences):
         second = self.inner(torch.stack([-quotient, m * alpha]), torch.stack([pf, m]))
         slope = second.sum(0) + d * ((p * inverse) @ p.mT - (m / total.clamp_min(1e-300)) @ mc.mT)
         if not self.depth.infinite:
-            slope = slope - (p * inverse) @ (pf * d).mT - (m * alpha) @ (m * d / sums).mT
+            # The roots in the sums move too.
+            moved = (p * inverse) @ (pf * d).mT + (m * alpha) @ (m * d / sums).mT
+            slope = slope - self.coordinate.slope * moved
         lower = slope.tril(-1)
         return lower + lower.mT + torch.diag_embed(slope.diagonal(dim1=-2, dim2=-1))

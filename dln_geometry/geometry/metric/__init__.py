@@ -46,7 +46,7 @@ from dln_geometry.geometry.metric.entropy import (
     log_stiefel_volume,
 )
 from dln_geometry.geometry.metric.product_step import ProductFrame, layers_of_step, thin_svd
-from dln_geometry.geometry.metric.subspace import Box
+from dln_geometry.geometry.metric.subspace import Box, doubled
 
 __all__ = [
     "Blocks",
@@ -61,6 +61,7 @@ __all__ = [
     "cometric_sqrt",
     "connection",
     "connection_blocks",
+    "doubled",
     "entropy",
     "entropy_gradient",
     "entropy_pull",

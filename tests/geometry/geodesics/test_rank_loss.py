@@ -10,6 +10,7 @@ import dln_geometry as dln
 from dln_geometry.geometry.geodesics import (
     Flow,
     GeodesicError,
+    RootCoordinate,
     exponential,
     follow_geodesic,
     geodesic,
@@ -95,7 +96,8 @@ def test_refused_if_and_only_if_zero_is_met(depth, generator):
     states, _, _ = follow_geodesic(
         Box.around(point, z), list(np.linspace(0.02, 1, 50)), 1e-8, through=True
     )
-    lowest = torch.stack([torch.linalg.eigvalsh(q.k)[..., 0] for q in states])
+    roots = RootCoordinate(point.depth).matrix_roots
+    lowest = torch.stack([torch.linalg.eigvalsh(roots(q.k))[..., 0] for q in states])
     _, _, lost = follow_geodesic(Box.around(point, z), [1.0], 1e-11)
     assert lost.which.tolist() == (lowest <= 0).any(0).tolist()
     assert lost.barred.tolist() == lost.which.tolist()
