@@ -28,6 +28,8 @@ class Engine(ABC):
 
     def __init__(self, shapes: Shapes, batch: Sequence[int], depth: float) -> None:
         self.shapes, self.batch, self.depth = tuple(shapes), tuple(batch), Depth(depth)
+        self.widths: tuple[int, ...] | None = None
+        """Widths (d_0, ..., d_N) of the layers that stand for the points of a run on layers."""
         self.sizes = tuple(a * b for a, b in self.shapes)
         places = zip(accumulate(self.sizes), self.sizes, self.shapes, strict=True)
         self._views = [(end - size, end, (*self.batch, *shape)) for end, size, shape in places]

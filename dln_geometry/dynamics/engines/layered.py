@@ -10,7 +10,14 @@ from torch import Tensor
 
 from dln_geometry.dynamics.engines.engine import Engine, minus_product, observables, squares
 from dln_geometry.dynamics.losses import Loss, contract, evaluate
-from dln_geometry.geometry.points import EndToEnd, Network, chain_svd, layer_moments, product
+from dln_geometry.geometry.points import (
+    EndToEnd,
+    Network,
+    balance,
+    chain_svd,
+    layer_moments,
+    product,
+)
 
 
 class PlainEngine(Engine):
@@ -91,6 +98,34 @@ class LayeredEngine(FactorEngine):
             gap = torch.linalg.matrix_norm(g - start[samples]) / torch.where(size > 0, size, 1.0)
             drift = torch.maximum(drift, gap)
         return drift
+
+
+class ThinEngine(LayeredEngine):
+    """A balanced network as its layers between hidden frames that stand still: widths r.
+
+    Balanced layers are ``Q_p Lam Q_{p-1}^T`` and move within the spans of the hidden frames of the
+    start: ``w_p = Q_p^T W_p Q_{p-1}`` follows the flow of the layers, at the cost of rank r.
+    """
+
+    def __init__(self, loss: Loss, start: Network, watch: bool = False) -> None:
+        hidden = start.balanced_parts()[0][1:-1]
+        self.frames = [q.reshape(-1, *q.shape[-2:]) for q in hidden]
+        inner = [w @ q for w, q in zip(start[1:], hidden, strict=True)]
+        outer = zip([start[0], *inner[:-1]], hidden, strict=True)
+        super().__init__(loss, [*(q.mT @ w for w, q in outer), inner[-1]], watch)
+
+    def singular_values(self, y: Tensor) -> Tensor:
+        # From one layer: the product would lose small ones to rounding.
+        return torch.linalg.svdvals(self.split(y)[0]) ** float(self.depth)
+
+    def point(self, y: Tensor) -> Network:
+        layers = self.split(y)
+        layers[:-1] = [q @ w for w, q in zip(layers[:-1], self.frames, strict=True)]
+        layers[1:] = [w @ q.mT for w, q in zip(layers[1:], self.frames, strict=True)]
+        return Network.from_layers(layers)
+
+    def rebalanced(self, y: Tensor) -> Tensor:
+        return self.join(*balance(self.split(y)))
 
 
 class MomentEngine(FactorEngine):

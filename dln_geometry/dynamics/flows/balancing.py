@@ -133,6 +133,7 @@ def kirwan_ness_flow(
     rtol: float = 1e-8,
     atol: float | None = None,
     method: Any = None,
+    keep_points: bool = False,
     store: str | os.PathLike[str] | None = None,
     progress: bool | ProgressCallback = False,
 ) -> Trajectory:
@@ -168,6 +169,7 @@ def kirwan_ness_flow(
         method=method,
         progress=progress,
         store=store,
+        keep_points=keep_points,
         label="moments",
     )
 

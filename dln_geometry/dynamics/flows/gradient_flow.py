@@ -50,9 +50,10 @@ def gradient_flow(
 ) -> Trajectory:
     r"""Integrate ``dX/dt = -A_{N,X}(E'(X))``.
 
-    Balanced starts of any depth and rank are integrated as two or three thin matrices;
-    unbalanced factors layer by layer; at infinite depth (normalised metric) only an r x r core
-    of X moves, between fixed row and column spaces.
+    Points of any depth and rank are integrated as two or three thin matrices; factors layer by
+    layer, at the width of their rank where they are balanced (many layers as wide as X are faster
+    as ``Collapsed.of(factors)``). Depth 1 keeps a rank that was given below full rank. At infinite
+    depth (normalised metric) only an r x r core of X moves, between fixed row and column spaces.
 
     Parameters
     ----------
@@ -81,7 +82,8 @@ def gradient_flow(
         ``"rk5"``, ``"rk8"``, ``"rkc"``, or a method of `dln_geometry.ode`.
     engine : {"auto", "spectral", "products", "layers"}
         Integrate a balanced start with an `eigh` of an r x r matrix, with matrix products alone
-        (integer depth), or by all its layers. The default is the faster of the first two.
+        (integer depth), or by all its layers. The default is the faster of the first two for
+        points, and the layers at the width of their rank for factors.
     rebalance : float, optional
         Restore the invariants (keeping X) when their defect passes this bound, at one more
         evaluation each time. By default they are only monitored and drift within the tolerance.
@@ -106,8 +108,10 @@ def gradient_flow(
         exactly zero, at the start or, without `t_end`, later) and ``"stalled"`` (without `t_end`:
         the flow moves by rounding alone, and the rules are not met). Rows of a sample that stopped
         early repeat its last state.
-        ``final`` is a `Collapsed` for collapsed runs, the factors for layered runs, an `EndToEnd`
-        at depth 1 and for an `EndToEnd` of a depth above 100, whose N-th roots would lose digits.
+        ``final`` of a run from factors is always a `Network`: the layers of the layered flow
+        (those of `balanced_factors` if an engine on two matrices was asked for). From a point it is
+        a `Collapsed`, but an `EndToEnd` at full rank and depth 1, and for an `EndToEnd` of a depth
+        above 100, whose N-th roots would lose digits.
 
     Raises
     ------
@@ -154,6 +158,7 @@ def engine_for(loss: Loss, start: Any, name: str, watch: bool) -> engines.Engine
     """Return the engine of a flow from `start`, which is expanded to the loss's batch shape."""
     if name not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}")
+    widths = None
     # Detach the start: gradient_flow is not differentiable.
     if isinstance(start, Collapsed | EndToEnd):
         point = start.detach()
@@ -161,18 +166,28 @@ def engine_for(loss: Loss, start: Any, name: str, watch: bool) -> engines.Engine
             point = Collapsed.of(point).factors()
     else:
         point = Network(start, "start").detach()
+        widths = (point[0].shape[-1], *(w.shape[-2] for w in point))
         if len(point) == 1:
             point = EndToEnd.of(point[0], 1)
-        elif name != "layers" and point.is_balanced:
+        elif name in ("spectral", "products") and point.is_balanced:
             point = Collapsed.of(point)
     if math.prod(point.batch_shape) == 0:
         raise ValueError(
             f"start must hold at least one sample, got leading dimensions {point.batch_shape}"
         )
+    chosen = _engine(loss, point, name, watch)
+    chosen.widths = None if isinstance(point, Network) else widths
+    return chosen
+
+
+def _engine(loss: Loss, point: Any, name: str, watch: bool) -> engines.Engine:
     ready = prepared(loss, point.shape, dtype=point.dtype, device=point.device)
     point = _batched(ready, point)
     if isinstance(point, Network):
-        return engines.LayeredEngine(ready, point, watch)
+        thin = name == "auto" and point.is_balanced
+        return (engines.ThinEngine if thin else engines.LayeredEngine)(ready, point, watch)
+    if point.depth == 1.0 and point.rank < min(point.shape):
+        return engines.SpectralEngine(ready, Collapsed.of(point), watch)
     if point.depth == 1.0:
         return engines.PlainEngine(ready, point.matrix, watch)
     # A PairEngine keeps the view of an EndToEnd, whose N-th roots would lose digits.

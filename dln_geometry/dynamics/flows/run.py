@@ -12,6 +12,7 @@ from torch import Tensor
 from dln_geometry.dynamics.engines import GRADIENT, LOSS, Engine
 from dln_geometry.dynamics.store import opened
 from dln_geometry.dynamics.trajectory import FlowError, Trajectory
+from dln_geometry.geometry.points import Network
 from dln_geometry.ode import (
     MOST_EVALUATIONS,
     IntegrationError,
@@ -168,6 +169,11 @@ def _trajectory_of(solution: Solution, engine: Engine, slow: float, keep: bool) 
 
     def point(y: Tensor) -> Any:
         points = engine.point(y)
+        if engine.widths is not None:
+            plain = engine.depth == 1.0
+            points = (
+                Network.from_layers([points.matrix]) if plain else points.factors(engine.widths)
+            )
         return points if len(batch) == 1 else points.select(where if batch else 0)
 
     rows = {n: x.reshape(len(x), *batch, *x.shape[2:]) for n, x in solution.saved.items()}

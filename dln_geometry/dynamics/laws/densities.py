@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any
 
 import torch
@@ -11,15 +12,23 @@ from torch import Tensor
 from dln_geometry.support import as_count, as_depth, as_float_tensor, as_positive, as_sides
 
 
-def semicircle_radius(n: int, t: float) -> float:
+def semicircle_radius(n: int, t: Any) -> Any:
     """Return the edge ``2 sqrt(n t)`` of n Dyson particles from 0 at time t, to leading order.
+
+    A float at a time, a tensor of the shape of `t` at several; 0 at time 0.
 
     Examples
     --------
-    >>> semicircle_radius(4, 1.0)
-    4.0
+    >>> semicircle_radius(4, 1.0), semicircle_radius(4, [0.0, 0.25])
+    (4.0, tensor([0., 2.]))
     """
-    return 2.0 * math.sqrt(as_count(n, "n") * as_positive(t, "t"))
+    n = as_count(n, "n")
+    if isinstance(t, numbers.Real):
+        return 2.0 * math.sqrt(n * as_positive(t, "t", zero=True))
+    times = as_float_tensor(t, "t")
+    if not bool(((times >= 0) & torch.isfinite(times)).all()):
+        raise ValueError(f"t must be non-negative and finite, got {times.tolist()}")
+    return 2.0 * (n * times).sqrt()
 
 
 def semicircle_density(x: Any, radius: float = 2.0) -> Tensor:
@@ -54,7 +63,7 @@ def marchenko_pastur_edges(shape: tuple[int, int], t: float = 1.0) -> tuple[floa
     >>> marchenko_pastur_edges((9, 4))
     (1.0, 5.0)
     """
-    (m, n), root = as_sides(shape), math.sqrt(as_positive(t, "t"))
+    (m, n), root = as_sides(shape), math.sqrt(as_positive(t, "t", zero=True))
     return root * (math.sqrt(m) - math.sqrt(n)), root * (math.sqrt(m) + math.sqrt(n))
 
 
@@ -71,7 +80,7 @@ def marchenko_pastur_density(s: Any, shape: tuple[int, int], t: float = 1.0) -> 
     >>> marchenko_pastur_density([0.0, 1.0], (1, 1)) * math.pi
     tensor([2.0000, 1.7321])
     """
-    s = as_float_tensor(s, "s")
+    s, t = as_float_tensor(s, "s"), as_positive(t, "t")
     (low, high), n = marchenko_pastur_edges(shape, t), min(shape)
     if low == 0.0:
         return torch.where(s >= 0, (high**2 - s * s).clamp_min(0.0).sqrt(), 0.0) / (math.pi * n * t)
@@ -87,7 +96,7 @@ def marchenko_pastur_distribution(s: Any, shape: tuple[int, int], t: float = 1.0
     >>> marchenko_pastur_distribution([1.0, 5.0], (9, 4))
     tensor([0., 1.])
     """
-    s = as_float_tensor(s, "s")
+    s, t = as_float_tensor(s, "s"), as_positive(t, "t")
     low, high = marchenko_pastur_edges(shape, t)
     a, c = low**2, high**2
     w = s.clamp(low, high).square()

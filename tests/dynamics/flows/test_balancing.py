@@ -347,3 +347,12 @@ def test_kirwan_ness_continues_from_its_store(generator, tmp_path):
         assert torch.equal(a, b)
     with pytest.raises(ValueError, match="store must belong to the same run"):
         kirwan_ness_flow(layers, 1.0, rtol=1e-6, store=store)
+
+
+def test_kirwan_ness_keeps_points(generator):
+    layers = layers_of((3, 4, 3), generator)
+    path = kirwan_ness_flow(layers, 0.2, save_at=3, keep_points=True)
+    assert len(path.points) == 3
+    for w, v, last, end in zip(path.points[0], layers, path.points[2], path.final, strict=True):
+        assert torch.equal(w, v)
+        assert torch.equal(last, end)

@@ -113,18 +113,54 @@ def test_global_rate_bound_and_gradient_norm(generator):
             assert run.status == status
 
 
-def test_depth_one_is_the_plain_flow_and_raises_the_rank(generator):
+def test_depth_one_is_the_plain_flow_of_the_matrices_of_a_rank(generator):
     loss = quadratic(generator)
     nothing = dln.EndToEnd.of(torch.zeros(6, 5, dtype=F64), 1)
     zero = dln.gradient_flow(loss, nothing, t_end=0.9, rtol=1e-10)
     assert relative(zero.final.matrix, -math.expm1(-0.9) * loss.target) < 1e-9
     thin = dln.EndToEnd.of(torch.randn(6, 5, generator=generator, dtype=F64), 1, rank=2)
-    path = dln.gradient_flow(loss, thin, t_end=0.9, rtol=1e-10)
     expected = loss.target + math.exp(-0.9) * (thin.matrix - loss.target)
-    assert relative(path.final.matrix, expected) < 1e-9
-    assert isinstance(path.final, dln.EndToEnd)
-    same = dln.gradient_flow(loss, [thin.matrix], t_end=0.9, rtol=1e-10)
-    assert relative(same.final.matrix, expected) < 1e-9
+    for begin in (dln.EndToEnd.of(thin.matrix, 1), [thin.matrix]):
+        path = dln.gradient_flow(loss, begin, t_end=0.9, rtol=1e-10)
+        assert relative(path.final.matrix, expected) < 1e-9
+        assert isinstance(path.final, dln.Network if isinstance(begin, list) else dln.EndToEnd)
+
+    def projected(y):
+        p, g = dln.EndToEnd.of(y[0], 1, rank=2), loss.gradient(y[0])
+        left = torch.eye(6, dtype=F64) - p.u @ p.u.mT
+        right = torch.eye(5, dtype=F64) - p.vh.mT @ p.vh
+        return [left @ g @ right - g]
+
+    kept = dln.gradient_flow(loss, thin, t_end=0.9, rtol=1e-10)
+    (wanted,) = scipy_flow(projected, [thin.matrix], 0.9)
+    assert relative(kept.final.matrix, wanted) < 1e-7
+    assert kept.final.rank == kept.singular_values.shape[-1] == 2
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 5])
+def test_layers_end_as_the_layers_of_the_flow_whatever_their_numbers(depth, generator):
+    loss = quadratic(generator)
+    widths = (5, *(3 + p % 2 for p in range(depth - 1)), 6)
+    layers = dln.random_balanced(
+        widths, rank=min(3, *widths), generator=generator, dtype=F64, batch=(2,)
+    )
+    if depth == 1:
+        layers = [torch.randn(2, 6, 5, generator=generator, dtype=F64)]
+    path = dln.gradient_flow(loss, layers, t_end=0.4, rtol=1e-10, keep_points=True)
+    whole = dln.gradient_flow(loss, layers, t_end=0.4, rtol=1e-10, engine="layers")
+    shaken = [w * (1.001 if p == 0 else 1.0) for p, w in enumerate(layers)]
+    off = dln.gradient_flow(loss, shaken, t_end=0.4)
+    for run in (path, whole, off):
+        assert isinstance(run.final, dln.Network)
+    for w, v in zip(path.final, whole.final, strict=True):
+        assert relative(w[1], v[1]) < 1e-8
+    assert isinstance(path.points[0], dln.Network)
+    for w, v in zip(path.points[0], layers, strict=True):
+        assert relative(w[1], v[1]) < 1e-12
+    if depth > 1:
+        asked = dln.gradient_flow(loss, layers, t_end=0.4, rtol=1e-10, engine="spectral")
+        assert [w.shape for w in asked.final] == [w.shape for w in layers]
+        assert relative(asked.final.matrix[0], path.final.matrix[0]) < 1e-8
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, 2.5, 200, math.inf])
@@ -153,7 +189,7 @@ def test_batch_of_networks_and_of_entries(generator):
     assert path.loss.shape == (101, 2, 2)
     assert path.final.matrix.shape == (2, 2, 6, 5)
     assert len(path.points) == 101
-    assert path.points[3].L.shape == (2, 2, 6, 3)
+    assert path.points[3][2].shape == (2, 2, 6, 4)
     dense = losses.from_callable(
         lambda x: 0.5 * (x[loss.rows, loss.cols] - loss.values).square().sum()
     )

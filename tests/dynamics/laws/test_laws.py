@@ -144,3 +144,16 @@ def test_ridge_mean_square_is_a_dimension(shape, rank, depth):
 def test_errors_say_what_was_required(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+def test_edges_at_time_zero_and_at_several_times():
+    times = torch.tensor([0.0, 0.3, 2.0], dtype=torch.float64)
+    edges = dln.laws.semicircle_radius(5, times)
+    assert edges.tolist() == pytest.approx([dln.laws.semicircle_radius(5, float(t)) for t in times])
+    assert dln.laws.semicircle_radius(5, 0.0) == 0.0
+    assert dln.laws.marchenko_pastur_edges((5, 3), 0.0) == (0.0, 0.0)
+    for bad in (-1.0, [0.0, -1.0], [math.nan]):
+        with pytest.raises(ValueError, match="t must be"):
+            dln.laws.semicircle_radius(5, bad)
+    with pytest.raises(ValueError, match="t must be positive"):
+        dln.laws.marchenko_pastur_density([1.0], (5, 3), 0.0)
