@@ -68,8 +68,7 @@ class Trajectory:
     defect : Tensor, shape (T, ...), optional
         Relative violation of the invariants (balance, or the conserved moments).
     status : str or list of str
-        Why the run ended, one entry per sample of a batch: ``"t_end"``, a stopping rule, or one
-        of those that `gradient_flow` warns of.
+        Why the run ended, one entry per sample of a batch; see `gradient_flow`.
     stats : dict
         Counters: ``evaluations``, ``steps``, ``rejected`` and others of the run.
     points : tuple of Collapsed, EndToEnd or Network, optional
