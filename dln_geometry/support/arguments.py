@@ -169,4 +169,7 @@ def _listed(x: Any) -> Any:
     Entries hidden by a mask become None, and are refused.
     """
     array = isinstance(x, np.ndarray | Tensor) or (hasattr(x, "__array__") and hasattr(x, "tolist"))
-    return x.tolist() if array and not isinstance(x, np.generic) else x
+    try:
+        return x.tolist() if array and not isinstance(x, np.generic) else x
+    except (RuntimeError, NotImplementedError):  # a sparse tensor, or one without values
+        return x

@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dln_geometry.geometry.points import layer_moments
 from dln_geometry.learning.closed_forms.layers import (
@@ -33,7 +34,7 @@ from dln_geometry.learning.noether import (
     pushes,
 )
 from dln_geometry.learning.rules import Rule
-from dln_geometry.support import as_flag, as_float_tensor
+from dln_geometry.support import as_flag, as_float_tensor, shown
 
 
 def balance_step(moments: Sequence[Any], gradients: Sequence[Any], rule: Rule) -> Layers:
@@ -77,6 +78,18 @@ class MomentState:
     moments: Layers
     cross: Layers | None = None
     velocities: Layers | None = None
+
+    def __post_init__(self) -> None:
+        # Shapes alone: one is made in every step.
+        for name in ("moments", "cross", "velocities"):
+            value = getattr(self, name)
+            if value is None and name != "moments":
+                continue
+            if not isinstance(value, tuple) or not all(isinstance(x, Tensor) for x in value):
+                raise TypeError(f"{name} must be a tuple of tensors, got {shown(value)}")
+            count = len(self.moments) + (name == "velocities")
+            if len(value) != count:
+                raise ValueError(f"{name} must hold {count} tensors, got {len(value)}")
 
 
 def momentum_balance_step(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.support import as_covector, as_factors, as_width_sequence
+from dln_geometry.support import as_covector, as_factors, as_positive, as_width_sequence
 
 
 def collapse_thresholds(factors: Sequence[Any], gradient: Any) -> Tensor:
@@ -75,7 +75,8 @@ def dead_directions(factors: Sequence[Any], layer: int, *, rtol: float | None = 
         )
     both = torch.cat([layers[layer - 1], layers[layer].mT], -1)
     d = both.shape[0]
-    rtol = d * torch.finfo(both.dtype).eps if rtol is None else rtol
+    eps = torch.finfo(both.dtype).eps
+    rtol = d * eps if rtol is None else as_positive(rtol, "rtol", zero=True)
     # Zero columns make the decomposition square: its last columns span the complement.
     u, s, _ = torch.linalg.svd(torch.cat([both, both.new_zeros(d, d)], -1), full_matrices=False)
     return u[:, s <= rtol * s[0]]

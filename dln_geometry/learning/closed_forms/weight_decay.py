@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.support import Depth, as_depth, as_float_tensor, as_positive
+from dln_geometry.support import Depth, as_choice, as_depth, as_float_tensor, as_positive
 
 
 def branch_end(target: Any, depth: float) -> Tensor:
@@ -79,8 +79,7 @@ def decayed_singular_values(
     """
     phi, n = _as_target(target), as_depth(depth)
     gamma = as_positive(weight_decay, "weight_decay", zero=True)
-    if branch not in ("learned", "global"):
-        raise ValueError(f'branch must be "learned" or "global", got {branch!r}')
+    as_choice(branch, ("learned", "global"), "branch")
     if n == 2:
         return (phi - gamma).clamp_min(0.0)
     if gamma == 0:

@@ -15,7 +15,7 @@ from dln_geometry.learning.collapse.detection import MirrorFamily, mirrors_of
 from dln_geometry.learning.collapse.thresholds import Stability, stability
 from dln_geometry.learning.functional import functionalize
 from dln_geometry.learning.mirror import NotFiniteError, value_and_gradient
-from dln_geometry.support import as_count, as_generator, as_positive, shown
+from dln_geometry.support import as_choice, as_count, as_generator, as_positive, shown
 
 Status = Literal["collapsed", "escaping", "collapsing", "singular", "free"]
 
@@ -140,8 +140,12 @@ def collapse_report(
     if families is None:
         inputs = data[0] if isinstance(data, tuple | list) else data
         families = mirrors_of(module, inputs, loss=loss)
-    if not isinstance(families, Sequence) or not all(
-        isinstance(family, MirrorFamily) for family in families
+    elif loss is not None:
+        as_choice(loss, ("cross_entropy",), "loss")
+    if (
+        isinstance(families, str)
+        or not isinstance(families, Sequence)
+        or not all(isinstance(family, MirrorFamily) for family in families)
     ):
         raise TypeError(f"families must be a sequence of MirrorFamily, got {shown(families)}")
     # Frozen parameters cannot collapse.

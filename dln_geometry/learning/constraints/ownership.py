@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from dln_geometry.support import shared_pair
+from dln_geometry.support import shared_pair, shown
 
 
 def own_parameters(module: Any, names: Any, what: str) -> list[tuple[nn.Module, str, nn.Parameter]]:
     """Return `own_parameter` of one name or of several, each once; `what` is the argument."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
     chosen = [names] if isinstance(names, str) else names
     if not isinstance(chosen, Iterable) or isinstance(chosen, bytes | Tensor):
         raise TypeError(f"{what} must be a name or several, got {type(names).__name__}")
@@ -28,10 +30,8 @@ def own_parameters(module: Any, names: Any, what: str) -> list[tuple[nn.Module, 
 
 def own_parameter(module: Any, name: Any) -> tuple[nn.Module, str, nn.Parameter]:
     """Return the submodule that owns a parameter, its name there, and the parameter."""
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
     if not isinstance(name, str):
-        raise TypeError(f"name must be that of a parameter, a string, got {name!r}")
+        raise TypeError(f"name must be that of a parameter, a string, got {shown(name)}")
     everything = dict(module.named_parameters(remove_duplicate=False))
     path, _, leaf = name.rpartition(".")
     if name not in everything:

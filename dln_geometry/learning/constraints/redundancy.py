@@ -13,10 +13,11 @@ from functools import reduce
 from operator import matmul, mul
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.support import as_count, as_positive, as_rank
+from dln_geometry.support import as_count, as_positive, as_rank, shown
 
 
 class Redundancy(ABC):
@@ -142,7 +143,14 @@ def redundancy_of(
     n = as_count(depth, "depth", 2)
     if spread is not None:
         spread = as_positive(spread, "spread")
-    if rank is not None and groups != "nuclear":
+    if isinstance(groups, np.ndarray) and groups.dtype.kind in "iu":
+        groups = torch.as_tensor(groups)
+    elif groups is not None and not isinstance(groups, str | tuple | Tensor):
+        raise TypeError(
+            f"groups must be a name, the shape of a block or a tensor of integers, got "
+            f"{shown(groups)}"
+        )
+    if rank is not None and (not isinstance(groups, str) or groups != "nuclear"):
         raise ValueError('rank must come with groups="nuclear"')
     if groups is None:
         return Elementwise(n, spread)

@@ -10,6 +10,7 @@ largest eigenvalue.
 from __future__ import annotations
 
 from dln_geometry.learning.functional.algebra import (
+    as_finite,
     as_like,
     as_parameters,
     combination,
@@ -48,6 +49,7 @@ __all__ = [
     "Parameters",
     "Tensors",
     "as_arguments",
+    "as_finite",
     "as_like",
     "as_loss",
     "as_parameters",

@@ -21,12 +21,27 @@ def as_parameters(params: Any, name: str = "params") -> Parameters:
         if not isinstance(value, Tensor) or not value.is_floating_point():
             what = value.dtype if isinstance(value, Tensor) else type(value).__name__
             raise TypeError(f"{name}[{key!r}] must be a real floating tensor, got {what}")
+        if value.is_meta:
+            raise ValueError(f"{name}[{key!r}] must have values, got one on the meta device")
     return dict(params)
 
 
-def as_like(vector: Any, params: Tensors, name: str) -> Parameters:
+def as_finite(params: Any, name: str = "params") -> Parameters:
+    """Return `as_parameters`; refuse NaN and infinity, where the values can be looked at."""
+    params = as_parameters(params, name)
+    for key, value in params.items():
+        try:
+            finite = bool(torch.isfinite(value.detach()).all())
+        except RuntimeError:  # values are unknown inside torch.func.vmap
+            continue
+        if not finite:
+            raise ValueError(f"{name}[{key!r}] must be finite, got NaN or infinite entries")
+    return params
+
+
+def as_like(vector: Any, params: Tensors, name: str, *, finite: bool = False) -> Parameters:
     """Return a dict in the order of `params`; refuse other keys or shapes than theirs."""
-    vector = as_parameters(vector, name)
+    vector = as_finite(vector, name) if finite else as_parameters(vector, name)
     if vector.keys() != params.keys() or any(vector[k].shape != params[k].shape for k in params):
         raise ValueError(
             f"{name} must have the names and shapes of the parameters "

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dln_geometry.support import as_count, as_generator, as_positive
+from dln_geometry.support import as_count, as_generator, as_rtol
 
 
 def largest_eigenvalue(
@@ -31,7 +31,7 @@ def largest_eigenvalue(
     """
     dtype = like.dtype if like.dtype.itemsize >= 4 else torch.float32
     eps, n = torch.finfo(dtype).eps, like.numel()
-    bound = max(eps ** (1 / 3) if rtol is None else as_positive(rtol, "rtol"), 100 * eps)
+    bound = max(eps ** (1 / 3) if rtol is None else as_rtol(rtol, dtype), 100 * eps)
     left, most = as_count(max_products, "max_products", 1), as_count(subspace, "subspace", 4)
     most, kept = min(most, n), most // 4
     generator = as_generator(generator, like.device)

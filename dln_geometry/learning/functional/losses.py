@@ -6,13 +6,18 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from dln_geometry.support import shown
 
 
 def as_loss(loss: Any, name: str = "loss") -> Callable[..., Tensor]:
-    """Return a loss; refuse it if it cannot be called."""
-    if not callable(loss):
-        raise TypeError(f"{name} must be a function of the parameters, got {loss!r}")
+    """Return a loss; refuse it if it cannot be called, or makes an object (a class)."""
+    if not callable(loss) or isinstance(loss, type):
+        raise TypeError(f"{name} must be a function of the parameters, got {shown(loss)}")
+    if isinstance(loss, nn.Module) and any(is_lazy(p) for p in loss.parameters()):
+        raise ValueError(f"{name} must have all its parameters, got a lazy module: call it once")
     return cast(Callable[..., Tensor], loss)
 
 

@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from dln_geometry.learning.functional.exact_derivatives import SmoothNormalisation
 from dln_geometry.learning.functional.purity import check_pure, pure_copy
-from dln_geometry.support import shared_pair
+from dln_geometry.support import shared_pair, shown
 
 Parameters = dict[str, Tensor]
 Tensors = Mapping[str, Tensor]
@@ -121,8 +121,8 @@ def functionalize(
     {'weight': tensor([[4., 8.]])}
     """
     named = parameters_of(module)
-    if not callable(loss_fn):
-        raise TypeError(f"loss_fn must be callable, got {type(loss_fn).__name__}")
+    if not callable(loss_fn) or isinstance(loss_fn, type):
+        raise TypeError(f"loss_fn must be callable, got {shown(loss_fn)}")
     if torch.is_inference_mode_enabled():
         raise ValueError(
             "functionalize must be called outside torch.inference_mode, where nothing is "
@@ -195,4 +195,9 @@ def _as_input(x: Any) -> Any:
     if isinstance(x, Tensor) and x.is_inference():
         # Autograd cannot save tensors of torch.inference_mode.
         return x.clone()
-    return torch.as_tensor(x) if isinstance(x, np.ndarray) else x
+    if not isinstance(x, np.ndarray):
+        return x
+    try:
+        return torch.as_tensor(x)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"data must hold arrays of numbers, got {x.dtype}: {error}") from None

@@ -13,7 +13,14 @@ from torch.nn import functional
 
 from dln_geometry.geometry.points import moments, product
 from dln_geometry.learning.layers.filling import as_distribution, fill_balanced
-from dln_geometry.support import as_flag, as_layer_count, as_positive, as_rank, as_width_sequence
+from dln_geometry.support import (
+    as_device,
+    as_flag,
+    as_layer_count,
+    as_positive,
+    as_rank,
+    as_width_sequence,
+)
 
 _COMPUTED = (
     "weight must not be set, it is the product of the layers: set the entries of `weights`, or "
@@ -86,6 +93,8 @@ class DeepLinear(nn.Module):
         dtype = torch.get_default_dtype() if dtype is None else dtype
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise TypeError(f"dtype must be a real floating type, got {dtype!r}")
+        if device is not None and str(device) != "meta":
+            device = as_device(device)
         d = self.widths
         self.weights = nn.ParameterList(
             torch.empty(b, a, device=device, dtype=dtype) for a, b in itertools.pairwise(d)
@@ -123,6 +132,8 @@ class DeepLinear(nn.Module):
         """
         if not isinstance(linear, nn.Linear):
             raise TypeError(f"linear must be an nn.Linear, got {type(linear).__name__}")
+        if nn.parameter.is_lazy(linear.weight):
+            raise ValueError("linear must be initialised, got a lazy layer: call it once")
         layers = as_layer_count(depth)
         n, m = linear.in_features, linear.out_features
         if not isinstance(hidden, Sequence):

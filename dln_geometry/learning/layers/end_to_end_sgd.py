@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from dln_geometry.geometry.metric import ProductFrame, cometric
 from dln_geometry.geometry.points import EndToEnd
-from dln_geometry.support import Depth, as_depth, as_positive, warn
+from dln_geometry.support import Depth, as_depth, as_positive, shown, warn
 
 # Factors of the step at infinite depth: it keeps a singular value positive if it would change it
 # by less than 16 times itself.
@@ -73,7 +73,9 @@ class EndToEndSGD(Optimizer):
     """
 
     def __init__(self, params: Any, lr: float, depth: float, *, weight_decay: float = 0.0) -> None:
-        super().__init__(params, {"lr": lr, "depth": depth, "weight_decay": weight_decay})
+        super().__init__(
+            _as_params(params), {"lr": lr, "depth": depth, "weight_decay": weight_decay}
+        )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, with its own options if it names any."""
@@ -106,6 +108,23 @@ class EndToEndSGD(Optimizer):
                 else:
                     p.copy_(_deep_step(p, p.grad, lr, depth, decay))
         return loss
+
+
+def _as_params(params: Any) -> list[Any]:
+    """Return parameters or groups as a list; torch checks what the groups hold."""
+    if not isinstance(params, Iterable) or isinstance(params, Tensor | str | Mapping):
+        raise TypeError(f"params must be an iterable of tensors or groups, got {shown(params)}")
+    listed = list(params)
+    if not listed:
+        raise ValueError("params must hold at least one tensor, got none")
+    for p in listed:
+        tensor = p[1] if isinstance(p, tuple) and len(p) == 2 else p
+        if not isinstance(tensor, Tensor | dict):
+            raise TypeError(f"params must hold tensors or groups, got {shown(p)}")
+    tensors = [id(p) for p in listed if isinstance(p, Tensor)]
+    if len(set(tensors)) < len(tensors):
+        raise ValueError("params must hold each tensor once, got one of them twice")
+    return listed
 
 
 def _deep_step(p: Tensor, gradient: Tensor, lr: float, depth: Depth, decay: float) -> Tensor:

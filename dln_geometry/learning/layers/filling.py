@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dln_geometry.geometry.points import balanced_chain, haar_stiefel
 from dln_geometry.support import (
+    as_choice,
     as_matrix,
     as_module_generator,
     as_positive,
@@ -137,6 +138,4 @@ def _widths_of(weights: Sequence[Tensor]) -> tuple[int, ...]:
 
 def as_distribution(distribution: Any) -> str:
     """Return the name of a distribution of end-to-end matrices."""
-    if distribution not in ("gaussian", "orthogonal"):
-        raise ValueError(f'distribution must be "gaussian" or "orthogonal", got {distribution!r}')
-    return distribution
+    return as_choice(distribution, ("gaussian", "orthogonal"), "distribution")

@@ -167,6 +167,8 @@ class Reflection:
         """Return the tensors of a point that the mirror touches, checked and in their shapes."""
         if isinstance(q, Mapping):
             tensors = {name: named(q, name) for name in (q if self.is_flat else self.names)}
+            if not tensors:
+                raise ValueError("q must hold at least one tensor, got none")
             if self.is_flat:
                 tensors = {FLAT: torch.cat([x.reshape(-1) for x in tensors.values()])}
         elif self.is_flat:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -15,7 +15,7 @@ from dln_geometry.learning.monitor.ledger import Ledger
 from dln_geometry.learning.monitor.products import Snapshot
 from dln_geometry.learning.monitor.record import ChargeRecord, ChargeReport
 from dln_geometry.learning.monitor.variances import Variances
-from dln_geometry.support import as_count, as_positive
+from dln_geometry.support import as_count, as_flag, as_positive, shown
 
 _STATE = {"labels", "units", "steps", "begun", "current", "laws", "records"}
 
@@ -132,7 +132,9 @@ class ChargeMonitor:
         self.window = None if window is None else as_count(window, "window")
         if (self.window or 0) > self.every:
             raise ValueError(f"window must be None or at most every = {every}, got {window}")
-        self.units, self.steps = units, 0
+        self.units, self.steps = as_flag(units, "units"), 0
+        if not isinstance(prefix, str):
+            raise TypeError(f"prefix must be a string, got {shown(prefix)}")
         moments = as_count(moments, "moments", 0)
         watched = watched_groups(module, optimizer, groups, example_input, loss, moments)
         if tolerance is not None:
@@ -267,6 +269,8 @@ class ChargeMonitor:
 
         Load the module and the optimiser, too: the laws read their parameters and buffers.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state must be a dict, got {type(state).__name__}")
         if missing := sorted(_STATE.difference(state)):
             raise ValueError(f"state must be what state_dict returns, got one without {missing}")
         own, labels = list(self.labels), list(state["labels"])

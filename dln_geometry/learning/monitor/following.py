@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from inspect import unwrap
 from itertools import accumulate
@@ -17,6 +17,7 @@ from dln_geometry.learning.architecture import SymmetricGroup, symmetries_of
 from dln_geometry.learning.monitor.group_laws import GaugeLaw, LinearLaw, QuadraticLaw
 from dln_geometry.learning.monitor.laws import Groups, Law
 from dln_geometry.learning.monitor.products import Products, Snapshot, StepOptions, wide_dtype
+from dln_geometry.support import shown
 
 
 def check_optimizer(optimizer: Any) -> None:
@@ -44,8 +45,12 @@ def watched_groups(
     if groups is None:
         found = symmetries_of(module, example_input, loss=loss)
         groups = [g for group in found for g in _trained_part(group, trained)]
+    elif isinstance(groups, str) or not isinstance(groups, Iterable):
+        raise TypeError(f"groups must be SymmetricGroups, got {shown(groups)}")
     watched = []
     for group in groups:
+        if not isinstance(group, SymmetricGroup):
+            raise TypeError(f"groups must be SymmetricGroups, got {shown(group)}")
         if group.kind == "permutation":
             continue
         if group.kind == "gauge" and group.first[0].block > moments:

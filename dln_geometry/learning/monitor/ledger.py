@@ -13,7 +13,7 @@ from torch import Tensor
 from dln_geometry.learning.architecture import SymmetricGroup
 from dln_geometry.learning.monitor.record import ChargeRecord, ChargeReport
 from dln_geometry.learning.symmetry import SymmetryError
-from dln_geometry.support import as_count, warn
+from dln_geometry.support import as_choice, as_count, warn
 
 
 class Ledger:
@@ -31,9 +31,10 @@ class Ledger:
         prefix: str,
         flush_every: int,
     ) -> None:
-        if on_break not in ("ignore", "warn", "raise"):
-            raise ValueError(f'on_break must be "ignore", "warn" or "raise", got {on_break!r}')
-        if writer is not None and not callable(getattr(writer, "add_scalar", None)):
+        as_choice(on_break, ("ignore", "warn", "raise"), "on_break")
+        if isinstance(writer, type) or (
+            writer is not None and not callable(getattr(writer, "add_scalar", None))
+        ):
             raise TypeError(f"writer must have a method add_scalar, got {type(writer).__name__}")
         self.labels = tuple(labels)
         self.on_break, self.writer, self.prefix = on_break, writer, prefix

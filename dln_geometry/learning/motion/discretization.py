@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
+from torch import Tensor
 
 from dln_geometry.learning.functional import (
     Loss,
     Parameters,
     Tensors,
+    as_finite,
     as_like,
     as_parameters,
     combination,
@@ -63,6 +65,8 @@ def accumulated_error(
     [0.005, 0.009, 0.01215]
     """
     source = discretization_error(loss, lr, order)
+    if not isinstance(iterates, Iterable) or isinstance(iterates, Mapping | str | Tensor):
+        raise TypeError(f"iterates must be an iterable of dicts, got {type(iterates).__name__}")
 
     # An inner generator: the call itself refuses wrong arguments, before the first error.
     def errors() -> Iterator[Parameters]:
@@ -107,7 +111,7 @@ def max_learning_rate(
     0.1
     """
     eps, order = as_positive(eps, "eps"), as_count(order, "order", -1)
-    params = as_parameters(params)
+    params = as_finite(params)
     size = float(norm(counter_terms(loss, order + 1)(params)[-1]).detach())
     if not math.isfinite(size):
         raise ValueError(f"the counter terms must be finite, got |xi_{order + 1}| = {size}")

@@ -12,6 +12,7 @@ from dln_geometry.learning.functional import (
     Loss,
     Parameters,
     Tensors,
+    as_finite,
     as_parameters,
     dot,
     flatten,
@@ -33,7 +34,7 @@ class VectorField:
 
     def __call__(self, params: Tensors) -> Parameters:
         """Return the velocity at `params`."""
-        return self._velocity(as_parameters(params))
+        return self._velocity(as_finite(params))
 
     def field(self, like: Tensors) -> Callable[[Any, Tensor, Tensor], None]:
         """Return the field for `dln_geometry.ode.integrate`: ``field(t, y, out)``, y (B, p).
@@ -81,10 +82,8 @@ class EquationOfMotion(VectorField):
         the minimum in every step: no real flow passes through such iterates. Below -1 there is a
         flow, but the series diverges.
         """
-        params = as_parameters(params)
+        params = as_finite(params)
         product, flat = flat_product(self.loss, params), flatten(params)
-        if not bool(torch.isfinite(flat.detach()).all()):
-            raise ValueError("params must be finite, got NaN or infinite entries")
         options: Any = {"rtol": 1e-2, "generator": self._generator}  # one percent is enough here
         highest, lowest = (
             self.lr * float(largest_eigenvalue(matvec, flat, **options)[0])
@@ -172,7 +171,7 @@ def modified_loss(loss: Loss, lr: float) -> Loss:
     lr, loss = as_positive(lr, "lr"), with_exact_derivatives(loss)
 
     def modified(params: Parameters) -> Tensor:
-        g, value = gradient_and_value_of(loss)(as_parameters(params))
+        g, value = gradient_and_value_of(loss)(as_finite(params))
         return value + lr / 4 * dot(g, g)
 
     return modified

@@ -13,6 +13,7 @@ from dln_geometry.learning.functional import (
     Parameters,
     Tensors,
     as_like,
+    as_loss,
     as_parameters,
     combination,
     norm,
@@ -61,8 +62,7 @@ def equation_of_motion_from_iterates(step: Step, lr: float, order: int) -> Vecto
     >>> (torch.tensor(0.75).log() / 0.25).round(decimals=3)
     tensor(-1.1510)
     """
-    if not callable(step):
-        raise TypeError(f"step must be a function of the parameters, got {step!r}")
+    as_loss(step, "step")
     lr, order = as_positive(lr, "lr"), as_count(order, "order", 1)
 
     def velocity(params: Parameters) -> Parameters:
@@ -96,6 +96,8 @@ def motion_of_iterates(iterates: Sequence[Tensors], lr: float) -> Parameters:
     {'q': tensor([-1.0500])}
     """
     lr = as_positive(lr, "lr")
+    if isinstance(iterates, str) or not isinstance(iterates, Sequence):
+        raise TypeError(f"iterates must be a sequence of dicts, got {type(iterates).__name__}")
     if len(iterates) < 2:
         raise ValueError(f"iterates must number at least 2, got {len(iterates)}")
     first = as_parameters(iterates[0], "iterates[0]")
@@ -118,7 +120,7 @@ def momentum_step(loss: Loss, rule: Rule) -> Step:
     >>> step(with_velocity({"q": torch.tensor([1.0])}, {"q": torch.tensor([2.0])}))
     {'q': tensor([0.]), 'velocity.q': tensor([2.])}
     """
-    rule = as_rule(rule)
+    loss, rule = as_loss(loss), as_rule(rule)
 
     def step(state: Parameters) -> Parameters:
         params, velocity = without_velocity(state)
@@ -143,7 +145,10 @@ def with_velocity(params: Tensors, velocity: Tensors) -> Parameters:
 
 def without_velocity(state: Tensors) -> tuple[Parameters, Parameters]:
     """Split the state of `momentum_step` into parameters and momentum buffers."""
+    state = as_parameters(state, "state")
     params = {name: x for name, x in state.items() if not name.startswith(PREFIX)}
+    if not params:
+        raise ValueError("state must hold parameters, got velocities alone")
     return params, {name.removeprefix(PREFIX): x for name, x in state.items() if name not in params}
 
 

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from dln_geometry.learning.functional import Tensors, as_like, as_parameters, dot
+from dln_geometry.learning.functional import Tensors, as_finite, as_like, dot
 from dln_geometry.support import as_count, as_positive
 
 
@@ -64,8 +64,8 @@ def scale_velocity(
     >>> scale_velocity(q, g, 0.1, 0.5, -1), scale_velocity(q, g, 0.1, 0.5, 0)
     (tensor(-9.), tensor(-8.8250))
     """
-    q = as_parameters(params)
-    g = as_like(gradient, q, "gradient")
+    q = as_finite(params)
+    g = as_like(gradient, q, "gradient", finite=True)
     lr, k = as_positive(lr, "lr"), as_positive(weight_decay, "weight_decay", zero=True)
     if as_count(order, "order", -1) > 0:
         raise ValueError(f"order must be -1 or 0, got {order}")

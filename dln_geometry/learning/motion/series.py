@@ -19,7 +19,7 @@ from dln_geometry.learning.functional import (
     Loss,
     Parameters,
     Tensors,
-    as_parameters,
+    as_finite,
     combination,
     gradient_of,
     with_exact_derivatives,
@@ -66,7 +66,7 @@ def counter_terms(loss: Loss, order: int) -> Callable[[Tensors], list[Parameters
     """
     order, loss = as_count(order, "order", 0), with_exact_derivatives(loss)
     forms = _closed_forms if order <= 2 else _taylor_forms
-    return lambda params: forms(loss, as_parameters(params), order)
+    return lambda params: forms(loss, as_finite(params), order)
 
 
 def closed_motion(loss: Loss, lr: float, order: int) -> Callable[[Parameters], Parameters]:

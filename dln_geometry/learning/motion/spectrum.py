@@ -11,8 +11,8 @@ from dln_geometry.learning.functional import (
     Loss,
     Parameters,
     Tensors,
+    as_finite,
     as_like,
-    as_parameters,
     flatten,
     gradient_of,
     largest_eigenvalue,
@@ -33,10 +33,10 @@ def hessian_product(loss: Loss, params: Tensors) -> Callable[[Tensors], Paramete
     >>> product({"q": torch.tensor([1.0, 0.0])})
     {'q': tensor([0., 1.])}
     """
-    params = as_parameters(params)
+    params = as_finite(params)
     _, pull = torch.func.vjp(gradient_of(with_exact_derivatives(loss)), params)[:2]
     # The Hessian is symmetric: reverse mode gives the product itself.
-    return lambda v: pull(as_like(v, params, "v"))[0]
+    return lambda v: pull(as_like(v, params, "v", finite=True))[0]
 
 
 def sharpness(
@@ -70,7 +70,7 @@ def sharpness(
     >>> sharpness(loss, {"q": torch.ones(2)}).round(decimals=4)
     tensor(8.)
     """
-    params, options = as_parameters(params), {"max_products": max_products, "generator": generator}
+    params, options = as_finite(params), {"max_products": max_products, "generator": generator}
     matvec = flat_product(loss, params)
     return largest_eigenvalue(matvec, flatten(params), rtol=rtol, **options)[0]
 

@@ -21,7 +21,7 @@ from dln_geometry.learning.noether.overdamped import (
     stationary_norm,
 )
 from dln_geometry.learning.rules import Rule, as_rule
-from dln_geometry.support import as_float_tensor
+from dln_geometry.support import as_flag, as_float_tensor, as_positive
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,15 @@ class EffectiveRMSProp:
     amplitude: float = 1.0
     boost: float = 1.0
 
+    def __post_init__(self) -> None:
+        for name in ("lr", "scale", "drive", "amplitude", "boost"):
+            object.__setattr__(self, name, as_positive(getattr(self, name), name))
+        for name in ("rho", "momentum", "lookahead"):
+            number = as_positive(getattr(self, name), name, zero=True)
+            if number >= 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {number}")
+            object.__setattr__(self, name, number)
+
     def init(self, direction: Any, norm: Any) -> RMSPropState:
         """Return the state of a start from rest.
 
@@ -89,8 +98,15 @@ class EffectiveRMSProp:
         theta = as_float_tensor(direction, "direction")
         r = as_float_tensor(norm, "norm", dtype=theta.dtype, device=theta.device)
         check_positive(r, "norm")
-        if bool((torch.linalg.vector_norm(theta, dim=-1) - 1).abs().max() > 1e-3):
-            raise ValueError("direction must have norm one along its last axis")
+        lengths = torch.linalg.vector_norm(theta, dim=-1) if theta.ndim else theta.abs()
+        if theta.ndim == 0 or theta.numel() == 0 or bool((lengths - 1).abs().max() > 1e-3):
+            raise ValueError(
+                "direction must have shape (..., d) and norm one along its last axis, got shape "
+                f"{tuple(theta.shape)} and norms up to "
+                f"{float(lengths.max()) if lengths.numel() else 0.0:.3g}"
+            )
+        if r.ndim and torch.broadcast_shapes(r.shape, lengths.shape) != lengths.shape:
+            raise ValueError(f"norm must have shape {tuple(lengths.shape)}, got {tuple(r.shape)}")
         moment = ((self.amplitude * r) ** 4 / self.scale**2).expand(theta.shape[:-1])
         return RMSPropState(moment, torch.zeros_like(theta), torch.zeros_like(theta), self.boost)
 
@@ -105,6 +121,15 @@ class EffectiveRMSProp:
 
         `direction` is theta, of shape (..., d), and `gradient` the gradient of the loss there.
         """
+        if not isinstance(state, RMSPropState):
+            raise TypeError(f"state must be an RMSPropState, got {type(state).__name__}")
+        kind: Any = {"dtype": state.buffer.dtype, "device": state.buffer.device}
+        direction = as_float_tensor(direction, "direction", **kind)
+        gradient = as_float_tensor(gradient, "gradient", **kind)
+        for name, x in (("direction", direction), ("gradient", gradient)):
+            if x.shape != state.buffer.shape:
+                shape = tuple(state.buffer.shape)
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(x.shape)}")
         scaled = gradient / state.second_moment.sqrt().unsqueeze(-1)
         push = scaled if self.lookahead == 0 else self.drive * scaled - self.lookahead * state.last
         rate = (1 - self.momentum) * self.lr * state.boost
@@ -139,6 +164,7 @@ def as_rmsprop(rule: Rule, *, corrected: bool = True) -> EffectiveRMSProp:
     >>> print(f"{adaptive.rho:.4f} {adaptive.lr:.4f} {adaptive.scale:.4f}")
     0.9700 0.0707 3.5355
     """
+    corrected = as_flag(corrected, "corrected")
     if not as_rule(rule).weight_decay:
         raise ValueError("weight_decay must be positive, got 0: there is no moving average")
     eta, b, k = rule.time_step, rule.momentum, rule.weight_decay

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.functional import Loss, Tensors, as_like, as_parameters
+from dln_geometry.learning.functional import Loss, Tensors, as_finite, as_like, as_parameters
 from dln_geometry.learning.noether.momentum_law import charge_after, nesterov_direction, pushes
 from dln_geometry.learning.rules import Rule, as_rule
 from dln_geometry.learning.symmetry import Symmetry, as_symmetry, check_symmetric
@@ -101,11 +101,11 @@ class DiscreteLaw:
         """
         if loss is not None:
             check_symmetric(loss, self.symmetry, params, rtol=rtol)
-        params = as_parameters(params)
+        params = as_finite(params)
         c, pair = self.symmetry.conserved(params), self.symmetry.pair
         if state is None:
             return Charges(c, torch.zeros_like(c), torch.zeros_like(c))
-        state = as_like(state, params, "state")
+        state = as_like(state, params, "state", finite=True)
         w = pair(params, state)
         return Charges(c, w, w if self.symmetry.degree == 0 else pair(state, params))
 
@@ -114,6 +114,11 @@ class DiscreteLaw:
 
         In the first step `before` is `None`.
         """
+        if not isinstance(charges, Charges):
+            raise TypeError(f"charges must be Charges, got {type(charges).__name__}")
+        after = as_parameters(after, "after")
+        if before is not None:
+            before = as_like(before, after, "before")
         rule, pair, c = self.rule, self.symmetry.pair, charges.conserved
         lr, b = rule.lr, rule.momentum
         decay = _damped_decay(rule, before) * c
@@ -147,11 +152,11 @@ def discrete_residual(
     `params` are the parameters q before the step, `before` and `after` the buffers v and v+; in
     the first step `before` is `None`. The result has one number for each entry of s.
     """
-    symmetry, rule, params = as_symmetry(symmetry), as_rule(rule), as_parameters(params)
-    kick = as_like(after, params, "after")
+    symmetry, rule, params = as_symmetry(symmetry), as_rule(rule), as_finite(params)
+    kick = as_like(after, params, "after", finite=True)
     k, b = _damped_decay(rule, before), rule.momentum
     if before is not None:
-        before = as_like(before, params, "before")
+        before = as_like(before, params, "before", finite=True)
         kick = {name: v - b * before[name] for name, v in kick.items()} if b else kick
     return symmetry.pair(params, kick) - k * symmetry.conserved(params)
 

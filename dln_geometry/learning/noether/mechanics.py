@@ -23,8 +23,8 @@ from dln_geometry.learning.functional import (
     Loss,
     Parameters,
     Tensors,
+    as_finite,
     as_like,
-    as_parameters,
     as_value,
     dot,
     gradient_and_value_of,
@@ -87,8 +87,8 @@ def acceleration(rule: Rule, loss: Loss, params: Tensors, velocity: Tensors) -> 
 
 def as_state(params: Tensors, velocity: Tensors) -> tuple[Parameters, Parameters]:
     """Return q and q' as dicts with the same keys and shapes, or refuse them."""
-    params = as_parameters(params)
-    return params, as_like(velocity, params, "velocity")
+    params = as_finite(params)
+    return params, as_like(velocity, params, "velocity", finite=True)
 
 
 def momentum(rule: Rule, params: Tensors, velocity: Tensors) -> Parameters:

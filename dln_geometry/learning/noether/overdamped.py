@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.learning.rules import Rule, as_rule
-from dln_geometry.support import as_float_tensor, as_positive
+from dln_geometry.support import as_flag, as_float_tensor, as_positive, common_batch
 
 
 def overdamped_charge(
@@ -56,6 +56,7 @@ def overdamped_charge(
     >>> overdamped_charge(Rule(lr=0.5, weight_decay=0.5), 4.0, [8.0, 0.0])
     tensor([4.0000, 4.2500, 2.3906])
     """
+    corrected, from_rest = as_flag(corrected, "corrected"), as_flag(from_rest, "from_rest")
     factor = decay_factor(rule, corrected) ** 2
     c, terms = _together(initial, "initial", sources, "sources")
     if corrected and from_rest:
@@ -77,6 +78,7 @@ def overdamped_norm(
     ``|ghat|^2`` at each step, for minibatches with momentum the square of ``(1 - b) r v``. Other
     parameters as in `overdamped_charge`; the result has the shape (T + 1, ...).
     """
+    corrected, from_rest = as_flag(corrected, "corrected"), as_flag(from_rest, "from_rest")
     factor = decay_factor(rule, corrected) ** 4
     r, terms = _together(norm, "norm", gradients, "gradients")
     check_positive(r, "norm")
@@ -136,13 +138,17 @@ def stationary_angle(rule: Rule) -> float:
 def _together(initial: Any, name: str, terms: Any, terms_name: str) -> tuple[Tensor, Tensor]:
     """Convert an initial value and one term a step to one dtype, the wider of the two."""
     steps = as_float_tensor(terms, terms_name)
-    if steps.ndim == 0:
-        raise ValueError(f"{terms_name} must have a first axis, one entry a step, got a number")
+    if steps.ndim == 0 or steps.numel() == 0:
+        got = "a number" if steps.ndim == 0 else f"none, shape {tuple(steps.shape)}"
+        raise ValueError(f"{terms_name} must have a first axis, one entry a step, got {got}")
     # A Python number has no dtype of its own: it is read in that of the terms.
     dtype = steps.dtype
     if hasattr(initial, "dtype"):
         dtype = torch.promote_types(as_float_tensor(initial, name).dtype, dtype)
     start = as_float_tensor(initial, name, dtype=dtype, device=steps.device)
+    if start.numel() == 0:
+        raise ValueError(f"{name} must hold at least one number, got shape {tuple(start.shape)}")
+    common_batch(**{name: start.shape, terms_name: steps.shape[1:]})
     return start, steps.to(dtype)
 
 

@@ -11,6 +11,7 @@ from dln_geometry.learning.functional import (
     Parameters,
     Tensors,
     as_like,
+    as_loss,
     as_parameters,
     gradient_of,
 )
@@ -82,10 +83,8 @@ class Rule:
                 "nesterov must go with positive momentum and no dampening, got momentum "
                 f"{self.momentum} and dampening {self.dampening}"
             )
-        if self.potential is not None and not callable(self.potential):
-            raise TypeError(
-                f"potential must be a function of the parameters, got {self.potential!r}"
-            )
+        if self.potential is not None:
+            as_loss(self.potential, "potential")
 
     @property
     def time_step(self) -> float:
@@ -149,6 +148,8 @@ class Rule:
         self, loss: Loss, params: Tensors, state: Tensors | None = None
     ) -> tuple[Parameters, Parameters]:
         """Return ``q+`` and ``v+`` after one step; nothing is changed in place.
+
+        As in ``torch.optim.SGD``, NaN is not looked for: a run that diverges shows it.
 
         Parameters
         ----------

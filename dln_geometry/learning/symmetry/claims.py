@@ -12,7 +12,7 @@ from dln_geometry.learning.functional import (
     Loss,
     Parameters,
     Tensors,
-    as_parameters,
+    as_finite,
     gradient_and_value_of,
 )
 from dln_geometry.learning.symmetry.symmetries import Symmetry, SymmetryError, as_symmetry
@@ -40,7 +40,7 @@ def symmetry_residual(loss: Loss, symmetry: Symmetry, params: Tensors) -> float:
     params : dict of str to Tensor
         A generic point. At a special one, such as zero, every symmetry may seem to hold.
     """
-    params = {name: q.detach() for name, q in as_parameters(params).items()}
+    params = {name: q.detach() for name, q in as_finite(params).items()}
     zero = as_symmetry(symmetry).zero(params)
     _check_identity(symmetry, params, zero)
     s = torch.full_like(zero, _STRETCH)

@@ -66,7 +66,7 @@ class Symmetry:
         shape: tuple[int, ...] = (),
         degree: int | None = None,
     ) -> None:
-        if not callable(action):
+        if not callable(action) or isinstance(action, type):
             raise TypeError(f"action must be a function of params and s, got {action!r}")
         if degree is not None and as_count(degree, "degree", 0) > 1:
             raise ValueError(f"degree must be 0, 1 or None, got {degree!r}")

@@ -224,7 +224,11 @@ def test_trains_in_a_model(generator):
         ({"widths": (3, 2), "scale": 0}, ValueError, "scale must be positive"),
         ({"widths": (3, 2), "scale": math.nan}, ValueError, "scale must be positive"),
         ({"widths": (3, 2), "scale": "1"}, TypeError, "scale must be a real number"),
-        ({"widths": (3, 2), "distribution": "uniform"}, ValueError, 'must be "gaussian" or'),
+        (
+            {"widths": (3, 2), "distribution": "uniform"},
+            ValueError,
+            'must be one of "gaussian", "orthogonal"',
+        ),
         ({"widths": (3, 2), "dtype": torch.int64}, TypeError, "dtype must be a real floating"),
         ({"widths": (3, 2), "dtype": torch.complex64}, TypeError, "dtype must be a real"),
         ({"widths": (3, 2), "generator": "7"}, TypeError, "generator must be a torch.Generator"),

@@ -308,7 +308,7 @@ def test_bad_parameters_and_gradients():
         TypeError, match="params must be real floating tensors, got torch.complex64"
     ):
         EndToEndSGD([nn.Parameter(torch.ones(2, 2) * 1j)], lr=0.1, depth=2)
-    with pytest.raises(ValueError, match="empty parameter list"):
+    with pytest.raises(ValueError, match="params must hold at least one tensor, got none"):
         EndToEndSGD([], lr=0.1, depth=2)
     p = nn.Parameter(torch.eye(2))
     optimiser = EndToEndSGD([p], lr=0.1, depth=2)

@@ -207,7 +207,7 @@ class Overridden(torch.optim.SGD):
         (
             lambda net: ChargeMonitor(net, sgd(net), on_break="cry"),
             ValueError,
-            'on_break must be "',
+            'on_break must be one of "ignore", "warn", "raise"',
         ),
         (lambda net: ChargeMonitor(net, sgd(net), tolerance=-1.0), ValueError, "tolerance must be"),
         (
