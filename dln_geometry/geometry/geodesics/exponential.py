@@ -17,17 +17,18 @@ from torch import Tensor
 
 from dln_geometry.geometry.geodesics.hamilton import as_times, as_tolerance, follow_geodesic
 from dln_geometry.geometry.geodesics.rank_loss import GeodesicError, Lost
+from dln_geometry.geometry.geodesics.variations import Varied, exponential_gradients
 from dln_geometry.geometry.metric import Box, blocks_of, squared_length, tangent_argument
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
-from dln_geometry.support import refuse_derivatives
+from dln_geometry.support import is_differentiated, refuse_derivatives
 
 
 def geodesic(point: EndToEnd | Collapsed, z: Any, t: Any, *, rtol: float | None = None) -> EndToEnd:
     r"""Return the point at time t of the geodesic from `point` with velocity `z`.
 
     If Z turns no singular vector it is ``U (Lam + t Lam')^N V^T`` with ``Lam = Sigma^{1/N}``
-    (``U exp(log Sigma + t ..) V^T`` at infinite depth); at depth 1 it is ``X + t Z``. Not
-    differentiable by autograd.
+    (``U exp(log Sigma + t ..) V^T`` at infinite depth); at depth 1 it is ``X + t Z``. Once
+    differentiable by autograd in X, Z and t.
 
     Parameters
     ----------
@@ -64,10 +65,25 @@ def geodesic(point: EndToEnd | Collapsed, z: Any, t: Any, *, rtol: float | None 
     """
     p = as_point(point)
     z = tangent_argument(p, z, "z")
-    refuse_derivatives("geodesic", *point.tensors, z, t)
-    times = as_times(t)
+    times, rtol = as_times(t), as_tolerance(rtol, p.s.dtype)
+    followed = is_differentiated(*point.tensors, z, times)
+    if followed and p.depth == 1.0:
+        return _trajectory(p, z, times, rtol)
     with torch.no_grad():
-        return _trajectory(p, z, times, as_tolerance(rtol, p.s.dtype))
+        found = _trajectory(p, z, times, rtol)
+    if not followed:
+        return found
+    moves = times.to(z).reshape(*times.shape, *(1,) * (len(found.batch_shape) - times.ndim + 2)) * z
+    x = p.differentiable_matrix
+    slope = exponential_gradients(p, moves)
+    origin = x, moves
+    return EndToEnd.followed_by(
+        found.constants,
+        origin,
+        lambda: Varied.apply(*origin, found.matrix, slope),
+        p.depth,
+        p.normalized,
+    )
 
 
 def exponential(point: EndToEnd | Collapsed, z: Any, *, rtol: float | None = None) -> EndToEnd:

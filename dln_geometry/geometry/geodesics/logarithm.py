@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dln_geometry.geometry.geodesics.chart import Chart, PointAim
 from dln_geometry.geometry.geodesics.hamilton import as_tolerance, follow_geodesic
 from dln_geometry.geometry.geodesics.root_metric import RootCoordinate, Rooted
 from dln_geometry.geometry.geodesics.shooting import shoot
+from dln_geometry.geometry.geodesics.variations import Varied, logarithm_gradients
 from dln_geometry.geometry.metric import Box, doubled, metric
-from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
-from dln_geometry.support import refuse_derivatives
+from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point, last_derivatives
+from dln_geometry.support import is_differentiated
 
 
 def logarithm(
@@ -28,8 +28,8 @@ def logarithm(
     r"""Return the velocity at `p` of a geodesic that is at `q` at time 1.
 
     It is the short one for points that are not far apart; for distant points it is a geodesic,
-    and another may be shorter. At depth 1 it is ``q - p``, whatever the rank. Not differentiable
-    by autograd; `distance` is.
+    and another may be shorter. At depth 1 it is ``q - p``, whatever the rank. Once
+    differentiable by autograd in the matrices of the points.
 
     Parameters
     ----------
@@ -59,14 +59,17 @@ def logarithm(
     tensor([[12.]])
     """
     start, end = _pair(p, q)
-    refuse_derivatives("logarithm", *p.tensors, *q.tensors)
     tolerance = as_tolerance(rtol, start.s.dtype)
+    if start.depth == 1.0:
+        return end.matrix - start.matrix
     with torch.no_grad():
-        if start.depth == 1.0:
-            return end.matrix - start.matrix
         box, goal, unit = _common_box(start, end)
         z = Chart(box.point).matrix(_shoot(box.point, goal, tolerance))
-        return (unit.unsqueeze(-1) * box.embed_matrix(z)).to(start.s.dtype)
+        z = (unit.unsqueeze(-1) * box.embed_matrix(z)).to(start.s.dtype)
+    if not is_differentiated(*p.tensors, *q.tensors):
+        return z
+    slope = logarithm_gradients(start, end, z, logarithm)
+    return Varied.apply(start.differentiable_matrix, end.differentiable_matrix, z, slope)
 
 
 def distance(
@@ -89,7 +92,10 @@ def distance(
     shape = *start.batch_shape, *start.shape
     sources = [as_point(x).differentiable_matrix.expand(shape) for x in (p, q)]
     if start.depth == 1.0:
-        return torch.linalg.matrix_norm(sources[1] - sources[0])
+        length = torch.linalg.vector_norm(end.matrix - start.matrix, dim=(-2, -1))
+        apart = length > 100.0 * torch.finfo(length.dtype).eps * start.s.detach().norm(dim=-1)
+        # Points that differ by rounding only have no direction: the derivative is 0.
+        return torch.where(apart, length, length.detach())
     with torch.no_grad():
         box, goal, unit = _common_box(start, end)
         coordinates = _shoot(box.point, goal, tolerance)
@@ -125,15 +131,16 @@ class _Distance(torch.autograd.Function):
     def forward(
         ctx: Any, p: Tensor, q: Tensor, length: Tensor, slope_p: Tensor, slope_q: Tensor
     ) -> Tensor:
-        ctx.save_for_backward(slope_p, slope_q)
+        ctx.save_for_backward(slope_p, slope_q, p, q)
         return length.clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        slope_p, slope_q = ctx.saved_tensors
-        weight = gradients[0][..., None, None]
-        return weight * slope_p, weight * slope_q, None, None, None
+        slope_p, slope_q, *ends = ctx.saved_tensors
+        with torch.no_grad():
+            weight = gradients[0][..., None, None]
+            found = weight * slope_p, weight * slope_q
+        return (*last_derivatives(found, *ends, *gradients), None, None, None)
 
 
 def _pair(p: EndToEnd | Collapsed, q: EndToEnd | Collapsed) -> tuple[EndToEnd, EndToEnd]:

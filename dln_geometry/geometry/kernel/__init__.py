@@ -46,7 +46,11 @@ from dln_geometry.geometry.kernel.higher_differences import (
     third_difference,
     triples,
 )
-from dln_geometry.geometry.kernel.matrix_powers import geometric_sum, power_divided_difference
+from dln_geometry.geometry.kernel.matrix_powers import (
+    geometric_sum,
+    power_divided_difference,
+    power_second_difference,
+)
 
 __all__ = [
     "MOST_TERMS",
@@ -63,6 +67,7 @@ __all__ = [
     "mixed_ratios",
     "outer_ratios",
     "power_divided_difference",
+    "power_second_difference",
     "ratios",
     "second_difference",
     "slice_of_ratios",

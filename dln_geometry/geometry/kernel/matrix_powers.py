@@ -5,6 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dln_geometry.geometry.kernel.higher_differences import (
+    log_second_difference,
+    second_difference,
+)
+from dln_geometry.support import Depth
+
 
 def power_divided_difference(c: Tensor, exponent: float) -> Tensor:
     """Return ``f[c_k, c_l]`` of ``f(c) = c^e`` for the eigenvalues ``c >= 0``, shape (..., r, r).
@@ -25,6 +31,29 @@ def power_divided_difference(c: Tensor, exponent: float) -> Tensor:
     ratio = torch.expm1(-exponent * gap) / torch.expm1(-gap)
     value = torch.exp((exponent - 1.0) * larger) * torch.where(apart, ratio, exponent)
     return torch.where(torch.isneginf(larger), 0.0, value)
+
+
+def power_second_difference(c: Tensor, exponent: float) -> Tensor:
+    """Return ``f[c_i, c_k, c_j]`` of ``f(c) = c^e`` for c > 0, shape (..., r, r, r)."""
+    if exponent in (0.0, 1.0):
+        return torch.zeros_like(
+            c[..., :, None, None] + c[..., None, :, None] * c[..., None, None, :]
+        )
+    size, x = abs(exponent), c.log()
+    nodes = x[..., :, None, None], x[..., None, :, None], x[..., None, None, :]
+    if size > 1.0:
+        second = second_difference([0.5 * size * y for y in nodes], Depth(size), False)
+    elif size == 1.0:
+        second = torch.zeros_like(nodes[0] + nodes[1] + nodes[2])
+    else:
+        second = -size * torch.exp(log_second_difference(*nodes, Depth(1.0 / size)))
+    if exponent > 0.0:
+        return second
+    # Leibniz' rule for c^{-e} c^e = 1.
+    first, f = power_divided_difference(c, size), c**size
+    inverse = power_divided_difference(c, exponent)
+    rest = first.unsqueeze(-1) * inverse.unsqueeze(-3) + second / f[..., None, None, :]
+    return -rest / f[..., :, None, None]
 
 
 def geometric_sum(left: Tensor, middle: Tensor, right: Tensor, terms: int) -> Tensor:

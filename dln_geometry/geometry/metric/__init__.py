@@ -45,6 +45,7 @@ from dln_geometry.geometry.metric.entropy import (
     hidden_excess,
     log_stiefel_volume,
 )
+from dln_geometry.geometry.metric.kernel_moves import kernel_model
 from dln_geometry.geometry.metric.product_step import ProductFrame, layers_of_step, thin_svd
 from dln_geometry.geometry.metric.subspace import Box, doubled
 
@@ -70,6 +71,7 @@ __all__ = [
     "hessian_blocks",
     "hidden_excess",
     "inner",
+    "kernel_model",
     "layers_of_step",
     "log_stiefel_volume",
     "log_volume_density",

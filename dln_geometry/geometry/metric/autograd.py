@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dln_geometry.geometry.kernel import Differences
 from dln_geometry.geometry.metric.blocks import (
@@ -23,6 +22,8 @@ from dln_geometry.geometry.metric.blocks import (
     push,
     tangent_matrix,
 )
+from dln_geometry.geometry.metric.kernel_moves import kernel_model
+from dln_geometry.geometry.points import last_derivatives, only_finite
 from dln_geometry.support import Depth
 
 
@@ -93,20 +94,31 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:3])
+        ctx.save_for_backward(*inputs[:6])
         ctx.options = inputs[6:]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.enable_grad():
-            x, g, h = (part.detach().requires_grad_() for part in ctx.saved_tensors)
+        x, g, h, *frames = ctx.saved_tensors
+        if bool((frames[1] > 0).all()):
+            model = kernel_model(ctx.options[0], ctx.options[1], 1.0, 2)
+
+            def slope(x: Tensor, g: Tensor, h: Tensor) -> Tensor:
+                return torch.func.vjp(lambda y: model(y, g, frames)[0], x)[1](h)[0]
+
             # Sums over a broadcast batch are taken outside: here X has the full batch.
-            wide = x.expand(torch.broadcast_shapes(x.shape, g.shape))
+            wide = x.expand(torch.broadcast_shapes(x.shape, g.shape, h.shape))
+            with torch.no_grad():
+                in_x, in_g, in_h = torch.func.vjp(slope, wide, g, h)[1](cotangents[0])
+            second = in_x.sum_to_size(x.shape), in_g, in_h
+            return last_derivatives(second, x, g, h, *cotangents) + (None,) * 5
+        with torch.enable_grad():
+            x, g, h = (part.detach().requires_grad_() for part in (x, g, h))
+            wide = only_finite(x.expand(torch.broadcast_shapes(x.shape, g.shape)))
             moved = apply_kernel(torch.linalg.svd(wide, full_matrices=False), g, *ctx.options)
             (first,) = torch.autograd.grad(moved, wide, h, create_graph=True)
             second = torch.autograd.grad(first, (x, g, h), cotangents[0])
-        return (*second, None, None, None, None, None)
+        return last_derivatives(second, *ctx.saved_tensors[:3], *cotangents) + (None,) * 5
 
 
 def _varied(

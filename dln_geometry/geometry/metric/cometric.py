@@ -14,8 +14,10 @@ from torch import Tensor
 from dln_geometry.geometry.kernel import log_kernel_of_log, log_mixed_kernel
 from dln_geometry.geometry.metric.autograd import cometric_of_matrix
 from dln_geometry.geometry.metric.blocks import apply_kernel
+from dln_geometry.geometry.metric.kernel_moves import kernel_power
+from dln_geometry.geometry.metric.spectral import sum_over_pairs
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
-from dln_geometry.support import as_covector
+from dln_geometry.support import as_covector, is_differentiated
 
 
 def cometric(point: EndToEnd | Collapsed, g: Any) -> Tensor:
@@ -41,9 +43,7 @@ def cometric(point: EndToEnd | Collapsed, g: Any) -> Tensor:
     """
     p = as_point(point)
     g = as_covector(g, p.s, p.shape, "g")
-    if p.source is not None and p.rank == min(p.shape) and torch.is_grad_enabled():
-        return cometric_of_matrix(p.source, g, p.depth, p.normalized, (p.u, p.s, p.vh))
-    return apply_kernel((p.u, p.s, p.vh), g, p.depth, p.normalized)
+    return _applied(p, g, 1.0)
 
 
 def cometric_sqrt(point: EndToEnd | Collapsed, z: Any) -> Tensor:
@@ -58,7 +58,7 @@ def cometric_sqrt(point: EndToEnd | Collapsed, z: Any) -> Tensor:
     """
     p = as_point(point)
     z = as_covector(z, p.s, p.shape, "z")
-    return apply_kernel((p.u, p.s, p.vh), z, p.depth, p.normalized, 0.5)
+    return _applied(p, z, 0.5)
 
 
 def metric(point: EndToEnd | Collapsed, z: Any) -> Tensor:
@@ -85,7 +85,7 @@ def metric(point: EndToEnd | Collapsed, z: Any) -> Tensor:
     """
     p = as_point(point)
     z = tangent_argument(p, z, "z")
-    return apply_kernel((p.u, p.s, p.vh), z, p.depth, p.normalized, -1.0)
+    return _applied(p, z, -1.0)
 
 
 def inner(point: EndToEnd | Collapsed, z1: Any, z2: Any) -> Tensor:
@@ -100,8 +100,7 @@ def inner(point: EndToEnd | Collapsed, z1: Any, z2: Any) -> Tensor:
     """
     p = as_point(point)
     z1, z2 = tangent_argument(p, z1, "z1"), tangent_argument(p, z2, "z2")
-    lowered = apply_kernel((p.u, p.s, p.vh), z2, p.depth, p.normalized, -1.0)
-    return (z1 * lowered).sum((-2, -1))
+    return (z1 * _applied(p, z2, -1.0)).sum((-2, -1))
 
 
 def log_volume_density(point: EndToEnd | Collapsed) -> Tensor:
@@ -118,12 +117,38 @@ def log_volume_density(point: EndToEnd | Collapsed) -> Tensor:
     tensor(48.)
     """
     p = as_point(point)
+    rows = 1.0 if p.depth.infinite else sum(p.shape) - 2.0 * p.rank + 1.0
+    if p.followed is not None:
+        weights = -0.5, -0.5 * p.depth.exponent * rows
+        return sum_over_pairs(p, _log_volume_density(p.detach()), *weights)
+    return _log_volume_density(p)
+
+
+def _log_volume_density(p: EndToEnd) -> Tensor:
+    """Return `log_volume_density` from the singular values."""
     x = p.s.log()
     total = log_kernel_of_log(x, p.depth, p.normalized).sum((-2, -1))
     outside = sum(p.shape) - 2 * p.rank
     if outside and not p.depth.infinite:
         total = total + outside * log_mixed_kernel(x, p.depth, p.normalized).sum(-1)
     return -0.5 * total
+
+
+def _applied(p: EndToEnd, g: Tensor, power: float) -> Tensor:
+    """Multiply by a power of the kernel; differentiable in the matrix of the point."""
+    source, parts = p.source, (p.u, p.s, p.vh)
+    if source is None or p.depth == 1.0 or not is_differentiated(source, g):
+        return apply_kernel(parts, g, p.depth, p.normalized, power)
+    if power == 1.0 and p.rank == min(p.shape):
+        return cometric_of_matrix(source, g, p.depth, p.normalized, parts)
+    ranks = (p.s > 0).sum(-1)
+    r = int(ranks.max()) if ranks.numel() else 0
+    if r == 0 or bool((ranks < r).any()):
+        return apply_kernel(parts, g, p.depth, p.normalized, power)
+    # Zero singular values count as directions outside of range and corange.
+    u, s, vh = p.constants
+    kept = u[..., :r], s[..., :r], vh[..., :r, :]
+    return kernel_power(source, g, kept, p.depth, p.normalized, power)
 
 
 def tangent_argument(p: EndToEnd, z: Any, name: str) -> Tensor:

@@ -9,6 +9,7 @@ first variations of the cometric only, in closed form and finite at equal singul
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from dln_geometry.geometry.kernel import Differences
 from dln_geometry.geometry.metric.blocks import (
     Across,
     Blocks,
+    Frames,
     apply,
     blocks_of,
     combine_blocks,
@@ -27,8 +29,11 @@ from dln_geometry.geometry.metric.blocks import (
     tangent_matrix,
 )
 from dln_geometry.geometry.metric.cometric import tangent_argument
-from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
+from dln_geometry.geometry.metric.kernel_moves import kernel_model
+from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point, separate, smooth
 from dln_geometry.support import as_covector
+
+_Applied = Callable[[Tensor, Tensor], Tensor]
 
 
 def connection(point: EndToEnd | Collapsed, z: Any, w: Any) -> Tensor:
@@ -50,12 +55,56 @@ def connection(point: EndToEnd | Collapsed, z: Any, w: Any) -> Tensor:
     z, w = tangent_argument(p, z, "z"), tangent_argument(p, w, "w")
     if p.depth == 1.0:
         return z.new_zeros(torch.broadcast_shapes(z.shape, w.shape, p.matrix.shape))
-    k = Differences(p.s, p.depth, p.normalized)
-    zb, wb = (blocks_of(p.u, p.vh, part, p.depth.infinite) for part in (z, w))
-    gamma = tangent_matrix(p.u, p.vh, connection_blocks(k, zb, wb))
-    beyond = push_beyond(k, zb, apply(k, wb, -1.0))
-    # dA[Z](beta) and dA[W](alpha) are the same beyond range and corange.
-    return gamma if beyond is None else gamma - beyond
+
+    def term(u: Tensor, s: Tensor, vh: Tensor, z: Tensor, w: Tensor) -> tuple[Tensor]:
+        k = Differences(s, p.depth, p.normalized)
+        zb, wb = (blocks_of(u, vh, part, p.depth.infinite) for part in (z, w))
+        gamma = tangent_matrix(u, vh, connection_blocks(k, zb, wb))
+        beyond = push_beyond(k, zb, apply(k, wb, -1.0))
+        # dA[Z](beta) and dA[W](alpha) are the same beyond range and corange.
+        return (gamma if beyond is None else gamma - beyond,)
+
+    def model(x: Tensor, z: Tensor, w: Tensor, frames: Frames) -> tuple[Tensor]:
+        raised, lowered = _varied(p, frames)
+        alpha, beta = (lowered(x, part) for part in (z, w))
+        slope = torch.func.grad(lambda y: (alpha * raised(y, beta)).sum())(x)
+        along = _along(raised, x, beta, z) + _along(raised, x, alpha, w)
+        return (0.5 * (raised(x, slope) - along),)
+
+    return _followed(p, term, model, "the derivative of connection", z, w)
+
+
+def _varied(p: EndToEnd, frames: Frames) -> tuple[_Applied, _Applied]:
+    """Return the cometric and the metric next to a point, as functions of X and a matrix."""
+
+    def applied(power: float) -> _Applied:
+        model = kernel_model(p.depth, p.normalized, power, 2)
+        return lambda x, g: model(x, g, frames)[0]
+
+    return applied(1.0), applied(-1.0)
+
+
+def _along(f: _Applied, x: Tensor, g: Tensor, z: Tensor) -> Tensor:
+    """Return the derivative of ``f(x, g)`` along a move z of x, as the adjoint of the adjoint."""
+    g, z = torch.broadcast_tensors(g, z)
+    value, pull, *_ = torch.func.vjp(lambda y: f(y, g), x.expand(g.shape))
+    return torch.func.vjp(lambda h: pull(h)[0], torch.zeros_like(value))[1](z)[0]
+
+
+def _followed(
+    p: EndToEnd, term: Callable[..., tuple[Tensor]], model: Any, what: str, *vectors: Tensor
+) -> Tensor:
+    """Return a function of U, s, V^T and vectors, with the derivatives of a model of first order.
+
+    Second derivatives are those of the function, at separate singular values.
+    """
+    if p.followed is None:
+        return term(p.u, p.s, p.vh, *vectors)[0]
+    batch = torch.broadcast_shapes(p.followed.shape, *(v.shape for v in vectors))
+    x, *wide = (v.expand(batch) for v in (p.followed, *vectors))
+    frames = p.expand(batch[:-2]).constants
+    value = term(*frames, *(v.detach() for v in wide))
+    return smooth(value, (model, separate(term, what)), (x, *wide), frames)[0]
 
 
 def connection_blocks(k: Differences, z: Blocks, w: Blocks) -> Blocks:
@@ -97,13 +146,24 @@ def riemannian_hessian(
     z = tangent_argument(p, z, "z")
     if p.depth == 1.0:
         return h.expand(torch.broadcast_shapes(g.shape, h.shape, z.shape, p.matrix.shape))
-    k = Differences(p.s, p.depth, p.normalized)
-    zb, gb, hb = (blocks_of(p.u, p.vh, part, p.depth.infinite) for part in (z, g, h))
-    across = (None, None)
-    if zb.left is not None and zb.right is not None and gb.left is not None:
-        beyond = g - tangent_matrix(p.u, p.vh, gb)
-        across = (beyond @ zb.right.mT, zb.left.mT @ beyond)
-    return tangent_matrix(p.u, p.vh, hessian_blocks(k, gb, hb, zb, across))
+
+    def term(u: Tensor, s: Tensor, vh: Tensor, g: Tensor, h: Tensor, z: Tensor) -> tuple[Tensor]:
+        k = Differences(s, p.depth, p.normalized)
+        zb, gb, hb = (blocks_of(u, vh, part, p.depth.infinite) for part in (z, g, h))
+        across = (None, None)
+        if zb.left is not None and zb.right is not None and gb.left is not None:
+            beyond = g - tangent_matrix(u, vh, gb)
+            across = (beyond @ zb.right.mT, zb.left.mT @ beyond)
+        return (tangent_matrix(u, vh, hessian_blocks(k, gb, hb, zb, across)),)
+
+    def model(x: Tensor, g: Tensor, h: Tensor, z: Tensor, frames: Frames) -> tuple[Tensor]:
+        raised, lowered = _varied(p, frames)
+        alpha, w = lowered(x, z), raised(x, g)
+        slope = torch.func.grad(lambda y: (alpha * raised(y, g)).sum())(x)
+        back = _along(raised, x, g, z) - _along(raised, x, alpha, w)
+        return (raised(x, h + 0.5 * slope) + 0.5 * back,)
+
+    return _followed(p, term, model, "the derivative of riemannian_hessian", g, h, z)
 
 
 def hessian_blocks(

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.kernel import langevin_function, log_kernel_of_pairs, log_kernel_slope
-from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
-from dln_geometry.support import Depth, as_depth, as_matrix, as_widths
+from dln_geometry.geometry.metric.spectral import gradient_of_pairs, sum_over_pairs
+from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point, gram_power
+from dln_geometry.support import Depth, as_depth, as_matrix, as_widths, is_differentiated
 
 _Widths = Sequence[int] | int | None
 # Number of singular values up to which a product sums pairs faster than filling a matrix does.
@@ -72,7 +73,15 @@ def entropy(
     >>> entropy(EndToEnd.of([[2.0]], 3)).exp().round(decimals=3)
     tensor(4.)
     """
+    if is_differentiated(point) and depth is not None:
+        # With singular vectors, for derivatives at equal values.
+        point = EndToEnd.of(point, depth)
     s, shape, depth = _spectrum(point, depth)
+    p = _followed_point(point)
+    if p is not None and depth > 1.0:
+        excess = hidden_excess(shape, p.rank, depth, widths)[1]
+        value = entropy(point.detach(), widths=widths)
+        return sum_over_pairs(p, value, 0.25, excess / depth if excess else 0.0)
     r = s.shape[-1]
     x = s.log()
     i, j = torch.triu_indices(r, r, 1, device=x.device)
@@ -80,6 +89,16 @@ def entropy(
     constant, excess = hidden_excess(shape, r, depth, widths)
     # At no excess, log 0 must not enter.
     return constant + (total + (excess / depth) * x.sum(-1) if excess > 0 else total)
+
+
+def _followed_point(point: Any) -> EndToEnd | None:
+    """Return a point with these singular values whose matrix is differentiated, or None."""
+    if isinstance(point, Collapsed):
+        if not is_differentiated(*point.tensors):
+            return None
+        power = 1.0 if point.depth.infinite else 0.5 * point.depth
+        point = EndToEnd.of(gram_power(point.L.mT @ point.L, power), point.depth)
+    return point if isinstance(point, EndToEnd) and point.followed is not None else None
 
 
 def _spectrum(point: Any, depth: float | None) -> tuple[Tensor, tuple[int, int], Depth]:
@@ -173,6 +192,9 @@ def entropy_gradient(point: EndToEnd | Collapsed, *, widths: _Widths = None) -> 
     if not bool(torch.isfinite(slope.detach()).all()):
         required = "point must have positive singular values for the entropy gradient"
         raise ValueError(f"{required}, got a zero")
+    if p.followed is not None and p.depth > 1.0:
+        value = (p.u.detach() * slope.detach().unsqueeze(-2)) @ p.vh.detach()
+        return gradient_of_pairs(p, value, 0.25, excess / p.depth if excess else 0.0)
     return (p.u * slope.unsqueeze(-2)) @ p.vh
 
 

@@ -33,10 +33,20 @@ from dln_geometry.geometry.points.layers import (
     product,
 )
 from dln_geometry.geometry.points.network import Network, balanced_network
+from dln_geometry.geometry.points.smooth import (
+    Nearby,
+    last_derivatives,
+    nearly_equal,
+    only_finite,
+    separate,
+    smooth,
+)
+from dln_geometry.geometry.points.smooth_functions import gram_power
 
 __all__ = [
     "Collapsed",
     "EndToEnd",
+    "Nearby",
     "Network",
     "as_point",
     "as_row",
@@ -51,14 +61,20 @@ __all__ = [
     "described",
     "end_to_end",
     "gauge_action",
+    "gram_power",
     "haar_stiefel",
     "indexed",
     "is_balanced",
+    "last_derivatives",
     "layer_moments",
     "moment_size",
     "moments",
+    "nearly_equal",
+    "only_finite",
     "orthonormalized",
     "polar",
     "product",
     "random_balanced",
+    "separate",
+    "smooth",
 ]

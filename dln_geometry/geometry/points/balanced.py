@@ -77,6 +77,10 @@ def balanced_factors(
 ) -> Network:
     """Return balanced factors of an end-to-end matrix.
 
+    Differentiable in the matrix of ``EndToEnd.of(x, depth)``: where singular values are equal,
+    singular vectors have no derivatives, and those of the factors are right for all functions that
+    do not depend on the choice of singular vectors, such as products and moments.
+
     ``W_p = Q_p Sigma^{1/N} Q_{p-1}^T`` with ``Q_N = U``, ``Q_0 = V`` and hidden gauges ``Q_p``
     with orthonormal columns.
 
@@ -103,8 +107,7 @@ def balanced_factors(
     (tensor([[2.]]), tensor([[2.]]), tensor([[2.]]))
     """
     p = as_point(point)
-    chain = balanced_chain((p.u, p.s, p.vh), p.depth, widths, gauge, generator)
-    return Network.from_layers(chain)
+    return Network.from_layers(balanced_chain(p, widths, gauge, generator))
 
 
 def gauge_action(factors: Sequence[Any], gauges: Sequence[Any]) -> Network:

@@ -15,6 +15,7 @@ from dln_geometry.geometry.points.end_to_end import EndToEnd
 from dln_geometry.geometry.points.gauges import as_spectrum, balanced_chain, haar_frames
 from dln_geometry.geometry.points.layers import chain_svd
 from dln_geometry.geometry.points.network import Network
+from dln_geometry.geometry.points.smooth_functions import frames_and_root, gram_power
 from dln_geometry.support import Depth, as_depth, as_matrix, as_matrix_shape, as_normalized, as_rank
 
 
@@ -71,6 +72,10 @@ class Collapsed(Batch):
         if isinstance(point, Collapsed):
             return point
         if isinstance(point, EndToEnd):
+            if (x := point.followed) is not None:
+                depth = Depth(2.0) if point.depth.infinite else point.depth
+                u, middle, v = frames_and_root(x, point.constants, depth)
+                return cls(u @ middle, v @ middle, point.depth, point.normalized)
             root = _root(point.s, point.depth).unsqueeze(-2)
             return cls(point.u * root, point.vh.mT * root, point.depth, point.normalized)
         factors = Network(point, "point")
@@ -125,11 +130,8 @@ class Collapsed(Batch):
         if self.depth == 2.0 or self.depth.infinite:
             eye = torch.eye(self.rank, dtype=self.L.dtype, device=self.L.device)
             return eye.expand(*self.L.shape[:-2], -1, -1)
-        c, q = torch.linalg.eigh(self.L.mT @ self.L)
-        c, exponent = c.clamp_min(0.0), (self.depth - 2.0) / 2.0
         # Below depth 2 a zero mode of C adds nothing to X: L C^{e} R^T -> 0.
-        power = torch.where(c > 0, c**exponent, 0.0) if exponent < 0 else c**exponent
-        return (q * power.unsqueeze(-2)) @ q.mT
+        return gram_power(self.L.mT @ self.L, (self.depth - 2.0) / 2.0)
 
     @property
     def matrix(self) -> Tensor:
@@ -151,18 +153,20 @@ class Collapsed(Batch):
         """Return the singular value decomposition, by r x r work and two thin products."""
         # QR keeps the singular vectors of small values orthonormal; dividing by the root of a small
         # eigenvalue of L^T L would not.
-        ql, rl = torch.linalg.qr(self.L)
-        qr, rr = torch.linalg.qr(self.R)
-        u, s, vh = torch.linalg.svd(rl @ self.M @ rr.mT)
-        return EndToEnd(ql @ u, s, vh @ qr.mT, self.depth, bool(self.normalized))
+        ql, rl = torch.linalg.qr(self.L.detach())
+        qr, rr = torch.linalg.qr(self.R.detach())
+        u, s, vh = torch.linalg.svd(rl @ self.M.detach() @ rr.mT)
+        frames = ql @ u, s, vh @ qr.mT
+        return EndToEnd.followed_by(
+            frames, (self.L, self.R), lambda: self.matrix, self.depth, bool(self.normalized)
+        )
 
     def factors(
         self, widths: Sequence[int] | int | None = None, generator: torch.Generator | None = None
     ) -> Network:
         """Return `balanced_factors` of X, in the Haar gauge if a generator is given."""
-        p, gauge = self.point(), None if generator is None else "haar"
-        chain = balanced_chain((p.u, p.s, p.vh), p.depth, widths, gauge, generator)
-        return Network.from_layers(chain)
+        gauge = None if generator is None else "haar"
+        return Network.from_layers(balanced_chain(self.point(), widths, gauge, generator))
 
     def defect(self) -> Tensor:
         """Return the relative violation ``|L^T L - R^T R| / |L^T L|`` (Frobenius), shape (...)."""

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dln_geometry.geometry.points.batch import Batch, check_alike
-from dln_geometry.support import Depth, as_depth, as_matrix, as_normalized, as_rank
+from dln_geometry.geometry.points.smooth_functions import differentiable_frames, truncated
+from dln_geometry.support import (
+    Depth,
+    as_depth,
+    as_matrix,
+    as_normalized,
+    as_rank,
+    is_differentiated,
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -82,16 +89,37 @@ class EndToEnd(Batch):
         x = as_matrix(x, "x")
         full = min(x.shape[-2:])
         r = full if rank is None else as_rank(rank, full, "min(m, n)")
-        u, s, vh = torch.linalg.svd(x, full_matrices=False)
-        point = cls(u[..., :, :r], s[..., :r], vh[..., :r, :], depth, normalized)
-        if x.requires_grad:
-            point._set(source=x if r == full else truncated(x, (u, s, vh), r))
+        frames = torch.linalg.svd(x.detach(), full_matrices=False)
+        u, s, vh = frames
+        kept = u[..., :r], s[..., :r], vh[..., :r, :]
+
+        def matrix() -> Tensor:
+            return x if r == full else truncated(x, frames, r)
+
+        return cls.followed_by(kept, (x,), matrix, depth, normalized)
+
+    @classmethod
+    def followed_by(
+        cls,
+        frames: tuple[Tensor, Tensor, Tensor],
+        origin: Iterable[Tensor],
+        matrix: Callable[[], Tensor],
+        depth: Depth,
+        normalized: bool,
+    ) -> EndToEnd:
+        """Return a point of constant frames, with the derivatives of its matrix in its origin."""
+        if not is_differentiated(*origin):
+            return cls(*frames, depth, normalized)
+        source = matrix()
+        point = cls(*differentiable_frames(source, frames), depth, normalized)
+        point._set(source=source)
         return point
 
     def _map(self, f: Callable[[Tensor, int], Tensor]) -> Self:
         point = super()._map(f)
         source = None if self.source is None else f(self.source, 2)
-        point._set(source=source if source is not None and source.requires_grad else None)
+        followed = source is not None and (source.requires_grad or is_differentiated(source))
+        point._set(source=source if followed else None)
         return point
 
     def replace(self, **changes: Any) -> Self:
@@ -117,7 +145,22 @@ class EndToEnd(Batch):
     @property
     def matrix(self) -> Tensor:
         """The end-to-end matrix ``X``, shape (..., m, n)."""
-        return (self.u * self.s.unsqueeze(-2)) @ self.vh
+        if self.source is None:
+            return (self.u * self.s.unsqueeze(-2)) @ self.vh
+        x = (self.u.detach() * self.s.detach().unsqueeze(-2)) @ self.vh.detach()
+        return x + (self.source - self.source.detach())
+
+    @property
+    def followed(self) -> Tensor | None:
+        """The matrix that derivatives are asked of, if all singular values are positive."""
+        if self.source is None or not is_differentiated(self.source):
+            return None
+        return self.source if bool((self.s > 0).all()) else None
+
+    @property
+    def constants(self) -> tuple[Tensor, Tensor, Tensor]:
+        """U, s and V^T cut off from autograd."""
+        return self.u.detach(), self.s.detach(), self.vh.detach()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -138,38 +181,3 @@ def as_point(point: Batch) -> EndToEnd:
         got = f"{type(point).__name__}: EndToEnd.of(x, depth) makes a point of a matrix"
         raise TypeError(f"point must be an EndToEnd or a Collapsed, got {got}")
     return point.point()
-
-
-def truncated(x: Tensor, frames: tuple[Tensor, Tensor, Tensor], rank: int) -> Tensor:
-    """Return a matrix of thin decomposition `frames` without its singular values below the first r.
-
-    The derivative is in closed form: infinite only where the last value kept equals the first one
-    dropped. Once differentiable.
-    """
-    return _Truncation.apply(x, *(part.detach() for part in frames), rank)
-
-
-class _Truncation(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, u: Tensor, s: Tensor, vh: Tensor, rank: int) -> Tensor:
-        ctx.save_for_backward(u, s, vh)
-        ctx.rank = rank
-        return (u[..., :rank] * s[..., None, :rank]) @ vh[..., :rank, :]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        u, s, vh = ctx.saved_tensors
-        (g,), r = gradients, ctx.rank
-        ug, gv = u.mT @ g, g @ vh.mT
-        core = ug @ vh.mT
-        kept, dropped = s[..., :r, None], s[..., None, r:]
-        gap = (kept - dropped) * (kept + dropped)
-        above, below, mixed = core[..., :r, r:], core[..., r:, :r], core.clone()
-        mixed[..., :r, r:] = kept * (kept * above + dropped * below.mT) / gap
-        mixed[..., r:, :r] = (kept * (kept * below.mT + dropped * above) / gap).mT
-        mixed[..., r:, r:] = 0.0
-        # Directions outside of all frames turn the kept singular vectors only.
-        left, right = gv - u @ core, ug - core @ vh
-        moved = u @ mixed @ vh + left[..., :r] @ vh[..., :r, :] + u[..., :r] @ right[..., :r, :]
-        return moved, None, None, None, None

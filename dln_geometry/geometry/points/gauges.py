@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dln_geometry.geometry.points.end_to_end import EndToEnd
+from dln_geometry.geometry.points.smooth_functions import frames_and_root
 from dln_geometry.support import as_float_tensor, as_generator, as_layer_count, as_widths, normal
 
 _Gauge = str | Sequence[Any] | None
@@ -21,17 +23,19 @@ def chain_from_frames(frames: Sequence[Tensor], s: Tensor) -> tuple[Tensor, ...]
 
 
 def balanced_chain(
-    svd: tuple[Tensor, Tensor, Tensor],
-    depth: float,
+    p: EndToEnd,
     widths: Sequence[int] | int | None,
     gauge: _Gauge,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, ...]:
-    """Return the layers of `balanced_factors` from a thin SVD."""
-    u, s, vh = svd
-    shape = u.shape[-2], vh.shape[-1]
-    hidden = as_widths(widths, shape, as_layer_count(depth), s.shape[-1])[1:-1]
-    return chain_from_frames((vh.mT, *_hidden_frames(s, hidden, gauge, generator), u), s)
+    """Return the layers of `balanced_factors`."""
+    u, s, vh = p.u, p.s, p.vh
+    hidden = as_widths(widths, p.shape, as_layer_count(p.depth), p.rank)[1:-1]
+    inner = _hidden_frames(s, hidden, gauge, generator)
+    if (x := p.followed) is None:
+        return chain_from_frames((vh.mT, *inner, u), s)
+    u, root, v = frames_and_root(x, p.constants, p.depth)
+    return tuple(after @ root @ before.mT for before, after in pairwise((v, *inner, u)))
 
 
 def _hidden_frames(

@@ -142,7 +142,8 @@ class Network(tuple[Tensor, ...], Batch):
     def point(self) -> EndToEnd:
         """Return the end-to-end matrix of balanced layers, small singular values included."""
         frames, lam = self.balanced_parts()
-        return EndToEnd(frames[-1], lam ** float(len(self)), frames[0].mT, self.depth)
+        parts = frames[-1].detach(), lam.detach() ** float(len(self)), frames[0].mT.detach()
+        return EndToEnd.followed_by(parts, self, lambda: product(self), self.depth, False)
 
     @property
     def rank(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.points import balanced_chain, haar_stiefel
+from dln_geometry.geometry.points import EndToEnd, balanced_chain, haar_stiefel
 from dln_geometry.support import (
     as_choice,
     as_matrix,
@@ -55,7 +55,7 @@ def fill_balanced(
         else:
             x = as_matrix(end_to_end, "end_to_end", dtype=dtype, device=device)
             u, s, vh = _svd_within(x, widths, batch, rank)
-        factors = balanced_chain((u, scale * s, vh), len(weights), widths, gauge, source)
+        factors = balanced_chain(EndToEnd(u, scale * s, vh, len(weights)), widths, gauge, source)
         for w, factor in zip(weights, factors, strict=True):
             w.copy_(factor)
 

@@ -17,9 +17,10 @@ class DepthMetric(DepthCurvature):
 
     ``A(G) = sum_p (X X^T)^{(N-p)/N} G (X^T X)^{(p-1)/N}``. Everything is in closed form but
     geodesics, which are integrated, and logarithms, found by shooting. Autograd differentiates
-    `dist` once, and neither geodesics nor logarithms nor curvatures. Metric and cometric matrices,
-    Christoffel symbols and curvature tensors are in the coordinates of the flattened matrix, row by
-    row; at fixed rank and between fixed spaces they are zero outside the tangent space.
+    `dist`, `exp`, `log` and geodesics once; transport and curvatures refuse gradients. Metric and
+    cometric matrices, Christoffel symbols and curvature tensors are in the coordinates of the
+    flattened matrix, row by row; at fixed rank and between fixed spaces they are zero outside the
+    tangent space.
 
     At depth 1 it is the Frobenius metric, flat at full rank. At infinite depth it is the limit of
     ``N g^N``, and finite only for fixed column and row spaces.
