@@ -14,7 +14,12 @@ Figures     `plot`.
 
 from __future__ import annotations
 
-from dln_geometry import learning, plot, testing
+from dln_geometry import (
+    _startup,  # noqa: F401 - first, for the others take seconds
+    learning,
+    plot,
+    testing,
+)
 from dln_geometry.dynamics import laws, losses
 from dln_geometry.dynamics.dyson import dln_dyson, dyson, isospectral_flow, singular_dyson
 from dln_geometry.dynamics.flows import (

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dln_geometry import plot
-from dln_geometry.cli.files import Entries
-from dln_geometry.cli.report import Outcome, check_output, decibel, number, outcome_of, print_table
+from dln_geometry.cli.files import deciding, option, save_array, save_figure
+from dln_geometry.cli.report import Outcome, decibel, number, outcome_of, print_table
 from dln_geometry.dynamics.flows import gradient_flow
 from dln_geometry.dynamics.losses import Completion
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.points import Collapsed
-from dln_geometry.support import Depth, as_rank, written_whole
+from dln_geometry.support import Depth, as_positive, as_rank
+from dln_geometry.tables import Budget, Entries, load_ids, save_ids
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SUFFIXES = (".npy", ".npz", ".png")
-"""Suffixes of the results: the matrix, the run, the figure."""
+SUFFIXES = (".npy", ".npz", ".png", ".json")
+"""Suffixes of the results: the matrix, the run, the figure, the names of rows and columns."""
 EXPLAINED = 1e-3
 """Default rule: the share of the observed variation that may be left unexplained."""
+STATES, PER_ENTRY, DENSE = 20, 20, 8
+"""Numbers kept at once, measured: states of the network, numbers per entry, dense matrices."""
 FLAT = 1e-3
 """Default rule: the norm of the gradient, relative to what a start of that scale can have."""
 
@@ -57,43 +59,83 @@ class _Split:
     mean: float
 
 
+def results_of(out: Path) -> list[Path]:
+    """Return the files of the results."""
+    return [out.with_name(out.name + suffix) for suffix in SUFFIXES]
+
+
+def are_results(paths: Sequence[Path]) -> bool:
+    """Tell whether files are results of this command: their names of rows and columns are."""
+    try:
+        load_ids(paths[-1])
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def complete_matrix(
-    entries: Entries, plan: Plan, out: Path, *, store: Path | None = None, progress: bool = False
+    entries: Entries,
+    plan: Plan,
+    out: Path,
+    *,
+    budget: Budget,
+    store: Path | None = None,
+    progress: bool = False,
 ) -> None:
     """Complete a matrix, write the results, print a table; `store` keeps the state of the run."""
-    _check_plan(plan, entries.shape)
-    paths = [out.with_name(out.name + suffix) for suffix in SUFFIXES]
-    for path in paths:
-        check_output(path, SUFFIXES)
+    check_plan(plan)
+    if plan.rank is not None:
+        with option("rank"):
+            as_rank(plan.rank, min(entries.shape), "the smaller side of the matrix")
+    with deciding():
+        budget.need(_memory(entries, plan), f"the run on {_sides(entries.shape)}")
     split = _split(entries, plan)
-    m, n = entries.shape
-    print(f"layout: {entries.layout}; {len(entries.values)} known entries of {m} x {n}")
+    known = f"{len(entries.values)} known entries of {_sides(entries.shape)}"
+    print(f"layout: {entries.layout}; {known}")
+    for note in entries.notes:
+        print(f"note: {note}")
     _warn_of_fixed_spaces(plan, entries.shape)
     trajectory = _run_flow(split.loss, plan, store, progress)
     outcome = outcome_of(trajectory)
-    matrix = outcome.matrix + split.mean
-    with written_whole(paths[0]) as handle:
-        np.save(handle, matrix.numpy(), allow_pickle=False)
-    trajectory.save(paths[1])
-    _panels(trajectory, outcome.matrix).savefig(paths[2], dpi=150)
+    matrix, run, figure, names = results_of(out)
+    # First the file that marks the others as results.
+    save_ids(names, entries.row_ids, entries.col_ids)
+    save_array(matrix, (outcome.matrix + split.mean).numpy())
+    trajectory.save(run)
+    save_figure(_panels(trajectory, outcome.matrix), figure, 150)
     _print_results(trajectory, outcome, split, plan)
-    print(f"written: {out}.npy (matrix), {out}.npz (trajectory), {out}.png (figure)")
+    print(
+        f"written: {out}.npy (matrix), {out}.npz (trajectory), {out}.png (figure), "
+        f"{out}.json (names)"
+    )
 
 
-def _check_plan(plan: Plan, shape: tuple[int, int]) -> None:
+def _sides(shape: tuple[int, int]) -> str:
+    return f"{shape[0]} x {shape[1]}"
+
+
+def _memory(entries: Entries, plan: Plan) -> float:
+    """Estimate the largest memory of a run in bytes: states, entries, and the dense result."""
+    m, n = entries.shape
+    rank = min(m, n) if plan.rank is None else plan.rank
+    state = (m + n) * rank + rank * rank
+    return 8.0 * (STATES * state + PER_ENTRY * len(entries.values) + DENSE * m * n)
+
+
+def check_plan(plan: Plan) -> None:
     """Refuse numbers out of range, by the names of the options."""
-    if plan.rank is not None:
-        as_rank(plan.rank, min(shape), "the smaller side of the matrix")
     if not 0 < plan.scale <= 10:
         raise ValueError(f"--scale must lie in (0, 10], got {plan.scale}")
     if not 0 <= plan.holdout < 1:
         raise ValueError(f"--holdout must lie in [0, 1), got {plan.holdout}")
-    if plan.t_end is not None and not plan.t_end >= 0:
-        raise ValueError(f"--t-end must be >= 0, got {plan.t_end}")
-    for name, value in plan.until.items():
-        if not value >= 0:
-            option = "--seconds" if name == "seconds" else f"--until-{name}"
-            raise ValueError(f"{option} must be >= 0, got {value}")
+    with option("rtol"):
+        if as_positive(plan.rtol, "rtol") >= 1:
+            raise ValueError(f"rtol must be less than 1, got {plan.rtol}")
+    times = {"t-end": plan.t_end, "seconds": plan.until.get("seconds")}
+    losses = {f"until-{name}": plan.until.get(name) for name in ("loss", "gradient")}
+    for name, value in (times | losses).items():
+        if value is not None and not 0 <= value < math.inf:
+            raise ValueError(f"--{name} must be >= 0 and finite, got {value}")
 
 
 def _warn_of_fixed_spaces(plan: Plan, shape: tuple[int, int]) -> None:

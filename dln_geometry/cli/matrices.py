@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+import zipfile
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +15,31 @@ import numpy as np
 import torch
 import typer
 
-from dln_geometry.cli.files import read_matrix
-from dln_geometry.cli.report import check_output, effective_rank, number, print_table, read_integers
+from dln_geometry.cli.files import (
+    Decimal,
+    Delimiter,
+    Force,
+    Header,
+    Index,
+    MaxMemory,
+    check_outputs,
+    deciding,
+    memory_budget,
+    option,
+    text_format,
+)
+from dln_geometry.cli.report import effective_rank, number, print_table, read_integers
 from dln_geometry.geometry.metric import entropy
 from dln_geometry.geometry.points import EndToEnd, balanced_factors, end_to_end, moments
-from dln_geometry.support import written_whole
+from dln_geometry.support import (
+    as_depth,
+    as_layer_count,
+    as_rank,
+    as_seed,
+    as_widths,
+    written_whole,
+)
+from dln_geometry.tables import Budget, Table, TextFormat, read_matrix
 
 Matrix = Annotated[Path, typer.Argument(help="The end-to-end matrix: .npy, .npz or a table.")]
 Widths = Annotated[
@@ -35,12 +59,32 @@ def balance_command(
         bool, typer.Option("--haar", help="Draw the hidden gauges instead of the canonical ones.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the gauges.")] = 0,
+    header: Header = None,
+    index: Index = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = ".",
+    max_memory: MaxMemory = None,
+    force: Force = False,
 ) -> None:
     """Write balanced factors W_1, ..., W_N of a matrix, input side first."""
-    check_output(out, (".npz",))
-    x, point = _read_point(matrix, depth, rank)
-    gauge, generator = "haar" if haar else None, torch.Generator().manual_seed(seed)
-    layers = balanced_factors(point, widths=_widths(widths), gauge=gauge, generator=generator)
+    with option("depth"):
+        as_layer_count(depth)
+    with option("seed"):
+        generator = torch.Generator().manual_seed(as_seed(seed, "seed"))
+    check_outputs([out], [matrix], _are_layers, force=force, suffixes=(".npz",))
+    form, budget = text_format(header, index, delimiter, decimal), memory_budget(max_memory)
+    table = _read_table(matrix, form, budget)
+    sides = _widths(widths)
+    with deciding():
+        budget.need(64.0 * depth, f"{depth} layers")
+        with option("widths"):
+            made = as_widths(sides, table.shape, depth, 1)
+        budget.need(24.0 * sum(a * b for a, b in pairwise(made)), f"{depth} layers")
+    x, point = _point(table, depth, rank)
+    _say(table)
+    gauge = "haar" if haar else None
+    with option("widths"):
+        layers = balanced_factors(point, widths=sides, gauge=gauge, generator=generator)
     arrays = {f"W_{p}": w.numpy() for p, w in enumerate(layers, start=1)}
     with written_whole(out) as handle:
         np.savez(handle, allow_pickle=False, **arrays)
@@ -64,10 +108,22 @@ def entropy_command(
     widths: Widths = None,
     rank: Rank = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one object of JSON.")] = False,
+    header: Header = None,
+    index: Index = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = ".",
+    max_memory: MaxMemory = None,
 ) -> None:
     """Print the entropy of a matrix: the logarithm of the volume of its balanced factorisations."""
-    _, point = _read_point(matrix, depth, rank)
-    value = float(entropy(point, widths=_widths(widths)))
+    with option("depth"):
+        as_depth(depth)
+    sides = _widths(widths)
+    form = text_format(header, index, delimiter, decimal)
+    table = _read_table(matrix, form, memory_budget(max_memory))
+    _, point = _point(table, depth, rank)
+    _say(table)
+    with option("widths"):
+        value = float(entropy(point, widths=sides))
     effective = effective_rank(point.s)
     if as_json:
         found = {
@@ -96,13 +152,42 @@ def entropy_command(
     )
 
 
-def _read_point(path: Path, depth: float, rank: int | None) -> tuple[torch.Tensor, EndToEnd]:
-    """Read a matrix; return it, and it as a point of its numerical rank or the rank given."""
-    x = torch.from_numpy(read_matrix(path))
+def _read_table(path: Path, form: TextFormat, budget: Budget) -> Table:
+    """Read a matrix, if it and its singular values fit into memory."""
+    with deciding():
+        table = read_matrix(path, form=form, max_memory=budget)
+        budget.need(6.0 * table.values.nbytes, f"the singular values of {path.name}")
+    return table
+
+
+def _point(table: Table, depth: float, rank: int | None) -> tuple[torch.Tensor, EndToEnd]:
+    """Return a matrix, and it as a point of its numerical rank or the rank given."""
+    x = torch.from_numpy(np.array(table.values))
+    if rank is not None:
+        with option("rank"):
+            as_rank(rank, min(table.shape), "the smaller side of the matrix")
     found = max(1, int(torch.linalg.matrix_rank(x))) if rank is None else rank
     return x, EndToEnd.of(x, depth, rank=found)
 
 
+def _are_layers(paths: Sequence[Path]) -> bool:
+    """Tell whether a file holds nothing but layers W_1, ..., W_N."""
+    try:
+        with zipfile.ZipFile(paths[0]) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return names == [f"W_{p}.npy" for p in range(1, len(names) + 1)]
+
+
+def _say(table: Table) -> None:
+    """Print what was skipped or assumed, apart from the results."""
+    for note in table.notes:
+        sys.stderr.write(f"note: {note}\n")
+
+
 def _widths(text: str | None) -> tuple[int, ...] | int | None:
     widths = None if text is None else read_integers(text, "--widths")
+    if widths is not None and min(widths) < 1:
+        raise ValueError(f"--widths must be positive, got {text}")
     return widths[0] if widths is not None and len(widths) == 1 else widths

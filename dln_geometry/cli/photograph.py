@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from dln_geometry import plot
-from dln_geometry.cli.report import Outcome, check_output, decibel, number, outcome_of, print_table
+from dln_geometry.cli.files import check_outputs, is_our_figure, save_figure
+from dln_geometry.cli.report import Outcome, decibel, number, outcome_of, print_table
 from dln_geometry.dynamics.flows import gradient_flow
 from dln_geometry.dynamics.losses import Completion
 from dln_geometry.dynamics.trajectory import Trajectory
@@ -89,18 +90,24 @@ def hide(picture: Tensor, share: float, generator: torch.Generator) -> Puzzle:
 
 
 def complete_photograph(
-    out: Path, *, store: Path | None = None, quick: bool = False, seed: int = 0
+    out: Path,
+    *,
+    store: Path | None = None,
+    quick: bool = False,
+    seed: int = 0,
+    force: bool = False,
 ) -> None:
     """Complete the photograph at every depth, print the table, write the figure to `out`."""
-    check_output(out, (".png", ".pdf", ".svg"))
     height = 96 if quick else 320
     if store is not None and store.exists() and not store.is_dir():
         raise ValueError(f"--store must be a folder, got the file {store}")
+    states = [] if store is None else [store, *(_state(store, height, seed, n) for n in DEPTHS)]
+    check_outputs([out], states, is_our_figure, force=force, suffixes=(".png", ".pdf", ".svg"))
     puzzle = hide(load_photograph(height), HIDDEN, torch.Generator().manual_seed(seed))
     results = []
     with _one_thread(), progress_bar("photograph", len(DEPTHS), stderr=True) as show:
         for k, depth in enumerate(DEPTHS):
-            file = None if store is None else store / f"{height}-{seed}-depth-{depth}.pt"
+            file = None if store is None else _state(store, height, seed, depth)
             # Every depth starts from the same singular vectors.
             frames = torch.Generator().manual_seed(seed + 1)
 
@@ -109,10 +116,15 @@ def complete_photograph(
 
             results.append(complete_at_depth(puzzle, depth, frames, file, tell))
         show(len(DEPTHS), "figure")
-        _gallery(puzzle, results).savefig(out, dpi=200)
+        save_figure(_gallery(puzzle, results), out, 200)
         show(len(DEPTHS), "")
     _print_depths(results)
     print(f"figure: {out}")
+
+
+def _state(store: Path, height: int, seed: int, depth: int) -> Path:
+    """Return the file of the state of one depth."""
+    return store / f"{height}-{seed}-depth-{depth}.pt"
 
 
 def complete_at_depth(

@@ -1,11 +1,10 @@
-"""Parts that the commands share: the end of a run in numbers, tables, checks of output files."""
+"""Parts that the commands share: the end of a run in numbers, tables, options of integers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -78,15 +77,6 @@ def print_table(
     console.print(table)
     if caption is not None:  # in a narrow table its lines would break
         console.print(caption, markup=False)
-
-
-def check_output(path: Path, suffixes: Sequence[str]) -> None:
-    """Refuse a name that no result can be written to, before the work begins; make its folder."""
-    if path.suffix.lower() not in suffixes:
-        raise ValueError(f"--out must end in one of {', '.join(suffixes)}, got {path}")
-    if path.is_dir():
-        raise ValueError(f"--out must be a file, got the folder {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def read_integers(text: str, option: str) -> tuple[int, ...]:

@@ -30,7 +30,14 @@ from dln_geometry.support.files import RUN_MARK, Lock, written_whole
 from dln_geometry.support.forms import Numbers, check_form
 from dln_geometry.support.memory import shared_pair
 from dln_geometry.support.progress import Progress, ProgressCallback, progress_bar
-from dln_geometry.support.random import as_generator, as_index, as_module_generator, chi, normal
+from dln_geometry.support.random import (
+    as_generator,
+    as_index,
+    as_module_generator,
+    as_seed,
+    chi,
+    normal,
+)
 from dln_geometry.support.tensors import (
     Array,
     as_covector,
@@ -74,6 +81,7 @@ __all__ = [
     "as_rank",
     "as_real",
     "as_rtol",
+    "as_seed",
     "as_sides",
     "as_size",
     "as_width_sequence",

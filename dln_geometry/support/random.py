@@ -46,7 +46,7 @@ def as_generator(generator: Any, device: torch.device) -> torch.Generator:
     """
     if isinstance(generator, torch.Generator):
         return generator
-    seed = None if generator is None else _as_seed(generator)
+    seed = None if generator is None else as_seed(generator, "generator")
     made = torch.Generator(device=device)
     made.seed() if seed is None else made.manual_seed(seed)
     return made
@@ -64,12 +64,12 @@ def as_module_generator(generator: Any, device: torch.device) -> torch.Generator
     return as_generator(generator, device)
 
 
-def _as_seed(seed: Any) -> int:
+def as_seed(seed: Any, name: str) -> int:
+    """Return an integer seed, which a generator of torch takes."""
     if isinstance(seed, bool | np.bool_) or not isinstance(seed, numbers.Integral):
-        raise TypeError(
-            f"generator must be a torch.Generator or an integer seed, got {type(seed).__name__}"
-        )
+        what = "a torch.Generator or an integer seed" if name == "generator" else "an integer"
+        raise TypeError(f"{name} must be {what}, got {type(seed).__name__}")
     number = int(seed)
     if not 0 <= number < 2**64:
-        raise ValueError(f"generator must be a seed from 0 to 2**64 - 1, got {shown(number)}")
+        raise ValueError(f"{name} must be a seed from 0 to 2**64 - 1, got {shown(number)}")
     return number

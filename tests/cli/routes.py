@@ -12,6 +12,7 @@ import numpy as np
 from dln_geometry.cli import main
 
 ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def write_triples(path, x, known, first=0, header=None, delimiter=","):
@@ -32,12 +33,24 @@ def refusal(arguments, capsys):
     return said.err
 
 
+def run_code(code, arguments, folder):
+    """Run lines of Python in a process of their own."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
 def start_process(arguments, folder):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-m", "dln_geometry", *arguments],
         cwd=folder,
-        env=environment,
+        env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

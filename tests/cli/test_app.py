@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import json
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import dln_geometry as dln
@@ -117,6 +121,107 @@ def test_a_mistake_is_one_line(arguments, said, capsys):
     assert said in line
     assert "allow_pickle" not in line
     assert set(Path().iterdir()) == before
+
+
+OPTIONS = {
+    "depth": ("nan", "-1", "deep", "0", "1e400x"),
+    "rank": ("-1", "0", "2.5", "nan", "99"),
+    "scale": ("nan", "-1", "0", "inf", "x"),
+    "t-end": ("nan", "-1", "inf", "x"),
+    "until-loss": ("nan", "-1", "inf", "x"),
+    "until-gradient": ("nan", "-1", "inf", "x"),
+    "seconds": ("nan", "-1", "inf", "x"),
+    "holdout": ("nan", "-1", "1", "x"),
+    "seed": ("-1", "1.5", "nan", str(2**64)),
+    "rtol": ("nan", "-1", "0", "1", "inf", "x"),
+    "layout": ("nan", ""),
+    "shape": ("nan", "-1,2", "0,0", "1,2,3", "2.5,2", ""),
+    "delimiter": ("", "a", "7"),
+    "decimal": ("", ";", "x"),
+    "max-memory": ("nan", "-1", "0", "inf", "x", "1e-9"),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_is_named_when_refused(name, capsys):
+    Path("x.csv").write_text(TEXTS["good.csv"])
+    for value in OPTIONS[name]:
+        line = refusal(["complete", "x.csv", f"--{name}", value], capsys)
+        assert name in line, (value, line)
+    assert list(Path().iterdir()) == [Path("x.csv")]
+
+
+@pytest.mark.parametrize("command", ["balance", "entropy"])
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("depth", ("nan", "-1", "0", "x")),
+        ("rank", ("-1", "0", "9", "nan")),
+        ("widths", ("-1", "0", "nan", "1", "3,3")),
+        ("delimiter", ("", "a")),
+        ("max-memory", ("nan", "-1", "1e-9")),
+    ],
+)
+def test_every_option_of_a_matrix_is_named(command, name, values, capsys):
+    np.savetxt("x.csv", np.array([[1.25, 2.5], [3.5, 5.25]]), delimiter=",")
+    for value in values:
+        line = refusal([command, "x.csv", f"--{name}", value], capsys)
+        assert name in line, (value, line)
+    if command == "balance":
+        assert "memory" in refusal(["balance", "x.csv", "--depth", "99999999999"], capsys)
+        assert "--seed" in refusal(["balance", "x.csv", "--seed", "-1"], capsys)
+
+
+def test_doubts_name_the_option_that_decides(capsys):
+    Path("x.csv").write_text("1,2\n3,4\n")
+    assert "give --header or --no-header" in refusal(["entropy", "x.csv"], capsys)
+    assert main(["entropy", "x.csv", "--no-header"]) == 0
+    Path("x.csv").write_text("1,5\n2,7\n3,1\n")
+    assert "give --index or --no-index" in refusal(["entropy", "x.csv"], capsys)
+    Path("x.csv").write_text("0,5;1,25\n2,5;3,75\n")
+    assert "give --decimal ," in refusal(["entropy", "x.csv"], capsys)
+    assert main(["entropy", "x.csv", "--decimal", ","]) == 0
+
+
+def test_what_was_skipped_is_printed(rng, capsys):
+    pd.DataFrame(rng.normal(size=(4, 4))).to_csv("x.csv")
+    assert main(["entropy", "x.csv", "--depth", "3", "--json"]) == 0
+    said = capsys.readouterr()
+    assert len(json.loads(said.out)["singular_values"]) == 4
+    assert "note: line 1 is read as a header" in said.err
+    assert "note: the first column is read as an index" in said.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (MemoryError(), 1, "out of memory"),
+        (RuntimeError("no memory\nfor this"), 1, "no memory for this"),
+        (OSError(28, "No space left on device"), 1, "No space left on device"),
+        (FileNotFoundError(2, "No such file", "x"), 2, "No such file: x"),
+        (OverflowError("too large"), 1, "too large"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line(error, code, said, monkeypatch, capsys):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("dln_geometry.cli.app.complete_photograph", fail)
+    assert main([]) == code
+    assert capsys.readouterr().err == f"error: {said}\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_start_is_one_line(number, tmp_path):
+    # The imports take longer than this, whatever the machine.
+    for wait in (0.15, 0.6):
+        process = start_process(["entropy", "missing.npy"], tmp_path)
+        time.sleep(wait)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        assert "Traceback" not in said
+        # Python itself may not have begun to run the package.
+        assert process.returncode in (128 + number, -number, 2)
 
 
 def test_version_and_help(capsys):

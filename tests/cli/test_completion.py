@@ -15,10 +15,11 @@ import dln_geometry as dln
 from dln_geometry.cli import main
 from dln_geometry.dynamics.store import Store
 from dln_geometry.dynamics.trajectory import Trajectory
+from dln_geometry.tables import load_ids
 from dln_geometry.testing import assert_close
-from tests.cli.routes import refusal, start_process, write_triples
+from tests.cli.routes import refusal, run_code, start_process, write_triples
 
-SUFFIXES = (".npy", ".npz", ".png")
+SUFFIXES = (".npy", ".npz", ".png", ".json")
 
 
 def test_complete_writes_matrix_trajectory_and_figure(low_rank, capsys):
@@ -123,7 +124,10 @@ def test_out_names_the_results_or_their_folder(low_rank):
             assert Path(written + suffix).is_file()
 
 
-def test_interrupt_is_one_line_and_leaves_a_state(low_rank, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)]
+)
+def test_interrupt_is_one_line_and_leaves_a_state(number, code, low_rank, tmp_path):
     x, known = low_rank
     np.save("x.npy", np.where(known, x, np.nan))
     # Without an end but the time of the clock: the interrupt comes in the middle.
@@ -134,12 +138,82 @@ def test_interrupt_is_one_line_and_leaves_a_state(low_rank, tmp_path):
         if state.exists() or process.poll() is not None:
             break
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert said == "interrupted: the same command continues from x.state\n"
     held = Store(state, {}).read()["state"]["counts"]["steps"]
     assert held > 0
+
+
+def test_names_are_written_with_the_result(capsys):
+    lines = [f"u{k % 5},{10**11 + k % 4},{k % 7}" for k in range(20)]
+    Path("x.csv").write_text("user,item,rating\n" + "\n".join(lines) + "\n")
+    assert main(["complete", "x.csv", "--until-loss", "0.5", "--depth", "2"]) == 0
+    rows, columns = load_ids("x-completed.json")
+    assert rows.names == tuple(f"u{k}" for k in range(5))
+    assert columns.names == tuple(10**11 + k for k in range(4))
+    assert np.load("x-completed.npy").shape == (5, 4)
+    assert "note: line 1 is read as a header" in capsys.readouterr().out
+    # Places need no names.
+    Path("y.csv").write_text("0,1,2.5\n1,0,3\n1,1,0.5\n")
+    assert main(["complete", "y.csv", "--until-loss", "0.5", "--holdout", "0"]) == 0
+    assert load_ids("y-completed.json") == (None, None)
+
+
+def test_memory_is_estimated_before_it_is_taken(capsys):
+    Path("x.csv").write_text("1,104000100004,5\n2,7,3\n1,7,4\n")
+    shaped = ["complete", "x.csv", "--shape", "10,200000000000"]
+    line = refusal(shaped, capsys)
+    assert "the run on 10 x 200000000000 would take" in line
+    assert "(--max-memory)" in line
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_results_replace_nothing_but_earlier_results(suffix, low_rank, capsys):
+    x, known = low_rank
+    np.save("x.npy", np.where(known, x, np.nan))
+    quick = ["complete", "x.npy", "--until-loss", "0.5", "--out", "y"]
+    mine = Path("y" + suffix)
+    mine.write_text("mine")
+    assert "--force" in refusal(quick, capsys)
+    assert mine.read_text() == "mine"
+    assert main([*quick, "--force"]) == 0
+    first = Path("y.npy").read_bytes()
+    assert main([*quick, "--depth", "2"]) == 0
+    assert Path("y.npy").read_bytes() != first
+
+
+def test_results_store_and_data_are_apart(low_rank, capsys):
+    x, known = low_rank
+    np.save("x.npy", np.where(known, x, np.nan))
+    before = Path("x.npy").read_bytes()
+    Path("link.npy").symlink_to("x.npy")
+    for more, said in (
+        (["--out", "x", "--force"], "must not overwrite the data"),
+        (["--out", "link", "--force"], "must not overwrite the data"),
+        (["--store", "x.npy"], "--store must not be the data"),
+        (["--store", "x-completed.npz", "--force"], "must not overwrite the data or the store"),
+        (["--store", "."], "--store must be a file"),
+    ):
+        assert said in refusal(["complete", "x.npy", *more], capsys)
+    assert Path("x.npy").read_bytes() == before
+
+
+def test_a_full_disk_ends_a_run_with_one_line(low_rank, tmp_path):
+    x, known = low_rank
+    np.save(tmp_path / "x.npy", np.where(known, x, np.nan))
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "from dln_geometry.cli import main;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
+        "sys.exit(main(['complete', 'x.npy', '--until-loss', '0.5', *sys.argv[1:]]))"
+    )
+    for more in ([], ["--store", "state"]):
+        done = run_code(code, more, tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+        assert done.stderr.startswith("error: ")
+        assert not [path for path in tmp_path.iterdir() if path.suffix in (".part", ".npy")][1:]
 
 
 def test_a_store_of_another_run_is_refused(low_rank, capsys):

@@ -52,8 +52,8 @@ def test_layout_settles_what_a_table_of_three_columns_is(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        # User, item, rating and time.
-        ([(*row, 881250949 + k) for k, row in enumerate(ROWS)], "4 columns of which the first two"),
+        # The fourth column is no time.
+        ([(*row, k % 3) for k, row in enumerate(ROWS)], "4 columns of which the first two"),
         ([*ROWS, (-1, 2, 3.0)], "look like row and column in 30 of 31 lines"),
         ([*ROWS, (1.5, 2, 3.0)], "look like row and column in 30 of 31 lines"),
         ([*ROWS, (1, 2, "")], "look like row and column in 31 of 31 lines"),

@@ -11,6 +11,7 @@ import torch
 import dln_geometry as dln
 from dln_geometry.cli import main
 from dln_geometry.testing import assert_close
+from tests.cli.routes import refusal
 
 
 def test_balance_writes_balanced_layers(rng, capsys):
@@ -28,6 +29,16 @@ def test_balance_writes_balanced_layers(rng, capsys):
         assert_close(dln.end_to_end(layers), x)
     assert [tuple(w.shape) for w in layers] == [(6, 4), (6, 6), (5, 6)]
     assert "W_3" in capsys.readouterr().out
+
+
+def test_layers_replace_nothing_but_earlier_layers(rng, capsys):
+    np.save("x.npy", rng.normal(size=(3, 3)))
+    np.savez("W.npz", mine=np.ones(2))
+    assert "--force" in refusal(["balance", "x.npy"], capsys)
+    assert main(["balance", "x.npy", "--force"]) == 0
+    assert main(["balance", "x.npy", "--depth", "3"]) == 0
+    np.savez("y.npz", W_1=rng.normal(size=(3, 3)))
+    assert "must not overwrite the data" in refusal(["balance", "y.npz", "--out", "y.npz"], capsys)
 
 
 def test_entropy_is_printed_for_machines_and_people(rng, capsys):

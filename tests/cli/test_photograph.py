@@ -8,6 +8,7 @@ from matplotlib.image import imread
 
 from dln_geometry.cli import Puzzle, complete_at_depth, hide, load_photograph, main
 from dln_geometry.testing import assert_close
+from tests.cli.routes import refusal
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +26,16 @@ def test_main_job_draws_a_figure(quick_job):
     assert picture.min() < 0.1
     assert picture.max() == 1.0
     assert picture.std() > 0.1
+
+
+def test_the_figure_replaces_nothing_but_an_earlier_figure(quick_job, capsys):
+    out, store = quick_job
+    again = Path("again.png")
+    again.write_bytes(b"mine")
+    arguments = ["--quick", "--store", str(store), "--out", str(again)]
+    assert "--force" in refusal(arguments, capsys)
+    again.write_bytes(out.read_bytes())
+    assert main(arguments) == 0
 
 
 def test_main_job_continues_from_its_store(quick_job, capsys):
