@@ -63,15 +63,15 @@ def exponential_gradients(p: EndToEnd, z: Tensor) -> _Gradients:
 
     def gradients(h: Tensor) -> tuple[Tensor, Tensor]:
         q, v = _travelled(p, z)
-        turned = _multiplied(q, h, 1.0)
+        turned = _with_power(q, h, 1.0)
 
         def back(steps: Tensor) -> tuple[Tensor, ...]:
             start, velocity = _travelled(q, -(v + steps * turned))
-            return start.matrix, _multiplied(start, -velocity, -1.0)
+            return start.matrix, _with_power(start, -velocity, -1.0)
 
-        a, b = _differences(back, _step_length(p, q, turned))
-        alpha = _multiplied(p, a, -1.0)
-        return _tangential(p, b) + _pulled(p, alpha, _multiplied(p, z, -1.0)), -alpha
+        a, b = _finite_differences(back, _step_length(p, q, turned))
+        alpha = _with_power(p, a, -1.0)
+        return _tangential(p, b) + _pulled(p, alpha, _with_power(p, z, -1.0)), -alpha
 
     return gradients
 
@@ -83,15 +83,15 @@ def logarithm_gradients(
     p, q, z = p.detach().to(torch.float64), q.detach().to(torch.float64), velocity.double()
 
     def gradients(k: Tensor) -> tuple[Tensor, Tensor]:
-        a = -_multiplied(p, k, 1.0)
+        a = -_with_power(p, k, 1.0)
 
         def family(steps: Tensor) -> tuple[Tensor, ...]:
             start = EndToEnd.of(p.matrix + steps * a, p.depth, rank=p.rank, normalized=p.normalized)
             ahead, back = logarithm(start, q), logarithm(q, start)
-            return _multiplied(start, ahead, -1.0), -_multiplied(q, back, -1.0)
+            return _with_power(start, ahead, -1.0), -_with_power(q, back, -1.0)
 
-        b, end = _differences(family, _step_length(p, q, a))
-        moved = _tangential(p, b) + _pulled(p, -k, _multiplied(p, z, -1.0))
+        b, end = _finite_differences(family, _step_length(p, q, a))
+        moved = _tangential(p, b) + _pulled(p, -k, _with_power(p, z, -1.0))
         return -moved, _tangential(q, end)
 
     return gradients
@@ -106,7 +106,7 @@ def _travelled(p: EndToEnd, z: Tensor) -> tuple[EndToEnd, Tensor]:
     return box.embed(ends[0].point(box.point)), box.embed_matrix(w)
 
 
-def _multiplied(p: EndToEnd, g: Tensor, power: float) -> Tensor:
+def _with_power(p: EndToEnd, g: Tensor, power: float) -> Tensor:
     """Apply the cometric, or the metric at power -1."""
     return apply_kernel((p.u, p.s, p.vh), g, p.depth, p.normalized, power)
 
@@ -125,13 +125,15 @@ def _pulled(p: EndToEnd, alpha: Tensor, momentum: Tensor) -> Tensor:
 
 def _step_length(p: EndToEnd, q: EndToEnd, move: Tensor) -> Tensor:
     """Return the step of the differences along a move: small against the way to lower rank."""
-    length = (move * _multiplied(q, move, -1.0)).sum((-2, -1)).abs().sqrt()
+    length = (move * _with_power(q, move, -1.0)).sum((-2, -1)).abs().sqrt()
     least = torch.minimum(p.s[..., -1], q.s[..., -1])
     size = least**p.depth.inverse * p.depth.unit(False) ** 0.5
     return (_STEP * size / length.clamp_min(1e-300))[..., None, None]
 
 
-def _differences(f: Callable[[Tensor], tuple[Tensor, ...]], step: Tensor) -> tuple[Tensor, ...]:
+def _finite_differences(
+    f: Callable[[Tensor], tuple[Tensor, ...]], step: Tensor
+) -> tuple[Tensor, ...]:
     """Return derivatives at zero by central differences, all steps in one batch."""
     sides = [sign * k for k, _ in _ORDER for sign in (1.0, -1.0)]
     weights = [sign * w for _, w in _ORDER for sign in (1.0, -1.0)]

@@ -79,7 +79,7 @@ class _Cometric(torch.autograd.Function):
         y, dg = tangents[:2]
         moved = torch.zeros_like(g @ vh.mT @ vh)
         if y is not None:
-            moved = moved + _varied(push, (u, s, vh), y, g, *ctx.options)
+            moved = moved + _varied_by(push, (u, s, vh), y, g, *ctx.options)
         if dg is not None:
             moved = moved + apply_kernel((u, s, vh), dg, *ctx.options)
         return moved
@@ -90,7 +90,7 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, g: Tensor, h: Tensor, *parts: Any) -> Tensor:
-        return _varied(pull, parts[:3], h, g, *parts[3:])
+        return _varied_by(pull, parts[:3], h, g, *parts[3:])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -121,7 +121,7 @@ class _Gradient(torch.autograd.Function):
         return last_derivatives(second, *ctx.saved_tensors[:3], *cotangents) + (None,) * 5
 
 
-def _varied(
+def _varied_by(
     variation: Callable[..., Blocks], frames: Frames, z: Tensor, g: Tensor, *options: Any
 ) -> Tensor:
     """Return the matrix of `push` or `pull` of two matrices."""
