@@ -17,6 +17,7 @@ from dln_geometry.support import Depth
 
 LOSS, GRADIENT = 0, 1
 Shapes = Sequence[tuple[int, int]]
+Pairing = tuple[Tensor, Tensor]
 
 
 class Engine(ABC):
@@ -33,6 +34,11 @@ class Engine(ABC):
         self.sizes = tuple(a * b for a, b in self.shapes)
         places = zip(accumulate(self.sizes), self.sizes, self.shapes, strict=True)
         self._views = [(end - size, end, (*self.batch, *shape)) for end, size, shape in places]
+        self.decay: Tensor | None = None  # (B,): the factor k of the decay, or none
+
+    def shares(self) -> Sequence[float]:
+        """Return how many layers each block of the state is a product of."""
+        return (1.0,) * len(self.sizes)
 
     def views(self, y: Tensor) -> list[Tensor]:
         """Return views of all rows `y`, (*batch, a, b) each, as losses know them."""
@@ -53,6 +59,12 @@ class Engine(ABC):
     @abstractmethod
     def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
         """Write the velocity into `out`; return columns: the loss and, if watched, |grad|."""
+
+    def decayed(self, y: Tensor, out: Tensor) -> None:
+        """Add ``-k W_p`` to the velocity of every layer, if there is a decay."""
+        if self.decay is not None:
+            for (start, end, _), share in zip(self._views, self.shares(), strict=True):
+                out[:, start:end].addcmul_(y[:, start:end], self.decay[:, None], value=-share)
 
     @abstractmethod
     def singular_values(self, y: Tensor) -> Tensor:
@@ -103,6 +115,28 @@ class CollapsedEngine(Engine):
     def rows(self) -> Tensor:
         return self.join(self.start.L, self.start.R)
 
+    def finished(
+        self, y: Tensor, out: Tensor, value: Tensor, squared: Tensor | None, pairing: Pairing
+    ) -> Tensor:
+        """Add the decay to the velocity, and return the columns of `field`.
+
+        `squared` is ``|grad E|^2``, if watched; `pairing` two matrices whose inner product is
+        ``<E'(X), X>``. With ``P = sum |W_p|^2 / 2`` the decay makes it
+        ``|grad E|^2 + 2 k N <E', X> + 2 k^2 P``.
+        """
+        self.decayed(y, out)
+        if self.decay is None or squared is None:
+            return observables(value, squared)
+        a, b = pairing
+        k = self.decay.view(squared.shape)
+        slope = self.depth.unit(True) * (a * b).sum((-2, -1))
+        size = self.norm_squared(y).view(squared.shape)
+        return observables(value, squared + 2.0 * k * slope + k.square() * size)
+
+    def norm_squared(self, y: Tensor) -> Tensor:
+        """Return ``sum |W_p|^2`` of rows (b, n), shape (b,)."""
+        return self.depth * squares(self.split(y)[0])
+
     def pair(self, y: Tensor) -> Collapsed:
         """Return the two matrices of rows (b, n)."""
         left, right = self.split(y)
@@ -134,22 +168,27 @@ class ProductEngine(CollapsedEngine):
         super().__init__(loss, start, watch, ((m, r), (r, r), (n, r)))
         self.terms = int(self.depth) - 2
 
+    def shares(self) -> Sequence[float]:
+        return (1.0, float(self.terms), 1.0)
+
     def rows(self) -> Tensor:
         return self.join(self.start.L, self.start.M, self.start.R)
 
     def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
         left, middle, right = self.views(y)
         d_left, d_middle, d_right = self.views(out)
-        value, g_right, g_left = contract(self.loss, left @ middle, right)
+        top = left @ middle
+        value, g_right, g_left = contract(self.loss, top, right)
         total = k = left.mT @ g_right
         if self.terms > 1:
             total = geometric_sum(left.mT @ left, k, right.mT @ right, self.terms)
         torch.neg(total, out=d_middle)
         minus_product(d_left, g_right, middle.mT)
         torch.neg(g_left, out=d_right)
-        if not self.watch:
-            return observables(value)
-        return observables(value, squares(d_left) + squares(g_left) + (k * total).sum((-2, -1)))
+        squared = None
+        if self.watch:
+            squared = squares(d_left) + squares(g_left) + (k * total).sum((-2, -1))
+        return self.finished(y, out, value, squared, (g_right, top))
 
     def pair(self, y: Tensor) -> Collapsed:
         left, middle, right = self.split(y)

@@ -34,6 +34,7 @@ class PlainEngine(Engine):
         (x,), (d_x,) = self.views(y), self.views(out)
         value, g = evaluate(self.loss, x)
         torch.neg(g, out=d_x)
+        self.decayed(y, out)
         return observables(value, squares(d_x) if self.watch else None)
 
     def singular_values(self, y: Tensor) -> Tensor:
@@ -84,18 +85,29 @@ class LayeredEngine(FactorEngine):
             minus_product(velocities[p], back, below[p - 2].mT)
             back = layers[p].mT @ back
         torch.neg(back, out=velocities[1])
+        self.decayed(y, out)
         seen = observables(value, out.square().sum(-1) if self.watch else None)
-        return torch.cat((seen, self.sample), dim=1)
+        clock = () if self.decay is None else (t.to(seen.dtype).reshape(-1, 1),)
+        return torch.cat((seen, self.sample, *clock), dim=1)
 
     def defect(self, y: Tensor, obs: Tensor) -> Tensor:
-        """Return the largest drift of a moment relative to its two layers."""
+        """Return the largest drift of a moment relative to its two layers.
+
+        Decay shrinks the moments by ``e^{-2kt}``.
+        """
         layers, samples = self.split(y), obs[:, 1 + self.watch].long()
+        shrunk = y.new_ones(())
+        if self.decay is not None:
+            shrunk = torch.exp(-2.0 * self.decay[samples] * obs[:, 2 + self.watch])
+            shrunk = shrunk[:, None, None]
         drift = y.new_zeros(y.shape[0])
         for (before, after), g, start in zip(
             pairwise(layers), layer_moments(layers), self.moments, strict=True
         ):
             size = squares(before) + squares(after)
-            gap = torch.linalg.matrix_norm(g - start[samples]) / torch.where(size > 0, size, 1.0)
+            gap = torch.linalg.matrix_norm(
+                g - shrunk[:, None, None] * start[samples]
+            ) / torch.where(size > 0, size, 1.0)
             drift = torch.maximum(drift, gap)
         return drift
 

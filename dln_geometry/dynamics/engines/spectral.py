@@ -51,7 +51,7 @@ class SpectralEngine(CollapsedEngine):
             torch.neg(g_right, out=d_left)
             torch.neg(g_left, out=d_right)
             squared = squares(g_right) + squares(g_left) if self.watch else None
-            return observables(value, squared)
+            return self.finished(y, out, value, squared, (g_right, left))
         c, q = finite_eigh(left.mT @ left)
         c = c.clamp_min(0.0)
         f = c**self.exponent
@@ -59,15 +59,17 @@ class SpectralEngine(CollapsedEngine):
             f = torch.where(c > 0, f, 0.0)  # Zero modes contribute nothing to X.
         f = f.unsqueeze(-2)
         left, right = left @ q, right @ q
-        value, g_right, g_left = contract(self.loss, left * f, right)
+        top = left * f
+        value, g_right, g_left = contract(self.loss, top, right)
         k = left.mT @ g_right
         gauge = _weighted(power_divided_difference(c, self.exponent), k - k.mT)
         minus_product(d_left, g_right * f, q.mT)
         minus_product(d_right, g_left - right @ gauge, q.mT)
-        if not self.watch:
-            return observables(value)
-        inside = _weighted(power_divided_difference(c, 2.0 * self.exponent), k.square())
-        return observables(value, squares(d_left) + squares(g_left) + inside.sum((-2, -1)))
+        squared = None
+        if self.watch:
+            inside = _weighted(power_divided_difference(c, 2.0 * self.exponent), k.square())
+            squared = squares(d_left) + squares(g_left) + inside.sum((-2, -1))
+        return self.finished(y, out, value, squared, (g_right, top))
 
 
 class EvenEngine(SpectralEngine):
@@ -88,6 +90,7 @@ class EvenEngine(SpectralEngine):
         gauge = _antisymmetric_sum(k - k.mT, powers, int(self.exponent))
         minus_product(d_left, g_right, middle)
         torch.sub(right @ gauge, g_left, out=d_right)
+        self.decayed(y, out)
         return observables(value)
 
 
@@ -128,6 +131,12 @@ class PairEngine(CollapsedEngine):
         super().__init__(loss, Collapsed.of(EndToEnd(p.u, p.s, p.vh, 2.0)), watch)
         self.depth = start.depth
 
+    def shares(self) -> Sequence[float]:
+        return (0.5 * self.depth,) * 2
+
+    def norm_squared(self, y: Tensor) -> Tensor:
+        return self.depth * self.depth.root(self.singular_values(y)).square().sum(-1)
+
     def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
         left, right = self.views(y)
         d_left, d_right = self.views(out)
@@ -145,10 +154,10 @@ class PairEngine(CollapsedEngine):
         minus_product(d_right, g_left, outer)
         d_left.sub_(left @ (q @ (inside * k) @ q.mT))
         d_right.sub_(right @ (q @ (inside * k.mT) @ q.mT))
-        if not self.watch:
-            return observables(value)
-        squared = -(g_right * d_left).sum((-2, -1)) - (g_left * d_right).sum((-2, -1))
-        return observables(value, squared)
+        squared = None
+        if self.watch:
+            squared = -(g_right * d_left).sum((-2, -1)) - (g_left * d_right).sum((-2, -1))
+        return self.finished(y, out, value, squared, (g_right, left))
 
     def point(self, y: Tensor) -> Collapsed | EndToEnd:
         # Return the start's own view: the N-th roots of the other one lose digits.
@@ -182,7 +191,12 @@ class CoreEngine(CollapsedEngine):
         k = p.mT @ (self.u.mT @ g_right) @ qh.mT
         moved = log_kernel_of_log(s.log(), self.depth, True).exp() * k
         minus_product(d_core, p @ moved, qh)
-        return observables(value, (moved * k).sum((-2, -1)) if self.watch else None)
+        squared = (moved * k).sum((-2, -1)) if self.watch else None
+        return self.finished(y, out, value, squared, (g_right, self.u @ core))
+
+    def norm_squared(self, y: Tensor) -> Tensor:
+        # The limit of sum |W_p|^2 / N, whose layers have r singular values near 1.
+        return y.new_full((len(y),), self.shapes[0][0])
 
     def pair(self, y: Tensor) -> Collapsed:
         p, s, qh = torch.linalg.svd(y.view(-1, *self.shapes[0]))

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dln_geometry.dynamics import engines
 from dln_geometry.dynamics.flows.run import run_flow
@@ -16,9 +17,12 @@ from dln_geometry.dynamics.store import resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.points import Collapsed, EndToEnd, Network
 from dln_geometry.ode import end_or_rules, until_rules
-from dln_geometry.support import ProgressCallback
+from dln_geometry.support import ProgressCallback, as_float_tensor, warn
 
 ENGINES = ("auto", "spectral", "products", "layers")
+
+COLLAPSED = 1e-3
+"""Below this share of its start, the largest singular value of a flow with decay has collapsed."""
 
 LARGE_DEPTH = 100
 """Depth above which s^{1/N} resolves s too coarsely: N eps of relative error."""
@@ -38,6 +42,7 @@ def gradient_flow(
     *,
     t_end: float | None = None,
     until: Mapping[str, float] | None = None,
+    decay: Any = 0.0,
     save_at: Any = None,
     rtol: float = 1e-8,
     atol: float | None = None,
@@ -69,6 +74,10 @@ def gradient_flow(
         ``"gradient"`` (norm of the Riemannian gradient, ``sqrt(-dE/dt)``, at or below),
         ``"steps"`` (tried steps), ``"evaluations"`` (of the flow's right-hand side; 200 000 by
         default, ``math.inf`` for no bound), ``"seconds"`` (of wall clock).
+    decay : float or array_like, shape (...)
+        Weight decay k >= 0: the flow is that of ``E + (k/2) sum_p |W_p|^2``, which downstairs is
+        ``E + (k N/2) sum_i s_i^{2/N}``, at infinite depth ``E + k sum_i log s_i`` (its limit up to
+        a constant). The trajectory's loss is E alone, the gradient that of the sum.
     save_at : array_like of shape (T,) or int, optional
         Increasing times to save, hit exactly; or how many, equally spaced. By default every step
         of a single run is saved, and 101 equally spaced times of a batch (start and end if there
@@ -134,10 +143,11 @@ def gradient_flow(
     rules = until_rules(until, ("loss", "gradient", "steps", "evaluations", "seconds"))
     t_end = end_or_rules(t_end, rules)
     chosen = engine_for(loss, start, engine, watch="gradient" in rules)
+    chosen.decay = _decay_of(decay, chosen)
     # The flow of the metric divided by N is N times as slow.
     point = isinstance(start, Collapsed | EndToEnd)
     slow = start.depth.unit(start.normalized) if point else 1.0
-    return run_flow(
+    path = run_flow(
         chosen,
         t_end,
         rules,
@@ -152,6 +162,42 @@ def gradient_flow(
         keep_points=keep_points,
         fixed_point=FIXED_POINT,
     )
+    if chosen.decay is not None:
+        _tell_of_collapse(path, chosen.decay)
+    return path
+
+
+def _tell_of_collapse(path: Trajectory, decay: Tensor) -> None:
+    """Warn of samples whose decay won against a loss that zero does not minimise.
+
+    From depth 3 on zero attracts: near it the loss pulls with ``s^{2-2/N}``, the decay with s.
+    """
+    assert path.singular_values is not None
+    first, last = (path.singular_values[k].amax(-1) for k in (0, -1))
+    lost = (last < COLLAPSED * first) & (decay.view(first.shape) > 0)
+    if path.depth > 2 and bool(lost.any()):
+        count = f" in {int(lost.sum())} of {lost.numel()} samples" if lost.ndim else ""
+        warn(
+            f"decay drove X to zero{count}, which attracts small matrices at depths above 2: "
+            "start larger, or take a smaller decay",
+            UserWarning,
+        )
+
+
+def _decay_of(decay: Any, engine: engines.Engine) -> Tensor | None:
+    """Return the factor of the decay of every sample, shape (B,), None without any."""
+    like = engine.rows()
+    k = as_float_tensor(decay, "decay", dtype=like.dtype, device=like.device)
+    try:
+        k = k.expand(engine.batch).reshape(-1)
+    except RuntimeError:
+        raise ValueError(
+            f"decay must be a number or have the shape of the batch {tuple(engine.batch)}, got "
+            f"{tuple(k.shape)}"
+        ) from None
+    if bool((k < 0).any()):
+        raise ValueError(f"decay must be at least 0, got {float(k.min()):g}")
+    return k if bool((k > 0).any()) else None
 
 
 def engine_for(loss: Loss, start: Any, name: str, watch: bool) -> engines.Engine:
