@@ -105,10 +105,8 @@ class LayeredEngine(FactorEngine):
             pairwise(layers), layer_moments(layers), self.moments, strict=True
         ):
             size = squares(before) + squares(after)
-            gap = torch.linalg.matrix_norm(
-                g - shrunk[:, None, None] * start[samples]
-            ) / torch.where(size > 0, size, 1.0)
-            drift = torch.maximum(drift, gap)
+            gap = torch.linalg.matrix_norm(g - shrunk * start[samples])
+            drift = torch.maximum(drift, gap / torch.where(size > 0, size, 1.0))
         return drift
 
 
