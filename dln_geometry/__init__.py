@@ -5,7 +5,7 @@ Metric      `cometric`, `metric`, `inner`, `entropy`, `free_energy`, `connection
 Submersion  `tangent`, `horizontal`, `vertical`, `lift`, `pushforward` and their frames.
 Geodesics   `exponential`, `logarithm`, `distance`, `parallel_transport`; `balanced_geodesic`, ...
 Flows       `gradient_flow`, `free_energy_flow`, `balancing_flow`, `kirwan_ness_flow`; `losses`,
-            `exact`, `Trajectory`.
+            `exact`, `Trajectory`, `Validation`.
 Noise       `langevin`, `brownian_motion`, `sample_gibbs`; `dyson`, `singular_dyson`, `dln_dyson`,
             `isospectral_flow`; `laws`, `diagnostics`.
 Models      `learning`: any torch module, its symmetries, charges, equation of motion, mirrors.
@@ -25,6 +25,7 @@ from dln_geometry.dynamics.dyson import dln_dyson, dyson, isospectral_flow, sing
 from dln_geometry.dynamics.flows import (
     FlowError,
     FreeEnergy,
+    Validation,
     balancing_flow,
     balancing_velocity,
     exact,
@@ -104,6 +105,7 @@ __all__ = [
     "GeodesicError",
     "Network",
     "Trajectory",
+    "Validation",
     "balance",
     "balanced_dimension",
     "balanced_distance",

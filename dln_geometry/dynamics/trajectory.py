@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dln_geometry.dynamics.monitored import Monitored
 from dln_geometry.geometry.points import Collapsed, EndToEnd, Network, as_row, indexed
 from dln_geometry.support import as_positive, check_form, read_archive, write_archive
 
@@ -64,7 +65,8 @@ class Trajectory:
     states : Tensor, shape (T, ..., n), optional
         The particles, ascending, of a motion of eigenvalues or singular values.
     final : Collapsed, EndToEnd, Network or Tensor
-        The last point; in the record at one time, the point kept there, if any.
+        The last point, or the best one of a run with a monitor; in the record at one time, the
+        point kept there, if any.
     defect : Tensor, shape (T, ...), optional
         Relative violation of the invariants (balance, or the conserved moments).
     status : str or list of str
@@ -75,6 +77,8 @@ class Trajectory:
         The point at every saved time, if `keep_points` was set.
     depth : float
         Depth of the flow, NaN where there is none.
+    monitored : Monitored, optional
+        What the monitor of the run saw, and the last point.
 
     Examples
     --------
@@ -95,6 +99,7 @@ class Trajectory:
     stats: dict[str, Any] = field(default_factory=dict)
     points: tuple[Any, ...] | None = None
     depth: float = math.nan
+    monitored: Monitored | None = None
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -164,6 +169,8 @@ class Trajectory:
 
         points = None if self.points is None else tuple(chosen(p) for p in self.points)
         path = self._map(picked, self.t, chosen(self.final), points)
+        if self.monitored is not None:
+            path = replace(path, monitored=self.monitored.select(index))
         if isinstance(self.status, str):
             return path
         status = [self.status[k] for k in where.flatten().tolist()]
@@ -238,6 +245,9 @@ class Trajectory:
             meta["points"] = len(self.points)
             for k, point in enumerate(self.points):
                 _pack_point(f"point{k}", point, arrays, meta)
+        if self.monitored is not None:
+            arrays |= {f"monitored.{k}": x for k, x in self.monitored.arrays().items()}
+            _pack_point("last", self.monitored.last, arrays, meta)
         return write_archive(path, _FORMAT, arrays, meta)
 
     @classmethod
@@ -262,6 +272,7 @@ class Trajectory:
             stats=meta["stats"],
             points=points,
             depth=float(meta["depth"]),
+            monitored=_unpack_monitored(arrays, meta),
         )
         path._check()
         return path
@@ -286,6 +297,11 @@ class Trajectory:
         check_form(self.stats, {str: object}, "stats")
         if not isinstance(self.status, str) and len(self.status) != math.prod(batch):
             raise ValueError(f"status must name {math.prod(batch)} samples, got {self.status}")
+
+
+def _unpack_monitored(arrays: dict[str, Tensor], meta: dict[str, Any]) -> Monitored | None:
+    kept = {k.removeprefix("monitored."): x for k, x in arrays.items() if k.startswith("monitored")}
+    return Monitored(**kept, last=_unpack_point("last", arrays, meta)) if kept else None
 
 
 def _pack_point(name: str, point: Any, arrays: dict[str, Any], meta: dict[str, Any]) -> None:

@@ -33,6 +33,7 @@ def state_of(run: Integration) -> dict[str, Any]:
         "method": run.choice.state(),
         "recorder": run.recorder.state(),
         "watch": None if run.watch is None else run.watch.state(),
+        "monitor": None if run.options.monitor is None else run.options.monitor.state(),
     }
 
 
@@ -54,6 +55,8 @@ def resume_from(run: Integration, state: dict[str, Any]) -> None:
         run.recorder.load(state["recorder"], run.y.device)
         if run.watch is not None:
             run.watch.load(state["watch"])
+        if run.options.monitor is not None:
+            run.options.monitor.load(state["monitor"], run.y)
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
         known = str(error).startswith("resume")
         text = str(error) if known else f"resume must be a state of this run: {error}"
@@ -119,6 +122,7 @@ def _check(run: Integration, state: Any) -> None:
         },
         "recorder": run.recorder.form(state.get("recorder"), now, obs),
         "watch": None if run.watch is None else {"arrays": votes, "evaluations": int},
+        "monitor": None if run.options.monitor is None else run.options.monitor.form(y),
     }
     check_form(state, form, "state")
     if not bool((times >= 0).all() and (state["control"]["h"] > 0).all()):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.ode.chebyshev import SAFETY, Chebyshev, ChebyshevStepper
+from dln_geometry.ode.monitoring import Monitor
 from dln_geometry.ode.runge_kutta import BlockNorms, ExplicitStepper, Field, RungeKutta, fetch
 
 Array = np.ndarray
@@ -18,7 +19,7 @@ SHRINK, GROW = 0.2, 10.0
 TINY, EPS = float(np.finfo(np.float64).tiny), float(np.finfo(np.float64).eps)
 RESERVED = (
     *("t_end", "steps", "evaluations", "seconds", "failed", "unfinished"),
-    *("nonsmooth", "stationary", "stalled"),
+    *("nonsmooth", "stationary", "stalled", "patience"),
 )
 """Status names that no stopping rule may take."""
 
@@ -36,6 +37,7 @@ class Options:
     limits: dict[str, float]
     correct: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None
     autonomous: bool = False
+    monitor: Monitor | None = None
 
 
 def first_step(d0: Array, h0: Array, d1: Array, d2: Array, order: int) -> Array:

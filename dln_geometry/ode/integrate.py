@@ -15,6 +15,7 @@ from dln_geometry.ode.chebyshev import RKC, Chebyshev
 from dln_geometry.ode.checkpoint import resume_from, state_of
 from dln_geometry.ode.control import RESERVED, Options
 from dln_geometry.ode.loop import Integration
+from dln_geometry.ode.monitoring import Monitor, Observable
 from dln_geometry.ode.recording import (
     MOST_EVALUATIONS,
     Record,
@@ -46,6 +47,8 @@ def integrate(
     max_seconds: float | None = None,
     autonomous: bool = False,
     correct: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None = None,
+    monitor: Observable | None = None,
+    patience: int | None = None,
     progress: Callable[[float, dict[str, Any]], None] | None = None,
     checkpoint: Callable[[dict[str, Any]], None] | None = None,
     checkpoint_every: float = 5.0,
@@ -95,6 +98,10 @@ def integrate(
     correct : pair of callables, optional
         ``(when(obs) -> mask (B,), fix(y (b, n)) -> y)``: an accepted step replaces the samples in
         the mask by their fix and evaluates the field again.
+    monitor, patience : callable, optional, and int, optional
+        ``monitor(y (B, n)) -> (B,)`` is called at the start and after every accepted step; the
+        solution's `monitored` holds its values and the state of the least one. A sample stops with
+        ``"patience"`` after so many of its steps without a lower value; by default it does not.
     progress : callable, optional
         ``progress(fraction_done, info)``, at most ten times a second, and at the end.
     checkpoint, checkpoint_every : callable, optional, and float
@@ -131,7 +138,8 @@ def integrate(
     explicit, stabilised = methods_of(method, rtol, y0.dtype)
     tolerance = _absolute(atol, batch)
     methods = explicit, stabilised
-    options = Options(t_end, rtol, tolerance, *methods, rules, limits, correct, autonomous)
+    watch = None if monitor is None else Monitor(monitor, patience)
+    options = Options(t_end, rtol, tolerance, *methods, rules, limits, correct, autonomous, watch)
     stops = save_times(save_at, t_end, batch)
     record = record or (lambda y, obs: {"y": y})
     recorder = Recorder(record, stops, batch, moves_end=save_at is None)

@@ -76,6 +76,8 @@ class Integration:
         self.atol = default if opt.atol is None else opt.atol
         everywhere = np.ones(batch, dtype=bool)
         self.recorder.save(self.t, everywhere, y, self.obs)
+        if opt.monitor is not None:
+            opt.monitor.start(y)
         self.stop(everywhere)
         if opt.autonomous:
             look_for_rest(self, norms)
@@ -155,6 +157,8 @@ class Integration:
         if moved:
             self._accept(accepted, moved == len(running), t_new, flags)
             self.recorder.save(self.t, accepted, self.y, self.obs)
+            if opt.monitor is not None:
+                opt.monitor.update(self.t, accepted, self.y)
             self.stop(accepted)
         self.choice.update(trial, flags.norms, flags.radii, alive > moved, self._work, control)
         self.committing = False
@@ -210,6 +214,8 @@ class Integration:
         for number, (column, threshold) in enumerate(self.options.rules.values(), start=1):
             self.code[(self.obs_host[column] <= threshold) & advanced & (self.code < 0)] = number
         self.code[(self.t >= self.options.t_end) & (self.code < 0)] = 0
+        if (monitor := self.options.monitor) is not None:
+            self.code[monitor.exhausted & (self.code < 0)] = self.names.index("patience")
 
     def _fail(self, sample: int, h: float) -> None:
         self.close("unfinished")
@@ -260,7 +266,8 @@ class Integration:
         obs = None if obs is None else obs.clone()
         t, t_final = (upload(x, self.y) for x in (times, self.t.copy()))
         start = torch.from_numpy(np.stack([self.resting, self.noisy]))
-        return Solution(t, saved, self.y.clone(), obs, t_final, status, stats, start)
+        seen = None if self.options.monitor is None else self.options.monitor.result()
+        return Solution(t, saved, self.y.clone(), obs, t_final, status, stats, start, seen)
 
     def fraction(self) -> float:
         """Return how far the samples are, by time or by the logarithm of a watched observable."""

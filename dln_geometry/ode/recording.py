@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dln_geometry.ode.monitoring import Watched
 from dln_geometry.support import Numbers
 
 Record = Callable[[Tensor, Any], dict[str, Tensor]]
@@ -42,6 +43,7 @@ class Solution:
     ``"unfinished"``."""
     stats: dict[str, Any]
     start: Tensor  # (2, B): was the velocity at the start exactly zero; was it rounding alone?
+    monitored: Watched | None = None
 
 
 class ResumeError(ValueError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from dln_geometry.dynamics.store import resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.points import Collapsed, EndToEnd, Network
 from dln_geometry.ode import end_or_rules, until_rules
-from dln_geometry.support import ProgressCallback, as_float_tensor, warn
+from dln_geometry.support import ProgressCallback, as_count, as_float_tensor, warn
 
 ENGINES = ("auto", "spectral", "products", "layers")
 
@@ -50,6 +50,8 @@ def gradient_flow(
     engine: str = "auto",
     rebalance: float | None = None,
     keep_points: bool = False,
+    monitor: Callable[[Any], Tensor] | None = None,
+    patience: int | None = None,
     progress: bool | ProgressCallback = False,
     store: str | os.PathLike[str] | None = None,
 ) -> Trajectory:
@@ -98,6 +100,14 @@ def gradient_flow(
         evaluation each time. By default they are only monitored and drift within the tolerance.
     keep_points : bool
         Keep the whole point at every saved time in `Trajectory.points`: (m + n) r numbers each.
+    monitor : callable, optional
+        ``monitor(point) -> Tensor (...)``, an observable of the (batched) point, called at the
+        start and after every accepted step; less is better, NaN is worst. The trajectory's `final`
+        is then the best point, and its `monitored` holds the curve and the last point. A
+        `Validation` watches held-out entries.
+    patience : int, optional
+        A sample stops, with the status ``"patience"``, after so many of its accepted steps without
+        a lower value of the monitor; by default it does not.
     progress : bool or callable
         Show a progress bar; or call ``progress(fraction_done, info)``, at most ten times a second;
         `info` has ``"loss"`` (the largest of a batch), ``"t"``, ``"h"``, ``"steps"``,
@@ -144,6 +154,7 @@ def gradient_flow(
     t_end = end_or_rules(t_end, rules)
     chosen = engine_for(loss, start, engine, watch="gradient" in rules)
     chosen.decay = _decay_of(decay, chosen)
+    monitor, patience = _checked_monitor(monitor, patience)
     # The flow of the metric divided by N is N times as slow.
     point = isinstance(start, Collapsed | EndToEnd)
     slow = start.depth.unit(start.normalized) if point else 1.0
@@ -161,6 +172,8 @@ def gradient_flow(
         rebalance=rebalance,
         keep_points=keep_points,
         fixed_point=FIXED_POINT,
+        monitor=monitor,
+        patience=patience,
     )
     if chosen.decay is not None:
         _tell_of_collapse(path, chosen.decay)
@@ -182,6 +195,19 @@ def _tell_of_collapse(path: Trajectory, decay: Tensor) -> None:
             "start larger, or take a smaller decay",
             UserWarning,
         )
+
+
+def _checked_monitor(
+    monitor: Callable[[Any], Tensor] | None, patience: int | None
+) -> tuple[Callable[[Any], Tensor] | None, int | None]:
+    """Check that the monitor is a function, and that patience waits for one."""
+    if monitor is not None and not callable(monitor):
+        raise TypeError(f"monitor must be a function of a point, got {type(monitor).__name__}")
+    if patience is None:
+        return monitor, None
+    if monitor is None:
+        raise ValueError(f"patience needs a monitor to wait for, got {patience!r} and no monitor")
+    return monitor, as_count(patience, "patience")
 
 
 def _decay_of(decay: Any, engine: engines.Engine) -> Tensor | None:

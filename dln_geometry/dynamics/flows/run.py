@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.engines import GRADIENT, LOSS, Engine
+from dln_geometry.dynamics.monitored import monitored_of
 from dln_geometry.dynamics.store import opened
 from dln_geometry.dynamics.trajectory import FlowError, Trajectory
 from dln_geometry.geometry.points import Network
@@ -37,6 +39,8 @@ def run_flow(
     slow: float = 1.0,
     rebalance: float | None = None,
     keep_points: bool = False,
+    monitor: Callable[[Any], Tensor] | None = None,
+    patience: int | None = None,
     label: str = "flow",
     fixed_point: str | None = None,
 ) -> Trajectory:
@@ -94,6 +98,8 @@ def run_flow(
                 **limits,
                 autonomous=True,
                 correct=correct,
+                monitor=None if monitor is None else lambda y: monitor(engine.point(y)),
+                patience=patience,
                 progress=bar.callback,
                 checkpoint=None if saved is None else saved.save,
                 resume=None if saved is None else saved.load(),
@@ -177,14 +183,16 @@ def _trajectory_of(solution: Solution, engine: Engine, slow: float, keep: bool) 
         return points if len(batch) == 1 else points.select(where if batch else 0)
 
     rows = {n: x.reshape(len(x), *batch, *x.shape[2:]) for n, x in solution.saved.items()}
+    seen, last = solution.monitored, point(solution.y)
     return Trajectory(
         t=solution.t * slow,
         loss=rows["loss"],
         singular_values=rows["singular_values"],
         defect=rows["defect"],
-        final=point(solution.y),
+        final=last if seen is None else point(seen.y),
         status=solution.status if batch else solution.status[0],
         stats=solution.stats,
         points=tuple(map(point, solution.saved["state"])) if keep else None,
         depth=engine.depth,
+        monitored=monitored_of(seen, batch, slow, last),
     )

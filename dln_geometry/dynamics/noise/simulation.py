@@ -179,7 +179,8 @@ def simulate(
             store.save({**part, **memory, "interval": interval, "done": done})
 
     def record(status: str | list[str]) -> Trajectory:
-        series = {k: torch.stack([row[k] for row in rows]) for k in (rows[0] if rows else ())}
+        names = rows[0] if rows else ()
+        series: dict[str, Any] = {k: torch.stack([row[k] for row in rows]) for k in names}
         stats = {"steps": taken, "dt": max(grid.sizes), **stepper.summary(state, taken)}
         return Trajectory(
             t=grid.times[: len(rows)],
