@@ -1,4 +1,4 @@
-"""Losses of the end-to-end matrix, each one half of a plain sum of squares, and their protocol.
+"""Losses of the end-to-end matrix, most of them half a plain sum of squares, and their protocol.
 
 Open `loss` first: `Loss` is what a flow asks for, `DataLoss` the base of the losses on data. A new
 loss has ``value`` and ``gradient``; one on data subclasses `DataLoss` (see `dense`).
@@ -7,15 +7,20 @@ loss has ``value`` and ``gradient``; one on data subclasses `DataLoss` (see `den
 from __future__ import annotations
 
 from dln_geometry.dynamics.losses.callables import from_callable
-from dln_geometry.dynamics.losses.completion import Completion, Pattern, has_compressed_kernels
+from dln_geometry.dynamics.losses.completion import Completion
 from dln_geometry.dynamics.losses.dense import Quadratic, Regression, Sensing
 from dln_geometry.dynamics.losses.fingerprint import fingerprint
+from dln_geometry.dynamics.losses.links import LinkLoss, Logistic, Poisson
 from dln_geometry.dynamics.losses.loss import Loss, as_dense, as_text, contract, evaluate, prepared
+from dln_geometry.dynamics.losses.pattern import Pattern, has_compressed_kernels
 
 __all__ = [
     "Completion",
+    "LinkLoss",
+    "Logistic",
     "Loss",
     "Pattern",
+    "Poisson",
     "Quadratic",
     "Regression",
     "Sensing",

@@ -1,10 +1,8 @@
-"""The loss of matrix completion, and products with a sparsity pattern."""
+"""The loss of matrix completion."""
 
 from __future__ import annotations
 
-import functools
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.losses.loss import DataLoss, Thin, as_text, half_square
+from dln_geometry.dynamics.losses.pattern import Pattern, has_compressed_kernels
 from dln_geometry.dynamics.losses.products import in_coordinates
 from dln_geometry.support import as_float_tensor, as_matrix_shape, read_array, sparse_places
 
@@ -20,7 +19,7 @@ KEPT = 4
 
 
 class Completion(DataLoss):
-    """The squared error on observed entries, ``E(X) = 1/2 sum_e (X[rows_e, cols_e] - v_e)^2``.
+    """The squared error on observed entries, ``E(X) = 1/2 sum_e w_e (X[rows_e, cols_e] - v_e)^2``.
 
     At a `Collapsed` or `EndToEnd`, work and memory are linear in entries times rank. The gradient
     is sparse: row-compressed for one matrix, in coordinates for a batch.
@@ -33,6 +32,8 @@ class Completion(DataLoss):
         The entries; leading dimensions broadcast against those of X.
     shape : tuple of int
         Shape (m, n) of X.
+    weights : array_like, shape (k,), optional
+        Weights of the entries, at least 0; 1 by default.
 
     Examples
     --------
@@ -45,7 +46,13 @@ class Completion(DataLoss):
 
     _caches = (*DataLoss._caches, "_kept")
 
-    def __init__(self, rows: Any, cols: Any, values: Any, shape: Sequence[int]) -> None:
+    def __init__(
+        self, rows: Any, cols: Any, values: Any, shape: Sequence[int], *, weights: Any = None
+    ) -> None:
+        self._arrange(rows, cols, values, shape, weights)
+
+    def _arrange(self, rows: Any, cols: Any, values: Any, shape: Any, weights: Any) -> Tensor:
+        """Check the entries, keep them in row-major order, and return that order."""
         m, n = as_matrix_shape(shape)
         values = as_float_tensor(values, "values")
         rows = _as_places(rows, "rows", m, values.device)
@@ -63,7 +70,10 @@ class Completion(DataLoss):
         if repeated.numel():
             i, j = divmod(int(key[repeated[0]]), n)
             raise ValueError(f"entries must be given once each, got ({i}, {j}) repeatedly")
-        self._fill((m, n), rows[order], cols[order], values[..., order])
+        weights = as_weights(weights, values)
+        weights = None if weights is None else weights[order]
+        self._fill((m, n), rows[order], cols[order], values[..., order], weights)
+        return order
 
     @classmethod
     def from_matrix(cls, x: Any) -> Self:
@@ -104,16 +114,17 @@ class Completion(DataLoss):
         if batch:
             left, right = _stacked(left, batch), _stacked(right, batch)
         residual = pattern.residual(target, left, right)
-        gr, gl = pattern.products(residual, left, right)
         if not batch:
-            return half_square(residual, 1), gr, gl
-        value = half_square(residual.view(*batch, -1), 1)
+            return self._energy(residual), *pattern.products(self._slope(residual), left, right)
+        residual = residual.view(*batch, -1)
+        gr, gl = pattern.products(self._slope(residual).reshape(-1), left, right)
+        value = self._energy(residual)
         m, n = self.shape
         return value, gr.unflatten(0, (*batch, m)), gl.unflatten(0, (*batch, n))
 
     def _residual(self, x: Tensor | Thin) -> Tensor:
         if isinstance(x, Tensor):
-            return x[..., self.rows, self.cols] - self.values
+            return x[..., self.rows, self.cols] - self._target()
         batch, pattern, target = self._placed(x.left.shape[:-2])
         residual = pattern.residual(target, _stacked(x.left, batch), _stacked(x.right, batch))
         return residual.view(*batch, -1)
@@ -123,8 +134,20 @@ class Completion(DataLoss):
         gradient[..., self.rows, self.cols] = residual
         return gradient
 
+    def _target(self) -> Tensor:
+        """Return what X is compared with, shape (..., k)."""
+        return self.values
+
+    def _energy(self, residual: Tensor) -> Tensor:
+        if self.weights is None:
+            return half_square(residual, 1)
+        return 0.5 * (self.weights * residual.square()).sum(-1)
+
+    def _slope(self, residual: Tensor) -> Tensor:
+        return residual if self.weights is None else self.weights * residual
+
     def _gradient(self, x: Tensor | Thin) -> Tensor:
-        residual = self._residual(x)
+        residual = self._slope(self._residual(x))
         batch = residual.shape[:-1]
         if not batch and has_compressed_kernels(self.dtype, self.device.type):
             return self._placed(batch)[1].matrix(residual)
@@ -143,7 +166,7 @@ class Completion(DataLoss):
             # Called first because it silences the warning about compressed matrices.
             has_compressed_kernels(self.dtype, self.device.type)
             pattern = Pattern(self.rows, self.cols, self.shape, math.prod(batch))
-            values = self.values.expand(*batch, -1).reshape(-1)
+            values = self._target().expand(*batch, -1).reshape(-1)
             placed = (batch, pattern, pattern.matrix(values))
             while len(self._kept) >= KEPT:
                 self._kept.pop(next(iter(self._kept)))
@@ -154,16 +177,40 @@ class Completion(DataLoss):
         count, batch = len(self.rows), self.values.shape[:-1]
         return as_text(self, f"{count} {'entry' if count == 1 else 'entries'}", batch=batch)
 
-    def _fill(self, shape: tuple[int, int], rows: Tensor, cols: Tensor, values: Tensor) -> None:
+    def _fill(
+        self,
+        shape: tuple[int, int],
+        rows: Tensor,
+        cols: Tensor,
+        values: Tensor,
+        weights: Tensor | None,
+    ) -> None:
         super().__init__(shape, values)
-        self.rows, self.cols, self.values = rows, cols, values
+        self.rows, self.cols, self.values, self.weights = rows, cols, values, weights
         self._kept: dict[torch.Size, tuple[torch.Size, Pattern, Tensor]] = {}
 
     def _to(self, dtype: torch.dtype, device: torch.device) -> Self:
         copy = object.__new__(type(self))  # Without sorting and checking the entries again.
         rows, cols = self.rows.to(device), self.cols.to(device)
-        copy._fill(self.shape, rows, cols, self.values.to(device, dtype))
+        weights = None if self.weights is None else self.weights.to(device, dtype)
+        copy._fill(self.shape, rows, cols, self.values.to(device, dtype), weights)
         return copy
+
+
+def as_weights(weights: Any, values: Tensor) -> Tensor | None:
+    """Return the weights of entries, shape (k,), at least 0 and not all 0; None stands for 1."""
+    if weights is None:
+        return None
+    given = as_float_tensor(weights, "weights", dtype=values.dtype, device=values.device)
+    if given.shape != values.shape[-1:]:
+        raise ValueError(
+            f"weights must have shape {tuple(values.shape[-1:])} like the entries, got "
+            f"{tuple(given.shape)}"
+        )
+    if bool((given < 0).any()) or not bool((given > 0).any()):
+        least, most = float(given.min()), float(given.max())
+        raise ValueError(f"weights must be >= 0 and not all 0, got {least:g} to {most:g}")
+    return given
 
 
 def _stacked(x: Tensor, batch: torch.Size) -> Tensor:
@@ -193,91 +240,3 @@ def _some(values: Tensor) -> Tensor:
     if values.numel() == 0:
         raise ValueError("x must have a known entry, got NaN alone or nothing")
     return values
-
-
-class Pattern:
-    """Places ``rows, cols`` (k,), in row-major order, in each of the blocks of a block diagonal."""
-
-    def __init__(self, rows: Tensor, cols: Tensor, shape: tuple[int, int], blocks: int = 1) -> None:
-        block = torch.arange(blocks, device=rows.device).unsqueeze(-1)
-        self.rows = (rows + shape[0] * block).flatten()
-        self.cols = (cols + shape[1] * block).flatten()
-        self.shape = (blocks * shape[0], blocks * shape[1])
-        self._starts = _starts(self.rows, self.shape[0])
-        # The order by columns too: a product with the transposed view of a row-compressed matrix
-        # is several times slower than one with the transpose compressed by its own rows.
-        self._order = torch.argsort(self.cols, stable=True)
-        self._col_starts = _starts(self.cols, self.shape[1])
-        self._rows_by_col = self.rows[self._order]
-
-    def matrix(self, values: Tensor) -> Tensor:
-        """Return the row-compressed matrix with these entries, ``values`` of shape (blocks k,)."""
-        return _compressed(self._starts, self.cols, values, self.shape)
-
-    def residual(self, target: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """Return ``left right^T - target`` on the pattern, shape (blocks k,).
-
-        `target` is a `matrix` of this pattern, ``left`` (blocks m, r) and ``right`` (blocks n, r).
-        """
-        rank, on_cpu = left.shape[-1], left.device.type == "cpu"
-        # In double precision on the CPU gathering is faster than the kernel at small rank.
-        gathers = on_cpu and left.dtype == torch.float64 and rank <= 16
-        if gathers or not self._is_fused(left, right):
-            return self.entries(left, right) - target.values()
-        gap = -rank % 16
-        if gap and on_cpu and left.dtype == torch.float32:
-            # Rows that do not fill the kernel's vectors are up to ten times slower.
-            left, right = (torch.nn.functional.pad(w, (0, gap)) for w in (left, right))
-        return torch.sparse.sampled_addmm(target, left, right.mT, beta=-1.0).values()
-
-    def entries(self, left: Tensor, right: Tensor) -> Tensor:
-        """Return ``left right^T`` on the pattern by gathering rows; differentiable."""
-        # Pieces that stay in the cache are ten times faster than all entries at once.
-        budget = 2**15 if left.device.type == "cpu" else 2**24
-        size = max(256, budget // left.shape[-1])
-        places = zip(self.rows.split(size), self.cols.split(size), strict=True)
-        pairs = ((left.index_select(0, i), right.index_select(0, j)) for i, j in places)
-        return torch.cat([(a * b).sum(-1) for a, b in pairs])
-
-    def products(self, values: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(S right, S^T left)`` for the matrix S with these entries."""
-        if self._is_fused(values, left, right):
-            by_col = values.index_select(0, self._order)
-            s, places = self.matrix(values), (self._col_starts, self._rows_by_col)
-            return s @ right, _compressed(*places, by_col, self.shape[::-1]) @ left
-        s = in_coordinates(torch.stack((self.rows, self.cols)), values, self.shape)
-        return s @ right, s.mT @ left
-
-    @staticmethod
-    def _is_fused(*tensors: Tensor) -> bool:
-        """Tell whether to use the compressed kernels: they exist and no gradient is recorded."""
-        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-            return False
-        return has_compressed_kernels(tensors[0].dtype, tensors[0].device.type)
-
-
-@functools.cache
-def has_compressed_kernels(dtype: torch.dtype, device_type: str) -> bool:
-    """Tell whether torch has kernels for row-compressed matrices: not on a CPU without MKL."""
-    starts = torch.tensor([0, 1], device=device_type)
-    zero = torch.zeros(1, dtype=torch.int64, device=device_type)
-    one = torch.ones(1, 1, dtype=dtype, device=device_type)
-    with warnings.catch_warnings():
-        # torch warns once in a process, at the first compressed matrix: the one made here.
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
-        try:
-            s = _compressed(starts, zero, one[0], (1, 1))
-            torch.matmul(torch.sparse.sampled_addmm(s, one, one, beta=-1.0), one)
-        except (RuntimeError, NotImplementedError):
-            return False
-    return True
-
-
-def _starts(places: Tensor, count: int) -> Tensor:
-    """Return the offsets at which rows 0..count start, from the row of every entry."""
-    filled = torch.bincount(places, minlength=count)
-    return torch.cat((filled.new_zeros(1), filled.cumsum(0)))
-
-
-def _compressed(starts: Tensor, places: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
-    return torch.sparse_csr_tensor(starts, places, values, shape, check_invariants=False)

@@ -181,15 +181,15 @@ class Regression(DataLoss):
         features = self._inputs @ right
         residual = features @ left.mT - self._outputs
         gl = self._inputs.mT @ (residual @ left)
-        return self._half_square(residual), residual.mT @ features, gl
+        return self._energy(residual), residual.mT @ features, gl
 
     def _residual(self, x: Tensor | Thin) -> Tensor:
         if isinstance(x, Thin):
             return (self._inputs @ x.right) @ x.left.mT - self._outputs
         return self._inputs @ x.mT - self._outputs
 
-    def _half_square(self, residual: Tensor) -> Tensor:
-        value = super()._half_square(residual)
+    def _energy(self, residual: Tensor) -> Tensor:
+        value = super()._energy(residual)
         return value if self._unreachable is None else value + self._unreachable
 
     def _adjoint(self, residual: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ DTYPES = [torch.float32, torch.float64]
 SQUARE = [[1.0, 2.0], [3.0, 4.0]]
 BATCHES = [(), (3,), (2, 3)]
 KINDS = ["quadratic", "completion", "sensing", "few_data", "many_data", "callable"]
+KINDS += ["weighted", "logistic", "poisson"]
 
 
 def randn(generator, *shape, dtype=torch.float64):
@@ -42,6 +43,8 @@ def case(kind, generator, dtype=torch.float64, batch=()):
                 / 2
             ),
         )
+    if kind in ("weighted", "logistic", "poisson"):
+        return entry_case(kind, rand, generator, batch)
     if kind == "sensing":
         a, v = rand(6, M, N), rand(*batch, 6)
         return losses.Sensing(
@@ -56,6 +59,30 @@ def case(kind, generator, dtype=torch.float64, batch=()):
     return losses.Regression(
         z, y
     ), lambda x, b: sum((x @ z[b][i] - y[b][i]).square().sum() for i in range(k)) / 2
+
+
+def entry_case(kind, rand, generator, batch):
+    """Losses of single entries, with weights of which one is 0."""
+    places = torch.randperm(M * N, generator=generator)[:13].tolist()
+    rows, cols = [p // N for p in places], [p % N for p in places]
+    weights, offsets, v = rand(13).abs(), rand(*batch, 13), rand(*batch, 13)
+    weights[4] = 0.0
+    if kind == "weighted":
+        loss = losses.Completion(rows, cols, v, (M, N), weights=weights)
+        one = lambda z, y: (z - y) ** 2 / 2  # noqa: E731
+        offsets = torch.zeros_like(offsets)
+    elif kind == "logistic":
+        v = v.sigmoid()
+        loss = losses.Logistic(rows, cols, v, (M, N), weights=weights, offsets=offsets)
+        one = lambda z, y: (1 + z.exp()).log() - y * z  # noqa: E731
+    else:
+        v = v.abs().round()
+        loss = losses.Poisson(rows, cols, v, (M, N), weights=weights, offsets=offsets)
+        one = lambda z, y: z.exp() - y * z  # noqa: E731
+    entries = list(enumerate(zip(rows, cols, strict=True)))
+    return loss, lambda x, b: sum(
+        weights[e] * one(x[i, j] + offsets[b][e], v[b][e]) for e, (i, j) in entries
+    )
 
 
 def plain(formula, x):

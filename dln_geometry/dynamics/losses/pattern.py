@@ -1,0 +1,99 @@
+"""Products of thin matrices with a sparsity pattern: all the work of a completion."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+
+import torch
+from torch import Tensor
+
+from dln_geometry.dynamics.losses.products import in_coordinates
+
+
+class Pattern:
+    """Places ``rows, cols`` (k,), in row-major order, in each of the blocks of a block diagonal."""
+
+    def __init__(self, rows: Tensor, cols: Tensor, shape: tuple[int, int], blocks: int = 1) -> None:
+        block = torch.arange(blocks, device=rows.device).unsqueeze(-1)
+        self.rows = (rows + shape[0] * block).flatten()
+        self.cols = (cols + shape[1] * block).flatten()
+        self.shape = (blocks * shape[0], blocks * shape[1])
+        self._starts = _starts(self.rows, self.shape[0])
+        # The order by columns too: a product with the transposed view of a row-compressed matrix
+        # is several times slower than one with the transpose compressed by its own rows.
+        self._order = torch.argsort(self.cols, stable=True)
+        self._col_starts = _starts(self.cols, self.shape[1])
+        self._rows_by_col = self.rows[self._order]
+
+    def matrix(self, values: Tensor) -> Tensor:
+        """Return the row-compressed matrix with these entries, ``values`` of shape (blocks k,)."""
+        return _compressed(self._starts, self.cols, values, self.shape)
+
+    def residual(self, target: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """Return ``left right^T - target`` on the pattern, shape (blocks k,).
+
+        `target` is a `matrix` of this pattern, ``left`` (blocks m, r) and ``right`` (blocks n, r).
+        """
+        rank, on_cpu = left.shape[-1], left.device.type == "cpu"
+        # In double precision on the CPU gathering is faster than the kernel at small rank.
+        gathers = on_cpu and left.dtype == torch.float64 and rank <= 16
+        if gathers or not self._is_fused(left, right):
+            return self.entries(left, right) - target.values()
+        gap = -rank % 16
+        if gap and on_cpu and left.dtype == torch.float32:
+            # Rows that do not fill the kernel's vectors are up to ten times slower.
+            left, right = (torch.nn.functional.pad(w, (0, gap)) for w in (left, right))
+        return torch.sparse.sampled_addmm(target, left, right.mT, beta=-1.0).values()
+
+    def entries(self, left: Tensor, right: Tensor) -> Tensor:
+        """Return ``left right^T`` on the pattern by gathering rows; differentiable."""
+        # Pieces that stay in the cache are ten times faster than all entries at once.
+        budget = 2**15 if left.device.type == "cpu" else 2**24
+        size = max(256, budget // left.shape[-1])
+        places = zip(self.rows.split(size), self.cols.split(size), strict=True)
+        pairs = ((left.index_select(0, i), right.index_select(0, j)) for i, j in places)
+        return torch.cat([(a * b).sum(-1) for a, b in pairs])
+
+    def products(self, values: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(S right, S^T left)`` for the matrix S with these entries."""
+        if self._is_fused(values, left, right):
+            by_col = values.index_select(0, self._order)
+            s, places = self.matrix(values), (self._col_starts, self._rows_by_col)
+            return s @ right, _compressed(*places, by_col, self.shape[::-1]) @ left
+        s = in_coordinates(torch.stack((self.rows, self.cols)), values, self.shape)
+        return s @ right, s.mT @ left
+
+    @staticmethod
+    def _is_fused(*tensors: Tensor) -> bool:
+        """Tell whether to use the compressed kernels: they exist and no gradient is recorded."""
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+            return False
+        return has_compressed_kernels(tensors[0].dtype, tensors[0].device.type)
+
+
+@functools.cache
+def has_compressed_kernels(dtype: torch.dtype, device_type: str) -> bool:
+    """Tell whether torch has kernels for row-compressed matrices: not on a CPU without MKL."""
+    starts = torch.tensor([0, 1], device=device_type)
+    zero = torch.zeros(1, dtype=torch.int64, device=device_type)
+    one = torch.ones(1, 1, dtype=dtype, device=device_type)
+    with warnings.catch_warnings():
+        # torch warns once in a process, at the first compressed matrix: the one made here.
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+        try:
+            s = _compressed(starts, zero, one[0], (1, 1))
+            torch.matmul(torch.sparse.sampled_addmm(s, one, one, beta=-1.0), one)
+        except (RuntimeError, NotImplementedError):
+            return False
+    return True
+
+
+def _starts(places: Tensor, count: int) -> Tensor:
+    """Return the offsets at which rows 0..count start, from the row of every entry."""
+    filled = torch.bincount(places, minlength=count)
+    return torch.cat((filled.new_zeros(1), filled.cumsum(0)))
+
+
+def _compressed(starts: Tensor, places: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return torch.sparse_csr_tensor(starts, places, values, shape, check_invariants=False)
