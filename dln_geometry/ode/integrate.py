@@ -49,6 +49,7 @@ def integrate(
     correct: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None = None,
     monitor: Observable | None = None,
     patience: int | None = None,
+    improvement: float = 0.0,
     progress: Callable[[float, dict[str, Any]], None] | None = None,
     checkpoint: Callable[[dict[str, Any]], None] | None = None,
     checkpoint_every: float = 5.0,
@@ -98,10 +99,11 @@ def integrate(
     correct : pair of callables, optional
         ``(when(obs) -> mask (B,), fix(y (b, n)) -> y)``: an accepted step replaces the samples in
         the mask by their fix and evaluates the field again.
-    monitor, patience : callable, optional, and int, optional
+    monitor, patience, improvement : callable, optional, int, optional, and float
         ``monitor(y (B, n)) -> (B,)`` is called at the start and after every accepted step; the
         solution's `monitored` holds its values and the state of the least one. A sample stops with
-        ``"patience"`` after so many of its steps without a lower value; by default it does not.
+        ``"patience"`` after so many of its steps in which the least value
+        fell by less than `improvement` times its size; by default it does not stop.
     progress : callable, optional
         ``progress(fraction_done, info)``, at most ten times a second, and at the end.
     checkpoint, checkpoint_every : callable, optional, and float
@@ -138,7 +140,7 @@ def integrate(
     explicit, stabilised = methods_of(method, rtol, y0.dtype)
     tolerance = _absolute(atol, batch)
     methods = explicit, stabilised
-    watch = None if monitor is None else Monitor(monitor, patience)
+    watch = None if monitor is None else Monitor(monitor, patience, improvement)
     options = Options(t_end, rtol, tolerance, *methods, rules, limits, correct, autonomous, watch)
     stops = save_times(save_at, t_end, batch)
     record = record or (lambda y, obs: {"y": y})

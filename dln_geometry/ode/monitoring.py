@@ -29,20 +29,23 @@ class Watched:
 
 
 class Monitor:
-    """Follow an observable of B samples; a sample ends `patience` of its steps after its best.
+    """Follow an observable of B samples; a sample ends after `patience` steps that gain little.
 
-    A value that is NaN is no improvement.
+    They gain enough if the least value falls by `improvement` times its size (0: at all). A value
+    that is NaN is no gain.
     """
 
-    def __init__(self, observable: Observable, patience: int | None) -> None:
-        self.observable = observable
+    def __init__(
+        self, observable: Observable, patience: int | None, improvement: float = 0.0
+    ) -> None:
+        self.observable, self.improvement = observable, improvement
         self.patience = np.inf if patience is None else patience
 
     def start(self, y: Tensor) -> None:
         """Take the start for the best state so far."""
         batch = len(y)
         self.y, self.best, self.best_t = y.clone(), np.full(batch, np.inf), np.zeros(batch)
-        self.since = np.zeros(batch, dtype=np.int64)
+        self.since, self.level = np.zeros(batch, dtype=np.int64), np.full(batch, np.inf)
         self._t: list[np.ndarray] = []
         self._values: list[np.ndarray] = []
         self.update(np.zeros(batch), np.ones(batch, dtype=bool), y)
@@ -60,7 +63,10 @@ class Monitor:
         self._t.append(t.copy())
         self._values.append(values)
         better = advanced & (values < self.best)
-        self.since = np.where(better, 0, self.since + advanced)
+        with np.errstate(invalid="ignore"):
+            enough = better & ~(values > self.level - self.improvement * np.abs(self.level))
+        self.since = np.where(enough, 0, self.since + advanced)
+        self.level = np.where(enough, values, self.level)
         if better.any():
             self.best = np.where(better, values, self.best)
             self.best_t = np.where(better, t, self.best_t)
@@ -81,7 +87,8 @@ class Monitor:
     def state(self) -> dict[str, Any]:
         """Return a copy of everything, as tensors."""
         seen = self.result()
-        return {**vars(seen), "since": torch.from_numpy(self.since.copy())}
+        patience = {n: torch.from_numpy(getattr(self, n).copy()) for n in ("since", "level")}
+        return {**vars(seen), **patience}
 
     @staticmethod
     def form(y: Tensor) -> dict[str, Any]:
@@ -89,12 +96,12 @@ class Monitor:
         each = Numbers(torch.float64, y.shape[:1])
         steps = Numbers(torch.float64, (None, len(y)))
         since = Numbers(torch.int64, y.shape[:1])
-        ends = {"best_t": each, "best": each, "since": since}
+        ends = {"best_t": each, "best": each, "since": since, "level": each}
         return {"t": steps, "values": steps, **ends, "y": Numbers.like(y, finite=True)}
 
     def load(self, state: dict[str, Any], like: Tensor) -> None:
         """Continue from a copy, on the device of the run."""
         self.y = state["y"].to(like).clone()
         self.best, self.best_t = (state[n].numpy().copy() for n in ("best", "best_t"))
-        self.since = state["since"].numpy().copy()
+        self.since, self.level = (state[n].numpy().copy() for n in ("since", "level"))
         self._t, self._values = (list(state[n].numpy().copy()) for n in ("t", "values"))

@@ -17,7 +17,7 @@ from dln_geometry.dynamics.store import resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.points import Collapsed, EndToEnd, Network
 from dln_geometry.ode import end_or_rules, until_rules
-from dln_geometry.support import ProgressCallback, as_count, as_float_tensor, warn
+from dln_geometry.support import ProgressCallback, as_count, as_float_tensor, as_positive, warn
 
 ENGINES = ("auto", "spectral", "products", "layers")
 
@@ -52,6 +52,7 @@ def gradient_flow(
     keep_points: bool = False,
     monitor: Callable[[Any], Tensor] | None = None,
     patience: int | None = None,
+    improvement: float = 0.0,
     progress: bool | ProgressCallback = False,
     store: str | os.PathLike[str] | None = None,
 ) -> Trajectory:
@@ -106,8 +107,10 @@ def gradient_flow(
         is then the best point, and its `monitored` holds the curve and the last point. A
         `Validation` watches held-out entries.
     patience : int, optional
-        A sample stops, with the status ``"patience"``, after so many of its accepted steps without
-        a lower value of the monitor; by default it does not.
+        A sample stops, with the status ``"patience"``, after so many of its accepted steps in which
+        the least value of the monitor fell by less than `improvement`; by default it does not.
+    improvement : float
+        Decrease, relative to the least value, that renews the patience; by default any.
     progress : bool or callable
         Show a progress bar; or call ``progress(fraction_done, info)``, at most ten times a second;
         `info` has ``"loss"`` (the largest of a batch), ``"t"``, ``"h"``, ``"steps"``,
@@ -174,6 +177,7 @@ def gradient_flow(
         fixed_point=FIXED_POINT,
         monitor=monitor,
         patience=patience,
+        improvement=as_positive(improvement, "improvement", zero=True),
     )
     if chosen.decay is not None:
         _tell_of_collapse(path, chosen.decay)

@@ -41,6 +41,7 @@ def run_flow(
     keep_points: bool = False,
     monitor: Callable[[Any], Tensor] | None = None,
     patience: int | None = None,
+    improvement: float = 0.0,
     label: str = "flow",
     fixed_point: str | None = None,
 ) -> Trajectory:
@@ -100,6 +101,7 @@ def run_flow(
                 correct=correct,
                 monitor=None if monitor is None else lambda y: monitor(engine.point(y)),
                 patience=patience,
+                improvement=improvement,
                 progress=bar.callback,
                 checkpoint=None if saved is None else saved.save,
                 resume=None if saved is None else saved.load(),

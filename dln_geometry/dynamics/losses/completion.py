@@ -115,10 +115,10 @@ class Completion(DataLoss):
             left, right = _stacked(left, batch), _stacked(right, batch)
         residual = pattern.residual(target, left, right)
         if not batch:
-            return self._energy(residual), *pattern.products(self._slope(residual), left, right)
-        residual = residual.view(*batch, -1)
-        gr, gl = pattern.products(self._slope(residual).reshape(-1), left, right)
-        value = self._energy(residual)
+            value, slope = self._measured(residual)
+            return value, *pattern.products(slope, left, right)
+        value, slope = self._measured(residual.view(*batch, -1))
+        gr, gl = pattern.products(slope.reshape(-1), left, right)
         m, n = self.shape
         return value, gr.unflatten(0, (*batch, m)), gl.unflatten(0, (*batch, n))
 
@@ -138,16 +138,14 @@ class Completion(DataLoss):
         """Return what X is compared with, shape (..., k)."""
         return self.values
 
-    def _energy(self, residual: Tensor) -> Tensor:
+    def _measured(self, residual: Tensor) -> tuple[Tensor, Tensor]:
         if self.weights is None:
-            return half_square(residual, 1)
-        return 0.5 * (self.weights * residual.square()).sum(-1)
-
-    def _slope(self, residual: Tensor) -> Tensor:
-        return residual if self.weights is None else self.weights * residual
+            return half_square(residual, 1), residual
+        slope = self.weights * residual
+        return 0.5 * (slope * residual).sum(-1), slope
 
     def _gradient(self, x: Tensor | Thin) -> Tensor:
-        residual = self._slope(self._residual(x))
+        residual = self._measured(self._residual(x))[1]
         batch = residual.shape[:-1]
         if not batch and has_compressed_kernels(self.dtype, self.device.type):
             return self._placed(batch)[1].matrix(residual)

@@ -181,16 +181,16 @@ class Regression(DataLoss):
         features = self._inputs @ right
         residual = features @ left.mT - self._outputs
         gl = self._inputs.mT @ (residual @ left)
-        return self._energy(residual), residual.mT @ features, gl
+        return self._measured(residual)[0], residual.mT @ features, gl
 
     def _residual(self, x: Tensor | Thin) -> Tensor:
         if isinstance(x, Thin):
             return (self._inputs @ x.right) @ x.left.mT - self._outputs
         return self._inputs @ x.mT - self._outputs
 
-    def _energy(self, residual: Tensor) -> Tensor:
-        value = super()._energy(residual)
-        return value if self._unreachable is None else value + self._unreachable
+    def _measured(self, residual: Tensor) -> tuple[Tensor, Tensor]:
+        value, slope = super()._measured(residual)
+        return (value if self._unreachable is None else value + self._unreachable), slope
 
     def _adjoint(self, residual: Tensor) -> Tensor:
         return residual.mT @ self._inputs

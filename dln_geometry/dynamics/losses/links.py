@@ -49,13 +49,11 @@ class LinkLoss(Completion):
     def _target(self) -> Tensor:
         return -self.offsets
 
-    def _energy(self, residual: Tensor) -> Tensor:
-        energy = self._of(residual)
-        return (energy if self.weights is None else self.weights * energy).sum(-1)
-
-    def _slope(self, residual: Tensor) -> Tensor:
-        slope = self.mean(residual) - self.values
-        return slope if self.weights is None else self.weights * slope
+    def _measured(self, residual: Tensor) -> tuple[Tensor, Tensor]:
+        energy, slope = self._of(residual), self.mean(residual) - self.values
+        if self.weights is not None:
+            energy, slope = self.weights * energy, self.weights * slope
+        return energy.sum(-1), slope
 
     @abstractmethod
     def _fits(self, values: Tensor) -> bool: ...
@@ -68,6 +66,16 @@ class LinkLoss(Completion):
     @abstractmethod
     def mean(z: Tensor) -> Tensor:
         """Return the expected value of an entry."""
+
+    @staticmethod
+    @abstractmethod
+    def curvature(z: Tensor) -> Tensor:
+        """Return the derivative of `mean`."""
+
+    @staticmethod
+    @abstractmethod
+    def link(mean: Tensor) -> Tensor:
+        """Return the z with this mean, the inverse of `mean`."""
 
 
 class Logistic(LinkLoss):
@@ -98,6 +106,14 @@ class Logistic(LinkLoss):
     def mean(z: Tensor) -> Tensor:
         return torch.sigmoid(z)
 
+    @staticmethod
+    def curvature(z: Tensor) -> Tensor:
+        return torch.sigmoid(z) * torch.sigmoid(-z)
+
+    @staticmethod
+    def link(mean: Tensor) -> Tensor:
+        return torch.logit(mean)
+
 
 class Poisson(LinkLoss):
     """The log loss of counts, ``sum_e w_e (e^z - v z)``, ``z = X_ij + o_ij``.
@@ -125,3 +141,11 @@ class Poisson(LinkLoss):
     @staticmethod
     def mean(z: Tensor) -> Tensor:
         return z.exp()
+
+    @staticmethod
+    def curvature(z: Tensor) -> Tensor:
+        return z.exp()
+
+    @staticmethod
+    def link(mean: Tensor) -> Tensor:
+        return mean.log()

@@ -124,9 +124,9 @@ class Thin(NamedTuple):
 class DataLoss(ABC):
     """A loss ``E(X) = 1/2 |residual(X)|^2`` with a residual that is affine in X.
 
-    A subclass gives the residual and its adjoint; another energy of the residual and its slope,
-    if it is not half a square. Data are converted to the dtype and device of
-    the point, and the converted loss is kept.
+    A subclass gives the residual and its adjoint; also the energy of the residual and its slope, if
+    that is not half a square. Data are converted to the dtype and device of the point, and the
+    converted loss is kept.
     """
 
     residual_dimensions: ClassVar = 1
@@ -150,7 +150,7 @@ class DataLoss(ABC):
     def value(self, x: Any) -> Tensor:
         """Return ``E(X)``, shape (...), at a point or matrix of the loss's shape."""
         loss, point = self._enter(x)
-        return loss._energy(loss._residual(point))
+        return loss._measured(loss._residual(point))[0]
 
     def gradient(self, x: Any) -> Tensor:
         """Return the Euclidean gradient ``G = E'(X)``, shape (..., m, n), as `value` takes X."""
@@ -160,7 +160,8 @@ class DataLoss(ABC):
     def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(E(X), G)`` at a matrix, the gradient dense, without checks."""
         residual = self._residual(x)
-        return self._energy(residual), self._adjoint(self._slope(residual))
+        value, slope = self._measured(residual)
+        return value, self._adjoint(slope)
 
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return ``(E, G R, G^T L)`` at ``X = L R^T``, without checks."""
@@ -192,15 +193,12 @@ class DataLoss(ABC):
     def _adjoint(self, residual: Tensor) -> Tensor:
         """Return the dense gradient of a residual."""
 
-    def _energy(self, residual: Tensor) -> Tensor:
-        return half_square(residual, self.residual_dimensions)
-
-    def _slope(self, residual: Tensor) -> Tensor:
-        """Return the derivative of the energy, of the shape of the residual."""
-        return residual
+    def _measured(self, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the energy of a residual, and its derivative in the shape of the residual."""
+        return half_square(residual, self.residual_dimensions), residual
 
     def _gradient(self, x: Tensor | Thin) -> Tensor:
-        return self._adjoint(self._slope(self._residual(x)))
+        return self._adjoint(self._measured(self._residual(x))[1])
 
     def _enter(self, x: Any) -> tuple[Self, Tensor | Thin]:
         """Return the loss converted to the point's dtype and device, and the checked point."""

@@ -1,0 +1,191 @@
+"""Means of the sides of a table, with slopes of known features: fitted, and eliminated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from dln_geometry.dynamics.losses import Completion, LinkLoss
+
+FIT_STEPS, NEWTON_STEPS = 60, 25
+PROFILE_STEPS = 4
+"""Steps of conjugate gradients for the little that a flow moves the offsets from their start."""
+SLOPE_SHRINKAGE = 1.0
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """What every entry has besides X: ``mean + rows_i + cols_j + F_i . f + G_j . g``.
+
+    `rows` (m,) and `cols` (n,) hold the side means with the slopes of the features in them.
+    """
+
+    mean: Tensor
+    rows: Tensor
+    cols: Tensor
+
+    def at(self, rows: Tensor, cols: Tensor) -> Tensor:
+        """Return the offsets of entries, shape (k,)."""
+        return self.mean + self.rows[rows] + self.cols[cols]
+
+    def __add__(self, other: Offsets) -> Offsets:
+        return Offsets(self.mean + other.mean, self.rows + other.rows, self.cols + other.cols)
+
+    def to(self, like: Tensor) -> Offsets:
+        """Return the same in the dtype and on the device of a tensor."""
+        return Offsets(*(x.to(like) for x in (self.mean, self.rows, self.cols)))
+
+
+class SideMeans:
+    """The linear model of offsets on a set of entries, with ridge penalties.
+
+    Minimises ``1/2 sum_e w_e (r_e + o_e)^2 + 1/2 shrink (|b|^2 + |c|^2)`` over the side means b, c,
+    and over the slopes of the features, which are standardised, with the ridge 1 times the mean
+    number of entries a row. The global mean is not shrunk.
+    """
+
+    def __init__(
+        self,
+        rows: Tensor,
+        cols: Tensor,
+        shape: tuple[int, int],
+        weights: Tensor | None = None,
+        *,
+        shrink: float = 5.0,
+        sides: bool = True,
+        features: tuple[Tensor | None, Tensor | None] = (None, None),
+        like: Tensor,
+    ) -> None:
+        self.rows, self.cols, self.shape = rows, cols, shape
+        self.weights = like.new_ones(len(rows)) if weights is None else weights.to(like)
+        f, g = ([] if x is None else [x.to(like)] for x in features)
+        self.features = (f, g)
+        m, n = shape
+        self.sides = sides
+        # Parameters: mean | row means | column means | slopes of the features of rows, of columns.
+        self.sizes = [1, m, n, *(x[0].shape[1] for x in (f, g) if x)]
+        slope = SLOPE_SHRINKAGE * len(rows) / max(m, n)
+        ridges = [0.0, shrink, shrink, *(slope for x in (f, g) if x)]
+        self.ridge = torch.cat(
+            [like.new_full((size,), r) for size, r in zip(self.sizes, ridges, strict=True)]
+        )
+        self.precondition = 1.0 / (self._diagonal(self.weights) + self.ridge)
+
+    def split(self, o: Tensor) -> Offsets:
+        """Return parameters as offsets."""
+        mean, rows, cols, *slopes = o.split(self.sizes, dim=-1)
+        if not self.sides:
+            rows, cols = torch.zeros_like(rows), torch.zeros_like(cols)
+        for side, x in enumerate(self.features):
+            if x:
+                part = slopes.pop(0) @ x[0].mT
+                rows, cols = (rows + part, cols) if side == 0 else (rows, cols + part)
+        return Offsets(mean.squeeze(-1), rows, cols)
+
+    def spread(self, o: Tensor) -> Tensor:
+        """Return the offsets of all entries, shape (..., k)."""
+        part = self.split(o)
+        return (
+            part.mean.unsqueeze(-1)
+            + part.rows.index_select(-1, self.rows)
+            + part.cols.index_select(-1, self.cols)
+        )
+
+    def gathered(self, t: Tensor) -> Tensor:
+        """Return the adjoint of `spread`, shape (..., number of parameters)."""
+        m, n = self.shape
+        by_row = t.new_zeros(*t.shape[:-1], m).index_add_(-1, self.rows, t)
+        by_col = t.new_zeros(*t.shape[:-1], n).index_add_(-1, self.cols, t)
+        slopes = [s @ x[0] for s, x in zip((by_row, by_col), self.features, strict=True) if x]
+        if not self.sides:
+            by_row, by_col, kept = torch.zeros_like(by_row), torch.zeros_like(by_col), by_row
+            return torch.cat((kept.sum(-1, keepdim=True), by_row, by_col, *slopes), dim=-1)
+        return torch.cat((by_row.sum(-1, keepdim=True), by_row, by_col, *slopes), dim=-1)
+
+    def _diagonal(self, weights: Tensor) -> Tensor:
+        m, n = self.shape
+        by_row = weights.new_zeros(m).index_add_(0, self.rows, weights)
+        by_col = weights.new_zeros(n).index_add_(0, self.cols, weights)
+        pairs = zip((by_row, by_col), self.features, strict=True)
+        slopes = [s @ x[0].square() for s, x in pairs if x]
+        return torch.cat((weights.sum()[None], by_row, by_col, *slopes)).clamp_min(1e-12)
+
+    def solve(self, residual: Tensor, steps: int) -> Tensor:
+        """Return the parameters that minimise the penalised square of ``residual + o``."""
+        return self._solve(self.gathered(-self.weights * residual), self.weights, steps)
+
+    def _solve(self, target: Tensor, weights: Tensor, steps: int) -> Tensor:
+        """Solve the normal equations by conjugate gradients with a diagonal preconditioner."""
+
+        def normal(o: Tensor) -> Tensor:
+            return self.gathered(weights * self.spread(o)) + self.ridge * o
+
+        o, r = torch.zeros_like(target), target
+        z = self.precondition * r
+        p, rho = z, (r * z).sum(-1, keepdim=True)
+        for _ in range(steps):
+            q = normal(p)
+            alpha = rho / (p * q).sum(-1, keepdim=True).clamp_min(torch.finfo(o.dtype).tiny)
+            o, r = o + alpha * p, r - alpha * q
+            z = self.precondition * r
+            new = (r * z).sum(-1, keepdim=True)
+            p, rho = z + new / rho.clamp_min(torch.finfo(o.dtype).tiny) * p, new
+        return o
+
+    def fit_squares(self, residual: Tensor) -> Offsets:
+        """Return the offsets that fit ``-residual`` best."""
+        return self.split(self.solve(residual, FIT_STEPS))
+
+    def fit_link(self, loss: type[LinkLoss], x: Tensor, values: Tensor) -> Offsets:
+        """Return the offsets that fit values through a link best, X given: Newton's method."""
+        o = torch.zeros_like(self.ridge)
+        o[0] = loss.link((self.weights * values).sum() / self.weights.sum())
+        for _ in range(NEWTON_STEPS):
+            at = x + self.spread(o)
+            slope = self.weights * (loss.mean(at) - values)
+            curvature = self.weights * loss.curvature(at)
+            target = -self.gathered(slope) - self.ridge * o
+            kept = self.precondition
+            self.precondition = 1.0 / (self._diagonal(curvature) + self.ridge)
+            step = self._solve(target, curvature, FIT_STEPS)
+            self.precondition = kept
+            largest = float(step.abs().max())
+            o = o + step * min(1.0, 2.0 / max(largest, 1e-300))
+            if largest < 1e-4:
+                break
+        return self.split(o)
+
+
+class ProfiledCompletion(Completion):
+    """The squared error on entries with the best offsets for every X.
+
+    ``E(X) = min_o 1/2 sum_e w_e (X_e + o_e - v_e)^2 + penalty(o)``, a smooth convex function of X,
+    whose gradient is that of the square at the best offsets.
+    """
+
+    _model: SideMeans
+
+    @classmethod
+    def of(cls, loss: Completion, model: SideMeans) -> Self:
+        """Return the loss of the entries of `loss`, with the offsets of a model eliminated."""
+        profiled = object.__new__(cls)
+        profiled._fill(loss.shape, loss.rows, loss.cols, loss.values, loss.weights)
+        profiled._model = model
+        return profiled
+
+    def offsets(self, x: Tensor) -> Offsets:
+        """Return the best offsets, given the entries of X, shape (..., k)."""
+        return self._model.fit_squares(x - self.values)
+
+    def _measured(self, residual: Tensor) -> tuple[Tensor, Tensor]:
+        o = self._model.solve(residual, PROFILE_STEPS)
+        rest = residual + self._model.spread(o)
+        slope = rest if self.weights is None else self.weights * rest
+        penalty = 0.5 * (self._model.ridge * o.square()).sum(-1)
+        return 0.5 * (slope * rest).sum(-1) + penalty, slope
+
+    def to(self, *, dtype: Any = None, device: Any = None) -> Self:
+        return self  # made in the dtype and on the device of its runs

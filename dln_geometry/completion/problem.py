@@ -1,0 +1,146 @@
+"""The entries of a table as a problem: what is seen, what is held out, and its natural units."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.completion.offsets import SideMeans
+from dln_geometry.dynamics.losses import Completion, LinkLoss, Logistic, Pattern, Poisson
+
+LINKS: dict[str, type[LinkLoss] | None] = {
+    "squared": None,
+    "logistic": Logistic,
+    "poisson": Poisson,
+}
+POWER_STEPS = 40
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Known entries of an m x n table, and how errors of them count.
+
+    Tensors of one device; `values` and `weights` (None stands for 1) have the dtype of the runs.
+    `features` are known numbers of the rows (m, p) and of the columns (n, q), standardised.
+    """
+
+    rows: Tensor
+    cols: Tensor
+    values: Tensor
+    shape: tuple[int, int]
+    weights: Tensor | None = None
+    loss: str = "squared"
+    biases: bool = True
+    shrink: float = 5.0
+    features: tuple[Tensor | None, Tensor | None] = (None, None)
+    bounds: tuple[float | None, float | None] = (None, None)
+
+    @property
+    def link(self) -> type[LinkLoss] | None:
+        """The class of the loss of entries, None for squares."""
+        return LINKS[self.loss]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def select(self, index: Tensor) -> Problem:
+        """Return the problem of some of the entries."""
+        weights = None if self.weights is None else self.weights[index]
+        return replace(
+            self,
+            rows=self.rows[index],
+            cols=self.cols[index],
+            values=self.values[index],
+            weights=weights,
+        )
+
+    def side_means(self) -> SideMeans:
+        """Return the linear model of the offsets of these entries."""
+        return SideMeans(
+            self.rows,
+            self.cols,
+            self.shape,
+            self.weights,
+            shrink=self.shrink,
+            sides=self.biases,
+            features=self.features,
+            like=self.values,
+        )
+
+    def completion(self, values: Tensor, **options: Any) -> Completion:
+        """Return the loss of other values (or, with offsets, of the link) at these places."""
+        make = self.link if "offsets" in options else None
+        loss = make or Completion
+        return loss(self.rows, self.cols, values, self.shape, weights=self.weights, **options)
+
+    def predicted(self, z: Tensor) -> Tensor:
+        """Return the prediction of entries from ``z = X + o``, within the bounds."""
+        mean = z if self.link is None else self.link.mean(z)
+        low, high = self.bounds
+        return mean if low is None and high is None else mean.clamp(low, high)
+
+    def error(self, z: Tensor) -> Tensor:
+        """Return the root mean square error at ``z``, or the mean log loss of a link."""
+        w = torch.ones_like(self.values) if self.weights is None else self.weights
+        if self.link is None:
+            square = (self.predicted(z) - self.values).square()
+            return ((w * square).sum(-1) / w.sum()).sqrt()
+        if self.link is Logistic:
+            each = torch.nn.functional.softplus(z) - self.values * z
+        else:
+            each = z.exp() - self.values * z
+        return (w * each).sum(-1) / w.sum()
+
+
+@dataclass(frozen=True)
+class Units:
+    """Scales of a problem: norms of the gradient at X = 0, and the size of X it asks for."""
+
+    signal: float  # spectral norm of the gradient at zero
+    noise: float  # the same with random signs: what structureless residuals would have
+    size: float  # singular value of the X that would explain the signal
+
+    def decay(self, factor: float, depth: float) -> float:
+        """Return the weight decay k with this factor, which has no units.
+
+        A mode of size s is held down by ``k s^{2/N - 1}``, to be compared with norms of gradients:
+        `factor` is that force on a mode of 1 % of `size`, in units of the noise.
+        """
+        return factor * self.noise * (0.01 * self.size) ** (1.0 - 2.0 / depth)
+
+
+def units_of(problem: Problem, slope: Tensor, curvature: Tensor, seed: int) -> Units:
+    """Return the units, from the slopes of the entries' losses at X = 0 and their curvatures."""
+    m, n = problem.shape
+    weights = torch.ones_like(slope) if problem.weights is None else problem.weights
+    generator = torch.Generator(device=slope.device).manual_seed(seed)
+    signs = torch.rand(slope.shape, generator=generator, device=slope.device) < 0.5
+    order = torch.argsort(problem.rows * n + problem.cols)
+    pattern = Pattern(problem.rows[order], problem.cols[order], problem.shape)
+    slope, signs = (weights * slope)[order], signs[order]
+    norms = [
+        _spectral_norm(pattern, x, n, generator) for x in (slope, torch.where(signs, slope, -slope))
+    ]
+    density = float((weights * curvature).sum()) / (m * n)
+    size = norms[0] / max(density, 1e-300)
+    return Units(norms[0], norms[1], size if math.isfinite(size) else 1.0)
+
+
+def _spectral_norm(pattern: Pattern, x: Tensor, n: int, generator: torch.Generator) -> float:
+    """Return the spectral norm of a sparse matrix, to a few per cent, by power iteration."""
+    v = torch.randn(n, 1, generator=generator, dtype=x.dtype, device=x.device)
+    u = torch.zeros(pattern.shape[0], 1, dtype=x.dtype, device=x.device)
+    norm = 0.0
+    for _ in range(POWER_STEPS):
+        u = pattern.products(x, u, v)[0]
+        if not float(length := torch.linalg.vector_norm(u)) > 0:
+            return 0.0
+        u = u / length
+        v = pattern.products(x, u, v)[1]
+        norm = float(torch.linalg.vector_norm(v))
+        v = v / max(norm, 1e-300)
+    return norm

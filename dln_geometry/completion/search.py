@@ -1,0 +1,225 @@
+"""Choose depth, rank and decay by the error on held-out entries, then train on everything."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from dln_geometry.completion.problem import Problem
+from dln_geometry.completion.training import Budget, Fit, Setting, train
+from dln_geometry.support import warn
+
+DEPTHS = (2.0, 2.5, 3.0)
+"""Depths that are tried: a convex problem, and two that prefer low rank more and more."""
+DECAY, FACTOR, LEAST_DECAY = 0.5, 2.5, 0.01
+"""First factor of the decay, and the ratio between neighbours; below the least one it is 0."""
+SEARCH_RANK, LARGEST_RANK = 32, 200
+WORK = 2e7
+"""Entries times rank that the last run may have, by default."""
+ENOUGH_HELD, MOST_FOLDS = 300, 5
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was tried and chosen, and the models trained on everything."""
+
+    setting: Setting
+    fits: tuple[Fit, ...]  # the models that predict
+    tried: tuple[tuple[Setting, float, Fit], ...]  # setting, pooled validation error, first fold
+    validated: tuple[Fit, ...]  # the chosen setting, trained without the held-out entries
+    held: Problem | None
+    side_means: float
+    best: float
+
+
+class Search:
+    """Train models of one problem under a budget of time."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        held: Problem | float,
+        *,
+        seed: int,
+        rtol: float,
+        patience: int,
+        seconds: float,
+        progress: Callable[[str], None] | None = None,
+        bar: Any = False,
+    ) -> None:
+        self.problem, self.seed, self.said = problem, seed, progress
+        self.end = time.perf_counter() + seconds
+        self.budget = Budget(rtol, seconds, patience, bar)
+        self.tried: list[tuple[Setting, float, Fit]] = []
+        self.folds = self._folds(held)
+
+    def _folds(self, held: Problem | float) -> list[tuple[Problem, Problem]]:
+        """Return pairs of a training and a validation problem; several if one would be small."""
+        if isinstance(held, Problem):
+            return [(self.problem, held)]
+        count = len(self.problem)
+        out = round(held * count)
+        if held == 0:
+            return []
+        if out < 1 or count - out < 2:
+            raise ValueError(
+                f"validation must leave entries on both sides, got {held:g} of {count} entries"
+            )
+        generator = torch.Generator().manual_seed(self.seed)
+        order = torch.randperm(count, generator=generator).to(self.problem.rows.device)
+        wanted = min(MOST_FOLDS, count // out, math.ceil(ENOUGH_HELD / out))
+        parts = [order[k * out : (k + 1) * out] for k in range(max(wanted, 1))]
+        pairs = []
+        for part in parts:
+            mask = torch.ones(count, dtype=torch.bool, device=order.device)
+            mask[part] = False
+            pairs.append(
+                (self.problem.select(mask.nonzero().squeeze(1)), self.problem.select(part))
+            )
+        return pairs
+
+    def choose(
+        self,
+        depths: Sequence[float],
+        rank: int | None,
+        decay: float | None,
+        *,
+        refit: bool,
+        starts: int,
+    ) -> Choice:
+        """Choose what is not given (a rank or a decay of None), and train the chosen models."""
+        least = min(self.problem.shape)
+        final = rank or max(1, min(least, LARGEST_RANK, max(16, round(WORK / len(self.problem)))))
+        small = min(final, SEARCH_RANK)
+        if not self.folds:
+            setting = Setting.of(depths[0], final, DECAY if decay is None else decay, self.seed)
+            fits = self._everything(setting, None, starts)
+            return Choice(setting, fits, (), (), None, math.nan, math.nan)
+        first = DECAY if decay is None else decay
+        settings = [Setting.of(depth, small, first, self.seed) for depth in depths]
+        chosen = settings[0]
+        if len(settings) > 1 or decay is None:
+            chosen = min(settings, key=self._error)
+            if decay is None:
+                chosen = self._refined(chosen)
+        chosen = replace(chosen, rank=final)
+        validated = tuple(
+            train(a, replace(chosen, seed=self.seed + 1000 * k), b, self._budget(3.0))
+            for k in range(starts)
+            for a, b in self.folds[: 1 if k else None]
+        )
+        error = _pooled(validated[: len(self.folds)], self.folds)
+        self._note(chosen, error, validated[0])
+        means = _pooled(validated[: len(self.folds)], self.folds, "side_means")
+        if not error < means:
+            self._warn(error, means)
+        fits = self._everything(chosen, validated, starts) if refit else validated[:starts]
+        held = self.folds[0][1]
+        return Choice(chosen, fits, tuple(self.tried), validated, held, means, error)
+
+    def _refined(self, setting: Setting) -> Setting:
+        """Go to smaller or larger decays while the error falls."""
+        best = setting
+        for ratio in (1 / FACTOR, FACTOR):
+            moved = False
+            while time.perf_counter() < self.end:
+                decay = best.decay * ratio
+                decay = 0.0 if decay < LEAST_DECAY else decay
+                next_ = Setting.of(best.depth, best.rank, decay, best.seed)
+                if not self._error(next_) < self._error(best):
+                    break
+                best, moved = next_, True
+                if decay == 0:
+                    break
+            if moved:
+                break
+        return best
+
+    def _error(self, setting: Setting) -> float:
+        """Return the pooled validation error of a setting, trained once."""
+        for known, error, _ in self.tried:
+            if known == setting:
+                return error
+        if self.tried and time.perf_counter() > self.end:
+            return math.inf
+        with warnings.catch_warnings():
+            # The search learns of a collapse by its error.
+            warnings.simplefilter("ignore", UserWarning)
+            fits = [train(a, setting, b, self._budget(6.0)) for a, b in self.folds]
+        error = _pooled(fits, self.folds)
+        self._note(setting, error, fits[0])
+        return error
+
+    def _note(self, setting: Setting, error: float, fit: Fit) -> None:
+        self.tried.append((setting, error, fit))
+        if self.said is not None:
+            self.said(
+                f"depth {setting.depth:g}, rank {setting.rank}, decay {setting.decay:.3g}: "
+                f"validation error {error:.6g} after {fit.evaluations} evaluations"
+            )
+
+    def _everything(
+        self, setting: Setting, validated: Sequence[Fit] | None, starts: int
+    ) -> tuple[Fit, ...]:
+        """Train on all entries, as long as was best, in time that runs with their number."""
+        problem, times = self.problem, None
+        if validated is not None:
+            if isinstance(self.folds[0][1], Problem) and len(self.folds) == 1:
+                problem = joined(*self.folds[0])
+            share = len(self.folds[0][0]) / len(problem)
+            first = [fit.times for fit in validated[: len(self.folds)]]
+            rounds = min(map(len, first))
+            times = tuple(
+                share * math.exp(sum(math.log(max(t[r], 1e-300)) for t in first) / len(first))
+                for r in range(rounds)
+            )
+        return tuple(
+            train(
+                problem,
+                replace(setting, seed=self.seed + 1000 * k),
+                None,
+                self._budget(2.0 * starts),
+                times=times,
+            )
+            for k in range(starts)
+        )
+
+    def _budget(self, share: float) -> Budget:
+        """Return limits for the next run: a share of the time that is left."""
+        left = max(self.end - time.perf_counter(), 0.0)
+        return replace(self.budget, seconds=left / share if math.isfinite(left) else math.inf)
+
+    def _warn(self, error: float, means: float) -> None:
+        what = "side means" if self.problem.biases else "mean"
+        warn(
+            f"the best validation error {error:.6g} is not better than that of the {what} alone, "
+            f"{means:.6g}: the table may not be close to one of low rank, or have too few entries",
+            UserWarning,
+        )
+
+
+def joined(a: Problem, b: Problem) -> Problem:
+    """Return the problem of the entries of two."""
+    weights = None
+    if a.weights is not None and b.weights is not None:
+        weights = torch.cat((a.weights, b.weights))
+    parts = {name: torch.cat((getattr(a, name), getattr(b, name))) for name in _ENTRIES}
+    return replace(a, **parts, weights=weights)
+
+
+_ENTRIES = ("rows", "cols", "values")
+
+
+def _pooled(fits: Sequence[Fit], folds: Sequence[Any], name: str = "validation") -> float:
+    """Return the error over all folds: squares are averaged, log losses too."""
+    errors = [getattr(fit, name) for fit in fits]
+    sizes = [len(held) for _, held in folds]
+    power = 2 if folds[0][1].link is None else 1
+    total = sum(s * e**power for s, e in zip(sizes, errors, strict=True)) / sum(sizes)
+    return total ** (1 / power) if power == 2 else total
