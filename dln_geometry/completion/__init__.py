@@ -1,6 +1,30 @@
-"""Completion of tables with holes."""
+"""Tables with holes, completed by deep linear networks: `MatrixCompleter`.
+
+Open `estimator` first. `intake` reads what a user gives, `problem` holds the entries and their
+units, `offsets` the means of the sides, `training` the flow of one model, `search` the choice by
+held-out entries, `folding` completes new rows, `prediction` entries with intervals, `report` tells
+what was tried. `base` has the conventions of scikit-learn, which is used where it is installed.
+"""
 
 from __future__ import annotations
 
-from dln_geometry.completion.problem import Problem
-from dln_geometry.completion.search import Search
+from dln_geometry.completion.estimator import MatrixCompleter
+from dln_geometry.completion.offsets import Offsets, ProfiledCompletion, SideMeans
+from dln_geometry.completion.problem import Problem, units_of
+from dln_geometry.completion.search import DEPTHS, Search
+from dln_geometry.completion.training import Budget, Model, Setting, train
+
+__all__ = [
+    "DEPTHS",
+    "Budget",
+    "MatrixCompleter",
+    "Model",
+    "Offsets",
+    "Problem",
+    "ProfiledCompletion",
+    "Search",
+    "Setting",
+    "SideMeans",
+    "train",
+    "units_of",
+]

@@ -12,15 +12,15 @@ from typing import Any
 import torch
 
 from dln_geometry.completion.problem import Problem
-from dln_geometry.completion.training import Budget, Fit, Setting, train
+from dln_geometry.completion.training import Budget, Fit, Model, Setting, train
 from dln_geometry.support import warn
 
 DEPTHS = (2.0, 2.5, 3.0)
 """Depths that are tried: a convex problem, and two that prefer low rank more and more."""
 DECAY, FACTOR, LEAST_DECAY = 0.5, 2.5, 0.01
 """First factor of the decay, and the ratio between neighbours; below the least one it is 0."""
-SEARCH_RANK, LARGEST_RANK = 32, 200
-WORK = 2e7
+SEARCH_RANK, LARGEST_RANK = 20, 200
+WORK = 1e7
 """Entries times rank that the last run may have, by default."""
 ENOUGH_HELD, MOST_FOLDS = 300, 5
 
@@ -92,8 +92,13 @@ class Search:
         *,
         refit: bool,
         starts: int,
+        start: Model | None = None,
     ) -> Choice:
-        """Choose what is not given (a rank or a decay of None), and train the chosen models."""
+        """Choose what is not given (a rank or a decay of None), and train the chosen models.
+
+        `start` is where the chosen models begin, instead of small random matrices.
+        """
+        self.start = start
         least = min(self.problem.shape)
         final = rank or max(1, min(least, LARGEST_RANK, max(16, round(WORK / len(self.problem)))))
         small = min(final, SEARCH_RANK)
@@ -110,16 +115,17 @@ class Search:
                 chosen = self._refined(chosen)
         chosen = replace(chosen, rank=final)
         validated = tuple(
-            train(a, replace(chosen, seed=self.seed + 1000 * k), b, self._budget(3.0))
+            replace(self._train(a, chosen, b, k, 3.0), fold=fold)
             for k in range(starts)
-            for a, b in self.folds[: 1 if k else None]
+            for fold, (a, b) in enumerate(self.folds[: 1 if k else None])
         )
         error = _pooled(validated[: len(self.folds)], self.folds)
         self._note(chosen, error, validated[0])
         means = _pooled(validated[: len(self.folds)], self.folds, "side_means")
         if not error < means:
             self._warn(error, means)
-        fits = self._everything(chosen, validated, starts) if refit else validated[:starts]
+        own = tuple(fit for fit in validated if fit.fold == 0)
+        fits = self._everything(chosen, validated, starts) if refit else own
         held = self.folds[0][1]
         return Choice(chosen, fits, tuple(self.tried), validated, held, means, error)
 
@@ -180,15 +186,22 @@ class Search:
                 for r in range(rounds)
             )
         return tuple(
-            train(
-                problem,
-                replace(setting, seed=self.seed + 1000 * k),
-                None,
-                self._budget(2.0 * starts),
-                times=times,
-            )
-            for k in range(starts)
+            self._train(problem, setting, None, k, 2.0 * (starts - k), times) for k in range(starts)
         )
+
+    def _train(
+        self,
+        problem: Problem,
+        setting: Setting,
+        held: Problem | None,
+        number: int,
+        share: float,
+        times: tuple[float, ...] | None = None,
+    ) -> Fit:
+        """Train the model of one random start, in a share of the time that is left."""
+        setting = replace(setting, seed=self.seed + 1000 * number)
+        budget = self._budget(share)
+        return train(problem, setting, held, budget, times=times, start=self.start)
 
     def _budget(self, share: float) -> Budget:
         """Return limits for the next run: a share of the time that is left."""

@@ -72,7 +72,8 @@ class Fit:
     status: str
     evaluations: int
     seconds: float
-    curve: tuple[tuple[float, float], ...] = ()
+    curve: tuple[tuple[float, float], ...] = ()  # times and validation errors
+    fold: int = 0
 
 
 @dataclass(frozen=True)

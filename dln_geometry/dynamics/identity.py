@@ -7,6 +7,7 @@ import numbers
 import os
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,10 @@ def _told(value: Any, start: Any) -> Any:
         return [_told(part, start) for part in value]
     if isinstance(value, Loss) and not isinstance(value, type):
         return ["loss", _told(fingerprint(value, start), start)]
+    if callable(getattr(value, "fingerprint", None)) and not isinstance(value, type):
+        return [type(value).__qualname__, _told(value.fingerprint(), start)]
+    if isinstance(value, FunctionType) and value.__qualname__ == value.__name__ != "<lambda>":
+        return [value.__module__, value.__name__]
     if is_dataclass(value) and not isinstance(value, type):
         parts = {f.name: getattr(value, f.name) for f in fields(value)}
         return [type(value).__qualname__, _told(parts, start)]

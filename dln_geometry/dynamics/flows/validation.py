@@ -42,6 +42,10 @@ class Validation:
         x = point.matrix if isinstance(point, Network) else point
         return (2.0 / len(self.loss.rows) * self.loss.value(x)).sqrt()
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Return the held-out entries, by which a store knows them."""
+        return self.loss.fingerprint()
+
     def __repr__(self) -> str:
         m, n = self.shape
         return f"Validation({m} x {n}, {len(self.loss.rows)} entries)"

@@ -1,0 +1,57 @@
+"""Rows completed from their own entries, by a trained model of the columns."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dln_geometry.completion.problem import Problem
+from dln_geometry.completion.training import Model
+
+NEWTON_STEPS = 8
+
+
+def folded(problem: Problem, model: Model, noise: float, known: Tensor, values: Tensor) -> Tensor:
+    """Return predictions of whole rows (c, n), of which some entries are known.
+
+    Each row is ``mean + b + cols_j + z . V_j`` with the right singular vectors V of X. Its b and z
+    minimise its squares (or the log loss) with the ridge ``shrink b^2`` and ``noise^2 m z_i^2 /
+    s_i^2``: the prior is the spread of the trained rows. `known` (c, n) is a mask, `values` holds
+    anything where it is False.
+    """
+    o = model.offsets
+    base = o.mean + o.cols
+    ones = torch.ones_like(base).unsqueeze(1)
+    if model.point is None:
+        design, ridge = ones, base.new_tensor([problem.shrink])
+    else:
+        p = model.point.point()
+        kept = p.s > 1e-4 * p.s.max()
+        spread = (noise**2 * problem.shape[0]) / p.s[kept].square()
+        design = torch.cat((ones, p.vh[kept].mT), dim=1)
+        ridge = torch.cat((base.new_tensor([problem.shrink]), spread))
+    if not problem.biases:
+        ridge[0] = 1.0 / torch.finfo(base.dtype).eps
+    rows = [_row(problem, design, ridge, base, known[i], values[i]) for i in range(known.shape[0])]
+    return torch.stack(rows)
+
+
+def _row(
+    problem: Problem, design: Tensor, ridge: Tensor, base: Tensor, known: Tensor, values: Tensor
+) -> Tensor:
+    """Return the prediction of one row, shape (n,)."""
+    seen = known.nonzero().squeeze(1)
+    if len(seen) == 0:
+        return problem.predicted(base)
+    a, y, link = design[seen], values[seen], problem.link
+    if link is None:
+        z = torch.linalg.solve(a.mT @ a + torch.diag(ridge), a.mT @ (y - base[seen]))
+        return problem.predicted(base + design @ z)
+    z = torch.zeros_like(ridge)
+    for _ in range(NEWTON_STEPS):
+        at = base[seen] + a @ z
+        slope = a.mT @ (link.mean(at) - y) + ridge * z
+        curvature = (a * link.curvature(at).unsqueeze(1)).mT @ a + torch.diag(ridge)
+        step = torch.linalg.solve(curvature, slope)
+        z = z - step * min(1.0, 2.0 / max(float((a @ step).abs().max()), 1e-30))
+    return problem.predicted(base + design @ z)

@@ -1,0 +1,143 @@
+"""What a user gives to a completer: entries with the names of their sides, features, bounds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dln_geometry.support import as_float_tensor
+from dln_geometry.tables import Entries, Ids, as_entries
+
+DUPLICATES = ("raise", "mean", "last")
+
+
+def entries_of(x: Any, y: Any, duplicates: str) -> Entries:
+    """Return the entries of a matrix with holes, or of ``(rows, cols)`` with the values `y`."""
+    if y is None or not is_pair(x):
+        return as_entries(x, "X")
+    rows, cols = x
+    values = np.asarray(as_float_tensor(y, "y").cpu())
+    sides = [_labels(s, name) for s, name in ((rows, "rows"), (cols, "cols"))]
+    lengths = (len(sides[0]), len(sides[1]), values.shape[0] if values.ndim == 1 else None)
+    if len(set(lengths)) != 1 or not len(values):
+        raise ValueError(
+            "rows, cols and y must be vectors of one length, at least 1, got "
+            f"{lengths[0]}, {lengths[1]} and shape {values.shape}"
+        )
+    (row_ids, i), (col_ids, j) = (
+        Ids.of(side, what) for side, what in zip(sides, ("row", "column"), strict=True)
+    )
+    i, j, values = _once(i, j, values, len(col_ids), duplicates, row_ids, col_ids)
+    return Entries(i, j, values, (len(row_ids), len(col_ids)), "pairs", row_ids, col_ids)
+
+
+def is_pair(x: Any) -> bool:
+    """Tell whether an argument is a tuple ``(rows, cols)``."""
+    return isinstance(x, tuple) and len(x) == 2
+
+
+def _labels(x: Any, name: str) -> list[Any]:
+    """Return labels of a side as Python values."""
+    if isinstance(x, Tensor):
+        x = x.cpu().numpy()
+    labels = np.asarray(x, dtype=None if hasattr(x, "dtype") else object)
+    if labels.ndim != 1:
+        raise ValueError(f"{name} must be a vector of ids, got shape {labels.shape}")
+    return labels.tolist()
+
+
+def _once(
+    i: np.ndarray,
+    j: np.ndarray,
+    values: np.ndarray,
+    n: int,
+    rule: str,
+    rows: Ids,
+    cols: Ids,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return every place once: refuse duplicates, take their mean, or the last of them."""
+    if rule not in DUPLICATES:
+        raise ValueError(f"duplicates must be one of {', '.join(DUPLICATES)}, got {rule!r}")
+    key, first, inverse, counts = np.unique(
+        i * n + j, return_index=True, return_inverse=True, return_counts=True
+    )
+    if len(key) == len(i):
+        return i, j, values
+    if rule == "raise":
+        place = int(first[counts.argmax()])
+        raise ValueError(
+            f"entries must be given once each, got {rows[int(i[place])]!r}, "
+            f"{cols[int(j[place])]!r} repeatedly: give duplicates='mean' or 'last'"
+        )
+    if rule == "mean":
+        merged = np.bincount(inverse, values) / counts
+    else:
+        merged = np.empty(len(key))
+        merged[inverse] = values  # later ones overwrite
+    return key // n, key % n, merged
+
+
+def features_of(x: Any, count: int, ids: Ids | None, name: str, like: Tensor) -> Tensor | None:
+    """Return features of a side (count, p), standardised; a frame is aligned by its index."""
+    if x is None:
+        return None
+    index = getattr(x, "index", None)
+    if ids is not None and index is not None and not callable(index):
+        known = {label: k for k, label in enumerate(list(index))}
+        missing = [label for label in ids if label not in known]
+        if missing:
+            raise ValueError(f"{name} must have a line for every id, got none for {missing[0]!r}")
+        x = np.asarray(x)[[known[label] for label in ids]]
+    f = as_float_tensor(x, name, dtype=like.dtype, device=like.device)
+    f = f.unsqueeze(1) if f.ndim == 1 else f
+    if f.ndim != 2 or f.shape[0] != count:
+        raise ValueError(f"{name} must have shape ({count}, p), got {tuple(f.shape)}")
+    f = f - f.mean(0)
+    size = f.square().mean(0).sqrt()
+    return f / torch.where(size > 0, size, 1.0)
+
+
+def bounds_of(bounds: Any, values: np.ndarray) -> tuple[float | None, float | None]:
+    """Return the bounds of predictions; ValueError if entries lie outside."""
+    if bounds is None:
+        return None, None
+    if bounds == "observed":
+        return float(values.min()), float(values.max())
+    try:
+        low, high = (None if b is None else float(b) for b in bounds)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"bounds must be None, 'observed' or a pair of numbers, got {bounds!r}"
+        ) from None
+    least, most = float(values.min()), float(values.max())
+    if not (low is None or high is None or low < high):
+        raise ValueError(f"bounds must increase, got {bounds!r}")
+    if (low is not None and not least >= low) or (high is not None and not most <= high):
+        raise ValueError(
+            f"entries must lie within the bounds {bounds!r}, got {least:g} to {most:g}"
+        )
+    return low, high
+
+
+def extended(old: Ids, new: Ids) -> Ids:
+    """Return the old names and, after them, the new ones."""
+    return Ids((*old, *(name for name in new if name not in old)), old.what)
+
+
+def renamed(entries: Entries, rows: Ids, cols: Ids) -> Entries:
+    """Return entries at the places that other names give them."""
+    assert entries.row_ids is not None
+    assert entries.col_ids is not None
+    i, j = rows.places(entries.row_ids), cols.places(entries.col_ids)
+    return replace(
+        entries,
+        rows=i[entries.rows],
+        cols=j[entries.cols],
+        shape=(len(rows), len(cols)),
+        row_ids=rows,
+        col_ids=cols,
+    )
