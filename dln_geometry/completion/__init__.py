@@ -12,11 +12,11 @@ from dln_geometry.completion.estimator import MatrixCompleter
 from dln_geometry.completion.offsets import Offsets, ProfiledCompletion, SideMeans
 from dln_geometry.completion.problem import Problem, units_of
 from dln_geometry.completion.search import DEPTHS, Search
-from dln_geometry.completion.training import Budget, Model, Setting, train
+from dln_geometry.completion.training import Limits, Model, Setting, train
 
 __all__ = [
     "DEPTHS",
-    "Budget",
+    "Limits",
     "MatrixCompleter",
     "Model",
     "Offsets",

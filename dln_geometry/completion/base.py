@@ -10,23 +10,26 @@ import numpy as np
 if TYPE_CHECKING:
     _Transformer: Any = object
     _Estimator: Any = object
+    _NotFitted: Any = AttributeError
 else:
     try:
         from sklearn.base import BaseEstimator as _Estimator
         from sklearn.base import TransformerMixin as _Transformer
+        from sklearn.exceptions import NotFittedError as _NotFitted
     except ImportError:
         _Transformer = object
+        _NotFitted = AttributeError
 
         class _Estimator:
             """Parameters are the arguments of the constructor, kept as they are given."""
 
             def get_params(self, deep: bool = True) -> dict[str, Any]:
                 """Return the parameters by name."""
-                return {name: getattr(self, name) for name in _names(type(self))}
+                return {name: getattr(self, name) for name in _parameters(type(self))}
 
             def set_params(self, **params: Any) -> Self:
                 """Set parameters by name."""
-                known = _names(type(self))
+                known = _parameters(type(self))
                 for name, value in params.items():
                     if name not in known:
                         raise ValueError(f"parameters must be among {known}, got {name!r}")
@@ -46,7 +49,12 @@ else:
 Estimator, Transformer = _Estimator, _Transformer
 
 
-def _names(cls: type) -> list[str]:
+def not_fitted(name: str) -> Exception:
+    """Return the error of a call that needs a fit."""
+    return _NotFitted(f"this {name} is not fitted yet: call fit first")
+
+
+def _parameters(cls: type) -> list[str]:
     return [name for name in inspect.signature(cls).parameters if name != "self"]
 
 

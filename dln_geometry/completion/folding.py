@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dln_geometry.completion.problem import Problem
+from dln_geometry.completion.problem import SHRINK, Problem
 from dln_geometry.completion.training import Model
 
 NEWTON_STEPS = 8
@@ -20,23 +20,26 @@ def folded(problem: Problem, model: Model, noise: float, known: Tensor, values: 
     anything where it is False.
     """
     o = model.offsets
-    base = o.mean + o.cols
+    base, shrink = o.mean + o.cols, SHRINK if problem.shrink is None else problem.shrink
     ones = torch.ones_like(base).unsqueeze(1)
     if model.point is None:
-        design, ridge = ones, base.new_tensor([problem.shrink])
+        design, ridge = ones, base.new_tensor([shrink])
     else:
         p = model.point.point()
         kept = p.s > 1e-4 * p.s.max()
         spread = (noise**2 * problem.shape[0]) / p.s[kept].square()
         design = torch.cat((ones, p.vh[kept].mT), dim=1)
-        ridge = torch.cat((base.new_tensor([problem.shrink]), spread))
+        ridge = torch.cat((base.new_tensor([shrink]), spread))
     if not problem.biases:
         ridge[0] = 1.0 / torch.finfo(base.dtype).eps
-    rows = [_row(problem, design, ridge, base, known[i], values[i]) for i in range(known.shape[0])]
+    rows = [
+        _completed_row(problem, design, ridge, base, known[i], values[i])
+        for i in range(known.shape[0])
+    ]
     return torch.stack(rows)
 
 
-def _row(
+def _completed_row(
     problem: Problem, design: Tensor, ridge: Tensor, base: Tensor, known: Tensor, values: Tensor
 ) -> Tensor:
     """Return the prediction of one row, shape (n,)."""

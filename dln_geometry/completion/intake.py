@@ -9,10 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dln_geometry.completion.problem import LINKS, Problem
 from dln_geometry.support import as_float_tensor
 from dln_geometry.tables import Entries, Ids, as_entries
 
 DUPLICATES = ("raise", "mean", "last")
+SMALL = 10_000
+"""Up to so many entries double precision is the default."""
 
 
 def entries_of(x: Any, y: Any, duplicates: str) -> Entries:
@@ -141,3 +144,91 @@ def renamed(entries: Entries, rows: Ids, cols: Ids) -> Entries:
         row_ids=rows,
         col_ids=cols,
     )
+
+
+def problem_of(
+    entries: Entries,
+    weight: Any,
+    features: tuple[Any, Any],
+    *,
+    loss: str,
+    biases: bool,
+    shrink: float | None,
+    bounds: Any,
+    dtype: Any,
+    device: Any,
+) -> Problem:
+    """Return the entries as tensors, with all that was asked for checked."""
+    if loss not in LINKS:
+        raise ValueError(f"loss must be one of {', '.join(LINKS)}, got {loss!r}")
+    if dtype is None:
+        dtype = torch.float64 if len(entries.values) <= SMALL else torch.float32
+    values = torch.as_tensor(entries.values).to(dtype=dtype, device=device)
+    if loss == "logistic" and not bool(((values >= 0) & (values <= 1)).all()):
+        raise ValueError("entries must lie in [0, 1] for the logistic loss")
+    if loss == "poisson" and bool((values < 0).any()):
+        raise ValueError("entries must be at least 0 for the Poisson loss")
+    rows, cols = (
+        torch.from_numpy(np.ascontiguousarray(x, dtype=np.int64)).to(values.device)
+        for x in (entries.rows, entries.cols)
+    )
+    weights = None
+    if weight is not None:
+        w = np.asarray(weight, dtype=np.float64)
+        if w.ndim == 2:
+            w = w[entries.rows, entries.cols]
+        if w.shape != entries.values.shape or not (w >= 0).all() or not w.any():
+            raise ValueError(
+                f"sample_weight must hold {len(entries.values)} numbers >= 0, not all 0, got "
+                f"shape {w.shape}"
+            )
+        weights = torch.from_numpy(w).to(values)
+    sides = zip(
+        features,
+        entries.shape,
+        (entries.row_ids, entries.col_ids),
+        ("row_features", "col_features"),
+        strict=True,
+    )
+    known = [features_of(f, count, ids, name, values) for f, count, ids, name in sides]
+    return Problem(
+        rows,
+        cols,
+        values,
+        entries.shape,
+        weights,
+        loss,
+        biases,
+        shrink,
+        (known[0], known[1]),
+        bounds_of(bounds, entries.values),
+    )
+
+
+def held_out(problem: Problem, entries: Entries, validation: Any) -> Problem:
+    """Return the user's held-out entries as a problem."""
+    if not (isinstance(validation, tuple) and len(validation) == 3):
+        raise TypeError("validation_entries must be a tuple (rows, cols, values)")
+    rows, cols, values = validation
+    i, unknown_i = places_of(rows, entries.row_ids, entries.shape[0], "row")
+    j, unknown_j = places_of(cols, entries.col_ids, entries.shape[1], "column")
+    if len(i) == 0 or (unknown_i | unknown_j).any():
+        raise ValueError("validation_entries must hold entries of known rows and columns")
+    y = torch.as_tensor(np.asarray(values, dtype=np.float64)).to(problem.values)
+    place = (torch.from_numpy(x).to(y.device) for x in (i, j))
+    return replace(problem, rows=next(place), cols=next(place), values=y, weights=None)
+
+
+def places_of(x: Any, ids: Ids | None, count: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return places of ids, and which of them are unknown (their place is 0)."""
+    labels = np.asarray(x if not isinstance(x, Tensor) else x.cpu())
+    if labels.ndim != 1:
+        raise ValueError(f"{what} ids must be a vector, got shape {labels.shape}")
+    if ids is not None:
+        known = [label in ids for label in labels.tolist()]
+        places = [ids.place(x) if ok else 0 for x, ok in zip(labels.tolist(), known, strict=True)]
+        return np.array(places, dtype=np.int64), ~np.array(known, dtype=bool)
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"{what} ids must be places, integers from 0, got {labels.dtype}")
+    unknown = (labels < 0) | (labels >= count)
+    return np.where(unknown, 0, labels).astype(np.int64), unknown

@@ -18,6 +18,7 @@ LINKS: dict[str, type[LinkLoss] | None] = {
     "poisson": Poisson,
 }
 POWER_STEPS = 40
+SHRINK = 5.0
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Problem:
     weights: Tensor | None = None
     loss: str = "squared"
     biases: bool = True
-    shrink: float = 5.0
+    shrink: float | None = 5.0  # None: 5, or no side means at all, by the validation error
     features: tuple[Tensor | None, Tensor | None] = (None, None)
     bounds: tuple[float | None, float | None] = (None, None)
 
@@ -65,7 +66,7 @@ class Problem:
             self.cols,
             self.shape,
             self.weights,
-            shrink=self.shrink,
+            shrink=SHRINK if self.shrink is None else self.shrink,
             sides=self.biases,
             features=self.features,
             like=self.values,

@@ -9,7 +9,7 @@ from dln_geometry.completion.problem import Problem
 from dln_geometry.completion.search import Choice
 
 
-def results_of(choice: Choice) -> dict[str, list[Any]]:
+def trials_of(choice: Choice) -> dict[str, list[Any]]:
     """Return what was tried, one list entry for each setting, as scikit-learn's searches do."""
     tried = list(choice.tried)
     scores = [-error for _, error, _ in tried]
@@ -50,8 +50,8 @@ def table_of(choice: Choice, problem: Problem, coverage: float) -> str:
             f"{'best':<12} {first.train:>12.6g} {choice.best:>12.6g}",
             f"{'last':<12} {'':>12} {first.last:>12.6g}",
         ]
-    final = choice.fits[0]
-    lines.append(f"final model: {what} of training {final.train:.6g}")
+    for final in choice.fits[:1]:
+        lines.append(f"final model: {what} of training {final.train:.6g}")
     if math.isfinite(coverage):
         lines.append(f"coverage of 90 % intervals: {coverage:.3f}")
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dln_geometry.completion.problem import Problem
-from dln_geometry.completion.training import Budget, Fit, Model, Setting, train
+from dln_geometry.completion.training import Fit, Limits, Model, Setting, train
 from dln_geometry.support import warn
 
 DEPTHS = (2.0, 2.5, 3.0)
@@ -22,7 +22,11 @@ DECAY, FACTOR, LEAST_DECAY = 0.5, 2.5, 0.01
 SEARCH_RANK, LARGEST_RANK = 20, 200
 WORK = 1e7
 """Entries times rank that the last run may have, by default."""
-ENOUGH_HELD, MOST_FOLDS = 300, 5
+ENOUGH_HELD, MOST_FOLDS = 200, 3
+WORTH = 0.99
+"""Share of the error of the side means that a model must stay below not to be warned of."""
+ROUGH, ROUGH_EVALUATIONS = 1e-3, 800
+"""Improvement of the error to wait for, and bound on a run, while settings are compared."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Search:
     ) -> None:
         self.problem, self.seed, self.said = problem, seed, progress
         self.end = time.perf_counter() + seconds
-        self.budget = Budget(rtol, seconds, patience, bar)
+        self.budget = Limits(rtol, seconds, patience, progress=bar)
         self.tried: list[tuple[Setting, float, Fit]] = []
         self.folds = self._folds(held)
 
@@ -113,6 +117,9 @@ class Search:
             chosen = min(settings, key=self._error)
             if decay is None:
                 chosen = self._refined(chosen)
+        if self.problem.biases and self.problem.shrink is None:
+            bare = self._refined(replace(chosen, sides=False), decay is None)
+            chosen = min((chosen, bare), key=self._error)
         chosen = replace(chosen, rank=final)
         validated = tuple(
             replace(self._train(a, chosen, b, k, 3.0), fold=fold)
@@ -122,22 +129,26 @@ class Search:
         error = _pooled(validated[: len(self.folds)], self.folds)
         self._note(chosen, error, validated[0])
         means = _pooled(validated[: len(self.folds)], self.folds, "side_means")
-        if not error < means:
+        if means > 0 and not error < WORTH * means and validated[0].status != "constant":
             self._warn(error, means)
         own = tuple(fit for fit in validated if fit.fold == 0)
         fits = self._everything(chosen, validated, starts) if refit else own
         held = self.folds[0][1]
         return Choice(chosen, fits, tuple(self.tried), validated, held, means, error)
 
-    def _refined(self, setting: Setting) -> Setting:
-        """Go to smaller or larger decays while the error falls."""
+    def _refined(self, setting: Setting, moves: bool = True) -> Setting:
+        """Go to smaller or larger decays while the error falls, if the decay may move."""
         best = setting
-        for ratio in (1 / FACTOR, FACTOR):
+        known = [error for other, error, _ in self.tried if other.sides and not setting.sides]
+        if known and not self._error(setting) < min(known):
+            return best  # without side means it is worse: the decay will not change that
+        for ratio in (1 / FACTOR, FACTOR) if moves else ():
             moved = False
             while time.perf_counter() < self.end:
                 decay = best.decay * ratio
                 decay = 0.0 if decay < LEAST_DECAY else decay
                 next_ = Setting.of(best.depth, best.rank, decay, best.seed)
+                next_ = replace(next_, sides=best.sides)
                 if not self._error(next_) < self._error(best):
                     break
                 best, moved = next_, True
@@ -154,10 +165,11 @@ class Search:
                 return error
         if self.tried and time.perf_counter() > self.end:
             return math.inf
+        rough = {"improvement": ROUGH, "evaluations": ROUGH_EVALUATIONS}
         with warnings.catch_warnings():
             # The search learns of a collapse by its error.
             warnings.simplefilter("ignore", UserWarning)
-            fits = [train(a, setting, b, self._budget(6.0)) for a, b in self.folds]
+            fits = [train(a, setting, b, self._budget(6.0, **rough)) for a, b in self.folds]
         error = _pooled(fits, self.folds)
         self._note(setting, error, fits[0])
         return error
@@ -165,8 +177,9 @@ class Search:
     def _note(self, setting: Setting, error: float, fit: Fit) -> None:
         self.tried.append((setting, error, fit))
         if self.said is not None:
+            means = "" if setting.sides or not self.problem.biases else ", no side means"
             self.said(
-                f"depth {setting.depth:g}, rank {setting.rank}, decay {setting.decay:.3g}: "
+                f"depth {setting.depth:g}, rank {setting.rank}, decay {setting.decay:.3g}{means}: "
                 f"validation error {error:.6g} after {fit.evaluations} evaluations"
             )
 
@@ -203,16 +216,18 @@ class Search:
         budget = self._budget(share)
         return train(problem, setting, held, budget, times=times, start=self.start)
 
-    def _budget(self, share: float) -> Budget:
+    def _budget(self, share: float, **limits: Any) -> Limits:
         """Return limits for the next run: a share of the time that is left."""
         left = max(self.end - time.perf_counter(), 0.0)
-        return replace(self.budget, seconds=left / share if math.isfinite(left) else math.inf)
+        seconds = left / share if math.isfinite(left) else math.inf
+        return replace(self.budget, seconds=seconds, **limits)
 
     def _warn(self, error: float, means: float) -> None:
         what = "side means" if self.problem.biases else "mean"
         warn(
-            f"the best validation error {error:.6g} is not better than that of the {what} alone, "
-            f"{means:.6g}: the table may not be close to one of low rank, or have too few entries",
+            f"the best validation error {error:.6g} is hardly better than that of the {what} "
+            f"alone, {means:.6g}: the table may not be close to one of low rank, or have too few "
+            "entries",
             UserWarning,
         )
 

@@ -11,7 +11,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dln_geometry.completion.offsets import Offsets, ProfiledCompletion
+from dln_geometry.completion.offsets import (
+    FIT_STEPS,
+    WATCH_STEPS,
+    Offsets,
+    ProfiledCompletion,
+)
 from dln_geometry.completion.problem import Problem, Units, units_of
 from dln_geometry.dynamics.flows import gradient_flow
 from dln_geometry.dynamics.losses import Completion
@@ -38,6 +43,7 @@ class Setting:
     decay: float
     scale: float
     seed: int = 0
+    sides: bool = True  # whether there are means of the sides, if the problem has them
 
     @classmethod
     def of(cls, depth: float, rank: int, decay: float, seed: int = 0) -> Setting:
@@ -77,12 +83,14 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Budget:
+class Limits:
     """Limits of one run."""
 
     rtol: float = 1e-3
     seconds: float = math.inf
     patience: int = PATIENCE
+    improvement: float = IMPROVEMENT
+    evaluations: int = EVALUATIONS
     progress: bool | ProgressCallback = False
 
 
@@ -90,7 +98,7 @@ def train(
     problem: Problem,
     setting: Setting,
     held: Problem | None,
-    budget: Budget,
+    budget: Limits,
     *,
     times: tuple[float, ...] | None = None,
     start: Model | None = None,
@@ -110,10 +118,11 @@ class _Run:
     """The flows of one model."""
 
     def __init__(
-        self, problem: Problem, setting: Setting, held: Problem | None, budget: Budget
+        self, problem: Problem, setting: Setting, held: Problem | None, budget: Limits
     ) -> None:
         # In the order of the losses, so that offsets and residuals of entries stand side by side.
         problem = problem.select(torch.argsort(problem.rows * problem.shape[1] + problem.cols))
+        problem = replace(problem, biases=problem.biases and setting.sides)
         self.problem, self.setting, self.held, self.budget = problem, setting, held, budget
         self.model = problem.side_means()
         self.begun = time.perf_counter()
@@ -128,9 +137,9 @@ class _Run:
         centred = ProfiledCompletion.of(problem.completion(residual), self.model)
         units = units_of(problem, -residual, torch.ones_like(values), self.setting.seed)
 
-        def model_of(point: Collapsed) -> Model:
+        def model_of(point: Collapsed, steps: int = WATCH_STEPS) -> Model:
             x = point.entries(centred.rows, centred.cols)
-            return Model(o + centred.offsets(x), point)
+            return Model(o + centred.offsets(x, steps), point)
 
         point = self._start(units, start)
         if point is None:
@@ -138,7 +147,7 @@ class _Run:
         path, time_, last = self._flow(
             centred, point, units, model_of, None if times is None else times[0]
         )
-        model = model_of(path)
+        model = model_of(path, FIT_STEPS)
         return self._finished(model, (time_,), o, self.status, last)
 
     def link(self, times: tuple[float, ...] | None, start: Model | None) -> Fit:
@@ -197,7 +206,7 @@ class _Run:
     ) -> tuple[Collapsed, float, float]:
         """Run one flow; return the best point, its time, and the error at the end."""
         left = self.budget.seconds - (time.perf_counter() - self.begun)
-        until: dict[str, float] = {"evaluations": EVALUATIONS}
+        until: dict[str, float] = {"evaluations": self.budget.evaluations}
         if math.isfinite(self.budget.seconds):
             until["seconds"] = max(left, 0.0)
         held = None if t_end is not None else self.held
@@ -221,7 +230,7 @@ class _Run:
             save_at=None if t_end is None else 2,
             monitor=monitor,
             patience=None if monitor is None else self.budget.patience,
-            improvement=IMPROVEMENT,
+            improvement=self.budget.improvement,
             progress=self.budget.progress,
         )
         self.status = str(path.status)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.monitored import Monitored
+from dln_geometry.dynamics.packing import pack_point, unpack_monitored, unpack_point
 from dln_geometry.geometry.points import Collapsed, EndToEnd, Network, as_row, indexed
 from dln_geometry.support import as_positive, check_form, read_archive, write_archive
 
@@ -27,10 +28,6 @@ _FORMAT = 2
 _SERIES = {"loss": 0, "singular_values": 1, "states": 1, "defect": 0}
 """The series over time, with the number of dimensions after time and batch."""
 
-_KINDS: dict[str, Any] = {
-    "collapsed": (Collapsed, ("L", "R")),
-    "end_to_end": (EndToEnd, ("u", "s", "vh")),
-}
 
 Kept = Collapsed | EndToEnd | Network | tuple[Tensor, ...] | Tensor | None
 
@@ -240,14 +237,14 @@ class Trajectory:
         """
         arrays = {name: getattr(self, name) for name in ("t", *_SERIES)}
         meta = {"status": self.status, "stats": self.stats, "depth": repr(self.depth)}
-        _pack_point("final", self.final, arrays, meta)
+        pack_point("final", self.final, arrays, meta)
         if self.points is not None:
             meta["points"] = len(self.points)
             for k, point in enumerate(self.points):
-                _pack_point(f"point{k}", point, arrays, meta)
+                pack_point(f"point{k}", point, arrays, meta)
         if self.monitored is not None:
             arrays |= {f"monitored.{k}": x for k, x in self.monitored.arrays().items()}
-            _pack_point("last", self.monitored.last, arrays, meta)
+            pack_point("last", self.monitored.last, arrays, meta)
         return write_archive(path, _FORMAT, arrays, meta)
 
     @classmethod
@@ -263,16 +260,16 @@ class Trajectory:
     def _unpacked(cls, arrays: dict[str, Tensor], meta: dict[str, Any]) -> Trajectory:
         points = None
         if "points" in meta:
-            points = tuple(_unpack_point(f"point{k}", arrays, meta) for k in range(meta["points"]))
+            points = tuple(unpack_point(f"point{k}", arrays, meta) for k in range(meta["points"]))
         path = cls(
             t=arrays["t"],
             **{name: arrays.get(name) for name in _SERIES},
-            final=_unpack_point("final", arrays, meta),
+            final=unpack_point("final", arrays, meta),
             status=meta["status"],
             stats=meta["stats"],
             points=points,
             depth=float(meta["depth"]),
-            monitored=_unpack_monitored(arrays, meta),
+            monitored=unpack_monitored(arrays, meta),
         )
         path._check()
         return path
@@ -297,39 +294,3 @@ class Trajectory:
         check_form(self.stats, {str: object}, "stats")
         if not isinstance(self.status, str) and len(self.status) != math.prod(batch):
             raise ValueError(f"status must name {math.prod(batch)} samples, got {self.status}")
-
-
-def _unpack_monitored(arrays: dict[str, Tensor], meta: dict[str, Any]) -> Monitored | None:
-    kept = {k.removeprefix("monitored."): x for k, x in arrays.items() if k.startswith("monitored")}
-    return Monitored(**kept, last=_unpack_point("last", arrays, meta)) if kept else None
-
-
-def _pack_point(name: str, point: Any, arrays: dict[str, Any], meta: dict[str, Any]) -> None:
-    """Add the arrays of a point and its kind to what is written."""
-    if point is None:
-        return
-    if isinstance(point, Tensor):
-        parts, meta[name] = {"x": point}, {"kind": "tensor"}
-    elif isinstance(point, tuple):
-        parts = {f"w{p}": w for p, w in enumerate(point)}
-        meta[name] = {"kind": "factors", "layers": len(parts)}
-    else:
-        kind = "collapsed" if isinstance(point, Collapsed) else "end_to_end"
-        parts = {key: getattr(point, key) for key in _KINDS[kind][1]}
-        meta[name] = {"kind": kind, "depth": repr(point.depth), "normalized": point.normalized}
-    arrays.update({f"{name}.{key}": value for key, value in parts.items()})
-
-
-def _unpack_point(name: str, arrays: dict[str, Tensor], meta: dict[str, Any]) -> Any:
-    """Rebuild a point from what was written."""
-    about = meta.get(name)
-    if about is None:
-        return None
-    if about["kind"] == "tensor":
-        return arrays[f"{name}.x"]
-    if about["kind"] == "factors":
-        return Network.from_layers([arrays[f"{name}.w{p}"] for p in range(about["layers"])])
-    make, keys = _KINDS[about["kind"]]
-    # Version 0.1.0 did not write whether a `Collapsed` is normalized.
-    normalized = about.get("normalized")
-    return make(*(arrays[f"{name}.{key}"] for key in keys), float(about["depth"]), normalized)

@@ -1,0 +1,196 @@
+"""What a fitted completer does: predict entries, complete rows, score and recommend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dln_geometry.completion.base import Estimator, Transformer, not_fitted
+from dln_geometry.completion.folding import folded
+from dln_geometry.completion.intake import is_pair, places_of
+from dln_geometry.completion.prediction import Predictions, predict_entries
+from dln_geometry.completion.problem import Problem
+from dln_geometry.completion.training import Model
+from dln_geometry.support import as_count, as_flag, warn
+from dln_geometry.tables import Entries, Ids, as_table
+
+
+class FittedCompleter(Transformer, Estimator):
+    """The methods of a completer that need a fit."""
+
+    loss: str
+    models_: tuple[Model, ...]
+    shape_: tuple[int, int]
+    row_ids_: Ids | None
+    col_ids_: Ids | None
+    entries_: Entries
+    train_error_: float
+    validation_error_: float
+    n_features_in_: int
+    _problem_: Problem
+    _quantiles_: Any
+
+    def predict(self, X: Any, cols: Any = None, *, interval: float | None = None) -> Any:
+        """Return predictions of entries.
+
+        Parameters
+        ----------
+        X : tuple (rows, cols), or ids of the rows, if `cols` is given
+            Ids that the fit did not see are predicted by the means, with one warning.
+        cols : array_like, shape (k,), optional
+        interval : float in (0, 1), optional
+            Return ``(prediction, low, high)``, where a share `interval` of new entries should lie
+            within: from the spread of the starts and the errors of held-out entries.
+
+        Returns
+        -------
+        ndarray, shape (k,), or a tuple of three
+        """
+        self._check_fitted()
+        rows, cols = X if cols is None and is_pair(X) else (X, cols)
+        if cols is None:
+            raise TypeError("predict needs rows and columns: a tuple (rows, cols), or two vectors")
+        i, unknown_i = places_of(rows, self.row_ids_, self.shape_[0], "row")
+        j, unknown_j = places_of(cols, self.col_ids_, self.shape_[1], "column")
+        if i.shape != j.shape:
+            raise ValueError(f"rows and cols must have one length, got {len(i)} and {len(j)}")
+        unknown = int((unknown_i | unknown_j).sum())
+        if unknown:
+            warn(
+                f"{unknown} of {len(i)} entries have a row or column that the fit did not see: "
+                "they are predicted by the means",
+                UserWarning,
+            )
+        found = predict_entries(self.models_, self._problem_, i, j, unknown_i, unknown_j)
+        return found.mean if interval is None else self._interval(found, interval)
+
+    def _interval(self, found: Predictions, interval: float) -> Any:
+        if isinstance(interval, bool) or not 0 < interval < 1:
+            raise ValueError(f"interval must lie in (0, 1), got {interval!r}")
+        if self._quantiles_ is None:
+            raise ValueError("interval needs a fit with validation and the squared loss")
+        half = self._quantiles_(interval) * found.scale(self.validation_error_)
+        low, high = self._problem_.bounds
+        ends = (found.mean - half, found.mean + half)
+        return (found.mean, *(np.clip(x, low, high) for x in ends))
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Return a matrix (c, n) with its holes filled; known entries stay.
+
+        Every row is completed from its own known entries and the fitted columns, so new rows need
+        no new fit.
+        """
+        self._check_fitted()
+        table = as_table(X, "X")
+        if table.shape[1] != self.shape_[1]:
+            raise ValueError(
+                f"X has {table.shape[1]} features, but {type(self).__name__} is expecting "
+                f"{self.shape_[1]} features as input"
+            )
+        values = np.array(table.values, dtype=np.float64)
+        holes = np.isnan(values)
+        which = np.flatnonzero(holes.any(axis=1))
+        if len(which):
+            part = torch.from_numpy(values[which]).to(self._problem_.values)
+            known = ~torch.isnan(part)
+            filled = self._folded(known, torch.where(known, part, 0.0))
+            values[which] = np.where(holes[which], filled, values[which])
+        return values
+
+    def fit_transform(self, X: Any, y: Any = None, **options: Any) -> np.ndarray:
+        """Fit a matrix and return it with its holes filled, as ``fit(X).transform(X)`` does."""
+        return self.fit(X, y, **options).transform(X)
+
+    def complete(self) -> np.ndarray:
+        """Return the predictions of all entries of the fitted table, shape (m, n)."""
+        self._check_fitted()
+        m, n = self.shape_
+        total = np.zeros((m, n))
+        for model in self.models_:
+            z = model.offsets.mean + model.offsets.rows[:, None] + model.offsets.cols
+            z = z if model.point is None else z + model.point.matrix
+            total += self._problem_.predicted(z).double().cpu().numpy() / len(self.models_)
+        return total
+
+    def _folded(self, known: Tensor, values: Tensor) -> np.ndarray:
+        noise = self.train_error_ if self.loss == "squared" else 1.0
+        parts = [folded(self._problem_, m, noise, known, values) for m in self.models_]
+        return torch.stack(parts).mean(0).double().cpu().numpy()
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Return R^2 of predictions.
+
+        Of the entries `y` at ``X = (rows, cols)``; or of the known entries of a matrix, each
+        predicted by `transform` from four fifths of the others.
+        """
+        self._check_fitted()
+        if y is not None and is_pair(X):
+            values, found = np.asarray(y, dtype=np.float64), self.predict(X)
+            return _r_squared(values, found, sample_weight)
+        table = as_table(X, "X").values
+        rows, cols = np.nonzero(~np.isnan(table))
+        values, found = table[rows, cols], np.empty(len(rows))
+        for fold in range(5):
+            hidden = (rows * 2 + cols) % 5 == fold
+            part = np.array(table, dtype=np.float64)
+            part[rows[hidden], cols[hidden]] = np.nan
+            found[hidden] = self.transform(part)[rows[hidden], cols[hidden]]
+        return _r_squared(values, found, sample_weight)
+
+    def recommend(self, row: Any, n: int = 10, *, seen: bool = False) -> list[tuple[Any, float]]:
+        """Return the `n` columns with the largest predictions for a row, and these.
+
+        Columns with a known entry are left out, unless `seen`.
+        """
+        self._check_fitted()
+        n = as_count(n, "n")
+        (i,), unknown = places_of([row], self.row_ids_, self.shape_[0], "row")
+        if unknown.any():
+            raise ValueError(f"row must be one that the fit has seen, got {row!r}")
+        cols = np.arange(self.shape_[1])
+        none = np.zeros(len(cols), dtype=bool)
+        rows = np.full(len(cols), i)
+        found = predict_entries(self.models_, self._problem_, rows, cols, none, none).mean
+        if not as_flag(seen, "seen"):
+            found[self.entries_.cols[self.entries_.rows == i]] = -np.inf
+        order = [j for j in np.argsort(-found, kind="stable")[:n] if np.isfinite(found[j])]
+        names = self.col_ids_
+        return [(int(j) if names is None else names[int(j)], float(found[j])) for j in order]
+
+    def _set_features(self, X: Any, entries: Entries) -> None:
+        """Keep what scikit-learn expects of a transformer of matrices."""
+        self.n_features_in_ = entries.shape[1]
+        names = getattr(X, "columns", None)
+        if names is not None and all(isinstance(name, str) for name in names):
+            self.feature_names_in_ = np.asarray(names, dtype=object)
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Return the names of the columns of `transform`."""
+        self._check_fitted()
+        if input_features is not None:
+            return np.asarray(input_features, dtype=object)
+        plain = [f"x{k}" for k in range(self.n_features_in_)]
+        return np.asarray(getattr(self, "feature_names_in_", plain), dtype=object)
+
+    def _check_fitted(self) -> None:
+        if hasattr(self, "models_"):
+            return
+        raise not_fitted(type(self).__name__)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.sparse = False
+        return tags
+
+
+def _r_squared(values: np.ndarray, found: np.ndarray, weight: Any) -> float:
+    w = np.ones_like(values) if weight is None else np.asarray(weight, dtype=np.float64)
+    rest = float((w * (values - found) ** 2).sum())
+    total = float((w * (values - np.average(values, weights=w)) ** 2).sum())
+    return 1.0 - rest / total if total > 0 else float(rest == 0)
