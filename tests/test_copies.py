@@ -24,7 +24,15 @@ F64 = torch.float64
 FACES = (dln, learning, losses, closed_forms, ode, pymanopt_dln, geomstats_dln)
 FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 # Protocols, and the working parts of the integrators, which no user holds.
-PARTS = {"Loss", "Pattern", "BlockNorms", "ChebyshevStepper", "ExplicitStepper", "Secants"}
+PARTS = {
+    "LinkLoss",
+    "Loss",
+    "Pattern",
+    "BlockNorms",
+    "ChebyshevStepper",
+    "ExplicitStepper",
+    "Secants",
+}
 
 
 def seeded(seed=1):
@@ -108,6 +116,9 @@ ALL = {
     "Trajectory": lambda: dln.gradient_flow(losses.Quadratic(X), PAIR, t_end=0.1, keep_points=True),
     "Quadratic": lambda: used(losses.Quadratic(X)),
     "Completion": lambda: used(losses.Completion([0, 1, 2], [0, 1, 1], X[0], (4, 3))),
+    "Logistic": lambda: used(losses.Logistic([0, 1], [0, 1], [1.0, 0.0], (4, 3), offsets=X[0, :2])),
+    "Poisson": lambda: used(losses.Poisson([0, 1], [0, 1], [2.0, 0.0], (4, 3), weights=[1.0, 2.0])),
+    "Validation": lambda: dln.Validation([0, 1], [0, 1], [1.0, 0.0], (4, 3)),
     "Sensing": lambda: used(losses.Sensing(X[None], X[0, :1])),
     "Regression": lambda: used(losses.Regression(normal(6, 3), normal(6, 4))),
     "CallableLoss": lambda: [losses.from_callable(torch.sum, name=name) for name in (None, "sum")],

@@ -52,8 +52,13 @@ def unbalanced(seed=3):
 FREE = {"progress", "store"}
 RUNS = {
     "gradient_flow": (
-        {"loss": losses.Quadratic(target()), "start": point(), "t_end": 0.2, "rtol": 1e-6},
+        {"loss": losses.Quadratic(target()), "start": point(), "t_end": 0.2, "rtol": 1e-6,
+         "monitor": dln.Validation([0], [0], [1.0], (4, 3)), "patience": 900},
         {
+            "decay": 0.1,
+            "monitor": dln.Validation([0], [0], [2.0], (4, 3)),
+            "patience": 901,
+            "improvement": 1e-9,
             "loss": losses.Quadratic(-target()),
             "start": point(7),
             "save_at": [0.0, 0.1, 0.2],
@@ -74,6 +79,7 @@ RUNS = {
             "rtol": 1e-7,
             "atol": 1e-9,
             "method": "rk5",
+            "keep_points": True,
         },
         {"t_end", "until"},
     ),
