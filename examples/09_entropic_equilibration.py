@@ -5,7 +5,8 @@ X = W_N ... W_1 alone: along the orbits ``O_X``. X moves nevertheless, and witho
 curved orbits drift along their mean curvature, and what is seen below is the gradient flow of the
 free energy ``F = E - S/beta``, S the logarithm of the orbit's volume. With ``E = |X|^2/2`` it makes
 all singular values equal, ``s*^2 = (d-1)(N-1)/(2 beta N)``; at depth 2, from equal values,
-``s(t) = s* tanh(2 s* t + c)``.
+``s(t) = s* tanh(2 s* t + c)``. Simulated in steps dt, the noise leaves a spread of about sqrt(dt)
+(shaded), which keeps apart the singular values that the flow makes equal.
 
 Sources: Menon, The geometry of the deep linear network, arXiv 2411.09004; Menon, Yu, An entropy
 formula for the deep linear network, arXiv 2509.09088; Menon, Stromme, Vacher, Langevin dynamics

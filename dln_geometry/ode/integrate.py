@@ -107,8 +107,8 @@ def integrate(
     progress : callable, optional
         ``progress(fraction_done, info)``, at most ten times a second, and at the end.
     checkpoint, checkpoint_every : callable, optional, and float
-        ``checkpoint(state)`` every so many seconds, at the end, and on a keyboard interrupt; the
-        state holds tensors and plain numbers.
+        ``checkpoint(state)`` every so many seconds, at the end, and when a keyboard interrupt or an
+        exit ends the run; the state holds tensors and plain numbers.
     resume : dict, optional
         A state that `checkpoint` received: continue from there, to the same bits.
 
@@ -176,7 +176,7 @@ def _run(
             if checkpoint is not None and now - stored >= checkpoint_every:
                 stored = now
                 checkpoint(state_of(integration))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         # Inside a trial the state is still that of the last whole step.
         if checkpoint is not None and not integration.committing:
             checkpoint(state_of(integration))

@@ -51,7 +51,7 @@ def dyson(
     dyson_index: float,
     t_end: float,
     dt: float | None = None,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | int | None = None,
     save_at: Any = None,
     confinement: float = 0.0,
     scheme: str = "isospectral",
@@ -74,7 +74,7 @@ def dyson(
         End of time, and the largest step. Where steps are exact in law (``scheme="exact"``, and
         index 1) `dt` is optional: then there is one step per saved time. Others warn of less than 8
         steps.
-    generator : torch.Generator, optional
+    generator : torch.Generator or int, optional
         Source of randomness; a fresh one by default.
     save_at : array_like, shape (T,), optional
         Increasing times; by default at most 101 equally spaced ones in [0, t_end].

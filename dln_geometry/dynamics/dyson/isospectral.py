@@ -21,7 +21,7 @@ def isospectral_flow(
     dyson_index: float,
     t_end: float,
     dt: float,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | int | None = None,
     save_at: Any = None,
     keep_points: bool = False,
     rtol: float = 1e-9,

@@ -43,7 +43,7 @@ def dln_dyson(
     shape: tuple[int, int] | None = None,
     t_end: float,
     dt: float | None = None,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | int | None = None,
     save_at: Any = None,
     normalized: bool | None = None,
     rtol: float = 1e-9,

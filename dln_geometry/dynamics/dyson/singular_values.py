@@ -35,7 +35,7 @@ def singular_dyson(
     dyson_index: float = 1.0,
     t_end: float,
     dt: float | None = None,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | int | None = None,
     save_at: Any = None,
     confinement: float = 0.0,
     signed: bool = False,

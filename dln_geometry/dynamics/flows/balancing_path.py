@@ -8,7 +8,7 @@ A tangent vector is ``dW_k = c_k W_k - W_k c_{k-1}`` with any matrices ``c_1, ..
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,12 +25,15 @@ TOLERANCE = 1e-12
 RTOL = 2e-9
 # Times after which e^{-t} and e^{-2t} are below the rounding of one.
 LATE, SNAP = 40.0, 19.0
-# Distance from the limit at which the limit is computed directly, with an error of its square.
-NEAR = 1e-5
+# Distance of the modes of X from their limit at which the limit is computed directly. Hidden modes
+# that vanish still turn the frames: errors of up to a fifth of it were seen, none without them.
+NEAR = 1e-7
 # Singular values of a layer below this fraction of the largest are set to 0: roundings grow.
 ROUNDING = 1e-14
 # Bounds on evaluations (a few hundred to a few thousand are made) and on Newton steps (one or two).
 MOST_EVALUATIONS, NEWTON = 20_000, 10
+# Evaluations of a step that a saved time shortens, with one that is rejected.
+MOST_OF_A_STOP = 24
 
 
 class Stack:
@@ -159,20 +162,25 @@ class BalancingPath:
     """The balancing flow of layers (B, d_p, d_{p-1}), N >= 2; progress is relative to `until`."""
 
     def __init__(self, layers: Sequence[Tensor], progress: ProgressCallback | None = None) -> None:
-        self.progress, self.until, self.time, self.evaluations = progress, 1.0, 0.0, 0
+        self.progress, self.until, self.time = progress, 1.0, 0.0
+        self.evaluations, self.bound = 0, MOST_EVALUATIONS
         self.stack = Stack([w.double() for w in layers])
         self.w = self.stack.tensor
         self.start = moments_of(self.w)
 
-    def layers(self) -> list[Tensor]:
-        """Return the layers at the present time."""
-        return self.stack.layers(self.w)
+    def layers_at(self, times: Sequence[float]) -> Iterator[list[Tensor]]:
+        """Yield the layers at positive finite times, which do not decrease, of one pass.
 
-    def advance(self, time: float) -> None:
-        """Move on to a finite time, and restore the moments there."""
-        while self.time < min(time, LATE):
-            self._piece(min(time, LATE))
-        self._restore(math.exp(-2.0 * time))
+        The moments are restored at each time; the pass itself goes on without that.
+        """
+        stops = sorted({min(time, LATE) for time in times})
+        self.bound = MOST_EVALUATIONS + MOST_OF_A_STOP * len(stops[1:])
+        met: dict[float, Tensor] = {}
+        for time in times:
+            stop = min(time, LATE)
+            while stop not in met:
+                met |= self._piece(stops[-1], [s for s in stops if s > self.time])
+            yield self.stack.layers(self._restored(met[stop], math.exp(-2.0 * time)))
 
     def balanced(self) -> tuple[Tensor, ...]:
         """Move on to infinite time and return the layers."""
@@ -180,7 +188,7 @@ class BalancingPath:
             self._piece(SNAP)
         # The rest of the way is short and orthogonal to the balanced factors, so the limit has the
         # frames of the present layers, without the modes that vanish.
-        frames, u, s = self._frames([w / self.stack.unit for w in self.layers()])
+        frames, u, s = self._frames([w / self.stack.unit for w in self.stack.layers(self.w)])
         return tuple(w * self.stack.unit for w in chain_from_frames([*frames, u], s))
 
     def _is_near(self) -> bool:
@@ -201,8 +209,11 @@ class BalancingPath:
             frames.append(a @ bh)
         return frames, u, s
 
-    def _piece(self, time: float) -> None:
-        """Integrate the changes of basis, no further than they stay well conditioned."""
+    def _piece(self, time: float, stops: Sequence[float] = ()) -> dict[float, Tensor]:
+        """Integrate the changes of basis, no further than they stay well conditioned.
+
+        Return the stacks at those of the `stops`, increasing up to `time`, that were passed.
+        """
         u, s, vh = layer_svd(self.w)
         # Remove roundings, which would have grown by the next piece.
         alive = s > 0
@@ -210,6 +221,9 @@ class BalancingPath:
         w = self.w = torch.where(full, self.w, (u * s[..., None, :]) @ vh)
         speed = float(torch.linalg.matrix_norm(balancing_generator(w, alive), ord=2).amax())
         span = min(time - self.time, 2.0 / max(speed, 1e-12))
+        last = time if span == time - self.time else self.time + span
+        passed = {s: min(s - self.time, span) for s in stops if s <= last}
+        spans = sorted({*passed.values(), span})
         chart, like = FibreChart(w), self.start
 
         def field(t: Tensor, y: Tensor, out: Tensor) -> Tensor:
@@ -226,18 +240,19 @@ class BalancingPath:
             atol=RTOL * chart.weight.flatten(1).amax(1),
             blocks=[like[0, 0].numel()] * like.shape[1],
             method="rk8",
-            save_at=[span],
-            max_evaluations=max(1, MOST_EVALUATIONS - self.evaluations),
+            save_at=spans,
+            max_evaluations=max(1, self.bound - self.evaluations),
             progress=None if self.progress is None else self._report(span),
         )
         self.evaluations += int(end.stats["evaluations"])
         if any(status != "t_end" for status in end.status):
             raise ValueError(
-                f"factors must be such that the flow is followed with {MOST_EVALUATIONS} "
+                f"factors must be such that the flow is followed with {self.bound} "
                 f"evaluations, got no further than time {self.time:.3g}"
             )
-        self.w = transformed(w, chart.basis(end.y.view_as(like)))
-        self.time += span
+        moved = [transformed(w, chart.basis(y.view_as(like))) for y in end.saved["y"]]
+        self.w, self.time = moved[-1], last
+        return {s: moved[spans.index(after)] for s, after in passed.items()}
 
     def _report(self, span: float) -> ProgressCallback:
         begun = self.time
@@ -249,20 +264,21 @@ class BalancingPath:
 
         return report
 
-    def _restore(self, decay: float) -> None:
-        """Give the moments their values, ``decay`` times those of the start, by Newton's method."""
+    def _restored(self, w: Tensor, decay: float) -> Tensor:
+        """Return a stack with moments ``decay`` times those of the start, by Newton's method."""
         goal = decay * self.start
-        excess = moments_of(self.w) - goal
+        excess = moments_of(w) - goal
         for _ in range(NEWTON):
-            x = correction_generator(self.w, excess)
-            w = self.w.clone()
-            w[:, :-1] = torch.linalg.matrix_exp(x) @ w[:, :-1]
-            w[:, 1:] = w[:, 1:] @ torch.linalg.matrix_exp(-x)
-            left = moments_of(w) - goal
+            x = correction_generator(w, excess)
+            new = w.clone()
+            new[:, :-1] = torch.linalg.matrix_exp(x) @ new[:, :-1]
+            new[:, 1:] = new[:, 1:] @ torch.linalg.matrix_exp(-x)
+            left = moments_of(new) - goal
             better = (_total_square(left) < 0.25 * _total_square(excess))[:, None, None, None]
             if not bool(better.any()):
                 break
-            self.w, excess = torch.where(better, w, self.w), torch.where(better, left, excess)
+            w, excess = torch.where(better, new, w), torch.where(better, left, excess)
+        return w
 
 
 def _total_square(a: Tensor) -> Tensor:

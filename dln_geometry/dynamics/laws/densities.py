@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import numbers
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dln_geometry.dynamics.laws.times import one_or_more, ratio, root
 from dln_geometry.support import as_count, as_depth, as_float_tensor, as_positive, as_sides
 
 
@@ -23,55 +23,59 @@ def semicircle_radius(n: int, t: Any) -> Any:
     (4.0, tensor([0., 2.]))
     """
     n = as_count(n, "n")
-    if isinstance(t, numbers.Real):
-        return 2.0 * math.sqrt(n * as_positive(t, "t", zero=True))
-    times = as_float_tensor(t, "t")
-    if not bool(((times >= 0) & torch.isfinite(times)).all()):
-        raise ValueError(f"t must be non-negative and finite, got {times.tolist()}")
-    return 2.0 * (n * times).sqrt()
+    return 2.0 * root(n * one_or_more(t))
 
 
-def semicircle_density(x: Any, radius: float = 2.0) -> Tensor:
+def semicircle_density(x: Any, radius: Any = 2.0) -> Tensor:
     """Return the density ``2 sqrt(R^2 - x^2)/(pi R^2)``, 0 outside [-R, R].
+
+    Arrays x and `radius` are broadcast; the radius is positive (at 0 there is no density).
 
     Examples
     --------
     >>> semicircle_density([0.0, 2.0]) * math.pi
     tensor([1., 0.])
     """
-    x, radius = as_float_tensor(x, "x"), as_positive(radius, "radius")
+    x = as_float_tensor(x, "x")
+    radius = one_or_more(radius, "radius", zero=False, device=x.device)
     return 2.0 * (radius**2 - x * x).clamp_min(0.0).sqrt() / (math.pi * radius**2)
 
 
-def semicircle_distribution(x: Any, radius: float = 2.0) -> Tensor:
+def semicircle_distribution(x: Any, radius: Any = 2.0) -> Tensor:
     """Return the distribution function ``1/2 + (u sqrt(1 - u^2) + asin u)/pi``, ``u = x/R``.
+
+    Arrays x and `radius` are broadcast; at radius 0 it is that of the point 0: 1 from 0 on.
 
     Examples
     --------
     >>> semicircle_distribution([-3.0, 0.0, 3.0])
     tensor([0.0000, 0.5000, 1.0000])
     """
-    u = (as_float_tensor(x, "x") / as_positive(radius, "radius")).clamp(-1.0, 1.0)
+    x = as_float_tensor(x, "x")
+    u = ratio(x, one_or_more(radius, "radius", device=x.device)).clamp(-1.0, 1.0)
     return 0.5 + (u * (1 - u * u).clamp_min(0.0).sqrt() + u.asin()) / math.pi
 
 
-def marchenko_pastur_edges(shape: tuple[int, int], t: float = 1.0) -> tuple[float, float]:
+def marchenko_pastur_edges(shape: tuple[int, int], t: Any = 1.0) -> tuple[Any, Any]:
     """Return ``sqrt(t) (sqrt m - sqrt n), sqrt(t) (sqrt m + sqrt n)``, edges of singular values.
+
+    Floats at a time, tensors of the shape of `t` at several; 0 at time 0.
 
     Examples
     --------
     >>> marchenko_pastur_edges((9, 4))
     (1.0, 5.0)
     """
-    (m, n), root = as_sides(shape), math.sqrt(as_positive(t, "t", zero=True))
-    return root * (math.sqrt(m) - math.sqrt(n)), root * (math.sqrt(m) + math.sqrt(n))
+    (m, n), scale = as_sides(shape), root(one_or_more(t))
+    return scale * (math.sqrt(m) - math.sqrt(n)), scale * (math.sqrt(m) + math.sqrt(n))
 
 
-def marchenko_pastur_density(s: Any, shape: tuple[int, int], t: float = 1.0) -> Tensor:
+def marchenko_pastur_density(s: Any, shape: tuple[int, int], t: Any = 1.0) -> Tensor:
     """Return the limiting density of the singular values of an m x n matrix, variance t.
 
     ``sqrt((e_+^2 - s^2)(s^2 - e_-^2))/(pi n t s)`` between the edges, n the shorter side: the
-    Marchenko-Pastur law of ``s^2``, written for s.
+    Marchenko-Pastur law of ``s^2``, written for s. Arrays s and t are broadcast; t is positive
+    (at 0 there is no density).
 
     Examples
     --------
@@ -80,33 +84,37 @@ def marchenko_pastur_density(s: Any, shape: tuple[int, int], t: float = 1.0) -> 
     >>> marchenko_pastur_density([0.0, 1.0], (1, 1)) * math.pi
     tensor([2.0000, 1.7321])
     """
-    s, t = as_float_tensor(s, "s"), as_positive(t, "t")
-    (low, high), n = marchenko_pastur_edges(shape, t), min(shape)
-    if low == 0.0:
+    s = as_float_tensor(s, "s")
+    t = one_or_more(t, zero=False, device=s.device)
+    (low, high), (m, n) = marchenko_pastur_edges(shape, t), as_sides(shape)
+    if m == n:
         return torch.where(s >= 0, (high**2 - s * s).clamp_min(0.0).sqrt(), 0.0) / (math.pi * n * t)
     inside = ((high**2 - s * s) * (s * s - low**2)).clamp_min(0.0).sqrt()
     return torch.where(s > 0, inside / torch.where(s > 0, s, 1.0), 0.0) / (math.pi * n * t)
 
 
-def marchenko_pastur_distribution(s: Any, shape: tuple[int, int], t: float = 1.0) -> Tensor:
+def marchenko_pastur_distribution(s: Any, shape: tuple[int, int], t: Any = 1.0) -> Tensor:
     """Return the distribution function of `marchenko_pastur_density`, in closed form.
+
+    Arrays s and t are broadcast; at time 0 it is that of the point 0: 1 from 0 on.
 
     Examples
     --------
     >>> marchenko_pastur_distribution([1.0, 5.0], (9, 4))
     tensor([0., 1.])
     """
-    s, t = as_float_tensor(s, "s"), as_positive(t, "t")
-    low, high = marchenko_pastur_edges(shape, t)
+    s = as_float_tensor(s, "s")
+    s = ratio(s, root(one_or_more(t, device=s.device)))
+    low, high = marchenko_pastur_edges(shape)
     a, c = low**2, high**2
     w = s.clamp(low, high).square()
-    root = ((c - w) * (w - a)).clamp_min(0.0).sqrt()
+    edge = ((c - w) * (w - a)).clamp_min(0.0).sqrt()
     first = 0.5 * (a + c) * (torch.asin(((2 * w - a - c) / (c - a)).clamp(-1, 1)) + 0.5 * math.pi)
     second = 0.0
     if low > 0:
-        ratio = ((a + c) * w - 2 * a * c) / (w * (c - a))
-        second = math.sqrt(a * c) * (torch.asin(ratio.clamp(-1, 1)) + 0.5 * math.pi)
-    return ((root + first - second) / (2 * math.pi * min(shape) * t)).clamp(0.0, 1.0)
+        other = ((a + c) * w - 2 * a * c) / (w * (c - a))
+        second = math.sqrt(a * c) * (torch.asin(other.clamp(-1, 1)) + 0.5 * math.pi)
+    return ((edge + first - second) / (2 * math.pi * min(shape))).clamp(0.0, 1.0)
 
 
 def ridge_mean_square(

@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.linalg
 import torch
 from torch import Tensor
 
+from dln_geometry.dynamics.laws.times import one_or_more, root
 from dln_geometry.support import (
     as_count,
     as_dtype,
     as_generator,
     as_index,
-    as_positive,
     as_sides,
     as_size,
     chi,
@@ -31,13 +32,16 @@ def beta_hermite(
     n: int,
     dyson_index: float,
     *,
-    t: float = 1.0,
+    t: Any = 1.0,
     size: Sequence[int] | int = (),
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | int | None = None,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
 ) -> Tensor:
     r"""Draw Dyson Brownian motion of n particles, all from 0, at time t: (*size, n), ascending.
+
+    At times t of any shape: (*size, *t.shape, n), independent of each other; 0 at time 0.
+
 
     The density is proportional to ``prod_{i<j} |x_i - x_j|^b exp(-b sum x_i^2/(4t))``:
     eigenvalues of the tridiagonal matrix with diagonal ``sqrt(2t/b) N(0, 1)`` and off-diagonal
@@ -50,12 +54,12 @@ def beta_hermite(
         Number of particles.
     dyson_index : float
         Index b in (0, inf]: 1, 2, 4 for real symmetric, Hermitian, quaternion matrices.
-    t : float
-        Time.
+    t : float or array_like
+        Time or times.
     size : int or sequence of int
         Shape of the batch of samples.
     generator, dtype, device : optional
-        Source of randomness (a fresh one by default); dtype and device of the result.
+        Source of randomness or its seed (a fresh one by default); dtype and device of the result.
 
     References
     ----------
@@ -66,15 +70,15 @@ def beta_hermite(
     >>> beta_hermite(3, math.inf, t=4.0)
     tensor([-3.4641,  0.0000,  3.4641], dtype=torch.float64)
     """
-    n, b, t = as_count(n, "n"), as_index(dyson_index), as_positive(t, "t")
-    batch, dtype = as_size(size), as_dtype(dtype)
+    n, b, dtype = as_count(n, "n"), as_index(dyson_index), as_dtype(dtype)
+    t, batch, device = _scale_and_batch(t, size, device)
     if math.isinf(b):
-        zeros = math.sqrt(t) * hermite_zeros(n, dtype=dtype, device=device)
-        return zeros.expand(*batch, n).clone()
+        zeros = root(t) * hermite_zeros(n)
+        return zeros.expand(*batch, n).clone().to(dtype=dtype, device=device)
     generator = as_generator(generator, torch.device(device or "cpu"))
-    main = math.sqrt(2 * t / b) * normal((*batch, n), generator, torch.float64)
+    main = root(2 * t / b) * normal((*batch, n), generator, torch.float64)
     k = torch.arange(1, n, dtype=torch.float64)
-    off = math.sqrt(t / b) * chi(k * b, batch, generator)
+    off = root(t / b) * chi(k * b, batch, generator)
     return tridiagonal_eigenvalues(main, off).to(dtype=dtype, device=device)
 
 
@@ -82,15 +86,16 @@ def beta_laguerre(
     shape: tuple[int, int],
     dyson_index: float,
     *,
-    t: float = 1.0,
+    t: Any = 1.0,
     size: Sequence[int] | int = (),
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | int | None = None,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
 ) -> Tensor:
     r"""Draw the singular values of an m x n Brownian motion of index b from 0, at time t.
 
-    Shape (*size, min(m, n)), ascending. With m >= n the density is proportional to
+    Shape (*size, min(m, n)), ascending (at times t of any shape ``(*size, *t.shape, min(m, n))``,
+    independent of each other). With m >= n the density is proportional to
     ``prod_{i<j} |s_i^2 - s_j^2|^b prod_i s_i^{b(m-n+1)-1} exp(-b sum s_i^2/(2t))``: singular values
     of the bidiagonal matrix with diagonal ``sqrt(t/b) chi_{b(m-i)}``, i = 0..n-1, and off-diagonal
     ``sqrt(t/b) chi_{bk}``, k = n-1..1. Entries have variance t whatever the index;
@@ -114,11 +119,11 @@ def beta_laguerre(
     >>> beta_laguerre((2, 1), math.inf, t=8.0)
     tensor([4.], dtype=torch.float64)
     """
-    (m, n), b, t = as_sides(shape), as_index(dyson_index), as_positive(t, "t")
-    batch, dtype = as_size(size), as_dtype(dtype)
+    (m, n), b, dtype = as_sides(shape), as_index(dyson_index), as_dtype(dtype)
+    t, batch, device = _scale_and_batch(t, size, device)
     if math.isinf(b):
-        roots = (t * laguerre_zeros(n, m - n, dtype=dtype, device=device)).sqrt()
-        return roots.expand(*batch, n).clone()
+        roots = (t * laguerre_zeros(n, m - n)).sqrt()
+        return roots.expand(*batch, n).clone().to(dtype=dtype, device=device)
     generator = as_generator(generator, torch.device(device or "cpu"))
     main = chi(b * torch.arange(m, m - n, -1, dtype=torch.float64), batch, generator)
     off = chi(b * torch.arange(n - 1, 0, -1, dtype=torch.float64), batch, generator)
@@ -126,7 +131,18 @@ def beta_laguerre(
     both = main.new_zeros(*batch, 2 * n - 1)
     both[..., ::2], both[..., 1::2] = main, off
     values = tridiagonal_eigenvalues(main.new_zeros(*batch, 2 * n), both)[..., n:]
-    return math.sqrt(t / b) * values.clamp_min(0.0).to(dtype=dtype, device=device)
+    return (root(t / b) * values.clamp_min(0.0)).to(dtype=dtype, device=device)
+
+
+def _scale_and_batch(
+    t: Any, size: Sequence[int] | int, device: torch.device | str | None
+) -> tuple[Any, tuple[int, ...], Any]:
+    """Return times, with a last dimension for particles, the batch of samples, and the device."""
+    times, batch = one_or_more(t), tuple(as_size(size))
+    if not isinstance(times, Tensor):
+        return times, batch, device
+    where = times.device if device is None else device
+    return times.to("cpu", torch.float64).unsqueeze(-1), (*batch, *times.shape), where
 
 
 def hermite_zeros(

@@ -24,7 +24,7 @@ from dln_geometry.dynamics.store import opened, resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import hidden_excess
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
-from dln_geometry.support import as_count, as_flag, as_float_tensor, as_positive
+from dln_geometry.support import as_count, as_flag, as_float_tensor, as_generator, as_positive
 
 
 @resumable()
@@ -37,7 +37,7 @@ def langevin(
     entropy: bool = True,
     t_end: float,
     dt: float | None = None,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | int | None = None,
     increments: Any = None,
     save_at: Any = None,
     chains: int | None = None,
@@ -59,6 +59,13 @@ def langevin(
     depths the sign of the determinant is conserved, as it is by networks of balanced layers, and
     the equilibrium is that on one component. At infinite depth zero is infinitely far.
 
+    There is no equilibrium, and chains drift off without a warning, where ``exp(-(beta/kappa) F)``
+    has an infinite integral: in a loss that does not grow with X in every direction fast enough for
+    the volume (at least like a power of ``|X|``; on directions on which it does not depend, unless
+    the density falls faster than their dimension: `sample_gibbs` has the criterion and warns), and
+    at infinite depth, if the loss is finite where a singular value vanishes, unless there is
+    entropy and ``kappa < (r-1)/(2r)``, r the rank.
+
     Parameters
     ----------
     loss : Loss or None
@@ -75,8 +82,8 @@ def langevin(
     t_end, dt : float
         End of time, and the largest step; steps are equal between saved times. A warning tells if
         a step along the gradient is as long as the point is from zero.
-    generator : torch.Generator
-        Source of randomness.
+    generator : torch.Generator or int, optional
+        Source of randomness, or its seed; by default a fresh one.
     increments : array_like, shape (steps, ..., m, n), optional
         Increments of the Brownian motion B, variance ``t_end / steps``, in place of `generator` and
         `dt`; sums of consecutive ones follow the same path. Only for product steps downstairs.
@@ -148,6 +155,8 @@ def langevin(
             f"{type(start).__name__}"
         )
     point = point.detach()
+    if generator is not None:
+        generator = as_generator(generator, point.device)
     if loss is not None:
         loss = prepared(loss, point.shape, dtype=point.dtype, device=point.device)
     if chains is not None:
@@ -195,7 +204,7 @@ def brownian_motion(
     *,
     t_end: float,
     dt: float | None = None,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | int | None = None,
     upstairs: bool = False,
     **options: Any,
 ) -> Trajectory:
@@ -228,17 +237,15 @@ def _randomness(
     t_end: float,
     dt: float | None,
     save_at: Any,
-    generator: torch.Generator | None,
+    generator: torch.Generator | int | None,
     increments: Any,
     upstairs: bool,
 ) -> tuple[Grid, Gaussians]:
     """Return the grid of times and the source of noise."""
     if increments is None:
-        if generator is None:
-            raise ValueError("generator or increments must be given, got neither")
         if dt is None:
             raise ValueError("dt must be given where there are no increments")
-        return time_grid(t_end, dt, save_at), Gaussians(generator)
+        return time_grid(t_end, dt, save_at), Gaussians(as_generator(generator, point.device))
     if upstairs or generator is not None or dt is not None:
         raise ValueError("increments must come without upstairs, generator and dt, got both")
     given = as_float_tensor(increments, "increments", dtype=point.dtype, device=point.device)

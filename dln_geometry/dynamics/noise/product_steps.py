@@ -38,8 +38,6 @@ class Gaussians:
     """A generator, or increments (steps, ..., m, n) of Brownian motion, variance the step size."""
 
     def __init__(self, generator: torch.Generator | None, increments: Tensor | None = None) -> None:
-        if not isinstance(generator, torch.Generator | None):
-            raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
         self.generator, self.increments = generator, increments
 
     def draw(self, shape: tuple[int, ...], like: Tensor, scale: float) -> Tensor:

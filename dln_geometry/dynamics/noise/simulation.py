@@ -159,6 +159,7 @@ def simulate(
     """Make all steps of a grid; `FlowError` if one diverges.
 
     The store holds the state of the generator: a run that was killed continues to the same bits.
+    It is renewed every few seconds, at the end, and when an interrupt or an exit ends the run.
     """
     rows: list[dict[str, Tensor]] = []
     kept: list[State] = []
@@ -172,11 +173,16 @@ def simulate(
     total = max(grid.steps, 1)
     taken = sum(grid.counts[:first]) + done
 
-    def checkpoint(interval: int, done: int) -> None:
+    def place(interval: int, done: int) -> tuple[Any, ...]:
+        # All of one moment: an interrupt in a step finds the moment before it.
+        memory = {} if generator is None else {"generator": generator.get_state()}
+        return state, len(rows), len(kept), {**memory, "interval": interval, "done": done}
+
+    def checkpoint(reached: tuple[Any, ...]) -> None:
         if store is not None:
-            memory = {} if generator is None else {"generator": generator.get_state()}
-            part = {"state": list(state), "rows": rows, "kept": [list(k) for k in kept]}
-            store.save({**part, **memory, "interval": interval, "done": done})
+            now, count, points, rest = reached
+            part = {"state": list(now), "rows": rows[:count]}
+            store.save({**part, "kept": [list(k) for k in kept[:points]], **rest})
 
     def record(status: str | list[str]) -> Trajectory:
         names = rows[0] if rows else ()
@@ -192,35 +198,43 @@ def simulate(
             depth=stepper.depth,
         )
 
-    saved_at, loss = time.monotonic(), math.nan
-    with Progress(progress, label) if progress else nullcontext() as bar:
-        report = None if bar is None else bar.callback
-        for interval, (count, h) in enumerate(zip(grid.counts, grid.sizes, strict=True)):
-            if interval < first:
-                continue
-            for k in range(done, count):
-                try:
-                    state = stepper.advance(state, h, taken)
-                except Diverged as error:
-                    at = [0.0, *grid.step_times()][taken]
-                    where, status = _failure(error.samples)
-                    raise FlowError(f"{error}, at t = {at:g}{where}", record(status)) from None
-                taken += 1
-                if report is not None and progress is True:
+    saved_at, loss, reached = time.monotonic(), math.nan, place(first, done)
+    try:
+        with Progress(progress, label) if progress else nullcontext() as bar:
+            report = None if bar is None else bar.callback
+            for interval, (count, h) in enumerate(zip(grid.counts, grid.sizes, strict=True)):
+                if interval < first:
+                    continue
+                for k in range(done, count):
+                    try:
+                        state = stepper.advance(state, h, taken)
+                    except Diverged as error:
+                        at = [0.0, *grid.step_times()][taken]
+                        where, status = _failure(error.samples)
+                        raise FlowError(f"{error}, at t = {at:g}{where}", record(status)) from None
+                    taken += 1
+                    if store is not None:
+                        reached = place(interval, k + 1)
+                        if time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
+                            checkpoint(reached)
+                            saved_at = time.monotonic()
+                    if report is not None and progress is True:
+                        report(taken / total, {"obs": [[loss]]})
+                done = 0
+                if interval == len(grid.times):
+                    continue
+                rows.append(stepper.observe(state))
+                if keep_points:
+                    kept.append(state)
+                if store is not None:
+                    reached = place(interval + 1, 0)
+                if report is not None:
+                    loss = float(rows[-1]["loss"].mean()) if "loss" in rows[-1] else math.nan
                     report(taken / total, {"obs": [[loss]]})
-                if store is not None and time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
-                    checkpoint(interval, k + 1)
-                    saved_at = time.monotonic()
-            done = 0
-            if interval == len(grid.times):
-                continue
-            rows.append(stepper.observe(state))
-            if keep_points:
-                kept.append(state)
-            if report is not None:
-                loss = float(rows[-1]["loss"].mean()) if "loss" in rows[-1] else math.nan
-                report(taken / total, {"obs": [[loss]]})
-    checkpoint(len(grid.counts), 0)
+    except (KeyboardInterrupt, SystemExit):
+        checkpoint(reached)
+        raise
+    checkpoint(place(len(grid.counts), 0))
     return record("t_end")
 
 

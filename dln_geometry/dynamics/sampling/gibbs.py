@@ -25,7 +25,7 @@ from dln_geometry.dynamics.store import opened, resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import hidden_excess
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
-from dln_geometry.support import as_count, as_flag, as_positive, warn
+from dln_geometry.support import as_count, as_flag, as_generator, as_positive, warn
 
 # The acceptance at which such chains move fastest (Roberts, Rosenthal 1998).
 _BEST_ACCEPTANCE = 0.574
@@ -43,7 +43,7 @@ def sample_gibbs(
     thin: int = 1,
     burn_in: int = 500,
     dt: float | None = None,
-    generator: torch.Generator,
+    generator: torch.Generator | int | None = None,
     widths: Sequence[int] | int | None = None,
     keep_points: bool = False,
     progress: Show = False,
@@ -113,8 +113,7 @@ def sample_gibbs(
     if dt is None and burn_in == 0:
         raise ValueError("dt must be given where there is no burn_in to tune it in, got None")
     size = 0.1 * kappa / beta if dt is None else as_positive(dt, "dt")
-    if not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
+    generator = as_generator(generator, point.device)
     excess = hidden_excess(point.shape, point.rank, point.depth, widths)[1] if entropy else None
     ready = prepared(loss, point.shape, dtype=point.dtype, device=point.device)
     entropic = None if excess is None else (1 / kappa, excess)

@@ -73,7 +73,7 @@ def balanced_factors(
     *,
     widths: Sequence[int] | int | None = None,
     gauge: str | Sequence[Any] | None = None,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | int | None = None,
 ) -> Network:
     """Return balanced factors of an end-to-end matrix.
 
@@ -93,8 +93,8 @@ def balanced_factors(
     gauge : "haar" or sequence of array_like, optional
         `None`: the canonical gauge (first columns of the identity). ``"haar"``: random. Or the
         N - 1 matrices themselves, of shape (..., d_p, r) or (..., d_p, d_p) (first r columns).
-    generator : torch.Generator, optional
-        Source of the random gauge; a fresh one if not given.
+    generator : torch.Generator or int, optional
+        Source of the random gauge, or its seed; a fresh one if not given.
 
     References
     ----------
@@ -139,7 +139,7 @@ def random_balanced(
     scale: float = 1.0,
     spectrum: Any = None,
     batch: Sequence[int] = (),
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | int | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Network:
@@ -157,8 +157,8 @@ def random_balanced(
         The singular values of X.
     batch : sequence of int
         Leading dimensions.
-    generator : torch.Generator, optional
-        Source of randomness; a fresh one if not given.
+    generator : torch.Generator or int, optional
+        Source of randomness, or its seed; a fresh one if not given.
     dtype, device : optional
         Of the result; by default those of `spectrum` if it is an array, else torch's.
     """

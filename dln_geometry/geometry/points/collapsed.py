@@ -98,7 +98,7 @@ class Collapsed(Batch):
         scale: float = 1.0,
         spectrum: Any = None,
         batch: Sequence[int] = (),
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | int | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Collapsed:
@@ -162,7 +162,9 @@ class Collapsed(Batch):
         )
 
     def factors(
-        self, widths: Sequence[int] | int | None = None, generator: torch.Generator | None = None
+        self,
+        widths: Sequence[int] | int | None = None,
+        generator: torch.Generator | int | None = None,
     ) -> Network:
         """Return `balanced_factors` of X, in the Haar gauge if a generator is given."""
         gauge = None if generator is None else "haar"

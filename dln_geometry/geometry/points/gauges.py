@@ -26,7 +26,7 @@ def balanced_chain(
     p: EndToEnd,
     widths: Sequence[int] | int | None,
     gauge: _Gauge,
-    generator: torch.Generator | None,
+    generator: torch.Generator | int | None,
 ) -> tuple[Tensor, ...]:
     """Return the layers of `balanced_factors`."""
     u, s, vh = p.u, p.s, p.vh
@@ -39,7 +39,7 @@ def balanced_chain(
 
 
 def _hidden_frames(
-    s: Tensor, widths: tuple[int, ...], gauge: _Gauge, generator: torch.Generator | None
+    s: Tensor, widths: tuple[int, ...], gauge: _Gauge, generator: torch.Generator | int | None
 ) -> list[Tensor]:
     """Return a frame Q_p, orthonormal columns, shape (..., d_p, r), for every hidden width."""
     r = s.shape[-1]
@@ -71,7 +71,7 @@ def _hidden_frames(
 
 
 def haar_frames(
-    s: Tensor, widths: Sequence[int], batch: Sequence[int], generator: torch.Generator | None
+    s: Tensor, widths: Sequence[int], batch: Sequence[int], generator: torch.Generator | int | None
 ) -> list[Tensor]:
     """Draw a Haar frame (*batch, d, r) for every width d, like the spectrum `s`, (..., r)."""
     kind: Any = {"dtype": s.dtype, "device": s.device}

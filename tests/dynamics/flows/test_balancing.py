@@ -129,6 +129,45 @@ def test_parts_of_the_way_add_up_and_times_come_as_a_list(generator):
         assert_close(a, b, ops=1e-8 / torch.finfo(torch.float64).eps)
 
 
+def test_many_times_are_met_in_one_pass(generator, monkeypatch):
+    """As many evaluations as one time needs, and one step for each of the others."""
+    noise = layers_of((3, 4, 4, 3), generator)
+    layers = [torch.eye(*w.shape, dtype=w.dtype) + 0.4 * w for w in noise]
+    calls = []
+
+    def counted(*args):
+        calls.append(args)
+        return balancing_generator(*args)
+
+    path = "dln_geometry.dynamics.flows.balancing_path"
+    monkeypatch.setattr(f"{path}.balancing_generator", counted)
+    last = balancing_flow(layers, 2.0)
+    once = len(calls)
+    times = [0.0, *torch.linspace(0.1, 2.0, 20, dtype=torch.float64).tolist()]
+    times = [*times[:5], times[4], math.nextafter(times[4], 9.0), *times[5:], 60.0, 61.0, math.inf]
+    # The bound on evaluations leaves room for the saved times.
+    monkeypatch.setattr(f"{path}.MOST_EVALUATIONS", 20 * once)
+    calls.clear()
+    many = balancing_flow(layers, times)
+    limit = balancing_flow(layers, math.inf)
+    assert len(calls) < 10 * once + 14 * len(times)
+    x, size = end_to_end(layers), total(layers)
+    for time, state in zip(times, many, strict=True):
+        assert_close(end_to_end(state), x, ops=100)
+        for g, g0 in zip(moments(state), moments(layers), strict=True):
+            assert_close(g, math.exp(-2 * time) * g0, scale=size, ops=100)
+    pairs = [
+        (last, many[times.index(2.0)]),
+        (many[4], many[5]),
+        (limit, many[-1]),
+        (limit, many[-2]),
+    ]
+    pairs.append((balancing_flow(layers, times[3]), many[3]))
+    for one, other in pairs:
+        for a, b in zip(one, other, strict=True):
+            assert_close(a, b, ops=1e-8 / torch.finfo(torch.float64).eps)
+
+
 def test_path_of_one_number_is_known():
     # a^2 - b^2 decays, a b stays: dg/dt = c g with c = (b^2 - a^2)/(a^2 + b^2).
     a, b, t = 0.7, 2.3, 0.6

@@ -121,10 +121,12 @@ def test_ridge_mean_square_is_a_dimension(shape, rank, depth):
         (lambda: laws.beta_hermite(0, 1), ValueError, "n must be at least 1"),
         (lambda: laws.beta_hermite(2.0, 1), TypeError, "n must be an integer"),
         (lambda: laws.beta_hermite(3, 0), ValueError, "dyson_index must be positive"),
-        (lambda: laws.beta_hermite(3, "two"), TypeError, "dyson_index must be a number"),
+        (lambda: laws.beta_hermite(3, "two"), TypeError, "dyson_index must be a real number"),
         (lambda: laws.beta_hermite(3, math.nan), ValueError, "dyson_index must be positive"),
-        (lambda: laws.beta_hermite(3, 1, t=-1.0), ValueError, "t must be positive"),
-        (lambda: laws.beta_hermite(3, 1, t="now"), TypeError, "t must be a real number"),
+        (lambda: laws.beta_hermite(3, 1, t=-1.0), ValueError, "t must be non-negative"),
+        (lambda: laws.beta_hermite(3, 1, t="now"), TypeError, "t must be"),
+        (lambda: laws.beta_laguerre((3, 2), 1, t=[1.0, math.inf]), ValueError, "t must be finite"),
+        (lambda: laws.semicircle_density(0.0, [1.0, 0.0]), ValueError, "radius must be positive"),
         (lambda: laws.beta_laguerre(3, 1), TypeError, "shape must be a pair"),
         (lambda: laws.laguerre_zeros(3, -1), ValueError, "excess must be finite and above -1"),
         (lambda: laws.semicircle_density(0.0, 0.0), ValueError, "radius must be positive"),
@@ -138,7 +140,7 @@ def test_ridge_mean_square_is_a_dimension(shape, rank, depth):
         (lambda: laws.beta_hermite(3, 1, size=2.5), TypeError, "size must be an integer"),
         (lambda: laws.beta_hermite(3, 1, dtype=torch.int64), TypeError, "dtype must be a real"),
         (lambda: laws.beta_laguerre((3, 2), 1, dtype=torch.int64), TypeError, "dtype must be"),
-        (lambda: laws.beta_hermite(3, 1, generator=0), TypeError, "generator must be"),
+        (lambda: laws.beta_hermite(3, 1, generator=0.0), TypeError, "generator must be"),
     ],
 )
 def test_errors_say_what_was_required(call, error, words):
@@ -157,3 +159,55 @@ def test_edges_at_time_zero_and_at_several_times():
             dln.laws.semicircle_radius(5, bad)
     with pytest.raises(ValueError, match="t must be positive"):
         dln.laws.marchenko_pastur_density([1.0], (5, 3), 0.0)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (3, 7)])
+def test_laws_are_broadcast_over_times_and_shrink_to_a_point(shape):
+    times = torch.tensor([0.0, 0.4, 2.3], dtype=F64)
+    x = torch.tensor([-1.2, -0.1, 0.0, 0.3, 1.9, 4.0], dtype=F64)
+    low, high = laws.marchenko_pastur_edges(shape, times)
+    for k, t in enumerate(times.tolist()):
+        assert (float(low[k]), float(high[k])) == pytest.approx(
+            laws.marchenko_pastur_edges(shape, t)
+        )
+    calls = {
+        "semicircle": (laws.semicircle_distribution, laws.semicircle_density, times),
+        "singular values": (
+            lambda s, t: laws.marchenko_pastur_distribution(s, shape, t),
+            lambda s, t: laws.marchenko_pastur_density(s, shape, t),
+            times,
+        ),
+    }
+    for distribution, density, scales in calls.values():
+        found = distribution(x, scales[:, None])
+        for k, t in enumerate(scales.tolist()):
+            assert_close(found[k], distribution(x, t))
+        # A point at 0, and what short times come to.
+        assert found[0].tolist() == [0.0, 0.0, 1.0, 1.0, 1.0, 1.0]
+        away = x[x != 0]
+        assert_close(distribution(away, 1e-12), distribution(away, 0.0))
+        found = density(x, scales[1:, None])
+        for k, t in enumerate(scales[1:].tolist()):
+            assert_close(found[k], density(x, t))
+        with pytest.raises(ValueError, match="must be positive and finite"):
+            density(x, scales[:, None])
+
+
+@pytest.mark.parametrize("index", [1.7, math.inf])
+def test_ensembles_at_several_times_are_independent_samples_of_each(index, generator):
+    times = torch.tensor([[0.0], [0.5], [3.0]], dtype=F64)
+    count, n, m = 3000, 3, 5
+    x = laws.beta_hermite(n, index, t=times, size=count, generator=generator)
+    s = laws.beta_laguerre((m, n), index, t=times, size=count, generator=generator)
+    assert x.shape == s.shape == (count, 3, 1, n)
+    for k, t in enumerate(times.flatten().tolist()):
+        squares, both = x[:, k].square().sum((-2, -1)), s[:, k].square().sum((-2, -1))
+        if t == 0 or math.isinf(index):
+            assert_close(squares, torch.full_like(squares, t * n * (n - 1)))
+            assert_close(both, torch.full_like(both, t * m * n))
+        else:
+            assert_mean(squares, t * (n * (n - 1) + 2 * n / index))
+            assert_mean(both, t * m * n)
+            a, b = (laws.beta_hermite(n, index, t=u, size=4, generator=5) for u in (t, [t]))
+            assert_close(a, b[:, 0])
+    assert not bool(laws.beta_laguerre((m, n), index, t=0.0, size=2).any())

@@ -85,6 +85,73 @@ def test_a_killed_run_of_splitting_steps_continues_too(generator, tmp_path, monk
         dln.langevin(loss, p, generator=generator, store=store, **{**options, "method": "product"})
 
 
+class Ending(dln.losses.Quadratic):
+    """A loss whose call number `left` ends the process: in a step that has drawn its noise."""
+
+    left, ending = math.inf, KeyboardInterrupt
+
+    def contract(self, left, right):
+        return self.counted(super().contract(left, right))
+
+    def evaluate(self, x):
+        return self.counted(super().evaluate(x))
+
+    def counted(self, result):
+        Ending.left -= 1
+        if Ending.left == 0:
+            raise Ending.ending
+        return result
+
+
+MOTIONS = {
+    "product": {},
+    "splitting": {"method": "splitting"},
+    "plain": {},
+    "upstairs": {"upstairs": True},
+    "gibbs": {"draws": 4, "thin": 3, "burn_in": 5},
+}
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("where", ["row", "step"])
+@pytest.mark.parametrize("motion", MOTIONS)
+def test_an_interrupted_run_loses_nothing(motion, where, ending, tmp_path, generator, monkeypatch):
+    """The clock asks for no checkpoint in so short a run: the interrupt alone saves the state."""
+    p = start_at((2, 2), 2, 1 if motion == "plain" else 3, generator, chains=2)
+    start = p.factors() if motion == "upstairs" else p
+    loss = Ending(torch.randn(2, 2, generator=generator, dtype=F64))
+    options = {"beta": 3.0, "generator": 5, "keep_points": True, **MOTIONS[motion]}
+    run = dln.sample_gibbs if motion == "gibbs" else dln.langevin
+    if motion != "gibbs":
+        options |= {"t_end": 1.0, "dt": 0.1, "save_at": [0.0, 0.3, 0.6, 1.0]}
+    whole = run(loss, start, **options)
+    rows, again = [], []
+
+    def told(fraction, info):
+        rows.append(fraction)
+        if where == "row" and len(rows) == 3:
+            raise ending
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ending, "ending", ending)
+        patch.setattr(Ending, "left", 12 if where == "step" else math.inf)
+        with pytest.raises(ending):
+            run(loss, start, progress=told, store=tmp_path / "run", **options)
+    assert 0 < len(rows) < 4
+    resumed = run(
+        loss, start, progress=lambda f, info: again.append(f), store=tmp_path / "run", **options
+    )
+    assert len(rows) + len(again) == 4, "rows before the interrupt are not made again"
+    assert torch.equal(whole.singular_values, resumed.singular_values)
+    for a, b in zip(whole.points, resumed.points, strict=True):
+        for x, y in zip(parts_of(a), parts_of(b), strict=True):
+            assert torch.equal(x, y)
+
+
+def parts_of(point):
+    return [point.matrix] if hasattr(point, "matrix") else list(point)
+
+
 def test_saved_times_are_met(generator):
     p = start_at((2, 2), 2, 3, generator)
     path = dln.brownian_motion(p, t_end=1.0, dt=0.3, generator=generator, save_at=[0.1, 0.5, 0.95])

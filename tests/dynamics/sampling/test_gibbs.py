@@ -184,7 +184,7 @@ def test_burn_in_thinning_and_repetition(generator, tmp_path):
         ({"start": torch.eye(2)}, TypeError, "start must be a Collapsed"),
         ({"start": dln.EndToEnd.of(torch.zeros(2, 2), math.inf)}, ValueError, "positive singular"),
         ({"start": dln.EndToEnd.of(torch.zeros(2, 2), 3)}, ValueError, "positive singular values"),
-        ({"generator": None}, TypeError, "generator must be a torch.Generator"),
+        ({"generator": 0.5}, TypeError, "generator must be a torch.Generator"),
     ],
 )
 def test_bad_input(options, error, message, generator):
