@@ -2,10 +2,9 @@
 
 Of a row of weights before batch normalisation only the direction counts. Under SGD with momentum
 and weight decay its norm is no parameter but a memory: the fourth power is a moving average of the
-squared gradient at unit norm. A network of 42 such rows learns the digits of scikit-learn by SGD,
-and by the RMSProp on directions that `as_rmsprop` derives, with constants as printed and corrected.
-With the corrected constants one sees the same loss and norms up to a few per cent; the printed ones
-miss the norms by tens of per cent. In the end, rows turn by the angle that the rule dictates.
+squared gradient at unit norm. A network of 42 rows learns scikit-learn's digits by SGD, and by the
+RMSProp of `as_rmsprop`: with corrected constants, loss and norms agree up to a few per cent, with
+printed ones norms are far off. In the end, rows turn by the angle that the rule dictates.
 
 Source: Tanaka & Kunin, Noether's learning dynamics, arXiv 2105.02716.
 """

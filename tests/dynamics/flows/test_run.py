@@ -229,3 +229,33 @@ def test_every_flow_tells_how_far_it_came(generator, monkeypatch):
     with pytest.raises(dln.FlowError, match="step size must stay above") as caught:
         dln.kirwan_ness_flow(layers, 1.0)
     assert torch.equal(caught.value.trajectory.loss, whole.loss)
+
+
+@pytest.mark.parametrize(("balanced", "rebalance"), [(True, None), (True, 1e-13), (False, None)])
+def test_runs_from_factors_continue_and_are_rebalanced(balanced, rebalance, tmp_path, generator):
+    layers = dln.random_balanced((3, 5, 4, 3), rank=2, generator=generator, dtype=torch.float64)
+    if not balanced:
+        layers = (2.0 * layers[0], *layers[1:])
+    loss = dln.losses.Quadratic(torch.randn(3, 3, generator=generator, dtype=torch.float64))
+    options = {"t_end": 0.8, "save_at": [0.0, 0.4, 0.8], "rtol": 1e-6, "rebalance": rebalance}
+    whole = dln.gradient_flow(loss, layers, **options)
+    store = tmp_path / "run"
+    calls = []
+
+    def told(fraction, info):
+        calls.append(fraction)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        dln.gradient_flow(loss, layers, progress=told, store=store, **options)
+    assert store.exists()
+    again = dln.gradient_flow(loss, layers, store=store, **options)
+    assert type(again.final) is dln.Network
+    for a, b in zip(whole.final, again.final, strict=True):
+        assert torch.equal(a, b)
+    if rebalance is not None:
+        assert float(whole.defect.max()) < 1e-12
+        exact = dln.gradient_flow(loss, layers, **{**options, "rebalance": None, "rtol": 1e-11})
+        for a, b in zip(whole.final, exact.final, strict=True):
+            assert float((a - b).abs().max()) < 1e-4
