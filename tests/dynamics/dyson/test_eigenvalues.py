@@ -212,7 +212,7 @@ def test_progress_bars_do_not_disturb(generator, capsys):
     [
         ({"dyson_index": 0}, ValueError, "dyson_index must be positive"),
         ({"dyson_index": -1.0}, ValueError, "dyson_index must be positive"),
-        ({"dyson_index": None}, TypeError, "dyson_index must be a number"),
+        ({"dyson_index": None}, TypeError, "dyson_index must be a real number"),
         ({"dt": 0.0}, ValueError, "dt must be positive"),
         ({"dt": None}, ValueError, "dt must be given"),
         ({"t_end": -1.0}, ValueError, "t_end must be positive"),
