@@ -22,7 +22,7 @@ from dln_geometry.geometry.metric import (
     Box,
     apply,
     combine_blocks,
-    doubled,
+    of_unit_size,
     pair_blocks,
     pull,
     push,
@@ -40,10 +40,7 @@ def unit_point(p: EndToEnd) -> tuple[EndToEnd, Tensor]:
 
     Refuses spectra for which no digit of a curvature would be right.
     """
-    p = doubled(p)
-    largest = p.s.amax(-1)
-    largest = torch.where(largest > 0, largest, 1.0)
-    q = p.replace(s=p.s / largest.unsqueeze(-1))
+    q, largest = of_unit_size(p)
     if p.depth > 1.0 and bool((narrow := q.s.amin(-1) * _WIDEST < 1.0).any()):
         ratio = float((1.0 / q.s.amin(-1))[narrow].max())
         raise ValueError(
@@ -51,6 +48,13 @@ def unit_point(p: EndToEnd) -> tuple[EndToEnd, Tensor]:
             f"got a ratio of {ratio:.1e}: roundings would leave no digit"
         )
     return q, largest
+
+
+def multiplied_by_sizes(value: Tensor, *sizes: Tensor) -> Tensor:
+    """Return the product; infinite where it leaves the range of numbers, but 0 where a value is."""
+    for size in sizes:
+        value = torch.where(value == 0, value, value * size)
+    return value
 
 
 class CurvatureFrames:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.curvature.frames import CurvatureFrames
+from dln_geometry.geometry.curvature.frames import CurvatureFrames, multiplied_by_sizes
 from dln_geometry.geometry.curvature.planes import sum_of_planes
 from dln_geometry.geometry.metric import squared_length, tangent_argument
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
@@ -87,9 +87,8 @@ def riemann_curvature(point: EndToEnd | Collapsed, x: Any, y: Any, z: Any, w: An
         for sign, one, two in ((1.0, d, c), (-1.0, c, d)):
             for s, t in itertools.product((1.0, -1.0), repeat=2):
                 total = total + sign * s * t * frames.numerator(a + s * one, b + t * two)
-        for size in sizes:
-            total = total * size
-        return (total / 24.0 * unit ** (2.0 / p.depth)).to(p.dtype)
+        factors = *sizes, unit ** (2.0 / p.depth)
+        return multiplied_by_sizes(total / 24.0, *factors).to(p.dtype)
 
 
 def ricci_curvature(point: EndToEnd | Collapsed, z: Any, w: Any = None) -> Tensor:
@@ -124,7 +123,7 @@ def ricci_curvature(point: EndToEnd | Collapsed, z: Any, w: Any = None) -> Tenso
                 value = frames.numerator(e, one + two) - frames.numerator(e, one - two)
                 value = 0.25 * value
             total = total + torch.tensordot(weights, value, dims=1)
-        return (total * sizes[0] * sizes[1]).to(p.dtype)
+        return multiplied_by_sizes(total, *sizes).to(p.dtype)
 
 
 def scalar_curvature(point: EndToEnd | Collapsed) -> Tensor:

@@ -34,7 +34,7 @@ from dln_geometry.geometry.kernel.depth_kernel import (
     log_kernel_slope,
     log_mixed_kernel,
 )
-from dln_geometry.geometry.kernel.differences import Differences
+from dln_geometry.geometry.kernel.differences import Differences, is_extreme
 from dln_geometry.geometry.kernel.higher_differences import (
     MOST_TERMS,
     log_second_difference,
@@ -57,6 +57,7 @@ __all__ = [
     "Differences",
     "depth_kernel",
     "geometric_sum",
+    "is_extreme",
     "langevin_function",
     "log_depth_kernel",
     "log_kernel_of_log",

@@ -126,8 +126,7 @@ class Differences:
         """Whether differences are sums over the layers, all terms in the range of numbers."""
         if not (self.depth.is_integer() and 2 <= self.depth <= MOST_TERMS):
             return False
-        bound = torch.finfo(self.s.dtype).tiny ** 0.4
-        return not bool(((self.s < bound) & (self.s > 0) | (self.s > 1.0 / bound)).any())
+        return not is_extreme(self.s)
 
     @property
     def _sliced(self) -> bool:
@@ -219,3 +218,9 @@ class Differences:
         table = torch.where(zero[..., None, None, :], self._mixed[..., at, :, None], table)
         table = torch.where(zero[..., None, :, None], outer[..., at, None, :], table)
         return torch.where(zero[..., at, None, None], outer.unsqueeze(-3), table)
+
+
+def is_extreme(s: Tensor) -> bool:
+    """Tell whether squares of singular values, or their ratios, leave the range of the type."""
+    bound = torch.finfo(s.dtype).tiny ** 0.4
+    return bool(((s < bound) & (s > 0) | (s > 1.0 / bound)).any())

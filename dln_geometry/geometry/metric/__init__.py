@@ -47,7 +47,8 @@ from dln_geometry.geometry.metric.entropy import (
 )
 from dln_geometry.geometry.metric.kernel_moves import kernel_model
 from dln_geometry.geometry.metric.product_step import ProductFrame, layers_of_step, thin_svd
-from dln_geometry.geometry.metric.subspace import Box, doubled
+from dln_geometry.geometry.metric.subspace import Box
+from dln_geometry.geometry.metric.unit_size import doubled, in_range, of_unit_size
 
 __all__ = [
     "Blocks",
@@ -70,12 +71,14 @@ __all__ = [
     "free_energy",
     "hessian_blocks",
     "hidden_excess",
+    "in_range",
     "inner",
     "kernel_model",
     "layers_of_step",
     "log_stiefel_volume",
     "log_volume_density",
     "metric",
+    "of_unit_size",
     "pair_blocks",
     "pull",
     "push",

@@ -6,6 +6,8 @@ kernel extended by zero singular values outside the range and corange of X.
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from dln_geometry.geometry.metric.autograd import cometric_of_matrix
 from dln_geometry.geometry.metric.blocks import apply_kernel
 from dln_geometry.geometry.metric.kernel_moves import kernel_power
 from dln_geometry.geometry.metric.spectral import sum_over_pairs
+from dln_geometry.geometry.metric.unit_size import in_range
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
 from dln_geometry.support import as_covector, is_differentiated
 
@@ -43,7 +46,7 @@ def cometric(point: EndToEnd | Collapsed, g: Any) -> Tensor:
     """
     p = as_point(point)
     g = as_covector(g, p.s, p.shape, "g")
-    return _applied(p, g, 1.0)
+    return applied(p, g, 1.0)
 
 
 def cometric_sqrt(point: EndToEnd | Collapsed, z: Any) -> Tensor:
@@ -58,7 +61,7 @@ def cometric_sqrt(point: EndToEnd | Collapsed, z: Any) -> Tensor:
     """
     p = as_point(point)
     z = as_covector(z, p.s, p.shape, "z")
-    return _applied(p, z, 0.5)
+    return applied(p, z, 0.5)
 
 
 def metric(point: EndToEnd | Collapsed, z: Any) -> Tensor:
@@ -85,7 +88,7 @@ def metric(point: EndToEnd | Collapsed, z: Any) -> Tensor:
     """
     p = as_point(point)
     z = tangent_argument(p, z, "z")
-    return _applied(p, z, -1.0)
+    return applied(p, z, -1.0)
 
 
 def inner(point: EndToEnd | Collapsed, z1: Any, z2: Any) -> Tensor:
@@ -100,7 +103,11 @@ def inner(point: EndToEnd | Collapsed, z1: Any, z2: Any) -> Tensor:
     """
     p = as_point(point)
     z1, z2 = tangent_argument(p, z1, "z1"), tangent_argument(p, z2, "z2")
-    return (z1 * _applied(p, z2, -1.0)).sum((-2, -1))
+
+    def product(p: EndToEnd, z1: Tensor, z2: Tensor) -> Tensor:
+        return (z1 * _applied(-1.0, p, z2)).sum((-2, -1))
+
+    return in_range(product, p, -p.depth.exponent, z1, z2, axes=0)
 
 
 def log_volume_density(point: EndToEnd | Collapsed) -> Tensor:
@@ -134,7 +141,12 @@ def _log_volume_density(p: EndToEnd) -> Tensor:
     return -0.5 * total
 
 
-def _applied(p: EndToEnd, g: Tensor, power: float) -> Tensor:
+def applied(p: EndToEnd, g: Tensor, power: float) -> Tensor:
+    """Multiply by a power of the kernel, at unit size where numbers leave their range."""
+    return in_range(partial(_applied, power), p, power * p.depth.exponent, g)
+
+
+def _applied(power: float, p: EndToEnd, g: Tensor) -> Tensor:
     """Multiply by a power of the kernel; differentiable in the matrix of the point."""
     source, parts = p.source, (p.u, p.s, p.vh)
     if source is None or p.depth == 1.0 or not is_differentiated(source, g):
@@ -161,14 +173,12 @@ def tangent_argument(p: EndToEnd, z: Any, name: str) -> Tensor:
     z = as_covector(z, p.s, p.shape, name)
     if p.depth == 1.0 or (p.rank, p.rank) == p.shape:
         return z
-    left = z - p.u @ (p.u.mT @ z)
-    if p.depth.infinite:
-        outside = left.square().sum((-2, -1)) + (z - (z @ p.vh.mT) @ p.vh).square().sum((-2, -1))
-    else:
-        outside = (left - (left @ p.vh.mT) @ p.vh).square().sum((-2, -1))
-    size, eps = z.square().sum((-2, -1)), torch.finfo(z.dtype).eps
-    # Allow rounding relative to the point, for vectors that are differences of long ones.
-    bound = eps * size + (1000.0 * eps) ** 2 * p.s.square().sum(-1)
+    outside, size, bound = _parts_outside(p, z, p.s)
+    if not bool(((outside < bound) & (bound < math.inf)).all()):
+        # Squares may have left the range of their type: measure in the largest number there is.
+        unit = torch.maximum(z.abs().amax((-2, -1)), p.s.amax(-1))
+        unit = torch.where(unit > 0, unit, 1.0).unsqueeze(-1)
+        outside, size, bound = _parts_outside(p, z / unit.unsqueeze(-1), p.s / unit)
     if bool((outside > bound).any()):
         worst = float((outside / size.clamp_min(torch.finfo(z.dtype).tiny)).max().sqrt())
         raise ValueError(
@@ -176,3 +186,15 @@ def tangent_argument(p: EndToEnd, z: Any, name: str) -> Tensor:
             f"with a relative part {worst:.1e} outside"
         )
     return z
+
+
+def _parts_outside(p: EndToEnd, z: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the squares of what is not tangent in z, of z, and of what is allowed."""
+    left = z - p.u @ (p.u.mT @ z)
+    if p.depth.infinite:
+        outside = left.square().sum((-2, -1)) + (z - (z @ p.vh.mT) @ p.vh).square().sum((-2, -1))
+    else:
+        outside = (left - (left @ p.vh.mT) @ p.vh).square().sum((-2, -1))
+    size, eps = z.square().sum((-2, -1)), torch.finfo(z.dtype).eps
+    # Allow rounding relative to the point, for vectors that are differences of long ones.
+    return outside, size, eps * size + (1000.0 * eps) ** 2 * s.square().sum(-1)

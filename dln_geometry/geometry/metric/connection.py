@@ -9,13 +9,14 @@ first variations of the cometric only, in closed form and finite at equal singul
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.kernel import Differences
+from dln_geometry.geometry.kernel import Differences, is_extreme
 from dln_geometry.geometry.metric.blocks import (
     Across,
     Blocks,
@@ -28,8 +29,9 @@ from dln_geometry.geometry.metric.blocks import (
     push_beyond,
     tangent_matrix,
 )
-from dln_geometry.geometry.metric.cometric import tangent_argument
+from dln_geometry.geometry.metric.cometric import applied, tangent_argument
 from dln_geometry.geometry.metric.kernel_moves import kernel_model
+from dln_geometry.geometry.metric.unit_size import doubled, in_range
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point, separate, smooth
 from dln_geometry.support import as_covector
 
@@ -71,7 +73,10 @@ def connection(point: EndToEnd | Collapsed, z: Any, w: Any) -> Tensor:
         along = _along(raised, x, beta, z) + _along(raised, x, alpha, w)
         return (0.5 * (raised(x, slope) - along),)
 
-    return _followed(p, term, model, "the derivative of connection", z, w)
+    def gamma(p: EndToEnd, z: Tensor, w: Tensor) -> Tensor:
+        return _followed(p, term, model, "the derivative of connection", z, w)
+
+    return in_range(gamma, p, -1.0, z, w, strict=True)
 
 
 def _varied(p: EndToEnd, frames: Frames) -> tuple[_Applied, _Applied]:
@@ -163,7 +168,23 @@ def riemannian_hessian(
         back = _along(raised, x, g, z) - _along(raised, x, alpha, w)
         return (raised(x, h + 0.5 * slope) + 0.5 * back,)
 
-    return _followed(p, term, model, "the derivative of riemannian_hessian", g, h, z)
+    def hessian(p: EndToEnd, *vectors: Tensor) -> Tensor:
+        return _followed(p, term, model, "the derivative of riemannian_hessian", *vectors)
+
+    if not is_extreme(p.s.detach()):
+        value = hessian(p, g, h, z)
+        if math.isfinite(float(value.detach().sum())):
+            return value
+
+    def turned(p: EndToEnd, g: Tensor, z: Tensor) -> Tensor:
+        return hessian(p, g, torch.zeros_like(g), z)
+
+    # Terms of different degrees in X: either may leave the range of its type, and the sum not.
+    dtype, p, g, h, z = p.dtype, doubled(p), g.double(), h.double(), z.double()
+    value = in_range(turned, p, p.depth.exponent - 1.0, g, z, strict=True) + applied(p, h, 1.0)
+    if bool(torch.isnan(value.detach()).any()):
+        raise ValueError("hessian must have terms in the range of numbers, got two infinite ones")
+    return value.to(dtype)
 
 
 def hessian_blocks(

@@ -116,7 +116,8 @@ class KernelTables(NamedTuple):
 
         def placed(values: Tensor, axis: int, axes: int) -> Tensor:
             ones = (1,) * axes
-            return values.reshape(*x.shape[:-1], *ones[:axis], -1, *ones[axis + 1 :])
+            own = values.shape[-1]
+            return values.reshape(*x.shape[:-1], *ones[:axis], own, *ones[axis + 1 :])
 
         with_zero = torch.cat((x, torch.full_like(x[..., :1], -math.inf)), -1)
         a = torch.exp(

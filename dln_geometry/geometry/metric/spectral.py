@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dln_geometry.geometry.kernel import log_kernel_of_pairs, log_kernel_slope
 from dln_geometry.geometry.metric.blocks import Frames
+from dln_geometry.geometry.metric.unit_size import followed_in_range
 from dln_geometry.geometry.points import EndToEnd, Nearby, nearly_equal, separate, smooth
 from dln_geometry.support import Depth
 
@@ -36,8 +37,7 @@ def sum_over_pairs(p: EndToEnd, value: Tensor, pairs: float, singles: float) -> 
         chords = apart * chord_slopes(square, slope, bend)
         return ((total + 0.5 * (chords * d.square()).sum((-2, -1))).to(x.dtype),)
 
-    source = p.followed
-    assert source is not None
+    source = followed_in_range(p)
     return smooth((value,), (model, model), (source,), p.constants)[0]
 
 
@@ -68,8 +68,7 @@ def gradient_of_pairs(p: EndToEnd, value: Tensor, pairs: float, singles: float) 
         slope = 2.0 * pairs * (off * log_kernel_slope(s, p.depth)).sum(-1) + singles / s
         return ((u * slope.unsqueeze(-2)) @ vh,)
 
-    source = p.followed
-    assert source is not None
+    source = followed_in_range(p)
     second = separate(from_frames, "the derivative of entropy_gradient")
     return smooth((value,), (model, second), (source,), p.constants)[0]
 

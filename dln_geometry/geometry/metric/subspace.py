@@ -8,16 +8,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.kernel import Differences
-from dln_geometry.geometry.points import EndToEnd, orthonormalized
-
-
-def doubled(p: EndToEnd) -> EndToEnd:
-    """Return the point in double precision, its frames orthonormal to that precision."""
-    if p.dtype == torch.float64:
-        return p
-    q = p.to(torch.float64)
-    # From float32, one step leaves a defect of about 1e-14.
-    return q.replace(u=orthonormalized(q.u, 2), vh=orthonormalized(q.vh.mT, 2).mT)
+from dln_geometry.geometry.points import EndToEnd
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,18 @@ class EndToEnd(Batch):
             point._set(source=self.source)
         return point
 
+    def following(self, source: Tensor | None) -> EndToEnd:
+        """Return the point with the derivatives of this matrix, of which it is the SVD."""
+        point = self.replace()
+        point._set(source=source)
+        return point
+
+    def over(self, sizes: Tensor) -> EndToEnd:
+        """Return the point divided by positive numbers, shape (...), constants for autograd."""
+        point = self.replace(s=self.s / sizes.unsqueeze(-1))
+        source = None if self.source is None else self.source / sizes[..., None, None]
+        return point.following(source)
+
     @property
     def differentiable_matrix(self) -> Tensor:
         """The matrix that derivatives are asked of, if there is one, else `matrix`."""

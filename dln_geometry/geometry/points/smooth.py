@@ -138,7 +138,8 @@ class _OnlyFinite(torch.autograd.Function):
         if not bool(torch.isfinite(cotangents[0]).all()):
             raise ValueError(
                 "the derivative asked for must be finite, got NaN or infinite numbers: singular "
-                "vectors have none where singular values are equal, roots none at zero"
+                "vectors have none where singular values are equal, roots none at zero, and those "
+                "at very small or large values leave the range of the type"
             )
         return cotangents[0]
 
