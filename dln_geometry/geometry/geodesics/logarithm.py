@@ -21,6 +21,9 @@ from dln_geometry.geometry.metric import Box, doubled, metric
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point, last_derivatives
 from dln_geometry.support import is_differentiated
 
+# Above, turns of the spaces lose digits: a relative error of about 0.1 N eps.
+_DEEPEST = 1e8
+
 
 def logarithm(
     p: EndToEnd | Collapsed, q: EndToEnd | Collapsed, *, rtol: float | None = None
@@ -49,7 +52,7 @@ def logarithm(
     ValueError
         If a singular value is zero, or the points lie on different manifolds: (at depth above 1)
         their determinants have opposite signs, or (at infinite depth) their row or column spaces
-        differ.
+        differ; at finite depths above 1e8, where roundings outgrow the tolerance, they must not.
     GeodesicError
         If no geodesic was found.
 
@@ -188,7 +191,17 @@ def _common_box(p: EndToEnd, q: EndToEnd) -> tuple[Box, Rooted, Tensor]:
                 "p and q must have one row and one column space at infinite depth, got spaces "
                 f"that differ by {float(outside.max()):.1e}"
             )
-    box = Box.around(p, move)
+    deep = p.depth > _DEEPEST and not p.depth.infinite
+    if deep:
+        outside = torch.linalg.matrix_norm(move)
+        # The SVD knows the spaces to rounding over the smallest singular value.
+        if bool((outside > 1000.0 * known * p.s[..., 0] / torch.minimum(p.s, q.s)[..., -1]).any()):
+            raise ValueError(
+                f"p and q must have one row and one column space at depths above {_DEEPEST:.0e}, "
+                f"where roundings outgrow the tolerance, got spaces that differ by "
+                f"{float(outside.max()):.1e}"
+            )
+    box = Box.around(p, move, frozen=deep)
     u = q.u if box.left is None else box.left.mT @ q.u
     vh = q.vh if box.right is None else q.vh @ box.right.mT
     return box, Rooted(u, torch.diag_embed(RootCoordinate(q.depth).of(q.s)), vh.mT), unit

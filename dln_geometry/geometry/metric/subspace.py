@@ -25,10 +25,10 @@ class Box:
     right: Tensor | None
 
     @classmethod
-    def around(cls, p: EndToEnd, *vectors: Tensor) -> Box:
-        """Return the box of a point and tangent vectors at it."""
+    def around(cls, p: EndToEnd, *vectors: Tensor, frozen: bool = False) -> Box:
+        """Return the box of a point and tangent vectors at it; r x r if these turn no space."""
         batch = torch.broadcast_shapes(p.batch_shape, *(v.shape[:-2] for v in vectors))
-        p, r, (m, n), frozen = p.expand(batch), p.rank, p.shape, p.depth.infinite
+        p, r, (m, n), frozen = p.expand(batch), p.rank, p.shape, frozen or p.depth.infinite
         vectors = tuple(v.expand(*batch, *v.shape[-2:]) for v in vectors)
         u, vh, left, right = p.u, p.vh, None, None
         if m > r * (len(vectors) + 1) or (m > r and frozen):

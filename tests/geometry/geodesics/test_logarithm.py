@@ -315,3 +315,19 @@ def test_what_has_no_logarithm(generator):
     other = draw((3, 3), (1.0,), math.inf, generator)
     with pytest.raises(ValueError, match="one row and one column space at infinite depth"):
         distance(thin, other)
+
+
+@pytest.mark.parametrize("depth", [1e9, 1e12, 1e15])
+def test_great_depths_below_full_rank_are_those_of_the_square_or_refused(depth, generator):
+    def normal(*sizes):
+        return torch.randn(*sizes, dtype=torch.float64, generator=generator)
+
+    u, v = (torch.linalg.qr(normal(size, 2)).Q for size in (4, 3))
+    a = normal(2, 2)
+    b = a + 0.1 * normal(2, 2)
+    p, q = (dln.EndToEnd.of(u @ x @ v.mT, depth, rank=2) for x in (a, b))
+    square = [dln.EndToEnd.of(x, depth) for x in (a, b)]
+    assert_close(u.mT @ dln.logarithm(p, q) @ v, dln.logarithm(*square), ops=10000)
+    assert_close(dln.distance(p, q), dln.distance(*square), ops=10000)
+    with pytest.raises(ValueError, match="one row and one column space at depths above"):
+        dln.logarithm(p, dln.EndToEnd.of(normal(4, 3), depth, rank=2))
