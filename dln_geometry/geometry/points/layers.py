@@ -8,6 +8,9 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
+from dln_geometry.geometry.points.smooth_functions import separate
+from dln_geometry.support import is_differentiated
+
 
 def product(factors: Sequence[Tensor]) -> Tensor:
     """Multiply layers from the narrower end, without checks."""
@@ -90,7 +93,9 @@ def balanced_frames(layers: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
     numerical rank of a first layer; columns of zeros of `lam` are arbitrary.
     """
     eps = torch.finfo(layers[0].dtype).eps
-    _, lam, vh = torch.linalg.svd(layers[0], full_matrices=False)
+    u, lam, vh = torch.linalg.svd(layers[0], full_matrices=False)
+    if is_differentiated(layers[0]):
+        lam, vh = separate(u, lam, vh)[1:]
     widest = max(max(w.shape[-2:]) for w in layers)
     lam = torch.where(lam > 10 * eps * widest * lam[..., :1], lam, 0.0)
     r = max(1, int((lam > 0).sum(-1).max())) if lam.numel() else lam.shape[-1]

@@ -63,14 +63,19 @@ def differentiable_frames(x: Tensor, frames: Frames) -> Frames:
     r = s.shape[-1]
     if r == min(x.shape[-2:]) or not bool((s > 0).all()):
         u, s, vh = torch.linalg.svd(only_finite(x), full_matrices=False)
-        return _Separate.apply(u[..., :r], s[..., :r], vh[..., :r, :])
+        return separate(u[..., :r], s[..., :r], vh[..., :r, :])
     found = smooth((u, s, vh), (decomposition_model(1), decomposition_model(2)), (x,), frames)
-    return _Separate.apply(*found)
+    return separate(*found)
 
 
 def _rounding(s: Tensor) -> float:
     """Return the relative gap of singular values that rounding errors make."""
     return 100.0 * torch.finfo(s.dtype).eps
+
+
+def separate(u: Tensor, s: Tensor, vh: Tensor) -> Frames:
+    """Return a decomposition whose backward refuses derivatives of U and V at equal values."""
+    return _Separate.apply(u, s, vh)
 
 
 class _Separate(torch.autograd.Function):

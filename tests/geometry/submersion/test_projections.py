@@ -332,3 +332,15 @@ def test_covectors_must_match_the_product(generator):
     layers = draw((3, 3, 2), 2, (2.0, 1.0), generator)
     with pytest.raises(ValueError, match=r"z must have shape \(\.\.\., 2, 3\)"):
         lift(layers, torch.ones(3, 2))
+
+
+@pytest.mark.parametrize("name", ["tangent", "horizontal", "vertical", "horizontal_frame"])
+def test_derivatives_in_the_layers_at_equal_values_are_refused(name, generator):
+    spectrum = torch.tensor([1.5, 1.5, 0.7], dtype=torch.float64)
+    layers = dln.random_balanced((3, 4, 3), spectrum=spectrum, generator=generator)
+    leaves = [w.detach().requires_grad_() for w in layers]
+    v = [torch.randn(w.shape, generator=generator, dtype=torch.float64) for w in layers]
+    out = getattr(dln, name)(leaves, *(() if name.endswith("frame") else (v,)))
+    total = out.sum() if isinstance(out, torch.Tensor) else sum(x.sum() for x in out)
+    with pytest.raises(ValueError, match="no derivative where singular values are equal"):
+        torch.autograd.grad(total, leaves)
