@@ -19,6 +19,8 @@ from dln_geometry.support import Depth
 
 # In place of the infinite tangent of a right angle.
 _LARGE = 1e8
+DEEPEST = 1e8
+"""Above this depth turns of the spaces lose digits: a relative error of about 0.1 N eps."""
 # Bounds the memory of the geodesics that a derivative takes, to about half a gigabyte.
 _MOST_ENTRIES = 70000
 

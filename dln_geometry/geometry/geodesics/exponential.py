@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dln_geometry.geometry.geodesics.chart import DEEPEST
 from dln_geometry.geometry.geodesics.hamilton import as_times, as_tolerance, follow_geodesic
 from dln_geometry.geometry.geodesics.rank_loss import GeodesicError, Lost
 from dln_geometry.geometry.geodesics.variations import Varied, exponential_gradients
@@ -130,10 +131,26 @@ def parallel_transport(
         if p.depth == 1.0:
             end = _trajectory(p, z, torch.ones((), dtype=torch.float64), rtol)
             return end, w.expand(torch.broadcast_shapes(end.matrix.shape, w.shape))
-        box = Box.around(p, z, w)
+        box = Box.around(p, z, w, frozen=_is_deep(p, z, w))
         ends, vectors, lost = follow_geodesic(box, [1.0], rtol)
         lost.refuse(1.0)
         return box.embed(ends[0].point(p)), box.embed_matrix(vectors[0])
+
+
+def _is_deep(p: EndToEnd, *vectors: Tensor) -> bool:
+    """Tell whether the spaces of the point must stand still; ValueError if a vector turns them."""
+    if p.depth <= DEEPEST or p.depth.infinite:
+        return False
+    for z in vectors:
+        norm = torch.linalg.matrix_norm(z)
+        inside = p.u @ (p.u.mT @ z @ p.vh.mT) @ p.vh
+        outside = torch.linalg.matrix_norm(z - inside)
+        if bool((outside > 1000.0 * torch.finfo(z.dtype).eps * norm).any()):
+            raise ValueError(
+                f"z must keep the row and column space at depths above {DEEPEST:.0e}, where "
+                "roundings outgrow the tolerance, got a vector that turns them"
+            )
+    return True
 
 
 def _trajectory(p: EndToEnd, z: Tensor, times: Tensor, rtol: float) -> EndToEnd:
@@ -141,7 +158,7 @@ def _trajectory(p: EndToEnd, z: Tensor, times: Tensor, rtol: float) -> EndToEnd:
         x, z = torch.broadcast_tensors(p.matrix, z)
         t = times.to(z).reshape(*times.shape, *(1,) * z.ndim)
         return EndToEnd.of(x + t * z, 1.0, normalized=p.normalized)
-    box = Box.around(p, z)
+    box = Box.around(p, z, frozen=_is_deep(p, z))
     aligned = _aligned(box)
     if aligned is not None:
         every = [aligned(t) for t in times.reshape(-1).tolist()]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.geodesics.chart import Chart, PointAim
+from dln_geometry.geometry.geodesics.chart import DEEPEST, Chart, PointAim
 from dln_geometry.geometry.geodesics.hamilton import as_tolerance, follow_geodesic
 from dln_geometry.geometry.geodesics.root_metric import RootCoordinate, Rooted
 from dln_geometry.geometry.geodesics.shooting import shoot
@@ -20,9 +20,6 @@ from dln_geometry.geometry.geodesics.variations import Varied, logarithm_gradien
 from dln_geometry.geometry.metric import Box, doubled, metric
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point, last_derivatives
 from dln_geometry.support import is_differentiated
-
-# Above, turns of the spaces lose digits: a relative error of about 0.1 N eps.
-_DEEPEST = 1e8
 
 
 def logarithm(
@@ -191,13 +188,13 @@ def _common_box(p: EndToEnd, q: EndToEnd) -> tuple[Box, Rooted, Tensor]:
                 "p and q must have one row and one column space at infinite depth, got spaces "
                 f"that differ by {float(outside.max()):.1e}"
             )
-    deep = p.depth > _DEEPEST and not p.depth.infinite
+    deep = p.depth > DEEPEST and not p.depth.infinite
     if deep:
         outside = torch.linalg.matrix_norm(move)
         # The SVD knows the spaces to rounding over the smallest singular value.
         if bool((outside > 1000.0 * known * p.s[..., 0] / torch.minimum(p.s, q.s)[..., -1]).any()):
             raise ValueError(
-                f"p and q must have one row and one column space at depths above {_DEEPEST:.0e}, "
+                f"p and q must have one row and one column space at depths above {DEEPEST:.0e}, "
                 f"where roundings outgrow the tolerance, got spaces that differ by "
                 f"{float(outside.max()):.1e}"
             )

@@ -60,6 +60,11 @@ class Collapsed(Batch):
         if left.shape[-1] != right.shape[-1] or left.shape[:-2] != right.shape[:-2]:
             got = f"{tuple(left.shape)} and {tuple(right.shape)}"
             raise ValueError(f"L and R must have shapes (..., m, r) and (..., n, r), got {got}")
+        if not depth.infinite and depth * torch.finfo(left.dtype).eps >= 1:
+            raise ValueError(
+                f"depth must be below {1 / torch.finfo(left.dtype).eps:.2g} or infinite for a "
+                f"Collapsed in {left.dtype}, whose N-th roots carry no digits above, got {depth:g}"
+            )
         self._set(L=left, R=right, depth=depth, normalized=normalized)
 
     @classmethod

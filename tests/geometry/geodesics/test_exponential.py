@@ -244,3 +244,21 @@ def test_bad_input():
     with pytest.raises(ValueError, match="w must be tangent"):
         parallel_transport(thin, torch.diag(torch.tensor([1.0, 0.0])), torch.ones(2, 2))
     assert np.isfinite(geodesic(point, np.eye(2), np.array([0.1, 0.2])).s.numpy()).all()
+
+
+@pytest.mark.parametrize("depth", [1e9, 1e12])
+def test_great_depths_below_full_rank_are_those_of_the_square_or_refused(depth, generator):
+    """Velocities that keep the spaces give the motion of the r x r core."""
+    u, v = (
+        torch.linalg.qr(torch.randn(d, 2, generator=generator, dtype=torch.float64)).Q
+        for d in (5, 4)
+    )
+    core, move = (torch.randn(2, 2, generator=generator, dtype=torch.float64) for _ in "xz")
+    p = dln.EndToEnd.of(u @ core @ v.mT, depth, rank=2, normalized=True)
+    small = dln.EndToEnd.of(core, depth, normalized=True)
+    z = 0.2 * move
+    found = dln.exponential(p, u @ z @ v.mT).matrix
+    assert_close(found, u @ dln.exponential(small, z).matrix @ v.mT, ops=1e4)
+    turning = dln.metric(p, u @ z @ v.mT) + torch.randn(5, 2, generator=generator).double() @ v.mT
+    with pytest.raises(ValueError, match="z must keep the row and column space at depths above"):
+        dln.exponential(p, turning)
