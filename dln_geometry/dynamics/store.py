@@ -58,6 +58,9 @@ class Store(os.PathLike[str]):
         store = cls(path, facts)
         if store.path.is_dir():
             raise ValueError(f"store must be a file, got the folder {store.path}")
+        if store.path.exists() and not store.path.is_file():
+            # Reading a pipe would wait for ever.
+            raise ValueError(f"store must be a file, got the device or pipe {store.path}")
         with Lock(store.path) as store.lock:
             yield store
 

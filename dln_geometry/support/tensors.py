@@ -37,7 +37,24 @@ def as_float_tensor(
         device = torch.get_default_device()
     place = tensor.device if device in (None, tensor.device) else as_device(device)
     tensor = tensor.to(place, as_dtype(dtype))
-    if not bool(torch.isfinite(tensor.detach()).all()):
+    # Double precision is left alone by autocast.
+    if tensor.dtype != torch.float64 and torch.is_autocast_enabled(place.type):
+        raise ValueError(
+            f"{name} must be used outside torch.autocast, which rounds products of {tensor.dtype} "
+            f"to {torch.get_autocast_dtype(place.type)}: wrap the call in torch.autocast(..., "
+            "enabled=False), or use float64"
+        )
+    try:
+        finite = bool(torch.isfinite(tensor.detach()).all())
+    except RuntimeError as error:
+        # Tensors of torch.func.vmap and fake ones have no numbers that a program may look at.
+        if type(tensor) is Tensor and not str(error).startswith("vmap"):
+            raise
+        raise TypeError(
+            f"{name} must hold numbers, got a fake tensor or one inside torch.func.vmap: points "
+            "take batches as leading dimensions"
+        ) from error
+    if not finite:
         raise ValueError(f"{name} must be finite, got NaN or infinite entries")
     return tensor
 

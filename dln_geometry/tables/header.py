@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from dln_geometry.tables.grid import CellGrid
+from dln_geometry.tables.grid import CellGrid, ids_of
 from dln_geometry.tables.numbers import floats, is_hole, is_integer, is_number
 
 YES, DOUBT, NO = True, None, False
@@ -62,9 +62,29 @@ def triples_header(grid: CellGrid, start: int) -> bool | None:
     over_numbers = [_is_text(c) and j + start not in grid.text for j, c in enumerate(cells[:2])]
     if any(over_numbers):
         return YES if len(cells) == 3 and not is_number(cells[2]) else DOUBT
+    if start == 0 and _names_columns(grid):
+        return DOUBT
     # The columns of a frame of pandas without names count from 0.
     numbers = [str(k) for k in range(len(grid.first))]
     return DOUBT if grid.first in (numbers, ["", *numbers[:-1]]) and len(grid.values) else NO
+
+
+def _names_columns(grid: CellGrid) -> bool:
+    """Tell whether years or such may stand above two columns, right of a word above other words.
+
+    No word stands twice, and the two integers of the first line rise, and are consecutive or lie
+    outside of what the numbers below reach.
+    """
+    first = grid.first
+    if len(first) != 3 or 0 not in grid.text or not (is_integer(first[1]) and is_integer(first[2])):
+        return False
+    low, high = int(first[1]), int(first[2])
+    names, codes = ids_of(grid, 0, False)
+    if not len(grid.values) or len(names) < len(codes) or low >= high:
+        return False
+    below = grid.values[:, 1:]
+    outside = low > np.nanmax(below, initial=-np.inf) or high < np.nanmin(below, initial=np.inf)
+    return outside or high == low + 1
 
 
 def is_counted(grid: CellGrid, column: int) -> bool:

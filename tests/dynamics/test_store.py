@@ -454,3 +454,10 @@ def test_numpy_numbers_and_integers_are_one_option(tmp_path):
     run("gradient_flow", options, tmp_path / "state")
     same = {**options, "save_at": np.array([0.0, 0.1]), "atol": np.float64(1.0)}
     run("gradient_flow", same, tmp_path / "state")
+
+
+def test_a_store_is_no_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
+    with pytest.raises(ValueError, match="store must be a file, got the device or pipe"):
+        dln.gradient_flow(**RUNS["gradient_flow"][0], store=tmp_path / "pipe")
+    assert [p.name for p in tmp_path.iterdir()] == ["pipe"]

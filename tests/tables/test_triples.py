@@ -139,3 +139,14 @@ def test_arrays_of_triples_have_ids(tmp_path):
     np.savez(path, rows=rows[[0, 0]], cols=cols[[0, 0]], values=[1.0, 2.0])
     with pytest.raises(ValueError, match="repeatedly"):
         read_entries(Path(path))
+
+
+@pytest.mark.parametrize("years", ["1990,1991", "1990,2000", "0,1"])
+def test_years_above_two_columns_are_no_entry(years, tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text(f"country,{years}\nA,1,2\nB,3,5\n")
+    with pytest.raises(Doubt, match="line 1 .* is a header"):
+        read_entries(path)
+    assert read_entries(path, form=TextFormat(header=False)).shape == (3, 3)
+    path.write_text("ann,1,2\nann,2,3\nbob,1,5\n")  # a name that stands twice is no name of a line
+    assert len(read_entries(path).values) == 3

@@ -46,7 +46,7 @@ def fill_balanced(
     if generator is not None or end_to_end is None or isinstance(gauge, str):
         # Otherwise nothing is random, and the global generator stays where it is.
         source = as_module_generator(generator, device)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
         if end_to_end is None:
             r = as_rank(min(widths) if rank is None else rank, min(widths), "the smallest width")
             shape = (*batch, widths[-1], widths[0])
