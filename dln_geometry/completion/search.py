@@ -17,7 +17,7 @@ from dln_geometry.support import warn
 
 DEPTHS = (2.0, 2.5, 3.0)
 """Depths that are tried: a convex problem, and two that prefer low rank more and more."""
-DECAY, FACTOR, LEAST_DECAY = 0.5, 2.5, 0.01
+DECAY, FACTOR, LEAST_DECAY = 0.5, 4.0, 0.005
 """First factor of the decay, and the ratio between neighbours; below the least one it is 0."""
 SEARCH_RANK, LARGEST_RANK = 20, 200
 WORK = 1e7
@@ -25,7 +25,7 @@ WORK = 1e7
 ENOUGH_HELD, MOST_FOLDS = 200, 3
 WORTH = 0.99
 """Share of the error of the side means that a model must stay below not to be warned of."""
-ROUGH, ROUGH_EVALUATIONS = 1e-3, 800
+ROUGH, ROUGH_EVALUATIONS = 1e-3, 500
 """Improvement of the error to wait for, and bound on a run, while settings are compared."""
 
 
