@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
+
+from dln_geometry.support import warn
+from dln_geometry.tables import Ids
 
 if TYPE_CHECKING:
     _Transformer: Any = object
@@ -17,8 +21,10 @@ else:
         from sklearn.base import TransformerMixin as _Transformer
         from sklearn.exceptions import NotFittedError as _NotFitted
     except ImportError:
-        _Transformer = object
         _NotFitted = AttributeError
+
+        class _Transformer:
+            """Nothing: `fit_transform` is the completer's own."""
 
         class _Estimator:
             """Parameters are the arguments of the constructor, kept as they are given."""
@@ -47,6 +53,7 @@ else:
 
 
 Estimator, Transformer = _Estimator, _Transformer
+Read = TypeVar("Read")
 
 
 def not_fitted(name: str) -> Exception:
@@ -69,3 +76,64 @@ def seed_of(random_state: Any) -> int:
     if isinstance(random_state, bool) or not isinstance(random_state, int | np.integer):
         raise TypeError(f"random_state must be None, an int or numpy's, got {random_state!r}")
     return int(random_state)
+
+
+def read_in_words(read: Callable[[Any, str], Read], x: Any) -> Read:
+    """Return ``read(x, "X")``; what is no real matrix is refused in scikit-learn's words."""
+    shape, kind = getattr(x, "shape", None), str(getattr(x, "dtype", ""))
+    if isinstance(x, Sequence) and not any(hasattr(part, "__len__") for part in x):
+        shape = (len(x),)
+    if "complex" in kind:
+        raise ValueError(f"X must be real, got {kind}: Complex data not supported")
+    if shape is not None and len(shape) < 2:
+        raise ValueError(
+            f"X must have shape (m, n), got {tuple(shape)}: Expected 2D array, got {len(shape)}D "
+            "array instead. Reshape your data using X.reshape(-1, 1) if it has one column, or "
+            "X.reshape(1, -1) if it has one row"
+        )
+    if shape is not None and 0 in shape:
+        what = "sample" if shape[0] == 0 else "feature"
+        raise ValueError(
+            f"Found array with 0 {what}(s) (shape={tuple(shape)}) while a minimum of 1 is required."
+        )
+    try:
+        return read(x, "X")
+    except TypeError as error:
+        if kind != "object":
+            raise
+        # The sentence of float(), which scikit-learn lets through.
+        raise TypeError(f"{error}: argument must be a string or a real number") from None
+
+
+def check_features(estimator: Any, width: int, names: Ids | None) -> None:
+    """Refuse a matrix whose columns, of these names, are not those of the fit: as scikit-learn."""
+    cls, known = type(estimator).__name__, estimator.col_ids_
+    if names is not None and known is not None and names != known:
+        told = "The feature names should match those that were passed during fit.\n"
+        new = [name for name in names if name not in known]
+        missing = [name for name in known if name not in names]
+        for what, some in (
+            ("unseen at fit time", new),
+            ("seen at fit time, yet now missing", missing),
+        ):
+            if some:
+                lines = [f"- {name}" for name in sorted(map(str, some))]
+                told += "\n".join(
+                    (f"Feature names {what}:", *lines[:5], *["- ..."] * (len(lines) > 5))
+                )
+                told += "\n"
+        if not new and not missing:
+            told += "Feature names must be in the same order as they were in fit.\n"
+        raise ValueError(told)
+    if width != estimator.n_features_in_:
+        raise ValueError(
+            f"X has {width} features, but {cls} is expecting {estimator.n_features_in_} features "
+            "as input"
+        )
+    if hasattr(estimator, "feature_names_in_") and names is None:
+        warn(
+            f"X does not have valid feature names, but {cls} was fitted with feature names",
+            UserWarning,
+        )
+    elif names is not None and known is None:
+        warn(f"X has feature names, but {cls} was fitted without feature names", UserWarning)

@@ -9,15 +9,15 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from dln_geometry.completion.base import seed_of
+from dln_geometry.completion.base import check_features, seed_of
 from dln_geometry.completion.fitted import FittedCompleter
-from dln_geometry.completion.intake import entries_of, extended, held_out, problem_of, renamed
+from dln_geometry.completion.growing import Memory, joined_entries
+from dln_geometry.completion.intake import entries_of, held_out, problem_of, weights_of
 from dln_geometry.completion.prediction import spread_quantile
-from dln_geometry.completion.problem import Problem
+from dln_geometry.completion.problem import SHRINK, Problem
 from dln_geometry.completion.report import table_of, trials_of
 from dln_geometry.completion.search import DEPTHS, Choice, Search
-from dln_geometry.completion.training import PATIENCE, Model
-from dln_geometry.geometry.points import Collapsed, EndToEnd
+from dln_geometry.completion.training import PATIENCE
 from dln_geometry.support import as_count, as_depth, as_flag, as_positive, as_rank
 from dln_geometry.tables import Entries
 
@@ -96,7 +96,7 @@ class MatrixCompleter(FittedCompleter):
     >>> import numpy as np
     >>> x = np.outer([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 4.0])
     >>> x[2, 1] = np.nan
-    >>> completer = MatrixCompleter(depth=3, rank=1, decay=0.0, validation=0.0, biases=False)
+    >>> completer = MatrixCompleter(depth=2, rank=1, decay=0.01, shrink=0.1, validation=0.0)
     >>> bool(abs(completer.fit_transform(x)[2, 1] - 6) < 0.1)
     True
     """
@@ -136,7 +136,7 @@ class MatrixCompleter(FittedCompleter):
         X: Any,
         y: Any = None,
         *,
-        sample_weight: Any = None,
+        weights: Any = None,
         row_features: Any = None,
         col_features: Any = None,
         validation_entries: tuple[Any, Any, Any] | None = None,
@@ -150,104 +150,128 @@ class MatrixCompleter(FittedCompleter):
             or ids of rows and columns of the entries `y`, strings or integers.
         y : array_like, shape (k,), optional
             The entries, if X is ``(rows, cols)``; else ignored.
-        sample_weight : array_like, shape (k,) or (m, n), optional
-            Weights >= 0 of the entries.
+        weights : array_like, shape (k,) or (m, n), optional
+            Weights >= 0 of the entries: as many as `y`, or a matrix (sparse, if X is).
         row_features, col_features : array_like, shape (m, p) and (n, q), optional
             Known numbers of the sides; frames are aligned by their index.
         validation_entries : tuple (rows, cols, values), optional
-            Held-out entries to use instead of random ones; they are not trained on without `refit`.
+            Held-out entries to use instead of random ones, of known rows and columns and not among
+            the entries of X; they are not trained on without `refit`.
         """
         entries = entries_of(X, y, self.duplicates)
-        self._set_features(X, entries)
-        return self._fit(entries, sample_weight, (row_features, col_features), validation_entries)
+        warm = as_flag(self.warm_start, "warm_start")
+        weights = None if weights is None else weights_of(weights, entries)
+        features = row_features, col_features
+        return self._fit(entries, weights, features, validation_entries, warm=warm)
 
-    def partial_fit(self, X: Any, y: Any = None) -> Self:
-        """Add entries, new rows and columns among them, and train on from the present matrix."""
-        if not hasattr(self, "entries_"):
-            return self.fit(X, y)
-        new, old = entries_of(X, y, self.duplicates), self.entries_
-        if (new.row_ids is None) != (old.row_ids is None):
-            raise ValueError("X must name its rows and columns as the fitted table does")
-        shape = tuple(max(a, b) for a, b in zip(old.shape, new.shape, strict=True))
-        row_ids = col_ids = None
-        if new.row_ids is not None and old.row_ids is not None:
-            assert new.col_ids is not None
-            assert old.col_ids is not None
-            row_ids = extended(old.row_ids, new.row_ids)
-            col_ids = extended(old.col_ids, new.col_ids)
-            new, shape = renamed(new, row_ids, col_ids), (len(row_ids), len(col_ids))
-        # The newer of two values of one entry counts.
-        key = np.concatenate([e.rows * shape[1] + e.cols for e in (old, new)])
-        values = np.concatenate([old.values, new.values])
-        key, last = np.unique(key[::-1], return_index=True)
-        entries = replace(
-            old,
-            rows=key // shape[1],
-            cols=key % shape[1],
-            values=values[::-1][last],
-            shape=shape,
-            row_ids=row_ids,
-            col_ids=col_ids,
-        )
-        return self._fit(entries, None, (None, None), None, warm=True)
+    def partial_fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        weights: Any = None,
+        row_features: Any = None,
+        col_features: Any = None,
+    ) -> Self:
+        """Add entries, and train on from the present matrices with the choices of the last fit.
+
+        Pairs ``(rows, cols)`` may name new rows and columns; a matrix adds rows, or entries to rows
+        of the same name. The newer of two values of one entry counts. Entries that were held out
+        stay held out. Features are those of the fit; a side that grows needs them for all of it.
+        """
+        if not hasattr(self, "models_"):
+            features = {"row_features": row_features, "col_features": col_features}
+            return self.fit(X, y, weights=weights, **features)
+        memory, new = self._memory_, entries_of(X, y, self.duplicates)
+        if new.layout != "pairs":
+            check_features(self, new.shape[1], new.col_ids)
+        weights = None if weights is None else weights_of(weights, new)
+        entries, weights = joined_entries(memory.entries, new, (memory.weights, weights))
+        features = []
+        for side, given in enumerate((row_features, col_features)):
+            kept = memory.features[side]
+            if given is None and kept is not None and len(kept) != entries.shape[side]:
+                name = ("row_features", "col_features")[side]
+                raise ValueError(f"{name} must be given for all {entries.shape[side]} {name[:3]}s")
+            features.append(kept if given is None else given)
+        return self._fit(entries, weights, tuple(features), None, warm=True)
 
     def _fit(
         self,
         entries: Entries,
-        weight: Any,
-        features: tuple[Any, Any],
+        weights: np.ndarray | None,
+        features: Any,
         validation: tuple[Any, Any, Any] | None,
         *,
-        warm: bool = False,
+        warm: bool,
     ) -> Self:
-        warm = warm or (as_flag(self.warm_start, "warm_start") and hasattr(self, "models_"))
+        memory = self._memory_ if warm and hasattr(self, "models_") else None
+        biases = as_flag(self.biases, "biases")
+        shrink = None if self.shrink == "auto" else as_positive(self.shrink, "shrink")
+        if memory is not None and shrink is None:
+            biases, shrink = biases and memory.sides, SHRINK
         problem = problem_of(
             entries,
-            weight,
+            weights,
             features,
             loss=self.loss,
-            biases=as_flag(self.biases, "biases"),
-            shrink=None if self.shrink == "auto" else as_positive(self.shrink, "shrink"),
+            biases=biases,
+            shrink=shrink,
             bounds=self.bounds,
             dtype=self.dtype,
             device=self.device,
         )
-        held: Problem | float = self._share()
-        if validation is not None:
-            held = held_out(problem, entries, validation)
-        seed = seed_of(self.random_state)
-        seconds = math.inf if self.seconds is None else as_positive(self.seconds, "seconds")
+        seed, share = seed_of(self.random_state), self._share()
+        depths, rank, decay = self._choices(problem, memory)
+        held: Any = share if validation is None else held_out(problem, entries, validation)
+        mask, starts = None, (None, None)
+        if memory is not None and validation is None and self._goes_on(depths[0], rank):
+            bound = min(rank or self.rank_, *problem.shape)
+            mask, starts = memory.continued(entries, problem.values, bound, share, seed)
+            if mask is not None:
+                place = torch.from_numpy(mask).to(problem.values.device)
+                held = problem.select(~place), problem.select(place)
         search = Search(
             problem,
             held,
             seed=seed,
             rtol=as_positive(self.rtol, "rtol"),
             patience=as_count(self.patience, "patience"),
-            seconds=seconds,
-            progress=print if self.verbose else None,
+            seconds=math.inf if self.seconds is None else as_positive(self.seconds, "seconds"),
+            progress=print if as_flag(self.verbose, "verbose") else None,
         )
-        depths, rank, decay = self._choices(problem, warm)
-        start = self._grown(problem) if warm else None
         choice = search.choose(
             depths,
             rank,
             decay,
             refit=as_flag(self.refit, "refit"),
             starts=as_count(self.starts, "starts"),
-            start=start,
+            start=starts,
         )
-        self.entries_, self._problem_ = entries, problem
+        self.entries_, self.shape_ = entries, entries.shape
         self.row_ids_, self.col_ids_ = entries.row_ids, entries.col_ids
-        self.shape_ = entries.shape
         self._set_results(choice, problem)
+        self._set_features()
+        validated = choice.validated[0].model if choice.validated else None
+        held_ones = search.mask if mask is None else mask
+        if validated is not None and held_ones is None:
+            held_ones = np.zeros(len(problem), dtype=bool)
+        self._memory_ = Memory(
+            entries, weights, problem.features, held_ones, validated, self.models_[0], self.biases_
+        )
         if self.verbose:
             print(self.report_)
         return self
+
+    def _goes_on(self, depth: float, rank: int | None) -> bool:
+        """Tell whether the matrices of the last fit may be trained on."""
+        return depth == self.depth_ and (rank or 0) <= self.rank_
 
     def _set_results(self, choice: Choice, problem: Problem) -> None:
         setting = choice.setting
         self.depth_, self.rank_, self.decay_ = setting.depth, setting.rank, setting.decay
         self.biases_ = problem.biases and setting.sides
+        self._problem_ = replace(problem, biases=self.biases_)
         self.models_ = tuple(fit.model for fit in choice.fits)
         self.validation_error_, self.side_means_error_ = choice.best, choice.side_means
         self.train_error_ = float(np.mean([fit.train for fit in choice.fits]))
@@ -264,26 +288,19 @@ class MatrixCompleter(FittedCompleter):
         return share
 
     def _choices(
-        self, problem: Problem, warm: bool
+        self, problem: Problem, memory: Memory | None
     ) -> tuple[list[float], int | None, float | None]:
-        if warm:
-            return [self.depth_], min(self.rank_, *problem.shape), self.decay_
-        depths = [float(as_depth(self.depth))] if self.depth != "auto" else list(DEPTHS)
-        rank = None
+        """Return what is given, else what the last fit chose, or what is to be tried."""
+        least = min(problem.shape)
+        depths = list(DEPTHS) if memory is None else [self.depth_]
+        if self.depth != "auto":
+            depths = [float(as_depth(self.depth))]
+        rank = None if memory is None else min(self.rank_, least)
         if self.rank != "auto":
-            rank = as_rank(self.rank, min(problem.shape), "the smaller side of the table")
-        decay = None
+            # A single row or column has rank 1, whatever its bound.
+            rank = as_count(self.rank, "rank") if least == 1 else self.rank
+            rank = 1 if least == 1 else as_rank(rank, least, "the smaller side of the table")
+        decay = None if memory is None else self.decay_
         if self.decay != "auto":
             decay = as_positive(self.decay, "decay", zero=True)
         return depths, rank, decay
-
-    def _grown(self, problem: Problem) -> Model | None:
-        """Return the first model, with rows of zeros for new rows and columns."""
-        model = self.models_[0]
-        if model.point is None:
-            return None
-        p = model.point.point().to(dtype=problem.values.dtype, device=problem.values.device)
-        (m, n), (old_m, old_n) = problem.shape, p.shape
-        u = torch.cat((p.u, p.u.new_zeros(m - old_m, p.u.shape[1])))
-        vh = torch.cat((p.vh, p.vh.new_zeros(p.vh.shape[0], n - old_n)), dim=1)
-        return Model(model.offsets, Collapsed.of(EndToEnd(u, p.s, vh, p.depth)))

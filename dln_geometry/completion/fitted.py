@@ -6,16 +6,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from dln_geometry.completion.base import Estimator, Transformer, not_fitted
+from dln_geometry.completion.base import (
+    Estimator,
+    Transformer,
+    check_features,
+    not_fitted,
+    read_in_words,
+)
 from dln_geometry.completion.folding import folded
 from dln_geometry.completion.intake import is_pair, places_of
 from dln_geometry.completion.prediction import Predictions, predict_entries
 from dln_geometry.completion.problem import Problem
 from dln_geometry.completion.training import Model
-from dln_geometry.support import as_count, as_flag, warn
-from dln_geometry.tables import Entries, Ids, as_table
+from dln_geometry.support import as_count, as_flag, sparse_places, warn
+from dln_geometry.tables import Entries, Ids, Table, as_entries, as_table
 
 
 class FittedCompleter(Transformer, Estimator):
@@ -38,8 +43,9 @@ class FittedCompleter(Transformer, Estimator):
 
         Parameters
         ----------
-        X : tuple (rows, cols), or ids of the rows, if `cols` is given
-            Ids that the fit did not see are predicted by the means, with one warning.
+        X : tuple (rows, cols), or ids of the rows, if `cols` is given; or array_like (c, n)
+            Ids that the fit did not see are predicted by the means, with one warning. Of a matrix
+            all entries are predicted, known ones too, as `transform` fills the unknown ones.
         cols : array_like, shape (k,), optional
         interval : float in (0, 1), optional
             Return ``(prediction, low, high)``, where a share `interval` of new entries should lie
@@ -47,12 +53,12 @@ class FittedCompleter(Transformer, Estimator):
 
         Returns
         -------
-        ndarray, shape (k,), or a tuple of three
+        ndarray, shape (k,) or (c, n), or a tuple of three
         """
         self._check_fitted()
-        rows, cols = X if cols is None and is_pair(X) else (X, cols)
-        if cols is None:
-            raise TypeError("predict needs rows and columns: a tuple (rows, cols), or two vectors")
+        if cols is None and not is_pair(X):
+            return self._predict_rows(X, interval)
+        rows, cols = X if cols is None else (X, cols)
         i, unknown_i = places_of(rows, self.row_ids_, self.shape_[0], "row")
         j, unknown_j = places_of(cols, self.col_ids_, self.shape_[1], "column")
         if i.shape != j.shape:
@@ -66,6 +72,22 @@ class FittedCompleter(Transformer, Estimator):
             )
         found = predict_entries(self.models_, self._problem_, i, j, unknown_i, unknown_j)
         return found.mean if interval is None else self._interval(found, interval)
+
+    def _predict_rows(self, X: Any, interval: float | None) -> np.ndarray:
+        if hasattr(X, "tocoo"):
+            raise TypeError(
+                "predict takes a dense matrix or a tuple (rows, cols), got a sparse matrix: give "
+                "the places that are wanted"
+            )
+        if interval is not None:
+            raise ValueError("interval needs a tuple (rows, cols), got a matrix")
+        return self._folded(self._matrix(X))
+
+    def _matrix(self, X: Any) -> np.ndarray:
+        """Return a matrix (c, n) of the fitted columns, NaN where an entry is unknown."""
+        table = read_in_words(_as_rows, X)
+        check_features(self, table.shape[1], table.columns)
+        return np.array(table.values, dtype=np.float64)
 
     def _interval(self, found: Predictions, interval: float) -> Any:
         if isinstance(interval, bool) or not 0 < interval < 1:
@@ -84,19 +106,11 @@ class FittedCompleter(Transformer, Estimator):
         no new fit.
         """
         self._check_fitted()
-        table = as_table(X, "X")
-        if table.shape[1] != self.shape_[1]:
-            raise ValueError(
-                f"X has {table.shape[1]} features, but {type(self).__name__} is expecting "
-                f"{self.shape_[1]} features as input"
-            )
-        values = np.array(table.values, dtype=np.float64)
+        values = self._matrix(X)
         holes = np.isnan(values)
         which = np.flatnonzero(holes.any(axis=1))
         if len(which):
-            part = torch.from_numpy(values[which]).to(self._problem_.values)
-            known = ~torch.isnan(part)
-            filled = self._folded(known, torch.where(known, part, 0.0))
+            filled = self._folded(values[which])
             values[which] = np.where(holes[which], filled, values[which])
         return values
 
@@ -115,9 +129,13 @@ class FittedCompleter(Transformer, Estimator):
             total += self._problem_.predicted(z).double().cpu().numpy() / len(self.models_)
         return total
 
-    def _folded(self, known: Tensor, values: Tensor) -> np.ndarray:
+    def _folded(self, values: np.ndarray) -> np.ndarray:
+        """Return predictions of rows from their known entries, averaged over the models."""
+        part = torch.from_numpy(values).to(self._problem_.values)
+        known = ~torch.isnan(part)
+        part = torch.where(known, part, 0.0)
         noise = self.train_error_ if self.loss == "squared" else 1.0
-        parts = [folded(self._problem_, m, noise, known, values) for m in self.models_]
+        parts = [folded(self._problem_, m, noise, known, part) for m in self.models_]
         return torch.stack(parts).mean(0).double().cpu().numpy()
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
@@ -130,7 +148,7 @@ class FittedCompleter(Transformer, Estimator):
         if y is not None and is_pair(X):
             values, found = np.asarray(y, dtype=np.float64), self.predict(X)
             return _r_squared(values, found, sample_weight)
-        table = as_table(X, "X").values
+        table = self._matrix(X)
         rows, cols = np.nonzero(~np.isnan(table))
         values, found = table[rows, cols], np.empty(len(rows))
         for fold in range(5):
@@ -160,12 +178,12 @@ class FittedCompleter(Transformer, Estimator):
         names = self.col_ids_
         return [(int(j) if names is None else names[int(j)], float(found[j])) for j in order]
 
-    def _set_features(self, X: Any, entries: Entries) -> None:
+    def _set_features(self) -> None:
         """Keep what scikit-learn expects of a transformer of matrices."""
-        self.n_features_in_ = entries.shape[1]
-        names = getattr(X, "columns", None)
+        self.n_features_in_ = self.shape_[1]
+        names = self.col_ids_
         if names is not None and all(isinstance(name, str) for name in names):
-            self.feature_names_in_ = np.asarray(names, dtype=object)
+            self.feature_names_in_ = np.asarray(names.names, dtype=object)
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
 
@@ -185,8 +203,18 @@ class FittedCompleter(Transformer, Estimator):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
-        tags.input_tags.sparse = False
+        tags.input_tags.sparse = True
         return tags
+
+
+def _as_rows(x: Any, name: str) -> Table:
+    """Return a matrix with holes; of a sparse one, the entries that are not stored."""
+    if not sparse_places(x, name):
+        return as_table(x, name)
+    entries = as_entries(x, name)
+    values = np.full(entries.shape, np.nan)
+    values[entries.rows, entries.cols] = entries.values
+    return Table(values)
 
 
 def _r_squared(values: np.ndarray, found: np.ndarray, weight: Any) -> float:

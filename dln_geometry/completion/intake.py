@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dln_geometry.completion.base import read_in_words
 from dln_geometry.completion.problem import LINKS, Problem
-from dln_geometry.support import as_float_tensor
+from dln_geometry.support import as_float_tensor, sparse_places
 from dln_geometry.tables import Entries, Ids, as_entries
 
 DUPLICATES = ("raise", "mean", "last")
@@ -21,9 +22,9 @@ SMALL = 10_000
 def entries_of(x: Any, y: Any, duplicates: str) -> Entries:
     """Return the entries of a matrix with holes, or of ``(rows, cols)`` with the values `y`."""
     if y is None or not is_pair(x):
-        return as_entries(x, "X")
+        return read_in_words(as_entries, x)
     rows, cols = x
-    values = np.asarray(as_float_tensor(y, "y").cpu())
+    values = as_float_tensor(y, "y", dtype=torch.float64).cpu().numpy()
     sides = [_labels(s, name) for s, name in ((rows, "rows"), (cols, "cols"))]
     lengths = (len(sides[0]), len(sides[1]), values.shape[0] if values.ndim == 1 else None)
     if len(set(lengths)) != 1 or not len(values):
@@ -104,6 +105,31 @@ def features_of(x: Any, count: int, ids: Ids | None, name: str, like: Tensor) ->
     return f / torch.where(size > 0, size, 1.0)
 
 
+def weights_of(weight: Any, entries: Entries) -> np.ndarray:
+    """Return one weight for each entry, from as many or from a matrix."""
+    if stored := sparse_places(weight, "weights"):
+        (rows, cols), values, shape = stored
+        if shape != entries.shape:
+            raise ValueError(f"weights must have shape {entries.shape}, got {shape}")
+        key = (rows * shape[1] + cols).cpu().numpy()
+        order, wanted = np.argsort(key), entries.rows * shape[1] + entries.cols
+        place = order[np.searchsorted(key, wanted, sorter=order).clip(max=len(key) - 1)]
+        if (key[place] != wanted).any():
+            raise ValueError("weights must hold every entry that X holds")
+        weight = np.asarray(values)[place]
+    w = as_float_tensor(weight, "weights", dtype=torch.float64).cpu().numpy()
+    if w.shape == entries.shape and entries.layout != "pairs":
+        w = w[entries.rows, entries.cols]
+    if w.shape != entries.values.shape:
+        expected = entries.values.shape if entries.layout == "pairs" else entries.shape
+        raise ValueError(f"weights must have shape {expected}, got {w.shape}")
+    if not (w >= 0).all() or not w.any():
+        raise ValueError(
+            f"weights must be at least 0 and not zero everywhere, got {w.min():g} to {w.max():g}"
+        )
+    return w
+
+
 def bounds_of(bounds: Any, values: np.ndarray) -> tuple[float | None, float | None]:
     """Return the bounds of predictions; ValueError if entries lie outside."""
     if bounds is None:
@@ -126,29 +152,9 @@ def bounds_of(bounds: Any, values: np.ndarray) -> tuple[float | None, float | No
     return low, high
 
 
-def extended(old: Ids, new: Ids) -> Ids:
-    """Return the old names and, after them, the new ones."""
-    return Ids((*old, *(name for name in new if name not in old)), old.what)
-
-
-def renamed(entries: Entries, rows: Ids, cols: Ids) -> Entries:
-    """Return entries at the places that other names give them."""
-    assert entries.row_ids is not None
-    assert entries.col_ids is not None
-    i, j = rows.places(entries.row_ids), cols.places(entries.col_ids)
-    return replace(
-        entries,
-        rows=i[entries.rows],
-        cols=j[entries.cols],
-        shape=(len(rows), len(cols)),
-        row_ids=rows,
-        col_ids=cols,
-    )
-
-
 def problem_of(
     entries: Entries,
-    weight: Any,
+    weights: np.ndarray | None,
     features: tuple[Any, Any],
     *,
     loss: str,
@@ -172,17 +178,6 @@ def problem_of(
         torch.from_numpy(np.ascontiguousarray(x, dtype=np.int64)).to(values.device)
         for x in (entries.rows, entries.cols)
     )
-    weights = None
-    if weight is not None:
-        w = np.asarray(weight, dtype=np.float64)
-        if w.ndim == 2:
-            w = w[entries.rows, entries.cols]
-        if w.shape != entries.values.shape or not (w >= 0).all() or not w.any():
-            raise ValueError(
-                f"sample_weight must hold {len(entries.values)} numbers >= 0, not all 0, got "
-                f"shape {w.shape}"
-            )
-        weights = torch.from_numpy(w).to(values)
     sides = zip(
         features,
         entries.shape,
@@ -196,7 +191,7 @@ def problem_of(
         cols,
         values,
         entries.shape,
-        weights,
+        None if weights is None else torch.from_numpy(weights).to(values),
         loss,
         biases,
         shrink,

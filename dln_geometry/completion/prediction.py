@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dln_geometry.completion.problem import Problem
 from dln_geometry.completion.search import Choice
@@ -84,8 +83,3 @@ class _Quantiles:
     def __call__(self, level: float) -> float:
         count = len(self.sample)
         return float(self.sample[min(count, int(np.ceil(level * (count + 1)))) - 1])
-
-
-def as_numpy(x: Tensor) -> np.ndarray:
-    """Return a tensor as an array in double precision."""
-    return x.detach().double().cpu().numpy()

@@ -48,7 +48,7 @@ class Search:
     def __init__(
         self,
         problem: Problem,
-        held: Problem | float,
+        held: Problem | tuple[Problem, Problem] | float,
         *,
         seed: int,
         rtol: float,
@@ -61,19 +61,25 @@ class Search:
         self.end = time.perf_counter() + seconds
         self.budget = Limits(rtol, seconds, patience, progress=bar)
         self.tried: list[tuple[Setting, float, Fit]] = []
+        self.mask: Any = None  # of the entries that the first fold holds out
         self.folds = self._folds(held)
 
-    def _folds(self, held: Problem | float) -> list[tuple[Problem, Problem]]:
+    def _folds(self, held: Any) -> list[tuple[Problem, Problem]]:
         """Return pairs of a training and a validation problem; several if one would be small."""
         if isinstance(held, Problem):
             return [(self.problem, held)]
+        if isinstance(held, tuple):
+            return [held]
         count = len(self.problem)
-        out = round(held * count)
         if held == 0:
             return []
-        if out < 1 or count - out < 2:
+        out = max(1, round(held * count))
+        if count < 3:
+            warn(f"none of {count} entries can be held out: nothing is chosen by them", UserWarning)
+            return []
+        if count - out < 2:
             raise ValueError(
-                f"validation must leave entries on both sides, got {held:g} of {count} entries"
+                f"validation must leave entries to train on, got {held:g} of {count} entries"
             )
         generator = torch.Generator().manual_seed(self.seed)
         order = torch.randperm(count, generator=generator).to(self.problem.rows.device)
@@ -83,6 +89,7 @@ class Search:
         for part in parts:
             mask = torch.ones(count, dtype=torch.bool, device=order.device)
             mask[part] = False
+            self.mask = (~mask).cpu().numpy() if self.mask is None else self.mask
             pairs.append(
                 (self.problem.select(mask.nonzero().squeeze(1)), self.problem.select(part))
             )
@@ -96,11 +103,12 @@ class Search:
         *,
         refit: bool,
         starts: int,
-        start: Model | None = None,
+        start: tuple[Model | None, Model | None] = (None, None),
     ) -> Choice:
         """Choose what is not given (a rank or a decay of None), and train the chosen models.
 
-        `start` is where the chosen models begin, instead of small random matrices.
+        `start` is where the chosen models begin, instead of small random matrices: one that has
+        not seen the held-out entries, and the one that is trained on all.
         """
         self.start = start
         least = min(self.problem.shape)
@@ -122,7 +130,7 @@ class Search:
             chosen = min((chosen, bare), key=self._error)
         chosen = replace(chosen, rank=final)
         validated = tuple(
-            replace(self._train(a, chosen, b, k, 3.0), fold=fold)
+            replace(self._train(a, chosen, b, k, 3.0, start=start[0]), fold=fold)
             for k in range(starts)
             for fold, (a, b) in enumerate(self.folds[: 1 if k else None])
         )
@@ -199,7 +207,8 @@ class Search:
                 for r in range(rounds)
             )
         return tuple(
-            self._train(problem, setting, None, k, 2.0 * (starts - k), times) for k in range(starts)
+            self._train(problem, setting, None, k, 2.0 * (starts - k), times, self.start[1])
+            for k in range(starts)
         )
 
     def _train(
@@ -210,11 +219,12 @@ class Search:
         number: int,
         share: float,
         times: tuple[float, ...] | None = None,
+        start: Model | None = None,
     ) -> Fit:
         """Train the model of one random start, in a share of the time that is left."""
         setting = replace(setting, seed=self.seed + 1000 * number)
         budget = self._budget(share)
-        return train(problem, setting, held, budget, times=times, start=self.start)
+        return train(problem, setting, held, budget, times=times, start=start)
 
     def _budget(self, share: float, **limits: Any) -> Limits:
         """Return limits for the next run: a share of the time that is left."""
@@ -235,8 +245,9 @@ class Search:
 def joined(a: Problem, b: Problem) -> Problem:
     """Return the problem of the entries of two."""
     weights = None
-    if a.weights is not None and b.weights is not None:
-        weights = torch.cat((a.weights, b.weights))
+    if a.weights is not None or b.weights is not None:
+        parts = (torch.ones_like(p.values) if p.weights is None else p.weights for p in (a, b))
+        weights = torch.cat(tuple(parts))
     parts = {name: torch.cat((getattr(a, name), getattr(b, name))) for name in _ENTRIES}
     return replace(a, **parts, weights=weights)
 

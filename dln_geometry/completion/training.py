@@ -216,16 +216,20 @@ class _Run:
             return torch.stack([held.error(model_of(q).at(held.rows, held.cols)) for q in p])
 
         monitor = None if held is None else error
+        rtol = self.budget.rtol
         if monitor is None and t_end is None:
-            first = units.signal * (self.setting.scale * units.size) ** (1 - 1 / self.setting.depth)
-            until["gradient"] = FLAT * first
+            power = 1 - 1 / self.setting.depth
+            until["gradient"] = FLAT * units.signal * (self.setting.scale * units.size) ** power
+            # Long steps shake the point, and its gradient stays above what they allow.
+            least = 30 * torch.finfo(self.problem.values.dtype).eps
+            rtol = max(min(rtol, 0.1 * FLAT * self.setting.scale**power), least)
         path = gradient_flow(
             loss,
             point,
             t_end=t_end,
             until=until,
             decay=units.decay(self.setting.decay, self.setting.depth),
-            rtol=self.budget.rtol,
+            rtol=rtol,
             method="rk5",
             save_at=None if t_end is None else 2,
             monitor=monitor,
