@@ -13,6 +13,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import dln_geometry as dln
 import manifolds
@@ -49,6 +52,8 @@ def text_files() -> list[Path]:
         path
         for path in files
         if path.is_file()
+        # In a worktree of git: where the repository is.
+        and path.name != ".git"
         and path.suffix not in binary
         and not any(part.endswith("_cache") for part in path.parts)
     ]
@@ -116,16 +121,70 @@ def test_installation_ships_the_types_and_the_command():
     assert callable(command.load())
 
 
-def test_constraints_pin_every_requirement():
-    pins = dict(
-        line.lower().replace("_", "-").split("==")
-        for line in (ROOT / "constraints.txt").read_text().splitlines()
-        if line and not line.startswith("#")
-    )
+def pins_of(name):
+    lines = (ROOT / name).read_text().splitlines()
+    pins = [line.split("==") for line in lines if line and not line.startswith("#")]
+    pinned = {canonicalize_name(package): Version(version) for package, version in pins}
+    assert len(pinned) == len(pins), f"{name} must pin every package once"
+    return pinned
+
+
+def requirements():
+    """Return what pyproject.toml asks for, extras included, but not the package itself."""
     extras = PROJECT["project"]["optional-dependencies"].values()
-    requirements = [*PROJECT["project"]["dependencies"], *(r for extra in extras for r in extra)]
-    names = {re.split(r"[\[<>=~! ]", r)[0].lower() for r in requirements} - {"dln-geometry"}
-    assert not names - set(pins)
+    every = [*PROJECT["project"]["dependencies"], *(r for extra in extras for r in extra)]
+    found = [Requirement(r) for r in every]
+    return {canonicalize_name(r.name): r for r in found if r.name != "dln-geometry"}
+
+
+def test_constraints_pin_every_requirement_within_its_range():
+    pins = pins_of("constraints.txt")
+    for name, requirement in requirements().items():
+        assert pins[name] in requirement.specifier, name
+
+
+def test_oldest_constraints_are_the_lower_bounds():
+    """All but torch, whose oldest wheels bring gigabytes of CUDA: the tested version stands in."""
+    oldest = pins_of("constraints-oldest.txt")
+    bounds = {
+        name: Version(bound.version)
+        for name, requirement in requirements().items()
+        for bound in requirement.specifier
+        if bound.operator == ">="
+    }
+    assert oldest.keys() == requirements().keys()
+    assert oldest.pop("torch") == pins_of("constraints.txt")["torch"] >= bounds.pop("torch")
+    assert oldest == bounds
+
+
+def installed_with(name, extras=(), seen=None):
+    """Return the installed versions of a package and of all that it requires, directly or not."""
+    seen = {} if seen is None else seen
+    try:
+        distribution = metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return seen
+    seen[canonicalize_name(name)] = Version(distribution.version)
+    for requirement in map(Requirement, distribution.requires or ()):
+        marker, wanted = requirement.marker, ("", *extras)
+        if marker is None or any(marker.evaluate({"extra": extra}) for extra in wanted):
+            known = canonicalize_name(requirement.name) in seen
+            if not known or requirement.name == "dln-geometry":
+                installed_with(requirement.name, requirement.extras, seen)
+    return seen
+
+
+def test_constraints_pin_everything_that_is_installed():
+    installed = installed_with("dln-geometry", ["test", "dev"])
+    pins = pins_of("constraints.txt")
+    assert {"torch", "click", "pluggy"} <= installed.keys()
+    if any(Version(v.public) != pins[k] for k, v in installed.items() if k in requirements()):
+        pytest.skip("other versions are installed than those of constraints.txt")
+    # As its head says: the packages of CUDA are those that torch chooses.
+    cuda = re.compile(r"nvidia-|cuda-|triton$")
+    assert not {name for name in installed.keys() - pins.keys() if not cuda.match(name)} - {
+        "dln-geometry"
+    }
 
 
 def test_files_speak_of_the_project_alone():

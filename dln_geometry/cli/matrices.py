@@ -87,7 +87,7 @@ def balance_command(
         layers = balanced_factors(point, widths=sides, gauge=gauge, generator=generator)
     arrays = {f"W_{p}": w.numpy() for p, w in enumerate(layers, start=1)}
     with written_whole(out) as handle:
-        np.savez(handle, allow_pickle=False, **arrays)
+        np.savez(handle, **arrays)
     gap = float(torch.linalg.norm(end_to_end(layers) - x) / torch.linalg.norm(x))
     drift = max((float(g.abs().max()) for g in moments(layers)), default=0.0)
     print_table(

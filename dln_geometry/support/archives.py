@@ -30,13 +30,14 @@ def write_archive(
 ) -> Path:
     """Write tensors (not None) and JSON attributes to one ``.npz`` file; return its path."""
     target = _with_suffix(Path(path))
-    stored = {k: x.detach().cpu().numpy() for k, x in arrays.items() if x is not None}
+    given = {k: x for k, x in arrays.items() if x is not None}
+    stored: dict[str, Any] = {k: x.detach().cpu().numpy() for k, x in given.items()}
     meta = {"format": version, "version": __version__, **attributes}
     meta["sha256"] = _checksum(stored, meta)
     stored["meta"] = np.array(json.dumps(meta))
     # In memory first: a disk that is full then fails in one place, and not inside a library.
     content = io.BytesIO()
-    np.savez_compressed(content, allow_pickle=False, **stored)
+    np.savez_compressed(content, **stored)
     with written_whole(target) as handle:
         handle.write(content.getbuffer())
     return target

@@ -34,7 +34,8 @@ def as_float_tensor(
         floating = own and tensor.is_floating_point()
         dtype = tensor.dtype if floating else torch.get_default_dtype()
     if device is None and not own:
-        device = torch.get_default_device()
+        # torch.get_default_device() of torch 2.6 fails after set_default_device(None).
+        device = torch.empty(0).device
     place = tensor.device if device in (None, tensor.device) else as_device(device)
     tensor = tensor.to(place, as_dtype(dtype))
     # Double precision is left alone by autocast.

@@ -117,8 +117,14 @@ def _by_ids(rows: np.ndarray, cols: np.ndarray, values: np.ndarray) -> Entries:
             if not are_whole(x).all():
                 raise ValueError(f"{name} must be whole numbers, got others")
             x = x.astype(np.int64)
-        elif x.dtype.kind not in "iuUS":
+        elif x.dtype.kind not in "iuUSO":
             raise ValueError(f"{name} must be whole numbers or names, got {x.dtype}")
+        if x.dtype.kind == "O":
+            # Numbers and words, which have no order in common.
+            places: dict[Any, int] = {}
+            codes = np.array([places.setdefault(label, len(places)) for label in x])
+            sides.append((list(places), codes))
+            continue
         names, codes = np.unique(x, return_inverse=True)
         sides.append((names.tolist(), codes))
     lengths = [x.shape for x in (rows, cols, values)]

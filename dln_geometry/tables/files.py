@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -218,13 +219,24 @@ def _frame_entries(
         words = any(x.dtype.kind in "OUT" for x in sides[:2])
         timed = all(not np.issubdtype(t, np.floating) for t in map(_kind, frame.dtypes[3:]))
         if words and (layout == "triples" or timed):
-            sides[:2] = [np.array([str(x) for x in side]) for side in sides[:2]]
+            sides[:2] = [_names_of(frame.iloc[:, j], name) for j in range(2)]
             return triples_of(sides, first, shape, name)
         if layout == "triples":
             return triples_of(sides, first, shape, name)
     if layout == "matrix":
         return as_table(frame, name).entries()
     return array_entries(as_table(frame, name).values, name, layout, first, shape)
+
+
+def _names_of(column: Any, name: str) -> np.ndarray:
+    """Return a column of ids: words and dates as text, whole numbers as they are."""
+    if column.isna().any():
+        raise ValueError(f"{name} must have an id in every row, got none in {column.name!r}")
+    ids = np.asarray(column)
+    if ids.dtype.kind not in "OUT":
+        return ids
+    named = [x if isinstance(x, Integral) else str(x) for x in ids]
+    return np.array(named, dtype=object)
 
 
 def _kind(dtype: Any) -> Any:

@@ -46,11 +46,12 @@ def run_code(code, arguments, folder):
     )
 
 
-def start_process(arguments, folder):
+def start_process(arguments, folder, *flags):
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "dln_geometry", *arguments],
+        [sys.executable, "-W", "error", *flags, "-m", "dln_geometry", *arguments],
         cwd=folder,
-        env=ENVIRONMENT,
+        # Without it, what is printed into a pipe waits for the end.
+        env={**ENVIRONMENT, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -101,6 +101,12 @@ def test_parquet_is_read_where_there_is_a_reader(tmp_path):
     entries = read_entries(path)
     assert list(entries.row_ids) == ["a", "b"]
     assert list(entries.col_ids) == [5, 10**11]
+    # Whole numbers stay numbers among words; nobody is called "None".
+    frame.assign(user=["b", "a"], item=pd.array([10, 9], dtype="Int64")).to_parquet(path)
+    assert list(read_entries(path).col_ids) == [9, 10]
+    frame.assign(user=["b", None]).to_parquet(path)
+    with pytest.raises(ValueError, match="an id in every row, got none in 'user'"):
+        read_entries(path)
 
 
 MATRICES = {

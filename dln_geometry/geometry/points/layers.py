@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.points.smooth_functions import separate
+from dln_geometry.geometry.points.smooth_functions import separated_frames
 from dln_geometry.support import is_differentiated
 
 
@@ -95,7 +95,7 @@ def balanced_frames(layers: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
     eps = torch.finfo(layers[0].dtype).eps
     u, lam, vh = torch.linalg.svd(layers[0], full_matrices=False)
     if is_differentiated(layers[0]):
-        lam, vh = separate(u, lam, vh)[1:]
+        lam, vh = separated_frames(u, lam, vh)[1:]
     widest = max(max(w.shape[-2:]) for w in layers)
     lam = torch.where(lam > 10 * eps * widest * lam[..., :1], lam, 0.0)
     r = max(1, int((lam > 0).sum(-1).max())) if lam.numel() else lam.shape[-1]

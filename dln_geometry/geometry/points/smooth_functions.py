@@ -63,9 +63,9 @@ def differentiable_frames(x: Tensor, frames: Frames) -> Frames:
     r = s.shape[-1]
     if r == min(x.shape[-2:]) or not bool((s > 0).all()):
         u, s, vh = torch.linalg.svd(only_finite(x), full_matrices=False)
-        return separate(u[..., :r], s[..., :r], vh[..., :r, :])
+        return separated_frames(u[..., :r], s[..., :r], vh[..., :r, :])
     found = smooth((u, s, vh), (decomposition_model(1), decomposition_model(2)), (x,), frames)
-    return separate(*found)
+    return separated_frames(*found)
 
 
 def _rounding(s: Tensor) -> float:
@@ -73,7 +73,7 @@ def _rounding(s: Tensor) -> float:
     return 100.0 * torch.finfo(s.dtype).eps
 
 
-def separate(u: Tensor, s: Tensor, vh: Tensor) -> Frames:
+def separated_frames(u: Tensor, s: Tensor, vh: Tensor) -> Frames:
     """Return a decomposition whose backward refuses derivatives of U and V at equal values."""
     return _Separate.apply(u, s, vh)
 

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -147,7 +146,8 @@ class _Tracer(fx.Tracer):
             args, kwargs = tree_map(
                 lambda x: next(source) if isinstance(x, Tensor) else x, self.call
             )
-        return partial(root_fn, **kwargs), [self.root, *args]
+        # No partial: torch.fx reads annotations, which a partial has not.
+        return lambda *given: root_fn(*given, **kwargs), [self.root, *args]
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """Add an operation; refuse those of a loop that does not end for want of values."""
