@@ -17,7 +17,7 @@ from torch import Tensor
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import entropy as entropy_of
 from dln_geometry.geometry.points import Collapsed, EndToEnd, Network
-from dln_geometry.support import as_count, as_depth, as_matrix
+from dln_geometry.support import as_count, as_depth, as_flag, as_matrix, read_array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,6 +44,7 @@ def singular_values(
     from matplotlib import colormaps
 
     values, count = _values_over_time(trajectory, "singular_values"), as_count(count, "count", 0)
+    log = as_flag(log, "log")
     ax, t, modes = _axes_of(ax), _float_array(trajectory.t), values.shape[-1]
     values = values.reshape(len(t), -1, modes)
     colours = colormaps["viridis"](np.linspace(0.0, 0.92, max(1, min(count, modes))))
@@ -99,7 +100,7 @@ def entropy(
     ----------
     Menon, Yu, arXiv 2509.09088v3 (the entropy formula).
     """
-    energy = _values_over_time(trajectory, "loss")
+    energy, relative = _values_over_time(trajectory, "loss"), as_flag(relative, "relative")
     values = _float_array(_entropies(trajectory, widths))
     if relative:
         values = values - values[0]
@@ -124,7 +125,7 @@ def matrix(x: Any, ax: Axes | None = None, **style: Any) -> Axes:
     """
     from matplotlib import colormaps
 
-    values = _float_array(x.matrix if isinstance(x, _POINTS) else torch.as_tensor(x))
+    values = _float_array(x.matrix if isinstance(x, _POINTS) else read_array(x, "x", holes=True)[0])
     if values.ndim != 2 or values.size == 0:
         raise ValueError(f"x must have shape (m, n), got {values.shape}")
     ax = _axes_of(ax)
@@ -159,6 +160,8 @@ def spectrum(x: Any, ax: Axes | None = None, **style: Any) -> Axes:
 def _axes_of(ax: Axes | None) -> Axes:
     """Return the given axes, or those of a new figure."""
     if ax is not None:
+        if not all(callable(getattr(ax, name, None)) for name in ("plot", "imshow", "set")):
+            raise TypeError(f"ax must be axes of matplotlib, got {type(ax).__name__}")
         return ax
     from matplotlib.figure import Figure
 
@@ -180,7 +183,7 @@ def _values_over_time(trajectory: Trajectory, name: str) -> np.ndarray:
 
 def _entropies(trajectory: Trajectory, widths: Sequence[int] | int | None) -> Tensor:
     """Return the entropy at every saved time, shape (T, ...), in double precision."""
-    s = torch.as_tensor(_values_over_time(trajectory, "singular_values"))
+    s = torch.from_numpy(_values_over_time(trajectory, "singular_values"))
     final = trajectory.final
     if isinstance(final, tuple):
         final = Network(final)
@@ -190,10 +193,10 @@ def _entropies(trajectory: Trajectory, widths: Sequence[int] | int | None) -> Te
     (m, n), depth = final.shape, as_depth(trajectory.depth)
     # The entropy depends on the singular values alone: any frames of the right shape do.
     batch, r = s.shape[1:-1], s.shape[-1]
-    u = torch.eye(m, r, dtype=s.dtype).expand(*batch, m, r)
-    vh = torch.eye(r, n, dtype=s.dtype).expand(*batch, r, n)
+    u = torch.eye(m, r, dtype=s.dtype, device=s.device).expand(*batch, m, r)
+    vh = torch.eye(r, n, dtype=s.dtype, device=s.device).expand(*batch, r, n)
     # Time by time: the kernels of a whole run at full rank may not fit into memory.
-    points = (EndToEnd(u, row, vh, depth, depth.infinite) for row in s)
+    points = (EndToEnd(u, row, vh, depth, depth.infinite, check=False) for row in s)
     return torch.stack([entropy_of(point, widths=widths) for point in points])
 
 

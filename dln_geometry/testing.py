@@ -63,9 +63,8 @@ def assert_close(
         tiny = torch.finfo(torch.float64).tiny
         finite = b.abs()[torch.isfinite(b)]
         scale = max(float(finite.max()), tiny) if finite.numel() else 1.0
-    factors = {"ops": float(ops), "scale": float(scale), "condition": float(condition)}
-    for name, value in factors.items():
-        _check_size(value, name)
+    given = {"ops": ops, "scale": scale, "condition": condition}
+    factors = {name: _above_zero(value, name) for name, value in given.items()}
     eps = max(a_eps, b_eps)
     bound = eps * math.prod(factors.values())
     # inf - inf is NaN, though equal infinities agree.
@@ -113,7 +112,11 @@ def assert_order(
         raise ValueError(f"an order must be fitted to at least 4 points, got {h.numel()}")
     if not (bool(((h > 0) & torch.isfinite(h)).all()) and h.unique().numel() == h.numel()):
         raise ValueError(f"steps must be positive, finite and distinct, got {h.tolist()}")
-    _check_size(tol, "tol")
+    order, tol = _real(order, "order"), _above_zero(tol, "tol")
+    if not math.isfinite(order):
+        raise ValueError(f"order must be finite, got {order}")
+    if not isinstance(at_least, bool | np.bool_):
+        raise TypeError(f"at_least must be True or False, got {type(at_least).__name__}")
     shown = ", ".join(f"{value:.2e}" for value in e.tolist())
     if not bool(((e > 0) & torch.isfinite(e)).all()):
         raise AssertionError(f"errors must be positive and finite to have an order, got {shown}")
@@ -152,7 +155,7 @@ def assert_mean(samples: Any, expected: Any, sigmas: float = 4) -> None:
     count = x.shape[0] if x.ndim else 0
     if count < 2:
         raise ValueError(f"samples must number at least 2, got shape {tuple(x.shape)}")
-    _check_size(sigmas, "sigmas")
+    sigmas = _above_zero(sigmas, "sigmas")
     if x.shape[1:] != mu.shape:
         shape = tuple(x.shape[1:])
         raise AssertionError(f"expected must have shape {shape}, got {tuple(mu.shape)}")
@@ -175,9 +178,23 @@ def assert_mean(samples: Any, expected: Any, sigmas: float = 4) -> None:
         )
 
 
-def _check_size(value: float, name: str) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be positive and finite, got {value}")
+def _above_zero(value: Any, name: str) -> float:
+    """Return a positive finite number; an array of one serves, for scales that are computed."""
+    number = _real(value, name)
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"{name} must be positive and finite, got {number}")
+    return number
+
+
+def _real(value: Any, name: str) -> float:
+    try:
+        if isinstance(value, bool | str | bytes | np.ma.core.MaskedConstant):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}") from None
+    except OverflowError:
+        raise ValueError(f"{name} must be finite, got a number beyond double precision") from None
 
 
 def _wide(x: Any, name: str) -> tuple[Tensor, float]:
@@ -194,14 +211,16 @@ def _plain(x: Any, name: str) -> Tensor:
         return (x if x.layout == torch.strided else x.to_dense()).cpu().resolve_conj()
     if isinstance(x, Sequence) and any(_holds_tensor(item) for item in x):
         return torch.stack([_plain(item, name) for item in x])
+    if np.ma.is_masked(x) or isinstance(x, type):
+        raise TypeError(f"{name} must be numeric, got masked entries or a class")
     # np.array refuses ragged sequences; multiprecision numbers come as objects and are rounded.
     try:
         array = np.array(x)
         if array.dtype == object or array.dtype == np.longdouble:
             # Not astype, which turns None into NaN.
             array = np.array([float(v) for v in array.flat]).reshape(array.shape)
-        return torch.from_numpy(array)
-    except (TypeError, ValueError) as error:
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+    except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(f"{name} must be numeric, got {type(x).__name__}: {error}") from None
 
 

@@ -45,6 +45,17 @@ def to_numpy(x: Any) -> Any:
     return array
 
 
+def as_random(rng: Any) -> np.random.Generator:
+    """Return numpy's generator that a user gave, or one of a seed; None is a fresh one."""
+    try:
+        if isinstance(rng, bool):
+            raise TypeError("a bool is no seed")
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        got = f"{type(rng).__name__}: {error}"
+        raise type(error)(f"rng must be a numpy.random.Generator or a seed, got {got}") from None
+
+
 def _is_nested(x: Any) -> bool:
     """Tell whether `x` holds arrays (or nothing), unlike a list of numbers, which is one."""
     return isinstance(x, tuple | list) and (

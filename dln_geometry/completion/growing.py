@@ -76,7 +76,7 @@ class Memory:
         (qu, ru), (qv, rv) = torch.linalg.qr(u), torch.linalg.qr(v)
         x, s, yh = torch.linalg.svd((ru * p.s) @ rv.mT, full_matrices=False)
         r = min(rank, len(s))
-        point = EndToEnd((qu @ x)[:, :r], s[:r], (yh @ qv.mT)[:r], p.depth)
+        point = EndToEnd((qu @ x)[:, :r], s[:r], (yh @ qv.mT)[:r], p.depth, check=False)
         return Model(model.offsets, Collapsed.of(point))
 
 

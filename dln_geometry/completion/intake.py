@@ -209,7 +209,7 @@ def held_out(problem: Problem, entries: Entries, validation: Any) -> Problem:
     j, unknown_j = places_of(cols, entries.col_ids, entries.shape[1], "column")
     if len(i) == 0 or (unknown_i | unknown_j).any():
         raise ValueError("validation_entries must hold entries of known rows and columns")
-    y = torch.as_tensor(np.asarray(values, dtype=np.float64)).to(problem.values)
+    y = torch.from_numpy(np.array(values, dtype=np.float64)).to(problem.values)
     place = (torch.from_numpy(x).to(y.device) for x in (i, j))
     return replace(problem, rows=next(place), cols=next(place), values=y, weights=None)
 

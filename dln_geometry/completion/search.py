@@ -82,7 +82,9 @@ class Search:
                 f"validation must leave entries to train on, got {held:g} of {count} entries"
             )
         generator = torch.Generator().manual_seed(self.seed)
-        order = torch.randperm(count, generator=generator).to(self.problem.rows.device)
+        order = torch.randperm(count, generator=generator, device=generator.device).to(
+            self.problem.rows.device
+        )
         wanted = min(MOST_FOLDS, count // out, math.ceil(ENOUGH_HELD / out))
         parts = [order[k * out : (k + 1) * out] for k in range(max(wanted, 1))]
         pairs = []

@@ -49,4 +49,6 @@ def unpack_point(name: str, arrays: dict[str, Tensor], meta: dict[str, Any]) -> 
     make, keys = _KINDS[about["kind"]]
     # Version 0.1.0 did not write whether a `Collapsed` is normalized.
     normalized = about.get("normalized")
-    return make(*(arrays[f"{name}.{key}"] for key in keys), float(about["depth"]), normalized)
+    # Not checked: flows drift within their tolerance.
+    parts = (arrays[f"{name}.{key}"] for key in keys)
+    return make(*parts, float(about["depth"]), normalized, check=False)

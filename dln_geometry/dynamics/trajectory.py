@@ -149,7 +149,8 @@ class Trajectory:
         if not self.batch_shape:
             raise IndexError("a single run has no batch to be indexed")
         # Raises the right error for an index that does not fit.
-        where = torch.arange(math.prod(self.batch_shape)).view(self.batch_shape)[index]
+        shape = self.batch_shape
+        where = torch.arange(math.prod(shape), device="cpu").view(shape)[index]
 
         def picked(x: Tensor, own: int) -> Tensor:
             if not self.t.ndim:

@@ -24,7 +24,15 @@ from dln_geometry.ode.recording import (
     save_times,
 )
 from dln_geometry.ode.runge_kutta import METHODS, BlockNorms, Field, RungeKutta
-from dln_geometry.support import as_positive
+from dln_geometry.support import (
+    as_float_tensor,
+    as_positive,
+    as_real,
+    as_rtol,
+    as_size,
+    read_array,
+    shown,
+)
 
 Method = str | RungeKutta | Chebyshev
 
@@ -70,7 +78,8 @@ def integrate(
     t_end : float
         May be infinite if there is a stopping rule, or a limit other than the default.
     rtol : float
-        Relative tolerance; raised to 4 eps of the dtype.
+        Relative tolerance; between 4 eps of the dtype and 1: a warning tells if it is moved there,
+        except for the default.
     atol : float or Tensor of shape (B,), optional
         Absolute tolerance; by default ``1e-3 rtol |y0|`` of each sample, `rtol` where y0 = 0.
     blocks : sequence of int, optional
@@ -131,12 +140,19 @@ def integrate(
     [1.0, 0.606531, 0.367879]
     """
     _check_state(y0)
+    optional = {"record": record, "progress": progress, "checkpoint": checkpoint}
+    _check_calls(field=field, **{name: f for name, f in optional.items() if f is not None})
+    if correct is not None:
+        if not isinstance(correct, Sequence) or len(correct) != 2:
+            raise TypeError(f"correct must be a pair of functions, got {shown(correct)}")
+        _check_calls(**{"correct[0]": correct[0], "correct[1]": correct[1]})
+    as_positive(checkpoint_every, "checkpoint_every", zero=True)
     batch, n = y0.shape
     norms, rules = BlockNorms(_block_sizes(blocks, n)), _stopping_rules(stop)
     limits = _limits(steps=max_steps, evaluations=max_evaluations, seconds=max_seconds)
     t_end = _end_of_time(t_end, bool(rules or limits))
     limits.setdefault("evaluations", MOST_EVALUATIONS)
-    rtol = max(as_positive(rtol, "rtol"), 4 * torch.finfo(y0.dtype).eps)
+    rtol = as_rtol(rtol, y0.dtype, default=1e-8)
     explicit, stabilised = methods_of(method, rtol, y0.dtype)
     tolerance = _absolute(atol, batch)
     methods = explicit, stabilised
@@ -203,32 +219,44 @@ def _check_state(y0: Tensor) -> None:
     if not (isinstance(y0, Tensor) and y0.is_floating_point()):
         got = getattr(y0, "dtype", type(y0).__name__)
         raise TypeError(f"y0 must be a floating tensor, got {got}")
+    read_array(y0, "y0")
     if y0.ndim != 2 or y0.numel() == 0:
         raise ValueError(f"y0 must have shape (B, n) with B, n >= 1, got {tuple(y0.shape)}")
 
 
-def _block_sizes(blocks: Sequence[int] | None, n: int) -> list[int]:
-    sizes = [n] if blocks is None else [int(size) for size in blocks]
-    if min(sizes, default=0) < 1 or sum(sizes) != n:
+def _check_calls(**calls: Any) -> None:
+    for name, f in calls.items():
+        if not callable(f) or isinstance(f, type):
+            raise TypeError(f"{name} must be a function, got {shown(f)}")
+
+
+def _block_sizes(blocks: Sequence[int] | None, n: int) -> Sequence[int]:
+    sizes = [n] if blocks is None else as_size(blocks, "blocks")
+    if sum(sizes) != n:
         raise ValueError(f"blocks must be positive and sum to {n}, got {sizes}")
     return sizes
 
 
 def _stopping_rules(stop: Mapping[str, tuple[int, float]] | None) -> dict[str, tuple[int, float]]:
+    if not isinstance(stop, Mapping | None):
+        raise TypeError(f"stop must be a mapping of names to rules, got {shown(stop)}")
     rules = {}
     for name, rule in (stop or {}).items():
-        column, threshold = rule
         if name in RESERVED:
             raise ValueError(f"stop must not use the reserved name {name!r}")
+        pair = isinstance(rule, Sequence) and len(rule) == 2
+        column, threshold = rule if pair else (-1, math.nan)
+        threshold = as_real(threshold, f"the threshold of stop[{name!r}]")
         if not (isinstance(column, int) and column >= 0) or math.isnan(threshold):
-            raise ValueError(f"stop[{name!r}] must be (column >= 0, threshold), got {rule!r}")
-        rules[name] = (column, float(threshold))
+            got = shown(rule)
+            raise ValueError(f"stop[{name!r}] must be (column >= 0, threshold), got {got}")
+        rules[name] = (column, threshold)
     return rules
 
 
 def _end_of_time(t_end: float, limited: bool) -> float:
     """Return the end of time; it may be infinite if something else ends the run."""
-    t_end = float(t_end)
+    t_end = as_real(t_end, "t_end")
     if not t_end >= 0:
         raise ValueError(f"t_end must be at least 0, got {t_end}")
     if math.isinf(t_end) and not limited:
@@ -240,18 +268,24 @@ def _limits(**limits: float | None) -> dict[str, float]:
     """Return the limits that are not None."""
     given = {name: value for name, value in limits.items() if value is not None}
     for name, value in given.items():
-        if not value >= 0:
-            raise ValueError(f"max_{name} must be at least 0, got {value!r}")
+        number = as_real(value, f"max_{name}")
+        whole = name == "seconds" or number.is_integer() or math.isinf(number)
+        if not number >= 0 or not whole:
+            required = "at least 0" if whole else "a whole number"
+            raise ValueError(f"max_{name} must be {required}, got {shown(value)}")
     return given
 
 
 def _absolute(atol: float | Tensor | None, batch: int) -> np.ndarray | None:
     if atol is None:
         return None
-    values = torch.as_tensor(atol, dtype=torch.float64).detach().cpu().numpy()
+    tensor = as_float_tensor(atol, "atol", dtype=torch.float64, device="cpu")
+    if isinstance(atol, bool):
+        raise TypeError(f"atol must be a number, got {atol}")
+    values = tensor.detach().numpy()
     if values.shape not in ((), (batch,)):
         raise ValueError(f"atol must be a number or have shape ({batch},), got {values.shape}")
-    if not (np.isfinite(values).all() and (values >= 0).all()):
+    if not (values >= 0).all():
         raise ValueError(f"atol must be finite and at least 0, got {values.tolist()}")
     return np.broadcast_to(values, (batch,)).copy()
 
@@ -271,4 +305,4 @@ def methods_of(
     if isinstance(value, Chebyshev):
         return None, value
     names = ["auto", *named]
-    raise ValueError(f"method must be one of {names} or a method value, got {method!r}")
+    raise ValueError(f"method must be one of {names} or a method value, got {shown(method)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.ode.monitoring import Watched
-from dln_geometry.support import Numbers
+from dln_geometry.support import Numbers, as_real, read_array, shown
 
 Record = Callable[[Tensor, Any], dict[str, Tensor]]
 """``record(y (b, n), obs (b, k))`` returns the tensors (b, ...) to save."""
@@ -65,12 +64,8 @@ def save_times(save_at: Any, t_end: float, batch: int) -> np.ndarray | None:
     """Return the times of the rows, None for every step."""
     if save_at is None:
         return None if batch == 1 else np.array([0.0, t_end])
-    if not isinstance(save_at, torch.Tensor):
-        try:
-            save_at = np.asarray(save_at, dtype=np.float64)
-        except (TypeError, ValueError):
-            raise TypeError(f"save_at must be a vector of times, got {save_at!r}") from None
-    stops = torch.as_tensor(save_at).detach().cpu().to(torch.float64).numpy().copy()
+    times, _ = read_array(save_at, "save_at")
+    stops = times.detach().to("cpu", torch.float64).numpy().copy()
     if stops.ndim != 1 or len(stops) == 0:
         raise ValueError(f"save_at must be a non-empty vector, got shape {stops.shape}")
     if not np.isfinite(stops).all() or (np.diff(stops) <= 0).any():
@@ -85,12 +80,17 @@ def save_times(save_at: Any, t_end: float, batch: int) -> np.ndarray | None:
 
 def until_rules(until: Mapping[str, float] | None, names: Sequence[str]) -> dict[str, float]:
     """Return the stopping rules that a user gave, among these names."""
+    if not isinstance(until, Mapping | None):
+        raise TypeError(f"until must be a mapping of rules to numbers, got {shown(until)}")
     rules = dict(until or {})
     for name, value in rules.items():
         if name not in names:
-            raise ValueError(f"until must hold rules among {', '.join(names)}, got {name!r}")
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not value >= 0:
-            raise ValueError(f"until[{name!r}] must be a number >= 0, got {value!r}")
+            raise ValueError(f"until must hold rules among {', '.join(names)}, got {shown(name)}")
+        number = as_real(value, f"until[{name!r}]")
+        whole = number.is_integer() or math.isinf(number) or name not in ("steps", "evaluations")
+        if not number >= 0 or not whole:
+            required = f"a {'number' if whole else 'whole number'} >= 0"
+            raise ValueError(f"until[{name!r}] must be {required}, got {shown(value)}")
     return rules
 
 
@@ -100,13 +100,12 @@ def end_or_rules(t_end: float | None, rules: dict[str, float]) -> float:
         if not rules:
             raise ValueError("t_end or until must be given, got neither")
         t_end = math.inf
-    if isinstance(t_end, bool) or not isinstance(t_end, numbers.Real):
-        raise TypeError(f"t_end must be a number, got {t_end!r}")
+    t_end = as_real(t_end, "t_end")
     if not t_end >= 0:
         raise ValueError(f"t_end must be >= 0, got {t_end}")
     if math.isinf(t_end) and not rules:
         raise ValueError("until must be given if t_end is infinite, got no rule")
-    return float(t_end)
+    return t_end
 
 
 class Recorder:

@@ -21,6 +21,7 @@ from dln_geometry.support.arguments import (
     as_size,
     as_width_sequence,
     as_widths,
+    check_loss,
     shown,
 )
 from dln_geometry.support.array_likes import read_array, sparse_places
@@ -40,6 +41,7 @@ from dln_geometry.support.random import (
 )
 from dln_geometry.support.tensors import (
     Array,
+    as_alike,
     as_covector,
     as_device,
     as_dtype,
@@ -61,6 +63,7 @@ __all__ = [
     "Numbers",
     "Progress",
     "ProgressCallback",
+    "as_alike",
     "as_choice",
     "as_count",
     "as_covector",
@@ -87,6 +90,7 @@ __all__ = [
     "as_width_sequence",
     "as_widths",
     "check_form",
+    "check_loss",
     "chi",
     "common_batch",
     "epsilon",

@@ -29,7 +29,7 @@ def write_archive(
     path: _Path, version: int, arrays: Mapping[str, Tensor | None], attributes: Mapping[str, Any]
 ) -> Path:
     """Write tensors (not None) and JSON attributes to one ``.npz`` file; return its path."""
-    target = _with_suffix(Path(path))
+    target = _with_suffix(_as_path(path))
     given = {k: x for k, x in arrays.items() if x is not None}
     stored: dict[str, Any] = {k: x.detach().cpu().numpy() for k, x in given.items()}
     meta = {"format": version, "version": __version__, **attributes}
@@ -53,7 +53,7 @@ def read_archive(
     before any is used; files of version 0.1.0 hold none, and the CRC-32 of every member protects
     them.
     """
-    source = Path(path)
+    source = _as_path(path)
     if not source.is_file() and _with_suffix(source).is_file():
         source = _with_suffix(source)
     required = f"path must be a saved {kind}, got {source}"
@@ -100,6 +100,12 @@ def _checksum(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -
 
 def _damaged(required: str) -> ValueError:
     return ValueError(f"{required}: it is no archive of one, or a damaged one")
+
+
+def _as_path(path: Any) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be a string or a path, got {type(path).__name__}")
+    return Path(path)
 
 
 def _with_suffix(path: Path) -> Path:

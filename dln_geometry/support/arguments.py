@@ -72,6 +72,22 @@ def as_choice(value: Any, choices: Collection[str], name: str) -> str:
     return value
 
 
+def check_loss(loss: Any, shape: tuple[int, int], *methods: str) -> None:
+    """Refuse what is no loss of matrices of this shape: an object with these methods."""
+    if isinstance(loss, type) or not all(callable(getattr(loss, name, None)) for name in methods):
+        raise TypeError(
+            f"loss must have the methods {' and '.join(f'{name}(x)' for name in methods)}, got "
+            f"{loss.__name__ if isinstance(loss, type) else type(loss).__name__}; "
+            "a function of the matrix becomes a loss by losses.from_callable"
+        )
+    own = getattr(loss, "shape", None)
+    if own is not None and tuple(own) != tuple(shape):
+        raise ValueError(
+            f"loss must be one of {shape[0]} x {shape[1]} matrices like the point, got one of "
+            f"{' x '.join(str(d) for d in own)}"
+        )
+
+
 def as_count(value: Any, name: str, least: int = 1) -> int:
     """Return an integer that is at least `least`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
@@ -108,11 +124,11 @@ def as_sides(shape: Any) -> tuple[int, int]:
     return max(sides), min(sides)
 
 
-def as_size(size: Any, name: str = "size") -> tuple[int, ...]:
-    """Return the shape of a batch."""
+def as_size(size: Any, name: str = "size", least: int = 1) -> tuple[int, ...]:
+    """Return the shape of a batch, from one number or several."""
     size = _listed(size)
     sizes = size if isinstance(size, Sequence) and not isinstance(size, str | bytes) else (size,)
-    return tuple(as_count(d, name) for d in sizes)
+    return tuple(as_count(d, name, least) for d in sizes)
 
 
 def as_rank(rank: Any, largest: int, what: str) -> int:
@@ -166,8 +182,10 @@ def as_width_sequence(widths: Any) -> tuple[int, ...]:
 def _listed(x: Any) -> Any:
     """Return the numbers of an array, a tensor or a Series as plain ones, anything else as it is.
 
-    Entries hidden by a mask become None, and are refused.
+    Arrays with entries hidden by a mask stay, to be refused.
     """
+    if np.ma.is_masked(x):
+        return x
     array = isinstance(x, np.ndarray | Tensor) or (hasattr(x, "__array__") and hasattr(x, "tolist"))
     try:
         return x.tolist() if array and not isinstance(x, np.generic) else x

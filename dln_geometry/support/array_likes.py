@@ -21,17 +21,19 @@ from torch import Tensor
 from dln_geometry.support.arguments import shown
 
 
-def read_array(x: Any, name: str, *, holes: bool = False) -> tuple[Tensor, bool]:
+def read_array(
+    x: Any, name: str, *, holes: bool = False, complex: bool = False
+) -> tuple[Tensor, bool]:
     """Return a dense tensor of the numbers of `x`, and whether its type was the user's choice.
 
     Plain numbers have no type of their own: they become float64, int64 or bool on the CPU.
-    With `holes`, masked entries and missing values become NaN.
+    With `holes`, masked entries and missing values become NaN; complex numbers must be asked for.
     """
     try:
         tensor, own = _read(x, name, holes)
     except RecursionError:
         raise TypeError(f"{name} must be a real array or tensor, got a list in itself") from None
-    if tensor.is_complex():
+    if tensor.is_complex() and not complex:
         raise TypeError(f"{name} must be real, got {tensor.dtype}")
     return tensor, own
 

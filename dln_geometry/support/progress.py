@@ -37,7 +37,10 @@ class Progress:
     own function; it is None where nothing is to be shown.
     """
 
-    def __init__(self, show: bool | ProgressCallback, label: str = "flow") -> None:
+    def __init__(self, show: bool | ProgressCallback | None, label: str = "flow") -> None:
+        if show is not None and not isinstance(show, bool) and not callable(show):
+            got = type(show).__name__
+            raise TypeError(f"progress must be True, False or a function to call, got {got}")
         self._show, self._label, self._stack = show, label, ExitStack()
         self.callback: ProgressCallback | None = self._report if show else None
 

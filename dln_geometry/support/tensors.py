@@ -36,7 +36,8 @@ def as_float_tensor(
     if device is None and not own:
         # torch.get_default_device() of torch 2.6 fails after set_default_device(None).
         device = torch.empty(0).device
-    place = tensor.device if device in (None, tensor.device) else as_device(device)
+    here = device is None or (isinstance(device, torch.device) and device == tensor.device)
+    place = tensor.device if here else as_device(device)
     tensor = tensor.to(place, as_dtype(dtype))
     # Double precision is left alone by autocast.
     if tensor.dtype != torch.float64 and torch.is_autocast_enabled(place.type):
@@ -58,6 +59,16 @@ def as_float_tensor(
     if not finite:
         raise ValueError(f"{name} must be finite, got NaN or infinite entries")
     return tensor
+
+
+def as_alike(**arrays: Any) -> list[Tensor]:
+    """Convert arrays of one argument each; plain numbers take the type of the others."""
+    read = {name: read_array(x, name) for name, x in arrays.items()}
+    like = next((x for x, own in read.values() if own and x.is_floating_point()), None)
+    return [
+        as_float_tensor(arrays[name] if own or like is None else x.to(like), name)
+        for name, (x, own) in read.items()
+    ]
 
 
 def as_device(device: Any, name: str = "device") -> torch.device:
@@ -97,33 +108,32 @@ def as_matrix(
 
 
 def as_covector(
-    g: Any, like: Tensor, shape: tuple[int, int], name: str, batch: Sequence[int] | None = None
+    g: Any, like: Tensor, shape: tuple[int, int], name: str, batch: Sequence[int] = ()
 ) -> Tensor:
     """Convert a matrix that goes with a point of this type: its last two dimensions are `shape`.
 
-    With `batch`, the leading dimensions of the point, those of the matrix must broadcast with it.
+    Its leading dimensions must broadcast with `batch`, those of the point.
     """
     tensor = as_matrix(g, name, dtype=like.dtype, device=like.device)
     if tuple(tensor.shape[-2:]) != tuple(shape):
         required = f"shape (..., {shape[0]}, {shape[1]}) like the point"
         raise ValueError(f"{name} must have {required}, got {tuple(tensor.shape)}")
-    if batch is not None:
-        common_batch(**{"point": batch, name: tensor.shape[:-2]})
+    common_batch(**{"point": batch, name: tensor.shape[:-2]})
     return tensor
 
 
-def common_batch(**batches: Sequence[int]) -> tuple[int, ...]:
+def common_batch(**batches: Sequence[int]) -> torch.Size:
     """Return the leading dimensions of arguments broadcast together; refuse those that do not."""
-    common: tuple[int, ...] = ()
+    common = torch.Size()
     for name, batch in batches.items():
-        if batch and common and tuple(batch) != common:
+        if batch and common and tuple(batch) != tuple(common):
             try:
-                common = tuple(torch.broadcast_shapes(common, batch))
+                common = torch.broadcast_shapes(common, batch)
             except RuntimeError:
-                required = f"leading dimensions that broadcast with {common}"
+                required = f"leading dimensions that broadcast with {tuple(common)}"
                 raise ValueError(f"{name} must have {required}, got {tuple(batch)}") from None
         else:
-            common = tuple(batch) or common
+            common = torch.Size(batch) or common
     return common
 
 

@@ -9,16 +9,32 @@ import geomstats.backend as gs  # pyright: ignore[reportMissingImports]
 import torch
 from torch import Tensor
 
+from dln_geometry.support import as_count, as_positive, read_array
 from manifolds._convert import to_numpy, to_torch
 
 
-def as_tensor(x: Any, *, like: Tensor | None = None) -> Tensor:
+def as_tensor(x: Any, *, like: Tensor | None = None, name: str = "x") -> Tensor:
     """Return an array of the backend as a real floating tensor, of the dtype and device of `like`.
 
     Integers, booleans and lists of numbers become the backend's default float.
     """
-    tensor = to_torch(x if hasattr(x, "dtype") else gs.array(x), like=like)
-    return tensor if tensor.is_floating_point() else tensor.to(to_torch(gs.zeros(1)).dtype)
+    tensor, own = read_array(x, name)
+    if like is not None:
+        return tensor.to(dtype=like.dtype, device=like.device)
+    usual = own and tensor.is_floating_point()
+    return tensor if usual else tensor.to(to_torch(gs.zeros(1)).dtype)
+
+
+def as_samples(n_samples: Any, bound: Any) -> tuple[int, float]:
+    """Return the number and the size of random points."""
+    return as_count(n_samples, "n_samples"), as_positive(bound, "bound")
+
+
+def as_inexact(rtol: Any) -> float:
+    """Return a relative tolerance below 1."""
+    if as_positive(rtol, "rtol") >= 1.0:
+        raise ValueError(f"rtol must be below 1, got {rtol}")
+    return as_positive(rtol, "rtol")
 
 
 def to_backend(x: Tensor) -> Any:

@@ -16,8 +16,8 @@ from torch import Tensor
 from dln_geometry.geometry import points
 from dln_geometry.geometry.network_geodesics import balanced_geodesic, balanced_logarithm
 from dln_geometry.geometry.points import Network
-from dln_geometry.support import as_rank, as_width_sequence
-from manifolds._convert import to_numpy, to_torch
+from dln_geometry.support import as_flag, as_rank, as_width_sequence
+from manifolds._convert import as_random, to_numpy, to_torch
 from manifolds._pymanopt import shape
 from manifolds._pymanopt.vectors import FactorPoint, FactorVector
 
@@ -64,8 +64,8 @@ class BalancedManifold(Manifold):
         smallest = min(self._widths)
         self._r = smallest if rank is None else as_rank(rank, smallest, "the smallest width")
         self._layers = len(self._widths) - 1
-        self._exact_log = bool(exact_log)
-        self._rng = np.random.default_rng(rng)
+        self._exact_log = as_flag(exact_log, "exact_log")
+        self._rng = as_random(rng)
         shown = ", ".join(map(str, self._widths))
         name = f"Balanced networks of widths ({shown}) and rank {self._r}"
         dimension = points.balanced_dimension(self._widths, self._r)

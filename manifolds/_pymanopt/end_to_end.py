@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from dln_geometry.support import as_depth, as_normalized
+from dln_geometry.support import as_depth, as_flag, as_normalized
+from manifolds._convert import as_random
 from manifolds._depth import depth_at_rank
 from manifolds._pymanopt import conversion, paths, steps
 from manifolds._pymanopt.fixed_rank import FixedRankMatrices
@@ -80,10 +81,12 @@ class EndToEndManifold(FixedRankMatrices):
     ) -> None:
         self._depth = as_depth(depth)
         self._normalized = as_normalized(normalized, self._depth)
-        self._exact_log = bool(exact_log)
+        self._exact_log = as_flag(exact_log, "exact_log")
         self._spaces: tuple[np.ndarray, np.ndarray] | None = None
-        self._rng = np.random.default_rng(rng)
-        name = f"End-to-end {m}x{n} matrices of rank {rank} with the metric of depth {depth:g}"
+        self._rng = as_random(rng)
+        name = (
+            f"End-to-end {m}x{n} matrices of rank {rank} with the metric of depth {self._depth:g}"
+        )
         super().__init__(m, n, rank, frozen=self._depth.infinite, name=name)
         self._geodesic_depth = depth_at_rank(self._depth, self._r, (self._m, self._n))
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pymanopt.manifolds.manifold import Manifold
 
-from dln_geometry.support import as_count, as_rank
+from dln_geometry.support import as_count, as_float_tensor, as_rank, read_array
 from manifolds._pymanopt.vectors import FixedRankPoint, FixedRankTangent
 
 
@@ -31,11 +31,11 @@ class FixedRankMatrices(Manifold, metaclass=ABCMeta):
 
     def point(self, x: Any) -> FixedRankPoint:
         """Return the point of a matrix of shape (m, n), its r leading singular values positive."""
-        x = np.asarray(x)
+        given, own = read_array(x, "x")
+        x = as_float_tensor(given if own and given.is_floating_point() else given.double(), "x")
+        x = x.detach().cpu().numpy()
         if x.shape != (self._m, self._n):
             raise ValueError(f"x must have shape ({self._m}, {self._n}), got {x.shape}")
-        if not np.issubdtype(x.dtype, np.floating):
-            x = x.astype(float)
         u, s, vt = np.linalg.svd(x, full_matrices=False)
         r = self._r
         if not s[r - 1] > np.finfo(s.dtype).eps * max(x.shape) * s[0]:

@@ -130,7 +130,7 @@ def _start_in(left: np.ndarray, right: np.ndarray, frame: Frame, depth: Depth) -
 def _in_library(frame: Frame, parts: tuple[np.ndarray, ...], depth: Depth) -> EndToEnd:
     """Return a point of the library, in double precision: the work is small."""
     u, s, vt = (torch.from_numpy(np.array(part, float, order="C")) for part in parts)
-    return EndToEnd(u, s, vt, depth, frame.normalized)
+    return EndToEnd(u, s, vt, depth, frame.normalized, check=False)
 
 
 def _cone_end(frame: Frame, z: FixedRankTangent) -> FixedRankPoint:

@@ -268,7 +268,7 @@ BAD = [
     ({"save_at": [0.0, 11.0]}, r"save_at must lie in \[0, 10.0\]"),
     ({"save_at": [-1.0, 1.0]}, "save_at must lie in"),
     ({"blocks": [1, 1]}, "blocks must be positive and sum to 3"),
-    ({"blocks": [4, -1]}, "blocks must be positive"),
+    ({"blocks": [4, -1]}, "blocks must be at least 1, got -1"),
     ({"rtol": 0.0}, "rtol must be positive"),
     ({"rtol": math.nan}, "rtol must be positive"),
     ({"atol": -1.0}, "atol must be finite"),

@@ -27,10 +27,12 @@ from dln_geometry.dynamics.laws import tridiagonal_eigenvalues
 from dln_geometry.dynamics.noise import OVERFLOW, Grid, Particles, simulate, time_grid
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.support import (
+    as_choice,
     as_float_tensor,
     as_generator,
     as_index,
     as_positive,
+    as_rtol,
     chi,
     normal,
     warn,
@@ -117,8 +119,8 @@ def dyson(
     """
     index, x = as_index(dyson_index), as_particles(start)
     rate = as_positive(confinement, "confinement", zero=True)
-    if scheme not in SCHEMES:
-        raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, got {scheme!r}")
+    rtol = as_rtol(rtol, torch.float64, default=1e-9)
+    as_choice(scheme, SCHEMES, "scheme")
     if increments is not None and (scheme != "implicit" or math.isinf(index)):
         needed = 'increments must go with scheme "implicit" and a finite index'
         raise ValueError(f"{needed}, got {scheme!r} and {index:g}")
@@ -240,10 +242,10 @@ def tridiagonal_step(index: float, generator: torch.Generator) -> Step:
         freedom = torch.full((x.shape[-1] - 1,), index, dtype=x.dtype, device=x.device)
         off = chi(freedom, x.shape[:-1], generator).mul_(math.sqrt(h / index))
         if not bool(stiff.any()):
-            return tridiagonal_eigenvalues(x + h * drift + main, off)
+            return tridiagonal_eigenvalues(x + h * drift + main, off, check=False)
         out, calm = torch.empty_like(x), ~stiff
         out[stiff] = dense(x[stiff], h)
-        out[calm] = tridiagonal_eigenvalues((x + h * drift + main)[calm], off[calm])
+        out[calm] = tridiagonal_eigenvalues((x + h * drift + main)[calm], off[calm], check=False)
         return out
 
     return step

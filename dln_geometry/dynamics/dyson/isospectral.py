@@ -12,7 +12,16 @@ from dln_geometry.dynamics.dyson.coulomb import coulomb_path
 from dln_geometry.dynamics.dyson.eigenvalues import particle_grid, signed_modulus
 from dln_geometry.dynamics.noise import OVERFLOW, Diverged, State, Stepper, simulate
 from dln_geometry.dynamics.trajectory import Trajectory
-from dln_geometry.support import as_generator, as_index, as_matrix, chi, normal
+from dln_geometry.support import (
+    as_flag,
+    as_generator,
+    as_index,
+    as_matrix,
+    as_rtol,
+    chi,
+    normal,
+    read_array,
+)
 
 
 def isospectral_flow(
@@ -65,6 +74,8 @@ def isospectral_flow(
     tensor([[-1.,  1.]], dtype=torch.float64)
     """
     matrix, index = _as_hermitian(start), as_index(dyson_index)
+    keep_points = as_flag(keep_points, "keep_points")
+    rtol = as_rtol(rtol, torch.float64, default=1e-9)
     exact = index == (2 if matrix.is_complex() else 1)
     grid = particle_grid(matrix, t_end, dt, save_at, "the isospectral flow", exact=exact)
     x, q = torch.linalg.eigh(matrix.detach())
@@ -107,12 +118,9 @@ class IsospectralSteps(Stepper):
 
 def _as_hermitian(start: Any) -> Tensor:
     """Return an exactly Hermitian matrix (..., n, n)."""
-    try:
-        raw = torch.as_tensor(start)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"start must be a matrix, got {type(start).__name__}: {error}") from None
+    raw, _ = read_array(start, "start", complex=True)
     if not raw.is_complex():
-        raw = as_matrix(raw, "start")
+        raw = as_matrix(start, "start")
     if raw.ndim < 2 or raw.shape[-1] != raw.shape[-2] or raw.shape[-1] == 0:
         raise ValueError(f"start must have shape (..., n, n), got {tuple(raw.shape)}")
     if not bool(torch.isfinite(raw).all()):

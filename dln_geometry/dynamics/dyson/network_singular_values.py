@@ -28,6 +28,7 @@ from dln_geometry.support import (
     as_generator,
     as_normalized,
     as_positive,
+    as_rtol,
     as_sides,
 )
 
@@ -122,6 +123,7 @@ def dln_dyson(
         raise ValueError("start must be positive at infinite depth, where 0 is never reached")
     if deep and n > r and entropy:
         raise ValueError(f"shape must be {r} x {r} at infinite depth with entropy, got {m} x {n}")
+    rtol = as_rtol(rtol, torch.float64, default=1e-9)
     slow = flat.depth.unit(as_normalized(normalized, flat.depth))
     gradient = _gradient(loss)
     if gradient is not None:
@@ -159,7 +161,7 @@ def _gradient(loss: Any) -> Field | None:
     if (own := getattr(loss, "spectral_gradient", None)) is not None:
         # It may use autograd, which `simulate` turns off.
         return torch.enable_grad()(own)
-    if not callable(loss):
+    if not callable(loss) or isinstance(loss, type):
         raise TypeError(
             "loss must be a function of the singular values (..., r), or have "
             f"spectral_gradient(s), got {type(loss).__name__}: matrices other than by their "

@@ -25,7 +25,16 @@ from dln_geometry.dynamics.dyson.eigenvalues import (
     signed_modulus,
 )
 from dln_geometry.dynamics.trajectory import Trajectory
-from dln_geometry.support import as_generator, as_index, as_positive, as_sides, chi, normal
+from dln_geometry.support import (
+    as_flag,
+    as_generator,
+    as_index,
+    as_positive,
+    as_rtol,
+    as_sides,
+    chi,
+    normal,
+)
 
 
 def singular_dyson(
@@ -76,6 +85,7 @@ def singular_dyson(
     """
     m, n = as_sides(shape)
     index, rate = as_index(dyson_index), as_positive(confinement, "confinement", zero=True)
+    signed, rtol = as_flag(signed, "signed"), as_rtol(rtol, torch.float64, default=1e-9)
     if signed and (m != n or index != 1):
         raise ValueError(
             f"signed must go with a square shape and dyson_index 1, got {shape} and {index:g}"

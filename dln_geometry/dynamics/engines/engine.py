@@ -140,7 +140,7 @@ class CollapsedEngine(Engine):
     def pair(self, y: Tensor) -> Collapsed:
         """Return the two matrices of rows (b, n)."""
         left, right = self.split(y)
-        return self.start.replace(L=left, R=right)
+        return self.start.replace(L=left, R=right, check=False)
 
     def singular_values(self, y: Tensor) -> Tensor:
         return self.pair(y).singular_values
@@ -194,7 +194,7 @@ class ProductEngine(CollapsedEngine):
         left, middle, right = self.split(y)
         # M = f(C) O with O orthogonal; the pair takes O over to R.
         u, _, vh = torch.linalg.svd(middle)
-        return self.start.replace(L=left, R=right @ (u @ vh).mT)
+        return self.start.replace(L=left, R=right @ (u @ vh).mT, check=False)
 
     def singular_values(self, y: Tensor) -> Tensor:
         left = self.split(y)[0]
@@ -215,6 +215,6 @@ class ProductEngine(CollapsedEngine):
     def rebalanced(self, y: Tensor) -> Tensor:
         left, middle, right = self.split(y)
         u, s, vh = chain_svd((right.mT, middle, left), keep=True)
-        pair = Collapsed.of(EndToEnd(u, s, vh, self.depth))
+        pair = Collapsed.of(EndToEnd(u, s, vh, self.depth, check=False))
         root = torch.diag_embed(s ** (1.0 - 2.0 / self.depth))
         return self.join(pair.L, root, pair.R)

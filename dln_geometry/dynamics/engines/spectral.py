@@ -128,7 +128,7 @@ class PairEngine(CollapsedEngine):
 
     def __init__(self, loss: Loss, start: Collapsed | EndToEnd, watch: bool = False) -> None:
         self.given, p = start, as_point(start)
-        super().__init__(loss, Collapsed.of(EndToEnd(p.u, p.s, p.vh, 2.0)), watch)
+        super().__init__(loss, Collapsed.of(EndToEnd(p.u, p.s, p.vh, 2.0, check=False)), watch)
         self.depth = start.depth
 
     def shares(self) -> Sequence[float]:
@@ -162,7 +162,7 @@ class PairEngine(CollapsedEngine):
     def point(self, y: Tensor) -> Collapsed | EndToEnd:
         # Return the start's own view: the N-th roots of the other one lose digits.
         p = self.pair(y).point()
-        point = EndToEnd(p.u, p.s, p.vh, self.depth, self.given.normalized)
+        point = EndToEnd(p.u, p.s, p.vh, self.depth, self.given.normalized, check=False)
         return point if isinstance(self.given, EndToEnd) else Collapsed.of(point)
 
 
@@ -201,7 +201,7 @@ class CoreEngine(CollapsedEngine):
     def pair(self, y: Tensor) -> Collapsed:
         p, s, qh = torch.linalg.svd(y.view(-1, *self.shapes[0]))
         u, v = (w.reshape(-1, *w.shape[-2:]) for w in (self.u, self.v))
-        return Collapsed.of(EndToEnd(u @ p, s, qh @ v.mT, self.depth))
+        return Collapsed.of(EndToEnd(u @ p, s, qh @ v.mT, self.depth, check=False))
 
     def singular_values(self, y: Tensor) -> Tensor:
         return torch.linalg.svdvals(y.view(-1, *self.shapes[0]))

@@ -24,7 +24,7 @@ from dln_geometry.dynamics.store import resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.points import Network
 from dln_geometry.ode import end_or_rules, until_rules
-from dln_geometry.support import Progress, ProgressCallback, as_factors
+from dln_geometry.support import Progress, ProgressCallback, as_factors, read_array
 
 
 def balancing_velocity(factors: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -191,10 +191,9 @@ def _shaped(moved: Sequence[Tensor], layers: Sequence[Tensor]) -> tuple[Tensor, 
 
 def _checked_times(t: Any) -> list[float]:
     """Return one or several times, which must not decrease."""
-    try:
-        values = np.asarray(t, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise TypeError(f"t must be a time or a sequence of times, got {t!r}") from None
+    if isinstance(t, bool):
+        raise TypeError(f"t must be a time or a sequence of times, got {t}")
+    values = read_array(t, "t")[0].detach().to("cpu", torch.float64).numpy()
     if values.ndim > 1 or values.size == 0:
         raise ValueError(f"t must be a time or a sequence of times, got shape {values.shape}")
     if not (values >= 0).all():

@@ -66,7 +66,13 @@ def _factored(scale: Tensor, rows: Tensor, columns: Tensor) -> tuple[list[Tensor
     coupling = scale[:, 1:].flatten(2).unsqueeze(-1) * coupling
     coupling = coupling * scale[:, :-1].flatten(2).unsqueeze(-2)
     one = (1.0 + SHIFT) * torch.eye(n, dtype=scale.dtype, device=scale.device)
-    diagonal, below = [math.sqrt(1.0 + SHIFT) * torch.eye(n).to(one).expand(len(scale), n, n)], []
+    diagonal, below = (
+        [
+            math.sqrt(1.0 + SHIFT)
+            * torch.eye(n, dtype=one.dtype, device=one.device).expand(len(scale), n, n)
+        ],
+        [],
+    )
     for k, block in enumerate(coupling.unbind(1)):
         if k == 0:
             block = block / math.sqrt(1.0 + SHIFT)

@@ -10,6 +10,7 @@ import torch
 from dln_geometry.dynamics import engines
 from dln_geometry.dynamics.losses import Loss, as_dense, prepared
 from dln_geometry.geometry.points import Collapsed, EndToEnd, Network
+from dln_geometry.support import as_choice
 
 ENGINES = ("auto", "spectral", "products", "layers")
 
@@ -19,8 +20,7 @@ LARGE_DEPTH = 100
 
 def engine_for(loss: Loss, start: Any, name: str, watch: bool) -> engines.Engine:
     """Return the engine of a flow from `start`, which is expanded to the loss's batch shape."""
-    if name not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}")
+    as_choice(name, ENGINES, "engine")
     widths = None
     # Detach the start: gradient_flow is not differentiable.
     if isinstance(start, Collapsed | EndToEnd):

@@ -6,11 +6,10 @@ import functools
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.support import as_depth, as_float_tensor, as_normalized
+from dln_geometry.support import as_depth, as_float_tensor, as_normalized, read_array
 
 __all__ = ["quadratic", "quadratic_residual"]
 
@@ -120,11 +119,9 @@ def _arguments(**named: Any) -> tuple[torch.dtype, list[Tensor]]:
     """Convert the arguments to double precision; return the dtype of the result."""
     arrays, dtypes, devices = [], [], []
     for name, x in named.items():
-        own = isinstance(x, Tensor | np.ndarray)
-        if not own and not isinstance(x, str | bytes) and x is not None:
-            # Numbers and sequences of Python have no dtype: do not round them to one.
-            x = np.asarray(x)
-        tensor = as_float_tensor(x, name).detach()
+        read, own = read_array(x, name)
+        # Plain numbers have no dtype: do not round them to one.
+        tensor = as_float_tensor(read if own else read.double(), name).detach()
         # Use the dtype of `t` only if `s0` and `target` have none.
         if own and (name != "t" or not dtypes):
             dtypes.append(tensor.dtype)

@@ -13,7 +13,7 @@ from dln_geometry.dynamics.losses import Loss, as_dense, as_text, contract, eval
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import entropy, entropy_slope, hidden_excess, thin_svd
 from dln_geometry.geometry.points import Collapsed, EndToEnd
-from dln_geometry.support import as_depth, as_matrix_shape, as_positive, as_rank
+from dln_geometry.support import as_depth, as_matrix_shape, as_positive, as_rank, check_loss
 
 
 class FreeEnergy:
@@ -60,6 +60,7 @@ class FreeEnergy:
         self.loss, self.beta, self.widths = loss, as_positive(beta, "beta"), widths
         self.depth, self.shape = as_depth(depth), as_matrix_shape(shape)
         least = min(self.shape)
+        check_loss(loss, self.shape, "value", "gradient")
         self.rank = least if rank is None else as_rank(rank, least, "min(m, n)")
         self._excess = hidden_excess(self.shape, self.rank, self.depth, widths)[1]
 
@@ -106,7 +107,7 @@ class FreeEnergy:
         return value - self._entropy(u, s, vh) / self.beta, gr, gl
 
     def _entropy(self, u: Tensor, s: Tensor, vh: Tensor) -> Tensor:
-        return entropy(EndToEnd(u, s, vh, self.depth), widths=self.widths)
+        return entropy(EndToEnd(u, s, vh, self.depth, check=False), widths=self.widths)
 
     def _slope(self, s: Tensor) -> Tensor:
         """Return ``dS/ds / beta``, finite at s = 0, where flows multiply it by zero."""

@@ -16,7 +16,14 @@ from dln_geometry.dynamics.store import resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.points import Collapsed, EndToEnd
 from dln_geometry.ode import end_or_rules, until_rules
-from dln_geometry.support import ProgressCallback, as_count, as_float_tensor, as_positive, warn
+from dln_geometry.support import (
+    ProgressCallback,
+    as_count,
+    as_flag,
+    as_float_tensor,
+    as_positive,
+    warn,
+)
 
 COLLAPSED = 1e-3
 """Below this share of its start, the largest singular value of a flow with decay has collapsed."""
@@ -149,6 +156,7 @@ def gradient_flow(
     >>> round(float(path.final.matrix), 4)
     0.8808
     """
+    keep_points = as_flag(keep_points, "keep_points")
     rules = until_rules(until, ("loss", "gradient", "steps", "evaluations", "seconds"))
     t_end = end_or_rules(t_end, rules)
     chosen = engine_for(loss, start, engine, watch="gradient" in rules)

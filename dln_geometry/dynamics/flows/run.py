@@ -22,7 +22,7 @@ from dln_geometry.ode import (
     Solution,
     integrate,
 )
-from dln_geometry.support import Progress, ProgressCallback, warn
+from dln_geometry.support import Progress, ProgressCallback, as_count, as_positive, read_array, warn
 
 
 def run_flow(
@@ -61,9 +61,7 @@ def run_flow(
         saved.know(until=watched, state=start, save_at=times)
     field, correct = engine.field, None
     if rebalance is not None:
-        if not rebalance > 0:
-            raise ValueError(f"rebalance must be positive, got {rebalance}")
-        bound = float(rebalance)
+        bound = as_positive(rebalance, "rebalance")
 
         def field(t: Tensor, y: Tensor, out: Tensor) -> Tensor:
             observed = engine.field(t, y, out)
@@ -159,21 +157,20 @@ def _save_times(save_at: Any, t_end: float, samples: int) -> Tensor | None:
             return None
         save_at = 101
     if isinstance(save_at, bool) or not isinstance(save_at, numbers.Integral):
-        try:
-            return torch.as_tensor(save_at, dtype=torch.float64)
-        except (TypeError, ValueError):
-            raise TypeError(f"save_at must be a vector of times, got {save_at!r}") from None
-    if save_at < 2 or math.isinf(t_end):
+        return read_array(save_at, "save_at")[0].detach().to("cpu", torch.float64)
+    if as_count(save_at, "save_at", 2) < 2 or math.isinf(t_end):
         raise ValueError(
             f"save_at must be times, or, with a finite t_end, a number >= 2, got {save_at}"
         )
-    return torch.linspace(0.0, t_end, int(save_at) if t_end > 0 else 1, dtype=torch.float64)
+    return torch.linspace(
+        0.0, t_end, int(save_at) if t_end > 0 else 1, dtype=torch.float64, device="cpu"
+    )
 
 
 def _trajectory_of(solution: Solution, engine: Engine, slow: float, keep: bool) -> Trajectory:
     """Give the rows of a solution the shape of the batch, and turn states into points."""
     batch = engine.batch
-    where = torch.arange(math.prod(batch)).view(batch)
+    where = torch.arange(math.prod(batch), device="cpu").view(batch)
 
     def point(y: Tensor) -> Any:
         points = engine.point(y)

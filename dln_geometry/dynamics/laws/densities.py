@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.laws.times import one_or_more, ratio, root
-from dln_geometry.support import as_count, as_depth, as_float_tensor, as_positive, as_sides
+from dln_geometry.support import as_count, as_depth, as_flag, as_float_tensor, as_positive, as_sides
 
 
 def semicircle_radius(n: int, t: Any) -> Any:
@@ -37,7 +37,7 @@ def semicircle_density(x: Any, radius: Any = 2.0) -> Tensor:
     tensor([1., 0.])
     """
     x = as_float_tensor(x, "x")
-    radius = one_or_more(radius, "radius", zero=False, device=x.device)
+    radius = one_or_more(radius, "radius", zero=False, beside=x)
     return 2.0 * (radius**2 - x * x).clamp_min(0.0).sqrt() / (math.pi * radius**2)
 
 
@@ -52,7 +52,7 @@ def semicircle_distribution(x: Any, radius: Any = 2.0) -> Tensor:
     tensor([0.0000, 0.5000, 1.0000])
     """
     x = as_float_tensor(x, "x")
-    u = ratio(x, one_or_more(radius, "radius", device=x.device)).clamp(-1.0, 1.0)
+    u = ratio(x, one_or_more(radius, "radius", beside=x)).clamp(-1.0, 1.0)
     return 0.5 + (u * (1 - u * u).clamp_min(0.0).sqrt() + u.asin()) / math.pi
 
 
@@ -85,7 +85,7 @@ def marchenko_pastur_density(s: Any, shape: tuple[int, int], t: Any = 1.0) -> Te
     tensor([2.0000, 1.7321])
     """
     s = as_float_tensor(s, "s")
-    t = one_or_more(t, zero=False, device=s.device)
+    t = one_or_more(t, zero=False, beside=s)
     (low, high), (m, n) = marchenko_pastur_edges(shape, t), as_sides(shape)
     if m == n:
         return torch.where(s >= 0, (high**2 - s * s).clamp_min(0.0).sqrt(), 0.0) / (math.pi * n * t)
@@ -104,7 +104,7 @@ def marchenko_pastur_distribution(s: Any, shape: tuple[int, int], t: Any = 1.0) 
     tensor([0., 1.])
     """
     s = as_float_tensor(s, "s")
-    s = ratio(s, root(one_or_more(t, device=s.device)))
+    s = ratio(s, root(one_or_more(t, beside=s)))
     low, high = marchenko_pastur_edges(shape)
     a, c = low**2, high**2
     w = s.clamp(low, high).square()
@@ -143,7 +143,7 @@ def ridge_mean_square(
     6.0
     """
     (m, n), kappa = as_sides(shape), as_positive(kappa, "kappa")
-    r, depth = as_count(rank, "rank"), as_depth(depth)
+    r, depth, entropy = as_count(rank, "rank"), as_depth(depth), as_flag(entropy, "entropy")
     if r > n or depth.infinite:
         raise ValueError(
             f"rank must be at most {n} and depth finite, got rank {r} and depth {depth:g}"

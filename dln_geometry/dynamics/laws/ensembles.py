@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,9 +14,12 @@ from torch import Tensor
 from dln_geometry.dynamics.laws.times import one_or_more, root
 from dln_geometry.support import (
     as_count,
+    as_device,
     as_dtype,
+    as_float_tensor,
     as_generator,
     as_index,
+    as_real,
     as_sides,
     as_size,
     chi,
@@ -71,15 +73,15 @@ def beta_hermite(
     tensor([-3.4641,  0.0000,  3.4641], dtype=torch.float64)
     """
     n, b, dtype = as_count(n, "n"), as_index(dyson_index), as_dtype(dtype)
-    t, batch, device = _scale_and_batch(t, size, device)
+    t, batch, place = _scale_and_batch(t, size, device)
     if math.isinf(b):
         zeros = root(t) * hermite_zeros(n)
-        return zeros.expand(*batch, n).clone().to(dtype=dtype, device=device)
-    generator = as_generator(generator, torch.device(device or "cpu"))
+        return zeros.expand(*batch, n).clone().to(dtype=dtype, device=place)
+    generator = as_generator(generator, place)
     main = root(2 * t / b) * normal((*batch, n), generator, torch.float64)
-    k = torch.arange(1, n, dtype=torch.float64)
+    k = torch.arange(1, n, dtype=torch.float64, device="cpu")
     off = root(t / b) * chi(k * b, batch, generator)
-    return tridiagonal_eigenvalues(main, off).to(dtype=dtype, device=device)
+    return tridiagonal_eigenvalues(main, off).to(dtype=dtype, device=place)
 
 
 def beta_laguerre(
@@ -120,28 +122,29 @@ def beta_laguerre(
     tensor([4.], dtype=torch.float64)
     """
     (m, n), b, dtype = as_sides(shape), as_index(dyson_index), as_dtype(dtype)
-    t, batch, device = _scale_and_batch(t, size, device)
+    t, batch, place = _scale_and_batch(t, size, device)
     if math.isinf(b):
         roots = (t * laguerre_zeros(n, m - n)).sqrt()
-        return roots.expand(*batch, n).clone().to(dtype=dtype, device=device)
-    generator = as_generator(generator, torch.device(device or "cpu"))
-    main = chi(b * torch.arange(m, m - n, -1, dtype=torch.float64), batch, generator)
-    off = chi(b * torch.arange(n - 1, 0, -1, dtype=torch.float64), batch, generator)
+        return roots.expand(*batch, n).clone().to(dtype=dtype, device=place)
+    generator = as_generator(generator, place)
+    main = chi(b * torch.arange(m, m - n, -1, dtype=torch.float64, device="cpu"), batch, generator)
+    off = chi(b * torch.arange(n - 1, 0, -1, dtype=torch.float64, device="cpu"), batch, generator)
     # The eigenvalues of this tridiagonal matrix are plus and minus the singular values.
     both = main.new_zeros(*batch, 2 * n - 1)
     both[..., ::2], both[..., 1::2] = main, off
     values = tridiagonal_eigenvalues(main.new_zeros(*batch, 2 * n), both)[..., n:]
-    return (root(t / b) * values.clamp_min(0.0)).to(dtype=dtype, device=device)
+    return (root(t / b) * values.clamp_min(0.0)).to(dtype=dtype, device=place)
 
 
 def _scale_and_batch(
     t: Any, size: Sequence[int] | int, device: torch.device | str | None
-) -> tuple[Any, tuple[int, ...], Any]:
+) -> tuple[Any, tuple[int, ...], torch.device]:
     """Return times, with a last dimension for particles, the batch of samples, and the device."""
-    times, batch = one_or_more(t), tuple(as_size(size))
+    times, batch = one_or_more(t), as_size(size, least=0)
+    place = as_device("cpu" if device is None else device)
     if not isinstance(times, Tensor):
-        return times, batch, device
-    where = times.device if device is None else device
+        return times, batch, place
+    where = times.device if device is None else place
     return times.to("cpu", torch.float64).unsqueeze(-1), (*batch, *times.shape), where
 
 
@@ -157,9 +160,13 @@ def hermite_zeros(
     >>> hermite_zeros(2)
     tensor([-1.,  1.], dtype=torch.float64)
     """
-    n = as_count(n, "n")
-    off = torch.arange(1, n, dtype=torch.float64).sqrt()
-    zeros = tridiagonal_eigenvalues(torch.zeros(n, dtype=torch.float64), off)
+    n, dtype, device = (
+        as_count(n, "n"),
+        as_dtype(dtype),
+        as_device("cpu" if device is None else device),
+    )
+    off = torch.arange(1, n, dtype=torch.float64, device="cpu").sqrt()
+    zeros = tridiagonal_eigenvalues(torch.zeros(n, dtype=torch.float64, device="cpu"), off)
     return (0.5 * (zeros - zeros.flip(-1))).to(dtype=dtype, device=device)
 
 
@@ -179,21 +186,31 @@ def laguerre_zeros(
     >>> laguerre_zeros(1, 2.0)
     tensor([3.], dtype=torch.float64)
     """
-    n = as_count(n, "n")
-    if isinstance(excess, bool) or not isinstance(excess, numbers.Real):
-        raise TypeError(f"excess must be a real number, got {excess!r}")
+    n, dtype, device = (
+        as_count(n, "n"),
+        as_dtype(dtype),
+        as_device("cpu" if device is None else device),
+    )
+    excess = as_real(excess, "excess")
     if not -1 < excess < math.inf:
         raise ValueError(f"excess must be finite and above -1, got {excess}")
-    k = torch.arange(n, dtype=torch.float64)
+    k = torch.arange(n, dtype=torch.float64, device="cpu")
     off = (k[1:] * (k[1:] + excess)).sqrt()
     return tridiagonal_eigenvalues(2 * k + excess + 1, off).to(dtype=dtype, device=device)
 
 
-def tridiagonal_eigenvalues(main: Tensor, off: Tensor) -> Tensor:
+def tridiagonal_eigenvalues(main: Any, off: Any, *, check: bool = True) -> Tensor:
     """Return the eigenvalues of symmetric tridiagonal matrices (..., n), (..., n - 1), ascending.
 
-    Large ones take O(n^2) each, one after the other on the CPU.
+    Large ones take O(n^2) each, one after the other on the CPU. ``check=False`` trusts two tensors
+    that fit.
     """
+    if check:
+        main = as_float_tensor(main, "main")
+        off = as_float_tensor(off, "off", dtype=main.dtype, device=main.device)
+        if main.ndim == 0 or (*off.shape[:-1], off.shape[-1] + 1) != main.shape:
+            got = f"{tuple(main.shape)} and {tuple(off.shape)}"
+            raise ValueError(f"main and off must have shapes (..., n) and (..., n - 1), got {got}")
     n = main.shape[-1]
     if n == 1:
         return main

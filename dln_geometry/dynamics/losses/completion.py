@@ -235,6 +235,8 @@ def _as_places(x: Any, name: str, count: int, device: torch.device) -> Tensor:
 
 
 def _some(values: Tensor) -> Tensor:
+    if not bool(torch.isfinite(values.detach()).all()):
+        raise ValueError("x must be finite or unknown (NaN), got infinite entries")
     if values.numel() == 0:
         raise ValueError("x must have a known entry, got NaN alone or nothing")
     return values

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dln_geometry.dynamics.losses.loss import DataLoss, Thin, as_text, half_square
 from dln_geometry.dynamics.losses.products import products
-from dln_geometry.support import as_float_tensor, as_matrix
+from dln_geometry.support import as_float_tensor, as_matrix, common_batch
 
 # Measured on CPUs with one and two threads: below this size in bytes, or above this rank, one
 # residual is faster than blocks of rows; at 32 MB and rank 10 the blocks save a third.
@@ -169,6 +169,7 @@ class Regression(DataLoss):
             raise ValueError(
                 f"outputs must have as many rows as inputs, {k}, got {self.outputs.shape[-2]}"
             )
+        common_batch(inputs=like.shape[:-2], outputs=self.outputs.shape[:-2])
         super().__init__((self.outputs.shape[-1], n), like)
         self._inputs, self._outputs = self.inputs, self.outputs
         self._unreachable = None

@@ -39,7 +39,8 @@ def _answers(loss: Any, start: Collapsed | EndToEnd | Network) -> list[Any]:
     answers: list[Any] = []
     for _ in range(DIRECTIONS):
         left, right = (
-            torch.randn(d, s.shape[-1], generator=generator, dtype=torch.float64) for d in (m, n)
+            torch.randn(d, s.shape[-1], generator=generator, dtype=torch.float64, device="cpu")
+            for d in (m, n)
         )
         left /= torch.linalg.matrix_norm((left.mT @ left) @ (right.mT @ right)) ** 0.5
         for size in {norm, 1.0} - {0.0}:

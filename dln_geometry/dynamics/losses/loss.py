@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dln_geometry.dynamics.losses.products import products
 from dln_geometry.geometry.points import Collapsed, EndToEnd
-from dln_geometry.support import as_matrix
+from dln_geometry.support import as_matrix, check_loss
 
 
 @runtime_checkable
@@ -64,10 +64,21 @@ def as_dense(x: Any) -> Tensor:
     """
     if isinstance(x, Collapsed | EndToEnd):
         return x.matrix
-    if isinstance(x, Tensor) and x.is_floating_point() and x.ndim >= 2 and x.numel() > 0:
+    if (
+        isinstance(x, Tensor)
+        and x.is_floating_point()
+        and x.ndim >= 2
+        and _is_plain(x)
+        and x.numel()
+    ):
         # Not checked for NaN, which would cost a pass over the matrix: the value shows it.
         return x
     return as_matrix(x, "x")
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Tell whether a tensor holds its numbers one by one."""
+    return x.layout == torch.strided and not x.is_meta
 
 
 def contract(loss: Loss, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,18 +104,7 @@ def evaluate(loss: Loss, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def prepared(loss: Any, shape: tuple[int, int], *, dtype: Any = None, device: Any = None) -> Any:
     """Check a loss, and convert its data to the dtype and device of points by its own ``to``."""
-    if isinstance(loss, type) or not isinstance(loss, Loss):
-        raise TypeError(
-            "loss must have the methods value(x) and gradient(x), got "
-            f"{loss.__name__ if isinstance(loss, type) else type(loss).__name__}; "
-            "a function of the matrix becomes a loss by losses.from_callable"
-        )
-    own = getattr(loss, "shape", None)
-    if own is not None and tuple(own) != tuple(shape):
-        raise ValueError(
-            f"loss must be one of {shape[0]} x {shape[1]} matrices like the point, got one of "
-            f"{' x '.join(str(d) for d in own)}"
-        )
+    check_loss(loss, shape, "value", "gradient")
     move = getattr(loss, "to", None)
     return loss if move is None else move(dtype=dtype, device=device)
 
@@ -209,7 +209,8 @@ class DataLoss(ABC):
         else:
             # Nested sequences have no dtype of their own.
             own = hasattr(x, "dtype")
-            if not (isinstance(x, Tensor) and x.dtype in (torch.float32, torch.float64)):
+            wide = isinstance(x, Tensor) and x.dtype in (torch.float32, torch.float64)
+            if not (wide and _is_plain(x)):
                 x = as_matrix(x, "x", dtype=None if own else self.dtype)
             point, like, shape = x, x, tuple(x.shape[-2:])
         if shape != self.shape:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,4 +97,6 @@ def _starts(places: Tensor, count: int) -> Tensor:
 
 
 def _compressed(starts: Tensor, places: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
-    return torch.sparse_csr_tensor(starts, places, values, shape, check_invariants=False)
+    # By default torch would make it on the default device.
+    kind: Any = {"device": values.device, "check_invariants": False}
+    return torch.sparse_csr_tensor(starts, places, values, shape, **kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +38,6 @@ def _block_diagonal(g: Tensor) -> Tensor:
 
 def in_coordinates(places: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
     """Return the sparse tensor with these values at distinct places in row-major order."""
-    return torch.sparse_coo_tensor(
-        places, values, tuple(shape), is_coalesced=True, check_invariants=False
-    )
+    # By default torch would make it on the default device.
+    kind: Any = {"device": values.device, "is_coalesced": True, "check_invariants": False}
+    return torch.sparse_coo_tensor(places, values, tuple(shape), **kind)

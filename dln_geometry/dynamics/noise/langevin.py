@@ -24,7 +24,14 @@ from dln_geometry.dynamics.store import opened, resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import hidden_excess
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
-from dln_geometry.support import as_count, as_flag, as_float_tensor, as_generator, as_positive
+from dln_geometry.support import (
+    as_choice,
+    as_count,
+    as_flag,
+    as_float_tensor,
+    as_generator,
+    as_positive,
+)
 
 
 @resumable()
@@ -140,8 +147,8 @@ def langevin(
     """
     beta, entropy = as_positive(beta, "beta"), as_flag(entropy, "entropy")
     kappa = as_positive(kappa, "kappa", zero=entropy)
-    if method not in ("product", "splitting"):
-        raise ValueError(f"method must be one of product, splitting, got {method!r}")
+    as_choice(method, ("product", "splitting"), "method")
+    upstairs, keep_points = as_flag(upstairs, "upstairs"), as_flag(keep_points, "keep_points")
     if method != "product" and (upstairs or increments is not None):
         raise ValueError(f'method must be "product" upstairs and with increments, got {method!r}')
     frames: list[Tensor] = []
@@ -191,7 +198,7 @@ def langevin(
         stepper, state = PlainSteps(drive, noise, heun=method == "splitting"), (point.matrix,)
     elif method == "splitting":
         stepper = SplittingSteps(drive, noise, point, isinstance(start, Collapsed))
-        state = (*state, torch.zeros(1, dtype=torch.float64))
+        state = (*state, torch.zeros(1, dtype=torch.float64, device="cpu"))
     else:
         stepper = ProductSteps(drive, noise, point, isinstance(start, Collapsed))
     shown["store"] = opened(store)
@@ -228,6 +235,7 @@ def brownian_motion(
     >>> path.t
     tensor([0.0000, 0.1000, 0.2000, 0.3000, 0.4000, 0.5000], dtype=torch.float64)
     """
+    upstairs = as_flag(upstairs, "upstairs")
     options |= {"t_end": t_end, "dt": dt, "generator": generator, "upstairs": upstairs}
     return langevin(None, start, beta=2.0, entropy=upstairs, **options)
 

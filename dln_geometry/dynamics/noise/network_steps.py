@@ -42,14 +42,18 @@ def network_start(start: Any, widths: Any) -> tuple[EndToEnd, list[Tensor], tupl
             )
         sizes = as_widths(widths, point.shape, point.depth.layers, point.rank)
         u, r, batch = point.u, point.rank, point.batch_shape
-        hidden = [torch.eye(d, r).to(u).expand(*batch, d, r) for d in sizes[1:-1]]
+        hidden = [
+            torch.eye(d, r, dtype=u.dtype, device=u.device).expand(*batch, d, r)
+            for d in sizes[1:-1]
+        ]
         frames = [point.vh.mT, *hidden, u]
     else:
         if widths is not None:
             raise ValueError(f"widths must be those of the factors: leave them out, got {widths!r}")
         network = balanced_network(start, "start")
         frames, sizes, depth = network.frames, network.widths, network.depth
-        point = EndToEnd(frames[-1], depth.power(network.spectrum), frames[0].mT, depth, False)
+        s = depth.power(network.spectrum)
+        point = EndToEnd(frames[-1], s, frames[0].mT, depth, False, check=False)
     if len(sizes) < 3:
         raise ValueError("start must have at least two layers upstairs, got depth 1")
     return point, frames, sizes
@@ -133,7 +137,7 @@ class NetworkSteps(Stepper):
         return Network.from_layers(chain_from_frames(state[1:], state[0]))
 
     def _point(self, state: State) -> EndToEnd:
-        return EndToEnd(state[-1], state[0], state[1].mT, self.depth, False)
+        return EndToEnd(state[-1], state[0], state[1].mT, self.depth, False, check=False)
 
 
 def _product(

@@ -107,7 +107,7 @@ class MatrixSteps(Stepper):
     def at(self, state: State) -> EndToEnd:
         """Return the point of a state."""
         u, s, vh = state[:3]
-        return EndToEnd(u, s, vh, self.depth, self.normalized)
+        return EndToEnd(u, s, vh, self.depth, self.normalized, check=False)
 
     def check(self, point: EndToEnd, finite: Tensor, h: float) -> None:
         """Stop if a step from a point overflowed in some chains; `finite` has shape (...)."""

@@ -9,7 +9,6 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -135,7 +134,7 @@ def time_grid(
                 raise ValueError(
                     f"save_at must hold multiples of the given increments' step {h:g}, got {times}"
                 )
-    saved = torch.tensor(times, dtype=torch.float64, device=device)
+    saved = torch.tensor(times, dtype=torch.float64, device=device or "cpu")
     return Grid(saved, tuple(counts), tuple(sizes))
 
 
@@ -200,8 +199,8 @@ def simulate(
 
     saved_at, loss, reached = time.monotonic(), math.nan, place(first, done)
     try:
-        with Progress(progress, label) if progress else nullcontext() as bar:
-            report = None if bar is None else bar.callback
+        with Progress(progress, label) as bar:
+            report = bar.callback
             for interval, (count, h) in enumerate(zip(grid.counts, grid.sizes, strict=True)):
                 if interval < first:
                     continue

@@ -187,7 +187,7 @@ class SplittingSteps(MatrixSteps):
         (m, r), n, depth = p.shape[-2:], q.shape[-2], self.depth
         s = self.flat.values(rho if depth.infinite else rho.abs())
         u, v = (q, p) if self.swapped else (p, q)
-        point = EndToEnd(u, s, v.mT, depth, self.normalized)
+        point = EndToEnd(u, s, v.mT, depth, self.normalized, check=False)
         value, e, gv, gu = gradient_parts(self.drive.loss, point)
         e = e.mT if self.swapped else e
         sums, slopes = self.flat.weights(rho, s, signed=self.orientation is not None)

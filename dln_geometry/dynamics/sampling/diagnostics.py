@@ -6,7 +6,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from dln_geometry.dynamics.trajectory import Trajectory
-from dln_geometry.support import as_count
+from dln_geometry.support import as_count, shown
 
 if TYPE_CHECKING:
     import xarray
@@ -74,7 +74,12 @@ def effective_sample_size(
     A. Vehtari et al., Bayesian Analysis 16 (2021), arXiv 1903.08008.
     """
     data = chains(trajectory, burn_in=burn_in, thin=thin).drop_vars("time")
-    return _arviz().ess(data, method=method)
+    arviz = _arviz()
+    try:
+        return arviz.ess(data, method=method)
+    except (TypeError, ValueError, KeyError) as error:
+        got = f"{shown(method)}: {str(error).partition(chr(10))[0]}"
+        raise ValueError(f"method must be one of arviz.ess, got {got}") from None
 
 
 def split_rhat(trajectory: Trajectory, *, burn_in: int = 0, thin: int = 1) -> xarray.Dataset:

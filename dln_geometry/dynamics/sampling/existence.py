@@ -68,7 +68,7 @@ def _sunk(point: EndToEnd) -> list[Tensor]:
     for fall in (1e-12, 1e-24):
         s = point.s.clone()
         s[..., -1] = s[..., -1] * fall
-        parts.append(point.replace(s=s).matrix)
+        parts.append(point.replace(s=s, check=False).matrix)
     return parts
 
 
@@ -87,11 +87,11 @@ def _free_directions(loss: Any, point: EndToEnd) -> list[tuple[str, int, int]]:
         return [("the loss does not grow with X", min(m, n), m * n)]
     if not isinstance(loss, Completion):
         return []
-    free = torch.ones(m, n, dtype=torch.float64)
+    free = torch.ones(m, n, dtype=torch.float64, device="cpu")
     free[loss.rows.cpu(), loss.cols.cpu()] = 0.0
     if not bool(free.any()):
         return []
-    index = torch.arange(1, m * n + 1, dtype=torch.float64).view(m, n)
+    index = torch.arange(1, m * n + 1, dtype=torch.float64, device="cpu").view(m, n)
     generic = free * torch.frac(index * 0.6180339887498949)
     lines = max(int(free.sum(0).max()), int(free.sum(1).max()))
     whole = int(torch.linalg.matrix_rank(generic)), int(free.sum())

@@ -114,6 +114,7 @@ def sample_gibbs(
         raise ValueError("dt must be given where there is no burn_in to tune it in, got None")
     size = 0.1 * kappa / beta if dt is None else as_positive(dt, "dt")
     generator = as_generator(generator, point.device)
+    keep_points = as_flag(keep_points, "keep_points")
     excess = hidden_excess(point.shape, point.rank, point.depth, widths)[1] if entropy else None
     ready = prepared(loss, point.shape, dtype=point.dtype, device=point.device)
     entropic = None if excess is None else (1 / kappa, excess)
@@ -122,7 +123,9 @@ def sample_gibbs(
     potential = Potential(ready, beta / kappa, entropic, point)
     chain = MetropolisChain(potential, generator, burn_in, dt is None, start)
     counts = (burn_in + thin, *(thin,) * (draws - 1))
-    grid = Grid(torch.tensor(counts, dtype=torch.float64).cumsum(0), counts, (1.0,) * draws)
+    grid = Grid(
+        torch.tensor(counts, dtype=torch.float64, device="cpu").cumsum(0), counts, (1.0,) * draws
+    )
     shown: dict[str, Any] = {"keep_points": keep_points, "progress": progress}
     shown["store"] = opened(store)
     state = chain.start(point, size)
@@ -187,7 +190,7 @@ class MetropolisChain(Stepper):
 
     def point(self, state: State) -> Collapsed | EndToEnd:
         u, s, v = state[7:10]
-        point = EndToEnd(u, s, v.mT, self.depth)
+        point = EndToEnd(u, s, v.mT, self.depth, check=False)
         return Collapsed.of(point) if self.collapsed else point
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dln_geometry.geometry.curvature.frames import CurvatureFrames, multiplied_by_sizes
 from dln_geometry.geometry.curvature.planes import sum_of_planes
-from dln_geometry.geometry.metric import squared_length, tangent_argument
+from dln_geometry.geometry.metric import squared_length, tangent_argument, tangent_arguments
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
 from dln_geometry.support import refuse_derivatives
 
@@ -53,7 +53,7 @@ def sectional_curvature(point: EndToEnd | Collapsed, z: Any, w: Any) -> Tensor:
     tensor(0.)
     """
     p = as_point(point)
-    z, w = tangent_argument(p, z, "z"), tangent_argument(p, w, "w")
+    z, w = tangent_arguments(p, z=z, w=w)
     refuse_derivatives("sectional_curvature", *point.tensors, z, w)
     with torch.no_grad():
         frames, unit, _ = CurvatureFrames.at(p, z, w)
@@ -78,7 +78,7 @@ def riemann_curvature(point: EndToEnd | Collapsed, x: Any, y: Any, z: Any, w: An
     tensor(0.)
     """
     p = as_point(point)
-    vectors = [tangent_argument(p, v, name) for v, name in zip((x, y, z, w), "xyzw", strict=True)]
+    vectors = tangent_arguments(p, x=x, y=y, z=z, w=w)
     refuse_derivatives("riemann_curvature", *point.tensors, *vectors)
     with torch.no_grad():
         frames, unit, sizes = CurvatureFrames.at(p, *vectors)
@@ -105,7 +105,7 @@ def ricci_curvature(point: EndToEnd | Collapsed, z: Any, w: Any = None) -> Tenso
     """
     p = as_point(point)
     z = tangent_argument(p, z, "z")
-    w = z if w is None else tangent_argument(p, w, "w")
+    w = z if w is None else tangent_arguments(p, z=z, w=w)[1]
     refuse_derivatives("ricci_curvature", *point.tensors, z, w)
     with torch.no_grad():
         frames, _, sizes = CurvatureFrames.at(p, z, w)
@@ -116,7 +116,7 @@ def ricci_curvature(point: EndToEnd | Collapsed, z: Any, w: Any = None) -> Tenso
         for begin in range(0, len(vectors), at_once):
             part = vectors[begin : begin + at_once]
             e = torch.stack([vector for vector, _ in part])
-            weights = torch.tensor([count for _, count in part]).to(total)
+            weights = total.new_tensor([count for _, count in part])
             if w is z:
                 value = frames.numerator(e, one)
             else:

@@ -19,7 +19,13 @@ from dln_geometry.geometry.geodesics.chart import DEEPEST
 from dln_geometry.geometry.geodesics.hamilton import as_times, as_tolerance, follow_geodesic
 from dln_geometry.geometry.geodesics.rank_loss import GeodesicError, Lost
 from dln_geometry.geometry.geodesics.variations import Varied, exponential_gradients
-from dln_geometry.geometry.metric import Box, blocks_of, squared_length, tangent_argument
+from dln_geometry.geometry.metric import (
+    Box,
+    blocks_of,
+    squared_length,
+    tangent_argument,
+    tangent_arguments,
+)
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
 from dln_geometry.support import is_differentiated, refuse_derivatives
 
@@ -124,12 +130,12 @@ def parallel_transport(
     tensor([[9.]])
     """
     p = as_point(point)
-    z, w = tangent_argument(p, z, "z"), tangent_argument(p, w, "w")
+    z, w = tangent_arguments(p, z=z, w=w)
     refuse_derivatives("parallel_transport", *point.tensors, z, w)
     rtol = as_tolerance(rtol, p.s.dtype)
     with torch.no_grad():
         if p.depth == 1.0:
-            end = _trajectory(p, z, torch.ones((), dtype=torch.float64), rtol)
+            end = _trajectory(p, z, torch.ones((), dtype=torch.float64, device="cpu"), rtol)
             return end, w.expand(torch.broadcast_shapes(end.matrix.shape, w.shape))
         box = Box.around(p, z, w, frozen=_is_deep(p, z, w))
         ends, vectors, lost = follow_geodesic(box, [1.0], rtol)
@@ -174,7 +180,7 @@ def _trajectory(p: EndToEnd, z: Tensor, times: Tensor, rtol: float) -> EndToEnd:
     if times.ndim == 0:
         return box.embed(every[0])
     u, s, vh = (torch.stack([getattr(q, part) for q in every]) for part in ("u", "s", "vh"))
-    return box.embed(p.replace(u=u, s=s, vh=vh))
+    return box.embed(p.replace(u=u, s=s, vh=vh, check=False))
 
 
 def _aligned(box: Box) -> Callable[[float], EndToEnd] | None:
@@ -213,4 +219,4 @@ def _sorted(p: EndToEnd, s: Tensor) -> EndToEnd:
     s, order = s.sort(-1, descending=True)
     u = p.u.take_along_dim(order.unsqueeze(-2), -1)
     vh = p.vh.take_along_dim(order.unsqueeze(-1), -2)
-    return p.replace(u=u, s=s, vh=vh)
+    return p.replace(u=u, s=s, vh=vh, check=False)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,7 @@ from dln_geometry.geometry.metric import (
 )
 from dln_geometry.geometry.points import orthonormalized
 from dln_geometry.ode import collocate
-from dln_geometry.support import Depth, as_float_tensor
+from dln_geometry.support import Depth, as_float_tensor, as_real, shown
 
 # Bound for the error inside of a step over the root of rtol. The error at its end, about the
 # square, was below 0.2 rtol at depths 1.5 to 64.
@@ -236,8 +235,7 @@ def as_tolerance(rtol: float | None, dtype: torch.dtype) -> float:
     eps = torch.finfo(dtype).eps
     if rtol is None:
         return eps**0.75
-    if isinstance(rtol, bool) or not isinstance(rtol, Real):
-        raise TypeError(f"rtol must be a number, got {rtol!r}")
-    if not eps <= rtol < 1.0:
-        raise ValueError(f"rtol must lie between eps = {eps:.1e} and 1, got {rtol!r}")
-    return float(rtol)
+    number = as_real(rtol, "rtol")
+    if not eps <= number < 1.0:
+        raise ValueError(f"rtol must lie between eps = {eps:.1e} and 1, got {shown(rtol)}")
+    return number

@@ -19,7 +19,7 @@ from dln_geometry.geometry.geodesics.shooting import shoot
 from dln_geometry.geometry.geodesics.variations import Varied, logarithm_gradients
 from dln_geometry.geometry.metric import Box, doubled, metric
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point, last_derivatives
-from dln_geometry.support import is_differentiated
+from dln_geometry.support import common_batch, is_differentiated
 
 
 def logarithm(
@@ -144,7 +144,7 @@ class _Distance(torch.autograd.Function):
 
 
 def _pair(p: EndToEnd | Collapsed, q: EndToEnd | Collapsed) -> tuple[EndToEnd, EndToEnd]:
-    start, end = as_point(p), as_point(q)
+    start, end = as_point(p, "p"), as_point(q, "q")
     one, two = (
         # At depth 1 the manifold holds matrices of all ranks.
         (x.shape, x.rank if x.depth > 1.0 else None, x.depth, x.normalized, x.s.dtype)
@@ -165,7 +165,7 @@ def _pair(p: EndToEnd | Collapsed, q: EndToEnd | Collapsed) -> tuple[EndToEnd, E
                     "p and q must have determinants of one sign, got opposite ones: the "
                     "singular matrices lie between them"
                 )
-    batch = torch.broadcast_shapes(start.batch_shape, end.batch_shape)
+    batch = common_batch(p=start.batch_shape, q=end.batch_shape)
     return start.expand(batch), end.expand(batch)
 
 
@@ -177,7 +177,7 @@ def _common_box(p: EndToEnd, q: EndToEnd) -> tuple[Box, Rooted, Tensor]:
     known = torch.finfo(p.s.dtype).eps
     p, q = doubled(p), doubled(q)
     unit = p.s[..., :1]
-    p, q = (x.replace(s=x.s / unit) for x in (p, q))
+    p, q = (x.replace(s=x.s / unit, check=False) for x in (p, q))
     # The geodesic stays in the span of both frames. Take the moves of the frames: in those of X,
     # small singular values lose digits.
     move = (q.u - p.u @ (p.u.mT @ q.u)) @ p.vh + p.u @ (q.vh - (q.vh @ p.vh.mT) @ p.vh)

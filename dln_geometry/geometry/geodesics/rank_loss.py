@@ -71,7 +71,7 @@ def rank_loss(t: np.ndarray, h: np.ndarray, k: Tensor) -> np.ndarray:
     doubtful = (lowest.amin(1) < dip).cpu().numpy()
     if doubtful.any():
         theta, table = Gauss(k.shape[1] - 1).fine
-        fine = torch.einsum("ts,bsij->tbij", torch.as_tensor(table).to(k), k[doubtful])
+        fine = torch.einsum("ts,bsij->tbij", torch.from_numpy(table).to(k), k[doubtful])
         x = torch.linalg.eigvalsh(fine)[..., 0].cpu().numpy()
         never[doubtful] = t[doubtful] + h[doubtful] * _first_zero(theta, x)
     return never

@@ -114,7 +114,9 @@ class Rooted:
         x, basis = torch.linalg.eigh(self.k)
         x, basis = x.flip(-1), basis.flip(-1)
         s = RootCoordinate(like.depth).powers(x)
-        return like.replace(u=self.u @ basis, s=s, vh=(self.v @ basis).mT).to(like.dtype)
+        return like.replace(u=self.u @ basis, s=s, vh=(self.v @ basis).mT, check=False).to(
+            like.dtype
+        )
 
 
 class Roots(Differences):
@@ -221,7 +223,9 @@ class Roots(Differences):
         x, d = self.values, self.kernel
         r = x.shape[-1]
         larger = torch.maximum(x.unsqueeze(-1), x.unsqueeze(-2)) - x[..., :1].unsqueeze(-1)
-        lesser = torch.minimum(*torch.meshgrid(*(2 * [torch.arange(r)]), indexing="ij"))
+        lesser = torch.minimum(
+            *torch.meshgrid(*(2 * [torch.arange(r, device="cpu")]), indexing="ij")
+        )
         table = (d - d[..., 0, :][..., lesser.to(x.device)]) / torch.where(larger > 0, larger, 1.0)
         negative = (self.roots[..., :1] <= 0).unsqueeze(-1)
         for part in (second[..., 0, :, :], second[..., :, 0, :], second[..., :, :, 0]):

@@ -101,7 +101,7 @@ def shoot(aims: Sequence[Aim], rtol: float, batch: Sequence[int]) -> Tensor:
 
 def _approach(aim: Aim, rtol: float, missed: float, where: str) -> Tensor:
     """Find the velocity of one sample by way of nearer goals."""
-    reached, stage, velocity = 0.0, 0.5, torch.zeros(())
+    reached, stage, velocity = 0.0, 0.5, torch.zeros((), device="cpu")
     before = (velocity, 0.0)
     while reached < 1.0:
         part = min(1.0, reached + stage)

@@ -235,7 +235,7 @@ def third_difference(nodes: Sequence[Tensor], depth: Depth, normalized: bool) ->
     near = 2.0 * (top - bottom) < _NEAR
     apart = ~near & (zeros < 3)
     scale = 1.0 if normalized else float(depth)
-    safe = torch.where(apart.unsqueeze(-1), x, torch.tensor([0.0, -1.0, -2.0, -3.0]).to(x))
+    safe = torch.where(apart.unsqueeze(-1), x, x.new_tensor([0.0, -1.0, -2.0, -3.0]))
     step = _sorted_second_difference(safe[..., :3], depth, normalized)
     step = step - _sorted_second_difference(safe[..., 1:], depth, normalized)
     first, last, power = safe[..., 0], safe[..., 3], 2.0 * depth.inverse

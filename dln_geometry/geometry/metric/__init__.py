@@ -29,6 +29,7 @@ from dln_geometry.geometry.metric.cometric import (
     log_volume_density,
     metric,
     tangent_argument,
+    tangent_arguments,
 )
 from dln_geometry.geometry.metric.connection import (
     connection,
@@ -86,6 +87,7 @@ __all__ = [
     "riemannian_hessian",
     "squared_length",
     "tangent_argument",
+    "tangent_arguments",
     "tangent_matrix",
     "thin_svd",
 ]

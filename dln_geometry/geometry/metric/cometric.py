@@ -20,7 +20,7 @@ from dln_geometry.geometry.metric.kernel_moves import kernel_power
 from dln_geometry.geometry.metric.spectral import sum_over_pairs
 from dln_geometry.geometry.metric.unit_size import in_range
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
-from dln_geometry.support import as_covector, is_differentiated
+from dln_geometry.support import as_covector, common_batch, is_differentiated
 
 
 def cometric(point: EndToEnd | Collapsed, g: Any) -> Tensor:
@@ -45,7 +45,7 @@ def cometric(point: EndToEnd | Collapsed, g: Any) -> Tensor:
     tensor([[48.]])
     """
     p = as_point(point)
-    g = as_covector(g, p.s, p.shape, "g")
+    g = as_covector(g, p.s, p.shape, "g", p.batch_shape)
     return applied(p, g, 1.0)
 
 
@@ -60,7 +60,7 @@ def cometric_sqrt(point: EndToEnd | Collapsed, z: Any) -> Tensor:
     tensor([[48.]])
     """
     p = as_point(point)
-    z = as_covector(z, p.s, p.shape, "z")
+    z = as_covector(z, p.s, p.shape, "z", p.batch_shape)
     return applied(p, z, 0.5)
 
 
@@ -102,7 +102,7 @@ def inner(point: EndToEnd | Collapsed, z1: Any, z2: Any) -> Tensor:
     tensor(2.)
     """
     p = as_point(point)
-    z1, z2 = tangent_argument(p, z1, "z1"), tangent_argument(p, z2, "z2")
+    z1, z2 = tangent_arguments(p, z1=z1, z2=z2)
 
     def product(p: EndToEnd, z1: Tensor, z2: Tensor) -> Tensor:
         return (z1 * _applied(-1.0, p, z2)).sum((-2, -1))
@@ -163,6 +163,13 @@ def _applied(power: float, p: EndToEnd, g: Tensor) -> Tensor:
     return kernel_power(source, g, kept, p.depth, p.normalized, power)
 
 
+def tangent_arguments(p: EndToEnd, **vectors: Any) -> tuple[Tensor, ...]:
+    """Return tangent vectors at a point, by their names; their leading dimensions broadcast."""
+    tensors = {name: tangent_argument(p, z, name) for name, z in vectors.items()}
+    common_batch(point=p.batch_shape, **{name: z.shape[:-2] for name, z in tensors.items()})
+    return tuple(tensors.values())
+
+
 def tangent_argument(p: EndToEnd, z: Any, name: str) -> Tensor:
     """Return a tangent vector of the matrices of rank r at a point whose metric is finite."""
     if p.depth > 1.0 and bool((p.s == 0).any()):
@@ -170,7 +177,7 @@ def tangent_argument(p: EndToEnd, z: Any, name: str) -> Tensor:
             "point must have positive singular values for the metric, got a zero: "
             "give the rank when making the point"
         )
-    z = as_covector(z, p.s, p.shape, name)
+    z = as_covector(z, p.s, p.shape, name, p.batch_shape)
     if p.depth == 1.0 or (p.rank, p.rank) == p.shape:
         return z
     outside, size, bound = _parts_outside(p, z, p.s)

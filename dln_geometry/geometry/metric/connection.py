@@ -29,11 +29,11 @@ from dln_geometry.geometry.metric.blocks import (
     push_beyond,
     tangent_matrix,
 )
-from dln_geometry.geometry.metric.cometric import applied, tangent_argument
+from dln_geometry.geometry.metric.cometric import applied, tangent_argument, tangent_arguments
 from dln_geometry.geometry.metric.kernel_moves import kernel_model
 from dln_geometry.geometry.metric.unit_size import doubled, in_range
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point, separate, smooth
-from dln_geometry.support import as_covector
+from dln_geometry.support import as_covector, common_batch
 
 _Applied = Callable[[Tensor, Tensor], Tensor]
 
@@ -54,7 +54,7 @@ def connection(point: EndToEnd | Collapsed, z: Any, w: Any) -> Tensor:
     tensor([[-0.0833]])
     """
     p = as_point(point)
-    z, w = tangent_argument(p, z, "z"), tangent_argument(p, w, "w")
+    z, w = tangent_arguments(p, z=z, w=w)
     if p.depth == 1.0:
         return z.new_zeros(torch.broadcast_shapes(z.shape, w.shape, p.matrix.shape))
 
@@ -146,9 +146,11 @@ def riemannian_hessian(
     tensor([[1.]])
     """
     p = as_point(point)
-    g = as_covector(gradient, p.s, p.shape, "gradient")
-    h = as_covector(hessian_vector, p.s, p.shape, "hessian_vector")
+    g = as_covector(gradient, p.s, p.shape, "gradient", p.batch_shape)
+    h = as_covector(hessian_vector, p.s, p.shape, "hessian_vector", p.batch_shape)
     z = tangent_argument(p, z, "z")
+    batches = {"gradient": g.shape[:-2], "hessian_vector": h.shape[:-2], "z": z.shape[:-2]}
+    common_batch(point=p.batch_shape, **batches)
     if p.depth == 1.0:
         return h.expand(torch.broadcast_shapes(g.shape, h.shape, z.shape, p.matrix.shape))
 

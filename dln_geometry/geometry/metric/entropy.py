@@ -13,7 +13,17 @@ from torch import Tensor
 from dln_geometry.geometry.kernel import langevin_function, log_kernel_of_pairs, log_kernel_slope
 from dln_geometry.geometry.metric.spectral import gradient_of_pairs, sum_over_pairs
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point, gram_power
-from dln_geometry.support import Depth, as_depth, as_matrix, as_widths, is_differentiated
+from dln_geometry.support import (
+    Depth,
+    as_count,
+    as_depth,
+    as_matrix,
+    as_real,
+    as_widths,
+    check_loss,
+    is_differentiated,
+    shown,
+)
 
 _Widths = Sequence[int] | int | None
 # Number of singular values up to which a product sums pairs faster than filling a matrix does.
@@ -30,7 +40,8 @@ def log_stiefel_volume(d: int, r: int) -> float:
     >>> round(math.exp(log_stiefel_volume(2, 2)), 4)
     17.7715
     """
-    if not 1 <= r <= d:
+    d, r = as_count(d, "d"), as_count(r, "r")
+    if r > d:
         raise ValueError(f"r must lie between 1 and d = {d}, got {r}")
     ks = range(d - r + 1, d + 1)
     spheres = sum(math.log(2.0) + 0.5 * k * math.log(math.pi) - math.lgamma(0.5 * k) for k in ks)
@@ -210,8 +221,11 @@ def free_energy(
     ----------
     Menon, arXiv 2411.09004.
     """
-    if not beta > 0:
-        raise ValueError(f"beta must be positive, got {beta}")
+    if not as_real(beta, "beta") > 0:
+        raise ValueError(f"beta must be positive, got {shown(beta)}")
+    beta = as_real(beta, "beta")
     x = point if isinstance(point, Collapsed) else as_point(point).matrix
-    value = torch.as_tensor(loss.value(x))
+    check_loss(loss, point.shape, "value")
+    value = loss.value(x)
+    value = value if isinstance(value, Tensor) else torch.tensor(value, device=point.device)
     return value if math.isinf(beta) else value - entropy(point, widths=widths) / beta

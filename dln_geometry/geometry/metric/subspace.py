@@ -39,13 +39,13 @@ class Box:
             right = vh if frozen else _box_basis(vh.mT, [v.mT @ u for v in vectors]).mT
             vectors = tuple(v @ right.mT for v in vectors)
             vh = vh @ right.mT
-        return cls(p.replace(u=u, vh=vh), vectors, left, right)
+        return cls(p.replace(u=u, vh=vh, check=False), vectors, left, right)
 
     def embed(self, point: EndToEnd) -> EndToEnd:
         """Return a point of the box in the whole space."""
         u = point.u if self.left is None else self.left @ point.u
         vh = point.vh if self.right is None else point.vh @ self.right
-        return point.replace(u=u, vh=vh)
+        return point.replace(u=u, vh=vh, check=False)
 
     def embed_matrix(self, x: Tensor) -> Tensor:
         """Return a matrix of the box in the whole space."""

@@ -23,7 +23,7 @@ from dln_geometry.geometry.network_geodesics.frames import (
 from dln_geometry.geometry.network_geodesics.motion import MovingNetwork, travel
 from dln_geometry.geometry.network_geodesics.rank_one import cone_travel
 from dln_geometry.geometry.points import Network, balanced_network
-from dln_geometry.geometry.submersion import as_ambient
+from dln_geometry.geometry.submersion import as_ambient, as_ambient_pair
 from dln_geometry.support import refuse_derivatives
 
 
@@ -68,6 +68,7 @@ def balanced_geodesic(
     """
     times = as_times(t)
     network = balanced_network(factors)
+    v = as_ambient(v, network)
     refuse_derivatives("balanced_geodesic", *network, *v, t)
     with torch.no_grad():
         box, start = starting(network, v)
@@ -104,6 +105,7 @@ def balanced_transport(
     (tensor([[4.]]), tensor([[4.]]))
     """
     network = balanced_network(factors)
+    v, w = as_ambient_pair(v, w, network)
     refuse_derivatives("balanced_transport", *network, *v, *w)
     with torch.no_grad():
         box, start = starting(network, v, w)
@@ -128,7 +130,7 @@ def starting(network: Network, *vectors: Sequence[Any]) -> tuple[LayerBox, Movin
     lam, widths = network.spectrum, network.widths
     q, whole = padded_stack(network.frames, max(widths)), LayerBox(widths, None)
     found = [
-        _in_frames(whole, q, lam, as_ambient(v, network), name)
+        _in_frames(whole, q, lam, as_ambient(v, network, name), name)
         for v, name in zip(vectors, ("v", "w"), strict=False)
     ]
     box = LayerBox.around(widths, q, *(v.outers for v in found))

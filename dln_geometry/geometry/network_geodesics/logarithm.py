@@ -28,7 +28,7 @@ from dln_geometry.geometry.network_geodesics.frames import (
 from dln_geometry.geometry.network_geodesics.motion import MovingNetwork, attempt
 from dln_geometry.geometry.network_geodesics.rank_one import cone_logarithm
 from dln_geometry.geometry.points import Network, balanced_network, orthonormalized
-from dln_geometry.support import refuse_derivatives
+from dln_geometry.support import common_batch, refuse_derivatives
 
 # Networks are near if most of their chord is tangent.
 _NEAR = 0.8
@@ -71,9 +71,10 @@ def balanced_logarithm(
     >>> balanced_logarithm(([[2.0]], [[2.0]]), ([[5.0]], [[5.0]]))
     (tensor([[3.]]), tensor([[3.]]))
     """
-    refuse_derivatives("balanced_logarithm", *factors, *other)
+    start, end = balanced_network(factors), balanced_network(other, "other")
+    refuse_derivatives("balanced_logarithm", *start, *end)
     with torch.no_grad():
-        box, aim, batch = aim_at(balanced_network(factors), balanced_network(other, "other"))
+        box, aim, batch = aim_at(start, end)
         frames = aim.frames.reshape(*batch, *aim.frames.shape[-3:])
         return box.vector(frames, aim.velocity(_coordinates(aim, rtol, batch)))
 
@@ -91,9 +92,10 @@ def balanced_distance(
     >>> balanced_distance(([[2.0]], [[2.0]]), ([[5.0]], [[5.0]])).square()
     tensor(18.0000)
     """
-    refuse_derivatives("balanced_distance", *factors, *other)
+    start, end = balanced_network(factors), balanced_network(other, "other")
+    refuse_derivatives("balanced_distance", *start, *end)
     with torch.no_grad():
-        _, aim, batch = aim_at(balanced_network(factors), balanced_network(other, "other"))
+        _, aim, batch = aim_at(start, end)
         return torch.linalg.vector_norm(_coordinates(aim, rtol, batch), dim=-1)
 
 
@@ -189,7 +191,7 @@ def aim_at(network: Network, other: Network) -> tuple[LayerBox, NetworkAim, torc
     q, end_q = (padded_stack(x.frames, max(widths)) for x in (network, other))
     signs = _signs(q, end_q, widths)
     box = LayerBox.around(widths, q, end_q - q @ (q.mT @ end_q))
-    batch = torch.broadcast_shapes(network.batch_shape, other.batch_shape)
+    batch = common_batch(factors=network.batch_shape, other=other.batch_shape)
     start, goal = (
         MovingNetwork(box.inside(frames), torch.diag_embed(x.spectrum))
         .map(lambda x, own: x.expand(*batch, *x.shape[-own:]))

@@ -201,7 +201,7 @@ def travel(start: MovingNetwork, times: list[float], rtol: float) -> list[Moving
     # K comes after the frames in the state.
     points, width, rank = start.frames.shape[-3:]
     k = journey.last.unflatten(-1, (-1, rank))[:, points * width : points * width + rank]
-    least = torch.linalg.eigvalsh(k[torch.as_tensor(~np.isnan(journey.lost))])[:, 0].min()
+    least = torch.linalg.eigvalsh(k[torch.from_numpy(~np.isnan(journey.lost))])[:, 0].min()
     raise GeodesicError(
         f"the geodesic must keep its rank, but near t = {np.nanmin(journey.lost):.6g} the smallest "
         f"singular value of the layers is {float(least):.1e} and falls to zero"

@@ -22,7 +22,14 @@ from dln_geometry.geometry.points.gauges import (
 )
 from dln_geometry.geometry.points.layers import chain_svd, layer_moments, moment_size, product
 from dln_geometry.geometry.points.network import Network
-from dln_geometry.support import as_float_tensor, as_rank, as_width_sequence
+from dln_geometry.support import (
+    as_count,
+    as_float_tensor,
+    as_positive,
+    as_rank,
+    as_width_sequence,
+    common_batch,
+)
 
 
 def end_to_end(factors: Sequence[Any]) -> Tensor:
@@ -65,7 +72,7 @@ def is_balanced(factors: Sequence[Any], rtol: float | None = None) -> Tensor:
     layers = Network(factors)
     if rtol is None:
         rtol = 100.0 * torch.finfo(layers[0].dtype).eps * len(layers)
-    return moment_size(layers) <= rtol
+    return moment_size(layers) <= as_positive(rtol, "rtol", zero=True)
 
 
 def balanced_factors(
@@ -117,6 +124,8 @@ def gauge_action(factors: Sequence[Any], gauges: Sequence[Any]) -> Network:
     are N - 1 invertible matrices, g_p of shape (..., d_p, d_p).
     """
     layers = list(Network(factors))
+    if isinstance(gauges, Tensor | str | bytes) or not isinstance(gauges, Sequence):
+        raise TypeError(f"gauges must be a sequence of matrices, got {type(gauges).__name__}")
     if len(gauges) != len(layers) - 1:
         required = f"one matrix per hidden layer, {len(layers) - 1}"
         raise ValueError(f"gauges must hold {required}, got {len(gauges)}")
@@ -125,6 +134,7 @@ def gauge_action(factors: Sequence[Any], gauges: Sequence[Any]) -> Network:
         g = as_float_tensor(g, f"gauges[{p}]", dtype=layers[p].dtype, device=layers[p].device)
         if g.ndim < 2 or tuple(g.shape[-2:]) != (d, d):
             raise ValueError(f"gauges[{p}] must have shape (..., {d}, {d}), got {tuple(g.shape)}")
+        common_batch(**{"factors": layers[p + 1].shape[:-2], "gauges": g.shape[:-2]})
         right, info = torch.linalg.solve_ex(g, layers[p + 1], left=False)
         if bool((info != 0).any()):
             raise ValueError(f"gauges[{p}] must be invertible, got a singular matrix")
@@ -164,7 +174,7 @@ def random_balanced(
     """
     resolved = as_width_sequence(widths)
     r = min(resolved) if rank is None else as_rank(rank, min(resolved), "the smallest width")
-    s = as_spectrum(scale if spectrum is None else spectrum, r, dtype, device)
+    s = as_spectrum(scale, spectrum, r, dtype, device)
     return Network.from_layers(chain_from_frames(haar_frames(s, resolved, batch, generator), s))
 
 
@@ -198,7 +208,7 @@ def balance(factors: Sequence[Any], *, sweeps: int = 100) -> Network:
     ----------
     Lindsey, Menon, arXiv 2511.01137.
     """
-    layers = Network(factors)
+    layers, sweeps = Network(factors), as_count(sweeps, "sweeps", 0)
     depth = len(layers)
     # Balanced layers hold singular values of X that the product would lose to rounding.
     balanced = is_balanced(layers)[..., None, None]

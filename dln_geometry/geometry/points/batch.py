@@ -67,12 +67,13 @@ class Batch:
         """Return the point with ``f(tensor, own dimensions)`` in the place of every tensor."""
         tensors = {name: f(getattr(self, name), own) for name, own in self._tensors.items()}
         make: Any = type(self)
-        return make(**tensors, depth=self.depth, normalized=self.normalized)
+        return make(**tensors, depth=self.depth, normalized=self.normalized, check=False)
 
-    def replace(self, **changes: Any) -> Self:
+    def replace(self, *, check: bool = True, **changes: Any) -> Self:
         """Return the point with some of its fields replaced.
 
         A normalisation that was the default at the old depth becomes the default at a new one.
+        New tensors are checked as those of a new point are, unless ``check=False``.
         """
         fields = {name: getattr(self, name) for name in (*self._tensors, "depth", "normalized")}
         for name in changes:
@@ -80,7 +81,9 @@ class Batch:
                 raise TypeError(f"{type(self).__name__} has the fields {[*fields]}, got {name!r}")
         if self.normalized == self.depth.infinite:
             fields["normalized"] = None
-        return type(self)(**{**fields, **changes})
+        check = check and bool(changes.keys() & self._tensors.keys())
+        make: Any = type(self)
+        return make(**{**fields, **changes}, check=check)
 
     def select(self, index: Any) -> Self:
         """Return some points of the batch; `index` as for a tensor of shape `batch_shape`."""
@@ -164,3 +167,21 @@ def check_alike(*parts: Tensor) -> None:
         if (part.dtype, part.device) != (parts[0].dtype, parts[0].device):
             got = " and ".join(f"{x.dtype} on {x.device}" for x in (parts[0], part))
             raise ValueError(f"the tensors of a point must share dtype and device, got {got}")
+
+
+def check_orthonormal(frame: Tensor, name: str, bound: float, what: str = "columns") -> None:
+    """Refuse a frame whose columns are not orthonormal up to `bound`."""
+    eye = torch.eye(frame.shape[-1], dtype=frame.dtype, device=frame.device)
+    deviation = (frame.mT @ frame - eye).abs()
+    error = float(deviation.detach().max()) if deviation.numel() else 0.0
+    if not error <= bound:
+        raise ValueError(f"{name} must have orthonormal {what}, got a deviation of {error:.1e}")
+
+
+def check_spectrum(s: Tensor, name: str) -> None:
+    """Refuse singular values that are negative, or do not descend."""
+    s, eps = s.detach(), torch.finfo(s.dtype).eps
+    if bool((s < 0).any()):
+        raise ValueError(f"{name} must be non-negative, got {float(s.min()):.3g}")
+    if bool((s[..., 1:] > s[..., :-1] * (1.0 + 10.0 * eps)).any()):
+        raise ValueError(f"{name} must descend, got values that rise: sort them with their vectors")

@@ -16,7 +16,15 @@ from dln_geometry.geometry.points.gauges import as_spectrum, balanced_chain, haa
 from dln_geometry.geometry.points.layers import chain_svd
 from dln_geometry.geometry.points.network import Network
 from dln_geometry.geometry.points.smooth_functions import frames_and_root, gram_power
-from dln_geometry.support import Depth, as_depth, as_matrix, as_matrix_shape, as_normalized, as_rank
+from dln_geometry.support import (
+    Depth,
+    as_alike,
+    as_depth,
+    as_matrix,
+    as_matrix_shape,
+    as_normalized,
+    as_rank,
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -36,6 +44,12 @@ class Collapsed(Batch):
     normalized : bool
         Whether the metric is divided by N; by default at infinite depth only.
 
+    Raises
+    ------
+    ValueError
+        If ``L^T L`` and ``R^T R`` differ by more than the root of the machine epsilon, relative to
+        their size. ``check=False`` trusts two tensors that fit.
+
     References
     ----------
     Menon, arXiv 2411.09004 (the balanced manifold).
@@ -47,15 +61,14 @@ class Collapsed(Batch):
     depth: Depth
     normalized: bool
 
-    def __init__(self, L: Any, R: Any, depth: float, normalized: bool | None = None) -> None:
+    def __init__(
+        self, L: Any, R: Any, depth: float, normalized: bool | None = None, *, check: bool = True
+    ) -> None:
         depth = as_depth(depth)
         normalized = as_normalized(normalized, depth)
-        left, right = (
-            x
-            if isinstance(x, Tensor) and x.is_floating_point() and x.ndim >= 2
-            else as_matrix(x, name)
-            for x, name in ((L, "L"), (R, "R"))
-        )
+        left, right = as_alike(L=L, R=R) if check else (L, R)
+        if check:
+            left, right = as_matrix(left, "L"), as_matrix(right, "R")
         check_alike(left, right)
         if left.shape[-1] != right.shape[-1] or left.shape[:-2] != right.shape[:-2]:
             got = f"{tuple(left.shape)} and {tuple(right.shape)}"
@@ -66,6 +79,11 @@ class Collapsed(Batch):
                 f"Collapsed in {left.dtype}, whose N-th roots carry no digits above, got {depth:g}"
             )
         self._set(L=left, R=right, depth=depth, normalized=normalized)
+        defect = self.defect().detach() if check else left.new_zeros(0)
+        if bool((defect > torch.finfo(left.dtype).eps ** 0.5).any()):
+            got = f"a relative difference of {float(defect.max()):.1e}"
+            advice = "Collapsed.of(EndToEnd.of(x, depth)) makes a balanced pair of a matrix"
+            raise ValueError(f"L and R must be balanced, L^T L = R^T R, got {got}: {advice}")
 
     @classmethod
     def of(cls, point: EndToEnd | Collapsed | Sequence[Any]) -> Collapsed:
@@ -80,18 +98,20 @@ class Collapsed(Batch):
             if (x := point.followed) is not None:
                 depth = Depth(2.0) if point.depth.infinite else point.depth
                 u, middle, v = frames_and_root(x, point.constants, depth)
-                return cls(u @ middle, v @ middle, point.depth, point.normalized)
+                return cls(u @ middle, v @ middle, point.depth, point.normalized, check=False)
             root = _root(point.s, point.depth).unsqueeze(-2)
-            return cls(point.u * root, point.vh.mT * root, point.depth, point.normalized)
+            left, right = point.u * root, point.vh.mT * root
+            return cls(left, right, point.depth, point.normalized, check=False)
         factors = Network(point, "point")
         depth, eps = factors.depth, torch.finfo(factors.dtype).eps
         if bool((factors.imbalance <= 100.0 * eps * depth).all()):
             frames, lam = factors.balanced_parts()
             root = lam.unsqueeze(-2)
-            return cls(frames[-1] * root, frames[0] * root, depth)
+            return cls(frames[-1] * root, frames[0] * root, depth, check=False)
         u, s, vh = chain_svd(factors)
         r = max(1, int((s > 0).sum(-1).max())) if s.numel() else s.shape[-1]
-        return cls.of(EndToEnd(u[..., :r], s[..., :r], vh[..., :r, :], depth, False))
+        parts = u[..., :r], s[..., :r], vh[..., :r, :]
+        return cls.of(EndToEnd(*parts, depth, False, check=False))
 
     @classmethod
     def random(
@@ -114,10 +134,10 @@ class Collapsed(Batch):
         depth = as_depth(depth)
         m, n = as_matrix_shape(shape)
         r = min(m, n) if rank is None else as_rank(rank, min(m, n), "min(m, n)")
-        s = as_spectrum(scale if spectrum is None else spectrum, r, dtype, device)
+        s = as_spectrum(scale, spectrum, r, dtype, device)
         u, v = haar_frames(s, (m, n), batch, generator)
         root = _root(s, depth).unsqueeze(-2)
-        return cls(u * root, v * root, depth)
+        return cls(u * root, v * root, depth, check=False)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -9,10 +9,11 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.points.batch import Batch, check_alike
+from dln_geometry.geometry.points.batch import Batch, check_alike, check_orthonormal, check_spectrum
 from dln_geometry.geometry.points.smooth_functions import differentiable_frames, truncated
 from dln_geometry.support import (
     Depth,
+    as_alike,
     as_depth,
     as_matrix,
     as_normalized,
@@ -37,6 +38,12 @@ class EndToEnd(Batch):
         Real depth N >= 1, or ``math.inf``.
     normalized : bool
         Whether the metric is divided by N (always at infinite depth).
+
+    Raises
+    ------
+    ValueError
+        If singular vectors are not orthonormal up to the root of the machine epsilon, or singular
+        values are negative or rise. ``check=False`` trusts three tensors that fit.
     """
 
     _tensors: ClassVar = {"u": 2, "s": 1, "vh": 2}
@@ -51,18 +58,31 @@ class EndToEnd(Batch):
     source: Tensor | None = field(default=None, init=False)
 
     def __init__(
-        self, u: Tensor, s: Tensor, vh: Tensor, depth: float, normalized: bool | None = None
+        self,
+        u: Any,
+        s: Any,
+        vh: Any,
+        depth: float,
+        normalized: bool | None = None,
+        *,
+        check: bool = True,
     ) -> None:
         depth = as_depth(depth)
         normalized = as_normalized(normalized, depth)
-        if not all(isinstance(part, Tensor) for part in (u, s, vh)):
-            raise TypeError("u, s and vh must be tensors: EndToEnd.of(x, depth) makes them")
+        if check:
+            u, s, vh = as_alike(u=u, s=s, vh=vh)
+            u, vh = as_matrix(u, "u"), as_matrix(vh, "vh")
         r, batch = s.shape[-1:], s.shape[:-1]
         if u.ndim < 2 or (u.shape[:-2], u.shape[-1:], vh.shape[:-1]) != (batch, r, batch + r):
             required = "shapes (..., m, r), (..., r) and (..., r, n)"
             got = f"{tuple(u.shape)}, {tuple(s.shape)} and {tuple(vh.shape)}"
             raise ValueError(f"u, s and vh must have {required}, got {got}")
         check_alike(u, s, vh)
+        if check:
+            bound = torch.finfo(s.dtype).eps ** 0.5
+            check_orthonormal(u, "u", bound)
+            check_orthonormal(vh.mT, "vh", bound, "rows")
+            check_spectrum(s, "s")
         self._set(u=u, s=s, vh=vh, depth=depth, normalized=normalized)
 
     @classmethod
@@ -109,9 +129,9 @@ class EndToEnd(Batch):
     ) -> EndToEnd:
         """Return a point of constant frames, with the derivatives of its matrix in its origin."""
         if not is_differentiated(*origin):
-            return cls(*frames, depth, normalized)
+            return cls(*frames, depth, normalized, check=False)
         source = matrix()
-        point = cls(*differentiable_frames(source, frames), depth, normalized)
+        point = cls(*differentiable_frames(source, frames), depth, normalized, check=False)
         point._set(source=source)
         return point
 
@@ -122,8 +142,8 @@ class EndToEnd(Batch):
         point._set(source=source if followed else None)
         return point
 
-    def replace(self, **changes: Any) -> Self:
-        point = super().replace(**changes)
+    def replace(self, *, check: bool = True, **changes: Any) -> Self:
+        point = super().replace(check=check, **changes)
         if not changes.keys() & self._tensors.keys():
             point._set(source=self.source)
         return point
@@ -136,7 +156,7 @@ class EndToEnd(Batch):
 
     def over(self, sizes: Tensor) -> EndToEnd:
         """Return the point divided by positive numbers, shape (...), constants for autograd."""
-        point = self.replace(s=self.s / sizes.unsqueeze(-1))
+        point = self.replace(s=self.s / sizes.unsqueeze(-1), check=False)
         source = None if self.source is None else self.source / sizes[..., None, None]
         return point.following(source)
 
@@ -185,11 +205,11 @@ class EndToEnd(Batch):
         return self.s.shape[-1]
 
 
-def as_point(point: Batch) -> EndToEnd:
+def as_point(point: Batch, name: str = "point") -> EndToEnd:
     """Return the singular value decomposition of a point, whichever kind it is."""
     if isinstance(point, EndToEnd):
         return point
     if not isinstance(point, Batch):
         got = f"{type(point).__name__}: EndToEnd.of(x, depth) makes a point of a matrix"
-        raise TypeError(f"point must be an EndToEnd or a Collapsed, got {got}")
+        raise TypeError(f"{name} must be an EndToEnd or a Collapsed, got {got}")
     return point.point()

@@ -9,9 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dln_geometry.geometry.points.batch import check_orthonormal
 from dln_geometry.geometry.points.end_to_end import EndToEnd
 from dln_geometry.geometry.points.smooth_functions import frames_and_root
-from dln_geometry.support import as_float_tensor, as_generator, as_layer_count, as_widths, normal
+from dln_geometry.support import (
+    as_float_tensor,
+    as_generator,
+    as_layer_count,
+    as_positive,
+    as_size,
+    as_widths,
+    common_batch,
+    normal,
+)
 
 _Gauge = str | Sequence[Any] | None
 
@@ -61,11 +71,7 @@ def _hidden_frames(
             required = f"shape (..., {d}, {r}) or (..., {d}, {d})"
             raise ValueError(f"gauge[{p}] must have {required}, got {tuple(frame.shape)}")
         frame = frame[..., :r]
-        eye = torch.eye(r, dtype=s.dtype, device=s.device)
-        error = float((frame.mT @ frame - eye).abs().max())
-        if error > 1000 * torch.finfo(s.dtype).eps * d:
-            got = f"a deviation of {error:.1e}"
-            raise ValueError(f"gauge[{p}] must have orthonormal columns, got {got}")
+        check_orthonormal(frame, f"gauge[{p}]", 1000 * torch.finfo(s.dtype).eps * d)
         frames.append(frame)
     return frames
 
@@ -75,10 +81,8 @@ def haar_frames(
 ) -> list[Tensor]:
     """Draw a Haar frame (*batch, d, r) for every width d, like the spectrum `s`, (..., r)."""
     kind: Any = {"dtype": s.dtype, "device": s.device}
-    batch, generator = (
-        torch.broadcast_shapes(batch, s.shape[:-1]),
-        as_generator(generator, s.device),
-    )
+    batch = common_batch(batch=as_size(batch, "batch", 0), spectrum=s.shape[:-1])
+    generator = as_generator(generator, s.device)
     return [haar_stiefel(batch, d, s.shape[-1], generator=generator, **kind) for d in widths]
 
 
@@ -99,9 +103,12 @@ def haar_stiefel(
 
 
 def as_spectrum(
-    value: Any, r: int, dtype: torch.dtype | None, device: torch.device | str | None
+    scale: Any, spectrum: Any, r: int, dtype: torch.dtype | None, device: torch.device | str | None
 ) -> Tensor:
-    """Return singular values of shape (..., r), descending, from a number or an array."""
+    """Return singular values of shape (..., r), descending: all `scale` if there is no spectrum."""
+    if spectrum is None:
+        as_positive(scale, "scale", zero=True)
+    value = scale if spectrum is None else spectrum
     if dtype is None and not hasattr(value, "dtype"):
         dtype = torch.get_default_dtype()
     s = as_float_tensor(value, "spectrum", dtype=dtype, device=device)

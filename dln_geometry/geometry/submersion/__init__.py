@@ -16,6 +16,7 @@ from dln_geometry.geometry.submersion.frames import (
 )
 from dln_geometry.geometry.submersion.projections import (
     as_ambient,
+    as_ambient_pair,
     horizontal,
     horizontal_frame,
     horizontal_part,
@@ -36,6 +37,7 @@ from dln_geometry.geometry.submersion.second_form import (
 
 __all__ = [
     "as_ambient",
+    "as_ambient_pair",
     "complement",
     "cores_of",
     "horizontal",

@@ -26,7 +26,7 @@ from dln_geometry.geometry.submersion.frames import (
     jacobi_angles,
     transform,
 )
-from dln_geometry.support import as_covector, as_factors
+from dln_geometry.support import as_covector, as_factors, common_batch
 
 
 def pushforward(factors: Sequence[Any], v: Sequence[Any]) -> Tensor:
@@ -69,7 +69,7 @@ def lift(factors: Sequence[Any], z: Any) -> tuple[Tensor, ...]:
     """
     layers = as_factors(factors)
     shape = layers[-1].shape[-2], layers[0].shape[-1]
-    return lift_layers(layers, as_covector(z, layers[0], shape, "z"))
+    return lift_layers(layers, as_covector(z, layers[0], shape, "z", layers[0].shape[:-2]))
 
 
 def lift_layers(layers: Sequence[Tensor], g: Tensor) -> tuple[Tensor, ...]:
@@ -197,16 +197,33 @@ def vertical_frame(factors: Sequence[Any]) -> tuple[Tensor, ...]:
     return tuple(parts)
 
 
-def as_ambient(v: Sequence[Any], layers: Sequence[Tensor]) -> list[Tensor]:
-    """Convert a vector of the ambient space: one matrix for every layer, of its shape."""
-    if isinstance(v, Tensor | str) or not isinstance(v, Sequence):
-        raise TypeError(f"v must be a sequence of matrices, got {type(v).__name__}")
-    if len(v) != len(layers):
-        raise ValueError(f"v must hold one matrix for each of {len(layers)} layers, got {len(v)}")
-    return [
-        as_covector(a, w, (w.shape[-2], w.shape[-1]), f"v[{p}]")
+def as_ambient(v: Sequence[Any], layers: Sequence[Tensor], name: str = "v") -> list[Tensor]:
+    """Convert a vector of the ambient space: one matrix for every layer, of its shape.
+
+    Their leading dimensions broadcast with one another and with those of the layers.
+    """
+    if isinstance(v, torch.nn.ParameterList):
+        v = tuple(v)
+    if isinstance(v, Tensor | str | bytes | bytearray) or not isinstance(v, Sequence):
+        raise TypeError(f"{name} must be a sequence of matrices, got {type(v).__name__}")
+    if (count := len(layers)) != len(v):
+        raise ValueError(f"{name} must hold one matrix for each of {count} layers, got {len(v)}")
+    parts = [
+        as_covector(a, w, (w.shape[-2], w.shape[-1]), f"{name}[{p}]", w.shape[:-2])
         for p, (a, w) in enumerate(zip(v, layers, strict=True))
     ]
+    if len({a.shape[:-2] for a in parts}) > 1:
+        batch = common_batch(**{f"{name}[{p}]": a.shape[:-2] for p, a in enumerate(parts)})
+        parts = [a.expand(*batch, *a.shape[-2:]) for a in parts]
+    return parts
+
+
+def as_ambient_pair(v: Any, w: Any, layers: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Convert two vectors of the ambient space; their leading dimensions broadcast."""
+    one, two = as_ambient(v, layers), as_ambient(w, layers, "w")
+    batches = {"factors": layers[0].shape[:-2], "v": one[0].shape[:-2], "w": two[0].shape[:-2]}
+    common_batch(**batches)
+    return one, two
 
 
 def horizontal_part(frames: list[Tensor], lam: Tensor, v: list[Tensor]) -> tuple[Tensor, ...]:

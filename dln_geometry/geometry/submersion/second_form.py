@@ -17,7 +17,7 @@ from dln_geometry.geometry.metric import blocks_of, metric, tangent_matrix
 from dln_geometry.geometry.points import EndToEnd, balanced_network
 from dln_geometry.geometry.submersion.frames import jacobi_solve
 from dln_geometry.geometry.submersion.projections import (
-    as_ambient,
+    as_ambient_pair,
     horizontal_part,
     lift_layers,
     push_layers,
@@ -45,7 +45,7 @@ def second_fundamental_form(
     Menon, arXiv 2411.09004 (the balanced manifold); O'Neill, Semi-Riemannian geometry, chapter 4.
     """
     network = balanced_network(factors)
-    v, w = as_ambient(v, network), as_ambient(w, network)
+    v, w = as_ambient_pair(v, w, network)
     return _normal(*network.balanced_parts(), v, w)
 
 
@@ -77,7 +77,7 @@ def integrability(factors: Sequence[Any], v: Sequence[Any], w: Sequence[Any]) ->
     O'Neill, The fundamental equations of a submersion, 1966.
     """
     network = balanced_network(factors)
-    v, w = as_ambient(v, network), as_ambient(w, network)
+    v, w = as_ambient_pair(v, w, network)
     parts, p = network.balanced_parts(), network.point()
     across, level = horizontal_part(*parts, v), horizontal_part(*parts, w)
     along = vertical_part(*parts, w)

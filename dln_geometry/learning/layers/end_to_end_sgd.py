@@ -145,7 +145,7 @@ def _deep_step(p: Tensor, gradient: Tensor, lr: float, depth: Depth, decay: floa
         )
         return p
     s = torch.where(s > 4 * max(x.shape) * torch.finfo(dtype).eps * s[0], s, 0.0)
-    point = EndToEnd(u, s, vh, depth, depth.infinite)
+    point = EndToEnd(u, s, vh, depth, depth.infinite, check=False)
     return _product_step(point, g, lr, decay).reshape(p.shape)
 
 

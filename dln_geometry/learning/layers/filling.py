@@ -55,7 +55,9 @@ def fill_balanced(
         else:
             x = as_matrix(end_to_end, "end_to_end", dtype=dtype, device=device)
             u, s, vh = _svd_within(x, widths, batch, rank)
-        factors = balanced_chain(EndToEnd(u, scale * s, vh, len(weights)), widths, gauge, source)
+        factors = balanced_chain(
+            EndToEnd(u, scale * s, vh, len(weights), check=False), widths, gauge, source
+        )
         for w, factor in zip(weights, factors, strict=True):
             w.copy_(factor)
 

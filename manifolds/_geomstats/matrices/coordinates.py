@@ -11,9 +11,9 @@ from torch import Tensor
 
 from dln_geometry.geometry.metric import cometric, connection, metric
 from dln_geometry.geometry.points import EndToEnd
-from dln_geometry.support import as_depth, as_normalized
+from dln_geometry.support import as_depth, as_float_tensor, as_normalized, common_batch
 from manifolds._depth import depth_at_rank
-from manifolds._geomstats.arrays import as_tensor, to_backend
+from manifolds._geomstats.arrays import as_inexact, as_tensor, to_backend
 from manifolds._geomstats.matrices.frames import Frames
 from manifolds._geomstats.matrices.tangents import (
     rounding_size,
@@ -35,7 +35,7 @@ class DepthTensors(RiemannianMetric):
     ) -> None:
         self.depth = as_depth(depth)
         self.normalized = as_normalized(normalized, self.depth)
-        self.rtol = rtol
+        self.rtol = None if rtol is None else as_inexact(rtol)
         m, n = space.shape
         self.rank = getattr(space, "rank", min(m, n))
         # Between two fixed spaces everything is computed on the square cores.
@@ -79,19 +79,25 @@ class DepthTensors(RiemannianMetric):
         return self._tensor(half + half.transpose(-3, -2), 3)
 
     def _point(self, point: Any, name: str = "base_point") -> EndToEnd:
-        x = self._shaped(as_tensor(point), name)
+        x = self._shaped(as_float_tensor(as_tensor(point, name=name), name), name)
         x = x if self._frames is None else self._frames.core_within(x, name)
         return EndToEnd.of(x, self._depth, rank=self.rank, normalized=self.normalized)
 
     def _at(self, base_point: Any, *vectors: Any) -> tuple[Any, ...]:
         """Return a point and tangent vectors, of fixed spaces their cores."""
         p = self._point(base_point)
-        return p, *(self._tangent(p, as_tensor(v, like=p.s)) for v in vectors)
+        z = [self._tangent(p, as_tensor(v, like=p.s, name="tangent_vec")) for v in vectors]
+        batches = {f"tangent_vec_{k}": v.shape[:-2] for k, v in enumerate(z)}
+        common_batch(base_point=p.batch_shape, **batches)
+        return p, *z
 
     def _at_covectors(self, base_point: Any, *covectors: Any) -> tuple[Any, ...]:
         """Return a point and covectors; parts of these outside fixed spaces do not count."""
         p = self._point(base_point)
-        g = [self._shaped(as_tensor(v, like=p.s), "cotangent_vec") for v in covectors]
+        g = [
+            self._shaped(as_tensor(v, like=p.s, name="cotangent_vec"), "cotangent_vec")
+            for v in covectors
+        ]
         return p, *(g if self._frames is None else map(self._frames.core, g))
 
     def _matrix(self, z: Tensor) -> Any:
@@ -103,7 +109,7 @@ class DepthTensors(RiemannianMetric):
         return to_backend(tensor if self._frames is None else self._frames.spread(tensor, axes))
 
     def _tangent(self, p: EndToEnd, v: Tensor) -> Tensor:
-        v = self._shaped(v, "tangent_vec")
+        v = self._shaped(as_float_tensor(v, "tangent_vec"), "tangent_vec")
         if self._frames is None:
             return without_roundings(p, v)
         return self._frames.core_within(v, "tangent_vec", rounding_size(p))

@@ -12,6 +12,7 @@ from geomstats.geometry.matrices import Matrices
 from torch import Tensor
 
 from dln_geometry.geometry.points import EndToEnd
+from dln_geometry.support import as_flag, as_float_tensor
 from manifolds._geomstats.arrays import as_tensor, is_zero, to_backend
 from manifolds._geomstats.matrices.frames import Frames
 from manifolds._geomstats.matrices.metrics import DepthMetric
@@ -50,6 +51,7 @@ class FixedSpacesEndToEnd(Manifold):
     def __init__(
         self, left: Any, right: Any, positive_det: bool = False, equip: bool = True
     ) -> None:
+        positive_det, equip = as_flag(positive_det, "positive_det"), as_flag(equip, "equip")
         self.frames = Frames.of(left, right)
         self.rank = self.frames.rank
         self.positive_det = positive_det
@@ -73,8 +75,8 @@ class FixedSpacesEndToEnd(Manifold):
         positive_det, equip : bool
             As in the class.
         """
-        x = as_tensor(point)
-        if x.ndim != 2:
+        x = as_float_tensor(as_tensor(point, name="point"), "point")
+        if x.ndim != 2 or x.numel() == 0:
             raise ValueError(f"point must be one matrix, got shape {tuple(x.shape)}")
         p = EndToEnd.of(x, 1.0, rank=rank)
         if float(p.s[-1]) <= max(p.shape) * torch.finfo(p.dtype).eps * float(p.s[0]):

@@ -76,7 +76,7 @@ class Frames:
 
 def _independent(x: Any, name: str) -> Tensor:
     """Return a matrix in double precision, and refuse one with dependent columns."""
-    tensor = as_tensor(x).double()
+    tensor = as_tensor(x, name=name).double()
     if tensor.ndim != 2 or not 1 <= tensor.shape[1] <= tensor.shape[0]:
         raise ValueError(
             f"{name} must be a matrix with at least one column and no more than rows, got shape "

@@ -12,8 +12,8 @@ from geomstats.geometry.matrices import Matrices
 from torch import Tensor
 
 from dln_geometry.geometry.points import EndToEnd
-from dln_geometry.support import as_rank
-from manifolds._geomstats.arrays import as_tensor, batched, is_zero, to_backend
+from dln_geometry.support import as_count, as_flag, as_rank
+from manifolds._geomstats.arrays import as_samples, as_tensor, batched, is_zero, to_backend
 from manifolds._geomstats.matrices.metrics import DepthMetric
 from manifolds._geomstats.matrices.tangents import tangent_part
 
@@ -36,6 +36,8 @@ class FullRankEndToEnd(VectorSpaceOpenSet):
     """
 
     def __init__(self, m: int, n: int, positive_det: bool = False, equip: bool = True) -> None:
+        m, n, equip = as_count(m, "m"), as_count(n, "n"), as_flag(equip, "equip")
+        positive_det = as_flag(positive_det, "positive_det")
         if positive_det and m != n:
             raise ValueError(f"positive_det must be False unless m = n, got shape {(m, n)}")
         self.m, self.n, self.rank, self.positive_det = m, n, min(m, n), positive_det
@@ -79,6 +81,7 @@ class FullRankEndToEnd(VectorSpaceOpenSet):
         return to_backend(torch.where(outside.unsqueeze(-1), lifted, x))
 
     def random_point(self, n_samples: int = 1, bound: float = 1.0) -> Any:
+        n_samples, bound = as_samples(n_samples, bound)
         size = batched((self.m, self.n), n_samples)
         return self.projection(bound * gs.random.normal(size=size))
 
@@ -92,7 +95,8 @@ class FixedRankEndToEnd(Manifold):
     """
 
     def __init__(self, m: int, n: int, rank: int, equip: bool = True) -> None:
-        self.m, self.n = m, n
+        self.m, self.n = m, n = as_count(m, "m"), as_count(n, "n")
+        equip = as_flag(equip, "equip")
         self.rank = r = as_rank(rank, min(m, n), "min(m, n)")
         self.embedding_space = Matrices(m, n, equip=False)
         super().__init__(dim=r * (m + n - r), shape=(m, n), intrinsic=False, equip=equip)
@@ -117,7 +121,7 @@ class FixedRankEndToEnd(Manifold):
     def projection(self, point: Any) -> Any:
         """Return the nearest matrix of rank r with singular values at least twice the tolerance."""
         p = EndToEnd.of(as_tensor(point), 1.0, rank=self.rank)
-        return to_backend(p.replace(s=p.s.clamp_min(2 * gs.atol)).matrix)
+        return to_backend(p.replace(s=p.s.clamp_min(2 * gs.atol), check=False).matrix)
 
     def to_tangent(self, vector: Any, base_point: Any) -> Any:
         return to_backend(self._tangent(vector, base_point)[1])
@@ -130,6 +134,7 @@ class FixedRankEndToEnd(Manifold):
         return is_zero(z - inside, atol, 2)
 
     def random_point(self, n_samples: int = 1, bound: float = 1.0) -> Any:
+        n_samples, bound = as_samples(n_samples, bound)
         left = gs.random.normal(size=batched((self.m, self.rank), n_samples))
         right = gs.random.normal(size=batched((self.rank, self.n), n_samples))
         return self.projection(bound * gs.matmul(left, right) / self.rank**0.5)

@@ -14,7 +14,7 @@ from dln_geometry.geometry.points import EndToEnd
 
 def widened(p: EndToEnd) -> EndToEnd:
     """Return the point with one more leading dimension, for a basis of vectors."""
-    return p.replace(u=p.u.unsqueeze(-3), s=p.s.unsqueeze(-2), vh=p.vh.unsqueeze(-3))
+    return p.replace(u=p.u.unsqueeze(-3), s=p.s.unsqueeze(-2), vh=p.vh.unsqueeze(-3), check=False)
 
 
 def tangent_part(p: EndToEnd, v: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from dln_geometry.geometry import points
 from dln_geometry.geometry.points import EndToEnd
 from dln_geometry.geometry.submersion import tangent
-from dln_geometry.support import as_rank, as_width_sequence
+from dln_geometry.support import as_flag, as_rank, as_width_sequence
 from manifolds._geomstats.arrays import as_layers, as_tensor, gram_schmidt, to_backend, to_padded
 from manifolds._geomstats.matrices import DepthMetric, FixedRankEndToEnd, FullRankEndToEnd
 from manifolds._geomstats.networks.layers import LayeredNetworks
@@ -52,7 +52,8 @@ class BalancedNetworks(LevelSet):
         self.depth = len(self.widths) - 1
         smallest = min(self.widths)
         self.rank = smallest if rank is None else as_rank(rank, smallest, "the smallest width")
-        self.positive_det = positive_det
+        self.positive_det = as_flag(positive_det, "positive_det")
+        equip = as_flag(equip, "equip")
         self._base = self._end_to_end()
         dim = points.balanced_dimension(self.widths, self.rank)
         super().__init__(dim=dim, intrinsic=False, equip=equip)

@@ -16,7 +16,7 @@ import torch
 from geomstats.geometry.base import VectorSpace
 from geomstats.geometry.euclidean import EuclideanMetric
 
-from dln_geometry.support import as_width_sequence
+from dln_geometry.support import as_flag, as_width_sequence
 from manifolds._geomstats.arrays import (
     as_layers,
     as_tensor,
@@ -48,10 +48,10 @@ class LayeredNetworks(VectorSpace):
     """
 
     def __init__(self, widths: Sequence[int], equip: bool = True) -> None:
-        self.widths = as_width_sequence(widths)
+        self.widths, equip = as_width_sequence(widths), as_flag(equip, "equip")
         self.depth = len(self.widths) - 1
         side = max(self.widths)
-        ones = [torch.ones(after, before) for before, after in pairwise(self.widths)]
+        ones = [torch.ones(after, before, device="cpu") for before, after in pairwise(self.widths)]
         self._filled = to_padded(ones, side) > 0
         super().__init__(shape=(self.depth, side, side), dim=int(self._filled.sum()), equip=equip)
 
@@ -95,7 +95,8 @@ class LayeredNetworks(VectorSpace):
 
     def _create_basis(self) -> Any:
         where = torch.nonzero(self._filled.flatten()).squeeze(-1)
-        rows = torch.eye(self._filled.numel(), dtype=as_tensor(gs.zeros(1)).dtype)[where]
+        like = as_tensor(gs.zeros(1))
+        rows = torch.eye(self._filled.numel(), dtype=like.dtype, device=like.device)[where]
         return to_backend(rows.reshape(-1, *self.shape))
 
 

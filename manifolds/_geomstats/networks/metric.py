@@ -13,6 +13,7 @@ from dln_geometry.geometry import network_geodesics, submersion
 from dln_geometry.geometry.geodesics import GeodesicError
 from dln_geometry.geometry.points import Network
 from manifolds._geomstats.arrays import (
+    as_inexact,
     as_layers,
     as_tensor,
     direction_of,
@@ -36,7 +37,7 @@ class BalancedMetric(RiemannianMetric):
 
     def __init__(self, space: Any, rtol: float = 1e-10) -> None:
         super().__init__(space)
-        self.rtol = rtol
+        self.rtol = as_inexact(rtol)
 
     def inner_product(self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any = None) -> Any:
         """Return ``sum_p <A_p, B_p>``; only the leading dimensions of the point matter."""

@@ -134,7 +134,7 @@ def test_points_are_kept_on_demand(generator):
         ([[0.0, 1.0]], ValueError, r"start must have shape \(..., n, n\)"),
         ([[math.nan]], ValueError, "start must be finite"),
         (torch.tensor([[complex(0, math.inf)]]), ValueError, "start must be finite"),
-        ("matrix", TypeError, "start must be a matrix"),
+        ("matrix", TypeError, "start must be a real array or tensor, got str"),
     ],
 )
 def test_errors_say_what_was_required(start, error, words):

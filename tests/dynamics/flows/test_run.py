@@ -83,7 +83,7 @@ def test_blow_up_carries_the_trajectory(generator):
         ({}, ValueError, "t_end or until must be given"),
         ({"t_end": -1.0}, ValueError, "t_end must be >= 0"),
         ({"t_end": math.nan}, ValueError, "t_end must be >= 0"),
-        ({"t_end": "1"}, TypeError, "t_end must be a number"),
+        ({"t_end": "1"}, TypeError, "t_end must be a real number"),
         ({"t_end": math.inf}, ValueError, "until must be given"),
         ({"until": {"los": 1.0}}, ValueError, "until must hold rules among"),
         ({"until": {"loss": -1.0}}, ValueError, "until"),
@@ -203,9 +203,9 @@ def test_saved_times_come_as_numbers_or_arrays(generator):
         lambda at: dln.gradient_flow(loss, point, t_end=1.0, save_at=at),
         lambda at: dln.kirwan_ness_flow(point.factors(), 1.0, save_at=at),
     ):
-        with pytest.raises(TypeError, match="save_at must be a vector of times, got 'soon'"):
+        with pytest.raises(TypeError, match="save_at must be a real array or tensor, got str"):
             flow("soon")
-        with pytest.raises(ValueError, match="a number >= 2, got 1"):
+        with pytest.raises(ValueError, match="save_at must be at least 2, got 1"):
             flow(1)
 
 

@@ -117,7 +117,9 @@ def test_bad_increments_and_ranks(generator):
 
 def test_methods_and_what_goes_with_them(generator):
     p = start_at((3, 3), 3, 3, generator)
-    with pytest.raises(ValueError, match="method must be one of product, splitting, got 'euler'"):
+    with pytest.raises(
+        ValueError, match='method must be one of "product", "splitting", got .euler'
+    ):
         dln.brownian_motion(p, t_end=1.0, dt=0.1, generator=generator, method="euler")
     with pytest.raises(ValueError, match='method must be "product" upstairs and with increments'):
         dln.brownian_motion(
@@ -126,3 +128,21 @@ def test_methods_and_what_goes_with_them(generator):
     loss = dln.losses.Quadratic(100 * torch.eye(3, dtype=F64))
     with pytest.warns(UserWarning, match="dt = 0.5 is too large .* take a smaller dt"):
         dln.langevin(loss, p, beta=1.0, t_end=1.0, dt=0.5, generator=generator, method="splitting")
+
+
+def test_generators_are_optional_and_may_be_seeds(generator):
+    start = start_at((3, 3), 3, 3, generator)
+    loss = dln.losses.Quadratic(torch.eye(3, dtype=F64))
+    runs = (
+        lambda **g: dln.brownian_motion(start, t_end=0.1, dt=0.05, **g),
+        lambda **g: dln.langevin(loss, start, beta=2.0, t_end=0.1, dt=0.05, **g),
+        lambda **g: dln.sample_gibbs(loss, start, beta=2.0, draws=2, burn_in=2, **g),
+    )
+    before = torch.get_rng_state()
+    for run in runs:
+        one, two, other = (run(generator=seed).singular_values for seed in (5, 5, 6))
+        assert torch.equal(one, two)
+        assert not torch.equal(one, other)
+        assert torch.equal(one, run(generator=torch.Generator().manual_seed(5)).singular_values)
+        assert not torch.equal(run().singular_values, run().singular_values)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -27,7 +27,7 @@ def draw(shape, spectrum, depth, generator, dtype=torch.float64, normalized=None
     point = pair.point()
     s = torch.tensor(spectrum, dtype=dtype).expand(point.s.shape)
     normalized = math.isinf(depth) if normalized is None else normalized
-    return dln.EndToEnd(point.u.to(dtype), s, point.vh.to(dtype), depth, normalized)
+    return dln.EndToEnd(point.u.to(dtype), s, point.vh.to(dtype), depth, normalized, check=False)
 
 
 def gaussian(shape, generator, dtype=torch.float64):

@@ -236,7 +236,7 @@ def test_bad_input():
         geodesic(point, z, [[1.0]])
     with pytest.raises(ValueError, match="rtol must lie between eps"):
         geodesic(point, z, 1.0, rtol=0.0)
-    with pytest.raises(TypeError, match="rtol must be a number"):
+    with pytest.raises(TypeError, match="rtol must be a real number"):
         geodesic(point, z, 1.0, rtol="small")
     with pytest.raises(ValueError, match="point must have positive singular values"):
         exponential(dln.EndToEnd.of(torch.zeros(2, 2), 3), z)

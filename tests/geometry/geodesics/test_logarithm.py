@@ -309,7 +309,7 @@ def test_what_has_no_logarithm(generator):
         distance(p, dln.EndToEnd.of(eye, 4))
     with pytest.raises(ValueError, match="q must have positive singular values"):
         distance(p, dln.EndToEnd.of(torch.diag(torch.tensor([1.0, 0.0]).double()), 3))
-    with pytest.raises(TypeError, match="point must be an EndToEnd"):
+    with pytest.raises(TypeError, match="q must be an EndToEnd"):
         distance(p, eye)
     thin = draw((3, 3), (1.0,), math.inf, generator)
     other = draw((3, 3), (1.0,), math.inf, generator)

@@ -105,7 +105,7 @@ def test_entries_are_those_of_the_matrix(generator):
 def test_defect_is_the_relative_violation(depth, generator):
     x, _ = draw_matrix((5, 3), 3, generator, torch.float64)
     pair = dln.Collapsed.of(dln.EndToEnd.of(x, depth))
-    off = dln.Collapsed(1.1 * pair.L, pair.R, depth)
+    off = dln.Collapsed(1.1 * pair.L, pair.R, depth, check=False)
     # L^T L = 1.21 C against C.
     assert_close(off.defect(), 0.21 / 1.21)
     zero = dln.Collapsed(0 * pair.L, 0 * pair.R, depth)
@@ -270,14 +270,24 @@ def test_normalisation_goes_with_the_point():
 
 def test_constructors_are_doors():
     one = torch.eye(2, dtype=torch.float64)
-    assert dln.Collapsed([[1.0], [0.0]], [[2.0]], 3).L.shape == (2, 1)
+    assert dln.Collapsed([[1.0], [0.0]], [[-1.0]], 3).L.shape == (2, 1)
+    with pytest.raises(ValueError, match="L and R must be balanced, .* difference of 3.0e"):
+        dln.Collapsed([[1.0], [0.0]], [[2.0]], 3)
     assert isinstance(dln.Collapsed(one, one, 3).depth, float)
     with pytest.raises(ValueError, match="share dtype and device"):
         dln.Collapsed(one, one.float(), 3)
     with pytest.raises(ValueError, match="must have shape"):
         dln.Collapsed(one[0], one[0], 3)
-    with pytest.raises(TypeError, match="u, s and vh must be tensors"):
-        dln.EndToEnd(one.numpy(), one[0], one, 3, False)
+    s = torch.tensor([2.0, 1.0], dtype=torch.float64)
+    assert torch.equal(dln.EndToEnd(one.numpy(), s.numpy(), one, 3).matrix, torch.diag(s))
+    for wrong, message in ((-s, "s must be non-negative"), (s.flip(0), "s must descend")):
+        with pytest.raises(ValueError, match=message):
+            dln.EndToEnd(one, wrong, one, 3)
+        assert dln.EndToEnd(one, wrong, one, 3, check=False).s is wrong
+    with pytest.raises(ValueError, match="u must have orthonormal columns, got a deviation of 3"):
+        dln.EndToEnd(2 * one, s, one, 3)
+    with pytest.raises(ValueError, match="vh must have orthonormal rows, got a deviation of 3"):
+        dln.EndToEnd(one, s, 2 * one, 3)
     with pytest.raises(ValueError, match="u, s and vh must have shapes"):
         dln.EndToEnd(one, one[0, :1], one, 3, False)
     with pytest.raises(ValueError, match="depth must be"):

@@ -1,0 +1,314 @@
+"""Calls of laws, diagnostics, the integrator, checks and figures."""
+
+from __future__ import annotations
+
+import torch
+
+import dln_geometry as dln
+from dln_geometry import exact, laws, ode, plot, testing
+from tests.doors import wrong
+from tests.doors.calls import Call
+from tests.doors.shared import (
+    ATOL,
+    AXES,
+    CHAINS,
+    F64,
+    FILE,
+    KIND,
+    LIMIT,
+    PATH,
+    REAL_JUNK,
+    SAVED,
+    SPECTRUM,
+    VALUES,
+    X,
+    decay,
+    normal,
+    without,
+)
+
+# Times and radii may be arrays, and zero.
+LATER = [*wrong.junk(), None, "1.5", wrong.NAN, wrong.INF, wrong.HUGE, -1.0, [wrong.NAN], True]
+
+CALLS: dict[str, list[Call]] = {
+    "laws.beta_hermite": [
+        Call(
+            laws.beta_hermite,
+            {"n": 3, "dyson_index": 1.5, "generator": 3},
+            {
+                "n": wrong.COUNT,
+                "dyson_index": without(wrong.POSITIVE, wrong.INF),
+                "t": LATER,
+                "size": wrong.BATCH,
+                **KIND,
+            },
+        )
+    ],
+    "laws.beta_laguerre": [
+        Call(
+            laws.beta_laguerre,
+            {"shape": (3, 2), "dyson_index": 1.5, "generator": 3},
+            {
+                "shape": wrong.SHAPE,
+                "dyson_index": without(wrong.POSITIVE, wrong.INF),
+                "t": LATER,
+                "size": wrong.BATCH,
+                **KIND,
+            },
+        )
+    ],
+    "laws.hermite_zeros": [
+        Call(
+            laws.hermite_zeros,
+            {"n": 3},
+            {"n": wrong.COUNT, "dtype": wrong.DTYPE, "device": wrong.DEVICE},
+        )
+    ],
+    "laws.laguerre_zeros": [
+        Call(
+            laws.laguerre_zeros,
+            {"n": 3, "excess": 1.5},
+            {
+                "n": wrong.COUNT,
+                "excess": [*wrong.FREE, -1.0],
+                "dtype": wrong.DTYPE,
+                "device": wrong.DEVICE,
+            },
+        )
+    ],
+    "laws.tridiagonal_eigenvalues": [
+        Call(
+            laws.tridiagonal_eigenvalues,
+            {"main": VALUES, "off": SPECTRUM},
+            {
+                "main": [*wrong.vectors(VALUES), VALUES[:2]],
+                "off": [*wrong.vectors(SPECTRUM), VALUES],
+            },
+            ("main", "off"),
+        )
+    ],
+    "laws.semicircle_radius": [
+        Call(
+            laws.semicircle_radius,
+            {"n": 3, "t": 1.5},
+            {"n": wrong.COUNT, "t": [*wrong.junk(), -1.0, "a"]},
+        )
+    ],
+    **{
+        f"laws.{name}": [
+            Call(
+                getattr(laws, name),
+                {"x": SPECTRUM, "radius": 2.5},
+                {"x": wrong.vectors(SPECTRUM), "radius": LATER},
+                ("x",),
+            )
+        ]
+        for name in ("semicircle_density", "semicircle_distribution")
+    },
+    **{
+        f"laws.{name}": [
+            Call(
+                getattr(laws, name),
+                {"s": SPECTRUM, "shape": (3, 2)},
+                {"s": wrong.vectors(SPECTRUM), "shape": wrong.SHAPE, "t": LATER},
+                ("s",),
+            )
+        ]
+        for name in ("marchenko_pastur_density", "marchenko_pastur_distribution")
+    },
+    "laws.marchenko_pastur_edges": [
+        Call(
+            laws.marchenko_pastur_edges,
+            {"shape": (3, 2)},
+            {"shape": wrong.SHAPE, "t": LATER},
+        )
+    ],
+    "laws.ridge_mean_square": [
+        Call(
+            laws.ridge_mean_square,
+            {"shape": (3, 2), "rank": 2, "depth": 3, "beta": 1.3},
+            {
+                "shape": wrong.SHAPE,
+                "rank": [*wrong.COUNT, 3],
+                "depth": [*wrong.DEPTH, wrong.INF],
+                "beta": wrong.POSITIVE,
+                "kappa": wrong.POSITIVE,
+                "entropy": wrong.FLAG,
+            },
+        )
+    ],
+    **{
+        f"exact.{f.__name__}": [
+            Call(
+                f,
+                {"s0": SPECTRUM, "target": SPECTRUM.flip(0), "depth": 3, "t": SPECTRUM},
+                {
+                    "s0": [*wrong.vectors(SPECTRUM), -SPECTRUM],
+                    "target": [*wrong.vectors(SPECTRUM), VALUES],
+                    "t": [*wrong.vectors(SPECTRUM), -SPECTRUM],
+                    "depth": wrong.DEPTH,
+                    "normalized": wrong.NORMALIZED,
+                },
+                ("s0", "target", "t"),
+            )
+        ]
+        for f in (exact.quadratic, exact.quadratic_residual)
+    },
+    **{
+        f"diagnostics.{name}": [
+            Call(
+                getattr(dln.diagnostics, name),
+                {"trajectory": CHAINS},
+                {
+                    "trajectory": wrong.TRAJECTORY,
+                    "burn_in": [*wrong.COUNT, 8],
+                    "thin": [*wrong.COUNT, 0, 5],
+                    **({"method": wrong.CHOICE} if name == "effective_sample_size" else {}),
+                },
+            )
+        ]
+        for name in dln.diagnostics.__all__
+    },
+    "ode.integrate": [
+        Call(
+            ode.integrate,
+            {"field": decay, "y0": torch.ones(2, 3, dtype=F64), "t_end": 0.5},
+            {
+                "field": [v for v in wrong.junk() if not callable(v)] + [None, "a"],
+                "y0": [
+                    *wrong.matrices(torch.ones(2, 3, dtype=F64), shaped=False),
+                    torch.ones(2, 3, 4),
+                ],
+                "t_end": without(wrong.POSITIVE, 0),
+                "rtol": wrong.RTOL,
+                "atol": [*ATOL, [0.1] * 3],
+                "blocks": [
+                    *wrong.junk(),
+                    "ab",
+                    2,
+                    (1, 1),
+                    (0, 3),
+                    (-1, 4),
+                    (1.5, 1.5),
+                    (None,),
+                    wrong.NAN,
+                    [True, 2],
+                ],
+                "method": wrong.CHOICE,
+                "save_at": SAVED,
+                "stop": [
+                    *wrong.junk(),
+                    3,
+                    "ab",
+                    {"a": 1},
+                    {"a": (1.5, 1.0)},
+                    {"a": (0, wrong.NAN)},
+                    {"a": (-1, 1.0)},
+                    {"a": (0, "b")},
+                ],
+                "max_steps": LIMIT,
+                "max_evaluations": LIMIT,
+                "max_seconds": [v for v in wrong.FREE if v is not None and v is not wrong.INF]
+                + [-1.0],
+                "record": [v for v in wrong.junk() if not callable(v)] + ["a", 3],
+                "progress": [v for v in wrong.junk() if not callable(v)] + ["a", 3],
+                "checkpoint": [v for v in wrong.junk() if not callable(v)] + ["a", 3],
+                "checkpoint_every": [*wrong.FREE, -1.0],
+                "resume": [*wrong.junk(), 3, "ab", {}, {"version": 2}, {"version": 1}],
+                "correct": [*wrong.junk(), 3, "ab", (1, 2), (decay,)],
+            },
+        )
+    ],
+    "Trajectory": [
+        Call(PATH.at, {"t": 0.05}, {"t": [*ATOL, 0.2, [0.1, 0.2]]}),
+        Call(dln.Trajectory.load, {"path": FILE}, {"path": wrong.STORE}),
+    ],
+    "testing.assert_close": [
+        Call(
+            testing.assert_close,
+            {"actual": VALUES, "expected": VALUES},
+            {
+                "actual": [*REAL_JUNK, None, "ab", [[1.0], [1.0, 2.0]]],
+                "expected": [*REAL_JUNK, None, "ab", [[1.0], [1.0, 2.0]]],
+                "ops": [*wrong.POSITIVE],
+                "scale": [v for v in wrong.POSITIVE if v is not None],
+                "condition": wrong.POSITIVE,
+            },
+            ("actual", "expected"),
+        )
+    ],
+    "testing.assert_mean": [
+        Call(
+            testing.assert_mean,
+            {"samples": SPECTRUM, "expected": 1.5},
+            {
+                "samples": [*wrong.junk(), None, "ab", [1.0], 1.0],
+                "sigmas": wrong.POSITIVE,
+                "expected": [*REAL_JUNK, None, "ab"],
+            },
+        )
+    ],
+    "testing.assert_order": [
+        Call(
+            testing.assert_order,
+            {"steps": [0.1, 0.2, 0.4, 0.8], "errors": [0.1, 0.2, 0.4, 0.8], "order": 1},
+            {
+                "steps": [*wrong.junk(), None, "ab", [0.1, 0.2], [0.1] * 4, [-1.0, 0.2, 0.4, 0.8]],
+                "errors": [*wrong.junk(), None, "ab", [0.1, 0.2]],
+                "order": wrong.FREE,
+                "tol": wrong.POSITIVE,
+                "at_least": wrong.FLAG,
+            },
+        )
+    ],
+    "plot.loss": [
+        Call(plot.loss, {"trajectory": PATH}, {"trajectory": wrong.TRAJECTORY, "ax": AXES})
+    ],
+    "plot.entropy": [
+        Call(
+            plot.entropy,
+            {"trajectory": PATH},
+            {
+                "trajectory": wrong.TRAJECTORY,
+                "ax": AXES,
+                "widths": wrong.WIDTHS,
+                "relative": wrong.FLAG,
+            },
+        )
+    ],
+    "plot.singular_values": [
+        Call(
+            plot.singular_values,
+            {"trajectory": PATH},
+            {"trajectory": wrong.TRAJECTORY, "ax": AXES, "count": wrong.COUNT, "log": wrong.FLAG},
+        )
+    ],
+    "plot.matrix": [
+        Call(
+            plot.matrix,
+            {"x": X},
+            {
+                "x": [
+                    *wrong.junk(),
+                    None,
+                    "ab",
+                    normal(2),
+                    normal(2, 3, 2),
+                    torch.ones(0, 2),
+                    1.0,
+                    X.to(torch.complex128),
+                    X.to_sparse(),
+                    [[1.0], [1.0, 2.0]],
+                ],
+                "ax": AXES,
+            },
+        )
+    ],
+    "plot.spectrum": [
+        Call(
+            plot.spectrum,
+            {"x": X},
+            {"x": [*wrong.matrices(X, shaped=False), normal(2, 3, 2)], "ax": AXES},
+        )
+    ],
+}
