@@ -85,7 +85,7 @@ def balance_command(
     gauge = "haar" if haar else None
     with option("widths"):
         layers = balanced_factors(point, widths=sides, gauge=gauge, generator=generator)
-    arrays = {f"W_{p}": w.numpy() for p, w in enumerate(layers, start=1)}
+    arrays: dict[str, Any] = {f"W_{p}": w.numpy() for p, w in enumerate(layers, start=1)}
     with written_whole(out) as handle:
         np.savez(handle, **arrays)
     gap = float(torch.linalg.norm(end_to_end(layers) - x) / torch.linalg.norm(x))
