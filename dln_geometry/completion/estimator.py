@@ -12,7 +12,7 @@ import torch
 from dln_geometry.completion.base import check_features, seed_of
 from dln_geometry.completion.fitted import FittedCompleter
 from dln_geometry.completion.growing import Memory, joined_entries
-from dln_geometry.completion.intake import entries_of, held_out, problem_of, weights_of
+from dln_geometry.completion.intake import counted, entries_of, held_out, problem_of
 from dln_geometry.completion.prediction import spread_quantile
 from dln_geometry.completion.problem import SHRINK, Problem
 from dln_geometry.completion.report import table_of, trials_of
@@ -151,16 +151,18 @@ class MatrixCompleter(FittedCompleter):
         y : array_like, shape (k,), optional
             The entries, if X is ``(rows, cols)``; else ignored.
         weights : array_like, shape (k,) or (m, n), optional
-            Weights >= 0 of the entries: as many as `y`, or a matrix (sparse, if X is).
+            Weights >= 0 of the entries: as many as `y`, or a matrix (sparse, if X is). An entry of
+            weight 2 counts as two, one of weight 0 as unknown.
         row_features, col_features : array_like, shape (m, p) and (n, q), optional
-            Known numbers of the sides; frames are aligned by their index.
+            Known numbers of the sides, whose slopes are fitted with the side means; in the order of
+            `row_ids_` and `col_ids_`, but frames are aligned by their index.
         validation_entries : tuple (rows, cols, values), optional
             Held-out entries to use instead of random ones, of known rows and columns and not among
             the entries of X; they are not trained on without `refit`.
         """
         entries = entries_of(X, y, self.duplicates)
         warm = as_flag(self.warm_start, "warm_start")
-        weights = None if weights is None else weights_of(weights, entries)
+        entries, weights = counted(entries, weights)
         features = row_features, col_features
         return self._fit(entries, weights, features, validation_entries, warm=warm)
 
@@ -185,7 +187,7 @@ class MatrixCompleter(FittedCompleter):
         memory, new = self._memory_, entries_of(X, y, self.duplicates)
         if new.layout != "pairs":
             check_features(self, new.shape[1], new.col_ids)
-        weights = None if weights is None else weights_of(weights, new)
+        new, weights = counted(new, weights)
         entries, weights = joined_entries(memory.entries, new, (memory.weights, weights))
         features = []
         for side, given in enumerate((row_features, col_features)):
@@ -221,6 +223,7 @@ class MatrixCompleter(FittedCompleter):
             dtype=self.dtype,
             device=self.device,
         )
+        self._tell_of_empty_sides(entries)
         seed, share = seed_of(self.random_state), self._share()
         depths, rank, decay = self._choices(problem, memory)
         held: Any = share if validation is None else held_out(problem, entries, validation)

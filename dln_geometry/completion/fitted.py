@@ -178,6 +178,18 @@ class FittedCompleter(Transformer, Estimator):
         names = self.col_ids_
         return [(int(j) if names is None else names[int(j)], float(found[j])) for j in order]
 
+    def _tell_of_empty_sides(self, entries: Entries) -> None:
+        empty = [
+            count - len(np.unique(places))
+            for count, places in zip(entries.shape, (entries.rows, entries.cols), strict=True)
+        ]
+        if any(empty):
+            warn(
+                f"{empty[0]} rows and {empty[1]} columns have no known entry: they are predicted "
+                "by the means",
+                UserWarning,
+            )
+
     def _set_features(self) -> None:
         """Keep what scikit-learn expects of a transformer of matrices."""
         self.n_features_in_ = self.shape_[1]

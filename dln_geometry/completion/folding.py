@@ -32,6 +32,8 @@ def folded(problem: Problem, model: Model, noise: float, known: Tensor, values: 
         ridge = torch.cat((base.new_tensor([shrink]), spread))
     if not problem.biases:
         ridge[0] = 1.0 / torch.finfo(base.dtype).eps
+    # Without noise the equations may be singular: roundings are a noise, too.
+    ridge = ridge.clamp_min(100 * torch.finfo(base.dtype).eps * problem.shape[1])
     rows = [
         _completed_row(problem, design, ridge, base, known[i], values[i])
         for i in range(known.shape[0])

@@ -42,7 +42,8 @@ class Memory:
         held = self.still_held(entries, share, seed)
         if held is None or self.validated is None:
             return None, (None, None)
-        return held, (self.grown(self.validated, entries, like, rank), final)
+        validated = self.grown(self.validated, entries, like, rank)
+        return (None, (None, None)) if validated is None else (held, (validated, final))
 
     def still_held(self, entries: Entries, share: float, seed: int) -> np.ndarray | None:
         """Return which entries to hold out: those of before, and a share of the new ones.

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from dln_geometry.completion.base import read_in_words
 from dln_geometry.completion.problem import LINKS, Problem
-from dln_geometry.support import as_float_tensor, sparse_places
+from dln_geometry.support import as_dtype, as_float_tensor, shown, sparse_places, warn
 from dln_geometry.tables import Entries, Ids, as_entries
 
 DUPLICATES = ("raise", "mean", "last")
 SMALL = 10_000
 """Up to so many entries double precision is the default."""
+LARGEST = 1e60
+"""Bound on entries: fourth powers of their sums must not overflow."""
 
 
 def entries_of(x: Any, y: Any, duplicates: str) -> Entries:
@@ -25,7 +27,7 @@ def entries_of(x: Any, y: Any, duplicates: str) -> Entries:
         return read_in_words(as_entries, x)
     rows, cols = x
     values = as_float_tensor(y, "y", dtype=torch.float64).cpu().numpy()
-    sides = [_labels(s, name) for s, name in ((rows, "rows"), (cols, "cols"))]
+    sides = [_labels(side, what) for side, what in ((rows, "row"), (cols, "column"))]
     lengths = (len(sides[0]), len(sides[1]), values.shape[0] if values.ndim == 1 else None)
     if len(set(lengths)) != 1 or not len(values):
         raise ValueError(
@@ -44,14 +46,27 @@ def is_pair(x: Any) -> bool:
     return isinstance(x, tuple) and len(x) == 2
 
 
-def _labels(x: Any, name: str) -> list[Any]:
-    """Return labels of a side as Python values."""
+def _labels(x: Any, what: str) -> list[str | int]:
+    """Return ids as strings and integers; whole floats, as missing ids make them, are integers."""
     if isinstance(x, Tensor):
         x = x.cpu().numpy()
     labels = np.asarray(x, dtype=None if hasattr(x, "dtype") else object)
     if labels.ndim != 1:
-        raise ValueError(f"{name} must be a vector of ids, got shape {labels.shape}")
-    return labels.tolist()
+        raise ValueError(f"{what} ids must be a vector, got shape {labels.shape}")
+    if labels.dtype.kind in "mM":
+        raise TypeError(f"{what} ids must be strings or integers, got {labels.dtype}")
+    names = labels.tolist()
+    return names if labels.dtype.kind in "iuU" else [_label(name, what) for name in names]
+
+
+def _label(name: Any, what: str) -> str | int:
+    if isinstance(name, np.generic):
+        name = name.item()
+    if isinstance(name, float) and name.is_integer():
+        return int(name)
+    if isinstance(name, bool) or not isinstance(name, str | int):
+        raise TypeError(f"{what} ids must be strings or integers, got {shown(name)}")
+    return name
 
 
 def _once(
@@ -90,12 +105,17 @@ def features_of(x: Any, count: int, ids: Ids | None, name: str, like: Tensor) ->
     if x is None:
         return None
     index = getattr(x, "index", None)
-    if ids is not None and index is not None and not callable(index):
-        known = {label: k for k, label in enumerate(list(index))}
-        missing = [label for label in ids if label not in known]
-        if missing:
+    if index is not None and not callable(index):
+        labels, wanted = list(index), range(count) if ids is None else ids
+        known = {label: k for k, label in enumerate(labels)}
+        missing = [label for label in wanted if label not in known]
+        if len(known) < len(labels):
+            twice = next(label for k, label in enumerate(labels) if known[label] != k)
+            raise ValueError(f"{name} must have one line for every id, got {twice!r} repeatedly")
+        if missing and ids is not None:
             raise ValueError(f"{name} must have a line for every id, got none for {missing[0]!r}")
-        x = np.asarray(x)[[known[label] for label in ids]]
+        # An index of other labels says nothing about rows that have no names.
+        x = x if missing else np.asarray(x)[[known[label] for label in wanted]]
     f = as_float_tensor(x, name, dtype=like.dtype, device=like.device)
     f = f.unsqueeze(1) if f.ndim == 1 else f
     if f.ndim != 2 or f.shape[0] != count:
@@ -105,7 +125,17 @@ def features_of(x: Any, count: int, ids: Ids | None, name: str, like: Tensor) ->
     return f / torch.where(size > 0, size, 1.0)
 
 
-def weights_of(weight: Any, entries: Entries) -> np.ndarray:
+def counted(entries: Entries, weight: Any) -> tuple[Entries, np.ndarray | None]:
+    """Return the entries whose weights are not 0, and these weights."""
+    if weight is None:
+        return entries, None
+    w = _weights_of(weight, entries)
+    kept = w > 0
+    parts = {name: getattr(entries, name)[kept] for name in ("rows", "cols", "values")}
+    return replace(entries, **parts), w[kept]
+
+
+def _weights_of(weight: Any, entries: Entries) -> np.ndarray:
     """Return one weight for each entry, from as many or from a matrix."""
     if stored := sparse_places(weight, "weights"):
         (rows, cols), values, shape = stored
@@ -134,7 +164,7 @@ def bounds_of(bounds: Any, values: np.ndarray) -> tuple[float | None, float | No
     """Return the bounds of predictions; ValueError if entries lie outside."""
     if bounds is None:
         return None, None
-    if bounds == "observed":
+    if isinstance(bounds, str) and bounds == "observed":
         return float(values.min()), float(values.max())
     try:
         low, high = (None if b is None else float(b) for b in bounds)
@@ -167,13 +197,8 @@ def problem_of(
     """Return the entries as tensors, with all that was asked for checked."""
     if loss not in LINKS:
         raise ValueError(f"loss must be one of {', '.join(LINKS)}, got {loss!r}")
-    if dtype is None:
-        dtype = torch.float64 if len(entries.values) <= SMALL else torch.float32
-    values = torch.as_tensor(entries.values).to(dtype=dtype, device=device)
-    if loss == "logistic" and not bool(((values >= 0) & (values <= 1)).all()):
-        raise ValueError("entries must lie in [0, 1] for the logistic loss")
-    if loss == "poisson" and bool((values < 0).any()):
-        raise ValueError("entries must be at least 0 for the Poisson loss")
+    _check_values(entries.values, loss)
+    values = torch.as_tensor(entries.values).to(dtype=_dtype(dtype, entries.values), device=device)
     rows, cols = (
         torch.from_numpy(np.ascontiguousarray(x, dtype=np.int64)).to(values.device)
         for x in (entries.rows, entries.cols)
@@ -200,6 +225,31 @@ def problem_of(
     )
 
 
+def _check_values(values: np.ndarray, loss: str) -> None:
+    if loss == "logistic" and not ((values >= 0) & (values <= 1)).all():
+        raise ValueError("entries must lie in [0, 1] for the logistic loss")
+    if loss == "poisson" and (values < 0).any():
+        raise ValueError("entries must be at least 0 for the Poisson loss")
+    if not (size := float(np.abs(values).max())) < LARGEST:
+        raise ValueError(f"entries must be less than {LARGEST:g} in size, got {size:g}")
+
+
+def _dtype(dtype: Any, values: np.ndarray) -> torch.dtype:
+    """Return the dtype of the runs: float32 for large tables, if it holds their differences."""
+    size, spread = float(np.abs(values).max()), float(values.std())
+    # Squares of sums must neither overflow nor vanish, and 1000 roundings stay below the spread.
+    fits = size < 1e6 and (spread == 0 or spread > max(1e-6, 1e-4 * size))
+    if dtype is None:
+        return torch.float32 if len(values) > SMALL and fits else torch.float64
+    if (dtype := as_dtype(dtype)) == torch.float32 and not fits:
+        warn(
+            f"float32 does not resolve entries of size {size:.3g} that differ by {spread:.3g}: "
+            "use float64, or shift and scale them",
+            UserWarning,
+        )
+    return dtype
+
+
 def held_out(problem: Problem, entries: Entries, validation: Any) -> Problem:
     """Return the user's held-out entries as a problem."""
     if not (isinstance(validation, tuple) and len(validation) == 3):
@@ -207,23 +257,37 @@ def held_out(problem: Problem, entries: Entries, validation: Any) -> Problem:
     rows, cols, values = validation
     i, unknown_i = places_of(rows, entries.row_ids, entries.shape[0], "row")
     j, unknown_j = places_of(cols, entries.col_ids, entries.shape[1], "column")
+    y = as_float_tensor(values, "validation_entries", dtype=torch.float64).cpu().numpy()
+    if not i.shape == j.shape == y.shape:
+        raise ValueError(
+            f"validation_entries must have one length, got {len(i)}, {len(j)} and shape {y.shape}"
+        )
     if len(i) == 0 or (unknown_i | unknown_j).any():
         raise ValueError("validation_entries must hold entries of known rows and columns")
-    y = torch.from_numpy(np.array(values, dtype=np.float64)).to(problem.values)
-    place = (torch.from_numpy(x).to(y.device) for x in (i, j))
-    return replace(problem, rows=next(place), cols=next(place), values=y, weights=None)
+    _check_values(y, problem.loss)
+    key = i * entries.shape[1] + j
+    if len(np.unique(key)) < len(key):
+        raise ValueError("validation_entries must hold every entry once")
+    shared = np.isin(key, entries.rows * entries.shape[1] + entries.cols)
+    if shared.any():
+        raise ValueError(
+            f"validation_entries must not be among the entries of X, got {int(shared.sum())} that "
+            "are"
+        )
+    i, j, y = (torch.from_numpy(x).to(problem.values.device) for x in (i, j, y))
+    return replace(problem, rows=i, cols=j, values=y.to(problem.values), weights=None)
 
 
 def places_of(x: Any, ids: Ids | None, count: int, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Return places of ids, and which of them are unknown (their place is 0)."""
-    labels = np.asarray(x if not isinstance(x, Tensor) else x.cpu())
-    if labels.ndim != 1:
-        raise ValueError(f"{what} ids must be a vector, got shape {labels.shape}")
+    labels = _labels(x, what)
     if ids is not None:
-        known = [label in ids for label in labels.tolist()]
-        places = [ids.place(x) if ok else 0 for x, ok in zip(labels.tolist(), known, strict=True)]
-        return np.array(places, dtype=np.int64), ~np.array(known, dtype=bool)
-    if labels.dtype.kind not in "iu":
-        raise TypeError(f"{what} ids must be places, integers from 0, got {labels.dtype}")
-    unknown = (labels < 0) | (labels >= count)
-    return np.where(unknown, 0, labels).astype(np.int64), unknown
+        unknown = np.array([label not in ids for label in labels], dtype=bool)
+        places = np.zeros(len(labels), dtype=np.int64)
+        places[~unknown] = ids.places([label for label in labels if label in ids])
+        return places, unknown
+    if names := [label for label in labels if isinstance(label, str)]:
+        raise TypeError(f"{what} ids must be places, integers from 0, got {names[0]!r}")
+    unknown = np.array([not 0 <= label < count for label in labels], dtype=bool)  # pyright: ignore[reportOperatorIssue]
+    places = [0 if no else label for label, no in zip(labels, unknown, strict=True)]
+    return np.array(places, dtype=np.int64), unknown

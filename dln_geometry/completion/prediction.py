@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dln_geometry.completion.problem import Problem
 from dln_geometry.completion.search import Choice
 from dln_geometry.completion.training import Model
+from dln_geometry.support import warn
 
 LEVEL = 0.9
 """Level at which the coverage of intervals is measured."""
@@ -18,14 +20,18 @@ LEVEL = 0.9
 
 @dataclass(frozen=True)
 class Predictions:
-    """Means and standard deviations over the models, shape (k,)."""
+    """Means and standard deviations over the models, shape (k,).
+
+    `missing` is the mean square of the parts of the model that unknown rows and columns lack.
+    """
 
     mean: np.ndarray
     spread: np.ndarray
+    missing: np.ndarray
 
     def scale(self, error: float) -> np.ndarray:
-        """Return the sizes of errors: that on held-out entries, and the spread of the starts."""
-        return np.sqrt(error**2 + self.spread**2)
+        """Return sizes of errors: of held-out entries, the spread of starts, what is missing."""
+        return np.sqrt(error**2 + self.spread**2 + self.missing)
 
 
 def predict_entries(
@@ -51,7 +57,20 @@ def predict_entries(
         found.append(problem.predicted(z).double())
     all_ = torch.stack(found)
     spread = all_.std(0) if len(models) > 1 else torch.zeros_like(all_[0])
-    return Predictions(all_.mean(0).cpu().numpy(), spread.cpu().numpy())
+    missing = _missing(models[0], problem, no_row, no_col)
+    return Predictions(*(x.cpu().numpy() for x in (all_.mean(0), spread, missing)))
+
+
+def _missing(model: Model, problem: Problem, no_row: Tensor, no_col: Tensor) -> Tensor:
+    """Return the mean square of what unknown rows and columns do not add to a prediction."""
+    m, n = problem.shape
+    x = 0.0
+    if model.point is not None:
+        x = float(model.point.singular_values.double().square().sum()) / (m * n)
+    rows, cols = (
+        float(side.double().var(correction=0)) for side in (model.offsets.rows, model.offsets.cols)
+    )
+    return rows * no_row.double() + cols * no_col.double() + x * (no_row | no_col).double()
 
 
 def spread_quantile(
@@ -70,7 +89,9 @@ def spread_quantile(
     found = predict_entries([fit.model for fit in own], problem, i, j, none, none)
     gap = np.abs(held.values.double().cpu().numpy() - found.mean)
     ratio = gap / np.maximum(found.scale(choice.best), 1e-300)
-    coverage = float((ratio[1::2] <= np.quantile(ratio[::2], LEVEL)).mean()) if len(i) > 1 else 1.0
+    if len(i) < 2:
+        return _Quantiles(ratio), float("nan")
+    coverage = float((ratio[1::2] <= np.quantile(ratio[::2], LEVEL)).mean())
     return _Quantiles(np.sort(ratio)), coverage
 
 
@@ -82,4 +103,11 @@ class _Quantiles:
 
     def __call__(self, level: float) -> float:
         count = len(self.sample)
-        return float(self.sample[min(count, int(np.ceil(level * (count + 1)))) - 1])
+        place = int(np.ceil(level * (count + 1)))
+        if place > count:
+            warn(
+                f"intervals of level {level:g} need {int(np.ceil(level / (1 - level)))} held-out "
+                f"entries, got {count}: they may be too narrow",
+                UserWarning,
+            )
+        return float(self.sample[min(count, place) - 1])

@@ -51,7 +51,8 @@ def table_of(choice: Choice, problem: Problem, coverage: float) -> str:
             f"{'last':<12} {'':>12} {first.last:>12.6g}",
         ]
     for final in choice.fits[:1]:
-        lines.append(f"final model: {what} of training {final.train:.6g}")
+        end = ", ended by its limit" if final.status in ("evaluations", "seconds") else ""
+        lines.append(f"final model: {what} of training {final.train:.6g}{end}")
     if math.isfinite(coverage):
         lines.append(f"coverage of 90 % intervals: {coverage:.3f}")
     return "\n".join(lines)

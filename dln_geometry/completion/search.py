@@ -140,7 +140,7 @@ class Search:
         self._note(chosen, error, validated[0])
         means = _pooled(validated[: len(self.folds)], self.folds, "side_means")
         if means > 0 and not error < WORTH * means and validated[0].status != "constant":
-            self._warn(error, means)
+            self._warn(error, means, validated[0].status)
         own = tuple(fit for fit in validated if fit.fold == 0)
         fits = self._everything(chosen, validated, starts) if refit else own
         held = self.folds[0][1]
@@ -234,12 +234,14 @@ class Search:
         seconds = left / share if math.isfinite(left) else math.inf
         return replace(self.budget, seconds=seconds, **limits)
 
-    def _warn(self, error: float, means: float) -> None:
+    def _warn(self, error: float, means: float, status: str) -> None:
         what = "side means" if self.problem.biases else "mean"
+        why = "the table may not be close to one of low rank, or have too few entries"
+        if status == "seconds":
+            why = "the time was too short"
         warn(
             f"the best validation error {error:.6g} is hardly better than that of the {what} "
-            f"alone, {means:.6g}: the table may not be close to one of low rank, or have too few "
-            "entries",
+            f"alone, {means:.6g}: {why}",
             UserWarning,
         )
 

@@ -155,6 +155,10 @@ class _Run:
         problem, values, make = self.problem, self.problem.values, self.problem.link
         assert make is not None
         zero = torch.zeros_like(values)
+        if bool((values == values[0]).all()):
+            return self._finished(
+                Model(self._constant(), None), (), self._constant(), "constant", math.nan
+            )
         first = o = self.model.fit_link(make, zero, values)
         z = o.at(problem.rows, problem.cols)
         units = units_of(problem, make.mean(z) - values, make.curvature(z), self.setting.seed)
@@ -178,6 +182,14 @@ class _Run:
             least, best = error, model
         return self._finished(best, tuple(used), first, self.status, last)
 
+    def _constant(self) -> Offsets:
+        """Return offsets for equal values; those of zeros or ones alone would be infinite."""
+        problem, make = self.problem, self.problem.link
+        assert make is not None
+        rows, cols = (problem.values.new_zeros(count) for count in problem.shape)
+        count = len(problem)
+        return Offsets(make.link((problem.values.sum() + 0.5) / (count + 1)), rows, cols)
+
     def _start(self, units: Units, start: Model | None) -> Collapsed | None:
         """Return where the flow begins; None if the offsets explain everything."""
         values = self.problem.values
@@ -186,15 +198,26 @@ class _Run:
         if start is not None and start.point is not None:
             return start.point
         generator = torch.Generator(device=values.device).manual_seed(self.setting.seed)
-        return Collapsed.random(
-            self.problem.shape,
-            self.setting.rank,
+        rows, cols = self.problem.rows.unique(), self.problem.cols.unique()
+        small = Collapsed.random(
+            (len(rows), len(cols)),
+            min(self.setting.rank, len(rows), len(cols)),
             self.setting.depth,
             scale=self.setting.scale * units.size,
             generator=generator,
             dtype=values.dtype,
             device=values.device,
         )
+        if small.shape == self.problem.shape:
+            return small
+        # No entry would move the rest of a random start: zeros leave these rows to the means.
+        left, right = (
+            x.new_zeros(count, small.rank).index_copy(0, places, x)
+            for count, places, x in zip(
+                self.problem.shape, (rows, cols), (small.L, small.R), strict=True
+            )
+        )
+        return small.replace(L=left, R=right)
 
     def _flow(
         self,

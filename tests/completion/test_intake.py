@@ -1,0 +1,234 @@
+"""Ids, weights, features, bounds and held-out entries as users give them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from dln_geometry.completion import MatrixCompleter
+
+pd = pytest.importorskip("pandas")
+PLAIN = {"depth": 2, "rank": 2, "decay": 0.5, "shrink": 5.0, "rtol": 1e-2}
+QUICK = {**PLAIN, "validation": 0.0}
+
+
+@pytest.fixture
+def holes(rng):
+    x = rng.normal(size=(15, 1)) @ rng.normal(size=(1, 8)) + 0.1 * rng.normal(size=(15, 8))
+    return np.where(rng.random(x.shape) < 0.8, x, np.nan)
+
+
+@pytest.fixture
+def pairs(holes):
+    rows, cols = np.nonzero(~np.isnan(holes))
+    return rows, cols, holes[rows, cols]
+
+
+@pytest.mark.parametrize(
+    "kind", [list, pd.Index, pd.Series, torch.tensor, lambda x: np.asarray(x, float), "Int64"]
+)
+def test_ids_are_the_same_however_they_come(kind, pairs):
+    rows, cols, values = pairs
+    expected = MatrixCompleter(**QUICK).fit((rows + 7, cols), values)
+    if kind == "Int64":
+        ids = pd.array(rows + 7, dtype="Int64")
+    else:
+        ids = kind((rows + 7).tolist())
+    found = MatrixCompleter(**QUICK).fit((ids, cols), values)
+    assert found.row_ids_ == expected.row_ids_
+    assert np.array_equal(found.predict(ids, cols), expected.predict(rows + 7, cols))
+
+
+def test_strings_and_integers_are_different_names(pairs):
+    rows, cols, values = pairs
+    names = [str(k) if k % 2 else int(k) for k in rows]
+    completer = MatrixCompleter(**QUICK).fit((names, cols), values)
+    assert set(completer.row_ids_) == set(names)
+    assert np.isfinite(completer.predict(names, cols)).all()
+    with pytest.warns(UserWarning, match="1 of 2 entries"):
+        completer.predict(["1", 1], [0, 0])
+
+
+@pytest.mark.parametrize(
+    ("ids", "error", "match"),
+    [
+        ([[1], [2]], ValueError, "row ids must be a vector"),
+        ([{}, 1], TypeError, "row ids must be strings or integers, got {}"),
+        ([np.nan, 1], TypeError, "row ids must be strings or integers, got nan"),
+        ([0.5, 1], TypeError, "row ids must be strings or integers, got 0.5"),
+        ([True, False], TypeError, "row ids must be strings or integers, got True"),
+        ([None, "a"], TypeError, "row ids must be strings or integers, got None"),
+        (np.array(["2020-01-01"] * 2, "M8[ns]"), TypeError, "row ids must be strings or integers"),
+        (3, ValueError, "row ids must be a vector"),
+    ],
+)
+def test_what_names_nothing_is_refused(ids, error, match, pairs):
+    rows, cols, values = pairs
+    with pytest.raises(error, match=match):
+        MatrixCompleter(**QUICK).fit((ids, [0, 1]), [1.0, 2.0])
+    completer = MatrixCompleter(**QUICK).fit((rows, cols), values)
+    with pytest.raises(error, match=match):
+        completer.predict(ids, [0, 1])
+
+
+def test_nothing_is_predicted_of_nothing(holes, pairs):
+    assert MatrixCompleter(**QUICK).fit(holes).predict([], []).shape == (0,)
+    assert MatrixCompleter(**QUICK).fit(pairs[:2], pairs[2]).predict([], []).shape == (0,)
+
+
+def test_more_unknown_than_known_ids_are_predicted_by_the_mean(holes):
+    completer = MatrixCompleter(**QUICK).fit(holes)
+    with pytest.warns(UserWarning, match="4 of 5 entries") as told:
+        found = completer.predict([90, 91, 92, 93, 0], [50, 51, 52, 53, 0])
+    assert len(told) == 1
+    assert found[:4] == pytest.approx(float(completer.models_[0].offsets.mean))
+
+
+def test_rows_and_columns_without_entries_are_predicted_by_means_and_told(holes):
+    holes[3], holes[:, 5] = np.nan, np.nan
+    frame = pd.DataFrame(holes, index=[f"r{k}" for k in range(15)])
+    with pytest.warns(UserWarning, match="1 rows and 1 columns have no known entry") as told:
+        completer = MatrixCompleter(**{**QUICK, "decay": 0.0}).fit(frame)
+    assert len(told) == 1
+    o, found = completer.models_[0].offsets, completer.complete()
+    assert [float(o.rows[3]), float(o.cols[5])] == pytest.approx([0.0, 0.0])
+    assert found[3] == pytest.approx((o.mean + o.cols).numpy())
+    assert found[:, 5] == pytest.approx((o.mean + o.rows).numpy())
+    assert completer.predict(["r3"], [0])[0] == pytest.approx(found[3, 0])
+
+
+@pytest.mark.parametrize("kind", ["pairs", "matrix", "sparse"])
+def test_weights_count_entries(kind, holes, pairs, rng):
+    """Zero leaves an entry out; however they come, weights belong to their entries."""
+    rows, cols, values = pairs
+    w = rng.integers(0, 3, len(values)).astype(float)
+    seen = w > 0
+    dense = np.zeros(holes.shape)
+    dense[rows, cols] = w
+    table = holes.copy()
+    table[rows[~seen], cols[~seen]] = np.nan
+    if kind == "pairs":
+        found = MatrixCompleter(**QUICK).fit((rows, cols), values, weights=w)
+        expected = MatrixCompleter(**QUICK).fit(
+            (rows[seen], cols[seen]), values[seen], weights=w[seen]
+        )
+    else:
+        x = holes if kind == "matrix" else sparse.coo_array((values, (rows, cols)), holes.shape)
+        weights = dense if kind == "matrix" else sparse.csr_array((w, (rows, cols)), holes.shape)
+        found = MatrixCompleter(**QUICK).fit(x, weights=weights)
+        expected = MatrixCompleter(**QUICK).fit(table, weights=dense)
+    assert np.array_equal(found.complete(), expected.complete())
+    plain = MatrixCompleter(**QUICK).fit(table)
+    assert not np.allclose(plain.complete(), found.complete(), rtol=1e-3)
+
+
+@pytest.mark.parametrize("bad", [[-1.0], [0.0], [np.nan], [1.0, 1.0]])
+def test_wrong_weights_are_refused(bad, pairs):
+    weights = np.resize(bad, len(pairs[2]) + len(bad) - 1)
+    with pytest.raises(ValueError, match="weights must"):
+        MatrixCompleter(**QUICK).fit(pairs[:2], pairs[2], weights=weights)
+
+
+def test_features_of_frames_are_aligned_by_their_index(holes, pairs, rng):
+    rows, cols, values = pairs
+    features = pd.DataFrame(rng.normal(size=(15, 2)))
+    shuffled = features.sample(frac=1.0, random_state=1)
+    expected = MatrixCompleter(**QUICK).fit(holes, row_features=features)
+    found = MatrixCompleter(**QUICK).fit(holes, row_features=shuffled)
+    assert np.array_equal(found.complete(), expected.complete())
+    scaled = MatrixCompleter(**QUICK).fit(holes, row_features=5.0 + 3.0 * features.to_numpy())
+    assert scaled.complete() == pytest.approx(expected.complete(), rel=1e-6)
+    names = [f"r{k}" for k in range(15)]
+    shuffled.index = [names[k] for k in shuffled.index]
+    by_name = MatrixCompleter(**QUICK).fit(
+        ([names[k] for k in rows], cols), values, row_features=shuffled
+    )
+    order = [by_name.row_ids_.place(name) for name in names]
+    assert by_name.models_[0].offsets.rows.numpy()[order] == pytest.approx(
+        expected.models_[0].offsets.rows.numpy(), abs=0.05
+    )
+    with pytest.raises(ValueError, match="one line for every id, got 'r. repeatedly|repeatedly"):
+        MatrixCompleter(**QUICK).fit(holes, row_features=pd.concat([features, features]))
+    with pytest.raises(ValueError, match="must have a line for every id"):
+        MatrixCompleter(**QUICK).fit(
+            ([names[k] for k in rows], cols), values, row_features=shuffled[:-1]
+        )
+    with pytest.raises(ValueError, match=r"must have shape \(15, p\)"):
+        MatrixCompleter(**QUICK).fit(holes, row_features=np.ones((14, 2)))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda i, j, y: (i, j), "must be a tuple"),
+        (lambda i, j, y: (i, j, y[:-1]), "must have one length"),
+        (lambda i, j, y: (i, j, np.nan * y), "must be finite"),
+        (lambda i, j, y: (i + 99, j, y), "known rows and columns"),
+        (lambda i, j, y: (np.r_[i, i], np.r_[j, j], np.r_[y, y]), "every entry once"),
+        (lambda i, j, y: (i[:0], j[:0], y[:0]), "known rows and columns"),
+    ],
+)
+def test_wrong_held_out_entries_are_refused(change, match, holes):
+    i, j = np.nonzero(np.isnan(holes))
+    with pytest.raises((TypeError, ValueError), match=match):
+        MatrixCompleter(**PLAIN).fit(holes, validation_entries=change(i, j, np.ones(len(i))))
+
+
+def test_held_out_entries_must_not_be_given_twice(holes, pairs):
+    held = tuple(x[:5] for x in pairs)
+    with pytest.raises(ValueError, match="must not be among the entries of X, got 5 that are"):
+        MatrixCompleter(**PLAIN).fit(holes, validation_entries=held)
+
+
+def test_weights_stay_when_held_out_entries_are_added(holes, pairs):
+    """The refit is that of all entries, those that were held out with weight 1."""
+    rows, cols, values = pairs
+    held = np.arange(len(values)) % 6 == 0
+    w = np.where(np.arange(len(values)) % 5 == 0, 9.0, 0.5)
+    completer = MatrixCompleter(**PLAIN)
+    completer.fit(
+        (rows[~held], cols[~held]),
+        values[~held],
+        weights=w[~held],
+        validation_entries=(rows[held], cols[held], values[held]),
+    )
+    gap = values - completer.predict(rows, cols)
+    assert np.abs(gap[~held][w[~held] > 1]).mean() < np.abs(gap[~held][w[~held] < 1]).mean()
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), np.array([0.0, 1.0]), "observed", (None, 1.0)])
+def test_bounds_clip_predictions(bounds, holes):
+    low, high = np.nanmin(holes), np.nanmax(holes)
+    unit = (holes - low) / (high - low)
+    completer = MatrixCompleter(**QUICK, bounds=bounds).fit(unit)
+    assert completer.complete().max() <= 1.0
+    assert (isinstance(bounds, tuple) and bounds[0] is None) or completer.complete().min() >= 0.0
+
+
+@pytest.mark.parametrize("bounds", [(1.0, 0.0), (np.nan, 9.0), "all", 3.0, (0.0, 0.1), (1, 2, 3)])
+def test_wrong_bounds_are_refused(bounds, holes):
+    with pytest.raises((TypeError, ValueError), match="bounds"):
+        MatrixCompleter(**QUICK, bounds=bounds).fit(holes)
+
+
+@pytest.mark.parametrize("loss", ["logistic", "poisson"])
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_equal_values_of_a_link_are_predicted_nearly(loss, value, holes):
+    completer = MatrixCompleter(2, 2, 0.5, loss=loss).fit(np.where(np.isnan(holes), holes, value))
+    found = completer.complete()
+    assert found == pytest.approx(value, abs=0.02)
+    assert (found > 0).all()
+
+
+def test_large_numbers_are_resolved(rng):
+    """Differences of large numbers need double precision, which float32 does not have."""
+    x = rng.normal(size=(130, 1)) @ rng.normal(size=(1, 130))
+    completer = MatrixCompleter(**QUICK).fit(x + 1e7)
+    assert completer.models_[0].point.L.dtype == torch.float64
+    assert MatrixCompleter(**QUICK).fit(x).models_[0].point.L.dtype == torch.float32
+    with pytest.warns(UserWarning, match="float32 does not resolve"):
+        MatrixCompleter(**QUICK, dtype=torch.float32).fit(x[:9, :9] + 1e7)
+    with pytest.raises(ValueError, match="entries must be less than 1e.60"):
+        MatrixCompleter(**QUICK).fit(x[:9, :9] * 1e100)
