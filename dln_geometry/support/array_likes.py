@@ -65,7 +65,7 @@ def _read(x: Any, name: str, holes: bool) -> tuple[Tensor, bool]:
         return _from_numpy(x, name, holes), True
     if isinstance(x, type) or (isinstance(x, memoryview) and isinstance(x.obj, bytes | bytearray)):
         raise _refusal(x, name)
-    if isinstance(x, numbers.Number):
+    if isinstance(x, numbers.Number) or (holes and _is_missing(x)):
         return _number(x, name, holes), False
     # Points stand for their matrix, which keeps the graph of gradients that an array would lose.
     point = getattr(x, "differentiable_matrix", None)
@@ -174,7 +174,7 @@ def _in_one_type(parts: Sequence[Tensor]) -> Tensor:
 
 def _number(x: Any, name: str, holes: bool, place: str = "") -> Tensor:
     """Return one number; None, NA and NaT are NaN where there may be `holes`."""
-    if holes and (x is None or type(x).__name__ in ("NAType", "NaTType")):
+    if holes and _is_missing(x):
         x = np.nan
     if not isinstance(x, numbers.Number | np.bool_):
         raise TypeError(f"{name} must be a real array or tensor, got {shown(x)}{place}")
@@ -189,6 +189,10 @@ def _number(x: Any, name: str, holes: bool, place: str = "") -> Tensor:
     except (OverflowError, ValueError, TypeError):
         raise ValueError(f"{name} must be finite, got {shown(x)}") from None
     return torch.tensor(value, dtype=torch.float64, device="cpu")
+
+
+def _is_missing(x: Any) -> bool:
+    return x is None or type(x).__name__ in ("NAType", "NaTType")
 
 
 def _is_buffer(x: Any) -> bool:

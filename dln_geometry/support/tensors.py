@@ -21,15 +21,21 @@ Array = TypeVar("Array", Tensor, np.ndarray)
 
 
 def as_float_tensor(
-    x: Any, name: str, *, dtype: torch.dtype | None = None, device: _Device = None
+    x: Any,
+    name: str,
+    *,
+    dtype: torch.dtype | None = None,
+    device: _Device = None,
+    holes: bool = False,
 ) -> Tensor:
     """Convert `x`, an array-like, to a finite real floating tensor.
 
     Integers and booleans become the default float, half precision becomes float32, in `x` as in
     `dtype` (no decomposition exists below it). Tensors and arrays stay where they are unless a
     `device` is asked for, whatever the default device is; plain numbers go to the default device.
+    With `holes`, masked entries and missing values become NaN, and NaN is accepted.
     """
-    tensor, own = read_array(x, name)
+    tensor, own = read_array(x, name, holes=holes)
     if dtype is None:
         floating = own and tensor.is_floating_point()
         dtype = tensor.dtype if floating else torch.get_default_dtype()
@@ -47,7 +53,8 @@ def as_float_tensor(
             "enabled=False), or use float64"
         )
     try:
-        finite = bool(torch.isfinite(tensor.detach()).all())
+        known = tensor.detach()
+        finite = bool((~torch.isinf(known) if holes else torch.isfinite(known)).all())
     except RuntimeError as error:
         # Tensors of torch.func.vmap and fake ones have no numbers that a program may look at.
         if type(tensor) is Tensor and not str(error).startswith("vmap"):
@@ -57,7 +64,8 @@ def as_float_tensor(
             "take batches as leading dimensions"
         ) from error
     if not finite:
-        raise ValueError(f"{name} must be finite, got NaN or infinite entries")
+        refused = "finite or NaN, got" if holes else "finite, got NaN or"
+        raise ValueError(f"{name} must be {refused} infinite entries")
     return tensor
 
 

@@ -112,6 +112,11 @@ def test_masked_and_missing_entries_are_unknown_where_something_may_be():
         loss = losses.Completion.from_matrix(x)
         assert loss.rows.tolist() == loss.cols.tolist() == [0, 1]
         assert loss.values.tolist() == [1.0, 4.0]
+    # Plain numbers have the default type, with holes as without.
+    for x in (nan, [[1, None], [None, 4]], [[1.0, 2.0], [3.0, 4.0]]):
+        assert losses.Completion.from_matrix(x).dtype == torch.float32
+    with pytest.raises(ValueError, match="x must be finite or NaN, got infinite entries"):
+        losses.Completion.from_matrix([[math.inf, math.nan]])
     for x in (hidden, counts):
         for door in (losses.Quadratic, lambda x: dln.EndToEnd.of(x, 2), as_matrix):
             with pytest.raises(ValueError, match=r"must have no masked entries, got 2: fill or"):

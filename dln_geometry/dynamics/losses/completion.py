@@ -92,10 +92,10 @@ class Completion(DataLoss):
         sparse = sparse_places(x, "x")
         if sparse is not None:
             (rows, cols), stored, shape = sparse
-            values = read_array(stored, "x", holes=True)[0]
+            values = as_float_tensor(stored, "x", holes=True)
             known = ~torch.isnan(values)
             return cls(rows[known], cols[known], _some(values[known]), shape)
-        x = read_array(x, "x", holes=True)[0]
+        x = as_float_tensor(x, "x", holes=True)
         if x.ndim != 2:
             raise ValueError(f"x must have shape (m, n), got {tuple(x.shape)}")
         known = ~torch.isnan(x)
