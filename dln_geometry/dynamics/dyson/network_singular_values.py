@@ -123,7 +123,7 @@ def dln_dyson(
         raise ValueError("start must be positive at infinite depth, where 0 is never reached")
     if deep and n > r and entropy:
         raise ValueError(f"shape must be {r} x {r} at infinite depth with entropy, got {m} x {n}")
-    rtol = as_rtol(rtol, torch.float64, default=1e-9)
+    rtol = as_rtol(rtol, s.dtype, default=1e-9)
     slow = flat.depth.unit(as_normalized(normalized, flat.depth))
     gradient = _gradient(loss)
     if gradient is not None:
