@@ -1,244 +1,279 @@
-"""Complete the matrix of a user from its observed entries: ``dln complete``."""
+"""The command ``dln complete`` and its options: an estimator, or the flow alone."""
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated, Any
 
-import torch
-from torch import Tensor
+import typer
+from typer import Option
 
-from dln_geometry import plot
-from dln_geometry.cli.files import deciding, option, save_array, save_figure
-from dln_geometry.cli.report import Outcome, decibel, number, outcome_of, print_table
-from dln_geometry.dynamics.flows import gradient_flow
-from dln_geometry.dynamics.losses import Completion
-from dln_geometry.dynamics.trajectory import Trajectory
-from dln_geometry.geometry.points import Collapsed
-from dln_geometry.support import Depth, as_positive, as_rank
-from dln_geometry.tables import Budget, Entries, load_ids, save_ids
+from dln_geometry.cli.estimate import CompletionPlan, complete_by_estimator, results_of
+from dln_geometry.cli.files import (
+    Decimal,
+    Delimiter,
+    Force,
+    Header,
+    Index,
+    MaxMemory,
+    check_outputs,
+    check_store,
+    deciding,
+    memory_budget,
+    option,
+    text_format,
+)
+from dln_geometry.cli.flow import SUFFIXES, FlowPlan, check_flow, complete_by_flow
+from dln_geometry.cli.report import read_integers
+from dln_geometry.cli.signals import continuable
+from dln_geometry.cli.split import (
+    are_results,
+    check_limits,
+    name_of_results,
+    result_files,
+    sides_of,
+)
+from dln_geometry.cli.values import (
+    AUTO,
+    as_decay,
+    bounds_option,
+    check_share,
+    integrator_tolerance,
+    number_or_auto,
+    value_or,
+)
+from dln_geometry.completion import LINKS
+from dln_geometry.support import as_count, as_depth, as_seed
+from dln_geometry.tables import TextFormat, as_duplicates, read_entries
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-SUFFIXES = (".npy", ".npz", ".png", ".json")
-"""Suffixes of the results: the matrix, the run, the figure, the names of rows and columns."""
-EXPLAINED = 1e-3
-"""Default rule: the share of the observed variation that may be left unexplained."""
-STATES, PER_ENTRY, DENSE = 20, 20, 8
-"""Numbers kept at once, measured: states of the network, numbers per entry, dense matrices."""
-FLAT = 1e-3
-"""Default rule: the norm of the gradient, relative to what a start of that scale can have."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Options of the command; `until` maps ``loss`` (as a share), ``gradient``, ``seconds``."""
-
-    depth: Depth
-    rank: int | None
-    scale: float
-    until: Mapping[str, float]
-    t_end: float | None
-    holdout: float
-    center: bool
-    seed: int
-    rtol: float
-
-
-@dataclass(frozen=True)
-class _Split:
-    """Seen entries as a loss of the centred matrix; held-out ones: rows, columns, values."""
-
-    loss: Completion
-    held: tuple[Tensor, Tensor, Tensor]
-    mean: float
+_LEAST_SECONDS = 1e-3
+"""A limit of 0 stands for this: the first steps, as the estimator wants a positive number."""
 
 
-def results_of(out: Path) -> list[Path]:
-    """Return the files of the results."""
-    return [out.with_name(out.name + suffix) for suffix in SUFFIXES]
-
-
-def are_results(paths: Sequence[Path]) -> bool:
-    """Tell whether files are results of this command: their names of rows and columns are."""
-    try:
-        load_ids(paths[-1])
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def complete_matrix(
-    entries: Entries,
-    plan: Plan,
-    out: Path,
-    *,
-    budget: Budget,
-    store: Path | None = None,
-    progress: bool = False,
+def complete_command(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="Known entries: .csv .tsv .txt .tab .dat .data (row,column,value, or a matrix "
+            "with empty or NaN cells; also .gz), .npz (rows, cols, values[, shape], or a table, "
+            "or a sparse matrix of scipy), .npy (a table), .mtx, .parquet."
+        ),
+    ],
+    depth: Annotated[
+        str, Option(help="Depth N >= 1, a real number or inf; auto tries some.")
+    ] = AUTO,
+    rank: Annotated[str, Option(help="Bound on the rank.")] = AUTO,
+    decay: Annotated[
+        str | None, Option(help="Weight decay, without units: 0.5 is a good guess [default: auto].")
+    ] = None,
+    biases: Annotated[
+        bool | None, Option("--biases/--no-biases", help="Fit means of rows and columns.")
+    ] = None,
+    bounds: Annotated[
+        str | None, Option(help="Clip predictions: LOW,HIGH (one may be empty) or observed.")
+    ] = None,
+    loss: Annotated[
+        str | None,
+        Option(help="squared, logistic (entries in [0, 1]) or poisson [default: squared]."),
+    ] = None,
+    holdout: Annotated[
+        float | None,
+        Option(
+            help="Share of entries for a test that is only reported; nothing learns from them "
+            "[default: 0; 0.1 with --flow]."
+        ),
+    ] = None,
+    validation: Annotated[
+        float | None,
+        Option(
+            help="Share of the other entries that depth, rank and decay are chosen by, and the "
+            "end of training; at last all are trained on [default: 0.1]."
+        ),
+    ] = None,
+    starts: Annotated[
+        int | None, Option(help="Random starts whose predictions are averaged [default: 1].")
+    ] = None,
+    seconds: Annotated[
+        float | None, Option(help="Stop after this long and keep the best so far.")
+    ] = None,
+    predict: Annotated[
+        Path | None,
+        Option(help="Text table of rows and columns; NAME-predictions.csv predicts them."),
+    ] = None,
+    duplicates: Annotated[
+        str, Option(help="An entry that is given repeatedly: raise an error, mean, or last.")
+    ] = "raise",
+    seed: Annotated[int, Option(help="Seed of the held-out entries and the start.")] = 0,
+    rtol: Annotated[
+        float | None,
+        Option(help="Tolerance of the integrator [default: 0.001; 1e-6 with --flow]."),
+    ] = None,
+    layout: Annotated[
+        str,
+        Option(
+            help="What a table holds: triples, matrix, or auto: full lines of two "
+            "whole numbers or names and a number are triples, a matrix must have holes."
+        ),
+    ] = "auto",
+    one_based: Annotated[
+        bool, Option("--one-based", help="Rows and columns of triples are places from 1.")
+    ] = False,
+    shape: Annotated[
+        str | None,
+        Option(help="Shape m,n of triples, whose ids are places then [default: the ids]."),
+    ] = None,
+    header: Header = None,
+    index: Index = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = ".",
+    max_memory: MaxMemory = None,
+    out: Annotated[
+        Path | None, Option(help="Name of the results without suffix, or a folder for them.")
+    ] = None,
+    force: Force = False,
+    flow: Annotated[
+        bool,
+        Option(
+            "--flow",
+            help="Follow the gradient flow of the known entries to its end, instead: no "
+            "validation, decay or side means. The options below ask for it too.",
+        ),
+    ] = False,
+    scale: Annotated[
+        float | None,
+        Option(
+            help="Flow: singular values of the start, relative to the matrix's norm "
+            "[default: 0.001]."
+        ),
+    ] = None,
+    t_end: Annotated[float | None, Option(help="Flow: end of time.")] = None,
+    until_loss: Annotated[
+        float | None,
+        Option(help="Flow: stop at this share of the loss of the mean [default: 0.001]."),
+    ] = None,
+    until_gradient: Annotated[
+        float | None,
+        Option(help="Flow: stop at this norm of the Riemannian gradient [default: at rest]."),
+    ] = None,
+    center: Annotated[
+        bool | None,
+        Option("--center/--no-center", help="Flow: take the mean of the entries away."),
+    ] = None,
+    store: Annotated[
+        Path | None, Option(help="Flow: file of the state, from which a killed run continues.")
+    ] = None,
 ) -> None:
-    """Complete a matrix, write the results, print a table; `store` keeps the state of the run."""
-    check_plan(plan)
-    if plan.rank is not None:
-        with option("rank"):
-            as_rank(plan.rank, min(entries.shape), "the smaller side of the matrix")
+    """Complete a matrix from its known entries by a deep linear network.
+
+    Depth, rank and decay are chosen by held-out entries, then all entries are trained on.
+    """
+    sides = None if shape is None else read_integers(shape, "--shape")
+    if sides is not None and (len(sides) != 2 or min(sides) < 1):
+        raise ValueError(f"--shape must be two positive integers m,n, got {shape}")
+    with option("seed"):
+        # The start takes the seed after that of the held-out entries.
+        as_seed(as_seed(seed, "seed") + 1, "seed")
+    with option("duplicates"):
+        as_duplicates(duplicates)
+    check_share("holdout", holdout)
+    asked = {
+        "--flow": flow or None,
+        "--scale": scale,
+        "--t-end": t_end,
+        "--until-loss": until_loss,
+        "--until-gradient": until_gradient,
+        "--no-center" if center is False else "--center": center,
+        "--store": store,
+    }
+    of_flow = [name for name, value in asked.items() if value is not None]
+    form, budget = text_format(header, index, delimiter, decimal), memory_budget(max_memory)
+    name = name_of_results(data, out, SUFFIXES)
+    if of_flow:
+        others = {
+            "decay": decay,
+            "biases": biases,
+            "bounds": bounds,
+            "loss": loss,
+            "validation": validation,
+            "starts": starts,
+            "predict": predict,
+        }
+        for other, value in others.items():
+            if value is not None:
+                raise ValueError(f"--{other} must be left out of a flow, got it with {of_flow[0]}")
+        limits = {"loss": until_loss, "gradient": until_gradient, "seconds": seconds}
+        flow_plan = FlowPlan(
+            depth=as_depth(value_or(number_or_auto(depth, "depth", float, as_depth), 3.0)),
+            rank=number_or_auto(rank, "rank", int, int),
+            scale=value_or(scale, 1e-3),
+            until={key: value for key, value in limits.items() if value is not None},
+            t_end=t_end,
+            holdout=value_or(holdout, 0.1),
+            center=value_or(center, True),
+            seed=seed,
+            rtol=integrator_tolerance(value_or(rtol, 1e-6)),
+        )
+        check_flow(flow_plan)
+        plan, results = None, result_files(name, SUFFIXES)
+    else:
+        flow_plan, options = None, _options(depth, rank, decay, loss, validation, starts, seconds)
+        options |= {"biases": biases is not False, "bounds": bounds_option(bounds)}
+        options["rtol"] = integrator_tolerance(value_or(rtol, 1e-3))
+        pairs_form = TextFormat(delimiter=form.delimiter, decimal=form.decimal)
+        first = int(one_based)
+        plan = CompletionPlan(options, value_or(holdout, 0.0), seed, predict, pairs_form, first)
+        results = results_of(name, plan)
+    check_store(store, data)
+    check_outputs(results, [data, store, predict], are_results, force=force)
     with deciding():
-        budget.need(_memory(entries, plan), f"the run on {_sides(entries.shape)}")
-    split = _split(entries, plan)
-    known = f"{len(entries.values)} known entries of {_sides(entries.shape)}"
+        entries = read_entries(
+            data,
+            layout=layout,
+            one_based=one_based,
+            shape=sides,
+            form=form,
+            max_memory=budget,
+            duplicates=duplicates,
+        )
+    known = f"{len(entries.values)} known entries of {sides_of(entries.shape)}"
     print(f"layout: {entries.layout}; {known}")
     for note in entries.notes:
         print(f"note: {note}")
-    _warn_of_fixed_spaces(plan, entries.shape)
-    trajectory = _run_flow(split.loss, plan, store, progress)
-    outcome = outcome_of(trajectory)
-    matrix, run, figure, names = results_of(out)
-    # First the file that marks the others as results.
-    save_ids(names, entries.row_ids, entries.col_ids)
-    save_array(matrix, (outcome.matrix + split.mean).numpy())
-    trajectory.save(run)
-    save_figure(_panels(trajectory, outcome.matrix), figure, 150)
-    _print_results(trajectory, outcome, split, plan)
-    print(
-        f"written: {out}.npy (matrix), {out}.npz (trajectory), {out}.png (figure), "
-        f"{out}.json (names)"
-    )
+    if flow_plan is not None:
+        with continuable(store):
+            progress = sys.stderr.isatty()
+            complete_by_flow(
+                entries, flow_plan, name, budget=budget, store=store, progress=progress
+            )
+    elif plan is not None:
+        with continuable(None, "--seconds ends a run and keeps the best so far"):
+            complete_by_estimator(entries, plan, name, budget=budget)
 
 
-def _sides(shape: tuple[int, int]) -> str:
-    return f"{shape[0]} x {shape[1]}"
+def _options(
+    depth: str,
+    rank: str,
+    decay: str | None,
+    loss: str | None,
+    validation: float | None,
+    starts: int | None,
+    seconds: float | None,
+) -> dict[str, Any]:
+    """Return the options of the estimator, checked by the names of the command line."""
+    check_share("validation", validation)
+    with option("starts"):
+        as_count(value_or(starts, 1), "starts")
+    check_limits({"seconds": seconds})
 
-
-def _memory(entries: Entries, plan: Plan) -> float:
-    """Estimate the largest memory of a run in bytes: states, entries, and the dense result."""
-    m, n = entries.shape
-    rank = min(m, n) if plan.rank is None else plan.rank
-    state = (m + n) * rank + rank * rank
-    return 8.0 * (STATES * state + PER_ENTRY * len(entries.values) + DENSE * m * n)
-
-
-def check_plan(plan: Plan) -> None:
-    """Refuse numbers out of range, by the names of the options."""
-    if not 0 < plan.scale <= 10:
-        raise ValueError(f"--scale must lie in (0, 10], got {plan.scale}")
-    if not 0 <= plan.holdout < 1:
-        raise ValueError(f"--holdout must lie in [0, 1), got {plan.holdout}")
-    with option("rtol"):
-        if as_positive(plan.rtol, "rtol") >= 1:
-            raise ValueError(f"rtol must be less than 1, got {plan.rtol}")
-    times = {"t-end": plan.t_end, "seconds": plan.until.get("seconds")}
-    losses = {f"until-{name}": plan.until.get(name) for name in ("loss", "gradient")}
-    for name, value in (times | losses).items():
-        if value is not None and not 0 <= value < math.inf:
-            raise ValueError(f"--{name} must be >= 0 and finite, got {value}")
-
-
-def _warn_of_fixed_spaces(plan: Plan, shape: tuple[int, int]) -> None:
-    """Name the spaces of the start that a flow of infinite depth cannot change."""
-    rank = min(shape) if plan.rank is None else plan.rank
-    pairs = zip(("column space", "row space"), shape, strict=True)
-    names = [name for name, side in pairs if rank < side]
-    if names and plan.depth.infinite:
-        sys.stderr.write(
-            f"warning: at infinite depth a flow of rank {rank} keeps the {' and '.join(names)} "
-            "of its random start\n"
-        )
-
-
-def _split(entries: Entries, plan: Plan) -> _Split:
-    """Hold out a share of the entries, and centre the others."""
-    rows, cols = torch.from_numpy(entries.rows), torch.from_numpy(entries.cols)
-    values = torch.from_numpy(entries.values)
-    count, least = len(values), 2 if plan.center else 1
-    out = round(plan.holdout * count)
-    if count - out < least:
-        raise ValueError(
-            f"too few entries are left to learn from: they must be at least {least}"
-            f"{', for their mean is taken away' if plan.center else ''}, "
-            f"got {count - out} of {count} with --holdout {plan.holdout:g}"
-        )
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(plan.seed))
-    seen, held = order[out:], order[:out]
-    mean = float(values[seen].mean()) if plan.center else 0.0
-    loss = Completion(rows[seen], cols[seen], values[seen] - mean, entries.shape)
-    return _Split(loss, (rows[held], cols[held], values[held]), mean)
-
-
-def _run_flow(loss: Completion, plan: Plan, store: Path | None, progress: bool) -> Trajectory:
-    """Run the gradient flow from a small balanced start."""
-    m, n = loss.shape
-    zero = 0.5 * float(loss.values.square().sum())
-    if not zero > 0:
-        what = "different from their mean" if plan.center else "different from 0"
-        raise ValueError(f"the entries must be {what}, got all equal")
-    size = plan.scale * math.sqrt(2.0 * zero / len(loss.values)) * math.sqrt(m * n)
-    generator, dtype = torch.Generator().manual_seed(plan.seed + 1), loss.values.dtype
-    start = Collapsed.random(
-        (m, n), plan.rank, plan.depth, scale=size, generator=generator, dtype=dtype
-    )
-    until = dict(plan.until)
-    if plan.t_end is None and not {"loss", "gradient"} & until.keys():
-        until["loss"] = EXPLAINED
-        # Where the singular values are of size s the speed is about s^{1-1/N} |G|. The flow passes
-        # its slow phases at the speed of its start, and is far slower only where it ends.
-        until["gradient"] = FLAT * size ** (1.0 - plan.depth.inverse) * math.sqrt(2.0 * zero)
-    if "loss" in until:
-        until["loss"] *= zero
-    return gradient_flow(
-        loss, start, t_end=plan.t_end, until=until, rtol=plan.rtol, progress=progress, store=store
-    )
-
-
-def _print_results(trajectory: Trajectory, outcome: Outcome, split: _Split, plan: Plan) -> None:
-    (m, n), count = split.loss.shape, len(split.loss.values)
-    held_rows, held_cols, held = split.held
-    rows = [
-        ("matrix", f"{m} x {n}, rank <= {min(m, n) if plan.rank is None else plan.rank}"),
-        ("depth", f"{plan.depth:g}"),
-        ("entries seen", str(count)),
-        ("entries held out", str(len(held))),
-        ("mean taken away", number(split.mean) if plan.center else "–"),
-        ("observed loss", number(outcome.loss)),
-        ("observed rms error", number(math.sqrt(2.0 * outcome.loss / count))),
-    ]
-    if len(held):
-        error = (outcome.matrix[held_rows, held_cols] + split.mean - held).square()
-        base = (held - split.mean).square().sum()
-        rows += [
-            ("held-out rms error", number(float(error.mean().sqrt()))),
-            ("held-out error (dB)", f"{decibel(float(error.sum() / base)):.2f}" if base else "–"),
-        ]
-    rows += [
-        ("effective rank", f"{outcome.effective_rank:.2f}"),
-        ("entropy", number(outcome.entropy, 6)),
-        ("moments' drift", outcome.drift),
-        ("stopped by", str(trajectory.status)),
-        ("time", number(float(trajectory.t[-1]))),
-        ("evaluations", str(trajectory.stats["evaluations"])),
-        ("seconds", outcome.seconds),
-    ]
-    caption = (
-        "Held-out error: squared error over that of the mean of the seen entries;\n"
-        "lower is better, 0 dB knows no more than the mean."
-    )
-    shown = caption if len(held) and plan.center else None
-    print_table("Matrix completion", ("", "value"), rows, shown)
-
-
-def _panels(trajectory: Trajectory, centred: Tensor) -> Figure:
-    """Draw the matrix, the loss and the singular values against time, entropy against loss."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.0, 7.0), layout="constrained")
-    (a, b), (c, d) = figure.subplots(2, 2)
-    plot.matrix(centred, a, aspect="auto").set_title("completed, mean taken away")
-    figure.colorbar(a.images[0], ax=a)
-    plot.loss(trajectory, b).set_title("loss")
-    plot.singular_values(trajectory, c).set_title("singular values")
-    plot.entropy(trajectory, d).set_title("entropy against loss")
-    return figure
+    if (loss := value_or(loss, "squared")) not in LINKS:
+        raise ValueError(f"--loss must be one of {', '.join(LINKS)}, got {loss!r}")
+    return {
+        "depth": value_or(number_or_auto(depth, "depth", float, as_depth), AUTO),
+        "rank": value_or(number_or_auto(rank, "rank", int, int), AUTO),
+        "decay": value_or(number_or_auto(value_or(decay, AUTO), "decay", float, as_decay), AUTO),
+        "loss": loss,
+        "validation": value_or(validation, 0.1),
+        "starts": value_or(starts, 1),
+        "seconds": None if seconds is None else max(seconds, _LEAST_SECONDS),
+    }

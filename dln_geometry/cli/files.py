@@ -86,6 +86,7 @@ def deciding() -> Iterator[None]:
         raise ValueError(f"{doubt.message}: give {_DECIDE[doubt.option]}") from None
     except ValueError as error:
         hint = " (--max-memory)" if "of memory, the limit is" in str(error) else ""
+        hint = " (--duplicates)" if "every entry once" in str(error) else hint
         raise ValueError(f"{error}{hint}") from None
 
 

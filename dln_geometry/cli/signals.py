@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -37,6 +38,19 @@ def as_interrupts(*, last: bool) -> Iterator[None]:
             signal.signal(number, held)
         if last:
             leave_quietly_when_interrupted()
+
+
+@contextmanager
+def continuable(
+    store: Path | None, hint: str = "give --store to be able to continue"
+) -> Iterator[None]:
+    """Turn an interrupt into one line that says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        if store is not None:
+            hint = f"the same command continues from {store}"
+        raise type(interrupt)(f"interrupted: {hint}") from None
 
 
 def _raise(number: int, _: FrameType | None) -> Any:

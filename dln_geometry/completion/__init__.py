@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from dln_geometry.completion.estimator import MatrixCompleter
 from dln_geometry.completion.offsets import Offsets, ProfiledCompletion, SideMeans
-from dln_geometry.completion.problem import Problem, units_of
-from dln_geometry.completion.search import DEPTHS, Search
+from dln_geometry.completion.problem import LINKS, Problem, units_of
+from dln_geometry.completion.search import DEPTHS, Search, default_rank
 from dln_geometry.completion.training import Limits, Model, Setting, train
 
 __all__ = [
     "DEPTHS",
+    "LINKS",
     "Limits",
     "MatrixCompleter",
     "Model",
@@ -25,6 +26,7 @@ __all__ = [
     "Search",
     "Setting",
     "SideMeans",
+    "default_rank",
     "train",
     "units_of",
 ]

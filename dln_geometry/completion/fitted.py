@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ from dln_geometry.completion.folding import folded
 from dln_geometry.completion.intake import is_pair, places_of
 from dln_geometry.completion.prediction import Predictions, predict_entries
 from dln_geometry.completion.problem import Problem
-from dln_geometry.completion.training import Model
-from dln_geometry.support import as_count, as_flag, sparse_places, warn
+from dln_geometry.completion.training import Model, side_means_alone
+from dln_geometry.support import as_count, as_flag, as_float_tensor, sparse_places, warn
 from dln_geometry.tables import Entries, Ids, Table, as_entries, as_table
 
 
@@ -157,6 +158,25 @@ class FittedCompleter(Transformer, Estimator):
             part[rows[hidden], cols[hidden]] = np.nan
             found[hidden] = self.transform(part)[rows[hidden], cols[hidden]]
         return _r_squared(values, found, sample_weight)
+
+    def errors(self, X: Any, y: Any) -> tuple[float, float]:
+        """Return the errors of predictions of entries, and of the side means alone.
+
+        Root mean square errors, or mean log losses, of the entries `y` at ``X = (rows, cols)``.
+        """
+        self._check_fitted()
+        i, no_row = places_of(X[0], self.row_ids_, self.shape_[0], "row")
+        j, no_col = places_of(X[1], self.col_ids_, self.shape_[1], "column")
+        held = replace(
+            self._problem_, values=as_float_tensor(y, "y", dtype=torch.float64), weights=None
+        )
+        alone = Model(side_means_alone(self._problem_, self._problem_.side_means()), None)
+        found = [
+            predict_entries(models, self._problem_, i, j, no_row, no_col).mean
+            for models in (self.models_, (alone,))
+        ]
+        low, high = (float(held.error(held.before(torch.from_numpy(x)))) for x in found)
+        return low, high
 
     def recommend(self, row: Any, n: int = 10, *, seen: bool = False) -> list[tuple[Any, float]]:
         """Return the `n` columns with the largest predictions for a row, and these.

@@ -25,7 +25,7 @@ def folded(problem: Problem, model: Model, noise: float, known: Tensor, values: 
     if model.point is None:
         design, ridge = ones, base.new_tensor([shrink])
     else:
-        p = model.point.point()
+        p = model.decomposed()
         kept = p.s > 1e-4 * p.s.max()
         spread = (noise**2 * problem.shape[0]) / p.s[kept].square()
         design = torch.cat((ones, p.vh[kept].mT), dim=1)

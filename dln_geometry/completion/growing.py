@@ -68,7 +68,7 @@ class Memory:
         i, j = (torch.from_numpy(x).to(like.device) for x in sources(self.entries, entries))
         if model.point is None or not bool((i >= 0).any() and (j >= 0).any()):
             return None
-        p = model.point.point().to(dtype=like.dtype, device=like.device)
+        p = model.decomposed().to(dtype=like.dtype, device=like.device)
         u, v = (
             torch.where((at >= 0).unsqueeze(1), x[at.clamp_min(0)], 0.0)
             for at, x in ((i, p.u), (j, p.vh.mT))

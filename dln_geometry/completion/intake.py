@@ -12,9 +12,15 @@ from torch import Tensor
 from dln_geometry.completion.base import read_in_words
 from dln_geometry.completion.problem import LINKS, Problem
 from dln_geometry.support import as_dtype, as_float_tensor, shown, sparse_places, warn
-from dln_geometry.tables import Entries, Ids, as_entries
+from dln_geometry.tables import (
+    Entries,
+    Ids,
+    as_duplicates,
+    as_entries,
+    first_duplicate,
+    without_duplicates,
+)
 
-DUPLICATES = ("raise", "mean", "last")
 SMALL = 10_000
 """Up to so many entries double precision is the default."""
 LARGEST = 1e60
@@ -23,6 +29,7 @@ LARGEST = 1e60
 
 def entries_of(x: Any, y: Any, duplicates: str) -> Entries:
     """Return the entries of a matrix with holes, or of ``(rows, cols)`` with the values `y`."""
+    rule = as_duplicates(duplicates)
     if y is None or not is_pair(x):
         return read_in_words(as_entries, x)
     rows, cols = x
@@ -37,8 +44,13 @@ def entries_of(x: Any, y: Any, duplicates: str) -> Entries:
     (row_ids, i), (col_ids, j) = (
         Ids.of(side, what) for side, what in zip(sides, ("row", "column"), strict=True)
     )
-    i, j, values = _once(i, j, values, len(col_ids), duplicates, row_ids, col_ids)
-    return Entries(i, j, values, (len(row_ids), len(col_ids)), "pairs", row_ids, col_ids)
+    if rule == "raise" and (twice := first_duplicate(i, j, len(col_ids))) is not None:
+        raise ValueError(
+            f"entries must be given once each, got {row_ids[int(i[twice[0]])]!r}, "
+            f"{col_ids[int(j[twice[0]])]!r} repeatedly: give duplicates='mean' or 'last'"
+        )
+    shape = len(row_ids), len(col_ids)
+    return without_duplicates(Entries(i, j, values, shape, "pairs", row_ids, col_ids), rule)
 
 
 def is_pair(x: Any) -> bool:
@@ -67,37 +79,6 @@ def _label(name: Any, what: str) -> str | int:
     if isinstance(name, bool) or not isinstance(name, str | int):
         raise TypeError(f"{what} ids must be strings or integers, got {shown(name)}")
     return name
-
-
-def _once(
-    i: np.ndarray,
-    j: np.ndarray,
-    values: np.ndarray,
-    n: int,
-    rule: str,
-    rows: Ids,
-    cols: Ids,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return every place once: refuse duplicates, take their mean, or the last of them."""
-    if rule not in DUPLICATES:
-        raise ValueError(f"duplicates must be one of {', '.join(DUPLICATES)}, got {rule!r}")
-    key, first, inverse, counts = np.unique(
-        i * n + j, return_index=True, return_inverse=True, return_counts=True
-    )
-    if len(key) == len(i):
-        return i, j, values
-    if rule == "raise":
-        place = int(first[counts.argmax()])
-        raise ValueError(
-            f"entries must be given once each, got {rows[int(i[place])]!r}, "
-            f"{cols[int(j[place])]!r} repeatedly: give duplicates='mean' or 'last'"
-        )
-    if rule == "mean":
-        merged = np.bincount(inverse, values) / counts
-    else:
-        merged = np.empty(len(key))
-        merged[inverse] = values  # later ones overwrite
-    return key // n, key % n, merged
 
 
 def features_of(x: Any, count: int, ids: Ids | None, name: str, like: Tensor) -> Tensor | None:

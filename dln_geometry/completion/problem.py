@@ -84,6 +84,14 @@ class Problem:
         low, high = self.bounds
         return mean if low is None and high is None else mean.clamp(low, high)
 
+    def before(self, mean: Tensor) -> Tensor:
+        """Return the ``z`` of predictions within the bounds."""
+        if self.link is None:
+            return mean
+        return (
+            torch.logit(mean, eps=1e-12) if self.link is Logistic else mean.clamp_min(1e-12).log()
+        )
+
     def error(self, z: Tensor) -> Tensor:
         """Return the root mean square error at ``z``, or the mean log loss of a link."""
         w = torch.ones_like(self.values) if self.weights is None else self.weights

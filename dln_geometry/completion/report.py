@@ -18,7 +18,14 @@ def trials_of(choice: Choice) -> dict[str, list[Any]]:
     for place, k in enumerate(order, start=1):
         ranks[k] = place
     params = [
-        {"depth": s.depth, "rank": s.rank, "decay": s.decay, "scale": s.scale} for s, _, _ in tried
+        {
+            "depth": s.depth,
+            "rank": s.rank,
+            "decay": s.decay,
+            "scale": s.scale,
+            "side_means": s.sides,
+        }
+        for s, _, _ in tried
     ]
     return {
         "params": params,

@@ -42,6 +42,11 @@ class Choice:
     best: float
 
 
+def default_rank(shape: tuple[int, int], count: int) -> int:
+    """Return the bound on the rank of the last run for so many entries."""
+    return max(1, min(*shape, LARGEST_RANK, max(16, round(WORK / count))))
+
+
 class Search:
     """Train models of one problem under a budget of time."""
 
@@ -113,8 +118,7 @@ class Search:
         not seen the held-out entries, and the one that is trained on all.
         """
         self.start = start
-        least = min(self.problem.shape)
-        final = rank or max(1, min(least, LARGEST_RANK, max(16, round(WORK / len(self.problem)))))
+        final = rank or default_rank(self.problem.shape, len(self.problem))
         small = min(final, SEARCH_RANK)
         if not self.folds:
             setting = Setting.of(depths[0], final, DECAY if decay is None else decay, self.seed)

@@ -16,11 +16,12 @@ from dln_geometry.completion.offsets import (
     WATCH_STEPS,
     Offsets,
     ProfiledCompletion,
+    SideMeans,
 )
 from dln_geometry.completion.problem import Problem, Units, units_of
 from dln_geometry.dynamics.flows import gradient_flow
 from dln_geometry.dynamics.losses import Completion
-from dln_geometry.geometry.points import Collapsed
+from dln_geometry.geometry.points import Collapsed, EndToEnd
 from dln_geometry.support import ProgressCallback
 
 PATIENCE = 12
@@ -56,12 +57,17 @@ class Model:
     """Offsets and the matrix X of a trained model."""
 
     offsets: Offsets
-    point: Collapsed | None  # None stands for X = 0
+    point: Collapsed | EndToEnd | None  # None stands for X = 0
 
     def at(self, rows: Tensor, cols: Tensor) -> Tensor:
         """Return ``X + o`` at entries, shape (k,)."""
         z = self.offsets.at(rows, cols)
         return z if self.point is None else z + self.point.entries(rows, cols)
+
+    def decomposed(self) -> EndToEnd:
+        """Return the singular value decomposition of X, which must not be 0."""
+        assert self.point is not None
+        return self.point if isinstance(self.point, EndToEnd) else self.point.point()
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,18 @@ def train(
     return replace(fit, seconds=time.perf_counter() - begun)
 
 
+def side_means_alone(problem: Problem, model: SideMeans) -> Offsets:
+    """Return the offsets that explain a problem best where X is 0."""
+    values = problem.values
+    if problem.link is None:
+        return model.fit_squares(-values)
+    if bool((values == values[0]).all()):
+        # Those of zeros or ones alone would be infinite.
+        rows, cols = (values.new_zeros(count) for count in problem.shape)
+        return Offsets(problem.link.link((values.sum() + 0.5) / (len(problem) + 1)), rows, cols)
+    return model.fit_link(problem.link, torch.zeros_like(values), values)
+
+
 class _Run:
     """The flows of one model."""
 
@@ -126,18 +144,18 @@ class _Run:
         self.problem, self.setting, self.held, self.budget = problem, setting, held, budget
         self.model = problem.side_means()
         self.begun = time.perf_counter()
-        self.evaluations = 0
+        self.evaluations, self.status = 0, "side means"  # unless a flow gives another
         self.curve: list[tuple[float, float]] = []
 
     def squares(self, times: tuple[float, ...] | None, start: Model | None) -> Fit:
         """Train by squares: the offsets are the best ones at every point of the flow."""
         problem, values = self.problem, self.problem.values
-        o = self.model.fit_squares(-values)
+        o = side_means_alone(problem, self.model)
         residual = values - o.at(problem.rows, problem.cols)
         centred = ProfiledCompletion.of(problem.completion(residual), self.model)
         units = units_of(problem, -residual, torch.ones_like(values), self.setting.seed)
 
-        def model_of(point: Collapsed, steps: int = WATCH_STEPS) -> Model:
+        def model_of(point: Collapsed | EndToEnd, steps: int = WATCH_STEPS) -> Model:
             x = point.entries(centred.rows, centred.cols)
             return Model(o + centred.offsets(x, steps), point)
 
@@ -154,12 +172,9 @@ class _Run:
         """Train by a link: flows with fixed offsets, which are fitted anew between them."""
         problem, values, make = self.problem, self.problem.values, self.problem.link
         assert make is not None
-        zero = torch.zeros_like(values)
+        first = o = side_means_alone(problem, self.model)
         if bool((values == values[0]).all()):
-            return self._finished(
-                Model(self._constant(), None), (), self._constant(), "constant", math.nan
-            )
-        first = o = self.model.fit_link(make, zero, values)
+            return self._finished(Model(o, None), (), o, "constant", math.nan)
         z = o.at(problem.rows, problem.cols)
         units = units_of(problem, make.mean(z) - values, make.curvature(z), self.setting.seed)
         point, best, used = self._start(units, start), Model(o, None), []
@@ -182,15 +197,7 @@ class _Run:
             least, best = error, model
         return self._finished(best, tuple(used), first, self.status, last)
 
-    def _constant(self) -> Offsets:
-        """Return offsets for equal values; those of zeros or ones alone would be infinite."""
-        problem, make = self.problem, self.problem.link
-        assert make is not None
-        rows, cols = (problem.values.new_zeros(count) for count in problem.shape)
-        count = len(problem)
-        return Offsets(make.link((problem.values.sum() + 0.5) / (count + 1)), rows, cols)
-
-    def _start(self, units: Units, start: Model | None) -> Collapsed | None:
+    def _start(self, units: Units, start: Model | None) -> Collapsed | EndToEnd | None:
         """Return where the flow begins; None if the offsets explain everything."""
         values = self.problem.values
         if not units.signal > 1e3 * torch.finfo(values.dtype).eps * float(values.abs().max()):
@@ -222,11 +229,11 @@ class _Run:
     def _flow(
         self,
         loss: Completion,
-        point: Collapsed,
+        point: Collapsed | EndToEnd,
         units: Units,
-        model_of: Callable[[Collapsed], Model],
+        model_of: Callable[[Collapsed | EndToEnd], Model],
         t_end: float | None,
-    ) -> tuple[Collapsed, float, float]:
+    ) -> tuple[Collapsed | EndToEnd, float, float]:
         """Run one flow; return the best point, its time, and the error at the end."""
         left = self.budget.seconds - (time.perf_counter() - self.begun)
         until: dict[str, float] = {"evaluations": self.budget.evaluations}
@@ -234,7 +241,7 @@ class _Run:
             until["seconds"] = max(left, 0.0)
         held = None if t_end is not None else self.held
 
-        def error(p: Collapsed) -> Tensor:
+        def error(p: Collapsed | EndToEnd) -> Tensor:
             assert held is not None
             return torch.stack([held.error(model_of(q).at(held.rows, held.cols)) for q in p])
 
@@ -263,7 +270,7 @@ class _Run:
         self.status = str(path.status)
         self.evaluations += path.stats["evaluations"]
         seen, final = path.monitored, path.final
-        assert isinstance(final, Collapsed)
+        assert isinstance(final, Collapsed | EndToEnd)
         if seen is None:
             return final, float(path.t[-1]), math.nan
         self.curve += list(zip(seen.t.tolist(), seen.values.tolist(), strict=True))

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from dln_geometry.tables.arrays import as_entries, as_table
 from dln_geometry.tables.entries import Doubt, Entries, Table
-from dln_geometry.tables.files import read_entries, read_matrix
+from dln_geometry.tables.files import read_entries, read_matrix, read_pairs
 from dln_geometry.tables.ids import Ids, load_ids, save_ids
 from dln_geometry.tables.memory import Budget, as_budget
 from dln_geometry.tables.text import as_delimiter
 from dln_geometry.tables.textual import TextFormat
+from dln_geometry.tables.triples import as_duplicates, first_duplicate, without_duplicates
 
 __all__ = [
     "Budget",
@@ -29,10 +30,14 @@ __all__ = [
     "TextFormat",
     "as_budget",
     "as_delimiter",
+    "as_duplicates",
     "as_entries",
     "as_table",
+    "first_duplicate",
     "load_ids",
     "read_entries",
     "read_matrix",
+    "read_pairs",
     "save_ids",
+    "without_duplicates",
 ]

@@ -35,15 +35,19 @@ def as_table(x: Any, name: str = "x") -> Table:
 def as_entries(x: Any, name: str = "x") -> Entries:
     """Return the known entries of a matrix; those that are stored, if it is sparse.
 
+    `Entries`, as files are read to, are returned as they are.
+
     Examples
     --------
     >>> as_entries(np.ma.masked_equal([[1.0, -1.0], [3.0, 4.0]], -1.0)).values
     array([1., 3., 4.])
     """
+    if isinstance(x, Entries):
+        return x
     return sparse_entries(x, name) if sparse_places(x, name) else as_table(x, name).entries()
 
 
-def sparse_entries(x: Any, name: str) -> Entries:
+def sparse_entries(x: Any, name: str, *, once: bool = True) -> Entries:
     """Return the stored entries of a sparse matrix of scipy or torch, zeros included."""
     found = sparse_places(x, name)
     assert found is not None
@@ -53,14 +57,20 @@ def sparse_entries(x: Any, name: str) -> Entries:
         raise ValueError(f"{name} must hold an entry, got none")
     values = read_array(stored, name)[0].detach().cpu().numpy()
     twice = first_duplicate(rows, cols, n)
-    if twice is not None:
+    if once and twice is not None:
         place = int(rows[twice[0]]), int(cols[twice[0]])
         raise ValueError(f"{name} must hold every entry once, got {place} repeatedly")
     return from_places(rows, cols, values, 0, (m, n), "sparse matrix")
 
 
 def array_entries(
-    x: np.ndarray, name: str, layout: str, first: int | None, shape: Shape | None
+    x: np.ndarray,
+    name: str,
+    layout: str,
+    first: int | None,
+    shape: Shape | None,
+    *,
+    once: bool = True,
 ) -> Entries:
     """Return the entries of an array of numbers that holds triples or a matrix with holes."""
     table = as_real_matrix(x, name)
@@ -81,13 +91,21 @@ def array_entries(
         return Table(table).entries()
     if columns < 3:
         raise ValueError(f"{name} must have columns row, column, value, got {columns} columns")
-    return triples_of(list(table.T[:3]), first, shape, name)
+    return triples_of(list(table.T[:3]), first, shape, name, once=once)
 
 
 def triples_of(
-    columns: Sequence[np.ndarray], first: int | None, shape: Shape | None, name: str
+    columns: Sequence[np.ndarray],
+    first: int | None,
+    shape: Shape | None,
+    name: str,
+    *,
+    once: bool = True,
 ) -> Entries:
-    """Return entries by places from `first` or within a shape, else by the ids that occur."""
+    """Return entries by places from `first` or within a shape, else by the ids that occur.
+
+    With `once`, entries that are given repeatedly are refused.
+    """
     rows, cols, values = columns
     entries = (
         from_places(rows, cols, values, first or 0, shape)
@@ -95,7 +113,7 @@ def triples_of(
         else _by_ids(rows, cols, values)
     )
     twice = first_duplicate(entries.rows, entries.cols, entries.shape[1])
-    if twice is not None:
+    if once and twice is not None:
         pair = f"({rows[twice[0]]:g}, {cols[twice[0]]:g})" if rows.dtype.kind in "iuf" else "a pair"
         raise ValueError(f"{name} must hold every entry once, got {pair} repeatedly")
     return entries

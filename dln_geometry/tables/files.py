@@ -21,8 +21,10 @@ from dln_geometry.tables.arrays import (
 )
 from dln_geometry.tables.binary import Archive, check_market, read_array_file, reading
 from dln_geometry.tables.entries import Entries, Shape, Table
+from dln_geometry.tables.ids import Ids, Name
 from dln_geometry.tables.memory import Budget, as_budget
-from dln_geometry.tables.textual import TextFormat, text_entries, text_matrix
+from dln_geometry.tables.textual import TextFormat, text_entries, text_matrix, text_pairs
+from dln_geometry.tables.triples import as_duplicates, without_duplicates
 
 _TEXTS = (".csv", ".tsv", ".txt", ".tab", ".dat", ".data")
 _SPARSE = ("data", "indices", "indptr", "row", "col", "offsets")
@@ -36,6 +38,7 @@ def read_entries(
     shape: Shape | None = None,
     form: TextFormat | None = None,
     max_memory: float | Budget | None = None,
+    duplicates: str = "raise",
 ) -> Entries:
     """Read the observed entries of a matrix.
 
@@ -67,6 +70,9 @@ def read_entries(
         Header, index column, delimiter and decimal mark of a text file, where they cannot be told.
     max_memory : float, optional
         Limit in bytes; by default the memory of the machine.
+    duplicates : str
+        What to do with an entry that is given repeatedly: ``"raise"``, take the ``"mean"`` of its
+        values or the ``"last"``.
 
     Raises
     ------
@@ -80,26 +86,62 @@ def read_entries(
         raise ValueError(f"layout must be one of auto, triples, matrix, got {layout}")
     shape = None if shape is None else as_matrix_shape(shape)
     file, form, budget = Path(path), form or TextFormat(), as_budget(max_memory)
-    first = 1 if one_based else None
+    rule, first = as_duplicates(duplicates), 1 if one_based else None
+    found = _read_entries(file, layout, first, shape, form, budget, once=rule == "raise")
+    return without_duplicates(found, rule)
+
+
+def read_pairs(
+    path: str | os.PathLike[str],
+    rows: Ids | None = None,
+    columns: Ids | None = None,
+    *,
+    first: int = 0,
+    form: TextFormat | None = None,
+    max_memory: float | Budget | None = None,
+) -> tuple[list[Name], list[Name], tuple[str, ...]]:
+    """Read the entries that a text table asks for: its first two columns, row and column.
+
+    Names are matched to `rows` and `columns` (7 and "7" are one); unknown ones stay as they are.
+    Where there are no names, places count from `first`. A first line that knows neither is read as
+    a header. The notes are sentences about what was skipped. Errors are those of `read_entries`.
+    """
+    file, form, budget = Path(path), form or TextFormat(), as_budget(max_memory)
+    if (suffix := _suffix_of(file, form)) not in _TEXTS:
+        raise ValueError(f"{path} must end in one of {', '.join(_TEXTS)}, got {suffix!r}")
+    return text_pairs(file, form, budget, (rows, columns), first)
+
+
+def _read_entries(
+    file: Path,
+    layout: str,
+    first: int | None,
+    shape: Shape | None,
+    form: TextFormat,
+    budget: Budget,
+    *,
+    once: bool,
+) -> Entries:
+    """Read entries by the suffix of the file; with `once`, repeated ones are refused."""
     suffix = _suffix_of(file, form)
     if suffix in _TEXTS:
-        return text_entries(file, form, budget, layout, first, shape)
+        return text_entries(file, form, budget, layout, first, shape, once=once)
     if suffix == ".parquet":
-        return _frame_entries(_read_parquet(file, budget), file, layout, first, shape)
+        return _frame_entries(_read_parquet(file, budget), file, layout, first, shape, once=once)
     if suffix == ".mtx":
         table = _read_market(file, budget)
         if not isinstance(table, np.ndarray):
-            return sparse_entries(table, str(file))
+            return sparse_entries(table, str(file), once=once)
     elif suffix == ".npz":
         archive = Archive(file, budget)
         if {"rows", "cols", "values"} <= set(archive.names):
-            return _of_archive(archive, first, shape)
+            return _of_archive(archive, first, shape, once=once)
         if "format" in archive.names:
-            return sparse_entries(_sparse_of(archive), str(file))
+            return sparse_entries(_sparse_of(archive), str(file), once=once)
         table = archive.only("a single matrix or the arrays rows, cols, values")
     else:
         table = read_array_file(file, budget)
-    return array_entries(table, str(file), layout, first, shape)
+    return array_entries(table, str(file), layout, first, shape, once=once)
 
 
 def read_matrix(
@@ -156,7 +198,7 @@ def _suffix_of(path: Path, form: TextFormat) -> str:
     return suffix
 
 
-def _of_archive(archive: Archive, first: int | None, shape: Shape | None) -> Entries:
+def _of_archive(archive: Archive, first: int | None, shape: Shape | None, *, once: bool) -> Entries:
     """Return the entries of the arrays rows, cols, values and perhaps shape."""
     names = ["rows", "cols", "values"]
     further = [name for name in archive.names if name not in (*names, "shape")]
@@ -167,7 +209,8 @@ def _of_archive(archive: Archive, first: int | None, shape: Shape | None) -> Ent
             raise ValueError(f"{archive.path} must hold a shape of two integers > 0, got {got}")
         shape = int(sides[0]), int(sides[1])
     arrays = archive.read(names)
-    entries = triples_of([arrays[name] for name in names], first, shape, str(archive.path))
+    columns = [arrays[name] for name in names]
+    entries = triples_of(columns, first, shape, str(archive.path), once=once)
     notes = (f"arrays left out: {', '.join(further)}",) if further else ()
     return replace(entries, notes=notes)
 
@@ -210,7 +253,7 @@ def _read_parquet(path: Path, budget: Budget) -> Any:
 
 
 def _frame_entries(
-    frame: Any, path: Path, layout: str, first: int | None, shape: Shape | None
+    frame: Any, path: Path, layout: str, first: int | None, shape: Shape | None, *, once: bool
 ) -> Entries:
     """Return the entries of a frame that holds triples, by names or numbers, or a matrix."""
     name = str(path)
@@ -220,12 +263,12 @@ def _frame_entries(
         timed = all(not np.issubdtype(t, np.floating) for t in map(_kind, frame.dtypes[3:]))
         if words and (layout == "triples" or timed):
             sides[:2] = [_names_of(frame.iloc[:, j], name) for j in range(2)]
-            return triples_of(sides, first, shape, name)
+            return triples_of(sides, first, shape, name, once=once)
         if layout == "triples":
-            return triples_of(sides, first, shape, name)
+            return triples_of(sides, first, shape, name, once=once)
     if layout == "matrix":
         return as_table(frame, name).entries()
-    return array_entries(as_table(frame, name).values, name, layout, first, shape)
+    return array_entries(as_table(frame, name).values, name, layout, first, shape, once=once)
 
 
 def _names_of(column: Any, name: str) -> np.ndarray:

@@ -17,7 +17,7 @@ from dln_geometry.tables.header import (
     matrix_frame,
     triples_header,
 )
-from dln_geometry.tables.ids import Ids
+from dln_geometry.tables.ids import Ids, Name
 from dln_geometry.tables.memory import Budget
 from dln_geometry.tables.numbers import advice, floats
 from dln_geometry.tables.triples import (
@@ -26,6 +26,7 @@ from dln_geometry.tables.triples import (
     fit_triples,
     from_names,
     from_places,
+    pairs_of,
 )
 
 
@@ -51,8 +52,13 @@ def text_entries(
     layout: str,
     first: int | None,
     shape: Shape | None,
+    *,
+    once: bool = True,
 ) -> Entries:
-    """Read entries; places count from `first`, or from 0 with a `shape`, else they are names."""
+    """Read entries; places count from `first`, or from 0 with a `shape`, else they are names.
+
+    With `once`, entries that are given repeatedly are refused.
+    """
     grid = _grid(path, form, budget)
     if layout == "auto":
         layout = "triples" if fit_triples(grid, form.index) else "matrix"
@@ -69,7 +75,14 @@ def text_entries(
         if np.isnan(table.values).all():
             raise ValueError(f"{path} must hold a known entry, got NaN alone")
         return table.entries()
-    return _triples(grid, form, first, shape)
+    return _triples(grid, form, first, shape, once)
+
+
+def text_pairs(
+    path: Path, form: TextFormat, budget: Budget, sides: tuple[Ids | None, Ids | None], first: int
+) -> tuple[list[Name], list[Name], tuple[str, ...]]:
+    """Read rows and columns that a table lists, as `sides` name them, and notes."""
+    return pairs_of(_grid(path, form, budget), sides, first)
 
 
 def _perhaps_matrix(grid: CellGrid, form: TextFormat) -> Table:
@@ -176,7 +189,9 @@ def _with_first(grid: CellGrid, header: bool) -> np.ndarray:
     return np.vstack([floats(grid.first)[0], grid.values])
 
 
-def _triples(grid: CellGrid, form: TextFormat, first: int | None, shape: Shape | None) -> Entries:
+def _triples(
+    grid: CellGrid, form: TextFormat, first: int | None, shape: Shape | None, once: bool
+) -> Entries:
     """Return the entries of a table of triples."""
     path, notes = grid.path, list(grid.notes)
     index = has_corner(grid) if form.index is None else form.index
@@ -213,7 +228,7 @@ def _triples(grid: CellGrid, form: TextFormat, first: int | None, shape: Shape |
                 raise grid.no_number(grid.text[column][0], column, grid.text[column][1])
         entries = from_places(places[:, 0], places[:, 1], whole[:, value], first or 0, shape)
     twice = first_duplicate(entries.rows, entries.cols, entries.shape[1])
-    if twice is not None:
+    if once and twice is not None:
         lines = " and ".join(str(grid.line_of(k - (not header))) for k in twice)
         pair = places[twice[0]]
         named = ", ".join(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from dln_geometry.tables.entries import Doubt, Entries, Shape
-from dln_geometry.tables.grid import CellGrid
+from dln_geometry.tables.grid import CellGrid, ids_of
 from dln_geometry.tables.header import has_corner, is_counted
-from dln_geometry.tables.ids import Ids
-from dln_geometry.tables.numbers import floats, is_number
+from dln_geometry.tables.ids import Ids, Name
+from dln_geometry.tables.numbers import floats, is_number, whole
 
 _VALUES = ("rating", "ratings", "value", "values", "score", "stars")
+DUPLICATES = ("raise", "mean", "last")
+"""What to do with an entry that is given repeatedly."""
 # Unix times of this century and some decades before, in seconds or finer units.
 _TIMES = 1e8
 
@@ -167,3 +170,62 @@ def first_duplicate(rows: np.ndarray, cols: np.ndarray, width: int) -> tuple[int
         return None
     k = same[np.argmin(order[same + 1])]
     return int(order[k]), int(order[k + 1])
+
+
+def without_duplicates(entries: Entries, rule: str) -> Entries:
+    """Return every entry once, with the mean or the last of its values, and a note of it."""
+    n = entries.shape[1]
+    key, inverse = np.unique(entries.rows * n + entries.cols, return_inverse=True)
+    if (more := len(inverse) - len(key)) == 0:
+        return entries
+    merged = np.empty(len(key))
+    if rule == "mean":
+        merged = np.bincount(inverse, entries.values) / np.bincount(inverse)
+    else:
+        merged[inverse] = entries.values  # later ones overwrite
+    note = f"{more} entries are repeated: {'the mean' if rule == 'mean' else 'the last'} counts"
+    return replace(
+        entries, rows=key // n, cols=key % n, values=merged, notes=(*entries.notes, note)
+    )
+
+
+def as_duplicates(rule: Any) -> str:
+    """Return a rule for entries that are given repeatedly; ValueError for others."""
+    if rule not in DUPLICATES:
+        raise ValueError(f"duplicates must be one of {', '.join(DUPLICATES)}, got {rule!r}")
+    return rule
+
+
+def pairs_of(
+    grid: CellGrid, sides: tuple[Ids | None, Ids | None], first: int
+) -> tuple[list[Name], list[Name], tuple[str, ...]]:
+    """Return the rows and columns that a table lists, as `sides` name them, and notes.
+
+    Where `sides` have no names, places count from `first`.
+    """
+    notes, start = list(grid.notes), int(has_corner(grid) and grid.width > 2)
+    if grid.width < start + 2:
+        raise ValueError(f"{grid.path} must have columns row and column, got {grid.width}")
+    cells = [""] * (grid.width - len(grid.first)) + grid.first
+    header = not any(
+        is_number(cell) or (ids is not None and cell in ids)
+        for cell, ids in zip(cells[start : start + 2], sides, strict=True)
+    )
+    if header:
+        notes.append(f"line {grid.line_of(-1)} of {grid.path.name} is read as a header")
+    if grid.width > start + 2:
+        notes.append(f"columns of {grid.path.name} after the second are left out")
+    found = []
+    for j, ids in zip((start, start + 1), sides, strict=True):
+        names, codes = ids_of(grid, j, header)
+        if ids is None and not all(is_number(name) for name in names):
+            raise ValueError(f"{grid.path} must hold places, whole numbers, got words")
+        named = [int(float(x)) - first if ids is None else _named(x, ids) for x in names]
+        found.append([named[code] for code in codes])
+    return found[0], found[1], tuple(notes)
+
+
+def _named(cell: str, ids: Ids) -> Name:
+    """Return a cell as names of a side write it."""
+    number = whole(cell)
+    return cell if cell in ids or number is None else number

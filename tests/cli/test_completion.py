@@ -1,155 +1,206 @@
 from __future__ import annotations
 
-import os
+import csv
 import signal
-import stat
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from matplotlib.image import imread
 
-import dln_geometry as dln
+import dln_geometry.cli.completion as command
 from dln_geometry.cli import main
-from dln_geometry.dynamics.store import Store
-from dln_geometry.dynamics.trajectory import Trajectory
+from dln_geometry.completion import MatrixCompleter
 from dln_geometry.tables import load_ids
-from dln_geometry.testing import assert_close
-from tests.cli.routes import refusal, run_code, start_process, write_triples
+from tests.cli.routes import refusal, start_process, write_triples
 
-SUFFIXES = (".npy", ".npz", ".png", ".json")
+FILES = ("ratings-completed.npy", "ratings-completed.json", "ratings-completed.png")
+PLAIN = ("--depth", "2.5", "--decay", "0.2", "--rank", "4", "--rtol", "1e-2")
+# Without a comparison of side means, and with one split.
+QUICK = (*PLAIN, "--no-biases", "--validation", "0.2")
 
 
-def test_complete_writes_matrix_trajectory_and_figure(low_rank, capsys):
-    x, known = low_rank
-    write_triples("x.csv", x, known, header="row,column,value")
-    assert main(["complete", "x.csv", "--scale", "1e-4", "--until-loss", "1e-6"]) == 0
-    matrix = np.load("x-completed.npy")
-    assert matrix.shape == x.shape
-    # The default is depth 3 from a small start: it finds the matrix, of rank 3 with its mean.
-    assert np.linalg.norm(matrix - x) < 0.1 * np.linalg.norm(x - x.mean())
-    path = Trajectory.load("x-completed.npz")
-    assert path.depth == 3
-    assert path.status == "loss"
-    mean = matrix - path.final.matrix.numpy()
-    assert_close(mean, np.full_like(mean, mean.mean()), scale=float(np.abs(matrix).max()))
-    assert imread("x-completed.png").std() > 0.01
-    said = capsys.readouterr().out
-    known_entries = f"{int(known.sum())} known entries of 20 x 15"
-    first = f"layout: triples (row, column, value) counted from 0; {known_entries}"
-    assert said.splitlines()[0] == first
-    for word in ("held-out rms error", "held-out error (dB)", "effective rank", "stopped by"):
-        assert word in said
-    mask = os.umask(0o022)
-    os.umask(mask)
-    for suffix in SUFFIXES:
-        mode = stat.S_IMODE(Path(f"x-completed{suffix}").stat().st_mode)
-        assert mode == 0o666 & ~mask, suffix
+@pytest.fixture
+def ratings(rng):
+    """A table of rank 2 with side means and a little noise, by names; and where it is known."""
+    x = 3.0 + rng.normal(size=(40, 1)) + rng.normal(size=30)
+    x = x + rng.normal(size=(40, 2)) @ rng.normal(size=(2, 30)) + 0.1 * rng.normal(size=(40, 30))
+    known = rng.random(x.shape) < 0.6
+    lines = [f"u{i},{100 + j},{x[i, j]:.17g}" for i, j in np.argwhere(known)]
+    Path("ratings.csv").write_text("user,item,rating\n" + "\n".join(lines) + "\n")
+    return x, known
+
+
+def read_table(name):
+    with open(name, newline="") as handle:
+        header, *lines = csv.reader(handle)
+    return header, lines
+
+
+def test_it_is_the_estimator(ratings, capsys):
+    x, known = ratings
+    Path("pairs.csv").write_text("user,item\nu3,101\nu0,129\nstranger,100\n")
+    assert main(["complete", "ratings.csv", *PLAIN, "--predict", "pairs.csv"]) == 0
+    said = capsys.readouterr()
+    assert "note: line 1 is read as a header" in said.out
+    assert "note: line 1 of pairs.csv is read as a header" in said.out
+    assert "1 of 3 entries have a row or column that the fit did not see" in said.err
+    assert said.err.count("\n") == 1
+    rows, cols = load_ids("ratings-completed.json")
+    order = rows.places([f"u{k}" for k in range(40)])
+    matrix = np.load("ratings-completed.npy")
+    assert matrix.shape == (40, 30)
+    hidden = ~known
+    error = np.sqrt(np.mean((matrix[order] - x)[hidden] ** 2))
+    assert error < 0.3 * x.std()
+    header, lines = read_table("ratings-predictions.csv")
+    assert header == ["row", "column", "prediction", "low", "high"]
+    assert [cells[:2] for cells in lines] == [["u3", "101"], ["u0", "129"], ["stranger", "100"]]
+    found = np.array([cells[2:] for cells in lines], dtype=float)
+    assert np.all((found[:, 1] < found[:, 0]) & (found[:, 0] < found[:, 2]))
+    places = rows.places(["u3", "u0"]), cols.places([101, 129])
+    assert np.allclose(found[:2, 0], matrix[places], rtol=1e-6)
+    for word in ("given", "validation rms error", "by the side means alone", "seconds"):
+        assert word in said.out
+    assert "held-out rms error" not in said.out
+
+
+def test_results_are_written_and_replaced(ratings):
+    assert main(["complete", "ratings.csv", *QUICK]) == 0
+    for name in FILES:
+        assert Path(name).is_file()
+    assert imread(FILES[2]).std() > 0.01
+    header, lines = read_table("ratings-curve.csv")
+    assert header == ["time", "validation error"]
+    t, error = np.array(lines, dtype=float).T
+    assert np.all(np.diff(t) >= 0)
+    assert error.min() < error[0]
     assert not list(Path().glob("*.part"))
+    # A table that is not ours stays.
+    Path("ratings-curve.csv").write_text("mine\n")
+    assert main(["complete", "ratings.csv", *QUICK]) == 2
+    assert Path("ratings-curve.csv").read_text() == "mine\n"
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["--depth", "1"],
-        ["--depth", "2.5", "--rank", "4"],
-        ["--depth", "inf", "--rank", "3", "--t-end", "0.5"],
-        ["--rank", "1"],
-        ["--no-center", "--holdout", "0", "--until-gradient", "1"],
-    ],
-)
-def test_complete_ends_by_itself(options, low_rank, capsys):
+def test_a_test_share_teaches_nothing(ratings, capsys):
+    """Other values of the test entries change no prediction, only the reported error."""
+    x, known = ratings
+    np.save("a.npy", np.where(known, x, np.nan))
+    assert main(["complete", "a.npy", *QUICK, "--holdout", "0.2", "--seed", "3"]) == 0
+    said = capsys.readouterr().out
+    assert "held-out rms error" in said
+    assert "held-out error (dB)" in said
+    values = np.where(known, x, np.nan)
+    places = np.argwhere(known)
+    import torch
+
+    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(3)).numpy()
+    for i, j in places[order[: round(0.2 * len(places))]]:
+        values[i, j] = 50.0
+    np.save("b.npy", values)
+    assert main(["complete", "b.npy", *QUICK, "--holdout", "0.2", "--seed", "3"]) == 0
+    assert np.array_equal(np.load("a-completed.npy"), np.load("b-completed.npy"))
+
+
+def test_options_reach_the_estimator(monkeypatch):
+    seen = {}
+
+    def fake(entries, plan, out, *, budget):
+        seen["plan"] = plan
+
+    monkeypatch.setattr(command, "complete_by_estimator", fake)
+    Path("x.csv").write_text("0,0,1\n0,1,2\n1,0,3\n1,1,5\n")
+    assert main(["complete", "x.csv"]) == 0
+    plan = seen["plan"]
+    assert plan.holdout == 0
+    defaults = MatrixCompleter().get_params()
+    assert {name: defaults[name] for name in plan.options} == plan.options
+    more = "--depth inf --rank 2 --decay 0 --no-biases --bounds ,5 --loss poisson --starts 3"
+    assert main(["complete", "x.csv", *more.split(), "--validation", "0", "--seconds", "9"]) == 0
+    assert seen["plan"].options == {
+        "depth": float("inf"),
+        "rank": 2,
+        "decay": 0.0,
+        "biases": False,
+        "bounds": (None, 5.0),
+        "loss": "poisson",
+        "starts": 3,
+        "validation": 0.0,
+        "seconds": 9.0,
+        "rtol": 1e-3,
+    }
+
+
+@pytest.mark.parametrize("loss", ["logistic", "poisson"])
+def test_links_write_predictions_without_intervals(loss, rng, capsys):
+    mean = np.exp(rng.normal(size=(20, 1)) + rng.normal(size=15))
+    x = rng.poisson(mean) if loss == "poisson" else rng.random(mean.shape) < mean / (1 + mean)
+    write_triples("x.csv", x.astype(float), rng.random(x.shape) < 0.8)
+    Path("pairs.csv").write_text("3,4\n1,2\n")
+    more = ["--loss", loss, "--predict", "pairs.csv", "--holdout", "0.1"]
+    assert main(["complete", "x.csv", *QUICK, "--layout", "triples", *more]) == 0
+    assert "held-out log loss" in capsys.readouterr().out
+    header, lines = read_table("x-predictions.csv")
+    assert header == ["row", "column", "prediction"]
+    assert [cells[:2] for cells in lines] == [["3", "4"], ["1", "2"]]
+    found = np.load("x-completed.npy")
+    assert np.all(found > 0)
+    assert loss == "poisson" or np.all(found < 1)
+
+
+def test_places_from_one_are_places_of_pairs_too(low_rank):
     x, known = low_rank
-    np.save("x.npy", np.where(known, x, np.nan))
-    assert main(["complete", "x.npy", "--out", "y", *options]) == 0
-    assert np.isfinite(np.load("y.npy")).all()
-    assert ("held-out" in capsys.readouterr().out) == ("0" not in options)
+    write_triples("x.csv", x, known, first=1)
+    Path("pairs.csv").write_text("1,1\n20,15\n")
+    assert main(["complete", "x.csv", *QUICK, "--one-based", "--predict", "pairs.csv"]) == 0
+    _, lines = read_table("x-predictions.csv")
+    matrix = np.load("x-completed.npy")
+    found = np.array([cells[:3] for cells in lines], dtype=float)
+    assert found[:, :2].tolist() == [[1, 1], [20, 15]]
+    assert np.allclose(found[:, 2], [matrix[0, 0], matrix[-1, -1]], rtol=1e-6)
 
 
-def test_infinite_depth_warns_of_what_stands_still(low_rank, capsys):
-    x, known = low_rank
-    np.save("x.npy", np.where(known, x, np.nan))
-    begin = ["complete", "x.npy", "--t-end", "0.1", "--no-center"]
-    for depth, rank, spaces in (
-        ("inf", "3", "column space and row space"),
-        # Twenty rows: the columns do not span.
-        ("inf", "15", "column space"),
-        ("3", "3", None),
-    ):
-        assert main([*begin, "--depth", depth, "--rank", rank]) == 0
-        said = capsys.readouterr().err
-        if spaces is None:
-            assert said == ""
-            continue
-        assert said == (
-            f"warning: at infinite depth a flow of rank {rank} keeps the {spaces} "
-            "of its random start\n"
-        )
-        start = dln.Collapsed.random(
-            x.shape, int(rank), 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64
-        )
-        u, _, vh = np.linalg.svd(start.matrix.numpy(), full_matrices=False)
-        u, vh = u[:, : int(rank)], vh[: int(rank)]
-        y = np.load("x-completed.npy")
-        assert_close(u @ (u.T @ y), y, scale=float(np.abs(y).max()), ops=1000)
-        assert_close((y @ vh.T) @ vh, y, scale=float(np.abs(y).max()), ops=1000)
+def test_repeated_entries_follow_a_rule(ratings, capsys):
+    lines = Path("ratings.csv").read_text()
+    first = lines.splitlines()[1].rsplit(",", 1)
+    Path("ratings.csv").write_text(f"{lines}{first[0]},{float(first[1]) + 2}\n")
+    assert "(--duplicates)" in refusal(["complete", "ratings.csv"], capsys)
+    for rule in ("mean", "last"):
+        assert main(["complete", "ratings.csv", *QUICK, "--duplicates", rule]) == 0
+        assert f"1 entries are repeated: the {rule} counts" in capsys.readouterr().out
 
 
-def test_complete_continues_to_the_same_bits(low_rank):
-    x, known = low_rank
-    np.save("x.npy", np.where(known, x, np.nan))
-    arguments = ["complete", "x.npy", "--until-loss", "1e-5"]
-    assert main([*arguments, "--out", "whole"]) == 0
-    stored = [*arguments, "--store", "state"]
-    assert main([*stored, "--out", "first"]) == 0
-    assert main([*stored, "--out", "second"]) == 0
-    assert np.array_equal(np.load("whole.npy"), np.load("first.npy"))
-    assert np.array_equal(np.load("whole.npy"), np.load("second.npy"))
+def test_a_matrix_that_does_not_fit_is_left_out(capsys):
+    lines = [f"{997 * k % 5000},{991 * k % 4999},{k % 5}" for k in range(60)]
+    Path("x.csv").write_text("\n".join(lines) + "\n")
+    Path("pairs.csv").write_text("0,1\n")
+    small = ["--shape", "5000,5000", "--max-memory", "0.1", "--predict", "pairs.csv"]
+    assert main(["complete", "x.csv", *QUICK, *small]) == 0
+    said = capsys.readouterr().out
+    assert "is not written: --predict" in said
+    assert not Path("x-completed.npy").exists()
+    assert Path("x-predictions.csv").exists()
+    assert Path("x-completed.png").exists()
 
 
-def test_out_names_the_results_or_their_folder(low_rank):
-    x, known = low_rank
-    np.save("x.npy", np.where(known, x, np.nan))
-    quick = ["complete", "x.npy", "--until-loss", "0.1"]
-    Path("folder").mkdir()
-    for out, written in (
-        ("folder", "folder/x-completed"),
-        ("new/name", "new/name"),
-        ("z.npy", "z"),
-    ):
-        assert main([*quick, "--out", out]) == 0
-        for suffix in SUFFIXES:
-            assert Path(written + suffix).is_file()
+def test_two_entries_are_completed_without_choices(capsys):
+    Path("x.csv").write_text("0,0,2\n1,1,3\n")
+    assert main(["complete", "x.csv"]) == 0
+    assert "warning: none of 2 entries can be held out" in capsys.readouterr().err
+    assert np.isfinite(np.load("x-completed.npy")).all()
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)]
-)
-def test_interrupt_is_one_line_and_leaves_a_state(number, code, low_rank, tmp_path):
-    x, known = low_rank
-    np.save("x.npy", np.where(known, x, np.nan))
-    # Without an end but the time of the clock: the interrupt comes in the middle.
-    arguments = ["complete", "x.npy", "--until-loss", "0", "--store", "x.state"]
-    begun = time.monotonic()
-    process = start_process([*arguments, "--seconds", "60"], tmp_path)
-    state = tmp_path / "x.state"
-    # The line comes before the first step, which takes far less than what came before it.
-    assert process.stdout.readline().startswith("layout: ")
-    time.sleep(0.5 * (time.monotonic() - begun))
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert said == "interrupted: the same command continues from x.state\n"
-    held = Store(state, {}).read()["state"]["counts"]["steps"]
-    assert held > 0
+def test_a_constant_table_is_completed_by_the_constant():
+    Path("x.csv").write_text("\n".join(f"{k % 6},{k % 5},2.5" for k in range(20)) + "\n")
+    assert main(["complete", "x.csv", *QUICK]) == 0
+    assert np.allclose(np.load("x-completed.npy"), 2.5)
 
 
 def test_names_are_written_with_the_result(capsys):
     lines = [f"u{k % 5},{10**11 + k % 4},{k % 7}" for k in range(20)]
     Path("x.csv").write_text("user,item,rating\n" + "\n".join(lines) + "\n")
-    assert main(["complete", "x.csv", "--until-loss", "0.5", "--depth", "2"]) == 0
+    assert main(["complete", "x.csv", *QUICK, "--validation", "0"]) == 0
     rows, columns = load_ids("x-completed.json")
     assert rows.names == tuple(f"u{k}" for k in range(5))
     assert columns.names == tuple(10**11 + k for k in range(4))
@@ -157,69 +208,30 @@ def test_names_are_written_with_the_result(capsys):
     assert "note: line 1 is read as a header" in capsys.readouterr().out
     # Places need no names.
     Path("y.csv").write_text("0,1,2.5\n1,0,3\n1,1,0.5\n")
-    assert main(["complete", "y.csv", "--until-loss", "0.5", "--holdout", "0"]) == 0
+    assert main(["complete", "y.csv", "--rank", "1", "--validation", "0"]) == 0
     assert load_ids("y-completed.json") == (None, None)
 
 
 def test_memory_is_estimated_before_it_is_taken(capsys):
     Path("x.csv").write_text("1,104000100004,5\n2,7,3\n1,7,4\n")
-    shaped = ["complete", "x.csv", "--shape", "10,200000000000"]
-    line = refusal(shaped, capsys)
-    assert "the run on 10 x 200000000000 would take" in line
-    assert "(--max-memory)" in line
+    for more in ([], ["--flow"]):
+        shaped = ["complete", "x.csv", "--shape", "10,200000000000", *more]
+        line = refusal(shaped, capsys)
+        assert "the run on 10 x 200000000000 would take" in line
+        assert "(--max-memory)" in line
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_results_replace_nothing_but_earlier_results(suffix, low_rank, capsys):
-    x, known = low_rank
-    np.save("x.npy", np.where(known, x, np.nan))
-    quick = ["complete", "x.npy", "--until-loss", "0.5", "--out", "y"]
-    mine = Path("y" + suffix)
-    mine.write_text("mine")
-    assert "--force" in refusal(quick, capsys)
-    assert mine.read_text() == "mine"
-    assert main([*quick, "--force"]) == 0
-    first = Path("y.npy").read_bytes()
-    assert main([*quick, "--depth", "2"]) == 0
-    assert Path("y.npy").read_bytes() != first
+def test_seconds_end_a_fit_with_the_best_so_far(ratings):
+    begun = time.perf_counter()
+    assert main(["complete", "ratings.csv", "--seconds", "1"]) == 0
+    assert time.perf_counter() - begun < 30
+    assert np.isfinite(np.load(FILES[0])).all()
 
 
-def test_results_store_and_data_are_apart(low_rank, capsys):
-    x, known = low_rank
-    np.save("x.npy", np.where(known, x, np.nan))
-    before = Path("x.npy").read_bytes()
-    Path("link.npy").symlink_to("x.npy")
-    for more, said in (
-        (["--out", "x", "--force"], "must not overwrite the data"),
-        (["--out", "link", "--force"], "must not overwrite the data"),
-        (["--store", "x.npy"], "--store must not be the data"),
-        (["--store", "x-completed.npz", "--force"], "must not overwrite the data or the store"),
-        (["--store", "."], "--store must be a file"),
-    ):
-        assert said in refusal(["complete", "x.npy", *more], capsys)
-    assert Path("x.npy").read_bytes() == before
-
-
-def test_a_full_disk_ends_a_run_with_one_line(low_rank, tmp_path):
-    x, known = low_rank
-    np.save(tmp_path / "x.npy", np.where(known, x, np.nan))
-    code = (
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "from dln_geometry.cli import main;"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
-        "sys.exit(main(['complete', 'x.npy', '--until-loss', '0.5', *sys.argv[1:]]))"
-    )
-    for more in ([], ["--store", "state"]):
-        done = run_code(code, more, tmp_path)
-        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
-        assert done.stderr.startswith("error: ")
-        assert not [path for path in tmp_path.iterdir() if path.suffix in (".part", ".npy")][1:]
-
-
-def test_a_store_of_another_run_is_refused(low_rank, capsys):
-    x, known = low_rank
-    np.save("x.npy", np.where(known, x, np.nan))
-    stored = ["complete", "x.npy", "--until-loss", "0.1", "--store", "state"]
-    assert main(stored) == 0
-    capsys.readouterr()
-    assert "same run" in refusal([*stored, "--depth", "2"], capsys)
+def test_an_interrupt_is_one_line(ratings, tmp_path):
+    process = start_process(["complete", "ratings.csv", "--starts", "1000"], tmp_path)
+    assert process.stdout.readline().startswith("layout: triples")
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == "interrupted: --seconds ends a run and keeps the best so far\n"

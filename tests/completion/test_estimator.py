@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from dln_geometry.completion import MatrixCompleter
+from dln_geometry.tables import as_entries
+from dln_geometry.testing import assert_close
 
 QUICK = {"depth": 2.5, "rank": 6, "decay": 0.2, "shrink": 5.0, "rtol": 1e-2}
 
@@ -159,3 +161,33 @@ def test_constant_values_need_no_network():
 def test_float32_on_request(table):
     completer = MatrixCompleter(**QUICK, dtype=torch.float32).fit(table[1])
     assert completer.models_[0].point.L.dtype == torch.float32
+
+
+def test_errors_are_those_of_predictions_and_of_side_means(table):
+    x, holes = table
+    hidden = np.nonzero(np.isnan(holes))
+    completer = MatrixCompleter(**QUICK).fit(holes)
+    error, alone = completer.errors(hidden, x[hidden])
+    direct = np.sqrt(np.mean((completer.predict(hidden) - x[hidden]) ** 2))
+    assert_close(error, direct, ops=1000)
+    with pytest.warns(UserWarning, match="drove X to zero"):
+        none = MatrixCompleter(**{**QUICK, "decay": 1e6, "validation": 0.0}).fit(holes)
+    assert alone == pytest.approx(none.errors(hidden, x[hidden])[0], rel=1e-2)
+
+
+def test_entries_of_files_are_fitted_as_they_are(table):
+    _, holes = table
+    by_entries = MatrixCompleter(**QUICK).fit(as_entries(holes))
+    assert np.array_equal(by_entries.complete(), MatrixCompleter(**QUICK).fit(holes).complete())
+
+
+def test_one_layer_and_side_means_that_are_best_can_be_fitted(table, rng):
+    _, holes = table
+    completer = MatrixCompleter(**{**QUICK, "depth": 1, "decay": 0.0}).fit(holes)
+    assert np.isfinite(completer.complete()).all()
+    assert np.isfinite(completer.partial_fit(holes).complete()).all()
+    # Nothing but side means: the logistic fit keeps them alone.
+    noise = np.where(np.isnan(holes), np.nan, (rng.random(holes.shape) < 0.5).astype(float))
+    with pytest.warns(UserWarning, match="hardly better"):
+        found = MatrixCompleter(**QUICK, loss="logistic").fit(noise).complete()
+    assert np.all((found > 0) & (found < 1))

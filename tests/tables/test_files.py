@@ -12,12 +12,14 @@ import scipy.sparse
 import torch
 
 from dln_geometry.tables import (
+    Ids,
     TextFormat,
     as_budget,
     as_entries,
     as_table,
     read_entries,
     read_matrix,
+    read_pairs,
 )
 
 HOLES = np.array([[0.5, np.nan, 2.5], [np.nan, 1.5, -1.0]])
@@ -148,3 +150,39 @@ def test_stored_entries_of_sparse_matrices_are_known(make):
 def test_limits_of_memory_are_positive(wrong):
     with pytest.raises((TypeError, ValueError), match="max_memory must be"):
         as_budget(wrong)
+
+
+def test_repeated_entries_follow_the_rule(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("a,1,2\nb,1,5\na,1,6\n")
+    with pytest.raises(ValueError, match="repeatedly"):
+        read_entries(path)
+    for rule, value in (("mean", 4.0), ("last", 6.0)):
+        found = read_entries(path, duplicates=rule)
+        assert found.values.tolist() == [value, 5.0]
+        assert f"1 entries are repeated: the {rule} counts" in found.notes
+    np.savez(tmp_path / "x.npz", rows=[0, 0], cols=[1, 1], values=[1.0, 3.0])
+    assert read_entries(tmp_path / "x.npz", duplicates="mean").values.tolist() == [2.0]
+    with pytest.raises(ValueError, match="duplicates must be one of raise, mean, last"):
+        read_entries(path, duplicates="first")
+
+
+def test_pairs_are_named_as_the_entries_are(tmp_path):
+    rows, columns = Ids(["ann", "7", "007"]), Ids([3, 104_000_100_004])
+    path = tmp_path / "pairs.csv"
+    path.write_text("who,what,when\nann,3,1\n7,104000100004,2\n007,8,3\n")
+    found = read_pairs(path, rows, columns)
+    assert found[:2] == (["ann", "7", "007"], [3, 104_000_100_004, 8])
+    assert "is read as a header" in found[2][0]
+    assert "after the second are left out" in found[2][1]
+    # A known name in the first line is no header, nor is a number.
+    path.write_text("ann,x\n")
+    assert read_pairs(path, rows, columns)[:2] == (["ann"], ["x"])
+    path.write_text("5,1\n2,3\n")
+    assert read_pairs(path, first=1)[:2] == ([4, 1], [0, 2])
+    path.write_text("5,1\n2,x\n")
+    with pytest.raises(ValueError, match="places, whole numbers, got words"):
+        read_pairs(path)
+    path.write_text("5\n2\n")
+    with pytest.raises(ValueError, match="columns row and column, got 1"):
+        read_pairs(path)

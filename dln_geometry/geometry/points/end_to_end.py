@@ -165,6 +165,10 @@ class EndToEnd(Batch):
         """The matrix that derivatives are asked of, if there is one, else `matrix`."""
         return self.matrix if self.source is None else self.source
 
+    def entries(self, rows: Tensor, cols: Tensor) -> Tensor:
+        """Return ``X[rows, cols]``, shape (..., k), without forming X."""
+        return ((self.u * self.s[..., None, :])[..., rows, :] * self.vh.mT[..., cols, :]).sum(-1)
+
     @property
     def singular_values(self) -> Tensor:
         """Singular values of X, shape (..., r), descending: `s`."""

@@ -99,6 +99,7 @@ def test_entries_are_those_of_the_matrix(generator):
     pair = dln.Collapsed.of(dln.EndToEnd.of(x, 3.4))
     rows, cols = torch.tensor([0, 4, 4, 2]), torch.tensor([2, 0, 0, 1])
     assert_close(pair.entries(rows, cols), x[..., rows, cols], scale=2)
+    assert_close(pair.point().entries(rows, cols), x[..., rows, cols], scale=2, ops=1000)
 
 
 @pytest.mark.parametrize("depth", [2, 3, 5])
