@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dln_geometry.completion.problem import SHRINK, Problem
+from dln_geometry.completion.problem import Problem
 from dln_geometry.completion.training import Model
 
 NEWTON_STEPS = 8
@@ -15,23 +15,22 @@ def folded(problem: Problem, model: Model, noise: float, known: Tensor, values: 
     """Return predictions of whole rows (c, n), of which some entries are known.
 
     Each row is ``mean + b + cols_j + z . V_j`` with the right singular vectors V of X. Its b and z
-    minimise its squares (or the log loss) with the ridge ``shrink b^2`` and ``noise^2 m z_i^2 /
-    s_i^2``: the prior is the spread of the trained rows. `known` (c, n) is a mask, `values` holds
-    anything where it is False.
+    minimise its squares (or the log loss) with the ridge ``noise^2 m b^2 / |rows|^2`` and ``noise^2
+    m z_i^2 / s_i^2``: the prior is the spread of the trained rows. `known` (c, n) is a mask,
+    `values` holds anything where it is False.
     """
     o = model.offsets
-    base, shrink = o.mean + o.cols, SHRINK if problem.shrink is None else problem.shrink
-    ones = torch.ones_like(base).unsqueeze(1)
-    if model.point is None:
-        design, ridge = ones, base.new_tensor([shrink])
-    else:
+    base = o.mean + o.cols
+    # Of rows that have no means, or all the same, new ones have none.
+    design = torch.ones_like(base).unsqueeze(1)
+    scale = o.rows.square().sum().clamp_min(torch.finfo(base.dtype).tiny)
+    ridge = (noise**2 * problem.shape[0] / scale).clamp_max(1.0 / torch.finfo(base.dtype).eps)[None]
+    if model.point is not None:
         p = model.decomposed()
         kept = p.s > 1e-4 * p.s.max()
         spread = (noise**2 * problem.shape[0]) / p.s[kept].square()
-        design = torch.cat((ones, p.vh[kept].mT), dim=1)
-        ridge = torch.cat((base.new_tensor([shrink]), spread))
-    if not problem.biases:
-        ridge[0] = 1.0 / torch.finfo(base.dtype).eps
+        design = torch.cat((design, p.vh[kept].mT), dim=1)
+        ridge = torch.cat((ridge, spread))
     # Without noise the equations may be singular: roundings are a noise, too.
     ridge = ridge.clamp_min(100 * torch.finfo(base.dtype).eps * problem.shape[1])
     rows = [

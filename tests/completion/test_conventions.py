@@ -30,8 +30,8 @@ def holes(rng):
     return np.where(rng.random(x.shape) < 0.67, x, np.nan)
 
 
-# The tables of these checks have no structure, as the completer tells.
-@pytest.mark.filterwarnings("ignore:the best validation error")
+# The tables of these checks have no structure, or rows without entries, as the completer tells.
+@pytest.mark.filterwarnings("ignore:the best validation error", "ignore:.* have no known entry")
 @parametrize_with_checks([QUICK, HELD_OUT])
 def test_checks_of_scikit_learn_pass(estimator, check):
     check(estimator)

@@ -27,13 +27,29 @@ def test_folded_rows_solve_their_ridge_problem(biases, table, rng):
     r = int((s > 1e-4 * s[0]).sum())
     base = float(o.mean) + o.cols.numpy()
     design = np.column_stack([np.ones(60)] * biases + [vh[:r].T])
-    ridge = [2.5] * biases + list(completer.train_error_**2 * 60 / s[:r] ** 2)
+    spreads = np.r_[[np.linalg.norm(o.rows.numpy())] * biases, s[:r]]  # the prior of b and z
+    ridge = completer.train_error_**2 * 60 / spreads**2
     for row, found in zip(rows, completer.predict(rows), strict=True):
         seen = ~np.isnan(row)
         a = np.vstack([design[seen], np.diag(np.sqrt(ridge))])
         b = np.concatenate([row[seen] - base[seen], np.zeros(len(ridge))])
         z = np.linalg.lstsq(a, b, rcond=None)[0]
         assert found == pytest.approx(base + design @ z, rel=1e-8)
+
+
+def test_rows_are_completed_as_well_by_their_own_entries(table):
+    """Those of the fit, and those that it has not seen."""
+    x, holes = table
+    completer = MatrixCompleter(2.5, 6, 0.1, shrink=5.0, rtol=1e-2).fit(holes[:40])
+    hidden = np.isnan(holes)
+
+    def error(found, rows):
+        return np.sqrt(np.mean((found - x[rows])[hidden[rows]] ** 2))
+
+    old, new = slice(40), slice(40, 60)
+    least = error(completer.complete(), old)
+    assert error(completer.transform(holes[old]), old) < 1.2 * least
+    assert error(completer.transform(holes[new]), new) < 1.2 * least
 
 
 def test_a_row_without_entries_is_completed_by_column_means(table):
