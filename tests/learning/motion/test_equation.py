@@ -103,9 +103,12 @@ def test_bad_losses(loss, error, message):
 
 def test_points_that_are_no_numbers_are_refused():
     q = {"q": torch.tensor([1.0, math.nan])}
-    with pytest.raises(ValueError, match="counter terms must be finite"):
+    with pytest.raises(ValueError, match=r"params\['q'\] must be finite"):
         max_learning_rate(lambda p: p["q"].square().sum(), q, 0.1, 0)
-    with pytest.raises(ValueError, match="params must be finite"):
+    corner = {"q": torch.tensor([1.0, 0.0])}
+    with pytest.raises(ValueError, match="counter terms must be finite"):
+        max_learning_rate(lambda p: p["q"].sqrt().sum(), corner, 0.1, 0)
+    with pytest.raises(ValueError, match=r"params\['q'\] must be finite"):
         equation_of_motion(lambda p: p["q"].square().sum(), 0.1, 0)(q)
 
 
