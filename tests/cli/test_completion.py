@@ -233,5 +233,7 @@ def test_an_interrupt_is_one_line(ratings, tmp_path):
     assert process.stdout.readline().startswith("layout: triples")
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert said == "interrupted: --seconds ends a run and keeps the best so far\n"
+    assert process.returncode == 130, said
+    # Warnings of the fit may stand above it.
+    assert said.splitlines()[-1] == "interrupted: --seconds ends a run and keeps the best so far"
+    assert "Traceback" not in said
