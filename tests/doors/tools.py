@@ -27,6 +27,13 @@ from tests.doors.shared import (
     without,
 )
 
+
+def entered(**arguments):
+    """Enter and leave the style."""
+    with plot.style(**arguments):
+        pass
+
+
 # Times and radii may be arrays, and zero.
 LATER = [*wrong.junk(), None, "1.5", wrong.NAN, wrong.INF, wrong.HUGE, -1.0, [wrong.NAN], True]
 
@@ -309,6 +316,53 @@ CALLS: dict[str, list[Call]] = {
             plot.spectrum,
             {"x": X},
             {"x": [*wrong.matrices(X, shaped=False), normal(2, 3, 2)], "ax": AXES},
+        )
+    ],
+    "plot.style": [
+        Call(
+            entered,
+            {"width": "page"},
+            {"width": [*wrong.POSITIVE, "wide"], "aspect": wrong.POSITIVE},
+        )
+    ],
+    "plot.figure": [
+        Call(
+            plot.figure,
+            {"rows": 1, "cols": 2},
+            {
+                "rows": wrong.COUNT,
+                "cols": wrong.COUNT,
+                "width": [*without(wrong.POSITIVE, None), "wide"],
+                "aspect": wrong.POSITIVE,
+                "pyplot": wrong.FLAG,
+            },
+        )
+    ],
+    "plot.depth_color": [Call(plot.depth_color, {"depth": 3}, {"depth": wrong.DEPTH})],
+    "plot.depth_label": [
+        Call(
+            plot.depth_label, {"depth": 3}, {"depth": wrong.DEPTH, "word": [*wrong.junk(), None, 3]}
+        )
+    ],
+    "plot.panel_letters": [
+        Call(
+            plot.panel_letters,
+            {"axes": plot.figure()[1]},
+            {
+                "axes": [*AXES, None, ["ax"]],
+                "letters": [*(v for v in wrong.junk() if type(v) is not list), 3, "ab", []],
+            },
+        )
+    ],
+    "plot.save": [
+        Call(
+            plot.save,
+            {"figure": plot.spectrum(X), "path": FILE.with_name("figure")},
+            {
+                "figure": [*wrong.junk(), None, "figure", 3],
+                "path": [*wrong.junk(), None, 3],
+                "formats": [*wrong.junk(), None, "docx", 3, [], ["docx"], [3]],
+            },
         )
     ],
 }

@@ -12,7 +12,7 @@ from dln_geometry.dynamics.flows import gradient_flow
 from dln_geometry.dynamics.losses import Quadratic
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import entropy
-from dln_geometry.geometry.points import Collapsed, EndToEnd, Network, random_balanced
+from dln_geometry.geometry.points import Collapsed, EndToEnd, random_balanced
 from dln_geometry.testing import assert_close
 
 
@@ -110,44 +110,6 @@ def test_a_batch_gives_one_line_for_each_sample(generator):
     assert len(plot.singular_values(run).lines) == 8
 
 
-def test_matrix_is_symmetric_about_zero_and_shows_holes(rng):
-    x = rng.normal(size=(4, 6))
-    x[1, 2] = np.nan
-    ax = plot.matrix(x)
-    (image,) = ax.images
-    assert image.get_array().shape == (4, 6)
-    assert image.get_array().mask.sum() == 1
-    low, high = image.get_clim()
-    assert -low == high == np.nanmax(np.abs(x))
-    (grey,) = plot.matrix(np.ones((2, 2)), cmap="gray", vmin=0.0, vmax=1.0).images
-    assert grey.get_clim() == (0.0, 1.0)
-    plot.matrix(np.full((2, 2), np.nan))
-
-
-def test_matrix_and_spectrum_take_points(generator):
-    point = Collapsed.random((5, 4), 3, 2.5, generator=generator, dtype=torch.float64)
-    (image,) = plot.matrix(point).images
-    assert_close(np.asarray(image.get_array()), point.matrix)
-    for x in (point, point.point()):
-        ((index, s),) = lines(plot.spectrum(x))
-        assert (index == [1, 2, 3]).all()
-        assert_close(s, torch.ones(3, dtype=torch.float64))
-    layers = random_balanced((4, 3, 5), scale=0.7, generator=generator, dtype=torch.float64)
-    (image,) = plot.matrix(Network(layers)).images
-    assert_close(np.asarray(image.get_array()), layers[1] @ layers[0])
-    ((_, s),) = lines(plot.spectrum(Network(layers)))
-    assert_close(s, torch.full((3,), 0.7, dtype=torch.float64))
-
-
-def test_spectrum_leaves_zeros_out():
-    ax = plot.spectrum([[3.0, 0.0], [0.0, 0.0]])
-    ((index, s),) = lines(ax)
-    assert (index == [1]).all()
-    assert_close(s, torch.tensor([3.0], dtype=torch.float64))
-    assert ax.get_yscale() == "log"
-    plot.spectrum(torch.zeros(2, 2))
-
-
 def test_figures_are_unknown_to_pyplot_and_can_be_written(run, tmp_path):
     loaded = "matplotlib.pyplot" in sys.modules
     for draw in (plot.singular_values, plot.loss, plot.entropy):
@@ -170,10 +132,6 @@ def test_what_is_no_run_is_refused(draw):
 def test_bad_arguments_are_refused(run):
     with pytest.raises(ValueError, match="count must be at least 0, got -1"):
         plot.singular_values(run, count=-1)
-    with pytest.raises(ValueError, match=r"x must have shape \(m, n\), got \(3,\)"):
-        plot.matrix(np.ones(3))
-    with pytest.raises(ValueError, match="single matrix"):
-        plot.spectrum(torch.ones(2, 3, 3))
     bare = Trajectory(t=run.t, loss=run.loss, singular_values=run.singular_values)
     with pytest.raises(ValueError, match="last point"):
         plot.entropy(bare)

@@ -1,0 +1,35 @@
+"""Figures of runs, matrices and points, in one style for papers.
+
+Every function draws into the axes `ax` and returns them. Without `ax` it makes a new figure, which
+pyplot does not know of: `save` or ``ax.figure.savefig(path)`` writes it. ``**style`` goes to the
+method of matplotlib that draws, for instance ``label`` and ``color``. Open `appearance` first for
+sizes, fonts and colours (`style`), `runs` for what is drawn against time. matplotlib is imported
+with the first figure.
+"""
+
+from __future__ import annotations
+
+from dln_geometry.plot.appearance import (
+    depth_color,
+    depth_label,
+    figure,
+    panel_letters,
+    save,
+    style,
+)
+from dln_geometry.plot.matrices import matrix, spectrum
+from dln_geometry.plot.runs import entropy, loss, singular_values
+
+__all__ = [
+    "depth_color",
+    "depth_label",
+    "entropy",
+    "figure",
+    "loss",
+    "matrix",
+    "panel_letters",
+    "save",
+    "singular_values",
+    "spectrum",
+    "style",
+]

@@ -1,0 +1,66 @@
+"""What the figures share: axes, numbers of tensors, axes of time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dln_geometry.dynamics.trajectory import Trajectory
+from dln_geometry.geometry.points import Collapsed, EndToEnd, Network
+from dln_geometry.support import shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+POINTS = (Collapsed, EndToEnd, Network)
+
+
+def axes_of(ax: Any, name: str = "ax") -> Axes:
+    """Return the given axes, or those of a new figure."""
+    if ax is None:
+        return new_figure().add_subplot()
+    if not all(callable(getattr(ax, method, None)) for method in ("plot", "imshow", "set")):
+        raise TypeError(f"{name} must be axes of matplotlib, got {shown(ax)}")
+    return ax
+
+
+def new_figure(size: tuple[float, float] | None = None) -> Figure:
+    """Return an empty figure, of the size of the style in force, or else of 5 x 3.6 inches."""
+    from matplotlib import rcParams, rcParamsDefault
+    from matplotlib.figure import Figure
+
+    if size is None:
+        size = tuple(rcParams["figure.figsize"])
+        size = (5.0, 3.6) if size == tuple(rcParamsDefault["figure.figsize"]) else size
+    return Figure(figsize=size, layout="constrained")
+
+
+def float_array(x: Tensor) -> np.ndarray:
+    """Return the numbers of a tensor in double precision."""
+    return x.detach().cpu().to(torch.float64).numpy()
+
+
+def check_trajectory(trajectory: Any) -> Trajectory:
+    """Return a run; TypeError for anything else."""
+    if not isinstance(trajectory, Trajectory):
+        raise TypeError(f"trajectory must be a Trajectory, got {type(trajectory).__name__}")
+    return trajectory
+
+
+def values_over_time(trajectory: Any, name: str) -> np.ndarray:
+    """Return a series of a run, shape (T, ...); ValueError if the run does not hold it."""
+    values = getattr(check_trajectory(trajectory), name)
+    if values is None:
+        raise ValueError(f"trajectory must hold {name}, got none")
+    return float_array(values)
+
+
+def tight_time(ax: Axes, t: np.ndarray) -> None:
+    """Begin the axis of time at 0 and end it with the longest run drawn so far."""
+    end = max([float(t[-1]), *(float(np.max(line.get_xdata())) for line in ax.lines)])
+    if end > 0:
+        ax.set_xlim(0.0, end)
