@@ -1,4 +1,8 @@
-"""A table of sensors with gaps, completed from the other sensors.
+"""
+Sensors with gaps
+=================
+
+A table of sensors with gaps, completed from the other sensors.
 
 Temperatures of 40 sensors in one building, every half hour for three weeks, are made: a daily
 pattern, the weather, a pattern of working days, and slow drifts; every sensor mixes them in its own
@@ -11,11 +15,10 @@ Source: Cohen, Menon, Veraszto, Deep linear networks for matrix completion, arXi
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib import pyplot as plt
 
+from dln_geometry import gallery
 from dln_geometry.completion import MatrixCompleter
 
 SENSORS, PER_DAY, NOISE = 40, 48, 0.2
@@ -55,41 +58,38 @@ def interpolated(table):
     return filled
 
 
-def main(quick=False):
-    rng = np.random.default_rng(19)
-    truth = readings(7 if quick else 21, rng)
-    missing = gaps(truth.shape, rng)
-    noisy = truth + NOISE * rng.normal(size=truth.shape)
-    table = np.where(missing, np.nan, noisy)
-    completer = MatrixCompleter(2.5, 10, 0.03) if quick else MatrixCompleter()
-    filled = {
-        "column means": np.where(missing, np.nanmean(table, axis=0), table),
-        "lines in time": interpolated(table),
-        "completion": completer.fit_transform(table),
-    }
-    print(f"{missing.mean():.0%} of {table.size} readings are missing; noise {NOISE}")
-    error = {}
-    for name, x in filled.items():
-        error[name] = np.sqrt(np.mean((x - truth)[missing] ** 2))
-        print(f"{name:<14} rms error {error[name]:.3f}")
-    print(completer.report_)
-    assert error["completion"] < 0.2 * error["lines in time"]
-    assert error["completion"] < NOISE
-    worst = int(missing.sum(0).argmax())
-    rows = np.arange(len(table))
-    found, low, high = completer.predict(rows, np.full(len(rows), worst), interval=0.9)
-    inside = ((low <= noisy[:, worst]) & (noisy[:, worst] <= high))[missing[:, worst]].mean()
-    print(f"sensor {worst}: {inside:.0%} of the lost readings lie within intervals of 90 %")
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    axes, days = figure.subplots(), rows / PER_DAY
-    axes.fill_between(days, low, high, color="C0", alpha=0.25, lw=0, label="90 % intervals")
-    axes.plot(days, found, "C0", lw=1, label="completion")
-    axes.plot(days, filled["lines in time"][:, worst], "C1:", label="lines in time")
-    axes.plot(days, table[:, worst], "k.", ms=2, label="readings")
-    axes.set(xlabel="day", ylabel="temperature", title=f"sensor {worst}, with the most gaps")
-    axes.legend(fontsize="small", ncols=4)
-    figure.savefig("sensors_with_gaps.png", dpi=150)
-
-
-if __name__ == "__main__":
-    main(quick="--quick" in sys.argv)
+# %%
+run = gallery.begin(__doc__)
+rng = np.random.default_rng(19)
+truth = readings(7 if run.quick else 21, rng)
+missing = gaps(truth.shape, rng)
+noisy = truth + NOISE * rng.normal(size=truth.shape)
+table = np.where(missing, np.nan, noisy)
+completer = MatrixCompleter(2.5, 10, 0.03) if run.quick else MatrixCompleter()
+filled = {
+    "column means": np.where(missing, np.nanmean(table, axis=0), table),
+    "lines in time": interpolated(table),
+    "completion": completer.fit_transform(table),
+}
+print(f"{missing.mean():.0%} of {table.size} readings are missing; noise {NOISE}")
+error = {}
+for name, x in filled.items():
+    error[name] = np.sqrt(np.mean((x - truth)[missing] ** 2))
+    print(f"{name:<14} rms error {error[name]:.3f}")
+print(completer.report_)
+assert error["completion"] < 0.2 * error["lines in time"]
+assert error["completion"] < NOISE
+worst = int(missing.sum(0).argmax())
+rows = np.arange(len(table))
+found, low, high = completer.predict(rows, np.full(len(rows), worst), interval=0.9)
+inside = ((low <= noisy[:, worst]) & (noisy[:, worst] <= high))[missing[:, worst]].mean()
+print(f"sensor {worst}: {inside:.0%} of the lost readings lie within intervals of 90 %")
+figure = plt.figure(figsize=(9, 3.6))
+axes, days = figure.subplots(), rows / PER_DAY
+axes.fill_between(days, low, high, color="C0", alpha=0.25, lw=0, label="90 % intervals")
+axes.plot(days, found, "C0", lw=1, label="completion")
+axes.plot(days, filled["lines in time"][:, worst], "C1:", label="lines in time")
+axes.plot(days, table[:, worst], "k.", ms=2, label="readings")
+axes.set(xlabel="day", ylabel="temperature", title=f"sensor {worst}, with the most gaps")
+axes.legend(fontsize="small", ncols=4)
+run.save(figure)
