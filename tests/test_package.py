@@ -77,7 +77,7 @@ def test_every_name_in_all_exists_once_and_is_documented():
 def test_all_is_the_whole_public_surface():
     """Whatever can be reached without an underscore is promised, but for the layout's folders."""
     folders = {m.name for m in pkgutil.iter_modules(dln.__path__)}
-    public = {name for name in vars(dln) if not name.startswith("_")} - folders - {"annotations"}
+    public = {name for name in dir(dln) if not name.startswith("_")} - folders - {"annotations"}
     assert public == {name for name in dln.__all__ if not name.startswith("_")} - folders
 
 

@@ -18,7 +18,6 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 from dln_geometry.dynamics.dyson.coulomb import coulomb_path, deterministic_path
@@ -278,6 +277,8 @@ def _two_moments(index: float) -> tuple[float, float]:
     """Return (a, c) such that ``a g + c sign g`` has the moments of `signed_modulus`."""
     if index > 1e15:
         return 0.0, 1.0
+    from scipy.optimize import brentq
+
     first = math.sqrt(2 / math.pi)
 
     def moments(q: float) -> tuple[float, float]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -216,6 +215,8 @@ def tridiagonal_eigenvalues(main: Any, off: Any, *, check: bool = True) -> Tenso
         return main
     if n <= _BATCHED:
         return torch.linalg.eigvalsh(main.diag_embed() + off.diag_embed(-1))
+    from scipy.linalg import eigvalsh_tridiagonal
+
     pairs = zip(*(x.reshape(-1, x.shape[-1]).cpu().numpy() for x in (main, off)), strict=True)
-    rows = [scipy.linalg.eigvalsh_tridiagonal(d, e) for d, e in pairs]
+    rows = [eigvalsh_tridiagonal(d, e) for d, e in pairs]
     return torch.from_numpy(np.stack(rows)).reshape(main.shape).to(main)

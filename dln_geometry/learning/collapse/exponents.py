@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy.optimize import root_scalar
 from torch import Tensor
 
 from dln_geometry.learning.collapse.thresholds import curvature
@@ -191,6 +190,8 @@ def _root_below(pole: float, exponent: Callable[[float], float]) -> float:
 
 
 def _root_in(lower: float, upper: float, exponent: Callable[[float], float], tol: float) -> float:
+    from scipy.optimize import root_scalar
+
     bracket = (lower, upper)
     return root_scalar(exponent, bracket=bracket, method="brentq", xtol=tol * lower, rtol=tol).root
 
