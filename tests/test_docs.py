@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+sys.path.insert(0, str(DOCS / "_ext"))
+
+import topics  # noqa: E402 - a file of the documentation
+
+
+def test_every_public_name_is_on_a_page_of_the_reference():
+    places = topics.names_by_topic()
+    assert not places.pop(None), "give these names a topic in docs/_ext/topics.py"
+    assert sum(map(len, places.values())) == len(topics.public_names()) > 200
+
+
+def test_every_topic_is_in_the_index_once():
+    files = [file for group in topics.GROUPS.values() for file in group]
+    assert sorted(files) == sorted(topic.file for topic in topics.TOPICS)
+    assert len(files) == len(set(files))
