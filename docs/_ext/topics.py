@@ -151,6 +151,7 @@ TOPICS = (
         "How charges move, by exact laws, and a monitor for any training loop.",
         "noether",
         "monitor",
+        "closed_forms",
     ),
     _learning(
         "motion",
