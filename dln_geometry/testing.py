@@ -45,9 +45,8 @@ def assert_close(
 
     Examples
     --------
-    >>> from dln_geometry.testing import assert_close
-    >>> assert_close(0.1 + 0.2, 0.3, ops=2)
-    >>> assert_close(torch.tensor([1.0, 2.0]), [1.0, 2.5])  # doctest: +ELLIPSIS
+    >>> dln.testing.assert_close(0.1 + 0.2, 0.3, ops=2)
+    >>> dln.testing.assert_close(torch.tensor([1.0, 2.0]), [1.0, 2.5])  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
     AssertionError: not close at index (1,): actual 2.0, expected 2.5; error 5.000e-01, ...
@@ -96,10 +95,9 @@ def assert_order(
 
     Examples
     --------
-    >>> from dln_geometry.testing import assert_order
     >>> steps = [0.1, 0.05, 0.025, 0.0125]
-    >>> assert_order(steps, [3 * h**2 for h in steps], 2)
-    >>> assert_order(steps, [3 * h**2 for h in steps], 3)  # doctest: +ELLIPSIS
+    >>> dln.testing.assert_order(steps, [3 * h**2 for h in steps], 2)
+    >>> dln.testing.assert_order(steps, [3 * h**2 for h in steps], 3)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
     AssertionError: order must be 3 within 0.15, got 2.000 from errors 3.00e-02, ...
@@ -144,9 +142,8 @@ def assert_mean(samples: Any, expected: Any, sigmas: float = 4) -> None:
 
     Examples
     --------
-    >>> from dln_geometry.testing import assert_mean
-    >>> assert_mean([0.0, 1.0, 2.0, 3.0], 1.0)
-    >>> assert_mean([0.0, 1.0, 2.0, 3.0], 9.0)  # doctest: +ELLIPSIS
+    >>> dln.testing.assert_mean([0.0, 1.0, 2.0, 3.0], 1.0)
+    >>> dln.testing.assert_mean([0.0, 1.0, 2.0, 3.0], 9.0)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
     AssertionError: mean off at index (): got 1.5, expected 9.0; off by 11.619 standard ...

@@ -14,6 +14,8 @@ def depth_at_rank(depth: Depth, rank: int, shape: tuple[int, int]) -> Depth:
 
     Examples
     --------
+    >>> from manifolds._depth import depth_at_rank
+    >>> from dln_geometry.support import Depth
     >>> depth_at_rank(Depth(1), 2, (2, 3)), depth_at_rank(Depth(2.7), 1, (2, 3))
     (1.0, 2.7)
     >>> depth_at_rank(Depth(1), 1, (2, 3)) == 1.0 + 2.0**-52

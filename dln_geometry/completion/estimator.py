@@ -96,7 +96,8 @@ class MatrixCompleter(FittedCompleter):
     >>> import numpy as np
     >>> x = np.outer([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 4.0])
     >>> x[2, 1] = np.nan
-    >>> completer = MatrixCompleter(depth=2, rank=1, decay=0.01, shrink=0.1, validation=0.0)
+    >>> options = {"depth": 2, "rank": 1, "decay": 0.01, "shrink": 0.1, "validation": 0.0}
+    >>> completer = dln.completion.MatrixCompleter(**options)
     >>> bool(abs(completer.fit_transform(x)[2, 1] - 6) < 0.1)
     True
     """

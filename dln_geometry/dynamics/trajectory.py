@@ -79,7 +79,7 @@ class Trajectory:
 
     Examples
     --------
-    >>> path = Trajectory(t=torch.tensor([0.0, 1.0, 3.0]), loss=torch.tensor([4.0, 2.0, 1.0]))
+    >>> path = dln.Trajectory(t=torch.tensor([0.0, 1.0, 3.0]), loss=torch.tensor([4.0, 2.0, 1.0]))
     >>> path
     Trajectory(3 times from 0 to 3, t_end)
     >>> path[1].loss, path.at(2.0).loss, len(path[1:])

@@ -104,7 +104,7 @@ def stage_number(hrho: float) -> int:
 
     Examples
     --------
-    >>> stage_number(0.0), stage_number(100.0), stage_number(10_000.0)
+    >>> dln.ode.stage_number(0.0), dln.ode.stage_number(100.0), dln.ode.stage_number(10_000.0)
     (2, 13, 125)
     """
     return max(2, math.ceil(math.sqrt(1 + 1.54 * hrho)))

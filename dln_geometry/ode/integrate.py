@@ -135,7 +135,7 @@ def integrate(
     >>> rates = torch.tensor([[1.0], [10.0]], dtype=torch.float64)
     >>> def decay(t, y, out):
     ...     torch.mul(y, -rates, out=out)
-    >>> solution = integrate(decay, y0, t_end=1.0, save_at=[0.0, 0.5, 1.0])
+    >>> solution = dln.ode.integrate(decay, y0, t_end=1.0, save_at=[0.0, 0.5, 1.0])
     >>> [round(x, 6) for x in solution.saved["y"][:, 0, 0].tolist()]
     [1.0, 0.606531, 0.367879]
     """

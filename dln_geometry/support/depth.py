@@ -24,6 +24,7 @@ class Depth(float):
 
     Examples
     --------
+    >>> from dln_geometry.support import Depth
     >>> Depth(4) == 4.0, Depth(4).layers, Depth(4).inverse
     (True, 4, 0.25)
     """

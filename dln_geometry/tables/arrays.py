@@ -39,7 +39,8 @@ def as_entries(x: Any, name: str = "x") -> Entries:
 
     Examples
     --------
-    >>> as_entries(np.ma.masked_equal([[1.0, -1.0], [3.0, 4.0]], -1.0)).values
+    >>> import numpy as np
+    >>> dln.tables.as_entries(np.ma.masked_equal([[1.0, -1.0], [3.0, 4.0]], -1.0)).values
     array([1., 3., 4.])
     """
     if isinstance(x, Entries):

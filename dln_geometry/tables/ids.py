@@ -20,7 +20,7 @@ class Ids:
 
     Examples
     --------
-    >>> ids = Ids(["ann", "bob"])
+    >>> ids = dln.tables.Ids(["ann", "bob"])
     >>> ids[1], ids.places(["bob", "ann"]).tolist(), len(ids)
     ('bob', [1, 0], 2)
     """

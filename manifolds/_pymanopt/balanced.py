@@ -48,6 +48,7 @@ class BalancedManifold(Manifold):
 
     Examples
     --------
+    >>> from manifolds.pymanopt_dln import BalancedManifold
     >>> BalancedManifold((3, 3, 3)).dim
     12
     """

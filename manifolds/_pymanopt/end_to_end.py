@@ -60,6 +60,7 @@ class EndToEndManifold(FixedRankMatrices):
 
     Examples
     --------
+    >>> from manifolds.pymanopt_dln import EndToEndManifold
     >>> manifold = EndToEndManifold(4, 3, 2, depth=3)
     >>> manifold.dim
     10

@@ -111,7 +111,8 @@ def dyson(
     --------
     Two particles of infinite index leave the origin as ``-sqrt(t), sqrt(t)``:
 
-    >>> path = dyson([0.0, 0.0], dyson_index=math.inf, t_end=4.0, save_at=[1.0, 4.0])
+    >>> import math
+    >>> path = dln.dyson([0.0, 0.0], dyson_index=math.inf, t_end=4.0, save_at=[1.0, 4.0])
     >>> path.states
     tensor([[-1.,  1.],
             [-2.,  2.]])

@@ -68,8 +68,9 @@ def isospectral_flow(
 
     Examples
     --------
+    >>> import math
     >>> zero = torch.zeros(2, 2, dtype=torch.complex128)
-    >>> path = isospectral_flow(zero, dyson_index=math.inf, t_end=1.0, dt=0.1, save_at=[1.0])
+    >>> path = dln.isospectral_flow(zero, dyson_index=math.inf, t_end=1.0, dt=0.1, save_at=[1.0])
     >>> path.states
     tensor([[-1.,  1.]], dtype=torch.float64)
     """

@@ -108,7 +108,7 @@ def dln_dyson(
     Entropy alone against ``E = |X|^2/2`` (``kappa = 0``): ``s*^2 = (d-1)(N-1)/(2 beta N)``:
 
     >>> loss = lambda s: 0.5 * s.square().sum(-1)
-    >>> path = dln_dyson([0.9, 0.1], 2, beta=1.0, kappa=0.0, loss=loss, t_end=30.0)
+    >>> path = dln.dln_dyson([0.9, 0.1], 2, beta=1.0, kappa=0.0, loss=loss, t_end=30.0)
     >>> path.final
     tensor([0.5000, 0.5000])
     """

@@ -79,7 +79,8 @@ def singular_dyson(
 
     Examples
     --------
-    >>> path = singular_dyson([0.0], (3, 1), dyson_index=math.inf, t_end=3.0, save_at=[3.0])
+    >>> import math
+    >>> path = dln.singular_dyson([0.0], (3, 1), dyson_index=math.inf, t_end=3.0, save_at=[3.0])
     >>> path.states
     tensor([[3.]])
     """

@@ -45,7 +45,7 @@ def balancing_velocity(factors: Sequence[Any]) -> tuple[Tensor, ...]:
 
     Examples
     --------
-    >>> balancing_velocity(([[1.0]], [[3.0]]))
+    >>> dln.balancing_velocity(([[1.0]], [[3.0]]))
     (tensor([[0.8000]]), tensor([[-2.4000]]))
     """
     layers = as_factors(factors)
@@ -102,7 +102,8 @@ def balancing_flow(
 
     Examples
     --------
-    >>> balancing_flow(([[1.0]], [[4.0]]), math.inf)
+    >>> import math
+    >>> dln.balancing_flow(([[1.0]], [[4.0]]), math.inf)
     (tensor([[2.]]), tensor([[2.]]))
     """
     layers = as_factors(factors)

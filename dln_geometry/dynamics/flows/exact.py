@@ -65,7 +65,7 @@ def quadratic(
     --------
     At depth 2 it is a logistic curve, ``s = m e^{2mt}/(e^{2mt} - 1 + m/s0)``:
 
-    >>> quadratic(0.5, 1.0, 2, [0.0, 1.0])
+    >>> dln.exact.quadratic(0.5, 1.0, 2, [0.0, 1.0])
     tensor([0.5000, 0.8808])
     """
     return _quadratic(s0, target, depth, t, normalized)[0]
@@ -81,7 +81,8 @@ def quadratic_residual(
     Examples
     --------
     >>> t = torch.tensor(100.0, dtype=torch.float64)
-    >>> float(quadratic(0.5, 1.0, 2, t)), f"{quadratic_residual(0.5, 1.0, 2, t):.3e}"
+    >>> residual = dln.exact.quadratic_residual(0.5, 1.0, 2, t)
+    >>> float(dln.exact.quadratic(0.5, 1.0, 2, t)), f"{residual:.3e}"
     (1.0, '-1.384e-87')
     """
     return _quadratic(s0, target, depth, t, normalized)[1]

@@ -41,8 +41,7 @@ class FreeEnergy:
     Examples
     --------
     >>> import math
-    >>> from dln_geometry.dynamics import losses
-    >>> f = FreeEnergy(losses.Quadratic([[0.0]]), 2.0, 3, (1, 1))
+    >>> f = dln.FreeEnergy(dln.losses.Quadratic([[0.0]]), 2.0, 3, (1, 1))
     >>> f.value(torch.tensor([[2.0]])) + math.log(4.0) / 2
     tensor(2.)
     """
@@ -138,9 +137,9 @@ def free_energy_flow(
     --------
     At depth 2 two equal singular values obey ``s(t) = s* tanh(2 s* t + c)``, ``s*^2 = 1/(4 beta)``:
 
-    >>> from dln_geometry.dynamics import losses
-    >>> start = EndToEnd.of(0.1 * torch.eye(2), 2)
-    >>> path = free_energy_flow(losses.Quadratic(torch.zeros(2, 2)), start, beta=1.0, t_end=20.0)
+    >>> start = dln.EndToEnd.of(0.1 * torch.eye(2), 2)
+    >>> ridge = dln.losses.Quadratic(torch.zeros(2, 2))
+    >>> path = dln.free_energy_flow(ridge, start, beta=1.0, t_end=20.0)
     >>> path.final.singular_values()
     tensor([0.5000, 0.5000])
     """

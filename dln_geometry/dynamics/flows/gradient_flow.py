@@ -151,8 +151,8 @@ def gradient_flow(
     --------
     The end-to-end entry of a 1 x 1 network of depth 2, pulled towards 1:
 
-    >>> from dln_geometry import losses
-    >>> path = gradient_flow(losses.Quadratic([[1.0]]), EndToEnd.of([[0.5]], 2), t_end=1.0)
+    >>> loss, start = dln.losses.Quadratic([[1.0]]), dln.EndToEnd.of([[0.5]], 2)
+    >>> path = dln.gradient_flow(loss, start, t_end=1.0)
     >>> round(float(path.final.matrix), 4)
     0.8808
     """

@@ -28,7 +28,7 @@ class Validation:
     Examples
     --------
     >>> import torch
-    >>> validation = Validation([0, 1], [1, 0], [3.0, 4.0], (2, 2))
+    >>> validation = dln.Validation([0, 1], [1, 0], [3.0, 4.0], (2, 2))
     >>> validation(torch.zeros(2, 2))
     tensor(3.5355)
     """

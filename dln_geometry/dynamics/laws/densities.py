@@ -19,7 +19,7 @@ def semicircle_radius(n: int, t: Any) -> Any:
 
     Examples
     --------
-    >>> semicircle_radius(4, 1.0), semicircle_radius(4, [0.0, 0.25])
+    >>> dln.laws.semicircle_radius(4, 1.0), dln.laws.semicircle_radius(4, [0.0, 0.25])
     (4.0, tensor([0., 2.]))
     """
     n = as_count(n, "n")
@@ -33,7 +33,8 @@ def semicircle_density(x: Any, radius: Any = 2.0) -> Tensor:
 
     Examples
     --------
-    >>> semicircle_density([0.0, 2.0]) * math.pi
+    >>> import math
+    >>> dln.laws.semicircle_density([0.0, 2.0]) * math.pi
     tensor([1., 0.])
     """
     x = as_float_tensor(x, "x")
@@ -48,7 +49,7 @@ def semicircle_distribution(x: Any, radius: Any = 2.0) -> Tensor:
 
     Examples
     --------
-    >>> semicircle_distribution([-3.0, 0.0, 3.0])
+    >>> dln.laws.semicircle_distribution([-3.0, 0.0, 3.0])
     tensor([0.0000, 0.5000, 1.0000])
     """
     x = as_float_tensor(x, "x")
@@ -63,7 +64,7 @@ def marchenko_pastur_edges(shape: tuple[int, int], t: Any = 1.0) -> tuple[Any, A
 
     Examples
     --------
-    >>> marchenko_pastur_edges((9, 4))
+    >>> dln.laws.marchenko_pastur_edges((9, 4))
     (1.0, 5.0)
     """
     (m, n), scale = as_sides(shape), root(one_or_more(t))
@@ -81,7 +82,8 @@ def marchenko_pastur_density(s: Any, shape: tuple[int, int], t: Any = 1.0) -> Te
     --------
     The quarter circle of a square matrix:
 
-    >>> marchenko_pastur_density([0.0, 1.0], (1, 1)) * math.pi
+    >>> import math
+    >>> dln.laws.marchenko_pastur_density([0.0, 1.0], (1, 1)) * math.pi
     tensor([2.0000, 1.7321])
     """
     s = as_float_tensor(s, "s")
@@ -100,7 +102,7 @@ def marchenko_pastur_distribution(s: Any, shape: tuple[int, int], t: Any = 1.0) 
 
     Examples
     --------
-    >>> marchenko_pastur_distribution([1.0, 5.0], (9, 4))
+    >>> dln.laws.marchenko_pastur_distribution([1.0, 5.0], (9, 4))
     tensor([0., 1.])
     """
     s = as_float_tensor(s, "s")
@@ -139,7 +141,7 @@ def ridge_mean_square(
 
     Examples
     --------
-    >>> ridge_mean_square((2, 2), 2, 3, beta=1.0)
+    >>> dln.laws.ridge_mean_square((2, 2), 2, 3, beta=1.0)
     6.0
     """
     (m, n), kappa = as_sides(shape), as_positive(kappa, "kappa")

@@ -68,7 +68,8 @@ def beta_hermite(
 
     Examples
     --------
-    >>> beta_hermite(3, math.inf, t=4.0)
+    >>> import math
+    >>> dln.laws.beta_hermite(3, math.inf, t=4.0)
     tensor([-3.4641,  0.0000,  3.4641], dtype=torch.float64)
     """
     n, b, dtype = as_count(n, "n"), as_index(dyson_index), as_dtype(dtype)
@@ -117,7 +118,8 @@ def beta_laguerre(
 
     Examples
     --------
-    >>> beta_laguerre((2, 1), math.inf, t=8.0)
+    >>> import math
+    >>> dln.laws.beta_laguerre((2, 1), math.inf, t=8.0)
     tensor([4.], dtype=torch.float64)
     """
     (m, n), b, dtype = as_sides(shape), as_index(dyson_index), as_dtype(dtype)
@@ -156,7 +158,7 @@ def hermite_zeros(
 
     Examples
     --------
-    >>> hermite_zeros(2)
+    >>> dln.laws.hermite_zeros(2)
     tensor([-1.,  1.], dtype=torch.float64)
     """
     n, dtype, device = (
@@ -182,7 +184,7 @@ def laguerre_zeros(
 
     Examples
     --------
-    >>> laguerre_zeros(1, 2.0)
+    >>> dln.laws.laguerre_zeros(1, 2.0)
     tensor([3.], dtype=torch.float64)
     """
     n, dtype, device = (

@@ -27,7 +27,7 @@ def from_callable(f: Callable[[Tensor], Tensor], *, name: str | None = None) -> 
     Examples
     --------
     >>> import torch
-    >>> loss = from_callable(lambda x: (x[0, 0] * x[1, 1] - 1) ** 2)
+    >>> loss = dln.losses.from_callable(lambda x: (x[0, 0] * x[1, 1] - 1) ** 2)
     >>> loss.gradient(torch.eye(2) * 2)
     tensor([[12.,  0.],
             [ 0., 12.]])

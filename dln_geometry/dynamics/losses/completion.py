@@ -38,7 +38,7 @@ class Completion(DataLoss):
     Examples
     --------
     >>> import torch
-    >>> loss = Completion([0, 1], [0, 1], [1.0, 3.0], (2, 2))
+    >>> loss = dln.losses.Completion([0, 1], [0, 1], [1.0, 3.0], (2, 2))
     >>> loss.value(torch.ones(2, 2)), loss.gradient(torch.ones(2, 2)).to_dense()
     (tensor(2.), tensor([[ 0.,  0.],
             [ 0., -2.]]))
@@ -86,7 +86,7 @@ class Completion(DataLoss):
         Examples
         --------
         >>> nan = float("nan")
-        >>> Completion.from_matrix([[1.0, nan], [nan, 4.0]]).values
+        >>> dln.losses.Completion.from_matrix([[1.0, nan], [nan, 4.0]]).values
         tensor([1., 4.])
         """
         sparse = sparse_places(x, "x")

@@ -26,7 +26,7 @@ class Quadratic(DataLoss):
 
     Examples
     --------
-    >>> loss = Quadratic([[1.0, 0.0], [0.0, 3.0]])
+    >>> loss = dln.losses.Quadratic([[1.0, 0.0], [0.0, 3.0]])
     >>> loss.value([[1.0, 2.0], [0.0, 1.0]])
     tensor(4.)
     """
@@ -99,7 +99,7 @@ class Sensing(DataLoss):
     Examples
     --------
     >>> import torch
-    >>> loss = Sensing([[[1.0, 0.0], [0.0, 1.0]]], [3.0])
+    >>> loss = dln.losses.Sensing([[[1.0, 0.0], [0.0, 1.0]]], [3.0])
     >>> loss.value(torch.eye(2)), loss.gradient(torch.eye(2))
     (tensor(0.5000), tensor([[-1.,  0.],
             [ 0., -1.]]))
@@ -152,7 +152,7 @@ class Regression(DataLoss):
     Examples
     --------
     >>> import torch
-    >>> loss = Regression(inputs=[[1.0, 2.0]], outputs=[[3.0, 0.0]])
+    >>> loss = dln.losses.Regression(inputs=[[1.0, 2.0]], outputs=[[3.0, 0.0]])
     >>> loss.value(torch.eye(2)), loss.gradient(torch.eye(2))
     (tensor(4.), tensor([[-2., -4.],
             [ 2.,  4.]]))

@@ -88,7 +88,7 @@ class Logistic(LinkLoss):
     Examples
     --------
     >>> import torch
-    >>> loss = Logistic([0, 1], [0, 1], [1.0, 0.0], (2, 2))
+    >>> loss = dln.losses.Logistic([0, 1], [0, 1], [1.0, 0.0], (2, 2))
     >>> loss.value(torch.zeros(2, 2)), loss.gradient(torch.zeros(2, 2)).to_dense()
     (tensor(1.3863), tensor([[-0.5000,  0.0000],
             [ 0.0000,  0.5000]]))
@@ -124,7 +124,7 @@ class Poisson(LinkLoss):
     Examples
     --------
     >>> import torch
-    >>> loss = Poisson([0, 1], [0, 1], [2.0, 0.0], (2, 2))
+    >>> loss = dln.losses.Poisson([0, 1], [0, 1], [2.0, 0.0], (2, 2))
     >>> loss.value(torch.zeros(2, 2)), loss.gradient(torch.zeros(2, 2)).to_dense()
     (tensor(2.), tensor([[-1.,  0.],
             [ 0.,  1.]]))

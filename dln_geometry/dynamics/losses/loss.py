@@ -32,16 +32,15 @@ class Loss(Protocol):
     Examples
     --------
     >>> import torch
-    >>> from dln_geometry.dynamics import losses
     >>> class Quartic:
     ...     def __init__(self, target):
     ...         self.target = torch.as_tensor(target)
     ...     def value(self, x):
-    ...         return (losses.as_dense(x) - self.target).pow(4).sum((-2, -1)) / 4
+    ...         return (dln.losses.as_dense(x) - self.target).pow(4).sum((-2, -1)) / 4
     ...     def gradient(self, x):
-    ...         return (losses.as_dense(x) - self.target).pow(3)
+    ...         return (dln.losses.as_dense(x) - self.target).pow(3)
     >>> loss = Quartic([[1.0, 0.0], [0.0, 1.0]])
-    >>> isinstance(loss, losses.Loss), loss.value(torch.zeros(2, 2))
+    >>> isinstance(loss, dln.losses.Loss), loss.value(torch.zeros(2, 2))
     (True, tensor(0.5000))
     """
 
@@ -59,7 +58,7 @@ def as_dense(x: Any) -> Tensor:
 
     Examples
     --------
-    >>> as_dense([[1.0, 2.0]])
+    >>> dln.losses.as_dense([[1.0, 2.0]])
     tensor([[1., 2.]])
     """
     if isinstance(x, Collapsed | EndToEnd):

@@ -137,10 +137,9 @@ def langevin(
 
     Examples
     --------
-    >>> from dln_geometry.dynamics import losses
     >>> g = torch.Generator().manual_seed(0)
-    >>> start = Collapsed.random((3, 3), 3, depth=4, generator=g)
-    >>> path = langevin(losses.Quadratic(torch.eye(3)), start, beta=5.0, t_end=1.0, dt=0.01,
+    >>> start = dln.Collapsed.random((3, 3), 3, depth=4, generator=g)
+    >>> path = dln.langevin(dln.losses.Quadratic(torch.eye(3)), start, beta=5.0, t_end=1.0, dt=0.01,
     ...                 generator=g, chains=20)
     >>> path.singular_values.shape
     torch.Size([101, 20, 3])
@@ -230,8 +229,8 @@ def brownian_motion(
     Examples
     --------
     >>> g = torch.Generator().manual_seed(0)
-    >>> start = Collapsed.random((3, 2), 2, depth=5, generator=g)
-    >>> path = brownian_motion(start, t_end=0.5, dt=0.1, generator=g)
+    >>> start = dln.Collapsed.random((3, 2), 2, depth=5, generator=g)
+    >>> path = dln.brownian_motion(start, t_end=0.5, dt=0.1, generator=g)
     >>> path.t
     tensor([0.0000, 0.1000, 0.2000, 0.3000, 0.4000, 0.5000], dtype=torch.float64)
     """

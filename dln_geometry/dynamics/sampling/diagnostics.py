@@ -29,8 +29,8 @@ def chains(trajectory: Trajectory, *, burn_in: int = 0, thin: int = 1) -> xarray
     Examples
     --------
     >>> import torch
-    >>> path = Trajectory(t=torch.arange(10.0), loss=torch.zeros(10, 3))
-    >>> dict(chains(path, burn_in=2, thin=2).sizes)
+    >>> path = dln.Trajectory(t=torch.arange(10.0), loss=torch.zeros(10, 3))
+    >>> dict(dln.diagnostics.chains(path, burn_in=2, thin=2).sizes)
     {'chain': 3, 'draw': 4}
     """
     import xarray

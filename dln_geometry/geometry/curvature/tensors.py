@@ -49,7 +49,8 @@ def sectional_curvature(point: EndToEnd | Collapsed, z: Any, w: Any) -> Tensor:
     Examples
     --------
     >>> eye = torch.eye(2)
-    >>> sectional_curvature(EndToEnd.of(eye, 2), eye, torch.tensor([[1.0, 0.0], [0.0, -1.0]]))
+    >>> p, z = dln.EndToEnd.of(eye, 2), torch.tensor([[1.0, 0.0], [0.0, -1.0]])
+    >>> dln.sectional_curvature(p, eye, z)
     tensor(0.)
     """
     p = as_point(point)
@@ -74,7 +75,7 @@ def riemann_curvature(point: EndToEnd | Collapsed, x: Any, y: Any, z: Any, w: An
     Examples
     --------
     >>> e = torch.eye(2)
-    >>> riemann_curvature(EndToEnd.of(e, 1), e, e, e, e)
+    >>> dln.riemann_curvature(dln.EndToEnd.of(e, 1), e, e, e, e)
     tensor(0.)
     """
     p = as_point(point)
@@ -100,7 +101,7 @@ def ricci_curvature(point: EndToEnd | Collapsed, z: Any, w: Any = None) -> Tenso
 
     Examples
     --------
-    >>> ricci_curvature(EndToEnd.of(torch.eye(2), 1), torch.eye(2))
+    >>> dln.ricci_curvature(dln.EndToEnd.of(torch.eye(2), 1), torch.eye(2))
     tensor(0.)
     """
     p = as_point(point)
@@ -136,7 +137,7 @@ def scalar_curvature(point: EndToEnd | Collapsed) -> Tensor:
 
     Examples
     --------
-    >>> scalar_curvature(EndToEnd.of(torch.eye(3), 1))
+    >>> dln.scalar_curvature(dln.EndToEnd.of(torch.eye(3), 1))
     tensor(0.)
     """
     p = as_point(point)

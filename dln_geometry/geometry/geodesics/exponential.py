@@ -67,7 +67,7 @@ def geodesic(point: EndToEnd | Collapsed, z: Any, t: Any, *, rtol: float | None 
 
     Examples
     --------
-    >>> geodesic(EndToEnd.of([[8.0]], 3), [[12.0]], 2.0).matrix.round(decimals=3)
+    >>> dln.geodesic(dln.EndToEnd.of([[8.0]], 3), [[12.0]], 2.0).matrix.round(decimals=3)
     tensor([[64.]])
     """
     p = as_point(point)
@@ -98,7 +98,7 @@ def exponential(point: EndToEnd | Collapsed, z: Any, *, rtol: float | None = Non
 
     Examples
     --------
-    >>> exponential(EndToEnd.of([[8.0]], 3), [[12.0]]).matrix.round(decimals=3)
+    >>> dln.exponential(dln.EndToEnd.of([[8.0]], 3), [[12.0]]).matrix.round(decimals=3)
     tensor([[27.]])
     """
     return geodesic(point, z, 1.0, rtol=rtol)
@@ -126,7 +126,7 @@ def parallel_transport(
 
     Examples
     --------
-    >>> parallel_transport(EndToEnd.of([[8.0]], 3), [[12.0]], [[4.0]])[1].round(decimals=3)
+    >>> dln.parallel_transport(dln.EndToEnd.of([[8.0]], 3), [[12.0]], [[4.0]])[1].round(decimals=3)
     tensor([[9.]])
     """
     p = as_point(point)

@@ -55,7 +55,7 @@ def logarithm(
 
     Examples
     --------
-    >>> logarithm(EndToEnd.of([[8.0]], 3), EndToEnd.of([[27.0]], 3)).round(decimals=3)
+    >>> dln.logarithm(dln.EndToEnd.of([[8.0]], 3), dln.EndToEnd.of([[27.0]], 3)).round(decimals=3)
     tensor([[12.]])
     """
     start, end = _pair(p, q)
@@ -84,7 +84,8 @@ def distance(
 
     Examples
     --------
-    >>> distance(EndToEnd.of([[8.0]], 3), EndToEnd.of([[27.0]], 3)).square().round(decimals=3)
+    >>> p, q = dln.EndToEnd.of([[8.0]], 3), dln.EndToEnd.of([[27.0]], 3)
+    >>> dln.distance(p, q).square().round(decimals=3)
     tensor(3.)
     """
     start, end = _pair(p, q)

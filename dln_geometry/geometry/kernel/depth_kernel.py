@@ -47,7 +47,7 @@ def log_depth_kernel(s: Any, depth: float, *, normalized: bool | None = None) ->
 
     Examples
     --------
-    >>> log_depth_kernel(torch.tensor([3.0, 1.0]), 2).exp()
+    >>> dln.log_depth_kernel(torch.tensor([3.0, 1.0]), 2).exp()
     tensor([[6., 4.],
             [4., 2.]])
     """
@@ -68,7 +68,7 @@ def depth_kernel(s: Any, depth: float, *, normalized: bool | None = None) -> Ten
 
     Examples
     --------
-    >>> depth_kernel(torch.tensor([2.0, 2.0, 0.0]), 3)[0]
+    >>> dln.depth_kernel(torch.tensor([2.0, 2.0, 0.0]), 3)[0]
     tensor([7.5595, 7.5595, 2.5198])
     """
     return log_depth_kernel(s, depth, normalized=normalized).exp()

@@ -41,7 +41,7 @@ def cometric(point: EndToEnd | Collapsed, g: Any) -> Tensor:
 
     Examples
     --------
-    >>> cometric(EndToEnd.of([[8.0]], 3), [[1.0]])
+    >>> dln.cometric(dln.EndToEnd.of([[8.0]], 3), [[1.0]])
     tensor([[48.]])
     """
     p = as_point(point)
@@ -56,7 +56,7 @@ def cometric_sqrt(point: EndToEnd | Collapsed, z: Any) -> Tensor:
 
     Examples
     --------
-    >>> (cometric_sqrt(EndToEnd.of([[8.0]], 3), [[1.0]]) ** 2).round(decimals=3)
+    >>> (dln.cometric_sqrt(dln.EndToEnd.of([[8.0]], 3), [[1.0]]) ** 2).round(decimals=3)
     tensor([[48.]])
     """
     p = as_point(point)
@@ -83,7 +83,7 @@ def metric(point: EndToEnd | Collapsed, z: Any) -> Tensor:
 
     Examples
     --------
-    >>> metric(EndToEnd.of([[8.0]], 3), [[48.0]]).round(decimals=4)
+    >>> dln.metric(dln.EndToEnd.of([[8.0]], 3), [[48.0]]).round(decimals=4)
     tensor([[1.]])
     """
     p = as_point(point)
@@ -98,7 +98,7 @@ def inner(point: EndToEnd | Collapsed, z1: Any, z2: Any) -> Tensor:
 
     Examples
     --------
-    >>> inner(EndToEnd.of([[8.0]], 3), [[48.0]], [[2.0]]).round(decimals=4)
+    >>> dln.inner(dln.EndToEnd.of([[8.0]], 3), [[48.0]], [[2.0]]).round(decimals=4)
     tensor(2.)
     """
     p = as_point(point)
@@ -120,7 +120,7 @@ def log_volume_density(point: EndToEnd | Collapsed) -> Tensor:
 
     Examples
     --------
-    >>> (log_volume_density(EndToEnd.of([[8.0]], 3)).exp() ** -2).round(decimals=3)
+    >>> (dln.log_volume_density(dln.EndToEnd.of([[8.0]], 3)).exp() ** -2).round(decimals=3)
     tensor(48.)
     """
     p = as_point(point)

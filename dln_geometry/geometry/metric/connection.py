@@ -50,7 +50,7 @@ def connection(point: EndToEnd | Collapsed, z: Any, w: Any) -> Tensor:
 
     Examples
     --------
-    >>> connection(EndToEnd.of([[8.0]], 3), [[1.0]], [[1.0]])
+    >>> dln.connection(dln.EndToEnd.of([[8.0]], 3), [[1.0]], [[1.0]])
     tensor([[-0.0833]])
     """
     p = as_point(point)
@@ -142,7 +142,7 @@ def riemannian_hessian(
 
     Examples
     --------
-    >>> riemannian_hessian(EndToEnd.of([[1.0]], 2), [[1.0]], [[0.0]], [[1.0]])
+    >>> dln.riemannian_hessian(dln.EndToEnd.of([[1.0]], 2), [[1.0]], [[0.0]], [[1.0]])
     tensor([[1.]])
     """
     p = as_point(point)

@@ -37,7 +37,8 @@ def log_stiefel_volume(d: int, r: int) -> float:
 
     Examples
     --------
-    >>> round(math.exp(log_stiefel_volume(2, 2)), 4)
+    >>> import math
+    >>> round(math.exp(dln.log_stiefel_volume(2, 2)), 4)
     17.7715
     """
     d, r = as_count(d, "d"), as_count(r, "r")
@@ -81,7 +82,7 @@ def entropy(
     --------
     The orbit of a number at depth 3 has four points, (+-, +-):
 
-    >>> entropy(EndToEnd.of([[2.0]], 3)).exp().round(decimals=3)
+    >>> dln.entropy(dln.EndToEnd.of([[2.0]], 3)).exp().round(decimals=3)
     tensor(4.)
     """
     if is_differentiated(point) and depth is not None:

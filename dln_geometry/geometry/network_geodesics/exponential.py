@@ -63,7 +63,7 @@ def balanced_geodesic(
     --------
     Layers that are numbers are equal, and move along a straight line:
 
-    >>> balanced_geodesic(([[2.0]], [[2.0]]), ([[1.0]], [[1.0]]), 3.0)
+    >>> dln.balanced_geodesic(([[2.0]], [[2.0]]), ([[1.0]], [[1.0]]), 3.0)
     (tensor([[5.]]), tensor([[5.]]))
     """
     times = as_times(t)
@@ -101,7 +101,7 @@ def balanced_transport(
 
     Examples
     --------
-    >>> balanced_transport(([[2.0]], [[2.0]]), ([[1.0]], [[1.0]]), ([[4.0]], [[4.0]]))[1]
+    >>> dln.balanced_transport(([[2.0]], [[2.0]]), ([[1.0]], [[1.0]]), ([[4.0]], [[4.0]]))[1]
     (tensor([[4.]]), tensor([[4.]]))
     """
     network = balanced_network(factors)

@@ -68,7 +68,7 @@ def balanced_logarithm(
 
     Examples
     --------
-    >>> balanced_logarithm(([[2.0]], [[2.0]]), ([[5.0]], [[5.0]]))
+    >>> dln.balanced_logarithm(([[2.0]], [[2.0]]), ([[5.0]], [[5.0]]))
     (tensor([[3.]]), tensor([[3.]]))
     """
     start, end = balanced_network(factors), balanced_network(other, "other")
@@ -89,7 +89,7 @@ def balanced_distance(
 
     Examples
     --------
-    >>> balanced_distance(([[2.0]], [[2.0]]), ([[5.0]], [[5.0]])).square()
+    >>> dln.balanced_distance(([[2.0]], [[2.0]]), ([[5.0]], [[5.0]])).square()
     tensor(18.0000)
     """
     start, end = balanced_network(factors), balanced_network(other, "other")

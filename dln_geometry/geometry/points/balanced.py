@@ -39,7 +39,7 @@ def end_to_end(factors: Sequence[Any]) -> Tensor:
 
     Examples
     --------
-    >>> end_to_end(([[2.0]], [[3.0]]))
+    >>> dln.end_to_end(([[2.0]], [[3.0]]))
     tensor([[6.]])
     """
     return product(Network(factors))
@@ -57,7 +57,7 @@ def moments(factors: Sequence[Any]) -> tuple[Tensor, ...]:
 
     Examples
     --------
-    >>> moments(([[2.0]], [[3.0]]))
+    >>> dln.moments(([[2.0]], [[3.0]]))
     (tensor([[5.]]),)
     """
     return layer_moments(Network(factors))
@@ -109,7 +109,7 @@ def balanced_factors(
 
     Examples
     --------
-    >>> w1, w2, w3 = balanced_factors(EndToEnd.of([[8.0]], 3))
+    >>> w1, w2, w3 = dln.balanced_factors(dln.EndToEnd.of([[8.0]], 3))
     >>> w1, w2, w3
     (tensor([[2.]]), tensor([[2.]]), tensor([[2.]]))
     """
@@ -187,7 +187,7 @@ def balanced_dimension(widths: Sequence[int], rank: int) -> int:
 
     Examples
     --------
-    >>> balanced_dimension((3, 3, 3), 3)
+    >>> dln.balanced_dimension((3, 3, 3), 3)
     12
     """
     resolved = as_width_sequence(widths)

@@ -101,7 +101,7 @@ class EndToEnd(Batch):
 
         Examples
         --------
-        >>> EndToEnd.of([[0.0, 3.0], [2.0, 0.0]], depth=4).s
+        >>> dln.EndToEnd.of([[0.0, 3.0], [2.0, 0.0]], depth=4).s
         tensor([3., 2.])
         """
         depth = as_depth(depth)

@@ -33,7 +33,7 @@ class Network(tuple[Tensor, ...], Batch):
 
     Examples
     --------
-    >>> network = Network([[[2.0]], [[2.0]], [[2.0]]])
+    >>> network = dln.Network([[[2.0]], [[2.0]], [[2.0]]])
     >>> network
     Network(1 x 1, rank 1, depth 3, widths (1, 1, 1, 1), float32, cpu)
     >>> network.matrix, network.spectrum

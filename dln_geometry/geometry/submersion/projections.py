@@ -37,7 +37,7 @@ def pushforward(factors: Sequence[Any], v: Sequence[Any]) -> Tensor:
 
     Examples
     --------
-    >>> pushforward(([[2.0]], [[3.0]]), ([[1.0]], [[10.0]]))
+    >>> dln.pushforward(([[2.0]], [[3.0]]), ([[1.0]], [[10.0]]))
     tensor([[23.]])
     """
     layers = as_factors(factors)
@@ -64,7 +64,7 @@ def lift(factors: Sequence[Any], z: Any) -> tuple[Tensor, ...]:
 
     Examples
     --------
-    >>> lift(([[2.0]], [[3.0]]), [[1.0]])
+    >>> dln.lift(([[2.0]], [[3.0]]), [[1.0]])
     (tensor([[3.]]), tensor([[2.]]))
     """
     layers = as_factors(factors)
@@ -102,7 +102,7 @@ def horizontal(factors: Sequence[Any], v: Sequence[Any]) -> tuple[Tensor, ...]:
 
     Examples
     --------
-    >>> horizontal(([[2.0]], [[2.0]]), ([[1.0]], [[5.0]]))
+    >>> dln.horizontal(([[2.0]], [[2.0]]), ([[1.0]], [[5.0]]))
     (tensor([[3.0000]]), tensor([[3.0000]]))
     """
     network = balanced_network(factors)

@@ -56,7 +56,7 @@ def horizontal_lift(factors: Sequence[Any], z: Any) -> tuple[Tensor, ...]:
 
     Examples
     --------
-    >>> horizontal_lift(([[2.0]], [[2.0]]), [[4.0]])
+    >>> dln.horizontal_lift(([[2.0]], [[2.0]]), [[4.0]])
     (tensor([[1.]]), tensor([[1.]]))
     """
     network = balanced_network(factors)

@@ -33,7 +33,9 @@ class Part:
 
     Examples
     --------
-    >>> Part("weight", axis=1, units=3, block=2).slices(torch.arange(12.0).reshape(2, 6))[1]
+    >>> from dln_geometry import learning
+    >>> part = learning.Part("weight", axis=1, units=3, block=2)
+    >>> part.slices(torch.arange(12.0).reshape(2, 6))[1]
     tensor([[2., 8.],
             [3., 9.]])
     """
@@ -123,8 +125,10 @@ class SymmetricGroup:
 
     Examples
     --------
-    >>> hidden = Part("0.weight", axis=0, units=3), Part("0.bias", axis=0, units=3)
-    >>> group = SymmetricGroup("rescale", hidden, (Part("2.weight", axis=1, units=3),))
+    >>> from dln_geometry import learning
+    >>> hidden = [learning.Part(name, axis=0, units=3) for name in ("0.weight", "0.bias")]
+    >>> readers = (learning.Part("2.weight", axis=1, units=3),)
+    >>> group = learning.SymmetricGroup("rescale", tuple(hidden), readers)
     >>> group.units, group.names
     (3, ('0.weight', '0.bias', '2.weight'))
     """

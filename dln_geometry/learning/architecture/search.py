@@ -84,8 +84,9 @@ def symmetries_of(
 
     Examples
     --------
+    >>> from torch import nn
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
-    >>> for group in symmetries_of(net, loss="cross_entropy"):
+    >>> for group in dln.learning.symmetries_of(net, loss="cross_entropy"):
     ...     print(group.kind, group.units, group.names)
     rescale 8 ('0.weight', '0.bias', '2.weight')
     permutation 8 ('0.weight', '0.bias', '2.weight')

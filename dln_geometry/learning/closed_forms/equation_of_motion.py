@@ -35,7 +35,7 @@ def imbalance_rate(loss: Loss, factors: Sequence[Any], lr: float) -> tuple[Tenso
 
     Examples
     --------
-    >>> imbalance_rate(lambda x: x.sum(), ([[2.0]], [[3.0]]), 0.1)
+    >>> dln.learning.closed_forms.imbalance_rate(lambda x: x.sum(), ([[2.0]], [[3.0]]), 0.1)
     (tensor([[-0.5000]]),)
     """
     layers, lr = as_factors(factors), as_positive(lr, "lr")
@@ -57,7 +57,8 @@ def moment_motion(
 
     Examples
     --------
-    >>> moment_motion(lambda x: x.sum(), ([[2.0]], [[3.0]]), 0, weight_decay=0.5)
+    >>> from dln_geometry.learning import closed_forms
+    >>> closed_forms.moment_motion(lambda x: x.sum(), ([[2.0]], [[3.0]]), 0, weight_decay=0.5)
     [(tensor([[-5.]]),), (tensor([[-6.2500]]),)]
     """
     layers, k = as_factors(factors), as_positive(weight_decay, "weight_decay", zero=True)
@@ -92,7 +93,7 @@ def rotation_rate(
 
     Examples
     --------
-    >>> rotation_rate(lambda x: x.sum(), ([[2.0]], [[3.0]]), 0.1)
+    >>> dln.learning.closed_forms.rotation_rate(lambda x: x.sum(), ([[2.0]], [[3.0]]), 0.1)
     (tensor([[0.]]),)
     """
     layers, lr = as_factors(factors), as_positive(lr, "lr")
@@ -124,7 +125,8 @@ def modified_end_to_end_loss(
 
     Examples
     --------
-    >>> modified_end_to_end_loss(lambda x: x.sum(), ([[2.0]], [[3.0]]), 0.4)
+    >>> from dln_geometry.learning import closed_forms
+    >>> closed_forms.modified_end_to_end_loss(lambda x: x.sum(), ([[2.0]], [[3.0]]), 0.4)
     tensor(7.3000)
     """
     layers, lr = as_factors(factors), as_positive(lr, "lr")

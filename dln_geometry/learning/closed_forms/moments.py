@@ -51,7 +51,9 @@ def balance_step(moments: Sequence[Any], gradients: Sequence[Any], rule: Rule) -
 
     Examples
     --------
-    >>> balance_step([[[5.0]]], [[[3.0]], [[2.0]]], Rule(lr=0.1, weight_decay=1.0))
+    >>> from dln_geometry import learning
+    >>> rule = learning.Rule(lr=0.1, weight_decay=1.0)
+    >>> learning.balance_step([[[5.0]]], [[[3.0]], [[2.0]]], rule)
     (tensor([[4.]]),)
     """
     g, rule = as_moments(moments), as_euclidean_rule(rule)
@@ -113,7 +115,9 @@ def momentum_balance_step(
 
     Examples
     --------
-    >>> momentum_balance_step([[[5.0]]], [[[3.0]], [[2.0]]], Rule(lr=0.1, momentum=0.9)).moments
+    >>> from dln_geometry import learning
+    >>> rule = learning.Rule(lr=0.1, momentum=0.9)
+    >>> learning.momentum_balance_step([[[5.0]]], [[[3.0]], [[2.0]]], rule).moments
     (tensor([[4.9500]]),)
     """
     rule = as_euclidean_rule(rule)
@@ -161,7 +165,9 @@ def stationary_moments(kinetic: Sequence[Any], rule: Rule) -> Layers:
 
     Examples
     --------
-    >>> stationary_moments([[[0.75]]], Rule(lr=0.5, weight_decay=1.0))
+    >>> from dln_geometry import learning
+    >>> from dln_geometry.learning import closed_forms
+    >>> closed_forms.stationary_moments([[[0.75]]], learning.Rule(lr=0.5, weight_decay=1.0))
     (tensor([[0.2500]]),)
     """
     k_mean, rule = as_moments(kinetic, "kinetic"), as_euclidean_rule(rule)
@@ -212,8 +218,10 @@ def overdamped_moments(
 
     Examples
     --------
-    >>> rule = Rule(lr=0.1, weight_decay=1.0)
-    >>> (g,) = overdamped_moments([[[1.0]]], [torch.zeros(2, 1, 1)], [0.0, 0.1], rule)
+    >>> from dln_geometry import learning
+    >>> from dln_geometry.learning import closed_forms
+    >>> rule = learning.Rule(lr=0.1, weight_decay=1.0)
+    >>> (g,) = closed_forms.overdamped_moments([[[1.0]]], [torch.zeros(2, 1, 1)], [0.0, 0.1], rule)
     >>> g[-1].round(decimals=4)  # (1 - lr k)^2
     tensor([[0.8100]])
     """

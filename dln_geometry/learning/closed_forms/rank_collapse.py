@@ -36,7 +36,7 @@ def collapse_thresholds(factors: Sequence[Any], gradient: Any) -> Tensor:
 
     Examples
     --------
-    >>> collapse_thresholds(([[2.0], [0.0]], [[3.0, 0.0]]), [[-0.5]])
+    >>> dln.learning.closed_forms.collapse_thresholds(([[2.0], [0.0]], [[3.0, 0.0]]), [[-0.5]])
     tensor([0.5000])
     """
     layers = as_factors(factors)
@@ -61,7 +61,7 @@ def dead_directions(factors: Sequence[Any], layer: int, *, rtol: float | None = 
 
     Examples
     --------
-    >>> dead_directions(([[2.0], [0.0]], [[3.0, 0.0]]), 1).abs()
+    >>> dln.learning.closed_forms.dead_directions(([[2.0], [0.0]], [[3.0, 0.0]]), 1).abs()
     tensor([[0.],
             [1.]])
     """
@@ -100,9 +100,10 @@ def conserved_functions(widths: Sequence[int]) -> int:
 
     Examples
     --------
-    >>> conserved_functions((3, 2, 4)), conserved_functions((1, 4, 1)), conserved_functions((2, 3))
-    (3, 7, 0)
-    >>> conserved_functions((1, 2, 2, 1))  # 6 moments and one more
+    >>> from dln_geometry.learning import closed_forms
+    >>> [closed_forms.conserved_functions(widths) for widths in ((3, 2, 4), (1, 4, 1), (2, 3))]
+    [3, 7, 0]
+    >>> closed_forms.conserved_functions((1, 2, 2, 1))  # 6 moments and one more
     7
     """
     d = as_width_sequence(widths)

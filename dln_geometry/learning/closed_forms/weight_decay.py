@@ -33,7 +33,8 @@ def branch_end(target: Any, depth: float) -> Tensor:
 
     Examples
     --------
-    >>> branch_end([2.0], 2), branch_end([2.0], 4), branch_end([2.0], float("inf"))
+    >>> from dln_geometry.learning import closed_forms
+    >>> tuple(closed_forms.branch_end([2.0], depth) for depth in (2, 4, float("inf")))
     (tensor([2.]), tensor([1.0887]), tensor([1.]))
     """
     phi, tail = _as_target(target), _tail(as_depth(depth))
@@ -53,7 +54,8 @@ def global_switch(target: Any, depth: float) -> Tensor:
 
     Examples
     --------
-    >>> global_switch([2.0], 2), global_switch([2.0], 4)
+    >>> from dln_geometry.learning import closed_forms
+    >>> closed_forms.global_switch([2.0], 2), closed_forms.global_switch([2.0], 4)
     (tensor([2.]), tensor([0.7698]))
     """
     phi, tail = _as_target(target), _tail(as_depth(depth))
@@ -74,7 +76,7 @@ def decayed_singular_values(
 
     Examples
     --------
-    >>> decayed_singular_values([3.0, 1.0], 1.2, 2)
+    >>> dln.learning.closed_forms.decayed_singular_values([3.0, 1.0], 1.2, 2)
     tensor([1.8000, 0.0000])
     """
     phi, n = _as_target(target), as_depth(depth)

@@ -145,8 +145,9 @@ def mirrors_of(
 
     Examples
     --------
+    >>> from torch import nn
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
-    >>> for family in mirrors_of(net, torch.randn(5, 4)):
+    >>> for family in dln.learning.mirrors_of(net, torch.randn(5, 4)):
     ...     print(family.kind, family.units, family.names)
     permutation 8 ('0.weight', '0.bias', '2.weight')
     rescaling 8 ('0.weight', '0.bias', '2.weight')

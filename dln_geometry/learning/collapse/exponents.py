@@ -103,7 +103,7 @@ def lyapunov(
 
     Examples
     --------
-    >>> lyapunov([-0.5, 1.0], lr=1.0, weight_decay=0.25)
+    >>> dln.learning.lyapunov([-0.5, 1.0], lr=1.0, weight_decay=0.25)
     Lyapunov(exponent=-0.5815754049028404, standard_error=0.0)
     """
     h = _as_curvatures(curvatures)
@@ -138,7 +138,7 @@ def noise_threshold(
 
     Examples
     --------
-    >>> round(noise_threshold([-1.0, 0.5]), 9)
+    >>> round(dln.learning.noise_threshold([-1.0, 0.5]), 9)
     1.0
     """
     h = _as_curvatures(curvatures)

@@ -118,6 +118,7 @@ def collapse_report(
     --------
     Two of the hidden neurons are equal:
 
+    >>> from torch import nn
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)).double()
     >>> with torch.no_grad():
     ...     for p in net.parameters():
@@ -125,7 +126,7 @@ def collapse_report(
     ...     for p, axis in ((net[0].weight, 0), (net[0].bias, 0), (net[2].weight, 1)):
     ...         _ = p.select(axis, 2).copy_(p.select(axis, 0))
     >>> x = torch.tensor([[0.5, 1.0], [-1.0, 0.3], [0.2, -0.7]]).double()
-    >>> report = collapse_report(
+    >>> report = dln.learning.collapse_report(
     ...     net, nn.functional.mse_loss, (x, x[:, :1]), weight_decay=9.0, count=1
     ... )
     >>> [(record.status, record.family.kind, record.member) for record in report][0]

@@ -86,8 +86,8 @@ def stability(
     --------
     A double well, whose second derivative at 0 is -4:
 
-    >>> mirror, q = Mirror([[1.0]]), torch.tensor([0.5])
-    >>> found = stability(lambda q: (q.square().sum() - 1).square(), mirror, q)
+    >>> mirror, q = dln.learning.Mirror([[1.0]]), torch.tensor([0.5])
+    >>> found = dln.learning.stability(lambda q: (q.square().sum() - 1).square(), mirror, q)
     >>> found.threshold, found.is_stable(4.1), found.is_stable(3.9)
     (4.0, True, False)
     """

@@ -133,7 +133,7 @@ def dcs_(
 
     Examples
     --------
-    >>> layer = dcs_(torch.nn.Linear(3, 2), "weight")
+    >>> layer = dln.learning.dcs_(torch.nn.Linear(3, 2), "weight")
     >>> [name for name, _ in layer.named_parameters()][1:]
     ['parametrizations.weight.original0', 'parametrizations.weight.original1']
     """

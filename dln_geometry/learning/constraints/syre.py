@@ -78,7 +78,7 @@ def syre_(
     --------
     >>> layer = torch.nn.Linear(3, 2)
     >>> before = layer.weight.detach().clone()
-    >>> bool((syre_(layer).weight - before).abs().max() < 1e-6)
+    >>> bool((dln.learning.syre_(layer).weight - before).abs().max() < 1e-6)
     True
     """
     if not isinstance(module, nn.Module):

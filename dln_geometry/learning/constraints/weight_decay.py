@@ -40,9 +40,8 @@ def dcs_parameter_groups(
 
     Examples
     --------
-    >>> from dln_geometry.learning import dcs_
-    >>> net = dcs_(torch.nn.Linear(3, 2), "weight", groups="row")
-    >>> groups = dcs_parameter_groups(net, 0.1)
+    >>> net = dln.learning.dcs_(torch.nn.Linear(3, 2), "weight", groups="row")
+    >>> groups = dln.learning.dcs_parameter_groups(net, 0.1)
     >>> [group["weight_decay"] for group in groups]
     [0.1, 0.0]
     >>> optimiser = torch.optim.SGD(groups, lr=0.1)

@@ -79,7 +79,7 @@ def flatten(params: Tensors) -> Tensor:
 
     Examples
     --------
-    >>> flatten({"w": torch.tensor([[1.0, 2.0]]), "b": torch.tensor(3.0)})
+    >>> dln.learning.flatten({"w": torch.tensor([[1.0, 2.0]]), "b": torch.tensor(3.0)})
     tensor([1., 2., 3.])
     """
     return torch.cat([p.reshape(-1) for p in as_parameters(params).values()])
@@ -90,7 +90,9 @@ def unflatten(vector: Tensor, like: Tensors) -> Parameters:
 
     Examples
     --------
-    >>> unflatten(torch.tensor([1.0, 2.0, 3.0]), {"w": torch.zeros(1, 2), "b": torch.zeros(())})
+    >>> from dln_geometry import learning
+    >>> like = {"w": torch.zeros(1, 2), "b": torch.zeros(())}
+    >>> learning.unflatten(torch.tensor([1.0, 2.0, 3.0]), like)
     {'w': tensor([[1., 2.]]), 'b': tensor(3.)}
     """
     like = as_parameters(like, "like")

@@ -114,7 +114,7 @@ def functionalize(
     >>> layer = torch.nn.Linear(2, 1, bias=False)
     >>> _ = torch.nn.init.ones_(layer.weight)
     >>> x, y = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0]])
-    >>> loss, params = functionalize(layer, torch.nn.functional.mse_loss, (x, y))
+    >>> loss, params = dln.learning.functionalize(layer, torch.nn.functional.mse_loss, (x, y))
     >>> loss(params)
     tensor(4.)
     >>> torch.func.grad(loss)(params)

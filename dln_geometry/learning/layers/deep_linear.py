@@ -62,7 +62,7 @@ class DeepLinear(nn.Module):
 
     Examples
     --------
-    >>> layer = DeepLinear((5, 3, 4))
+    >>> layer = dln.learning.DeepLinear((5, 3, 4))
     >>> layer
     DeepLinear(widths=(5, 3, 4), bias=True)
     >>> layer(torch.ones(7, 2, 5)).shape

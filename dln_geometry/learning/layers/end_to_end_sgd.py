@@ -67,7 +67,7 @@ class EndToEndSGD(Optimizer):
 
     >>> x = torch.nn.Parameter(torch.tensor([[4.0]]))
     >>> x.grad = torch.tensor([[1.0]])
-    >>> EndToEndSGD([x], lr=0.25, depth=2).step()
+    >>> dln.learning.EndToEndSGD([x], lr=0.25, depth=2).step()
     >>> x.data
     tensor([[2.2500]])
     """

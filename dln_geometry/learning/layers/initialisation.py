@@ -58,7 +58,9 @@ def balanced_(
 
     Examples
     --------
-    >>> layers = balanced_([torch.empty(1, 1) for _ in range(3)], end_to_end=[[8.0]], gauge=None)
+    >>> from dln_geometry import learning
+    >>> layers = [torch.empty(1, 1) for _ in range(3)]
+    >>> layers = learning.balanced_(layers, end_to_end=[[8.0]], gauge=None)
     >>> layers[0]
     tensor([[2.]])
     """

@@ -46,7 +46,7 @@ class Mirror(Reflection):
 
     Examples
     --------
-    >>> mirror = Mirror([[0.6], [-0.8]])
+    >>> mirror = dln.learning.Mirror([[0.6], [-0.8]])
     >>> q = torch.tensor([2.0, 1.0])
     >>> mirror.reflect(q), mirror.coordinates(q)
     (tensor([1.5200, 1.6400]), tensor([0.4000]))
@@ -55,7 +55,7 @@ class Mirror(Reflection):
 
     >>> net = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3))
     >>> hidden = {"0.weight": 0, "0.bias": 0, "2.weight": 1}
-    >>> Mirror.permutation(dict(net.named_parameters()), hidden, 0, 2)
+    >>> dln.learning.Mirror.permutation(dict(net.named_parameters()), hidden, 0, 2)
     Mirror('permutation of 0 and 2', dimension=9, names=('0.weight', '0.bias', '2.weight'))
     """
 

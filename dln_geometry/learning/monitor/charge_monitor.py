@@ -92,10 +92,12 @@ class ChargeMonitor:
 
     Examples
     --------
+    >>> from torch import nn
+    >>> from torch.optim.sgd import SGD
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()
     >>> optimizer = SGD(net.parameters(), lr=0.1, momentum=0.9)
     >>> x, y = torch.ones(5, 3).double(), torch.tensor([0, 1, 0, 1, 1])
-    >>> with ChargeMonitor(net, optimizer, loss="cross_entropy", every=5) as monitor:
+    >>> with dln.learning.ChargeMonitor(net, optimizer, loss="cross_entropy", every=5) as monitor:
     ...     for _ in range(10):
     ...         optimizer.zero_grad()
     ...         nn.functional.cross_entropy(net(x), y).backward()

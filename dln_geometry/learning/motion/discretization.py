@@ -33,7 +33,7 @@ def discretization_error(loss: Loss, lr: float, order: int) -> Callable[[Tensors
     Examples
     --------
     >>> loss = lambda p: p["q"].square().sum() / 2
-    >>> discretization_error(loss, 0.1, -1)({"q": torch.tensor([1.0])})
+    >>> dln.learning.discretization_error(loss, 0.1, -1)({"q": torch.tensor([1.0])})
     {'q': tensor([0.0050])}
     >>> round(float(torch.tensor(-0.1).exp() - 0.9), 4)
     0.0048
@@ -61,7 +61,7 @@ def accumulated_error(
     --------
     >>> loss = lambda p: p["q"].square().sum() / 2
     >>> path = [{"q": torch.tensor([0.9**n])} for n in range(3)]
-    >>> [round(float(e["q"]), 5) for e in accumulated_error(loss, 0.1, -1, path)]
+    >>> [round(float(e["q"]), 5) for e in dln.learning.accumulated_error(loss, 0.1, -1, path)]
     [0.005, 0.009, 0.01215]
     """
     source = discretization_error(loss, lr, order)
@@ -107,7 +107,7 @@ def max_learning_rate(
     Examples
     --------
     >>> loss = lambda p: p["q"].square().sum() / 2
-    >>> round(max_learning_rate(loss, {"q": torch.tensor([1.0])}, 0.005, -1), 4)
+    >>> round(dln.learning.max_learning_rate(loss, {"q": torch.tensor([1.0])}, 0.005, -1), 4)
     0.1
     """
     eps, order = as_positive(eps, "eps"), as_count(order, "order", -1)

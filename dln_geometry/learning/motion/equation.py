@@ -142,9 +142,11 @@ def equation_of_motion(
 
     Examples
     --------
+    >>> from dln_geometry import learning
     >>> loss = lambda p: p["q"].square().sum() / 2
     >>> point = {"q": torch.tensor([1.0])}
-    >>> [round(float(equation_of_motion(loss, 0.1, a)(point)["q"]), 5) for a in (-1, 0, 1, 2)]
+    >>> fields = [learning.equation_of_motion(loss, 0.1, order) for order in (-1, 0, 1, 2)]
+    >>> [round(float(field(point)["q"]), 5) for field in fields]
     [-1.0, -1.05, -1.05333, -1.05358]
     >>> round(float(torch.tensor(0.9).log() / 0.1), 5)  # all orders: log(1 - lr) / lr
     -1.05361
@@ -165,7 +167,7 @@ def modified_loss(loss: Loss, lr: float) -> Loss:
     Examples
     --------
     >>> loss = lambda p: p["q"].square().sum() / 2
-    >>> modified_loss(loss, 0.4)({"q": torch.tensor([2.0])})
+    >>> dln.learning.modified_loss(loss, 0.4)({"q": torch.tensor([2.0])})
     tensor(2.4000)
     """
     lr, loss = as_positive(lr, "lr"), with_exact_derivatives(loss)

@@ -56,7 +56,8 @@ def equation_of_motion_from_iterates(step: Step, lr: float, order: int) -> Vecto
 
     Examples
     --------
-    >>> field = equation_of_motion_from_iterates(lambda p: {"q": p["q"] * 0.75}, 0.25, 4)
+    >>> from dln_geometry import learning
+    >>> field = learning.equation_of_motion_from_iterates(lambda p: {"q": p["q"] * 0.75}, 0.25, 4)
     >>> field({"q": torch.tensor([1.0])})["q"].round(decimals=3)
     tensor([-1.1500])
     >>> (torch.tensor(0.75).log() / 0.25).round(decimals=3)
@@ -92,7 +93,7 @@ def motion_of_iterates(iterates: Sequence[Tensors], lr: float) -> Parameters:
     Examples
     --------
     >>> path = [{"q": torch.tensor([x])} for x in (1.0, 0.9, 0.81)]
-    >>> motion_of_iterates(path, 0.1)
+    >>> dln.learning.motion_of_iterates(path, 0.1)
     {'q': tensor([-1.0500])}
     """
     lr = as_positive(lr, "lr")
@@ -115,9 +116,10 @@ def momentum_step(loss: Loss, rule: Rule) -> Step:
 
     Examples
     --------
+    >>> from dln_geometry import learning
     >>> loss = lambda p: p["q"].square().sum() / 2
-    >>> step = momentum_step(loss, Rule(lr=0.5, momentum=0.5))
-    >>> step(with_velocity({"q": torch.tensor([1.0])}, {"q": torch.tensor([2.0])}))
+    >>> step = learning.momentum_step(loss, learning.Rule(lr=0.5, momentum=0.5))
+    >>> step(learning.with_velocity({"q": torch.tensor([1.0])}, {"q": torch.tensor([2.0])}))
     {'q': tensor([0.]), 'velocity.q': tensor([2.])}
     """
     loss, rule = as_loss(loss), as_rule(rule)

@@ -26,7 +26,7 @@ def translation_rate(lr: float, weight_decay: float, order: int | None = None) -
 
     Examples
     --------
-    >>> [round(translation_rate(0.5, 0.4, order), 5) for order in (-1, 0, 1, None)]
+    >>> [round(dln.learning.translation_rate(0.5, 0.4, order), 5) for order in (-1, 0, 1, None)]
     [0.4, 0.44, 0.44533, 0.44629]
     """
     lr, k = as_positive(lr, "lr"), as_positive(weight_decay, "weight_decay", zero=True)
@@ -59,9 +59,10 @@ def scale_velocity(
 
     Examples
     --------
+    >>> from dln_geometry import learning
     >>> import torch
     >>> q, g = {"q": torch.tensor([3.0, 0.0])}, {"q": torch.tensor([0.0, 2.0])}
-    >>> scale_velocity(q, g, 0.1, 0.5, -1), scale_velocity(q, g, 0.1, 0.5, 0)
+    >>> learning.scale_velocity(q, g, 0.1, 0.5, -1), learning.scale_velocity(q, g, 0.1, 0.5, 0)
     (tensor(-9.), tensor(-8.8250))
     """
     q = as_finite(params)

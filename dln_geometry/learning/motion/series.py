@@ -61,7 +61,7 @@ def counter_terms(loss: Loss, order: int) -> Callable[[Tensors], list[Parameters
     Examples
     --------
     >>> loss = lambda p: p["q"].square().sum()  # g = 2 q, H = 2
-    >>> counter_terms(loss, 2)({"q": torch.tensor([3.0])})
+    >>> dln.learning.counter_terms(loss, 2)({"q": torch.tensor([3.0])})
     [{'q': tensor([6.])}, {'q': tensor([8.])}, {'q': tensor([12.])}]
     """
     order, loss = as_count(order, "order", 0), with_exact_derivatives(loss)

@@ -29,7 +29,8 @@ def hessian_product(loss: Loss, params: Tensors) -> Callable[[Tensors], Paramete
 
     Examples
     --------
-    >>> product = hessian_product(lambda p: p["q"].prod(), {"q": torch.tensor([2.0, 3.0])})
+    >>> from dln_geometry import learning
+    >>> product = learning.hessian_product(lambda p: p["q"].prod(), {"q": torch.tensor([2.0, 3.0])})
     >>> product({"q": torch.tensor([1.0, 0.0])})
     {'q': tensor([0., 1.])}
     """
@@ -67,7 +68,7 @@ def sharpness(
     Examples
     --------
     >>> loss = lambda p: (p["q"] ** 2 * torch.tensor([0.5, 4.0])).sum()
-    >>> sharpness(loss, {"q": torch.ones(2)}).round(decimals=4)
+    >>> dln.learning.sharpness(loss, {"q": torch.ones(2)}).round(decimals=4)
     tensor(8.)
     """
     params, options = as_finite(params), {"max_products": max_products, "generator": generator}

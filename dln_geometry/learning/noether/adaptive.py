@@ -160,7 +160,9 @@ def as_rmsprop(rule: Rule, *, corrected: bool = True) -> EffectiveRMSProp:
 
     Examples
     --------
-    >>> adaptive = as_rmsprop(Rule(lr=0.125, momentum=0.5, weight_decay=0.03), corrected=False)
+    >>> from dln_geometry import learning
+    >>> rule = learning.Rule(lr=0.125, momentum=0.5, weight_decay=0.03)
+    >>> adaptive = learning.as_rmsprop(rule, corrected=False)
     >>> print(f"{adaptive.rho:.4f} {adaptive.lr:.4f} {adaptive.scale:.4f}")
     0.9700 0.0707 3.5355
     """

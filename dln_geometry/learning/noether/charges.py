@@ -28,9 +28,9 @@ def charge(symmetry: Symmetry, rule: Rule, params: Tensors, velocity: Tensors) -
 
     Examples
     --------
-    >>> from dln_geometry.learning.symmetry import Scale
+    >>> from dln_geometry import learning
     >>> q, v = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, 0.0])}
-    >>> charge(Scale("w"), Rule(lr=0.5), q, v)
+    >>> learning.charge(learning.Scale("w"), learning.Rule(lr=0.5), q, v)
     tensor(0.7500)
     """
     symmetry, rule = as_symmetry(symmetry), as_rule(rule)
@@ -50,9 +50,9 @@ def kinetic_asymmetry(symmetry: Symmetry, rule: Rule, params: Tensors, velocity:
 
     Examples
     --------
-    >>> from dln_geometry.learning.symmetry import Scale
+    >>> from dln_geometry import learning
     >>> q, v = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, 0.0])}
-    >>> kinetic_asymmetry(Scale("w"), Rule(lr=0.5), q, v)
+    >>> learning.kinetic_asymmetry(learning.Scale("w"), learning.Rule(lr=0.5), q, v)
     tensor(2.2500)
     """
     symmetry, rule = as_symmetry(symmetry), as_rule(rule)
@@ -102,10 +102,10 @@ def noether_residual(
 
     Examples
     --------
-    >>> from dln_geometry.learning.symmetry import Scale
+    >>> from dln_geometry import learning
     >>> loss = lambda params: params["w"].sum()
     >>> q, v = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, 0.0])}
-    >>> noether_residual(Scale("w"), Rule(lr=0.5), loss, q, v)
+    >>> learning.noether_residual(learning.Scale("w"), learning.Rule(lr=0.5), loss, q, v)
     tensor(-3.)
     """
     symmetry, rule = as_symmetry(symmetry), as_rule(rule)

@@ -58,10 +58,10 @@ class DiscreteLaw:
     --------
     The norm of two weights before a normalisation, in one step of momentum and one more:
 
-    >>> from dln_geometry.learning.symmetry import Scale
-    >>> rule, symmetry = Rule(lr=0.5, momentum=0.5, weight_decay=0.1), Scale("w")
+    >>> from dln_geometry import learning
+    >>> rule, symmetry = learning.Rule(lr=0.5, momentum=0.5, weight_decay=0.1), learning.Scale("w")
     >>> angle = lambda params: params["w"][0] / params["w"].norm()
-    >>> law = DiscreteLaw(symmetry, rule)
+    >>> law = learning.DiscreteLaw(symmetry, rule)
     >>> q, state = {"w": torch.tensor([1.0, 1.0], dtype=torch.float64)}, None
     >>> charges = law.observe(q)
     >>> for _ in range(2):

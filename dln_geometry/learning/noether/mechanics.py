@@ -64,7 +64,7 @@ def acceleration(rule: Rule, loss: Loss, params: Tensors, velocity: Tensors) -> 
     --------
     >>> half_square = lambda params: params["q"].square().sum() / 2
     >>> q, v = {"q": torch.tensor([1.0])}, {"q": torch.tensor([0.0])}
-    >>> acceleration(Rule(lr=0.5), half_square, q, v)
+    >>> dln.learning.acceleration(dln.learning.Rule(lr=0.5), half_square, q, v)
     {'q': tensor([-4.])}
     """
     params, velocity = as_state(params, velocity)

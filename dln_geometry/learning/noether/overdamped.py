@@ -53,7 +53,7 @@ def overdamped_charge(
 
     Examples
     --------
-    >>> overdamped_charge(Rule(lr=0.5, weight_decay=0.5), 4.0, [8.0, 0.0])
+    >>> dln.learning.overdamped_charge(dln.learning.Rule(lr=0.5, weight_decay=0.5), 4.0, [8.0, 0.0])
     tensor([4.0000, 4.2500, 2.3906])
     """
     corrected, from_rest = as_flag(corrected, "corrected"), as_flag(from_rest, "from_rest")
@@ -102,7 +102,7 @@ def stationary_norm(rule: Rule, gradient: float) -> float:
 
     Examples
     --------
-    >>> stationary_norm(Rule(lr=0.5, weight_decay=0.4), 1.2)
+    >>> dln.learning.stationary_norm(dln.learning.Rule(lr=0.5, weight_decay=0.4), 1.2)
     1.0
     """
     gradient = as_positive(gradient, "gradient")

@@ -54,7 +54,7 @@ class Rule:
     Examples
     --------
     >>> import torch
-    >>> rule = Rule(lr=0.5, momentum=0.5)
+    >>> rule = dln.learning.Rule(lr=0.5, momentum=0.5)
     >>> rule.mass, rule.friction
     (0.375, 0.5)
     >>> half_square = lambda params: params["q"].square().sum() / 2

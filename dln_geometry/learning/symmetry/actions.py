@@ -43,7 +43,7 @@ class Translation(Symmetry):
     Examples
     --------
     >>> params = {"bias": torch.tensor([1.0, 2.0])}
-    >>> Translation("bias", direction=torch.ones(2)).conserved(params)
+    >>> dln.learning.Translation("bias", direction=torch.ones(2)).conserved(params)
     tensor(3.)
     """
 
@@ -111,8 +111,10 @@ class Scale(UnitScaling):
 
     Examples
     --------
+    >>> from dln_geometry import learning
     >>> params = {"weight": torch.tensor([[1.0, 2.0], [3.0, 4.0]])}
-    >>> Scale("weight").conserved(params), Scale("weight", axis=0).conserved(params)
+    >>> whole, rows = learning.Scale("weight"), learning.Scale("weight", axis=0)
+    >>> whole.conserved(params), rows.conserved(params)
     (tensor(30.), tensor([ 5., 25.]))
     """
 
@@ -147,9 +149,9 @@ class Rescale(UnitScaling):
     Examples
     --------
     >>> params = {"in": torch.tensor([[3.0], [1.0]]), "out": torch.tensor([[2.0, 1.0]])}
-    >>> Rescale("in", "out").conserved(params)
+    >>> dln.learning.Rescale("in", "out").conserved(params)
     tensor(5.)
-    >>> Rescale("in", "out", axes=(0, 1)).conserved(params)
+    >>> dln.learning.Rescale("in", "out", axes=(0, 1)).conserved(params)
     tensor([5., 0.])
     """
 
@@ -186,7 +188,7 @@ class Rotation(UnitMixing):
     Examples
     --------
     >>> turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
-    >>> Rotation("q", turn).field({"q": torch.tensor([2.0, 1.0])})
+    >>> dln.learning.Rotation("q", turn).field({"q": torch.tensor([2.0, 1.0])})
     {'q': tensor([-1.,  2.])}
     """
 
@@ -229,7 +231,7 @@ class Gauge(UnitMixing):
     Examples
     --------
     >>> params = {"w1": torch.tensor([[3.0], [1.0]]), "w2": torch.tensor([[2.0, 1.0]])}
-    >>> Gauge("w1", "w2").conserved(params)
+    >>> dln.learning.Gauge("w1", "w2").conserved(params)
     tensor([[5., 1.],
             [1., 0.]])
     """

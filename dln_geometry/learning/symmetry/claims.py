@@ -77,11 +77,12 @@ def is_symmetric(
 
     Examples
     --------
-    >>> symmetry = Symmetry(lambda params, s: {"q": params["q"] * torch.exp(s)})
+    >>> from dln_geometry import learning
+    >>> symmetry = learning.Symmetry(lambda params, s: {"q": params["q"] * torch.exp(s)})
     >>> point = {"q": torch.tensor([1.0, 2.0])}
-    >>> is_symmetric(lambda p: p["q"][0] / p["q"].norm(), symmetry, point)
+    >>> learning.is_symmetric(lambda p: p["q"][0] / p["q"].norm(), symmetry, point)
     True
-    >>> is_symmetric(lambda p: p["q"].norm(), symmetry, point)
+    >>> learning.is_symmetric(lambda p: p["q"].norm(), symmetry, point)
     False
     """
     return symmetry_residual(loss, symmetry, params) <= _tolerance(params, rtol)

@@ -47,13 +47,12 @@ class Symmetry:
     >>> def action(params, s):
     ...     q = params["q"]
     ...     return {"q": torch.stack([q[0] * torch.exp(-s), q[1] + s])}
-    >>> from dln_geometry.learning import is_symmetric
-    >>> symmetry = Symmetry(action)
+    >>> symmetry = dln.learning.Symmetry(action)
     >>> loss = lambda params: (params["q"][0] * params["q"][1].exp() - 2).square()
     >>> point = {"q": torch.tensor([1.5, 0.5])}
     >>> symmetry.field(point)
     {'q': tensor([-1.5000,  1.0000])}
-    >>> is_symmetric(loss, symmetry, point)
+    >>> dln.learning.is_symmetric(loss, symmetry, point)
     True
     """
 

@@ -40,6 +40,7 @@ class FixedSpacesEndToEnd(Manifold):
 
     Examples
     --------
+    >>> from manifolds.geomstats_dln import FixedSpacesEndToEnd
     >>> space = FixedSpacesEndToEnd([[3.0], [4.0]], [[0.0], [2.0], [0.0]])
     >>> x = space.embed([[5.0]])
     >>> [round(float(entry), 6) for entry in x[:, 1]]
