@@ -34,6 +34,10 @@ from dln_geometry.dynamics.sampling import (
     diagnostics as diagnostics,
     sample_gibbs as sample_gibbs,
 )
+from dln_geometry.dynamics.sweeping import (
+    SweepError as SweepError,
+    sweep as sweep,
+)
 from dln_geometry.dynamics.trajectory import (
     Trajectory as Trajectory,
 )
@@ -81,6 +85,7 @@ from dln_geometry.geometry.points import (
     balance as balance,
     balanced_dimension as balanced_dimension,
     balanced_factors as balanced_factors,
+    effective_rank as effective_rank,
     end_to_end as end_to_end,
     gauge_action as gauge_action,
     is_balanced as is_balanced,

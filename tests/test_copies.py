@@ -25,6 +25,7 @@ FACES = (dln, learning, losses, closed_forms, ode, pymanopt_dln, geomstats_dln)
 FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 # Protocols, and the working parts of the integrators, which no user holds.
 PARTS = {
+    "ElementwiseLoss",
     "LinkLoss",
     "Loss",
     "Pattern",
@@ -118,6 +119,9 @@ ALL = {
     "Completion": lambda: used(losses.Completion([0, 1, 2], [0, 1, 1], X[0], (4, 3))),
     "Logistic": lambda: used(losses.Logistic([0, 1], [0, 1], [1.0, 0.0], (4, 3), offsets=X[0, :2])),
     "Poisson": lambda: used(losses.Poisson([0, 1], [0, 1], [2.0, 0.0], (4, 3), weights=[1.0, 2.0])),
+    "LpNorm": lambda: used(losses.LpNorm(normal(5, 4), 3, inputs=normal(5, 3), reduction="mean")),
+    "Huber": lambda: used(losses.Huber(X, 0.5, reduction="mean")),
+    "SweepError": lambda: dln.SweepError("failed", {"depth": 3}),
     "Validation": lambda: dln.Validation([0, 1], [0, 1], [1.0, 0.0], (4, 3)),
     "Sensing": lambda: used(losses.Sensing(X[None], X[0, :1])),
     "Regression": lambda: used(losses.Regression(normal(6, 3), normal(6, 4))),

@@ -18,7 +18,7 @@ import numpy as np
 
 from dln_geometry.cli.files import deciding, option, save_array, save_figure
 from dln_geometry.cli.panels import completion_panels, singular_values_of
-from dln_geometry.cli.report import decibel, effective_rank, number, print_table
+from dln_geometry.cli.report import decibel, number, print_table
 from dln_geometry.cli.split import (
     CURVE_HEADER,
     HEADER,
@@ -27,6 +27,7 @@ from dln_geometry.cli.split import (
     sides_of,
 )
 from dln_geometry.completion import MatrixCompleter, default_rank
+from dln_geometry.geometry.points import effective_rank
 from dln_geometry.support import as_rank, written_whole
 from dln_geometry.tables import Budget, Entries, TextFormat, read_pairs, save_ids
 
@@ -215,7 +216,7 @@ def _print_choices(
         ("side means", *(sides if given["biases"] else ("no", "given"))),
         (
             "effective rank",
-            f"{effective_rank(singular_values_of(completer)):.2f}",
+            f"{float(effective_rank(singular_values_of(completer))):.2f}",
             "without side means",
         ),
         (f"training {what}", number(completer.train_error_), ""),

@@ -28,9 +28,15 @@ from dln_geometry.cli.files import (
     option,
     text_format,
 )
-from dln_geometry.cli.report import effective_rank, number, print_table, read_integers
+from dln_geometry.cli.report import number, print_table, read_integers
 from dln_geometry.geometry.metric import entropy
-from dln_geometry.geometry.points import EndToEnd, balanced_factors, end_to_end, moments
+from dln_geometry.geometry.points import (
+    EndToEnd,
+    balanced_factors,
+    effective_rank,
+    end_to_end,
+    moments,
+)
 from dln_geometry.support import (
     as_depth,
     as_layer_count,
@@ -124,7 +130,7 @@ def entropy_command(
     _say(table)
     with option("widths"):
         value = float(entropy(point, widths=sides))
-    effective = effective_rank(point.s)
+    effective = float(effective_rank(point.s))
     if as_json:
         found = {
             # JSON has no infinities.

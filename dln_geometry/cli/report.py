@@ -6,12 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import entropy
-from dln_geometry.geometry.points import Collapsed, EndToEnd
+from dln_geometry.geometry.points import Collapsed, EndToEnd, effective_rank
 
 
 @dataclass(frozen=True)
@@ -36,19 +35,12 @@ def outcome_of(trajectory: Trajectory) -> Outcome:
     return Outcome(
         matrix=point.matrix,
         loss=float(trajectory.loss[-1]),
-        effective_rank=effective_rank(trajectory.singular_values[-1]),
+        effective_rank=float(effective_rank(trajectory.singular_values[-1])),
         entropy=float(entropy(point)),
         # One layer has no moments.
         drift=f"{float(trajectory.defect.max()):.1e}" if trajectory.depth > 1 else "–",
         seconds=f"{trajectory.stats['seconds']:.1f}",
     )
-
-
-def effective_rank(s: Tensor) -> float:
-    """Return ``exp(H)``, H the Shannon entropy of ``s / sum s``; 0 for the matrix 0."""
-    total = float(s.sum())
-    share = s.double() / total
-    return float(torch.exp(-torch.xlogy(share, share).sum())) if total > 0 else 0.0
 
 
 def decibel(ratio: float) -> float:

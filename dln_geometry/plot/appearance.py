@@ -41,7 +41,6 @@ def style(width: str | float = "column", *, aspect: float = 0.72) -> Iterator[No
 
     Examples
     --------
-    >>> import dln_geometry as dln
     >>> with dln.plot.style("page"):
     ...     fig, axes = dln.plot.figure(1, 2)
     ...     _ = dln.plot.spectrum([[2.0, 1.0], [0.0, 1.0]], axes[0], color=dln.plot.depth_color(3))
@@ -117,7 +116,6 @@ def figure(
 
     Examples
     --------
-    >>> import dln_geometry as dln
     >>> fig, axes = dln.plot.figure(2, 3, width="page", sharex=True)
     >>> axes.shape
     (2, 3)
@@ -147,7 +145,6 @@ def depth_color(depth: float) -> tuple[float, float, float, float]:
 
     Examples
     --------
-    >>> import dln_geometry as dln
     >>> lightness = [sum(dln.plot.depth_color(n)[:3]) for n in (1, 2, 3, 10, float("inf"))]
     >>> lightness == sorted(lightness, reverse=True)
     True
@@ -164,7 +161,6 @@ def depth_label(depth: float, word: str = "depth") -> str:
 
     Examples
     --------
-    >>> import dln_geometry as dln
     >>> [dln.plot.depth_label(depth) for depth in (3, 2.5, float("inf"))]
     ['depth 3', 'depth 2.5', 'depth ∞']
     """
@@ -186,7 +182,6 @@ def panel_letters(axes: Any, letters: Sequence[str] | str | None = None) -> list
 
     Examples
     --------
-    >>> import dln_geometry as dln
     >>> fig, axes = dln.plot.figure(1, 2)
     >>> [ax.get_title(loc="left") for ax in dln.plot.panel_letters(axes)]
     ['a', 'b']
@@ -219,7 +214,6 @@ def save(
     Examples
     --------
     >>> import tempfile
-    >>> import dln_geometry as dln
     >>> name = tempfile.mkdtemp() + "/fig1"
     >>> [file.name for file in dln.plot.save(dln.plot.matrix([[1.0, 2.0]]), name)]
     ['fig1.pdf', 'fig1.png']

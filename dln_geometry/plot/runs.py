@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import entropy as entropy_of
-from dln_geometry.geometry.points import EndToEnd, Network
+from dln_geometry.geometry.points import Network, point_of_values
 from dln_geometry.plot.axes import POINTS, axes_of, float_array, tight_time, values_over_time
 from dln_geometry.support import as_count, as_depth, as_flag
 
@@ -114,11 +114,8 @@ def _entropies(trajectory: Trajectory, widths: Sequence[int] | int | None) -> Te
         widths = final.widths if widths is None else widths
     if not isinstance(final, POINTS):
         raise ValueError("trajectory must hold the last point of a gradient flow, got none")
-    (m, n), depth = final.shape, as_depth(trajectory.depth)
-    # The entropy depends on the singular values alone: any frames of the right shape do.
-    batch, r = s.shape[1:-1], s.shape[-1]
-    u = torch.eye(m, r, dtype=s.dtype, device=s.device).expand(*batch, m, r)
-    vh = torch.eye(r, n, dtype=s.dtype, device=s.device).expand(*batch, r, n)
+    depth = as_depth(trajectory.depth)
     # Time by time: the kernels of a whole run at full rank may not fit into memory.
-    points = (EndToEnd(u, row, vh, depth, depth.infinite, check=False) for row in s)
+    # The entropy depends on the singular values alone.
+    points = (point_of_values(row, final.shape, depth) for row in s)
     return torch.stack([entropy_of(point, widths=widths) for point in points])

@@ -23,17 +23,59 @@ from tests.doors.shared import (
 
 HALVES = torch.tensor([0.5, 0.25, 1.0], dtype=torch.float64)
 MORE = [v for v in ENTRIES if v is not None]
+REDUCTION = [*wrong.CHOICE, "none"]
 WEIGHTED = {"weights": MORE, "offsets": MORE}
 
 CALLS: dict[str, list[Call]] = {
     "losses.Quadratic": [
-        Call(losses.Quadratic, {"target": TARGET}, {"target": wrong.matrices(TARGET, shaped=False)})
+        Call(
+            losses.Quadratic,
+            {"target": TARGET},
+            {"target": wrong.matrices(TARGET, shaped=False), "reduction": REDUCTION},
+        )
+    ],
+    "losses.LpNorm": [
+        Call(
+            losses.LpNorm,
+            {"target": TARGET, "p": 3},
+            {
+                "target": wrong.matrices(TARGET, shaped=False),
+                "p": [*wrong.FREE, 0.5, -1],
+                "reduction": REDUCTION,
+            },
+            ("target",),
+        ),
+        Call(
+            losses.LpNorm,
+            {"target": normal(5, 3), "p": 3, "inputs": normal(5, 2)},
+            {
+                "target": [*wrong.matrices(normal(5, 3), shaped=False), normal(4, 3)],
+                "inputs": [v for v in wrong.matrices(normal(5, 2), shaped=False) if v is not None],
+            },
+            ("target", "inputs"),
+        ),
+    ],
+    "losses.Huber": [
+        Call(
+            losses.Huber,
+            {"target": TARGET, "delta": 0.5},
+            {
+                "target": wrong.matrices(TARGET, shaped=False),
+                "delta": wrong.POSITIVE,
+                "reduction": REDUCTION,
+            },
+            ("target",),
+        )
     ],
     "losses.Sensing": [
         Call(
             losses.Sensing,
             {"operators": normal(3, 3, 2), "values": VALUES},
-            {"operators": wrong.matrices(normal(3, 3, 2), shaped=False), "values": ENTRIES},
+            {
+                "operators": wrong.matrices(normal(3, 3, 2), shaped=False),
+                "values": ENTRIES,
+                "reduction": REDUCTION,
+            },
             ("operators", "values"),
         )
     ],
@@ -44,6 +86,7 @@ CALLS: dict[str, list[Call]] = {
             {
                 "inputs": wrong.matrices(normal(5, 2), shaped=False),
                 "outputs": [*wrong.matrices(normal(5, 3), shaped=False), normal(4, 3)],
+                "reduction": REDUCTION,
             },
             ("inputs", "outputs"),
         ),
@@ -62,6 +105,7 @@ CALLS: dict[str, list[Call]] = {
                 "cols": PLACES,
                 "values": ENTRIES,
                 "shape": [v for v in wrong.SHAPE if not isinstance(v, set)],
+                "reduction": REDUCTION,
             },
             ("values",),
         )

@@ -19,6 +19,7 @@ from tests.doors.shared import (
     PART,
     POINT,
     SPECTRA,
+    SPECTRUM,
     VH,
     S,
     U,
@@ -149,6 +150,19 @@ CALLS: dict[str, list[Call]] = {
             dln.gauge_action,
             {"factors": BATCHED, "gauges": FREE_GAUGE},
             {"gauges": [(normal(5, 2, 2), GAUGE[1])]},
+        ),
+    ],
+    "effective_rank": [
+        Call(
+            dln.effective_rank,
+            {"x": SPECTRUM},
+            {"x": [*wrong.vectors(SPECTRUM), -SPECTRUM, 1.0, []], "kind": wrong.CHOICE},
+            ("x",),
+        ),
+        Call(
+            dln.effective_rank,
+            {"x": POINT, "kind": "numerical"},
+            {"rtol": [*(v for v in wrong.FREE if v is not None), -1.0, 1.0]},
         ),
     ],
 }

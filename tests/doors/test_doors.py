@@ -77,12 +77,12 @@ def test_default_device_and_dtype_move_nothing(name):
 
 
 # Errors are made by the library, and what has no argument of a user has no door.
-ERRORS = {"FlowError", "GeodesicError"}
+ERRORS = {"FlowError", "GeodesicError", "SweepError"}
 ROOMS = {"losses": losses, "laws": laws, "exact": exact, "diagnostics": diagnostics}
 ROOMS |= {"testing": testing, "plot": plot}
 INSIDE = {"losses." + name for name in (
-    "LinkLoss", "Loss", "Pattern", "as_text", "contract", "evaluate", "fingerprint",
-    "has_compressed_kernels", "prepared",
+    "ElementwiseLoss", "LinkLoss", "Loss", "Pattern", "as_text", "contract", "evaluate",
+    "fingerprint", "has_compressed_kernels", "prepared",
 )}  # fmt: skip
 
 

@@ -28,6 +28,14 @@ from tests.doors.shared import (
 )
 
 
+def len_of(a):
+    return a
+
+
+def swept(run, axes, **options):
+    return dln.sweep(run, axes, **options)["len_of"].values
+
+
 def entered(**arguments):
     """Enter and leave the style."""
     with plot.style(**arguments):
@@ -128,6 +136,58 @@ CALLS: dict[str, list[Call]] = {
             laws.marchenko_pastur_edges,
             {"shape": (3, 2)},
             {"shape": wrong.SHAPE, "t": LATER},
+        )
+    ],
+    "laws.gibbs_log_density": [
+        Call(
+            laws.gibbs_log_density,
+            {"s": SPECTRUM, "shape": (3, 2), "depth": 3, "beta": 1.3},
+            {
+                "s": [*wrong.vectors(SPECTRUM), -SPECTRUM],
+                "shape": wrong.SHAPE,
+                "depth": wrong.DEPTH,
+                "beta": wrong.POSITIVE,
+                "kappa": wrong.POSITIVE,
+                "entropy": wrong.FLAG,
+                "energy": [v for v in wrong.junk() if not callable(v)],
+                "widths": wrong.WIDTHS,
+            },
+            ("s",),
+        )
+    ],
+    "laws.gibbs_energy_moment": [
+        Call(
+            laws.gibbs_energy_moment,
+            {"order": 2, "shape": (3, 2), "rank": 2, "depth": 3, "beta": 1.3},
+            {
+                "order": [*wrong.junk(), None, "a", wrong.NAN, wrong.INF, -99, True],
+                "shape": wrong.SHAPE,
+                "rank": [*wrong.COUNT, 3],
+                "depth": [*wrong.DEPTH, wrong.INF],
+                "beta": wrong.POSITIVE,
+                "kappa": wrong.POSITIVE,
+                "entropy": wrong.FLAG,
+                "degree": [v for v in wrong.POSITIVE if v is not None],
+            },
+        )
+    ],
+    "laws.fuss_catalan_moment": [
+        Call(
+            laws.fuss_catalan_moment,
+            {"order": 2, "depth": 3},
+            {"order": wrong.COUNT, "depth": [*wrong.DEPTH, wrong.INF, 2.5]},
+        )
+    ],
+    "sweep": [
+        Call(
+            swept,
+            {"run": len_of, "axes": {"a": [1.0, 2.0]}},
+            {
+                "run": [*(v for v in wrong.junk() if not callable(v)), None, 3],
+                "axes": [*(v for v in wrong.junk() if not isinstance(v, dict)), 3, {}],
+                "executor": [*wrong.junk(), 3, "ab"],
+                "progress": wrong.PROGRESS,
+            },
         )
     ],
     "laws.ridge_mean_square": [

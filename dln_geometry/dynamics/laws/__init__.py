@@ -2,7 +2,9 @@
 
 Beta ensembles by their tridiagonal and bidiagonal models, their limits at infinite index (zeros of
 Hermite and Laguerre polynomials) and at infinite size (semicircle, Marchenko-Pastur), and the
-equilibrium of Langevin dynamics.
+equilibrium of Langevin dynamics (densities of singular values, moments of the energy). Arguments
+come in one order: values, then the size (`n` or `shape`, `rank`, `depth`), then by name what the
+law depends on (`t`; `beta`, `kappa`, `entropy`), then how to draw.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ from dln_geometry.dynamics.laws.densities import (
     marchenko_pastur_density,
     marchenko_pastur_distribution,
     marchenko_pastur_edges,
-    ridge_mean_square,
     semicircle_density,
     semicircle_distribution,
     semicircle_radius,
@@ -23,10 +24,19 @@ from dln_geometry.dynamics.laws.ensembles import (
     laguerre_zeros,
     tridiagonal_eigenvalues,
 )
+from dln_geometry.dynamics.laws.gibbs import (
+    fuss_catalan_moment,
+    gibbs_energy_moment,
+    gibbs_log_density,
+    ridge_mean_square,
+)
 
 __all__ = [
     "beta_hermite",
     "beta_laguerre",
+    "fuss_catalan_moment",
+    "gibbs_energy_moment",
+    "gibbs_log_density",
     "hermite_zeros",
     "laguerre_zeros",
     "marchenko_pastur_density",

@@ -1,4 +1,4 @@
-"""Limits of many particles, and the equilibrium of Langevin dynamics in the ridge energy."""
+"""Limits of many particles: the semicircle and the law of Marchenko and Pastur."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.laws.times import one_or_more, ratio, root
-from dln_geometry.support import as_count, as_depth, as_flag, as_float_tensor, as_positive, as_sides
+from dln_geometry.support import as_count, as_float_tensor, as_sides
 
 
 def semicircle_radius(n: int, t: Any) -> Any:
@@ -26,10 +26,12 @@ def semicircle_radius(n: int, t: Any) -> Any:
     return 2.0 * root(n * one_or_more(t))
 
 
-def semicircle_density(x: Any, radius: Any = 2.0) -> Tensor:
+def semicircle_density(x: Any, radius: Any = 2.0, *, n: int | None = None, t: Any = None) -> Tensor:
     """Return the density ``2 sqrt(R^2 - x^2)/(pi R^2)``, 0 outside [-R, R].
 
-    Arrays x and `radius` are broadcast; the radius is positive (at 0 there is no density).
+    The radius R is given, or that of n Dyson particles from 0 at time t, `semicircle_radius`; 2 by
+    default. Arrays x and `radius` or t are broadcast; the radius is positive (at 0 there is no
+    density).
 
     Examples
     --------
@@ -38,14 +40,16 @@ def semicircle_density(x: Any, radius: Any = 2.0) -> Tensor:
     tensor([1., 0.])
     """
     x = as_float_tensor(x, "x")
-    radius = one_or_more(radius, "radius", zero=False, beside=x)
+    radius = one_or_more(_radius(radius, n, t), "radius", zero=False, beside=x)
     return 2.0 * (radius**2 - x * x).clamp_min(0.0).sqrt() / (math.pi * radius**2)
 
 
-def semicircle_distribution(x: Any, radius: Any = 2.0) -> Tensor:
+def semicircle_distribution(
+    x: Any, radius: Any = 2.0, *, n: int | None = None, t: Any = None
+) -> Tensor:
     """Return the distribution function ``1/2 + (u sqrt(1 - u^2) + asin u)/pi``, ``u = x/R``.
 
-    Arrays x and `radius` are broadcast; at radius 0 it is that of the point 0: 1 from 0 on.
+    Arguments as in `semicircle_density`; at radius 0 it is that of the point 0: 1 from 0 on.
 
     Examples
     --------
@@ -53,8 +57,17 @@ def semicircle_distribution(x: Any, radius: Any = 2.0) -> Tensor:
     tensor([0.0000, 0.5000, 1.0000])
     """
     x = as_float_tensor(x, "x")
-    u = ratio(x, one_or_more(radius, "radius", beside=x)).clamp(-1.0, 1.0)
+    u = ratio(x, one_or_more(_radius(radius, n, t), "radius", beside=x)).clamp(-1.0, 1.0)
     return 0.5 + (u * (1 - u * u).clamp_min(0.0).sqrt() + u.asin()) / math.pi
+
+
+def _radius(radius: Any, n: int | None, t: Any) -> Any:
+    """Return the radius that was given, or that of n particles at time t."""
+    if n is None and t is None:
+        return radius
+    if n is None or not (isinstance(radius, float) and radius == 2.0):
+        raise ValueError("radius must come without n and t, and t with n, got both or t alone")
+    return semicircle_radius(n, 1.0 if t is None else t)
 
 
 def marchenko_pastur_edges(shape: tuple[int, int], t: Any = 1.0) -> tuple[Any, Any]:
@@ -117,39 +130,3 @@ def marchenko_pastur_distribution(s: Any, shape: tuple[int, int], t: Any = 1.0) 
         other = ((a + c) * w - 2 * a * c) / (w * (c - a))
         second = math.sqrt(a * c) * (torch.asin(other.clamp(-1, 1)) + 0.5 * math.pi)
     return ((edge + first - second) / (2 * math.pi * min(shape))).clamp(0.0, 1.0)
-
-
-def ridge_mean_square(
-    shape: tuple[int, int],
-    rank: int,
-    depth: float,
-    *,
-    beta: float,
-    kappa: float = 1.0,
-    entropy: bool = True,
-) -> float:
-    r"""Return ``E |rho|^2 = N E sum s_i^{2/N}`` at equilibrium in the loss ``(N/2) sum s^{2/N}``.
-
-    ``[ kappa r(m+n-r) + (N-1)(r min(m,n) - r(r+1)/2) ]/beta``, the second term only with entropy
-    (hidden widths ``min(m, n)``): at ``kappa = 1`` the dimension of the balanced manifold over
-    beta, without entropy that of the matrices of rank r. `beta`, `kappa` and `entropy` as in
-    `dln_geometry.langevin`; the depth is finite.
-
-    References
-    ----------
-    Menon, arXiv 2411.09004; Menon, Yu, arXiv 2509.09088.
-
-    Examples
-    --------
-    >>> dln.laws.ridge_mean_square((2, 2), 2, 3, beta=1.0)
-    6.0
-    """
-    (m, n), kappa = as_sides(shape), as_positive(kappa, "kappa")
-    r, depth, entropy = as_count(rank, "rank"), as_depth(depth), as_flag(entropy, "entropy")
-    if r > n or depth.infinite:
-        raise ValueError(
-            f"rank must be at most {n} and depth finite, got rank {r} and depth {depth:g}"
-        )
-    across = kappa * r * (m + n - r)
-    along = (depth - 1) * (r * n - 0.5 * r * (r + 1)) if entropy else 0.0
-    return (across + along) / as_positive(beta, "beta")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dln_geometry.dynamics.losses.callables import from_callable
 from dln_geometry.dynamics.losses.completion import Completion
 from dln_geometry.dynamics.losses.dense import Quadratic, Regression, Sensing
+from dln_geometry.dynamics.losses.elementwise import ElementwiseLoss, Huber, LpNorm
 from dln_geometry.dynamics.losses.fingerprint import fingerprint
 from dln_geometry.dynamics.losses.links import LinkLoss, Logistic, Poisson
 from dln_geometry.dynamics.losses.loss import Loss, as_dense, as_text, contract, evaluate, prepared
@@ -16,9 +17,12 @@ from dln_geometry.dynamics.losses.pattern import Pattern, has_compressed_kernels
 
 __all__ = [
     "Completion",
+    "ElementwiseLoss",
+    "Huber",
     "LinkLoss",
     "Logistic",
     "Loss",
+    "LpNorm",
     "Pattern",
     "Poisson",
     "Quadratic",

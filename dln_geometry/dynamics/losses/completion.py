@@ -34,6 +34,8 @@ class Completion(DataLoss):
         Shape (m, n) of X.
     weights : array_like, shape (k,), optional
         Weights of the entries, at least 0; 1 by default.
+    reduction : {"sum", "mean"}
+        ``"mean"`` divides by the number of entries, or the sum of their weights.
 
     Examples
     --------
@@ -47,11 +49,20 @@ class Completion(DataLoss):
     _caches = (*DataLoss._caches, "_kept")
 
     def __init__(
-        self, rows: Any, cols: Any, values: Any, shape: Sequence[int], *, weights: Any = None
+        self,
+        rows: Any,
+        cols: Any,
+        values: Any,
+        shape: Sequence[int],
+        *,
+        weights: Any = None,
+        reduction: str = "sum",
     ) -> None:
-        self._arrange(rows, cols, values, shape, weights)
+        self._arrange(rows, cols, values, shape, weights, reduction)
 
-    def _arrange(self, rows: Any, cols: Any, values: Any, shape: Any, weights: Any) -> Tensor:
+    def _arrange(
+        self, rows: Any, cols: Any, values: Any, shape: Any, weights: Any, reduction: str
+    ) -> Tensor:
         """Check the entries, keep them in row-major order, and return that order."""
         m, n = as_matrix_shape(shape)
         values = as_float_tensor(values, "values")
@@ -73,15 +84,16 @@ class Completion(DataLoss):
         weights = as_weights(weights, values)
         weights = None if weights is None else weights[order]
         self._fill((m, n), rows[order], cols[order], values[..., order], weights)
+        self._reduce(reduction, len(rows) if weights is None else float(weights.sum()))
         return order
 
     @classmethod
-    def from_matrix(cls, x: Any) -> Self:
+    def from_matrix(cls, x: Any, *, reduction: str = "sum") -> Self:
         """Return the loss of completing a matrix (m, n) whose unknown entries are NaN.
 
         Entries that a mask hides (`numpy.ma`) and missing values of pandas are unknown too. Of a
         sparse matrix of scipy or torch the stored entries are known, zeros among them, and all
-        others unknown.
+        others unknown. `reduction` as in the class.
 
         Examples
         --------
@@ -94,13 +106,14 @@ class Completion(DataLoss):
             (rows, cols), stored, shape = sparse
             values = as_float_tensor(stored, "x", holes=True)
             known = ~torch.isnan(values)
-            return cls(rows[known], cols[known], _some(values[known]), shape)
+            kept = rows[known], cols[known], _some(values[known])
+            return cls(*kept, shape, reduction=reduction)
         x = as_float_tensor(x, "x", holes=True)
         if x.ndim != 2:
             raise ValueError(f"x must have shape (m, n), got {tuple(x.shape)}")
         known = ~torch.isnan(x)
         rows, cols = known.nonzero(as_tuple=True)
-        return cls(rows, cols, _some(x[known]), tuple(x.shape))
+        return cls(rows, cols, _some(x[known]), tuple(x.shape), reduction=reduction)
 
     @property
     def mask(self) -> Tensor:
@@ -140,9 +153,9 @@ class Completion(DataLoss):
 
     def _measured(self, residual: Tensor) -> tuple[Tensor, Tensor]:
         if self.weights is None:
-            return half_square(residual, 1), residual
+            return self._reduced(half_square(residual, 1), residual)
         slope = self.weights * residual
-        return 0.5 * (slope * residual).sum(-1), slope
+        return self._reduced(0.5 * (slope * residual).sum(-1), slope)
 
     def _gradient(self, x: Tensor | Thin) -> Tensor:
         residual = self._measured(self._residual(x))[1]
@@ -192,6 +205,8 @@ class Completion(DataLoss):
         rows, cols = self.rows.to(device), self.cols.to(device)
         weights = None if self.weights is None else self.weights.to(device, dtype)
         copy._fill(self.shape, rows, cols, self.values.to(device, dtype), weights)
+        if self._share is not None:
+            copy.reduction, copy._share = self.reduction, self._share
         return copy
 
 

@@ -23,6 +23,8 @@ class Quadratic(DataLoss):
     ----------
     target : array_like, shape (..., m, n)
         The matrix Y; leading dimensions broadcast against those of X.
+    reduction : {"sum", "mean"}
+        ``"mean"`` divides by the number of the summands of a matrix.
 
     Examples
     --------
@@ -33,9 +35,11 @@ class Quadratic(DataLoss):
 
     residual_dimensions = 2
 
-    def __init__(self, target: Any) -> None:
+    def __init__(self, target: Any, *, reduction: str = "sum") -> None:
         self.target = as_matrix(target, "target")
-        super().__init__((self.target.shape[-2], self.target.shape[-1]), self.target)
+        m, n = self.target.shape[-2:]
+        super().__init__((m, n), self.target)
+        self._reduce(reduction, m * n)
 
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self._is_streamed(left):
@@ -44,7 +48,8 @@ class Quadratic(DataLoss):
         # In place if possible: at small rank, passes over the residual dominate the cost.
         fits = target.ndim <= 2 or residual.shape == target.shape
         residual = residual.sub_(target) if fits else residual - target
-        return half_square(residual, 2), *products(residual, left, right)
+        value, slope = self._measured(residual)
+        return value, *products(slope, left, right)
 
     def _is_streamed(self, left: Tensor) -> bool:
         """Tell whether to go by blocks: the residual exceeds the caches and the rank is small."""
@@ -71,6 +76,8 @@ class Quadratic(DataLoss):
             value += half_square(residual, 2)
             torch.mm(residual, right, out=gr[block])
             gl.addmm_(left[block].mT, residual)
+        if self._share is not None:
+            value, gr, gl = (x * self._share for x in (value, gr, gl))
         return value, gr, gl.mT
 
     def _residual(self, x: Tensor | Thin) -> Tensor:
@@ -83,7 +90,7 @@ class Quadratic(DataLoss):
         return as_text(self, batch=self.target.shape[:-2])
 
     def _to(self, dtype: torch.dtype, device: torch.device) -> Quadratic:
-        return Quadratic(self.target.to(device, dtype))
+        return Quadratic(self.target.to(device, dtype), reduction=self.reduction)
 
 
 class Sensing(DataLoss):
@@ -95,6 +102,8 @@ class Sensing(DataLoss):
         The matrices ``A_k``.
     values : array_like, shape (..., k)
         The measurements ``y_k``; leading dimensions broadcast against those of X.
+    reduction : {"sum", "mean"}
+        ``"mean"`` divides by the number of the summands of a matrix.
 
     Examples
     --------
@@ -107,7 +116,7 @@ class Sensing(DataLoss):
 
     _derived = (*DataLoss._derived, "_rows")
 
-    def __init__(self, operators: Any, values: Any) -> None:
+    def __init__(self, operators: Any, values: Any, *, reduction: str = "sum") -> None:
         self.operators = like = as_matrix(operators, "operators")
         if like.ndim != 3 or like.shape[0] == 0:
             raise ValueError(f"operators must have shape (k, m, n), got {tuple(like.shape)}")
@@ -119,6 +128,7 @@ class Sensing(DataLoss):
             )
         self._rows = like.flatten(1)
         super().__init__((like.shape[1], like.shape[2]), like)
+        self._reduce(reduction, len(like))
 
     def _residual(self, x: Tensor | Thin) -> Tensor:
         dense = x if isinstance(x, Tensor) else x.dense
@@ -132,7 +142,8 @@ class Sensing(DataLoss):
         return as_text(self, f"{len(self.operators)} measurements", batch=batch)
 
     def _to(self, dtype: torch.dtype, device: torch.device) -> Sensing:
-        return Sensing(self.operators.to(device, dtype), self.values.to(device, dtype))
+        data = (x.to(device, dtype) for x in (self.operators, self.values))
+        return Sensing(*data, reduction=self.reduction)
 
 
 class Regression(DataLoss):
@@ -148,6 +159,8 @@ class Regression(DataLoss):
         The ``x_k``, one a row; leading dimensions broadcast against those of X.
     outputs : array_like, shape (..., k, m)
         The ``y_k``, one a row.
+    reduction : {"sum", "mean"}
+        ``"mean"`` divides by the number of the summands, k m.
 
     Examples
     --------
@@ -161,7 +174,7 @@ class Regression(DataLoss):
     residual_dimensions = 2
     _derived = (*DataLoss._derived, "_inputs", "_outputs", "_unreachable")
 
-    def __init__(self, inputs: Any, outputs: Any) -> None:
+    def __init__(self, inputs: Any, outputs: Any, *, reduction: str = "sum") -> None:
         self.inputs = like = as_matrix(inputs, "inputs")
         self.outputs = as_matrix(outputs, "outputs", dtype=like.dtype, device=like.device)
         k, n = like.shape[-2:]
@@ -171,18 +184,20 @@ class Regression(DataLoss):
             )
         common_batch(inputs=like.shape[:-2], outputs=self.outputs.shape[:-2])
         super().__init__((self.outputs.shape[-1], n), like)
+        self._reduce(reduction, k * self.outputs.shape[-1])
         self._inputs, self._outputs = self.inputs, self.outputs
         self._unreachable = None
         if k > n:
             q, self._inputs = torch.linalg.qr(self.inputs)
             self._outputs = q.mT @ self.outputs
-            self._unreachable = half_square(self.outputs - q @ self._outputs, 2)
+            rest = self.outputs - q @ self._outputs
+            self._unreachable = self._reduced(half_square(rest, 2), rest)[0]
 
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         features = self._inputs @ right
         residual = features @ left.mT - self._outputs
-        gl = self._inputs.mT @ (residual @ left)
-        return self._measured(residual)[0], residual.mT @ features, gl
+        value, slope = self._measured(residual)
+        return value, slope.mT @ features, self._inputs.mT @ (slope @ left)
 
     def _residual(self, x: Tensor | Thin) -> Tensor:
         if isinstance(x, Thin):
@@ -201,4 +216,5 @@ class Regression(DataLoss):
         return as_text(self, f"{count} pairs", batch=batch)
 
     def _to(self, dtype: torch.dtype, device: torch.device) -> Regression:
-        return Regression(self.inputs.to(device, dtype), self.outputs.to(device, dtype))
+        data = (x.to(device, dtype) for x in (self.inputs, self.outputs))
+        return Regression(*data, reduction=self.reduction)

@@ -27,12 +27,13 @@ class LinkLoss(Completion):
         *,
         weights: Any = None,
         offsets: Any = None,
+        reduction: str = "sum",
     ) -> None:
         given = as_float_tensor(values, "values")
         if not self._fits(given):
             least, most = float(given.min()), float(given.max())
             raise ValueError(f"values must be {self._range}, got {least:g} to {most:g}")
-        order = self._arrange(rows, cols, given, shape, weights)
+        order = self._arrange(rows, cols, given, shape, weights, reduction)
         self.offsets = torch.zeros_like(self.values)
         if offsets is not None:
             o = as_float_tensor(offsets, "offsets", dtype=given.dtype, device=given.device)
@@ -53,7 +54,7 @@ class LinkLoss(Completion):
         energy, slope = self._of(residual), self.mean(residual) - self.values
         if self.weights is not None:
             energy, slope = self.weights * energy, self.weights * slope
-        return energy.sum(-1), slope
+        return self._reduced(energy.sum(-1), slope)
 
     @abstractmethod
     def _fits(self, values: Tensor) -> bool: ...

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dln_geometry.dynamics.losses.products import products
 from dln_geometry.geometry.points import Collapsed, EndToEnd
-from dln_geometry.support import as_matrix, check_loss
+from dln_geometry.support import as_choice, as_matrix, check_loss
 
 
 @runtime_checkable
@@ -129,14 +129,27 @@ class DataLoss(ABC):
     """
 
     residual_dimensions: ClassVar = 1
+    reduction = "sum"
+    _share: float | None = None
+    """What the sum is multiplied by; 1 over the number of terms for a mean."""
     # Caches, which copies leave behind, and what is computed from other data: neither tells losses
     # apart.
     _caches: ClassVar[tuple[str, ...]] = ("_converted",)
-    _derived: ClassVar[tuple[str, ...]] = ("device",)
+    _derived: ClassVar[tuple[str, ...]] = ("device", "_share")
 
     def __init__(self, shape: tuple[int, int], data: Tensor) -> None:
         self.shape, self.dtype, self.device = shape, data.dtype, data.device
         self._converted: dict[tuple[torch.dtype, torch.device], Self] = {}
+
+    def _reduce(self, reduction: str, terms: float) -> None:
+        """Let the loss be the mean over its terms, if that is asked for."""
+        if as_choice(reduction, ("sum", "mean"), "reduction") == "mean":
+            # Kept where it is not the default alone, for fingerprints to stay those of the sum.
+            self.reduction, self._share = reduction, 1.0 / terms
+
+    def _reduced(self, value: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the energy and its slope as the reduction wants them."""
+        return (value, slope) if self._share is None else (value * self._share, slope * self._share)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), **{name: {} for name in self._caches if name in vars(self)}}
@@ -194,7 +207,7 @@ class DataLoss(ABC):
 
     def _measured(self, residual: Tensor) -> tuple[Tensor, Tensor]:
         """Return the energy of a residual, and its derivative in the shape of the residual."""
-        return half_square(residual, self.residual_dimensions), residual
+        return self._reduced(half_square(residual, self.residual_dimensions), residual)
 
     def _gradient(self, x: Tensor | Thin) -> Tensor:
         return self._adjoint(self._measured(self._residual(x))[1])
@@ -223,7 +236,8 @@ class DataLoss(ABC):
 def as_text(loss: Any, *facts: str, batch: Sequence[int] = ()) -> str:
     """Return a short repr: shape of the matrices, some facts, leading dimensions of the data."""
     held = (f"batch {tuple(batch)}",) if batch else ()
-    parts = ", ".join((f"{loss.shape[0]} x {loss.shape[1]}", *facts, *held))
+    mean = ("mean",) if getattr(loss, "reduction", "sum") == "mean" else ()
+    parts = ", ".join((f"{loss.shape[0]} x {loss.shape[1]}", *facts, *mean, *held))
     return f"{type(loss).__name__}({parts})"
 
 

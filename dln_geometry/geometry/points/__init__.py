@@ -23,7 +23,8 @@ from dln_geometry.geometry.points.balanced import (
 )
 from dln_geometry.geometry.points.batch import as_row, described, indexed
 from dln_geometry.geometry.points.collapsed import Collapsed
-from dln_geometry.geometry.points.end_to_end import EndToEnd, as_point
+from dln_geometry.geometry.points.effective_rank import effective_rank
+from dln_geometry.geometry.points.end_to_end import EndToEnd, as_point, point_of_values
 from dln_geometry.geometry.points.gauges import balanced_chain, chain_from_frames, haar_stiefel
 from dln_geometry.geometry.points.layers import (
     balanced_frames,
@@ -59,6 +60,7 @@ __all__ = [
     "chain_from_frames",
     "chain_svd",
     "described",
+    "effective_rank",
     "end_to_end",
     "gauge_action",
     "gram_power",
@@ -72,6 +74,7 @@ __all__ = [
     "nearly_equal",
     "only_finite",
     "orthonormalized",
+    "point_of_values",
     "polar",
     "product",
     "random_balanced",

@@ -217,3 +217,12 @@ def as_point(point: Batch, name: str = "point") -> EndToEnd:
         got = f"{type(point).__name__}: EndToEnd.of(x, depth) makes a point of a matrix"
         raise TypeError(f"{name} must be an EndToEnd or a Collapsed, got {got}")
     return point.point()
+
+
+def point_of_values(s: Tensor, shape: tuple[int, int], depth: Depth) -> EndToEnd:
+    """Return the diagonal matrix of a shape with singular values (..., r), without checks."""
+    batch, r = s.shape[:-1], s.shape[-1]
+    kind: Any = {"dtype": s.dtype, "device": s.device}
+    u, vh = torch.eye(shape[0], r, **kind), torch.eye(r, shape[1], **kind)
+    frames = u.expand(*batch, *u.shape), s, vh.expand(*batch, *vh.shape)
+    return EndToEnd(*frames, depth, depth.infinite, check=False)

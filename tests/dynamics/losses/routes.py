@@ -14,7 +14,10 @@ DTYPES = [torch.float32, torch.float64]
 SQUARE = [[1.0, 2.0], [3.0, 4.0]]
 BATCHES = [(), (3,), (2, 3)]
 KINDS = ["quadratic", "completion", "sensing", "few_data", "many_data", "callable"]
-KINDS += ["weighted", "logistic", "poisson"]
+KINDS += ["weighted", "logistic", "poisson", "huber", "quartic", "power_data"]
+# Every kind that knows the mean, divided by the number of its terms.
+MEANS = [kind for kind in KINDS if kind != "callable"]
+KINDS += [f"mean_{kind}" for kind in MEANS]
 
 
 def randn(generator, *shape, dtype=torch.float64):
@@ -23,6 +26,10 @@ def randn(generator, *shape, dtype=torch.float64):
 
 def case(kind, generator, dtype=torch.float64, batch=()):
     """Return a loss and the plain formula of one matrix and the data's own batch index."""
+    if kind.startswith("mean_"):
+        return mean_case(kind.removeprefix("mean_"), generator, dtype, batch)
+    if kind in ("huber", "quartic", "power_data"):
+        return element_case(kind, generator, dtype, batch)
     rand = lambda *shape: randn(generator, *shape, dtype=dtype)  # noqa: E731
     if kind == "quadratic":
         y = rand(*batch, M, N)
@@ -59,6 +66,52 @@ def case(kind, generator, dtype=torch.float64, batch=()):
     return losses.Regression(
         z, y
     ), lambda x, b: sum((x @ z[b][i] - y[b][i]).square().sum() for i in range(k)) / 2
+
+
+def element_case(kind, generator, dtype, batch):
+    """Losses entry by entry of a dense residual, with a power that is no whole number."""
+    k = 9 if kind == "power_data" else M
+    y = randn(generator, *batch, k, M if kind == "power_data" else N, dtype=dtype)
+    if kind == "huber":
+        one = lambda r: torch.where(r.abs() < 0.7, r**2 / 2, 0.7 * r.abs() - 0.7**2 / 2)  # noqa: E731
+        return losses.Huber(y, 0.7), lambda x, b: one(x - y[b]).sum()
+    if kind == "quartic":
+        return losses.LpNorm(y, 4), lambda x, b: ((x - y[b]) ** 4).sum() / 4
+    z = randn(generator, *batch, k, N, dtype=dtype)
+    return (
+        losses.LpNorm(y, 2.6, inputs=z),
+        lambda x, b: sum((x @ z[b][i] - y[b][i]).abs().pow(2.6).sum() for i in range(k)) / 2.6,
+    )
+
+
+def terms_of(loss):
+    """Return the number of summands of a loss, weighted by their weights."""
+    if isinstance(loss, losses.Completion):
+        return len(loss.rows) if loss.weights is None else float(loss.weights.sum())
+    if isinstance(loss, losses.Sensing):
+        return len(loss.operators)
+    data = loss.outputs if type(loss) is losses.Regression else loss.target
+    return data.shape[-2] * data.shape[-1]
+
+
+def mean_case(kind, generator, dtype, batch):
+    """The same loss, divided by the number of its terms."""
+    loss, formula = case(kind, generator, dtype, batch)
+    copies = {
+        "Quadratic": lambda: losses.Quadratic(loss.target, reduction="mean"),
+        "Sensing": lambda: losses.Sensing(loss.operators, loss.values, reduction="mean"),
+        "Regression": lambda: losses.Regression(loss.inputs, loss.outputs, reduction="mean"),
+        "Huber": lambda: losses.Huber(loss.target, loss.delta, reduction="mean"),
+        "LpNorm": lambda: losses.LpNorm(loss.target, loss.p, inputs=loss.inputs, reduction="mean"),
+    }
+
+    def entries():
+        offsets = {} if kind in ("completion", "weighted") else {"offsets": loss.offsets}
+        places = loss.rows, loss.cols, loss.values, (M, N)
+        return type(loss)(*places, weights=loss.weights, **offsets, reduction="mean")
+
+    mean = copies.get(type(loss).__name__, entries)()
+    return mean, lambda x, b: formula(x, b) / terms_of(loss)
 
 
 def entry_case(kind, rand, generator, batch):
