@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from dln_geometry.completion.offsets import SideMeans
-from dln_geometry.dynamics.losses import Completion, LinkLoss, Logistic, Pattern, Poisson
+from dln_geometry.dynamics.entries import Pattern
+from dln_geometry.dynamics.losses import Completion, LinkLoss, Logistic, Poisson
 
 LINKS: dict[str, type[LinkLoss] | None] = {
     "squared": None,

@@ -13,7 +13,6 @@ from dln_geometry.dynamics.losses.elementwise import ElementwiseLoss, Huber, LpN
 from dln_geometry.dynamics.losses.fingerprint import fingerprint
 from dln_geometry.dynamics.losses.links import LinkLoss, Logistic, Poisson
 from dln_geometry.dynamics.losses.loss import Loss, as_dense, as_text, contract, evaluate, prepared
-from dln_geometry.dynamics.losses.pattern import Pattern, has_compressed_kernels
 
 __all__ = [
     "Completion",
@@ -23,7 +22,6 @@ __all__ = [
     "Logistic",
     "Loss",
     "LpNorm",
-    "Pattern",
     "Poisson",
     "Quadratic",
     "Regression",
@@ -34,6 +32,5 @@ __all__ = [
     "evaluate",
     "fingerprint",
     "from_callable",
-    "has_compressed_kernels",
     "prepared",
 ]

@@ -9,9 +9,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from dln_geometry.dynamics.entries import PlacedEntries, has_compressed_kernels, in_coordinates
 from dln_geometry.dynamics.losses.loss import DataLoss, Thin, as_text, half_square
-from dln_geometry.dynamics.losses.pattern import Pattern, has_compressed_kernels
-from dln_geometry.dynamics.losses.products import in_coordinates
 from dln_geometry.support import as_float_tensor, as_matrix_shape, read_array, sparse_places
 
 KEPT = 4
@@ -123,23 +122,23 @@ class Completion(DataLoss):
         return mask
 
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        batch, pattern, target = self._placed(left.shape[:-2])
-        if batch:
-            left, right = _stacked(left, batch), _stacked(right, batch)
-        residual = pattern.residual(target, left, right)
-        if not batch:
-            value, slope = self._measured(residual)
-            return value, *pattern.products(slope, left, right)
-        value, slope = self._measured(residual.view(*batch, -1))
-        gr, gl = pattern.products(slope.reshape(-1), left, right)
-        m, n = self.shape
-        return value, gr.unflatten(0, (*batch, m)), gl.unflatten(0, (*batch, n))
+        batch, placed = self._placed(left.shape[:-2])
+        left, right = _stacked(left, batch), _stacked(right, batch)
+        own = type(self)._measured is not Completion._measured
+        done = None if own else placed.contract(left, right)
+        if done is None:
+            residual = placed.residual(left, right)
+            value, slope = self._measured(residual.view(*batch, -1))
+            done = value, *placed.products(slope.reshape(-1), left, right)
+        value, gr, gl = done
+        (m, n), r = self.shape, gr.shape[-1]
+        return value.reshape(batch), gr.view(*batch, m, r), gl.view(*batch, n, r)
 
     def _residual(self, x: Tensor | Thin) -> Tensor:
         if isinstance(x, Tensor):
             return x[..., self.rows, self.cols] - self._target()
-        batch, pattern, target = self._placed(x.left.shape[:-2])
-        residual = pattern.residual(target, _stacked(x.left, batch), _stacked(x.right, batch))
+        batch, placed = self._placed(x.left.shape[:-2])
+        residual = placed.residual(_stacked(x.left, batch), _stacked(x.right, batch))
         return residual.view(*batch, -1)
 
     def _adjoint(self, residual: Tensor) -> Tensor:
@@ -161,28 +160,30 @@ class Completion(DataLoss):
         residual = self._measured(self._residual(x))[1]
         batch = residual.shape[:-1]
         if not batch and has_compressed_kernels(self.dtype, self.device.type):
-            return self._placed(batch)[1].matrix(residual)
+            return self._placed(batch)[1].pattern.matrix(residual)
         count, k = math.prod(batch), residual.shape[-1]
         block = torch.arange(count, device=self.device).repeat_interleave(k)
         places = self.rows.repeat(count), self.cols.repeat(count)
         index = torch.stack((*torch.unravel_index(block, batch), *places))
         return in_coordinates(index, residual.reshape(-1), (*batch, *self.shape))
 
-    def _placed(self, batch: torch.Size) -> tuple[torch.Size, Pattern, Tensor]:
-        """Return the broadcast batch, the pattern of its blocks, and the data on the pattern."""
+    def _placed(self, batch: torch.Size) -> tuple[torch.Size, PlacedEntries]:
+        """Return the broadcast batch, and the data on the pattern of its blocks."""
         if self.values.ndim > 1:
             batch = torch.broadcast_shapes(batch, self.values.shape[:-1])
         placed = self._kept.get(batch)
         if placed is None:
             # Called first because it silences the warning about compressed matrices.
             has_compressed_kernels(self.dtype, self.device.type)
-            pattern = Pattern(self.rows, self.cols, self.shape, math.prod(batch))
-            values = self._target().expand(*batch, -1).reshape(-1)
-            placed = (batch, pattern, pattern.matrix(values))
+            values = self._target()
+            if values.ndim > 1:
+                values = values.expand(*batch, -1).reshape(-1, values.shape[-1])
+            data = (self.rows, self.cols, self.shape, values, self.weights)
+            placed = PlacedEntries(*data, math.prod(batch))
             while len(self._kept) >= KEPT:
                 self._kept.pop(next(iter(self._kept)))
             self._kept[batch] = placed
-        return placed
+        return batch, placed
 
     def __repr__(self) -> str:
         count, batch = len(self.rows), self.values.shape[:-1]
@@ -198,7 +199,7 @@ class Completion(DataLoss):
     ) -> None:
         super().__init__(shape, values)
         self.rows, self.cols, self.values, self.weights = rows, cols, values, weights
-        self._kept: dict[torch.Size, tuple[torch.Size, Pattern, Tensor]] = {}
+        self._kept: dict[torch.Size, PlacedEntries] = {}
 
     def _to(self, dtype: torch.dtype, device: torch.device) -> Self:
         copy = object.__new__(type(self))  # Without sorting and checking the entries again.
@@ -228,7 +229,7 @@ def as_weights(weights: Any, values: Tensor) -> Tensor | None:
 
 def _stacked(x: Tensor, batch: torch.Size) -> Tensor:
     """Return the matrices of a batch stacked below one another."""
-    return x.expand(*batch, *x.shape[-2:]).reshape(-1, x.shape[-1])
+    return x.expand(*batch, *x.shape[-2:]).reshape(-1, x.shape[-1]) if batch else x
 
 
 def _as_places(x: Any, name: str, count: int, device: torch.device) -> Tensor:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from dln_geometry.dynamics.entries import in_coordinates
 
 
 def products(gradient: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,10 +34,3 @@ def _block_diagonal(g: Tensor) -> Tensor:
     count = math.prod(batch)
     places = torch.stack((block * m + index[-2], block * n + index[-1]))
     return in_coordinates(places, g.values(), (count * m, count * n))
-
-
-def in_coordinates(places: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return the sparse tensor with these values at distinct places in row-major order."""
-    # By default torch would make it on the default device.
-    kind: Any = {"device": values.device, "is_coalesced": True, "check_invariants": False}
-    return torch.sparse_coo_tensor(places, values, tuple(shape), **kind)

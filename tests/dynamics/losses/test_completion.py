@@ -13,7 +13,6 @@ import torch
 
 import dln_geometry as dln
 from dln_geometry import losses
-from dln_geometry.dynamics.losses import Pattern, has_compressed_kernels
 from dln_geometry.testing import assert_close
 from tests.dynamics.losses.routes import BATCHES, DTYPES, M, N, case, randn, thin
 
@@ -44,23 +43,11 @@ def test_completion_without_compressed_kernels(batch, dtype, generator, monkeypa
     x = thin(generator, 3, dtype, batch)
     expected = (*loss.contract(x.left, x.right), loss.gradient(x.left @ x.right.mT).to_dense())
     absent = lambda *_: False  # noqa: E731
-    for file in ("completion", "pattern"):
-        monkeypatch.setattr(f"dln_geometry.dynamics.losses.{file}.has_compressed_kernels", absent)
+    for file in ("losses.completion", "entries.pattern"):
+        monkeypatch.setattr(f"dln_geometry.dynamics.{file}.has_compressed_kernels", absent)
     got = (*loss.contract(x.left, x.right), loss.gradient(x.left @ x.right.mT).to_dense())
     for a, b in zip(got, expected, strict=True):
         assert_close(a, b)
-
-
-def test_kernels_that_do_not_exist_are_not_used():
-    assert not has_compressed_kernels(torch.float16, "cpu")
-
-
-def test_entries_are_gathered_in_pieces(generator):
-    rows, cols = torch.arange(900).unsqueeze(-1), torch.arange(2)
-    places = Pattern(rows.expand(-1, 2).flatten(), cols.repeat(900), (900, 2))
-    left, right = randn(generator, 900, 200), randn(generator, 2, 200)
-    got = places.entries(left, right)
-    assert_close(got, (left @ right.mT).flatten(), scale=200)
 
 
 @pytest.mark.parametrize("batch", [(), (2,)])

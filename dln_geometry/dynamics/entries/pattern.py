@@ -1,31 +1,65 @@
-"""Products of thin matrices with a sparsity pattern: all the work of a completion."""
+"""Products of thin matrices with a sparsity pattern, by the kernels of torch."""
 
 from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.losses.products import in_coordinates
+from dln_geometry.dynamics.entries.tiles import Tiles, is_compiled
 
 
 class Pattern:
     """Places ``rows, cols`` (k,), in row-major order, in each of the blocks of a block diagonal."""
 
     def __init__(self, rows: Tensor, cols: Tensor, shape: tuple[int, int], blocks: int = 1) -> None:
-        block = torch.arange(blocks, device=rows.device).unsqueeze(-1)
-        self.rows = (rows + shape[0] * block).flatten()
-        self.cols = (cols + shape[1] * block).flatten()
+        self._places, self._block, self.blocks = (rows, cols), shape, blocks
         self.shape = (blocks * shape[0], blocks * shape[1])
-        self._starts = _starts(self.rows, self.shape[0])
-        # The order by columns too: a product with the transposed view of a row-compressed matrix
-        # is several times slower than one with the transpose compressed by its own rows.
-        self._order = torch.argsort(self.cols, stable=True)
-        self._col_starts = _starts(self.cols, self.shape[1])
-        self._rows_by_col = self.rows[self._order]
+        self.count = blocks * len(rows)
+
+    @cached_property
+    def tiles(self) -> Tiles:
+        """The places of a block in the order of the compiled pass."""
+        return Tiles(*self._places, self._block)
+
+    def work(self, factor: Tensor) -> int:
+        """Return entries times rank of a pass; 0 if the compiled one cannot count so far."""
+        fits = max(self.count // self.blocks, *self._block) < 2**31
+        return self.count * factor.shape[-1] if fits else 0
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """The rows of all blocks."""
+        return self._repeated(0)
+
+    @cached_property
+    def cols(self) -> Tensor:
+        """The columns of all blocks."""
+        return self._repeated(1)
+
+    def _repeated(self, side: int) -> Tensor:
+        places = self._places[side]
+        if self.blocks == 1:
+            return places
+        block = torch.arange(self.blocks, device=places.device).unsqueeze(-1)
+        return (places + self._block[side] * block).flatten()
+
+    @cached_property
+    def _starts(self) -> Tensor:
+        return _starts(self.rows, self.shape[0])
+
+    # The order by columns too: a product with the transposed view of a row-compressed matrix is
+    # several times slower than one with the transpose compressed by its own rows.
+    @cached_property
+    def _by_col(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The order by columns, where each column starts in it, and the rows in it."""
+        order = torch.argsort(self.cols, stable=True)
+        return order, _starts(self.cols, self.shape[1]), self.rows[order]
 
     def matrix(self, values: Tensor) -> Tensor:
         """Return the row-compressed matrix with these entries, ``values`` of shape (blocks k,)."""
@@ -58,10 +92,12 @@ class Pattern:
 
     def products(self, values: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(S right, S^T left)`` for the matrix S with these entries."""
+        if is_compiled(self.work(left), left, right, values):
+            return self.tiles.products(values, left, right)
         if self._is_fused(values, left, right):
-            by_col = values.index_select(0, self._order)
-            s, places = self.matrix(values), (self._col_starts, self._rows_by_col)
-            return s @ right, _compressed(*places, by_col, self.shape[::-1]) @ left
+            order, starts, rows = self._by_col
+            by_col, s = values.index_select(0, order), self.matrix(values)
+            return s @ right, _compressed(starts, rows, by_col, self.shape[::-1]) @ left
         s = in_coordinates(torch.stack((self.rows, self.cols)), values, self.shape)
         return s @ right, s.mT @ left
 
@@ -100,3 +136,10 @@ def _compressed(starts: Tensor, places: Tensor, values: Tensor, shape: tuple[int
     # By default torch would make it on the default device.
     kind: Any = {"device": values.device, "check_invariants": False}
     return torch.sparse_csr_tensor(starts, places, values, shape, **kind)
+
+
+def in_coordinates(places: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the sparse tensor with these values at distinct places in row-major order."""
+    # By default torch would make it on the default device.
+    kind: Any = {"device": values.device, "is_coalesced": True, "check_invariants": False}
+    return torch.sparse_coo_tensor(places, values, tuple(shape), **kind)
