@@ -20,3 +20,14 @@ def test_every_topic_is_in_the_index_once():
     files = [file for group in topics.GROUPS.values() for file in group]
     assert sorted(files) == sorted(topic.file for topic in topics.TOPICS)
     assert len(files) == len(set(files))
+
+
+def test_every_public_function_and_class_has_an_example():
+    """The examples themselves run with the docstrings, by `conftest.py` as they are pasted."""
+    docs = {
+        # A class has a docstring of its own: it must not take its parent's example.
+        name: vars(value).get("__doc__") if isinstance(value, type) else value.__doc__
+        for name, value in topics.public_names().items()
+        if callable(value)
+    }
+    assert not [name for name, doc in docs.items() if ">>>" not in (doc or "")]

@@ -25,6 +25,13 @@ class Offsets:
     """What every entry has besides X: ``mean + rows_i + cols_j + F_i . f + G_j . g``.
 
     `rows` (m,) and `cols` (n,) hold the side means with the slopes of the features in them.
+
+    Examples
+    --------
+    >>> rows, cols = torch.tensor([1.0, -1.0]), torch.zeros(2)
+    >>> offsets = dln.completion.Offsets(torch.tensor(3.0), rows, cols)
+    >>> offsets.at(torch.tensor([0, 1]), torch.tensor([1, 0]))
+    tensor([4., 2.])
     """
 
     mean: Tensor
@@ -49,6 +56,14 @@ class SideMeans:
     Minimises ``1/2 sum_e w_e (r_e + o_e)^2 + 1/2 shrink (|b|^2 + |c|^2)`` over the side means b, c,
     and over the slopes of the features, which are standardised, with the ridge 1 times the mean
     number of entries a row. The global mean is not shrunk.
+
+    Examples
+    --------
+    >>> rows, cols = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1])
+    >>> means = dln.completion.SideMeans(rows, cols, (2, 2), shrink=0.0, like=torch.zeros(1))
+    >>> offsets = means.fit_squares(-torch.tensor([4.0, 2.0, 1.0]))
+    >>> offsets.at(rows, cols)
+    tensor([4.0000, 2.0000, 1.0000])
     """
 
     def __init__(
@@ -181,6 +196,15 @@ class ProfiledCompletion(Completion):
 
     ``E(X) = min_o 1/2 sum_e w_e (X_e + o_e - v_e)^2 + penalty(o)``, a smooth convex function of X,
     whose gradient is that of the square at the best offsets.
+
+    Examples
+    --------
+    >>> rows, cols = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 0])
+    >>> problem = dln.completion.Problem(rows, cols, torch.tensor([4.0, 2.0, 1.0, 5.0]), (3, 2))
+    >>> means = problem.side_means()
+    >>> loss = dln.completion.ProfiledCompletion.of(problem.completion(problem.values), means)
+    >>> bool(loss.value(torch.zeros(3, 2)) < 0.5 * problem.values.square().sum())
+    True
     """
 
     _model: SideMeans

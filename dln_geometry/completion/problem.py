@@ -28,6 +28,13 @@ class Problem:
 
     Tensors of one device; `values` and `weights` (None stands for 1) have the dtype of the runs.
     `features` are known numbers of the rows (m, p) and of the columns (n, q), standardised.
+
+    Examples
+    --------
+    >>> rows, cols = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 0])
+    >>> problem = dln.completion.Problem(rows, cols, torch.tensor([4.0, 2.0, 1.0, 5.0]), (3, 2))
+    >>> len(problem), problem.select(torch.tensor([0, 3])).values
+    (4, tensor([4., 5.]))
     """
 
     rows: Tensor
@@ -124,7 +131,16 @@ class Units:
 
 
 def units_of(problem: Problem, slope: Tensor, curvature: Tensor, seed: int) -> Units:
-    """Return the units, from the slopes of the entries' losses at X = 0 and their curvatures."""
+    """Return the units, from the slopes of the entries' losses at X = 0 and their curvatures.
+
+    Examples
+    --------
+    >>> rows, cols = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 0])
+    >>> problem = dln.completion.Problem(rows, cols, torch.tensor([4.0, 2.0, 1.0, 5.0]), (3, 2))
+    >>> units = dln.completion.units_of(problem, problem.values, torch.ones(4), seed=0)
+    >>> round(units.signal, 3), round(units.size, 3)
+    (6.534, 9.802)
+    """
     m, n = problem.shape
     weights = torch.ones_like(slope) if problem.weights is None else problem.weights
     generator = torch.Generator(device=slope.device).manual_seed(seed)

@@ -43,12 +43,28 @@ class Choice:
 
 
 def default_rank(shape: tuple[int, int], count: int) -> int:
-    """Return the bound on the rank of the last run for so many entries."""
+    """Return the bound on the rank of the last run for so many entries.
+
+    Examples
+    --------
+    >>> dln.completion.default_rank((100, 50), 2000)
+    50
+    """
     return max(1, min(*shape, LARGEST_RANK, max(16, round(WORK / count))))
 
 
 class Search:
-    """Train models of one problem under a budget of time."""
+    """Train models of one problem under a budget of time.
+
+    Examples
+    --------
+    >>> rows, cols = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 0])
+    >>> problem = dln.completion.Problem(rows, cols, torch.tensor([4.0, 2.0, 1.0, 5.0]), (3, 2))
+    >>> search = dln.completion.Search(problem, 0.25, seed=0, rtol=1e-3, patience=5, seconds=5.0)
+    >>> choice = search.choose((2.0,), 1, 0.5, refit=False, starts=1)
+    >>> type(choice).__name__
+    'Choice'
+    """
 
     def __init__(
         self,

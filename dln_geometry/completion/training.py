@@ -37,7 +37,11 @@ FLAT = 1e-3
 
 @dataclass(frozen=True)
 class Setting:
-    """What one model is: depth, rank, factor of the decay (without units), size of the start."""
+    """What one model is: depth, rank, factor of the decay (without units), size of the start.
+
+    >>> dln.completion.Setting.of(depth=3.0, rank=4, decay=0.5).sides
+    True
+    """
 
     depth: float
     rank: int
@@ -54,7 +58,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Model:
-    """Offsets and the matrix X of a trained model."""
+    """Offsets and the matrix X of a trained model.
+
+    >>> offsets = dln.completion.Offsets(torch.tensor(3.0), torch.zeros(2), torch.zeros(2))
+    >>> dln.completion.Model(offsets, None).at(torch.tensor([0]), torch.tensor([1]))
+    tensor([3.])
+    """
 
     offsets: Offsets
     point: Collapsed | EndToEnd | None  # None stands for X = 0
@@ -90,7 +99,11 @@ class Fit:
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one run."""
+    """Limits of one run.
+
+    >>> dln.completion.Limits(seconds=10.0).patience
+    12
+    """
 
     rtol: float = 1e-3
     seconds: float = math.inf
@@ -113,6 +126,12 @@ def train(
 
     With `held`, stop by its error and return the best point; with `times`, run that long instead,
     as a refit does; else until the gradient is flat. `start` continues from a trained model.
+
+    >>> places, values = torch.tensor([[0, 0, 1, 2], [0, 1, 1, 0]]), torch.tensor([4.0, 2, 1, 5])
+    >>> problem = dln.completion.Problem(*places, values, (3, 2))
+    >>> setting, limits = dln.completion.Setting.of(2.0, 1, 0.5), dln.completion.Limits()
+    >>> bool(dln.completion.train(problem, setting, None, limits).train < 1.0)
+    True
     """
     begun = time.perf_counter()
     run = _Run(problem, setting, held, budget)

@@ -23,7 +23,16 @@ Cell = dict[str, tuple[tuple[str, ...], np.ndarray]]
 
 
 class SweepError(RuntimeError):
-    """A run of a sweep failed; `coordinates` says which, and ``__cause__`` why."""
+    """A run of a sweep failed; `coordinates` says which, and ``__cause__`` why.
+
+    Examples
+    --------
+    >>> try:
+    ...     dln.sweep(lambda depth: {"x": 1.0 / (depth - 2)}, depth=[1, 2])
+    ... except dln.SweepError as error:
+    ...     print(error.coordinates)
+    {'depth': 2}
+    """
 
     def __init__(self, message: str, coordinates: dict[str, Any]) -> None:
         super().__init__(message)

@@ -33,7 +33,17 @@ Kept = Collapsed | EndToEnd | Network | tuple[Tensor, ...] | Tensor | None
 
 
 class FlowError(ValueError):
-    """A flow could not go on; `trajectory` is the record up to there."""
+    """A flow could not go on; `trajectory` is the record up to there.
+
+    Examples
+    --------
+    >>> loss = dln.losses.from_callable(lambda x: -x.pow(3).sum())  # x = 1/(1 - 3t)
+    >>> try:
+    ...     dln.gradient_flow(loss, dln.EndToEnd.of([[1.0]], 1), t_end=1.0)
+    ... except dln.FlowError as error:
+    ...     print(f"it ended at {float(error.trajectory.t[-1]):.3f}")
+    it ended at 0.333
+    """
 
     def __init__(self, message: str, trajectory: Trajectory) -> None:
         super().__init__(message)

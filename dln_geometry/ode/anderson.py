@@ -10,6 +10,14 @@ class Secants:
     """Accelerate ``x <- x + f(x)``: combine the last images x + f so that |f| becomes least.
 
     See Walker, Ni, SIAM J. Numer. Anal. 49 (2011).
+
+    Examples
+    --------
+    >>> secants = dln.ode.Secants(3)
+    >>> secants.add(torch.ones(1, 2), torch.ones(1, 2))  # x = 0 and f(0)
+    >>> secants.add(torch.ones(1, 2), 0.5 * torch.ones(1, 2))  # x = 1/2 and f(1/2)
+    >>> secants.correction(0.5 * torch.ones(1, 2)).shape
+    torch.Size([1, 2])
     """
 
     def __init__(self, most: int) -> None:

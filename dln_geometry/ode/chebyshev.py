@@ -22,7 +22,13 @@ SAFETY = 1.2  # factor on the spectral radius, which power iteration approaches 
 
 @dataclass(frozen=True)
 class Chebyshev:
-    """Declare the method; by default each step takes as many stages as stability needs."""
+    """Declare the method; by default each step takes as many stages as stability needs.
+
+    Examples
+    --------
+    >>> dln.ode.Chebyshev(stages=10).order
+    2
+    """
 
     stages: int | None = None
     name: str = "rkc"
@@ -58,6 +64,11 @@ def coefficients(stages: int) -> Coefficients:
     (``b_0 = b_1 = b_2``): ``mut_1 = b_1 w1``, ``mu_j = 2 b_j w0/b_{j-1}``, ``nu_j = -b_j/b_{j-2}``,
     ``mut_j = 2 b_j w1/b_{j-1}``, ``gat_j = -(1 - b_{j-1} T_{j-1}(w0)) mut_j``,
     ``c_j = w1 T_j''(w0)/T_j'(w0)``, ``c_1 = c_2/T_2'(w0)``.
+
+    Examples
+    --------
+    >>> dln.ode.coefficients(2).c  # times of the stages, as shares of the step
+    array([0.        , 0.24074074, 1.        ])
     """
     w0 = 1 + 2 / 13 / stages**2
     # Recurrences, since the hyperbolic forms of T'' cancel where w0 is close to 1.
@@ -116,6 +127,15 @@ class ChebyshevStepper:
     The buffer keeps the increments ``D_j = Y_j - y``: their rounding errors scale with the change
     over the step, which matters in single precision where the flow converges. A nonlinear power
     iteration estimates the spectral radius of each sample for the next step.
+
+    Examples
+    --------
+    >>> norms = dln.ode.BlockNorms([1])
+    >>> def decay(t, y, out):
+    ...     torch.neg(y, out=out)
+    >>> stepper = dln.ode.ChebyshevStepper(dln.ode.Chebyshev(), decay, torch.ones(1, 1), norms)
+    >>> stepper.method.order
+    2
     """
 
     rows = 3

@@ -35,7 +35,13 @@ _MOST_STEPS = 120
 
 @dataclass(frozen=True)
 class Gauss:
-    """Gauss collocation with a number of nodes, of order ``2 stages`` at the end of a step."""
+    """Gauss collocation with a number of nodes, of order ``2 stages`` at the end of a step.
+
+    Examples
+    --------
+    >>> dln.ode.Gauss(2).nodes
+    array([0.21132487, 0.78867513])
+    """
 
     stages: int = 16
 
@@ -109,7 +115,24 @@ class System(Protocol):
 
 @dataclass(frozen=True)
 class Journey:
-    """States (B, n) of the samples at the times asked for; the other fields have one row each."""
+    """States (B, n) of the samples at the times asked for; the other fields have one row each.
+
+    Examples
+    --------
+    >>> class Decay:  # y' = -y
+    ...     def field(self, state):
+    ...         return -state
+    ...     def coordinates_at(self, state):
+    ...         return lambda difference: difference
+    ...     def restricted(self, samples):
+    ...         return self
+    ...     def ends(self, t, h, states):
+    ...         return torch.full((len(t),), float("inf")).double().numpy()
+    >>> y = torch.ones(1, 1, dtype=torch.float64)
+    >>> journey = dln.ode.collocate(Decay(), y, [1.0], rtol=1e-10, shortest=1e-6)
+    >>> journey.states[0], journey.lost
+    (tensor([[0.3679]], dtype=torch.float64), array([nan]))
+    """
 
     states: list[Tensor]  # meaningless for samples that were lost before
     lost: np.ndarray  # time beyond which a sample could not be followed, or NaN
@@ -133,6 +156,22 @@ def collocate(
     `rtol` bounds the error of a step in the coordinates of the system, `inside` (by default the
     same) the estimated error, that inside of a step; the error at its end is about the square. Give
     up samples that need a step below `shortest`. With `steps`, take so many equal ones instead.
+
+    Examples
+    --------
+    >>> class Decay:  # y' = -y
+    ...     def field(self, state):
+    ...         return -state
+    ...     def coordinates_at(self, state):
+    ...         return lambda difference: difference
+    ...     def restricted(self, samples):
+    ...         return self
+    ...     def ends(self, t, h, states):
+    ...         return torch.full((len(t),), float("inf")).double().numpy()
+    >>> y = torch.ones(1, 1, dtype=torch.float64)
+    >>> journey = dln.ode.collocate(Decay(), y, [1.0], rtol=1e-10, shortest=1e-6)
+    >>> journey.states[0]  # 1/e
+    tensor([[0.3679]], dtype=torch.float64)
     """
     end, samples = times[-1], len(y)
     # The highest two coefficients, integrated over the step.

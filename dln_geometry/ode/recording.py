@@ -29,6 +29,14 @@ class Solution:
     row more instead, at the time it stopped. `stats` counts ``evaluations`` of the field for the
     batch, ``steps`` in which a sample advanced, ``rejected`` trials and ``corrections`` summed over
     the samples, ``switches`` of method, ``seconds``, and evaluations ``by_method``.
+
+    Examples
+    --------
+    >>> def decay(t, y, out):
+    ...     torch.neg(y, out=out)
+    >>> solution = dln.ode.integrate(decay, torch.ones(1, 1), t_end=1.0)
+    >>> solution.status, solution.y
+    (['t_end'], tensor([[0.3679]]))
     """
 
     t: Tensor  # (T,): times of the saved rows
@@ -46,11 +54,28 @@ class Solution:
 
 
 class ResumeError(ValueError):
-    """A stored state is not one of the run that is to be continued from it."""
+    """A stored state is not one of the run that is to be continued from it.
+
+    Examples
+    --------
+    >>> issubclass(dln.ode.ResumeError, ValueError)
+    True
+    """
 
 
 class IntegrationError(ValueError):
-    """A step size fell below the rounding of time; `solution` holds the rows up to there."""
+    """A step size fell below the rounding of time; `solution` holds the rows up to there.
+
+    Examples
+    --------
+    >>> def square(t, y, out):
+    ...     torch.square(y, out=out)
+    >>> try:
+    ...     dln.ode.integrate(square, torch.ones(1, 1), t_end=2.0)
+    ... except dln.ode.IntegrationError as error:
+    ...     print(f"y = 1/(1 - t) ended at {float(error.solution.t[-1]):.3f}")
+    y = 1/(1 - t) ended at 1.000
+    """
 
     def __init__(self, message: str, solution: Solution) -> None:
         super().__init__(message)
@@ -61,7 +86,13 @@ class IntegrationError(ValueError):
 
 
 def save_times(save_at: Any, t_end: float, batch: int) -> np.ndarray | None:
-    """Return the times of the rows, None for every step."""
+    """Return the times of the rows, None for every step.
+
+    Examples
+    --------
+    >>> dln.ode.save_times([0.0, 0.5], 1.0, batch=2)
+    array([0. , 0.5])
+    """
     if save_at is None:
         return None if batch == 1 else np.array([0.0, t_end])
     times, _ = read_array(save_at, "save_at")
@@ -79,7 +110,13 @@ def save_times(save_at: Any, t_end: float, batch: int) -> np.ndarray | None:
 
 
 def until_rules(until: Mapping[str, float] | None, names: Sequence[str]) -> dict[str, float]:
-    """Return the stopping rules that a user gave, among these names."""
+    """Return the stopping rules that a user gave, among these names.
+
+    Examples
+    --------
+    >>> dln.ode.until_rules({"loss": 0.1}, ["loss", "gradient"])
+    {'loss': 0.1}
+    """
     if not isinstance(until, Mapping | None):
         raise TypeError(f"until must be a mapping of rules to numbers, got {shown(until)}")
     rules = dict(until or {})
@@ -95,7 +132,13 @@ def until_rules(until: Mapping[str, float] | None, names: Sequence[str]) -> dict
 
 
 def end_or_rules(t_end: float | None, rules: dict[str, float]) -> float:
-    """Return the end of time, infinite where rules end the run."""
+    """Return the end of time, infinite where rules end the run.
+
+    Examples
+    --------
+    >>> dln.ode.end_or_rules(None, {"loss": 0.1}), dln.ode.end_or_rules(2.0, {})
+    (inf, 2.0)
+    """
     if t_end is None:
         if not rules:
             raise ValueError("t_end or until must be given, got neither")

@@ -179,7 +179,14 @@ METHODS: dict[str, RungeKutta] = {
 
 
 class BlockNorms:
-    """Take 2-norms over consecutive blocks of the last axis, blocks of equal size together."""
+    """Take 2-norms over consecutive blocks of the last axis, blocks of equal size together.
+
+    Examples
+    --------
+    >>> norms = dln.ode.BlockNorms([2, 1])
+    >>> [view.shape for view in norms.views(torch.zeros(5, 3))]
+    [torch.Size([5, 1, 2]), torch.Size([5, 1, 1])]
+    """
 
     def __init__(self, sizes: Sequence[int]) -> None:
         self.count, start = len(sizes), 0
@@ -214,7 +221,13 @@ def upload(x: np.ndarray, like: Tensor) -> Tensor:
 
 
 def fetch(pieces: list[Tensor]) -> np.ndarray:
-    """Copy numbers to the host: only here does the host wait for the device."""
+    """Copy numbers to the host: only here does the host wait for the device.
+
+    Examples
+    --------
+    >>> dln.ode.fetch([torch.ones(2), torch.zeros(1)])
+    array([1., 1., 0.])
+    """
     flat = pieces[0].reshape(-1) if len(pieces) == 1 else torch.cat([x.reshape(-1) for x in pieces])
     return flat.cpu().numpy().astype(np.float64)
 
@@ -225,6 +238,15 @@ class ExplicitStepper:
     One buffer holds the stages, the error estimates and the new state: a stage is a matrix-vector
     product, and all norms are one reduction per run of blocks. A trial writes `y_new`, `f_new` and
     `obs_new`, and keeps `f` and the state that it started from.
+
+    Examples
+    --------
+    >>> norms = dln.ode.BlockNorms([1])
+    >>> def decay(t, y, out):
+    ...     torch.neg(y, out=out)
+    >>> stepper = dln.ode.ExplicitStepper(dln.ode.METHODS["rk5"], decay, torch.ones(1, 1), norms)
+    >>> stepper.method.order
+    5
     """
 
     def __init__(self, method: RungeKutta, field: Field, y: Tensor, norms: BlockNorms) -> None:

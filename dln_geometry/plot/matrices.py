@@ -23,6 +23,12 @@ def matrix(x: Any, ax: Axes | None = None, **style: Any) -> Axes:
         One matrix.
     **style
         Options of ``Axes.imshow``; by default a diverging colour map, symmetric about 0.
+
+    Examples
+    --------
+    >>> ax = dln.plot.matrix([[1.0, float("nan")], [0.0, 2.0]])
+    >>> len(ax.images)
+    1
     """
     from matplotlib import colormaps
 
@@ -45,6 +51,12 @@ def spectrum(x: Any, ax: Axes | None = None, **style: Any) -> Axes:
     """Draw the singular values of a matrix against their index, on a logarithmic axis.
 
     Singular values that are zero are not drawn. Parameters as in `matrix`.
+
+    Examples
+    --------
+    >>> ax = dln.plot.spectrum(torch.diag(torch.tensor([4.0, 1.0])))
+    >>> ax.get_yscale()
+    'log'
     """
     from matplotlib.ticker import MaxNLocator
 

@@ -32,6 +32,13 @@ def singular_values(
         Number of leading modes in colour; the others are thin grey lines.
     log : bool
         Draw the values on a logarithmic axis.
+
+    Examples
+    --------
+    >>> loss, start = dln.losses.Quadratic([[1.0]]), dln.EndToEnd.of([[0.5]], 2)
+    >>> ax = dln.plot.singular_values(dln.gradient_flow(loss, start, t_end=1.0))
+    >>> ax.get_xlabel()
+    'time'
     """
     from matplotlib import colormaps
 
@@ -57,6 +64,13 @@ def loss(trajectory: Trajectory, ax: Axes | None = None, **style: Any) -> Axes:
     """Draw the loss against time, on a logarithmic axis if all values are positive.
 
     A batch gives one line for each sample. Parameters as in `singular_values`.
+
+    Examples
+    --------
+    >>> loss, start = dln.losses.Quadratic([[1.0]]), dln.EndToEnd.of([[0.5]], 2)
+    >>> ax = dln.plot.loss(dln.gradient_flow(loss, start, t_end=1.0))
+    >>> ax.get_xlabel(), ax.get_yscale()
+    ('time', 'log')
     """
     values = values_over_time(trajectory, "loss")
     ax, t = axes_of(ax), float_array(trajectory.t)
@@ -91,6 +105,13 @@ def entropy(
     References
     ----------
     Menon, Yu, arXiv 2509.09088v3 (the entropy formula).
+
+    Examples
+    --------
+    >>> loss, start = dln.losses.Quadratic(torch.eye(2)), dln.EndToEnd.of(0.1 * torch.eye(2), 3)
+    >>> ax = dln.plot.entropy(dln.gradient_flow(loss, start, t_end=1.0))
+    >>> ax.get_ylabel()
+    'entropy'
     """
     energy, relative = values_over_time(trajectory, "loss"), as_flag(relative, "relative")
     values = float_array(_entropies(trajectory, widths))

@@ -24,6 +24,12 @@ def as_table(x: Any, name: str = "x") -> Table:
 
     A frame of pandas keeps the names of its columns, and its index unless that counts from 0.
     TypeError for sparse matrices: see `as_entries`.
+
+    Examples
+    --------
+    >>> dln.tables.as_table([[1.0, None], [0.5, 2.0]]).values
+    array([[1. , nan],
+           [0.5, 2. ]])
     """
     tensor, _ = read_array(x, name, holes=True)
     values = as_real_matrix(tensor.detach().cpu().numpy(), name)

@@ -22,6 +22,13 @@ class Table:
     """A matrix, NaN where an entry is unknown; names of its sides, None where places count.
 
     `notes` are sentences about what was skipped or assumed, for the user to read.
+
+    Examples
+    --------
+    >>> table = dln.tables.as_table([[1.0, None], [0.5, 2.0]])
+    >>> table.values, table.rows is None
+    (array([[1. , nan],
+           [0.5, 2. ]]), True)
     """
 
     values: np.ndarray
@@ -50,6 +57,12 @@ class Entries:
     """Observed entries of a matrix: places from 0, values, the shape (m, n), how it was read.
 
     `row_ids` and `col_ids` name the rows and columns, and are None where places count.
+
+    Examples
+    --------
+    >>> entries = dln.tables.as_entries([[1.0, None], [None, 2.0]])
+    >>> entries.rows, entries.values, entries.shape
+    (array([0, 1]), array([1., 2.]), (2, 2))
     """
 
     rows: np.ndarray
@@ -63,12 +76,25 @@ class Entries:
 
 
 class Doubt(ValueError):
-    """A file may mean two things; `option` is the name of the option that decides.
+    r"""A file may mean two things; `option` is the name of the option that decides.
 
     Attributes
     ----------
     message, option : str
         What is doubtful, and ``"layout"``, ``"header"``, ``"index"`` or ``"decimal"``.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "table.csv"
+    ...     _ = file.write_text("1,2,3,4\n5,6,7,8\n")
+    ...     try:
+    ...         dln.tables.read_entries(file)
+    ...     except dln.tables.Doubt as doubt:
+    ...         print(doubt.option)
+    layout
     """
 
     def __init__(self, message: str, option: str) -> None:

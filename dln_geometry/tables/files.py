@@ -40,7 +40,7 @@ def read_entries(
     max_memory: float | Budget | None = None,
     duplicates: str = "raise",
 ) -> Entries:
-    """Read the observed entries of a matrix.
+    r"""Read the observed entries of a matrix.
 
     Text files (``.csv .tsv .txt .tab .dat .data``, packed as ``.gz`` or not) hold a table. Three
     full columns, whose first two hold whole numbers >= 0 or names, are read as row, column, value;
@@ -81,6 +81,17 @@ def read_entries(
     ValueError
         If the file is damaged, too large, or holds something else; the error names file, line and
         column where there are any.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "ratings.csv"
+    ...     _ = file.write_text("user,film,stars\nann,7,5\nbob,9,3\n")
+    ...     entries = dln.tables.read_entries(file)
+    >>> entries.values, list(entries.row_ids)
+    (array([5., 3.]), ['ann', 'bob'])
     """
     if layout not in ("auto", "triples", "matrix"):
         raise ValueError(f"layout must be one of auto, triples, matrix, got {layout}")
@@ -100,11 +111,23 @@ def read_pairs(
     form: TextFormat | None = None,
     max_memory: float | Budget | None = None,
 ) -> tuple[list[Name], list[Name], tuple[str, ...]]:
-    """Read the entries that a text table asks for: its first two columns, row and column.
+    r"""Read the entries that a text table asks for: its first two columns, row and column.
 
     Names are matched to `rows` and `columns` (7 and "7" are one); unknown ones stay as they are.
     Where there are no names, places count from `first`. A first line that knows neither is read as
     a header. The notes are sentences about what was skipped. Errors are those of `read_entries`.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "pairs.csv"
+    ...     _ = file.write_text("ann,film\nbob,other\n")
+    ...     names = dln.tables.Ids(["ann", "bob"]), dln.tables.Ids(["film", "other"])
+    ...     rows, columns, notes = dln.tables.read_pairs(file, *names)
+    >>> rows, columns
+    (['ann', 'bob'], ['film', 'other'])
     """
     file, form, budget = Path(path), form or TextFormat(), as_budget(max_memory)
     if (suffix := _suffix_of(file, form)) not in _TEXTS:
@@ -150,9 +173,20 @@ def read_matrix(
     form: TextFormat | None = None,
     max_memory: float | Budget | None = None,
 ) -> Table:
-    """Read a whole matrix of finite numbers: ``.npy``, ``.npz`` with a single array, or a table.
+    r"""Read a whole matrix of finite numbers: ``.npy``, ``.npz`` with a single array, or a table.
 
     Options and errors are those of `read_entries`.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "matrix.csv"
+    ...     _ = file.write_text("1.5,2\n3,4\n")
+    ...     dln.tables.read_matrix(file).values
+    array([[1.5, 2. ],
+           [3. , 4. ]])
     """
     file, form, budget = Path(path), form or TextFormat(), as_budget(max_memory)
     suffix = _suffix_of(file, form)

@@ -89,14 +89,36 @@ class Ids:
 
 
 def save_ids(path: str | os.PathLike[str], rows: Ids | None, columns: Ids | None) -> None:
-    """Write the names of rows and columns as JSON: lists by place, or null where places count."""
+    """Write the names of rows and columns as JSON: lists by place, or null where places count.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "names.json"
+    ...     dln.tables.save_ids(file, dln.tables.Ids(["ann", "bob"]), None)
+    ...     file.exists()
+    True
+    """
     found = {"rows": rows and rows.names, "columns": columns and columns.names}
     with written_whole(Path(path)) as handle:
         handle.write(json.dumps(found, ensure_ascii=False, indent=0).encode() + b"\n")
 
 
 def load_ids(path: str | os.PathLike[str]) -> tuple[Ids | None, Ids | None]:
-    """Return the names of rows and columns that `save_ids` wrote."""
+    """Return the names of rows and columns that `save_ids` wrote.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "names.json"
+    ...     dln.tables.save_ids(file, dln.tables.Ids(["ann", "bob"]), None)
+    ...     dln.tables.load_ids(file)
+    (Ids('ann', 'bob'; 2 ids), None)
+    """
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
         sides = [found[side] for side in ("rows", "columns")]

@@ -13,7 +13,13 @@ _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_
 
 
 class Budget:
-    """A limit in bytes; `need` refuses what would pass it."""
+    """A limit in bytes; `need` refuses what would pass it.
+
+    Examples
+    --------
+    >>> budget = dln.tables.Budget(1000.0)
+    >>> budget.need(800.0, "a table")  # fits
+    """
 
     def __init__(self, limit: float | None = None) -> None:
         self.limit = machine_memory() if limit is None else float(limit)
@@ -28,7 +34,13 @@ class Budget:
 
 
 def as_budget(limit: Any) -> Budget:
-    """Return the budget of a limit in bytes; None stands for the memory of the machine."""
+    """Return the budget of a limit in bytes; None stands for the memory of the machine.
+
+    Examples
+    --------
+    >>> dln.tables.as_budget(2e9).limit
+    2000000000.0
+    """
     if limit is None or isinstance(limit, Budget):
         return limit or Budget()
     if isinstance(limit, bool) or not isinstance(limit, int | float):

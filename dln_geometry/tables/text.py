@@ -124,7 +124,13 @@ class TextFile:
 
 
 def as_delimiter(delimiter: str | None) -> str | None:
-    """Return the text between cells; tab, comma, semicolon and space may be written out."""
+    """Return the text between cells; tab, comma, semicolon and space may be written out.
+
+    Examples
+    --------
+    >>> dln.tables.as_delimiter("semicolon")
+    ';'
+    """
     if delimiter is None:
         return None
     if not isinstance(delimiter, str):

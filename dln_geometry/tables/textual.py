@@ -32,7 +32,14 @@ from dln_geometry.tables.triples import (
 
 @dataclass(frozen=True)
 class TextFormat:
-    """What the user says about a text table; None is recognised or refused as doubtful."""
+    """What the user says about a text table; None is recognised or refused as doubtful.
+
+    Examples
+    --------
+    >>> form = dln.tables.TextFormat(header=True, decimal=",")
+    >>> form.delimiter is None  # to be recognised
+    True
+    """
 
     header: bool | None = None
     index: bool | None = None

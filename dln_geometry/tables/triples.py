@@ -162,7 +162,14 @@ def check_values(values: np.ndarray) -> None:
 
 
 def first_duplicate(rows: np.ndarray, cols: np.ndarray, width: int) -> tuple[int, int] | None:
-    """Return the positions of the first pair of entries at one place."""
+    """Return the positions of the first pair of entries at one place.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> dln.tables.first_duplicate(np.array([0, 1, 0]), np.array([1, 0, 1]), 2)
+    (0, 2)
+    """
     key = rows * width + cols
     order = np.argsort(key, kind="stable")
     same = np.flatnonzero(key[order[1:]] == key[order[:-1]])
@@ -173,7 +180,17 @@ def first_duplicate(rows: np.ndarray, cols: np.ndarray, width: int) -> tuple[int
 
 
 def without_duplicates(entries: Entries, rule: str) -> Entries:
-    """Return every entry once, with the mean or the last of its values, and a note of it."""
+    """Return every entry once, with the mean or the last of its values, and a note of it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> entries = dln.tables.Entries(
+    ...     np.array([0, 0]), np.array([1, 1]), np.array([2.0, 4.0]), (1, 2), "triples"
+    ... )
+    >>> dln.tables.without_duplicates(entries, "mean").values
+    array([3.])
+    """
     n = entries.shape[1]
     key, inverse = np.unique(entries.rows * n + entries.cols, return_inverse=True)
     if (more := len(inverse) - len(key)) == 0:
@@ -190,7 +207,13 @@ def without_duplicates(entries: Entries, rule: str) -> Entries:
 
 
 def as_duplicates(rule: Any) -> str:
-    """Return a rule for entries that are given repeatedly; ValueError for others."""
+    """Return a rule for entries that are given repeatedly; ValueError for others.
+
+    Examples
+    --------
+    >>> dln.tables.as_duplicates("mean")
+    'mean'
+    """
     if rule not in DUPLICATES:
         raise ValueError(f"duplicates must be one of {', '.join(DUPLICATES)}, got {rule!r}")
     return rule

@@ -58,6 +58,13 @@ class FixedRankPoint(_PointParts):
     u : ndarray, shape (m, r)
     s : ndarray, shape (r,)
     vt : ndarray, shape (r, n)
+
+    Examples
+    --------
+    >>> from manifolds.pymanopt_dln import EndToEndManifold
+    >>> point = EndToEndManifold(4, 3, rank=2, depth=3, rng=0).random_point()
+    >>> point.u.shape, point.s.shape, point.vt.shape
+    ((4, 2), (2,), (2, 3))
     """
 
     frame: Any = None
@@ -77,6 +84,14 @@ class FixedRankTangent(_Arithmetic, _TangentParts):
     up : ndarray, shape (m, r)
     M : ndarray, shape (r, r)
     vp : ndarray, shape (n, r)
+
+    Examples
+    --------
+    >>> from manifolds.pymanopt_dln import EndToEndManifold
+    >>> manifold = EndToEndManifold(4, 3, rank=2, depth=3, rng=0)
+    >>> vector = manifold.random_tangent_vector(manifold.random_point())
+    >>> vector.up.shape, vector.M.shape, vector.vp.shape
+    ((4, 2), (2, 2), (3, 2))
     """
 
     @classmethod
@@ -85,13 +100,29 @@ class FixedRankTangent(_Arithmetic, _TangentParts):
 
 
 class FactorVector(_Arithmetic, list):
-    """A tangent vector of the balanced manifold: one matrix for every layer, input side first."""
+    """A tangent vector of the balanced manifold: one matrix for every layer, input side first.
+
+    Examples
+    --------
+    >>> from manifolds.pymanopt_dln import BalancedManifold, FactorVector
+    >>> manifold = BalancedManifold((3, 4, 2), rank=2, rng=0)
+    >>> vector = manifold.random_tangent_vector(manifold.random_point())
+    >>> isinstance(vector, FactorVector), [v.shape for v in vector]
+    (True, [(4, 3), (2, 4)])
+    """
 
 
 class FactorPoint(tuple):
     """A balanced network: its layers, input side first. Never change its arrays.
 
     The manifold keeps singular vectors and the last logarithm with it.
+
+    Examples
+    --------
+    >>> from manifolds.pymanopt_dln import BalancedManifold, FactorPoint
+    >>> point = BalancedManifold((3, 4, 2), rank=2, rng=0).random_point()
+    >>> isinstance(point, FactorPoint), [w.shape for w in point]
+    (True, [(4, 3), (2, 4)])
     """
 
     network: Any = None

@@ -15,7 +15,14 @@ from dln_geometry.dynamics.entries.tiles import Tiles, is_compiled
 
 
 class Pattern:
-    """Places ``rows, cols`` (k,), in row-major order, in each of the blocks of a block diagonal."""
+    """Places ``rows, cols`` (k,), in row-major order, in each of the blocks of a block diagonal.
+
+    Examples
+    --------
+    >>> pattern = dln.losses.Pattern(torch.tensor([0, 1]), torch.tensor([2, 0]), (2, 3))
+    >>> pattern.shape
+    (2, 3)
+    """
 
     def __init__(self, rows: Tensor, cols: Tensor, shape: tuple[int, int], blocks: int = 1) -> None:
         self._places, self._block, self.blocks = (rows, cols), shape, blocks
@@ -111,7 +118,13 @@ class Pattern:
 
 @functools.cache
 def has_compressed_kernels(dtype: torch.dtype, device_type: str) -> bool:
-    """Tell whether torch has kernels for row-compressed matrices: not on a CPU without MKL."""
+    """Tell whether torch has kernels for row-compressed matrices: not on a CPU without MKL.
+
+    Examples
+    --------
+    >>> isinstance(dln.losses.has_compressed_kernels(torch.float64, "cpu"), bool)
+    True
+    """
     starts = torch.tensor([0, 1], device=device_type)
     zero = torch.zeros(1, dtype=torch.int64, device=device_type)
     one = torch.ones(1, 1, dtype=dtype, device=device_type)

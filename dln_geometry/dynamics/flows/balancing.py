@@ -161,6 +161,14 @@ def kirwan_ness_flow(
     References
     ----------
     Lindsey, Menon, arXiv 2511.01137.
+
+    Examples
+    --------
+    >>> path = dln.kirwan_ness_flow(([[2.0]], [[0.5]]), t_end=50.0)
+    >>> dln.is_balanced(path.final, rtol=1e-6)
+    tensor(True)
+    >>> path.final.matrix.round(decimals=4)
+    tensor([[1.]])
     """
     engine = MomentEngine(Network(factors).detach())
     rules = until_rules(until, ("loss", "steps", "evaluations", "seconds"))

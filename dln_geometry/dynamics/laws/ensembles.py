@@ -205,6 +205,11 @@ def tridiagonal_eigenvalues(main: Any, off: Any, *, check: bool = True) -> Tenso
 
     Large ones take O(n^2) each, one after the other on the CPU. ``check=False`` trusts two tensors
     that fit.
+
+    Examples
+    --------
+    >>> dln.laws.tridiagonal_eigenvalues([2.0, 2.0], [1.0])
+    tensor([1., 3.])
     """
     if check:
         main = as_float_tensor(main, "main")

@@ -15,7 +15,13 @@ from dln_geometry.support import as_matrix, as_positive, as_real, common_batch
 
 
 class ElementwiseLoss(Regression):
-    """A loss ``E(X) = sum l(r)`` over the entries of ``R = X - Y`` or ``R = Z X^T - Y``."""
+    """A loss ``E(X) = sum l(r)`` over the entries of ``R = X - Y`` or ``R = Z X^T - Y``.
+
+    Examples
+    --------
+    >>> isinstance(dln.losses.Huber([[1.0]]), dln.losses.ElementwiseLoss)
+    True
+    """
 
     _derived = (*DataLoss._derived, "_inputs", "_outputs")
 

@@ -20,6 +20,13 @@ def fingerprint(loss: Loss, start: Collapsed | EndToEnd | Network) -> list[Any]:
     The loss's own ``fingerprint()`` if it has one that is not None. Otherwise its value and
     gradient at three random matrices, always the same ones, of the norm and the dtype of the
     start, and at the same three of norm 1, to the last digit.
+
+    Examples
+    --------
+    >>> start = dln.EndToEnd.of([[2.0]], depth=2)
+    >>> one, two = dln.losses.Quadratic([[1.0]]), dln.losses.Quadratic([[1.5]])
+    >>> dln.losses.fingerprint(one, start) == dln.losses.fingerprint(two, start)
+    False
     """
     own = getattr(loss, "fingerprint", None)
     content = None if own is None else own()

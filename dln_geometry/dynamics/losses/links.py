@@ -14,7 +14,14 @@ from dln_geometry.support import as_float_tensor
 
 
 class LinkLoss(Completion):
-    """A loss ``E(X) = sum_e w_e l(z_e, v_e)`` of ``z_e = X[rows_e, cols_e] + o_e``, convex in z."""
+    """A loss ``E(X) = sum_e w_e l(z_e, v_e)`` of ``z_e = X[rows_e, cols_e] + o_e``, convex in z.
+
+    Examples
+    --------
+    >>> loss = dln.losses.Logistic([0], [0], [1.0], shape=(1, 1))  # one of them
+    >>> isinstance(loss, dln.losses.LinkLoss)
+    True
+    """
 
     _range: ClassVar[str]
 

@@ -84,6 +84,12 @@ def contract(loss: Loss, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, T
     """Return ``(E(X), G R, G^T L)`` at ``X = L R^T`` with ``G = E'(X)``, without checks.
 
     Calls the loss's own ``contract`` if it has one. ``left`` is (..., m, r), ``right`` (..., n, r).
+
+    Examples
+    --------
+    >>> loss = dln.losses.Quadratic([[1.0]])
+    >>> dln.losses.contract(loss, torch.tensor([[2.0]]), torch.tensor([[3.0]]))  # X = 6, G = 5
+    (tensor(12.5000), tensor([[15.]]), tensor([[10.]]))
     """
     own = getattr(loss, "contract", None)
     if own is not None:
@@ -93,7 +99,13 @@ def contract(loss: Loss, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, T
 
 
 def evaluate(loss: Loss, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``(E(X), G)``, G dense, without checks; by the loss's own ``evaluate`` if any."""
+    """Return ``(E(X), G)``, G dense, without checks; by the loss's own ``evaluate`` if any.
+
+    Examples
+    --------
+    >>> dln.losses.evaluate(dln.losses.Quadratic([[1.0]]), torch.tensor([[3.0]]))
+    (tensor(2.), tensor([[2.]]))
+    """
     own = getattr(loss, "evaluate", None)
     if own is not None:
         return own(x)
@@ -102,7 +114,14 @@ def evaluate(loss: Loss, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def prepared(loss: Any, shape: tuple[int, int], *, dtype: Any = None, device: Any = None) -> Any:
-    """Check a loss, and convert its data to the dtype and device of points by its own ``to``."""
+    """Check a loss, and convert its data to the dtype and device of points by its own ``to``.
+
+    Examples
+    --------
+    >>> loss = dln.losses.prepared(dln.losses.Quadratic([[1.0]]), (1, 1), dtype=torch.float64)
+    >>> loss.target.dtype
+    torch.float64
+    """
     check_loss(loss, shape, "value", "gradient")
     move = getattr(loss, "to", None)
     return loss if move is None else move(dtype=dtype, device=device)
@@ -234,7 +253,13 @@ class DataLoss(ABC):
 
 
 def as_text(loss: Any, *facts: str, batch: Sequence[int] = ()) -> str:
-    """Return a short repr: shape of the matrices, some facts, leading dimensions of the data."""
+    """Return a short repr: shape of the matrices, some facts, leading dimensions of the data.
+
+    Examples
+    --------
+    >>> dln.losses.as_text(dln.losses.Quadratic(torch.zeros(2, 3)), "in the documentation")
+    'Quadratic(2 x 3, in the documentation)'
+    """
     held = (f"batch {tuple(batch)}",) if batch else ()
     mean = ("mean",) if getattr(loss, "reduction", "sum") == "mean" else ()
     parts = ", ".join((f"{loss.shape[0]} x {loss.shape[1]}", *facts, *mean, *held))

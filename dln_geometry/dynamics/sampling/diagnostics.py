@@ -72,6 +72,15 @@ def effective_sample_size(
     References
     ----------
     A. Vehtari et al., Bayesian Analysis 16 (2021), arXiv 1903.08008.
+
+    Examples
+    --------
+    >>> loss = dln.losses.Quadratic(torch.zeros(2, 2))
+    >>> start = dln.Collapsed.random((2, 2), 2, 2, batch=(2,), generator=0)  # two chains
+    >>> path = dln.sample_gibbs(loss, start, beta=5.0, draws=20, burn_in=20, generator=0)
+    >>> sizes = dln.diagnostics.effective_sample_size(path)
+    >>> sorted(sizes)
+    ['loss', 'singular_values']
     """
     data = chains(trajectory, burn_in=burn_in, thin=thin).drop_vars("time")
     arviz = _arviz()
@@ -86,6 +95,14 @@ def split_rhat(trajectory: Trajectory, *, burn_in: int = 0, thin: int = 1) -> xa
     """Return the rank-normalised split R-hat of every series; 1 for chains that agree.
 
     Parameters and references as in `effective_sample_size`; there must be two chains.
+
+    Examples
+    --------
+    >>> loss = dln.losses.Quadratic(torch.zeros(2, 2))
+    >>> start = dln.Collapsed.random((2, 2), 2, 2, batch=(2,), generator=0)  # two chains
+    >>> path = dln.sample_gibbs(loss, start, beta=5.0, draws=20, burn_in=20, generator=0)
+    >>> sorted(dln.diagnostics.split_rhat(path))
+    ['loss', 'singular_values']
     """
     data = chains(trajectory, burn_in=burn_in, thin=thin).drop_vars("time")
     if data.sizes["chain"] < 2:

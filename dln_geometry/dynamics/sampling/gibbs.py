@@ -99,6 +99,13 @@ def sample_gibbs(
     ----------
     Cohen, Menon, Veraszto, arXiv 2210.12497 (the volume); G. Roberts, R. Tweedie, Bernoulli 2
     (1996) (the algorithm).
+
+    Examples
+    --------
+    >>> loss, start = dln.losses.Quadratic(torch.zeros(2, 2)), dln.EndToEnd.of(torch.eye(2), 3)
+    >>> path = dln.sample_gibbs(loss, start, beta=5.0, draws=3, burn_in=20, generator=0)
+    >>> path.singular_values.shape
+    torch.Size([3, 2])
     """
     beta, kappa = as_positive(beta, "beta"), as_positive(kappa, "kappa")
     draws, thin = as_count(draws, "draws"), as_count(thin, "thin")

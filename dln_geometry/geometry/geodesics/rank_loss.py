@@ -15,7 +15,17 @@ _HUGE = 1e100
 
 
 class GeodesicError(ArithmeticError):
-    """Tell that a geodesic does not exist, or was not found."""
+    """Tell that a geodesic does not exist, or was not found.
+
+    Examples
+    --------
+    >>> p = dln.EndToEnd.of(torch.eye(2), depth=2)
+    >>> try:
+    ...     dln.exponential(p, torch.tensor([[-3.0, 0.0], [0.0, 0.0]]))
+    ... except dln.GeodesicError as error:
+    ...     print(str(error)[:36])
+    the geodesic must keep its rank, but
+    """
 
 
 @dataclass(frozen=True)

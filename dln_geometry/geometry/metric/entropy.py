@@ -197,6 +197,12 @@ def entropy_gradient(point: EndToEnd | Collapsed, *, widths: _Widths = None) -> 
     References
     ----------
     Menon, Yu, arXiv 2509.09088v3.
+
+    Examples
+    --------
+    >>> p = dln.EndToEnd.of([[2.0, 0.0], [0.0, 1.0]], depth=2)
+    >>> dln.entropy_gradient(p).diagonal()  # of 1/2 log(s_1 + s_2)
+    tensor([0.1667, 0.1667])
     """
     p = as_point(point)
     excess = hidden_excess(p.shape, p.rank, p.depth, widths)[1]
@@ -221,6 +227,14 @@ def free_energy(
     References
     ----------
     Menon, arXiv 2411.09004.
+
+    Examples
+    --------
+    >>> p = dln.EndToEnd.of([[2.0, 0.0], [0.0, 1.0]], depth=2)
+    >>> loss = dln.losses.Quadratic(torch.zeros(2, 2))
+    >>> value = dln.free_energy(p, loss, beta=4.0)
+    >>> value == loss.value(p.matrix) - dln.entropy(p) / 4.0
+    tensor(True)
     """
     if not as_real(beta, "beta") > 0:
         raise ValueError(f"beta must be positive, got {shown(beta)}")

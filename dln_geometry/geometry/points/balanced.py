@@ -68,6 +68,11 @@ def is_balanced(factors: Sequence[Any], rtol: float | None = None) -> Tensor:
 
     ``|G_p|_F <= rtol (|W_{p+1}|_F^2 + |W_p|_F^2)`` for every p; by default `rtol` is 100 machine
     epsilons times the depth.
+
+    Examples
+    --------
+    >>> dln.is_balanced(([[2.0]], [[2.0]])), dln.is_balanced(([[2.0]], [[3.0]]))
+    (tensor(True), tensor(False))
     """
     layers = Network(factors)
     if rtol is None:
@@ -122,6 +127,12 @@ def gauge_action(factors: Sequence[Any], gauges: Sequence[Any]) -> Network:
 
     The end-to-end matrix is unchanged; orthogonal gauges keep balanced factors balanced. `gauges`
     are N - 1 invertible matrices, g_p of shape (..., d_p, d_p).
+
+    Examples
+    --------
+    >>> moved = dln.gauge_action(([[2.0]], [[3.0]]), [[[0.5]]])
+    >>> tuple(moved), moved.matrix
+    ((tensor([[1.]]), tensor([[6.]])), tensor([[6.]]))
     """
     layers = list(Network(factors))
     if isinstance(gauges, Tensor | str | bytes) or not isinstance(gauges, Sequence):
@@ -171,6 +182,14 @@ def random_balanced(
         Source of randomness, or its seed; a fresh one if not given.
     dtype, device : optional
         Of the result; by default those of `spectrum` if it is an array, else torch's.
+
+    Examples
+    --------
+    >>> network = dln.random_balanced((3, 5, 4, 2), rank=2, scale=0.5, generator=0)
+    >>> [tuple(w.shape) for w in network], dln.is_balanced(network)
+    ([(5, 3), (4, 5), (2, 4)], tensor(True))
+    >>> network.singular_values
+    tensor([0.5000, 0.5000])
     """
     resolved = as_width_sequence(widths)
     r = min(resolved) if rank is None else as_rank(rank, min(resolved), "the smallest width")
@@ -207,6 +226,13 @@ def balance(factors: Sequence[Any], *, sweeps: int = 100) -> Network:
     References
     ----------
     Lindsey, Menon, arXiv 2511.01137.
+
+    Examples
+    --------
+    >>> factors = [[2.0]], [[0.5]]
+    >>> balanced = dln.balance(factors)
+    >>> balanced[0], balanced.matrix
+    (tensor([[1.]]), tensor([[1.]]))
     """
     layers, sweeps = Network(factors), as_count(sweeps, "sweeps", 0)
     depth = len(layers)

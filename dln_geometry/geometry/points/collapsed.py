@@ -53,6 +53,16 @@ class Collapsed(Batch):
     References
     ----------
     Menon, arXiv 2411.09004 (the balanced manifold).
+
+    Examples
+    --------
+    >>> p = dln.Collapsed.of(([[2.0, 0.0]], [[2.0]]))  # the layers of a network of depth 2
+    >>> p.L.shape, p.R.shape, p.depth
+    (torch.Size([1, 1]), torch.Size([2, 1]), 2.0)
+    >>> p.matrix
+    tensor([[4., 0.]])
+    >>> p.replace(depth=5).singular_values  # another depth, the same matrix
+    tensor([32.])
     """
 
     _tensors: ClassVar = {"L": 2, "R": 2}

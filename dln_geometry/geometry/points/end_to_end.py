@@ -44,6 +44,15 @@ class EndToEnd(Batch):
     ValueError
         If singular vectors are not orthonormal up to the root of the machine epsilon, or singular
         values are negative or rise. ``check=False`` trusts three tensors that fit.
+
+    Examples
+    --------
+    >>> p = dln.EndToEnd.of([[3.0, 0.0], [0.0, 4.0]], depth=2)
+    >>> p.singular_values
+    tensor([4., 3.])
+    >>> p.matrix
+    tensor([[3., 0.],
+            [0., 4.]])
     """
 
     _tensors: ClassVar = {"u": 2, "s": 1, "vh": 2}

@@ -119,6 +119,15 @@ def vertical(factors: Sequence[Any], v: Sequence[Any]) -> tuple[Tensor, ...]:
     layers wider than the rank add the directions that turn ``Q_p`` out of its range.
 
     Parameters, errors and references as in `horizontal`.
+
+    Examples
+    --------
+    >>> eye = torch.eye(2)
+    >>> turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    >>> dln.vertical((eye, eye), (turn, -turn))  # a rotation of the hidden layer
+    (tensor([[ 0.0000, -1.0000],
+            [ 1.0000,  0.0000]]), tensor([[ 0.0000,  1.0000],
+            [-1.0000,  0.0000]]))
     """
     network = balanced_network(factors)
     return vertical_part(*network.balanced_parts(), as_ambient(v, network))
@@ -128,6 +137,11 @@ def tangent(factors: Sequence[Any], v: Sequence[Any]) -> tuple[Tensor, ...]:
     """Project on the tangent space of the balanced manifold: `horizontal` plus `vertical`.
 
     Parameters and errors as there.
+
+    Examples
+    --------
+    >>> dln.tangent(([[1.0]], [[1.0]]), ([[1.0]], [[0.0]]))
+    (tensor([[0.5000]]), tensor([[0.5000]]))
     """
     network = balanced_network(factors)
     parts, moves = network.balanced_parts(), as_ambient(v, network)
@@ -142,6 +156,13 @@ def horizontal_frame(factors: Sequence[Any]) -> tuple[Tensor, ...]:
     then i beyond it (r (m - r) vectors), then j beyond it (r (n - r)), where the kernel is
     ``s^{2-2/N}``. Returns, for every layer, the components of the ``K = r (m + n - r)`` vectors,
     (..., K, d_p, d_{p-1}). Parameters, errors and references as in `horizontal`.
+
+    Examples
+    --------
+    >>> factors = dln.random_balanced((3, 3, 2), generator=0)
+    >>> frame = dln.horizontal_frame(factors)
+    >>> [w.shape for w in frame]  # r (m + n - r) = 6 vectors
+    [torch.Size([6, 3, 3]), torch.Size([6, 2, 3])]
     """
     frames, lam = balanced_network(factors).balanced_parts()
     depth = len(frames) - 1
@@ -170,6 +191,12 @@ def vertical_frame(factors: Sequence[Any]) -> tuple[Tensor, ...]:
 
     Returns, for every layer, the components of the ``K = sum_p (d_p r - r (r+1)/2)`` vectors (the
     sum over hidden layers), (..., K, d_p, d_{p-1}). Parameters and errors as in `horizontal`.
+
+    Examples
+    --------
+    >>> factors = dln.random_balanced((2, 2, 2, 2), generator=0)
+    >>> [w.shape for w in dln.vertical_frame(factors)]  # one rotation for each hidden layer
+    [torch.Size([2, 2, 2]), torch.Size([2, 2, 2]), torch.Size([2, 2, 2])]
     """
     frames, lam = balanced_network(factors).balanced_parts()
     depth, r = len(frames) - 1, lam.shape[-1]

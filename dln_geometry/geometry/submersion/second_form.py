@@ -43,6 +43,13 @@ def second_fundamental_form(
     References
     ----------
     Menon, arXiv 2411.09004 (the balanced manifold); O'Neill, Semi-Riemannian geometry, chapter 4.
+
+    Examples
+    --------
+    >>> factors = ([[1.0]], [[1.0]])
+    >>> v = ([[1.0]], [[1.0]])
+    >>> dln.second_fundamental_form(factors, v, v)  # the balanced line is straight
+    (tensor([[0.]]), tensor([[0.]]))
     """
     network = balanced_network(factors)
     v, w = as_ambient_pair(v, w, network)
@@ -75,6 +82,14 @@ def integrability(factors: Sequence[Any], v: Sequence[Any], w: Sequence[Any]) ->
     References
     ----------
     O'Neill, The fundamental equations of a submersion, 1966.
+
+    Examples
+    --------
+    >>> factors = dln.random_balanced((2, 2, 2), generator=0, dtype=torch.float64)
+    >>> first, second = dln.horizontal_frame(factors)
+    >>> v, w = (first[0], second[0]), (first[1], second[1])
+    >>> [a.abs().max() > 0.01 for a in dln.integrability(factors, v, w)]
+    [tensor(True), tensor(True)]
     """
     network = balanced_network(factors)
     v, w = as_ambient_pair(v, w, network)

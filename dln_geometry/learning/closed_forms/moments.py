@@ -75,6 +75,12 @@ class MomentState:
 
     `moments` are the ``G_p``; `cross` the ``W_{p+1}^T v_{p+1} - v_p W_p^T`` with the momentum
     buffers v, `None` before the first step; `velocities` the last buffers, for Nesterov's momentum.
+
+    Examples
+    --------
+    >>> state = dln.learning.closed_forms.MomentState((torch.tensor([[5.0]]),))
+    >>> state.moments, state.cross
+    ((tensor([[5.]]),), None)
     """
 
     moments: Layers

@@ -33,6 +33,17 @@ class DeadUnit:
     reasons : tuple of str
         ``"incoming"``: the weights into it are zero; ``"outgoing"``: those out of it are;
         ``"inactive"``: it is zero on all inputs.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> net, x = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1)), torch.ones(4, 3)
+    >>> with torch.no_grad():
+    ...     _ = net[0].weight.copy_(torch.tensor([[1.0, 2.0, 3.0], [-1.0, -1.0, -1.0]]))
+    ...     _ = net[0].bias.zero_()
+    >>> (unit,) = dln.learning.collapse_report(net, nn.MSELoss(), (x, torch.ones(4, 1))).dead
+    >>> unit.unit, unit.reasons
+    (1, ('inactive',))
     """
 
     family: MirrorFamily

@@ -34,6 +34,14 @@ class MirrorFamily:
     `axes` says where the units live, as in `Mirror.permutation`, `units` how many they are, and
     `through` which modules or functions stand between the parameters, and `readers` names those
     parameters that read the units (of permutations and rotations); the others make them.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> net, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)), torch.ones(2, 3)
+    >>> families = dln.learning.mirrors_of(net, (x,))
+    >>> [(family.kind, family.units) for family in families]
+    [('permutation', 4), ('rescaling', 4), ('opposition', 4)]
     """
 
     kind: Kind

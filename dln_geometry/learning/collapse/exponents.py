@@ -24,6 +24,13 @@ class Lyapunov:
 
     `exponent` is the mean rate of ``log |O^T q|`` per step, `standard_error` that of the Monte
     Carlo estimate: 0 where the exponent is the mean over the batches.
+
+    Examples
+    --------
+    >>> curvatures = torch.tensor([0.5, 1.5])  # of two batches, along one mirror
+    >>> found = dln.learning.lyapunov(curvatures, lr=0.1)
+    >>> round(found.exponent, 4), found.collapses
+    (-0.1069, True)
     """
 
     exponent: float
@@ -51,6 +58,13 @@ def batch_curvatures(
         As in `stability`.
     direction : Tensor, shape (k,), optional
         Coordinates c of one direction, ``Stability.direction`` for instance.
+
+    Examples
+    --------
+    >>> losses = [lambda q: 0.5 * q.square().sum(), lambda q: 1.5 * q.square().sum()]
+    >>> mirror = dln.learning.Mirror([[1.0]])
+    >>> dln.learning.batch_curvatures(losses, mirror, torch.tensor([0.5])).flatten()
+    tensor([1., 3.])
     """
     one = as_mirror(mirror)
     if not isinstance(losses, Iterable) or isinstance(losses, str | bytes | Tensor):

@@ -37,6 +37,16 @@ class Collapse:
         ``"collapsed"``: on the symmetric set, which attracts; ``"escaping"``: on the set, which
         repels; ``"collapsing"``: on the way to a set that attracts; ``"singular"``: the loss is
         not finite or not smooth on the set; ``"free"``: none of these.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> _ = torch.manual_seed(0)
+    >>> net, x = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1)), torch.randn(8, 3)
+    >>> report = dln.learning.collapse_report(net, nn.MSELoss(), (x, torch.zeros(8, 1)))
+    >>> record = report.records[0]
+    >>> record.family.kind, record.status
+    ('permutation', 'free')
     """
 
     family: MirrorFamily
@@ -53,6 +63,15 @@ class CollapseReport(Sequence[Collapse]):
 
     `dead` holds the units that are off (see `DeadUnit`). The table names below its rows those whose
     change of sign is not in a row as collapsed.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> _ = torch.manual_seed(0)
+    >>> net, x = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1)), torch.randn(8, 3)
+    >>> report = dln.learning.collapse_report(net, nn.MSELoss(), (x, torch.zeros(8, 1)))
+    >>> report.weight_decay, report.dead
+    (0.0, ())
     """
 
     records: tuple[Collapse, ...]

@@ -34,6 +34,13 @@ class Stability:
         Unit coordinates of the direction that leaves the symmetric set first.
     defect, residual : float
         `Mirror.defect` of q; ``|O^T H O v - lambda v|`` of the eigenvector found.
+
+    Examples
+    --------
+    >>> mirror, q = dln.learning.Mirror([[1.0]]), torch.tensor([0.5])
+    >>> found = dln.learning.stability(lambda q: (q.square().sum() - 1).square(), mirror, q)
+    >>> found.threshold, found.direction.abs(), found.defect
+    (4.0, tensor([1.]), 1.0)
     """
 
     threshold: float
@@ -126,7 +133,14 @@ def stability(
 
 
 def curvature(loss: Callable[[Any], Tensor], mirror: Mirror, params: Any) -> Tensor:
-    """Return the Hessian along a mirror, ``O^T H O``, shape (k, k), at any point `params`."""
+    """Return the Hessian along a mirror, ``O^T H O``, shape (k, k), at any point `params`.
+
+    Examples
+    --------
+    >>> mirror = dln.learning.Mirror([[1.0]])
+    >>> dln.learning.curvature(lambda q: 1.5 * q.square().sum(), mirror, torch.tensor([0.5]))
+    tensor([[3.]])
+    """
     as_mirror(mirror).coordinates(params)
     return _dense(_Curvature(loss, mirror, params))
 

@@ -63,6 +63,17 @@ def dcs_penalty(module: nn.Module, kappa: float | Mapping[str, float]) -> Tensor
 
     For optimisers without decay (LBFGS), or with decoupled decay; parameters as in
     `dcs_parameter_groups`.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> net = nn.Linear(2, 1, bias=False)
+    >>> with torch.no_grad():
+    ...     _ = net.weight.copy_(torch.tensor([[3.0, -4.0]]))
+    >>> _ = dln.learning.dcs_(net, "weight")
+    >>> penalty = dln.learning.dcs_penalty(net, kappa=0.1)
+    >>> bool(penalty >= 0.1 * 7)  # kappa |q|_1, and more unless the factors are balanced
+    True
     """
     terms = [k * (u.square().sum() / 2) for u, k in _factors(_sites(module), kappa).values()]
     return torch.stack(terms).sum()
@@ -73,6 +84,16 @@ def dcs_norm(module: nn.Module) -> dict[str, Tensor]:
 
     It is ``|O^T q|_1``, the sum of lengths of the groups, or the nuclear norm; for N > 2 factors
     ``N/2`` times the sum of ``size^{2/N}``.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> net = nn.Linear(2, 1, bias=False)
+    >>> with torch.no_grad():
+    ...     _ = net.weight.copy_(torch.tensor([[3.0, -4.0]]))
+    >>> _ = dln.learning.dcs_(net, "weight")
+    >>> dln.learning.dcs_norm(net)
+    {'weight': tensor(7., grad_fn=<MulBackward0>)}
     """
     return {name: site.norm(site(*parts)) for name, (site, parts) in _sites(module).items()}
 

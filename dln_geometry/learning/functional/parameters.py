@@ -28,6 +28,17 @@ class ModuleLoss:
 
     Made by `functionalize`; ``loss(params) = loss_fn(module(*args, **kwargs), *rest)`` with the
     module's parameters, whose `names` `params` must have as keys, replaced by `params`.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> net = nn.Linear(1, 1, bias=False)
+    >>> data = torch.ones(1, 1), torch.ones(1, 1)
+    >>> loss, params = dln.learning.functionalize(net, nn.MSELoss(), data)
+    >>> isinstance(loss, dln.learning.ModuleLoss), loss.names
+    (True, frozenset({'weight'}))
+    >>> loss({"weight": torch.tensor([[3.0]])})
+    tensor(4.)
     """
 
     module: nn.Module

@@ -43,6 +43,20 @@ class ChargeRecord:
     tolerance : Tensor, shape (T, G), optional
         The residual that rounding, and epsilons of normalisations over the variances met, may
         leave; records of older versions have none.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
+    >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    >>> with dln.learning.ChargeMonitor(net, optimizer) as monitor:
+    ...     for _ in range(3):
+    ...         optimizer.zero_grad()
+    ...         net(torch.ones(2, 3)).square().sum().backward()
+    ...         optimizer.step()
+    >>> record = monitor.record()
+    >>> record.charge.shape, record.labels  # steps recorded, groups
+    (torch.Size([1, 1]), ('rescale(0.weight, 0.bias, 2.weight)',))
     """
 
     steps: Tensor
@@ -127,6 +141,20 @@ class ChargeReport:
         The residual of all records kept that is largest relative to its tolerance.
     tolerance : float
         Of that residual; above it the symmetry counts as broken.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
+    >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    >>> with dln.learning.ChargeMonitor(net, optimizer) as monitor:
+    ...     for _ in range(3):
+    ...         optimizer.zero_grad()
+    ...         net(torch.ones(2, 3)).square().sum().backward()
+    ...         optimizer.step()
+    >>> (line,) = monitor.report()
+    >>> line.label, line.worst < line.tolerance
+    ('rescale(0.weight, 0.bias, 2.weight)', True)
     """
 
     label: str

@@ -139,14 +139,29 @@ def momentum_step(loss: Loss, rule: Rule) -> Step:
 
 
 def with_velocity(params: Tensors, velocity: Tensors) -> Parameters:
-    """Join parameters and momentum buffers into the state of `momentum_step`."""
+    """Join parameters and momentum buffers into the state of `momentum_step`.
+
+    Examples
+    --------
+    >>> state = dln.learning.with_velocity({"w": torch.tensor([1.0])}, {"w": torch.tensor([3.0])})
+    >>> dln.learning.without_velocity(state)
+    ({'w': tensor([1.])}, {'w': tensor([3.])})
+    """
     params = as_parameters(params)
     velocity = as_like(velocity, params, "velocity")
     return {**params, **{PREFIX + name: v for name, v in velocity.items()}}
 
 
 def without_velocity(state: Tensors) -> tuple[Parameters, Parameters]:
-    """Split the state of `momentum_step` into parameters and momentum buffers."""
+    """Split the state of `momentum_step` into parameters and momentum buffers.
+
+    Examples
+    --------
+    >>> state = dln.learning.with_velocity({"w": torch.tensor([1.0])}, {"w": torch.tensor([3.0])})
+    >>> params, velocity = dln.learning.without_velocity(state)
+    >>> velocity
+    {'w': tensor([3.])}
+    """
     state = as_parameters(state, "state")
     params = {name: x for name, x in state.items() if not name.startswith(PREFIX)}
     if not params:

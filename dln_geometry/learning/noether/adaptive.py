@@ -32,6 +32,13 @@ class RMSPropState:
     shape (..., d), the momentum W that the last step subtracted from the direction; `last`, of the
     same shape, ``ghat / sqrt(G)`` of the step before, for Nesterov's momentum; `boost` the weight
     of the next gradient, as the first one is not dampened.
+
+    Examples
+    --------
+    >>> adaptive = dln.learning.as_rmsprop(dln.learning.Rule(lr=0.1, weight_decay=0.1))
+    >>> state = adaptive.init(torch.tensor([0.6, 0.8]), 5.0)
+    >>> isinstance(state, dln.learning.RMSPropState), state.buffer
+    (True, tensor([0., 0.]))
     """
 
     second_moment: Tensor
@@ -70,6 +77,13 @@ class EffectiveRMSProp:
         Factor by which the norm of the slow motion exceeds that of a start from rest.
     boost : float
         Weight of the first gradient: with dampening it is ``1 / (1 - dampening)``.
+
+    Examples
+    --------
+    >>> rule = dln.learning.Rule(lr=0.1, weight_decay=0.1)
+    >>> adaptive = dln.learning.as_rmsprop(rule)
+    >>> isinstance(adaptive, dln.learning.EffectiveRMSProp), round(adaptive.rho, 3)
+    (True, 0.961)
     """
 
     lr: float

@@ -75,6 +75,13 @@ def charge_rate(
 
     Nesterov's momentum adds ``b lr (<grad f, dQ'> - k <q', dQ>)``, the one term that needs
     ``loss(params)``. Other parameters as in `charge`.
+
+    Examples
+    --------
+    >>> from dln_geometry import learning
+    >>> q, v = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, 0.0])}
+    >>> learning.charge_rate(learning.Scale("w"), learning.Rule(lr=0.5), q, v)
+    tensor(-0.7500)
     """
     symmetry, rule = as_symmetry(symmetry), as_rule(rule)
     params, velocity = as_state(params, velocity)

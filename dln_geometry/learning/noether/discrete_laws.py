@@ -25,6 +25,13 @@ class Charges:
     ``w = <v, dQ(q)>`` with the buffer v of the rule, zero before the first step; `transposed` is
     ``<v, A^T q>`` for a linear generator ``dQ = A q``: the momentum itself for translation, scale
     and rescale, its negative for rotations, its transpose for the gauge.
+
+    Examples
+    --------
+    >>> law = dln.learning.DiscreteLaw(dln.learning.Scale("w"), dln.learning.Rule(lr=0.1))
+    >>> charges = law.observe({"w": torch.tensor([3.0, 4.0])}, None)
+    >>> charges.conserved, charges.momentum
+    (tensor(25.), tensor(0.))
     """
 
     conserved: Tensor
@@ -151,6 +158,15 @@ def discrete_residual(
 
     `params` are the parameters q before the step, `before` and `after` the buffers v and v+; in
     the first step `before` is `None`. The result has one number for each entry of s.
+
+    Examples
+    --------
+    >>> from dln_geometry import learning
+    >>> loss = lambda p: (p["w"] / p["w"].norm()).sum()
+    >>> rule, q = learning.Rule(lr=0.5, momentum=0.9), {"w": torch.tensor([3.0, 4.0])}
+    >>> after, buffer = rule.step(loss, q)
+    >>> learning.discrete_residual(learning.Scale("w"), rule, q, None, buffer).abs() < 1e-6
+    tensor(True)
     """
     symmetry, rule, params = as_symmetry(symmetry), as_rule(rule), as_finite(params)
     kick = as_like(after, params, "after", finite=True)

@@ -37,6 +37,12 @@ def kinetic_energy(rule: Rule, params: Tensors, velocity: Tensors) -> Tensor:
     r"""Return the kinetic energy ``D_h(q + m q', q) / m``, which is ``m/2 |q'|^2`` without h.
 
     `params` is q, and `velocity` its rate of change q': on a slow trajectory -v, v the buffer.
+
+    Examples
+    --------
+    >>> q, v = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, 0.0])}
+    >>> dln.learning.kinetic_energy(dln.learning.Rule(lr=0.5), q, v)  # m/2 |q'|^2 with m = lr/2
+    tensor(1.1250)
     """
     m = as_rule(rule).mass
     params, velocity = as_state(params, velocity)

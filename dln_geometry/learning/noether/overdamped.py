@@ -77,6 +77,12 @@ def overdamped_norm(
     `norm`, of shape (...), is r at the start, positive; `gradients`, of shape (T, ...), holds
     ``|ghat|^2`` at each step, for minibatches with momentum the square of ``(1 - b) r v``. Other
     parameters as in `overdamped_charge`; the result has the shape (T + 1, ...).
+
+    Examples
+    --------
+    >>> rule = dln.learning.Rule(lr=0.5, weight_decay=0.1)
+    >>> dln.learning.overdamped_norm(rule, 2.0, [1.0, 1.0, 1.0])
+    tensor([2.0000, 1.9180, 1.8424, 1.7731])
     """
     corrected, from_rest = as_flag(corrected, "corrected"), as_flag(from_rest, "from_rest")
     factor = decay_factor(rule, corrected) ** 4
@@ -121,6 +127,11 @@ def stationary_angle(rule: Rule) -> float:
     ``cos(angle) = 1 - eta k / (1 + b)``, about ``sqrt(2 eta k / (1 + b))``; with Nesterov's
     momentum the root near one of ``2 b x^2 - (1 + b)(1 + 2 b z) x + (1 + b)^2 z - b (1 - b z)``,
     ``z = 1 - eta k``. It does not depend on the loss. The rule must have weight decay.
+
+    Examples
+    --------
+    >>> round(dln.learning.stationary_angle(dln.learning.Rule(lr=0.5, weight_decay=0.01)), 4)
+    0.1
     """
     if not as_rule(rule).weight_decay:
         raise ValueError("weight_decay must be positive, got 0: nothing settles")

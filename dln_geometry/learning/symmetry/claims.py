@@ -39,6 +39,16 @@ def symmetry_residual(loss: Loss, symmetry: Symmetry, params: Tensors) -> float:
         Its action must be the identity at ``s = 0``.
     params : dict of str to Tensor
         A generic point. At a special one, such as zero, every symmetry may seem to hold.
+
+    Examples
+    --------
+    >>> loss = lambda p: (p["w"] / p["w"].norm()).sum()
+    >>> params = {"w": torch.tensor([1.0, 2.0])}
+    >>> dln.learning.symmetry_residual(loss, dln.learning.Scale("w"), params) < 1e-5
+    True
+    >>> shift = dln.learning.Translation("w", torch.ones(2))
+    >>> dln.learning.symmetry_residual(loss, shift, params) > 0.01
+    True
     """
     params = {name: q.detach() for name, q in as_finite(params).items()}
     zero = as_symmetry(symmetry).zero(params)
@@ -91,7 +101,13 @@ def is_symmetric(
 def check_symmetric(
     loss: Loss, symmetry: Symmetry, params: Tensors, *, rtol: float | None = None
 ) -> None:
-    """Raise a `SymmetryError`, whose `residual` says by how much, unless `is_symmetric`."""
+    """Raise a `SymmetryError`, whose `residual` says by how much, unless `is_symmetric`.
+
+    Examples
+    --------
+    >>> loss = lambda p: (p["w"] / p["w"].norm()).sum()
+    >>> dln.learning.check_symmetric(loss, dln.learning.Scale("w"), {"w": torch.tensor([1.0, 2.0])})
+    """
     residual, bound = symmetry_residual(loss, symmetry, params), _tolerance(params, rtol)
     if not residual <= bound:
         raise SymmetryError(

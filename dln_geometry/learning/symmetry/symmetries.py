@@ -13,7 +13,17 @@ from dln_geometry.support import as_count, as_float_tensor, shown
 
 
 class SymmetryError(ValueError):
-    """A loss lacks a symmetry; `residual` says by how much."""
+    """A loss lacks a symmetry; `residual` says by how much.
+
+    Examples
+    --------
+    >>> try:
+    ...     loss, scale = lambda p: p["w"].sum(), dln.learning.Scale("w")
+    ...     dln.learning.check_symmetric(loss, scale, {"w": torch.ones(2)})
+    ... except dln.learning.SymmetryError as error:
+    ...     print(error.residual > 0.1)
+    True
+    """
 
     def __init__(self, message: str, residual: float) -> None:
         super().__init__(message)

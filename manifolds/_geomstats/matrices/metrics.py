@@ -42,6 +42,15 @@ class DepthMetric(DepthCurvature):
     References
     ----------
     Menon, arXiv 2411.09004; Arora, Cohen, Hazan 2018; Cohen, Menon, Veraszto, arXiv 2210.12497.
+
+    Examples
+    --------
+    >>> import geomstats.backend as gs
+    >>> from manifolds.geomstats_dln import DepthMetric, FullRankEndToEnd
+    >>> space = FullRankEndToEnd(2, 2, positive_det=True)
+    >>> _ = space.equip_with_metric(DepthMetric, depth=3)
+    >>> round(float(space.metric.dist(gs.eye(2), 8.0 * gs.eye(2))), 4)  # sqrt(2 N) (8^{1/N} - 1)
+    2.4495
     """
 
     def inner_product(self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any = None) -> Any:

@@ -33,6 +33,13 @@ class FullRankEndToEnd(VectorSpaceOpenSet):
         Keep to the matrices of positive determinant; of square ones only.
     equip : bool
         If True, equip with `DepthMetric` of depth 2.
+
+    Examples
+    --------
+    >>> from manifolds.geomstats_dln import FullRankEndToEnd
+    >>> space = FullRankEndToEnd(3, 3, positive_det=True)
+    >>> space.dim, bool(space.belongs(space.random_point()))
+    (9, True)
     """
 
     def __init__(self, m: int, n: int, positive_det: bool = False, equip: bool = True) -> None:
@@ -92,6 +99,13 @@ class FixedRankEndToEnd(Manifold):
     The depth of the metric is finite: see `FixedSpacesEndToEnd` for infinite depth. Random points
     are `bound` times the product of an m x r and an r x n normal matrix, over ``sqrt(r)``.
     Parameters other than `rank` as in `FullRankEndToEnd`.
+
+    Examples
+    --------
+    >>> from manifolds.geomstats_dln import FixedRankEndToEnd
+    >>> space = FixedRankEndToEnd(4, 3, rank=2)
+    >>> space.dim, bool(space.belongs(space.random_point()))
+    (10, True)
     """
 
     def __init__(self, m: int, n: int, rank: int, equip: bool = True) -> None:

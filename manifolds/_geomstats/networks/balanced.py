@@ -37,6 +37,13 @@ class BalancedNetworks(LevelSet):
     References
     ----------
     Menon, arXiv 2411.09004.
+
+    Examples
+    --------
+    >>> from manifolds.geomstats_dln import BalancedNetworks
+    >>> networks = BalancedNetworks((3, 4, 2), rank=2)
+    >>> networks.dim, networks.random_point().shape
+    (11, (2, 4, 4))
     """
 
     embedding_space: LayeredNetworks

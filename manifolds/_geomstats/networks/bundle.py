@@ -37,6 +37,14 @@ class BalancedBundle(FiberBundle):
     References
     ----------
     Menon, arXiv 2411.09004; Menon, Yu, arXiv 2509.09088.
+
+    Examples
+    --------
+    >>> from manifolds.geomstats_dln import BalancedBundle, BalancedNetworks
+    >>> networks = BalancedNetworks((2, 3, 2), positive_det=True)
+    >>> point = networks.random_point()
+    >>> BalancedBundle(networks).riemannian_submersion(point).shape
+    (2, 2)
     """
 
     def __init__(self, total_space: BalancedNetworks) -> None:
@@ -138,6 +146,15 @@ class BalancedQuotientMetric(QuotientMetric, DepthMetric):
         The base, the attribute `base`; given a `BalancedNetworks`, its base.
     total_space : BalancedNetworks
         Equipped with `BalancedMetric` and `BalancedBundle`.
+
+    Examples
+    --------
+    >>> from manifolds.geomstats_dln import BalancedNetworks, HiddenRotationAction
+    >>> networks = BalancedNetworks((2, 2, 2), positive_det=True)
+    >>> _ = networks.equip_with_group_action(HiddenRotationAction(networks.widths))
+    >>> quotient = networks.equip_with_quotient()
+    >>> type(quotient.metric).__name__
+    'BalancedQuotientMetric'
     """
 
     curvature_derivative: Any = DepthMetric.curvature_derivative

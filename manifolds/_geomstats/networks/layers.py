@@ -28,7 +28,16 @@ from manifolds._geomstats.arrays import (
 
 
 class FrobeniusMetric(EuclideanMetric):
-    """The flat metric ``sum_p <V_p, W_p>`` of the space of all networks."""
+    """The flat metric ``sum_p <V_p, W_p>`` of the space of all networks.
+
+    Examples
+    --------
+    >>> from manifolds.geomstats_dln import LayeredNetworks
+    >>> networks = LayeredNetworks((2, 3, 2))
+    >>> point = networks.random_point()
+    >>> float(networks.metric.dist(point, point))
+    0.0
+    """
 
     def inner_product(self, tangent_vec_a: Any, tangent_vec_b: Any, base_point: Any = None) -> Any:
         return frobenius(tangent_vec_a, tangent_vec_b, base_point)
@@ -45,6 +54,13 @@ class LayeredNetworks(VectorSpace):
         ``(d_0, ..., d_N)``, the width of the input first.
     equip : bool
         If True, equip with `FrobeniusMetric`.
+
+    Examples
+    --------
+    >>> from manifolds.geomstats_dln import LayeredNetworks
+    >>> networks = LayeredNetworks((2, 3, 2))
+    >>> networks.dim, networks.random_point().shape  # padded by zeros to the largest width
+    (12, (2, 3, 3))
     """
 
     def __init__(self, widths: Sequence[int], equip: bool = True) -> None:

@@ -33,6 +33,16 @@ class BalancedMetric(RiemannianMetric):
     References
     ----------
     Menon, arXiv 2411.09004.
+
+    Examples
+    --------
+    >>> from manifolds.geomstats_dln import BalancedNetworks
+    >>> networks = BalancedNetworks((2, 3, 2))
+    >>> point = networks.random_point()
+    >>> vector = networks.to_tangent(0.1 * point, point)
+    >>> moved = networks.metric.exp(vector, point)
+    >>> bool(networks.belongs(moved))
+    True
     """
 
     def __init__(self, space: Any, rtol: float = 1e-10) -> None:

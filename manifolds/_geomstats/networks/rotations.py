@@ -22,6 +22,13 @@ class HiddenRotations(Manifold):
     An element is an array of shape (N - 1, D, D), D the largest width, that holds g_p in the first
     ``d_p`` rows and columns of slice ``p - 1`` and continues it by the identity. Random points
     follow the uniform law. `widths` as in `LayeredNetworks`.
+
+    Examples
+    --------
+    >>> from manifolds.geomstats_dln import HiddenRotations
+    >>> group = HiddenRotations((2, 3, 4, 2))
+    >>> group.dim, group.random_point().shape
+    (9, (2, 4, 4))
     """
 
     def __init__(self, widths: Sequence[int]) -> None:
@@ -90,6 +97,15 @@ class HiddenRotationAction(GroupAction):
     """Action of the hidden rotations, ``W_p -> g_p W_p g_{p-1}^T`` with ``g_0 = g_N = 1``.
 
     It keeps end-to-end matrix, norm and balance. `widths` as in `LayeredNetworks`.
+
+    Examples
+    --------
+    >>> from manifolds.geomstats_dln import BalancedNetworks, HiddenRotationAction, HiddenRotations
+    >>> networks = BalancedNetworks((2, 3, 2))
+    >>> turn = HiddenRotations((2, 3, 2)).random_point()
+    >>> moved = HiddenRotationAction((2, 3, 2))(turn, networks.random_point())
+    >>> bool(networks.belongs(moved))
+    True
     """
 
     def __init__(self, widths: Sequence[int]) -> None:
