@@ -19,7 +19,8 @@ class Pattern:
 
     Examples
     --------
-    >>> pattern = dln.losses.Pattern(torch.tensor([0, 1]), torch.tensor([2, 0]), (2, 3))
+    >>> from dln_geometry.dynamics.entries import Pattern
+    >>> pattern = Pattern(torch.tensor([0, 1]), torch.tensor([2, 0]), (2, 3))
     >>> pattern.shape
     (2, 3)
     """
@@ -122,7 +123,8 @@ def has_compressed_kernels(dtype: torch.dtype, device_type: str) -> bool:
 
     Examples
     --------
-    >>> isinstance(dln.losses.has_compressed_kernels(torch.float64, "cpu"), bool)
+    >>> from dln_geometry.dynamics.entries import has_compressed_kernels
+    >>> isinstance(has_compressed_kernels(torch.float64, "cpu"), bool)
     True
     """
     starts = torch.tensor([0, 1], device=device_type)
