@@ -60,3 +60,11 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
         from dln_geometry import entropi  # noqa: F401 # pyright: ignore
     assert not hasattr(dln, "__wrapped__")
     assert dln.completion.MatrixCompleter.__name__ == "MatrixCompleter"
+
+
+def test_help_of_the_command_line_needs_neither_torch_nor_numpy():
+    for arguments in (["--help"], ["flow", "--help"], ["complete", "--depth"], ["--version"]):
+        code = f"from dln_geometry.cli import main; main({arguments})"
+        loaded = loaded_by(code.replace("main(", "main(", 1))
+        assert not {name.partition(".")[0] for name in loaded} - {"dln_geometry", "rich"}
+        assert not any(name.startswith("dln_geometry.support") for name in loaded)

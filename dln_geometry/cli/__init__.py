@@ -1,15 +1,16 @@
 """The command line: ``dln`` or ``python -m dln_geometry``.
 
-Open `app` first: it holds `main` and the commands. `completion` and `photograph` do the two long
-jobs, `matrices` holds the short commands on one matrix, `files` the options of files and what is
-written, `report` prints, `signals` turns signals into interrupts. The room `tables` reads data. A
-new command is a function that `app` registers.
+Open `app` first: it holds `main`. `commands` declares the commands and their options (those that
+several share stand in `options`) and starts without torch; `program` imports what does the work
+when it is asked for: `photograph`, `completing`, `matrices`, `runs` (flows, random motions,
+geodesics), `models` (checkpoints), `experiments` (the gallery). `reading` takes matrices from
+files, `outputs` writes results, `files` checks names, `report` prints, `machine` reads device, type
+and seed, `signals` turns signals into interrupts.
 """
 
 from __future__ import annotations
 
-from dln_geometry.cli.app import main
-from dln_geometry.cli.photograph import Puzzle, complete_at_depth, hide, load_photograph
-from dln_geometry.tables import read_entries
+from dln_geometry import _lazy
 
-__all__ = ["Puzzle", "complete_at_depth", "hide", "load_photograph", "main", "read_entries"]
+# The names, and where each comes from, stand in `__init__.pyi`.
+__getattr__, __dir__, __all__ = _lazy.on_demand(__name__, __file__)

@@ -1,4 +1,4 @@
-"""The commands and their options, and `main`, which runs one."""
+"""`main`, which runs a command, and what ``dln`` does without one."""
 
 from __future__ import annotations
 
@@ -12,56 +12,56 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from dln_geometry.cli.completion import complete_command
-from dln_geometry.cli.files import Force, option
-from dln_geometry.cli.matrices import balance_command, entropy_command
-from dln_geometry.cli.photograph import complete_photograph
-from dln_geometry.cli.signals import Terminated, as_interrupts, continuable
-from dln_geometry.support import as_seed
+from dln_geometry.cli.commands import photograph_command
+from dln_geometry.cli.options import Force, PhotographFile, PhotographStore, Quick, Seed
+from dln_geometry.cli.program import WORKERS, app, deferred
+from dln_geometry.cli.signals import Terminated, as_interrupts
+from dln_geometry.version import __version__
 
 # typer ships click inside or depends on it, according to its version: the base class is either's.
 _UsageError: type[typer.BadParameter] = typer.BadParameter.__mro__[1]
 # Mistakes of the user, and what the machine refuses; any other error is a fault of this program.
 _MISTAKES = (TypeError, ValueError)
 _PATHS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-_FAILURES = (MemoryError, RuntimeError, ArithmeticError)
-
-app = typer.Typer(
-    help="Geometry and dynamics of deep linear networks.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+_FAILURES = (MemoryError, RuntimeError, ArithmeticError, AssertionError)
+_COMPLETE = "_DLN_COMPLETE"
+"""By this variable a shell asks for completions."""
 
 
 @app.callback(invoke_without_command=True)
-def photograph_command(
+def without_command(
     context: typer.Context,
-    out: Annotated[Path, Option(help="Figure to write.")] = Path("dln-photograph.png"),
-    store: Annotated[
-        Path | None, Option(help="Folder of states, from which a killed job continues.")
-    ] = None,
-    quick: Annotated[bool, Option("--quick", help="A small picture, in seconds.")] = False,
-    seed: Annotated[int, Option(help="Seed of the hidden pixels and the start.")] = 0,
+    out: PhotographFile = Path("dln-photograph.png"),
+    store: PhotographStore = None,
+    quick: Quick = False,
+    seed: Seed = 0,
     force: Force = False,
     version: Annotated[bool, Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """Deep linear networks: without a command, complete a photograph from 40 % of its pixels."""
-    if version:
-        from dln_geometry import __version__
+    r"""Deep linear networks: without a command, complete a photograph from 40 % of its pixels.
 
+    The options below are those of the photograph; the options of a command stand after it.
+
+    \b
+    Example:
+      dln --quick
+      dln COMMAND --help
+    """
+    given = {"out": out, "store": store, "quick": quick, "seed": seed, "force": force}
+    if version:
         print(f"dln {__version__}")
         raise typer.Exit
     if context.invoked_subcommand is None:
-        with option("seed"):
-            as_seed(as_seed(seed, "seed") + 1, "seed")
-        with continuable(store):
-            complete_photograph(out, store=store, quick=quick, seed=seed, force=force)
-
-
-app.command("complete")(complete_command)
-app.command("balance")(balance_command)
-app.command("entropy")(entropy_command)
+        deferred(photograph_command, WORKERS["photograph"][0])(
+            **given, as_json=False, device="cpu", dtype="float32"
+        )
+        return
+    for name in given:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ValueError(
+                f"--{name} must stand after the command, got it before {context.invoked_subcommand}"
+            )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A result must not fail for a sign that the terminal lacks.
         sys.stdout.reconfigure(errors="replace")
     command = typer.main.get_command(app)
+    if arguments is None and _COMPLETE in os.environ:
+        command.main(prog_name="dln", complete_var=_COMPLETE)
     try:
         with as_interrupts(last=arguments is None):
             # Without the frame of click, which would swallow interrupts.

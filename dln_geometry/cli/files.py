@@ -1,16 +1,16 @@
-"""Options that say how a file is read, and files that are written."""
+"""What options say about files, names of results that are refused, and figures."""
 
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from typer import Option
 
 from dln_geometry.support import as_positive, written_whole
 from dln_geometry.tables import Budget, Doubt, TextFormat, as_budget, as_delimiter
@@ -18,26 +18,9 @@ from dln_geometry.tables import Budget, Doubt, TextFormat, as_budget, as_delimit
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Header = Annotated[
-    bool | None,
-    Option("--header/--no-header", help="Whether the first line of a text table is a header."),
-]
-Index = Annotated[
-    bool | None,
-    Option("--index/--no-index", help="Whether the first column of a text table is an index."),
-]
-Delimiter = Annotated[
-    str | None, Option(help="What separates cells: , ; tab space :: or another mark.")
-]
-Decimal = Annotated[str, Option(help="Mark before the decimals: . or a comma.")]
-MaxMemory = Annotated[
-    float | None, Option(help="Limit of memory in GiB [default: that of the machine].")
-]
-Force = Annotated[
-    bool, Option("--force", help="Overwrite files that are no earlier results of this command.")
-]
-
 _SOFTWARE = "dln_geometry"
+_LOOKED_AT = 1 << 16
+"""Bytes at both ends of a file in which its maker is looked for."""
 _DECIDE = {
     "layout": "--layout triples or --layout matrix",
     "header": "--header or --no-header",
@@ -97,6 +80,7 @@ def check_outputs(
     *,
     force: bool,
     suffixes: Sequence[str] = (),
+    name: str = "out",
 ) -> None:
     """Refuse names that no result can be written to, before the work begins; make their folder.
 
@@ -107,21 +91,21 @@ def check_outputs(
     replaces = bool(found) and (force or ours(paths))
     for path in paths:
         if suffixes and path.suffix.lower() not in suffixes:
-            raise ValueError(f"--out must end in one of {', '.join(suffixes)}, got {path}")
+            raise ValueError(f"--{name} must end in one of {', '.join(suffixes)}, got {path}")
         if path.is_dir():
-            raise ValueError(f"--out must be a file, got the folder {path}")
+            raise ValueError(f"--{name} must be a file, got the folder {path}")
         for other in kept:
             if other is not None and _is_same(path, other):
-                raise ValueError(f"--out must not overwrite the data or the store, got {path}")
+                raise ValueError(f"--{name} must not overwrite the data or the store, got {path}")
         if path in found and not replaces:
             raise ValueError(
-                f"--out must name new files or earlier results of this command, got {path}: "
+                f"--{name} must name new files or earlier results of this command, got {path}: "
                 "--force overwrites it"
             )
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(path.parent, os.W_OK):
-            raise ValueError(f"--out must be in a folder to write to, got {path.parent}")
+            raise ValueError(f"--{name} must be in a folder to write to, got {path.parent}")
 
 
 def check_store(store: Path | None, data: Path) -> None:
@@ -139,17 +123,33 @@ def _is_same(path: Path, other: Path) -> bool:
 
 
 def save_figure(figure: Figure, path: Path, dpi: int) -> None:
-    """Write a figure whole or not at all; in a ``.png`` it says that it is ours."""
+    """Write a figure whole or not at all; it says that it is ours."""
     kind = path.suffix[1:].lower()
-    about: dict[str, Any] = {"metadata": {"Software": _SOFTWARE}} if kind == "png" else {}
+    about: dict[str, Any] = {"metadata": {"Software" if kind == "png" else "Creator": _SOFTWARE}}
     with written_whole(path) as handle:
         figure.savefig(handle, format=kind, dpi=dpi, **about)
 
 
-def is_our_figure(paths: Sequence[Path]) -> bool:
-    """Tell whether a file is a figure that `save_figure` wrote."""
-    with open(paths[0], "rb") as handle:
-        return f"Software\0{_SOFTWARE}".encode() in handle.read(4096)
+def is_ours(paths: Sequence[Path]) -> bool:
+    """Tell whether files are results of this program: figures, runs, layers, tables over time."""
+    return all(_is_result(path) for path in paths if path.exists())
+
+
+def _is_result(path: Path) -> bool:
+    try:
+        with open(path, "rb") as handle:
+            head = handle.read(_LOOKED_AT)
+            handle.seek(max(0, path.stat().st_size - _LOOKED_AT))
+            tail = handle.read()
+        names = zipfile.ZipFile(path).namelist() if path.suffix.lower() == ".npz" else []
+    except (OSError, zipfile.BadZipFile):
+        return False
+    if names:
+        layers = [f"W_{p}.npy" for p in range(1, len(names) + 1)]
+        return names == layers or {"meta.npy", "t.npy"} <= set(names)
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return head.startswith((b"time,", b"time\t"))
+    return _SOFTWARE.encode() in head + tail
 
 
 def save_array(path: Path, x: Any) -> None:

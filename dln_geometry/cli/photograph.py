@@ -14,8 +14,19 @@ import torch
 from torch import Tensor
 
 from dln_geometry import plot
-from dln_geometry.cli.files import check_outputs, is_our_figure, save_figure
-from dln_geometry.cli.report import Outcome, decibel, number, outcome_of, print_table
+from dln_geometry.cli.files import check_outputs, is_ours, save_figure
+from dln_geometry.cli.machine import Machine, as_machine
+from dln_geometry.cli.outputs import FIGURES
+from dln_geometry.cli.report import (
+    Outcome,
+    decibel,
+    number,
+    outcome_of,
+    print_json,
+    print_table,
+    worst_defect,
+)
+from dln_geometry.cli.signals import continuable
 from dln_geometry.dynamics.flows import gradient_flow
 from dln_geometry.dynamics.losses import Completion
 from dln_geometry.dynamics.trajectory import Trajectory
@@ -84,6 +95,7 @@ def hide(picture: Tensor, share: float, generator: torch.Generator) -> Puzzle:
     order = torch.randperm(count, generator=generator)
     observed = torch.zeros(picture.shape, dtype=torch.bool)
     observed.view(-1)[order[: count - round(share * count)]] = True
+    observed = observed.to(picture.device)
     seen = picture[observed]
     unit = float(seen.std(correction=0)) * math.sqrt(count)
     return Puzzle(picture, observed, float(seen.mean()), unit)
@@ -95,21 +107,37 @@ def complete_photograph(
     store: Path | None = None,
     quick: bool = False,
     seed: int = 0,
+    device: str = "cpu",
+    dtype: str = "float32",
+    as_json: bool = False,
     force: bool = False,
 ) -> None:
     """Complete the photograph at every depth, print the table, write the figure to `out`."""
+    machine = as_machine(device, dtype, seed)
+    with continuable(store):
+        results = _complete_all(out, store, machine, quick=quick, force=force)
+    if as_json:
+        print_json({"depths": [_told_of_depth(result) for result in results], "written": [out]})
+        return
+    _print_depths(results)
+    print(f"figure: {out}")
+
+
+def _complete_all(
+    out: Path, store: Path | None, machine: Machine, *, quick: bool, force: bool
+) -> list[Result]:
     height = 96 if quick else 320
     if store is not None and store.exists() and not store.is_dir():
         raise ValueError(f"--store must be a folder, got the file {store}")
-    states = [] if store is None else [store, *(_state(store, height, seed, n) for n in DEPTHS)]
-    check_outputs([out], states, is_our_figure, force=force, suffixes=(".png", ".pdf", ".svg"))
-    puzzle = hide(load_photograph(height), HIDDEN, torch.Generator().manual_seed(seed))
+    states = [] if store is None else [store, *(_state(store, height, machine, n) for n in DEPTHS)]
+    check_outputs([out], states, is_ours, force=force, suffixes=FIGURES)
+    puzzle = hide(machine.tensor(load_photograph(height)), HIDDEN, machine.generator())
     results = []
     with _one_thread(), progress_bar("photograph", len(DEPTHS), stderr=True) as show:
         for k, depth in enumerate(DEPTHS):
-            file = None if store is None else _state(store, height, seed, depth)
+            file = None if store is None else _state(store, height, machine, depth)
             # Every depth starts from the same singular vectors.
-            frames = torch.Generator().manual_seed(seed + 1)
+            frames = machine.generator(1)
 
             def tell(fraction: float, done: int = k, n: int = depth) -> None:
                 show(done + fraction, f"depth {n}")
@@ -118,13 +146,27 @@ def complete_photograph(
         show(len(DEPTHS), "figure")
         save_figure(_gallery(puzzle, results), out, 200)
         show(len(DEPTHS), "")
-    _print_depths(results)
-    print(f"figure: {out}")
+    return results
 
 
-def _state(store: Path, height: int, seed: int, depth: int) -> Path:
+def _state(store: Path, height: int, machine: Machine, depth: int) -> Path:
     """Return the file of the state of one depth."""
-    return store / f"{height}-{seed}-depth-{depth}.pt"
+    kind = "" if machine.dtype == torch.float32 else "-double"
+    return store / f"{height}-{machine.seed}{kind}-depth-{depth}.pt"
+
+
+def _told_of_depth(result: Result) -> dict[str, Any]:
+    """Return the numbers of a depth for JSON."""
+    outcome = result.outcome
+    return {
+        "depth": result.depth,
+        "loss": outcome.loss,
+        "held_out_decibel": result.held_out,
+        "effective_rank": outcome.effective_rank,
+        "entropy": outcome.entropy,
+        "defect": worst_defect(result.trajectory),
+        "seconds": result.trajectory.stats["seconds"],
+    }
 
 
 def complete_at_depth(
@@ -145,7 +187,8 @@ def complete_at_depth(
             tell(math.log(first / max(info["loss"], last)) / math.log(first / last))
 
     # Full rank: if the matrix is of low rank in the end, the flow has made it so.
-    start = Collapsed.random(loss.shape, None, depth, scale=START, generator=generator)
+    kind: Any = {"dtype": loss.values.dtype, "device": loss.values.device}
+    start = Collapsed.random(loss.shape, None, depth, scale=START, generator=generator, **kind)
     # The few long steps of a higher order would draw curves with corners.
     method, until = "rk3" if depth <= 2 else None, {"loss": last}
     trajectory = gradient_flow(

@@ -225,7 +225,7 @@ def test_what_the_machine_refuses_is_one_line(error, code, said, monkeypatch, ca
     def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr("dln_geometry.cli.app.complete_photograph", fail)
+    monkeypatch.setattr("dln_geometry.cli.photograph.complete_photograph", fail)
     assert main([]) == code
     assert capsys.readouterr().err == f"error: {said}\n"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-import dln_geometry.cli.completion as command
+import dln_geometry.cli.completing.completion as command
 from dln_geometry.cli import main
 from dln_geometry.completion import MatrixCompleter
 from dln_geometry.tables import load_ids
@@ -106,7 +106,7 @@ def test_a_test_share_teaches_nothing(ratings, capsys):
 def test_options_reach_the_estimator(monkeypatch):
     seen = {}
 
-    def fake(entries, plan, out, *, budget):
+    def fake(entries, plan, out, *, budget, as_json):
         seen["plan"] = plan
 
     monkeypatch.setattr(command, "complete_by_estimator", fake)

@@ -88,6 +88,6 @@ def test_interrupt_without_a_store_says_what_would_help(monkeypatch, capsys):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dln_geometry.cli.app.complete_photograph", interrupt)
+    monkeypatch.setattr("dln_geometry.cli.photograph._complete_all", interrupt)
     assert main([]) == 130
     assert capsys.readouterr().err == "interrupted: give --store to be able to continue\n"

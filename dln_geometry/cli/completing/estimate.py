@@ -12,19 +12,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
-from dln_geometry.cli.files import deciding, option, save_array, save_figure
-from dln_geometry.cli.panels import completion_panels, singular_values_of
-from dln_geometry.cli.report import decibel, number, print_table
-from dln_geometry.cli.split import (
+from dln_geometry.cli.completing.panels import completion_panels, singular_values_of
+from dln_geometry.cli.completing.split import (
     CURVE_HEADER,
     HEADER,
     held_out_places,
     result_files,
     sides_of,
+)
+from dln_geometry.cli.files import deciding, option, save_array, save_figure
+from dln_geometry.cli.report import (
+    decibel,
+    depth_in_json,
+    number,
+    print_json,
+    print_table,
 )
 from dln_geometry.completion import MatrixCompleter, default_rank
 from dln_geometry.geometry.points import effective_rank
@@ -64,7 +70,7 @@ def results_of(out: Path, plan: CompletionPlan) -> list[Path]:
 
 
 def complete_by_estimator(
-    entries: Entries, plan: CompletionPlan, out: Path, *, budget: Budget
+    entries: Entries, plan: CompletionPlan, out: Path, *, budget: Budget, as_json: bool = False
 ) -> None:
     """Fit a table, print what was tried and chosen and why, and write the results."""
     began, (m, n), rank = time.perf_counter(), entries.shape, plan.options["rank"]
@@ -73,12 +79,13 @@ def complete_by_estimator(
             as_rank(rank, min(m, n), "the smaller side of the matrix")
     with deciding():
         budget.need(_memory_of_fit(entries, rank), f"the run on {sides_of(entries.shape)}")
-    pairs = _read_pairs(plan, entries, budget)
+    aside = sys.stderr if as_json else sys.stdout
+    pairs = _read_pairs(plan, entries, budget, aside)
     seen, held = (
         x.numpy() for x in held_out_places(len(entries.values), plan.holdout, plan.seed, 2)
     )
     known, test = (_part(entries, places) for places in (seen, held))
-    completer = MatrixCompleter(**plan.options, random_state=plan.seed, verbose=True)
+    completer = MatrixCompleter(**plan.options, random_state=plan.seed, verbose=not as_json)
     with _as_lines(), _by_option():
         completer.fit(known)
     matrix, names, figure, curve, *more = results_of(out, plan)
@@ -92,14 +99,19 @@ def complete_by_estimator(
         matrix.unlink(missing_ok=True)
         print(
             f"note: the completed matrix would take {size / 2**30:.3g} GiB of memory (--max-memory)"
-            " and is not written: --predict predicts single entries"
+            " and is not written: --predict predicts single entries",
+            file=aside,
         )
     _write_table(curve, CURVE_HEADER.split(","), completer.curve_)
     save_figure(completion_panels(completer, full), figure, 150)
     if pairs is not None:
         _write_predictions(more[0], completer, pairs, plan.first)
-    _print_choices(completer, known, test, plan, began)
     written = [path for path in (matrix, names, figure, curve, *more) if path.exists()]
+    if as_json:
+        found = _told_choices(completer, known, test) | {"seconds": time.perf_counter() - began}
+        print_json(found | {"written": written})
+        return
+    _print_choices(completer, known, test, plan, began)
     print(f"written: {', '.join(map(str, written))}")
 
 
@@ -148,7 +160,7 @@ def _by_option() -> Iterator[None]:
         raise
 
 
-def _read_pairs(plan: CompletionPlan, entries: Entries, budget: Budget) -> Any:
+def _read_pairs(plan: CompletionPlan, entries: Entries, budget: Budget, aside: TextIO) -> Any:
     """Return the rows and columns of the entries to predict, as the estimator knows them."""
     if plan.predict is None:
         return None
@@ -158,7 +170,7 @@ def _read_pairs(plan: CompletionPlan, entries: Entries, budget: Budget) -> Any:
             plan.predict, *sides, first=plan.first, form=plan.form, max_memory=budget
         )
     for note in notes:
-        print(f"note: {note}")
+        print(f"note: {note}", file=aside)
     return [
         np.array(x, dtype=np.int64 if ids is None else object)
         for x, ids in zip((rows, cols), sides, strict=True)
@@ -188,6 +200,32 @@ def _write_table(path: Path, header: Sequence[str], lines: Any) -> None:
     writer.writerows([f"{x:.9g}" if isinstance(x, float) else x for x in cells] for cells in lines)
     with written_whole(path) as handle:
         handle.write(text.getvalue().encode())
+
+
+def _told_choices(completer: MatrixCompleter, known: Entries, test: Entries) -> dict[str, Any]:
+    """Return what was chosen, and the errors, for JSON."""
+    found = {
+        "shape": list(known.shape),
+        "entries": len(known.values),
+        "depth": depth_in_json(completer.depth_),
+        "rank": completer.rank_,
+        "decay": completer.decay_,
+        "biases": bool(completer.biases_),
+        "loss": completer.loss,
+        "trials": len(completer.cv_results_["params"]),
+        "effective_rank": float(effective_rank(singular_values_of(completer))),
+        "train_error": completer.train_error_,
+        "validation_error": completer.validation_error_,
+        "side_means_error": completer.side_means_error_,
+        "held_out_entries": len(test.values),
+        "held_out_error": None,
+        "held_out_side_means_error": None,
+        "coverage": completer.coverage_,
+    }
+    if len(test.values):
+        error, base = completer.errors(_pair_labels(test), test.values)
+        found |= {"held_out_error": error, "held_out_side_means_error": base}
+    return found
 
 
 def _print_choices(

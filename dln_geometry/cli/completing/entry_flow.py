@@ -7,20 +7,31 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from dln_geometry import plot
-from dln_geometry.cli.files import deciding, option, save_array, save_figure
-from dln_geometry.cli.report import Outcome, decibel, number, outcome_of, print_table
-from dln_geometry.cli.split import (
+from dln_geometry.cli.completing.split import (
     check_limits,
     held_out_places,
     result_files,
     robust_bound,
     sides_of,
+)
+from dln_geometry.cli.files import deciding, option, save_array, save_figure
+from dln_geometry.cli.machine import Machine
+from dln_geometry.cli.report import (
+    Outcome,
+    decibel,
+    depth_in_json,
+    number,
+    outcome_of,
+    print_json,
+    print_table,
+    shown_progress,
+    worst_defect,
 )
 from dln_geometry.dynamics.flows import gradient_flow
 from dln_geometry.dynamics.losses import Completion
@@ -53,7 +64,7 @@ class FlowPlan:
     t_end: float | None
     holdout: float
     center: bool
-    seed: int
+    machine: Machine
     rtol: float
 
 
@@ -73,7 +84,7 @@ def complete_by_flow(
     *,
     budget: Budget,
     store: Path | None = None,
-    progress: bool = False,
+    as_json: bool = False,
 ) -> None:
     """Complete a matrix, write the results, print a table; `store` keeps the state of the run."""
     if plan.rank is not None:
@@ -83,14 +94,19 @@ def complete_by_flow(
         budget.need(_memory(entries, plan), f"the run on {sides_of(entries.shape)}")
     split = _split(entries, plan)
     _warn_of_fixed_spaces(plan, entries.shape)
-    trajectory = _run_flow(split.loss, plan, store, progress)
+    with shown_progress("flow") as progress:
+        trajectory = _run_flow(split.loss, plan, store, progress)
     outcome = outcome_of(trajectory)
     matrix, run, figure, names = result_files(out, SUFFIXES)
     # First the file that marks the others as results.
     save_ids(names, entries.row_ids, entries.col_ids)
-    save_array(matrix, (outcome.matrix + split.mean).numpy())
+    save_array(matrix, (outcome.matrix + split.mean).cpu().numpy())
     trajectory.save(run)
     save_figure(_panels(trajectory, outcome.matrix), figure, 150)
+    written = [matrix, run, figure, names]
+    if as_json:
+        print_json(_told_of(trajectory, outcome, split, plan) | {"written": written})
+        return
     _print_results(trajectory, outcome, split, plan)
     print(
         f"written: {out}.npy (matrix), {out}.npz (trajectory), {out}.png (figure), "
@@ -129,16 +145,16 @@ def _warn_of_fixed_spaces(plan: FlowPlan, shape: tuple[int, int]) -> None:
 
 def _split(entries: Entries, plan: FlowPlan) -> _Split:
     """Hold out a share of the entries, and centre the others."""
-    rows, cols = torch.from_numpy(entries.rows), torch.from_numpy(entries.cols)
-    values = torch.from_numpy(entries.values)
+    rows, cols = (torch.from_numpy(x).to(plan.machine.device) for x in (entries.rows, entries.cols))
+    values = plan.machine.tensor(entries.values)
     least, why = (2, ", for their mean is taken away") if plan.center else (1, "")
-    seen, held = held_out_places(len(values), plan.holdout, plan.seed, least, why)
+    seen, held = held_out_places(len(values), plan.holdout, plan.machine.seed, least, why)
     mean = float(values[seen].mean()) if plan.center else 0.0
     loss = Completion(rows[seen], cols[seen], values[seen] - mean, entries.shape)
     return _Split(loss, (rows[held], cols[held], values[held]), mean)
 
 
-def _run_flow(loss: Completion, plan: FlowPlan, store: Path | None, progress: bool) -> Trajectory:
+def _run_flow(loss: Completion, plan: FlowPlan, store: Path | None, progress: Any) -> Trajectory:
     """Run the gradient flow from a small balanced start."""
     m, n = loss.shape
     zero = 0.5 * float(loss.values.square().sum())
@@ -146,9 +162,10 @@ def _run_flow(loss: Completion, plan: FlowPlan, store: Path | None, progress: bo
         what = "different from their mean" if plan.center else "different from 0"
         raise ValueError(f"the entries must be {what}, got all equal")
     size = plan.scale * math.sqrt(2.0 * zero / len(loss.values)) * math.sqrt(m * n)
-    generator, dtype = torch.Generator().manual_seed(plan.seed + 1), loss.values.dtype
+    machine = plan.machine
+    kind: Any = {"dtype": machine.dtype, "device": machine.device}
     start = Collapsed.random(
-        (m, n), plan.rank, plan.depth, scale=size, generator=generator, dtype=dtype
+        (m, n), plan.rank, plan.depth, scale=size, generator=machine.generator(1), **kind
     )
     until = dict(plan.until)
     if plan.t_end is None and not {"loss", "gradient"} & until.keys():
@@ -163,9 +180,45 @@ def _run_flow(loss: Completion, plan: FlowPlan, store: Path | None, progress: bo
     )
 
 
+def _held_out(outcome: Outcome, split: _Split) -> tuple[float, float]:
+    """Return the rms errors on the held-out entries: of the flow, and of the mean."""
+    rows, cols, held = split.held
+    if not len(held):
+        return math.nan, math.nan
+    error = (outcome.matrix[rows, cols] + split.mean - held).square().mean().sqrt()
+    return float(error), float((held - split.mean).square().mean().sqrt())
+
+
+def _told_of(
+    trajectory: Trajectory, outcome: Outcome, split: _Split, plan: FlowPlan
+) -> dict[str, Any]:
+    """Return the end of a flow for JSON."""
+    count = len(split.loss.values)
+    error, base = _held_out(outcome, split)
+    return {
+        "shape": list(split.loss.shape),
+        "entries": count,
+        "depth": depth_in_json(plan.depth),
+        "rank": plan.rank,
+        "mean": split.mean,
+        "observed_loss": outcome.loss,
+        "observed_error": math.sqrt(2.0 * outcome.loss / count),
+        "held_out_entries": len(split.held[2]),
+        "held_out_error": error,
+        "held_out_mean_error": base,
+        "effective_rank": outcome.effective_rank,
+        "entropy": outcome.entropy,
+        "defect": worst_defect(trajectory),
+        "status": trajectory.status,
+        "time": float(trajectory.t[-1]),
+        "evaluations": trajectory.stats["evaluations"],
+        "seconds": trajectory.stats["seconds"],
+    }
+
+
 def _print_results(trajectory: Trajectory, outcome: Outcome, split: _Split, plan: FlowPlan) -> None:
     (m, n), count = split.loss.shape, len(split.loss.values)
-    held_rows, held_cols, held = split.held
+    held = split.held[2]
     rows = [
         ("matrix", f"{m} x {n}, rank <= {min(m, n) if plan.rank is None else plan.rank}"),
         ("depth", f"{plan.depth:g}"),
@@ -176,12 +229,9 @@ def _print_results(trajectory: Trajectory, outcome: Outcome, split: _Split, plan
         ("observed rms error", number(math.sqrt(2.0 * outcome.loss / count))),
     ]
     if len(held):
-        error = (outcome.matrix[held_rows, held_cols] + split.mean - held).square()
-        base = (held - split.mean).square().sum()
-        rows += [
-            ("held-out rms error", number(float(error.mean().sqrt()))),
-            ("held-out error (dB)", f"{decibel(float(error.sum() / base)):.2f}" if base else "–"),
-        ]
+        error, base = _held_out(outcome, split)
+        shown = f"{decibel((error / base) ** 2):.2f}" if base else "–"
+        rows += [("held-out rms error", number(error)), ("held-out error (dB)", shown)]
     rows += [
         ("effective rank", f"{outcome.effective_rank:.2f}"),
         ("entropy", number(outcome.entropy, 6)),
@@ -195,8 +245,8 @@ def _print_results(trajectory: Trajectory, outcome: Outcome, split: _Split, plan
         "Held-out error: squared error over that of the mean of the seen entries;\n"
         "lower is better, 0 dB knows no more than the mean."
     )
-    shown = caption if len(held) and plan.center else None
-    print_table("Matrix completion", ("", "value"), rows, shown)
+    told = caption if len(held) and plan.center else None
+    print_table("Matrix completion", ("", "value"), rows, told)
 
 
 def _panels(trajectory: Trajectory, centred: Tensor) -> Figure:
@@ -205,7 +255,7 @@ def _panels(trajectory: Trajectory, centred: Tensor) -> Figure:
 
     figure = Figure(figsize=(9.0, 7.0), layout="constrained")
     (a, b), (c, d) = figure.subplots(2, 2)
-    bound = robust_bound(centred.numpy())
+    bound = robust_bound(centred.cpu().numpy())
     plot.matrix(centred, a, vmin=-bound, vmax=bound, aspect="auto")
     a.set_title("completed, mean taken away")
     figure.colorbar(a.images[0], ax=a)

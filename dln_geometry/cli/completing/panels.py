@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry import plot
-from dln_geometry.cli.split import SHOWN
+from dln_geometry.cli.completing.split import SHOWN
 from dln_geometry.completion import MatrixCompleter
 
 if TYPE_CHECKING:
