@@ -50,9 +50,10 @@ def _check_library(path: Path | None) -> None:
         from importlib.util import find_spec
 
         if find_spec(library) is None:
+            extra = {"pyarrow": "dln-geometry[parquet]", "safetensors": "dln-geometry[safetensors]"}
             raise ValueError(
                 f"--out: {path} must be written by {library}, which is not installed: "
-                f'pip install "dln-geometry[{library.replace("pyarrow", "parquet")}]"'
+                f'pip install "{extra.get(library, library)}"'
             )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -46,7 +48,9 @@ def deferred(declared: Callable[..., None], work: str) -> Callable[..., None]:
     def run(**given: Any) -> None:
         with imports_at_once():
             module = import_module(f"dln_geometry.cli.{place}")
-        getattr(module, function)(**given)
+        with warnings.catch_warnings():
+            warnings.showwarning = _as_line
+            getattr(module, function)(**given)
 
     return run
 
@@ -55,3 +59,8 @@ def help_with(declared: Callable[..., None], example: str) -> str:
     """Return the help of a command: its docstring, and lines to paste that keep their breaks."""
     lines = [f"  {line}" for line in inspect.cleandoc(example).splitlines()]
     return "\n".join([inspect.cleandoc(declared.__doc__ or ""), "", "\b", "Example:", *lines])
+
+
+def _as_line(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Print a warning as one line, without the place in the code that raised it."""
+    sys.stderr.write(f"warning: {' '.join(str(message).split())}\n")

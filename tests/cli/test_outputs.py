@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -38,3 +39,23 @@ def test_a_file_of_half_precision_is_read(capsys):
     assert "a, b, got none" in refusal(["entropy", "two.pt"], capsys)
     torch.save(torch.full((2, 2), torch.nan), "nan.pt")
     assert "finite numbers" in refusal(["entropy", "nan.pt"], capsys)
+
+
+def test_a_matrix_of_weights_is_completed_and_warnings_are_lines(rng, capsys):
+    x = torch.outer(torch.arange(1.0, 7), torch.arange(1.0, 6))
+    x[torch.arange(5), torch.arange(5)] = torch.nan
+    torch.save({"ratings": x, "other": torch.eye(2)}, "r.pt")
+    arguments = ["complete", "r.pt", "--key", "ratings", "--depth", "2", "--rank", "1", "--json"]
+    assert main([*arguments, "--no-center", "--holdout", "0", "--t-end", "2000"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["shape"], found["entries"], found["rank"]) == ([6, 5], 25, 1)
+    assert found["observed_error"] < 1
+    assert np.load("r-completed.npy").shape == (6, 5)
+
+
+@pytest.mark.filterwarnings("always")
+def test_a_warning_is_one_line(rng, capsys):
+    np.save("Y.npy", 5 * rng.normal(size=(4, 3)))
+    assert main(["langevin", "Y.npy", "--depth", "3", "--dt", "1", "--json"]) in (0, 2)
+    line = capsys.readouterr().err.splitlines()[0]
+    assert line.startswith("warning: dt = 1")

@@ -67,6 +67,7 @@ def complete_matrix(
     layout: str,
     one_based: bool,
     shape: str | None,
+    key: str | None,
     header: bool | None,
     index: bool | None,
     delimiter: str | None,
@@ -146,8 +147,8 @@ def complete_matrix(
     check_store(store, data)
     check_outputs(results, [data, store, predict], are_results, force=force)
     with deciding():
-        if data.suffix.lower() in WEIGHTS:
-            whole = as_table(array_of(data, None, budget), str(data)).entries()
+        if key is not None or data.suffix.lower() in WEIGHTS:
+            whole = as_table(array_of(data, key, budget), str(data)).entries()
             entries = replace(whole, layout="matrix")
         else:
             entries = read_entries(

@@ -31,7 +31,8 @@ def read_weights(path: Path, budget: Budget) -> dict[str, Tensor]:
         raise ValueError(f"{path} must hold tensors, got an empty file")
     budget.need(2.0 * _unpacked_size(path, size), path.name)
     try:
-        found = dict(_named_tensors(_content(path, suffix)))
+        held = _named_tensors(_content(path, suffix))
+        found = {name or path.stem: x for name, x in held}
     except (MemoryError, OSError, ImportError):
         raise
     except Exception as error:
