@@ -50,11 +50,21 @@ def unit_point(p: EndToEnd) -> tuple[EndToEnd, Tensor]:
     return q, largest
 
 
-def multiplied_by_sizes(value: Tensor, *sizes: Tensor) -> Tensor:
-    """Return the product; infinite where it leaves the range of numbers, but 0 where a value is."""
-    for size in sizes:
-        value = torch.where(value == 0, value, value * size)
-    return value
+def multiplied_by_powers(value: Tensor, *powers: tuple[Tensor, float]) -> Tensor:
+    """Return value times ``base ** power`` of each pair of a positive base and a power.
+
+    Factors may leave the range of numbers where the product does not; infinite where it does.
+    """
+    exponent = torch.zeros_like(value)
+    for base, power in powers:
+        part, e = torch.frexp(base)
+        e = power * e.to(value.dtype)
+        whole = e.round()
+        value = value * part**power * torch.exp2(e - whole)
+        exponent = exponent + whole
+    half = (0.5 * exponent).floor()
+    scaled = value * torch.exp2(half) * torch.exp2(exponent - half)
+    return torch.where(value == 0, value, scaled)
 
 
 class CurvatureFrames:
@@ -86,7 +96,7 @@ class CurvatureFrames:
         sizes = [v.abs().amax((-2, -1)) for v in vectors]
         sizes = [torch.where(size > 0, size, 1.0) for size in sizes]
         scaled = [v / size[..., None, None] for v, size in zip(vectors, sizes, strict=True)]
-        return cls._around(q, *scaled), unit, [size / unit for size in sizes]
+        return cls._around(q, *scaled), unit, sizes
 
     @classmethod
     def _around(cls, p: EndToEnd, *vectors: Tensor) -> CurvatureFrames:

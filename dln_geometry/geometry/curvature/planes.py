@@ -23,7 +23,7 @@ import math
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.curvature.frames import unit_point
+from dln_geometry.geometry.curvature.frames import multiplied_by_powers, unit_point
 from dln_geometry.geometry.kernel import Differences, second_difference, third_difference
 from dln_geometry.geometry.points import EndToEnd
 
@@ -39,7 +39,7 @@ def sum_of_planes(p: EndToEnd) -> Tensor:
     # At infinite depth range and corange do not move.
     outside = rows + columns and not p.depth.infinite
     total = total + _planes_outside(k, rows, columns) if outside else total
-    return (total * unit ** (-2.0 / p.depth)).to(p.dtype)
+    return multiplied_by_powers(total, (unit, -2.0 / p.depth)).to(p.dtype)
 
 
 def _planes_inside(k: Differences) -> Tensor:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.curvature.frames import CurvatureFrames, multiplied_by_sizes
+from dln_geometry.geometry.curvature.frames import CurvatureFrames, multiplied_by_powers
 from dln_geometry.geometry.curvature.planes import sum_of_planes
 from dln_geometry.geometry.metric import squared_length, tangent_argument, tangent_arguments
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
@@ -64,7 +64,8 @@ def sectional_curvature(point: EndToEnd | Collapsed, z: Any, w: Any) -> Tensor:
         area = zz * ww - zw.square()
         if bool((area <= 100.0 * torch.finfo(z.dtype).eps * zz * ww).any()):
             raise ValueError("z and w must span a plane, got parallel vectors or a zero")
-        return (frames.numerator(one, two) / area * unit ** (-2.0 / p.depth)).to(p.dtype)
+        value = frames.numerator(one, two) / area
+        return multiplied_by_powers(value, (unit, -2.0 / p.depth)).to(p.dtype)
 
 
 def riemann_curvature(point: EndToEnd | Collapsed, x: Any, y: Any, z: Any, w: Any) -> Tensor:
@@ -88,8 +89,8 @@ def riemann_curvature(point: EndToEnd | Collapsed, x: Any, y: Any, z: Any, w: An
         for sign, one, two in ((1.0, d, c), (-1.0, c, d)):
             for s, t in itertools.product((1.0, -1.0), repeat=2):
                 total = total + sign * s * t * frames.numerator(a + s * one, b + t * two)
-        factors = *sizes, unit ** (2.0 / p.depth)
-        return multiplied_by_sizes(total / 24.0, *factors).to(p.dtype)
+        powers = *((size, 1.0) for size in sizes), (unit, 2.0 / p.depth - 4.0)
+        return multiplied_by_powers(total / 24.0, *powers).to(p.dtype)
 
 
 def ricci_curvature(point: EndToEnd | Collapsed, z: Any, w: Any = None) -> Tensor:
@@ -109,7 +110,7 @@ def ricci_curvature(point: EndToEnd | Collapsed, z: Any, w: Any = None) -> Tenso
     w = z if w is None else tangent_arguments(p, z=z, w=w)[1]
     refuse_derivatives("ricci_curvature", *point.tensors, z, w)
     with torch.no_grad():
-        frames, _, sizes = CurvatureFrames.at(p, z, w)
+        frames, unit, sizes = CurvatureFrames.at(p, z, w)
         one, two = frames.vectors
         total = torch.zeros_like(frames.inner(one, two))
         vectors = frames.basis()
@@ -124,7 +125,8 @@ def ricci_curvature(point: EndToEnd | Collapsed, z: Any, w: Any = None) -> Tenso
                 value = frames.numerator(e, one + two) - frames.numerator(e, one - two)
                 value = 0.25 * value
             total = total + torch.tensordot(weights, value, dims=1)
-        return multiplied_by_sizes(total, *sizes).to(p.dtype)
+        powers = *((size, 1.0) for size in sizes), (unit, -2.0)
+        return multiplied_by_powers(total, *powers).to(p.dtype)
 
 
 def scalar_curvature(point: EndToEnd | Collapsed) -> Tensor:

@@ -220,7 +220,7 @@ class Differences:
         return torch.where(zero[..., at, None, None], outer.unsqueeze(-3), table)
 
 
-def is_extreme(s: Tensor) -> bool:
-    """Tell whether squares of singular values, or their ratios, leave the range of the type."""
-    bound = torch.finfo(s.dtype).tiny ** 0.4
+def is_extreme(s: Tensor, order: float = 2.0) -> bool:
+    """Tell whether powers of singular values of this order, or their ratios, leave the range."""
+    bound = torch.finfo(s.dtype).tiny ** (0.8 / order)
     return bool(((s < bound) & (s > 0) | (s > 1.0 / bound)).any())

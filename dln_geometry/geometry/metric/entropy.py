@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dln_geometry.geometry.kernel import langevin_function, log_kernel_of_pairs, log_kernel_slope
 from dln_geometry.geometry.metric.spectral import gradient_of_pairs, sum_over_pairs
-from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point, gram_power
+from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
 from dln_geometry.support import (
     Depth,
     as_count,
@@ -109,7 +109,7 @@ def _followed_point(point: Any) -> EndToEnd | None:
         if not is_differentiated(*point.tensors):
             return None
         power = 1.0 if point.depth.infinite else 0.5 * point.depth
-        point = EndToEnd.of(gram_power(point.L.mT @ point.L, power), point.depth)
+        point = EndToEnd.of(point.power(power), point.depth)
     return point if isinstance(point, EndToEnd) and point.followed is not None else None
 
 

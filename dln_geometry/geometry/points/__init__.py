@@ -42,7 +42,6 @@ from dln_geometry.geometry.points.smooth import (
     separate,
     smooth,
 )
-from dln_geometry.geometry.points.smooth_functions import gram_power
 
 __all__ = [
     "Collapsed",
@@ -63,7 +62,6 @@ __all__ = [
     "effective_rank",
     "end_to_end",
     "gauge_action",
-    "gram_power",
     "haar_stiefel",
     "indexed",
     "is_balanced",

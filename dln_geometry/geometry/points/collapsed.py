@@ -166,7 +166,14 @@ class Collapsed(Batch):
             eye = torch.eye(self.rank, dtype=self.L.dtype, device=self.L.device)
             return eye.expand(*self.L.shape[:-2], -1, -1)
         # Below depth 2 a zero mode of C adds nothing to X: L C^{e} R^T -> 0.
-        return gram_power(self.L.mT @ self.L, (self.depth - 2.0) / 2.0)
+        return self.power(0.5 * self.depth - 1.0)
+
+    def power(self, exponent: float) -> Tensor:
+        """Return ``C^e``, shape (..., r, r); a zero mode to a negative power counts as 0."""
+        c, unit = gram(self.L)
+        size = unit ** (2.0 * exponent)
+        # The inverse of a denormal number leaves the range: it counts as zero too.
+        return gram_power(c, exponent) * torch.where(size.isfinite(), size, 0.0)
 
     @property
     def matrix(self) -> Tensor:
@@ -180,9 +187,10 @@ class Collapsed(Batch):
     @property
     def singular_values(self) -> CallableTensor:
         """Singular values of X, (..., r), descending; may also be called, as in version 0.1."""
-        c = torch.linalg.eigvalsh(self.L.mT @ self.L).clamp_min(0.0).flip(-1)
-        s = c if self.depth.infinite else c ** (0.5 * self.depth)
-        return s.as_subclass(CallableTensor)
+        c, unit = gram(self.L)
+        c = torch.linalg.eigvalsh(c).clamp_min(0.0).flip(-1)
+        power = 1.0 if self.depth.infinite else 0.5 * self.depth
+        return (c**power * unit.squeeze(-1) ** (2.0 * power)).as_subclass(CallableTensor)
 
     def point(self) -> EndToEnd:
         """Return the singular value decomposition, by r x r work and two thin products."""
@@ -207,9 +215,25 @@ class Collapsed(Batch):
 
     def defect(self) -> Tensor:
         """Return the relative violation ``|L^T L - R^T R| / |L^T L|`` (Frobenius), shape (...)."""
-        left, right = self.L.mT @ self.L, self.R.mT @ self.R
+        left, unit = gram(self.L)
+        right = (self.R / unit).mT @ (self.R / unit)
         norm, gap = torch.linalg.matrix_norm(left), torch.linalg.matrix_norm(left - right)
         return gap / torch.where(norm > 0, norm, 1.0)
+
+
+def gram(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``x^T x`` over the square of a unit, (..., r, r), and that unit, (..., 1, 1).
+
+    The unit is 1 where the squares are in the range of the type, else a power of two near the
+    largest entry of x.
+    """
+    largest = x.detach().abs().amax((-2, -1), keepdim=True) if x.numel() else x.new_zeros(())
+    bound = torch.finfo(x.dtype).tiny ** 0.25
+    extreme = (largest > 0) & ((largest < bound) | (largest > 1.0 / bound)) & largest.isfinite()
+    unit = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent)
+    unit = torch.where(extreme, unit, 1.0)
+    x = x / unit
+    return x.mT @ x, unit
 
 
 class CallableTensor(Tensor):
