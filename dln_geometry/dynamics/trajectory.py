@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections import Counter
@@ -14,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dln_geometry.dynamics.dense import Dense
+from dln_geometry.dynamics.exporting import as_dataset
 from dln_geometry.dynamics.monitored import Monitored
+from dln_geometry.dynamics.observing import split_rows
 from dln_geometry.dynamics.packing import pack_point, unpack_monitored, unpack_point
 from dln_geometry.geometry.points import Collapsed, EndToEnd, Network, as_row, indexed
 from dln_geometry.support import as_positive, check_form, read_archive, write_archive
@@ -86,6 +88,10 @@ class Trajectory:
         Depth of the flow, NaN where there is none.
     monitored : Monitored, optional
         What the monitor of the run saw, and the last point.
+    observed : dict of Tensor, shape (T, ..., *k)
+        The observables that the run was asked for, by name.
+    dense : Dense, optional
+        All steps of a flow that kept them: `at` then takes any time.
 
     Examples
     --------
@@ -107,6 +113,8 @@ class Trajectory:
     points: tuple[Any, ...] | None = None
     depth: float = math.nan
     monitored: Monitored | None = None
+    observed: dict[str, Tensor] = field(default_factory=dict)
+    dense: Dense | None = None
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -140,8 +148,11 @@ class Trajectory:
     def at(self, t: float) -> Trajectory:
         """Return the record at a time between the first and the last saved one.
 
-        Linear in time between saved rows; at a saved time, exactly its row. Points are not
-        interpolated: there is one (`final`) only at a saved time at which the run kept it.
+        At a saved time, exactly its row. Between them a flow with ``dense=True`` has state and
+        series by the polynomial of degree 7 through four of its steps; its `final` is the point.
+        The error is of the eighth order in the step: some 1e-6 of X at the default tolerance,
+        whose steps are long, and smaller at a smaller `rtol`. Other runs are linear in time
+        between saved rows, and have no point there.
         """
         when = as_positive(t.item() if isinstance(t, Tensor) else t, "t", zero=True)
         times = self.t if self.t.is_floating_point() else self.t.double()
@@ -149,10 +160,25 @@ class Trajectory:
         if not len(self) or not times[0] <= time <= times[-1]:
             raise ValueError(f"t must lie within the saved times, got {when:g} for {self!r}")
         row = int(torch.searchsorted(times, time, right=True)) - 1
+        if self.dense is not None:
+            return self._between(when, times[row] == time, row)
         if times[row] == time:
             return self[row]
         share = (time - times[row]) / (times[row + 1] - times[row])
         return self._map(lambda x, _: torch.lerp(x[row], x[row + 1], share.to(x)), time)
+
+    def _between(self, when: float, saved: Any, row: int) -> Trajectory:
+        """Return the record at a time of a flow that kept its steps."""
+        assert self.dense is not None
+        series, s, point = self.dense.at(when)
+        if saved:
+            path = self[row]
+            return path if path.final is not None else replace(path, final=point)
+        own = {name: series[name] for name in ("loss", "defect")}
+        observed = {name: series[f"observed.{name}"] for name in self.observed}
+        time = self.t.new_tensor(when)
+        path = replace(self, t=time, final=point, points=None, dense=None, observed=observed)
+        return replace(path, singular_values=s, **own)
 
     def select(self, index: Any) -> Trajectory:
         """Return the run of some samples; `index` as for a tensor of shape `batch_shape`."""
@@ -179,6 +205,8 @@ class Trajectory:
         path = self._map(picked, self.t, chosen(self.final), points)
         if self.monitored is not None:
             path = replace(path, monitored=self.monitored.select(index))
+        if self.dense is not None:
+            path = replace(path, dense=self.dense.select(where))
         if isinstance(self.status, str):
             return path
         status = [self.status[k] for k in where.flatten().tolist()]
@@ -190,7 +218,12 @@ class Trajectory:
         """Apply f(values, dimensions after time and batch) to all series; replace the rest."""
         found = {name: getattr(self, name) for name in _SERIES}
         series = {name: f(x, _SERIES[name]) for name, x in found.items() if x is not None}
-        return replace(self, t=t, final=final, points=points, **series)
+        before = self.t.ndim + len(self.batch_shape)
+        observed = {name: f(x, x.ndim - before) for name, x in self.observed.items()}
+        dense = self.dense if t.ndim else None
+        return replace(
+            self, t=t, final=final, points=points, observed=observed, dense=dense, **series
+        )
 
     def __repr__(self) -> str:
         return f"Trajectory({', '.join(self._described())})"
@@ -221,25 +254,10 @@ class Trajectory:
         """Return the series as an `xarray.Dataset` with a ``time`` coordinate.
 
         Batch dimensions are named ``batch`` (or ``batch_0``, ...), the last axis of
-        ``singular_values`` is ``mode``, that of ``states`` ``particle``.
+        ``singular_values`` is ``mode``, that of ``states`` ``particle``; observables have their own
+        names, and dimensions ``NAME_0``, ... of their own.
         """
-        import xarray
-
-        data: dict[str, Any] = {}
-        count, time = len(self.batch_shape), ("time",) * self.t.ndim
-        batch = ("batch",) if count == 1 else tuple(f"batch_{k}" for k in range(count))
-        for name in _SERIES:
-            values = getattr(self, name)
-            if values is not None:
-                last = {"singular_values": ("mode",), "states": ("particle",)}.get(name, ())
-                data[name] = ((*time, *batch, *last), values.detach().cpu().numpy())
-        attributes = {
-            "depth": float(self.depth),
-            "status": self.status if isinstance(self.status, str) else json.dumps(self.status),
-            **{k: v for k, v in self.stats.items() if isinstance(v, int | float | str)},
-        }
-        times = self.t.detach().cpu().numpy()
-        return xarray.Dataset(data, coords={"time": times}, attrs=attributes)
+        return as_dataset(self, tuple(_SERIES))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write everything to one ``.npz`` file (no pickles), whole or not at all; return its path.
@@ -253,6 +271,9 @@ class Trajectory:
             meta["points"] = len(self.points)
             for k, point in enumerate(self.points):
                 pack_point(f"point{k}", point, arrays, meta)
+        arrays |= {f"observed.{name}": x for name, x in self.observed.items()}
+        if self.dense is not None:
+            self.dense.pack(arrays, meta)
         if self.monitored is not None:
             arrays |= {f"monitored.{k}": x for k, x in self.monitored.arrays().items()}
             pack_point("last", self.monitored.last, arrays, meta)
@@ -281,6 +302,8 @@ class Trajectory:
             points=points,
             depth=float(meta["depth"]),
             monitored=unpack_monitored(arrays, meta),
+            observed=split_rows(arrays)[1],
+            dense=Dense.unpack(arrays, meta),
         )
         path._check()
         return path
@@ -299,6 +322,9 @@ class Trajectory:
                 raise ValueError(f"{name} must hold real numbers, one row for each time and sample")
             if tuple(values.shape[: len(shape)]) != shape:
                 raise ValueError(f"{name} must have shape {shape}, got {tuple(values.shape)}")
+        for name, x in self.observed.items():
+            if not x.is_floating_point() or tuple(x.shape[: len(shape)]) != shape:
+                raise ValueError(f"observed {name} must have shape {(*shape, '...')}")
         if t.ndim and points is not None and len(points) != len(t):
             raise ValueError(f"points must be as many as times, {len(t)}, got {len(points)}")
         check_form(self.status, (str, [str, ...]), "status")

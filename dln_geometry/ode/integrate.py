@@ -25,6 +25,7 @@ from dln_geometry.ode.recording import (
 )
 from dln_geometry.ode.runge_kutta import METHODS, BlockNorms, Field, RungeKutta
 from dln_geometry.support import (
+    as_flag,
     as_float_tensor,
     as_positive,
     as_real,
@@ -58,6 +59,7 @@ def integrate(
     monitor: Observable | None = None,
     patience: int | None = None,
     improvement: float = 0.0,
+    keep_steps: bool = False,
     progress: Callable[[float, dict[str, Any]], None] | None = None,
     checkpoint: Callable[[dict[str, Any]], None] | None = None,
     checkpoint_every: float = 5.0,
@@ -113,6 +115,8 @@ def integrate(
         solution's `monitored` holds its values and the state of the least one. A sample stops with
         ``"patience"`` after so many of its steps in which the least value
         fell by less than `improvement` times its size; by default it does not stop.
+    keep_steps : bool
+        Keep the state at the start and after every step, in the solution's `steps`.
     progress : callable, optional
         ``progress(fraction_done, info)``, at most ten times a second, and at the end.
     checkpoint, checkpoint_every : callable, optional, and float
@@ -160,7 +164,8 @@ def integrate(
     options = Options(t_end, rtol, tolerance, *methods, rules, limits, correct, autonomous, watch)
     stops = save_times(save_at, t_end, batch)
     record = record or (lambda y, obs: {"y": y})
-    recorder = Recorder(record, stops, batch, moves_end=save_at is None)
+    every = as_flag(keep_steps, "keep_steps")
+    recorder = Recorder(record, stops, batch, moves_end=save_at is None, every=every)
     integration = Integration(field, y0, norms, recorder, options)
     if resume is None:
         integration.start()

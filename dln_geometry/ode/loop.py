@@ -267,7 +267,8 @@ class Integration:
         t, t_final = (upload(x, self.y) for x in (times, self.t.copy()))
         start = torch.from_numpy(np.stack([self.resting, self.noisy]))
         seen = None if self.options.monitor is None else self.options.monitor.result()
-        return Solution(t, saved, self.y.clone(), obs, t_final, status, stats, start, seen)
+        steps = self.recorder.steps
+        return Solution(t, saved, self.y.clone(), obs, t_final, status, stats, start, seen, steps)
 
     def fraction(self) -> float:
         """Return how far the samples are, by time or by the logarithm of a watched observable."""

@@ -51,6 +51,8 @@ class Solution:
     stats: dict[str, Any]
     start: Tensor  # (2, B): was the velocity at the start exactly zero; was it rounding alone?
     monitored: Watched | None = None
+    steps: tuple[Tensor, Tensor] | None = None
+    """Times (S, B) and states (S, B, n) at the start and after every step, if they were kept."""
 
 
 class ResumeError(ValueError):
@@ -155,12 +157,20 @@ class Recorder:
     """Collect the results of `record` at the times `stops` (T,) in tensors (T, B, ...).
 
     Without `stops`, collect every accepted step of a batch of one. With `moves_end` the last row
-    is the end of the run, whenever that comes.
+    is the end of the run, whenever that comes. With `every` it also keeps the state after every
+    step.
     """
 
     def __init__(
-        self, record: Record, stops: np.ndarray | None, batch: int, *, moves_end: bool = False
+        self,
+        record: Record,
+        stops: np.ndarray | None,
+        batch: int,
+        *,
+        moves_end: bool = False,
+        every: bool = False,
     ) -> None:
+        self._steps: tuple[list[np.ndarray], list[Tensor]] | None = ([], []) if every else None
         self._record, self._stops, self._batch, self._moves_end = record, stops, batch, moves_end
         self._padded = np.array([np.inf]) if stops is None else np.append(stops, np.inf)
         self.next = np.full(batch, self._padded[0])
@@ -172,6 +182,9 @@ class Recorder:
 
     def save(self, t: np.ndarray, advanced: np.ndarray, y: Tensor, obs: Tensor | None) -> None:
         """Save the samples in the mask `advanced` that stand at their next save time."""
+        if self._steps is not None:
+            self._steps[0].append(t.copy())
+            self._steps[1].append(y.clone())
         if self._stops is None:
             if advanced[0]:
                 for name, value in self._record(y, obs).items():
@@ -232,9 +245,19 @@ class Recorder:
             for name, v in self._saved.items()
         }
 
+    @property
+    def steps(self) -> tuple[Tensor, Tensor] | None:
+        """Times (S, B) and states (S, B, n) of all steps, if they are kept."""
+        if self._steps is None:
+            return None
+        return torch.from_numpy(np.stack(self._steps[0])), torch.stack(self._steps[1])
+
     def state(self) -> dict[str, Any]:
         """Return a copy of everything saved."""
+        kept = self.steps
+        steps = {} if kept is None else {"steps": {"t": kept[0], "y": kept[1]}}
         return {
+            **steps,
             "times": list(self._times),
             "rows": {name: torch.stack(rows) for name, rows in self._rows.items()},
             "saved": {name: value.clone() for name, value in self._saved.items()},
@@ -247,7 +270,12 @@ class Recorder:
         every = self._stops is None
         count = len(state.get("times", ())) if every and new else len(self._padded) - 1
         rows = {n: Numbers(v.dtype, (count, *v.shape)) for n, v in new.items()}
+        steps = {}
+        if self._steps is not None:
+            each = Numbers(torch.float64, (None, self._batch))
+            steps = {"steps": {"t": each, "y": Numbers(y.dtype, (None, *y.shape))}}
         return {
+            **steps,
             "times": [float, ...],
             "rows": rows if every and count else {},
             "saved": {} if every else ({}, rows),
@@ -263,5 +291,8 @@ class Recorder:
         rows, saved = state["rows"], state["saved"]
         self._rows = {name: list(x.to(device).clone().unbind(0)) for name, x in rows.items()}
         self._saved = {name: x.to(device).clone() for name, x in saved.items()}
+        if self._steps is not None:
+            t, y = (state["steps"][name] for name in ("t", "y"))
+            self._steps = (list(t.numpy().copy()), list(y.to(device).clone().unbind(0)))
         self._index = index
         self.next = self._padded[self._index]

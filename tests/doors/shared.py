@@ -144,7 +144,10 @@ REAL_JUNK = [v for v in wrong.junk() if not isinstance(v, complex)]
 # A limit may be infinite, or a whole number of any type.
 LIMIT = [*wrong.junk(), "ab", wrong.NAN, [], wrong.HUGE, True, -1, 2.7]
 END = without(wrong.POSITIVE, None)
+OBSERVE = [*(v for v in wrong.junk()), 3, "ab", {"a": 1}, {"loss": torch.sum}, {1: torch.sum}]
 RUN = {
+    "observe": OBSERVE,
+    "dense": wrong.FLAG,
     "rtol": wrong.RTOL,
     "save_at": SAVED,
     "atol": [*ATOL, [1.0, 2.0]],
@@ -167,6 +170,7 @@ SHARE = {
     "entropy": wrong.FLAG,
     "widths": wrong.WIDTHS,
     "keep_points": wrong.FLAG,
+    "observe": OBSERVE,
     "store": wrong.STORE,
 }
 STEPS = [

@@ -13,7 +13,7 @@ over the reals, complex numbers and quaternions are exact for every h, hence for
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from dln_geometry.dynamics.dyson.coulomb import coulomb_path, deterministic_path
 from dln_geometry.dynamics.dyson.implicit import implicit_step, proximal
 from dln_geometry.dynamics.laws import tridiagonal_eigenvalues
 from dln_geometry.dynamics.noise import OVERFLOW, Grid, Particles, simulate, time_grid
+from dln_geometry.dynamics.observing import as_observables, observed_path
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.support import (
     as_choice,
@@ -59,6 +60,7 @@ def dyson(
     increments: Any = None,
     rtol: float = 1e-9,
     progress: bool = False,
+    observe: Mapping[str, Callable[[Any], Any]] | None = None,
 ) -> Trajectory:
     r"""Simulate ``dx_i = sum_{j != i} dt/(x_i - x_j) - c x_i dt + sqrt(2/b) dW_i``.
 
@@ -96,6 +98,9 @@ def dyson(
     increments : array_like, shape (K, ..., n), optional
         Brownian increments of variance ``t_end/K`` in place of `dt` and `generator` in the implicit
         scheme; sums of pairs of them drive the same path with half the steps.
+    observe : mapping of str to callable, optional
+        Observables ``f(positions (..., n)) -> numbers (..., *k)`` at the saved times, kept by name
+        in `Trajectory.observed`.
 
     Returns
     -------
@@ -118,6 +123,7 @@ def dyson(
             [-2.,  2.]])
     """
     index, x = as_index(dyson_index), as_particles(start)
+    observables = as_observables(observe)
     rate = as_positive(confinement, "confinement", zero=True)
     rtol = as_rtol(rtol, torch.float64, default=1e-9)
     as_choice(scheme, SCHEMES, "scheme")
@@ -126,7 +132,8 @@ def dyson(
         raise ValueError(f"{needed}, got {scheme!r} and {index:g}")
     if math.isinf(index):
         path = partial(coulomb_path, confinement=rate, rtol=rtol)
-        return deterministic_path(path, x, t_end, save_at)
+        found = deterministic_path(path, x, t_end, save_at)
+        return observed_path(found, observables, found.states)
     if scheme == "exact" and index not in (1, 2, 4):
         raise ValueError(
             f'dyson_index must be 1, 2 or 4 for scheme "exact", got {index:g}; '
@@ -145,11 +152,13 @@ def dyson(
         def step(x: Tensor, tau: float) -> Tensor:
             return proximal(x, x + noise * (math.sqrt(tau / h) * next(drawn)), tau)
 
-        return particle_path(x.expand(dw.shape[1:]), step, grid, scheme, rate)
+        found = particle_path(x.expand(dw.shape[1:]), step, grid, scheme, rate)
+        return observed_path(found, observables, found.states)
     exact = scheme == "exact" or (index == 1 and scheme == "isospectral")
     grid = particle_grid(x, t_end, dt, save_at, "Dyson Brownian motion", exact=exact)
     generator = as_generator(generator, x.device)
-    return particle_path(x, SCHEMES[scheme](index, generator), grid, scheme, rate, progress)
+    found = particle_path(x, SCHEMES[scheme](index, generator), grid, scheme, rate, progress)
+    return observed_path(found, observables, found.states)
 
 
 def as_particles(start: Any, *, positive: bool = False) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ def isospectral_flow(
     keep_points: bool = False,
     rtol: float = 1e-9,
     progress: bool = False,
+    observe: Mapping[str, Callable[[Any], Any]] | None = None,
 ) -> Trajectory:
     r"""Simulate ``dM = P dH + sqrt(2/b) P_perp dH`` on Hermitian or real symmetric matrices.
 
@@ -51,7 +53,7 @@ def isospectral_flow(
         Real symmetric or complex Hermitian; the field is that of its dtype.
     dyson_index : float
         Index b in (0, inf].
-    t_end, dt, generator, save_at, rtol, progress
+    t_end, dt, generator, save_at, rtol, progress, observe
         As in `dyson`, which warns of the same. The eigenvalues have weak order 2 (exact at
         infinity, where they are those of `dyson`), the eigenvectors weak order 1.
     keep_points : bool
@@ -88,7 +90,13 @@ def isospectral_flow(
         ladder = coulomb_path(flat, times, 0.0, rtol).to(x.dtype).reshape(-1, *x.shape)
     steps = IsospectralSteps(index, generator, ladder)
     return simulate(
-        steps, (x, q), grid, label="isospectral flow", keep_points=keep_points, progress=progress
+        steps,
+        (x, q),
+        grid,
+        label="isospectral flow",
+        keep_points=keep_points,
+        observe=observe,
+        progress=progress,
     )
 
 

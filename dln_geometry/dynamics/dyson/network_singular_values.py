@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from dln_geometry.dynamics.noise import (
     simulate,
     time_grid,
 )
+from dln_geometry.dynamics.observing import as_observables, observed_path
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import entropy_slope
 from dln_geometry.support import (
@@ -49,6 +51,7 @@ def dln_dyson(
     normalized: bool | None = None,
     rtol: float = 1e-9,
     progress: bool = False,
+    observe: Mapping[str, Callable[[Any], Any]] | None = None,
 ) -> Trajectory:
     r"""Simulate the singular values of the end-to-end matrix at any depth.
 
@@ -81,7 +84,7 @@ def dln_dyson(
         an object with ``spectral_gradient(s)``, ``dE/ds`` of shape (..., r).
     shape : (int, int), optional
         Shape (m, n) of the matrices of rank r; by default r x r. Hidden widths are min(m, n).
-    t_end, dt, generator, save_at, progress
+    t_end, dt, generator, save_at, progress, observe
         As in `dyson`; `dt` is optional without loss and entropy.
     normalized : bool, optional
         Use the metric of A/N, which makes time N times slower; `None` only at infinite depth.
@@ -112,6 +115,7 @@ def dln_dyson(
     >>> path.final
     tensor([0.5000, 0.5000])
     """
+    observables = as_observables(observe)
     flat, s = FlatCoordinates(as_depth(depth)), as_particles(start, positive=True)
     beta, deep = as_positive(beta, "beta"), flat.depth.infinite
     kappa, entropy = as_positive(kappa, "kappa", zero=True), as_flag(entropy, "entropy")
@@ -143,7 +147,8 @@ def dln_dyson(
         rows, known = rows.reshape(-1, *s.shape), {"evaluations": stats["evaluations"]}
         path = Trajectory(t=times, states=rows[: len(times)], stats=known, depth=flat.depth)
         values = flat.values(rows).flip(-1)
-        return replace(path, singular_values=values[: len(times)], final=values[-1])
+        path = replace(path, singular_values=values[: len(times)], final=values[-1])
+        return observed_path(path, observables, path.singular_values)
     if dt is None and drift is not None:
         raise ValueError("dt must be given: steps with a loss or entropy are not exact in law")
     grid = time_grid(t_end, dt, save_at, to_end=True, device=s.device)
@@ -151,7 +156,8 @@ def dln_dyson(
     watch = StepWatch(flat.depth)
     steps = SpectralSteps(flat, m + n - 2 * r, noise, drift, pull, slow, generator, watch)
     path = simulate(steps, (flat.of(s),), grid, label="singular values", progress=progress)
-    return replace(path, depth=flat.depth)
+    path = replace(path, depth=flat.depth)
+    return observed_path(path, observables, path.singular_values)
 
 
 def _gradient(loss: Any) -> Field | None:

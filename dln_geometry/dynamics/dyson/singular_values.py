@@ -10,6 +10,7 @@ two opposite ones, hence complex entries above b = 1.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ from dln_geometry.dynamics.dyson.eigenvalues import (
     particle_path,
     signed_modulus,
 )
+from dln_geometry.dynamics.observing import as_observables, observed_path
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.support import (
     as_flag,
@@ -50,6 +52,7 @@ def singular_dyson(
     signed: bool = False,
     rtol: float = 1e-9,
     progress: bool = False,
+    observe: Mapping[str, Callable[[Any], Any]] | None = None,
 ) -> Trajectory:
     r"""Simulate the singular values of an m x n matrix Brownian motion, any index.
 
@@ -70,7 +73,7 @@ def singular_dyson(
     signed : bool
         Give the smallest singular value of a real square matrix the sign of the determinant, at
         the start too: it moves through 0. Otherwise the modulus of that motion is reflected at 0.
-    t_end, dt, generator, save_at, confinement, rtol, progress
+    t_end, dt, generator, save_at, confinement, rtol, progress, observe
         As in `dyson`, whose result and warnings are the same.
 
     References
@@ -85,6 +88,7 @@ def singular_dyson(
     tensor([[3.]])
     """
     m, n = as_sides(shape)
+    observables = as_observables(observe)
     index, rate = as_index(dyson_index), as_positive(confinement, "confinement", zero=True)
     signed, rtol = as_flag(signed, "signed"), as_rtol(rtol, torch.float64, default=1e-9)
     if signed and (m != n or index != 1):
@@ -98,13 +102,15 @@ def singular_dyson(
         raise ValueError(f"start must have shape (..., {n}) for {m} x {n}, got {tuple(s.shape)}")
     if math.isinf(index):
         path = partial(singular_coulomb_path, excess=m - n, confinement=rate, rtol=rtol)
-        return deterministic_path(path, s, t_end, save_at)
+        found = deterministic_path(path, s, t_end, save_at)
+        return observed_path(found, observables, found.states)
     grid = particle_grid(s, t_end, dt, save_at, "Dyson Brownian motion", exact=index == 1)
     generator = as_generator(generator, s.device)
     step = singular_step(m - n, index, generator)
     if signed:
         step = partial(real_singular_values, excess=0, generator=generator, signed=True)
-    return particle_path(s, step, grid, "isospectral", rate, progress)
+    found = particle_path(s, step, grid, "isospectral", rate, progress)
+    return observed_path(found, observables, found.states)
 
 
 def singular_step(excess: int, index: float, generator: torch.Generator) -> Step:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from dln_geometry.dynamics.dense import READERS
 from dln_geometry.dynamics.losses import Loss, contract
 from dln_geometry.geometry.kernel import geometric_sum
 from dln_geometry.geometry.points import Collapsed, EndToEnd, chain_svd
@@ -26,6 +27,42 @@ class Engine(ABC):
     A row holds matrices of the given `shapes` (a, b) one after the other; `batch` are the leading
     dimensions of the flows, B in all.
     """
+
+    reads: ClassVar[tuple[str, ...]] = ()
+    """Attributes, besides the shapes, that `point` and `singular_values` read."""
+
+    def __init_subclass__(cls) -> None:
+        READERS[cls.__name__] = cls
+
+    @classmethod
+    def blank(
+        cls,
+        shapes: Shapes,
+        batch: Sequence[int],
+        depth: float,
+        widths: tuple[int, ...] | None,
+        parts: dict[str, Any],
+    ) -> Self:
+        """Return an engine without a loss, which reads rows alone."""
+        engine = object.__new__(cls)
+        Engine.__init__(engine, shapes, batch, depth)
+        engine.widths = widths
+        vars(engine).update(parts)
+        return engine
+
+    def picked(self, flat: Tensor, batch: tuple[int, ...]) -> Self:
+        """Return a blank engine that reads some rows alone, those of a batch of this shape."""
+
+        def picked(part: Any) -> Any:
+            if isinstance(part, list):  # frames of all samples
+                return [x[flat.to(x.device)] for x in part]
+            if not isinstance(part, Tensor):
+                return part
+            own = part.shape[-2:]
+            return part.reshape(-1, *own)[flat.to(part.device)].reshape(*batch, *own)
+
+        parts = {name: picked(getattr(self, name)) for name in self.reads}
+        return self.blank(self.shapes, batch, self.depth, self.widths, parts)
 
     def __init__(self, shapes: Shapes, batch: Sequence[int], depth: float) -> None:
         self.shapes, self.batch, self.depth = tuple(shapes), tuple(batch), Depth(depth)
@@ -106,6 +143,8 @@ def observables(value: Tensor, squared: Tensor | None = None) -> Tensor:
 
 class CollapsedEngine(Engine):
     """A balanced network as two matrices, those of a `Collapsed`, or as other `shapes`."""
+
+    reads = ("start",)
 
     def __init__(self, loss: Loss, start: Collapsed, watch: bool, shapes: Shapes = ()) -> None:
         (m, n), r = start.shape, start.rank

@@ -117,6 +117,8 @@ class ThinEngine(LayeredEngine):
     start: ``w_p = Q_p^T W_p Q_{p-1}`` follows the flow of the layers, at the cost of rank r.
     """
 
+    reads = ("frames",)
+
     def __init__(self, loss: Loss, start: Network, watch: bool = False) -> None:
         hidden = start.balanced_parts()[0][1:-1]
         self.frames = [q.reshape(-1, *q.shape[-2:]) for q in hidden]

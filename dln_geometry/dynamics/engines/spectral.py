@@ -126,6 +126,8 @@ class PairEngine(CollapsedEngine):
     at large N would be 1 up to rounding.
     """
 
+    reads = ("start", "given")
+
     def __init__(self, loss: Loss, start: Collapsed | EndToEnd, watch: bool = False) -> None:
         self.given, p = start, as_point(start)
         super().__init__(loss, Collapsed.of(EndToEnd(p.u, p.s, p.vh, 2.0, check=False)), watch)
@@ -172,6 +174,8 @@ class CoreEngine(CollapsedEngine):
     ``X = U S V^T`` with U, V frozen and ``dS = -P ( a o P^T U^T G V Q ) Q^T``,
     ``S = P diag(s) Q^T``, `a` the logarithmic mean of ``s_i^2`` and ``s_j^2``.
     """
+
+    reads = ("u", "v")
 
     def __init__(self, loss: Loss, start: Collapsed, watch: bool = False) -> None:
         super().__init__(loss, start, watch, [(start.rank, start.rank)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -129,7 +129,7 @@ def balancing_flow(
     return states if np.ndim(t) else states[0]
 
 
-@resumable("t_end", "until")
+@resumable("t_end", "until", "observe")
 def kirwan_ness_flow(
     factors: Sequence[Any],
     t_end: float | None = None,
@@ -140,6 +140,8 @@ def kirwan_ness_flow(
     atol: float | None = None,
     method: Any = None,
     keep_points: bool = False,
+    observe: Mapping[str, Callable[[Any], Any]] | None = None,
+    dense: bool = False,
     store: str | os.PathLike[str] | None = None,
     progress: bool | ProgressCallback = False,
 ) -> Trajectory:
@@ -184,6 +186,8 @@ def kirwan_ness_flow(
         progress=progress,
         store=store,
         keep_points=keep_points,
+        observe=observe,
+        dense=dense,
         label="moments",
     )
 

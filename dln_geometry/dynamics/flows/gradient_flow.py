@@ -36,7 +36,7 @@ FIXED_POINT = (
 )
 
 
-@resumable("t_end", "until")
+@resumable("t_end", "until", "observe")
 def gradient_flow(
     loss: Loss,
     start: Collapsed | EndToEnd | Sequence[Any],
@@ -51,6 +51,8 @@ def gradient_flow(
     engine: str = "auto",
     rebalance: float | None = None,
     keep_points: bool = False,
+    observe: Mapping[str, Callable[[Any], Any]] | None = None,
+    dense: bool = False,
     monitor: Callable[[Any], Tensor] | None = None,
     patience: int | None = None,
     improvement: float = 0.0,
@@ -104,6 +106,15 @@ def gradient_flow(
         evaluation each time. By default they are only monitored and drift within the tolerance.
     keep_points : bool
         Keep the whole point at every saved time in `Trajectory.points`: (m + n) r numbers each.
+    observe : mapping of str to callable, optional
+        Observables ``f(point) -> numbers``, called at every saved time and kept under their names
+        in `Trajectory.observed`, shape (T, ..., *k). A single run gives its point, a batch all of
+        its points with their leading dimensions, which the result must have too. A store knows
+        them by their names.
+    dense : bool
+        Keep state and velocity after every step, so that `Trajectory.at` gives the point and all
+        series at any time, whatever was saved, with an error of the eighth order in the steps: 2
+        (m + n) r numbers a step, and three evaluations of the flow and the observables.
     monitor : callable, optional
         ``monitor(point) -> Tensor (...)``, an observable of the (batched) point, called at the
         start and after every accepted step; less is better, NaN is worst. The trajectory's `final`
@@ -178,6 +189,8 @@ def gradient_flow(
         slow=slow,
         rebalance=rebalance,
         keep_points=keep_points,
+        observe=observe,
+        dense=dense,
         fixed_point=FIXED_POINT,
         monitor=monitor,
         patience=patience,

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dln_geometry.dynamics.dense import Dense, shaped_point
 from dln_geometry.dynamics.engines import GRADIENT, LOSS, Engine
 from dln_geometry.dynamics.monitored import monitored_of
+from dln_geometry.dynamics.observing import Observables, as_observables, observed_rows, split_rows
 from dln_geometry.dynamics.store import opened
 from dln_geometry.dynamics.trajectory import FlowError, Trajectory
-from dln_geometry.geometry.points import Network
 from dln_geometry.ode import (
     MOST_EVALUATIONS,
     IntegrationError,
@@ -22,7 +25,15 @@ from dln_geometry.ode import (
     Solution,
     integrate,
 )
-from dln_geometry.support import Progress, ProgressCallback, as_count, as_positive, read_array, warn
+from dln_geometry.support import (
+    Progress,
+    ProgressCallback,
+    as_count,
+    as_flag,
+    as_positive,
+    read_array,
+    warn,
+)
 
 
 def run_flow(
@@ -42,6 +53,8 @@ def run_flow(
     monitor: Callable[[Any], Tensor] | None = None,
     patience: int | None = None,
     improvement: float = 0.0,
+    observe: Any = None,
+    dense: bool = False,
     label: str = "flow",
     fixed_point: str | None = None,
 ) -> Trajectory:
@@ -52,13 +65,14 @@ def run_flow(
     `t_end` nor by a rule that was given; `fixed_point` is what it says of starts that do not move
     (nothing if None).
     """
-    start = engine.rows()
+    start, observables, dense = engine.rows(), as_observables(observe), as_flag(dense, "dense")
+    batched = bool(engine.batch)
     times = _save_times(save_at, t_end, len(start))
     saved = opened(store)
     if saved is not None:
         # The rule on the gradient decides what the engine watches, and so what the state holds.
         watched = ["gradient" in rules, type(engine).__name__]
-        saved.know(until=watched, state=start, save_at=times)
+        saved.know(until=watched, state=start, save_at=times, observe=sorted(observables))
     field, correct = engine.field, None
     if rebalance is not None:
         bound = as_positive(rebalance, "rebalance")
@@ -72,7 +86,11 @@ def run_flow(
     def record(y: Tensor, obs: Tensor) -> dict[str, Tensor]:
         row = {"loss": obs[:, LOSS], "singular_values": engine.singular_values(y)}
         row["defect"] = engine.defect(y, obs)
-        return {**row, "state": y} if keep_points else row
+        if observables and not batched:
+            found = observed_rows(observables, shaped_point(engine, y), (), y.device)
+            row |= {name: x.unsqueeze(0) for name, x in found.items()}
+        # Engines read the rows of a batch only all together: its observables come at the end.
+        return {**row, "state": y} if keep_points or (observables and batched) else row
 
     columns = {"loss": (LOSS, 1.0), "gradient": (GRADIENT, slow**0.5)}
     stop = {n: (k, scale * rules[n]) for n, (k, scale) in columns.items() if n in rules}
@@ -100,6 +118,7 @@ def run_flow(
                 monitor=None if monitor is None else lambda y: monitor(engine.point(y)),
                 patience=patience,
                 improvement=improvement,
+                keep_steps=dense,
                 progress=bar.callback,
                 checkpoint=None if saved is None else saved.save,
                 resume=None if saved is None else saved.load(),
@@ -107,10 +126,11 @@ def run_flow(
         except ResumeError as error:
             raise ValueError(f"store must hold a state of this run, got {saved}: {error}") from None
         except IntegrationError as error:
-            reached = _trajectory_of(error.solution, engine, slow, keep_points)
+            reached = _trajectory_of(error.solution, engine, slow, keep_points, observables)
             raise FlowError(str(error), reached) from error
     _tell(solution, rules, slow, fixed_point)
-    return _trajectory_of(solution, engine, slow, keep_points)
+    path = _trajectory_of(solution, engine, slow, keep_points, observables)
+    return replace(path, dense=_dense_of(solution, engine, slow, observables)) if dense else path
 
 
 def _tell(
@@ -167,21 +187,64 @@ def _save_times(save_at: Any, t_end: float, samples: int) -> Tensor | None:
     )
 
 
-def _trajectory_of(solution: Solution, engine: Engine, slow: float, keep: bool) -> Trajectory:
+@torch.no_grad()
+def _dense_of(
+    solution: Solution, engine: Engine, slow: float, observables: Observables
+) -> Dense | None:
+    """Return the steps with velocities, and all series with slopes by differences along them."""
+    assert solution.steps is not None
+    t, states = solution.steps
+    gaps = torch.cat((t.diff(dim=0), torch.zeros_like(t[:1])))
+    before = torch.cat((torch.zeros_like(t[:1]), t.diff(dim=0)))
+    size = torch.where(gaps > 0, gaps, torch.where(before > 0, before, 1.0))
+
+    def series(time: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        f = torch.empty_like(y)
+        obs = engine.field(time.to(y), y, f)
+        row = {"loss": obs[:, LOSS].clone(), "defect": engine.defect(y, obs)}
+        batch = tuple(engine.batch)
+        found = observed_rows(observables, shaped_point(engine, y), batch, y.device)
+        own = {k: x.reshape(len(y), *x.shape[len(batch) :]) for k, x in found.items()}
+        return row | own, f
+
+    velocities, rows, slopes = [], [], []
+    for time, y, h in zip(t, states, size, strict=True):
+        row, f = series(time, y)
+        # A share of the step: its error is that share squared, the rounding eps over it.
+        share = torch.finfo(y.dtype).eps ** 0.25 * h.to(y)
+        ahead, behind = (
+            series(time + sign * share.to(time), y + sign * share[:, None] * f)[0]
+            for sign in (1, -1)
+        )
+        velocities.append(f / slow)
+        rows.append(row)
+        slopes.append(
+            {
+                k: (x - behind[k]) / (2 * slow * share.view(-1, *(1,) * (x.ndim - 1)).to(x))
+                for k, x in ahead.items()
+            }
+        )
+    values, rates = (
+        {k: torch.stack([r[k] for r in part]) for k in rows[0]} for part in (rows, slopes)
+    )
+    everyone = torch.arange(states.shape[1], device="cpu")
+    reader = engine.picked(everyone, tuple(engine.batch))
+    return Dense(t * slow, states, torch.stack(velocities), values, rates, reader)
+
+
+def _trajectory_of(
+    solution: Solution, engine: Engine, slow: float, keep: bool, observables: Observables
+) -> Trajectory:
     """Give the rows of a solution the shape of the batch, and turn states into points."""
     batch = engine.batch
-    where = torch.arange(math.prod(batch), device="cpu").view(batch)
-
-    def point(y: Tensor) -> Any:
-        points = engine.point(y)
-        if engine.widths is not None:
-            plain = engine.depth == 1.0
-            points = (
-                Network.from_layers([points.matrix]) if plain else points.factors(engine.widths)
-            )
-        return points if len(batch) == 1 else points.select(where if batch else 0)
-
+    point = partial(shaped_point, engine)
     rows = {n: x.reshape(len(x), *batch, *x.shape[2:]) for n, x in solution.saved.items()}
+    if batch and observables:
+        every = [
+            observed_rows(observables, point(y), tuple(batch), y.device)
+            for y in solution.saved["state"]
+        ]
+        rows |= {name: torch.stack([row[name] for row in every]) for name in every[0]}
     seen, last = solution.monitored, point(solution.y)
     return Trajectory(
         t=solution.t * slow,
@@ -194,4 +257,5 @@ def _trajectory_of(solution: Solution, engine: Engine, slow: float, keep: bool) 
         points=tuple(map(point, solution.saved["state"])) if keep else None,
         depth=engine.depth,
         monitored=monitored_of(seen, batch, slow, last),
+        observed=split_rows(rows)[1],
     )

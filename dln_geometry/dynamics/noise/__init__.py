@@ -8,6 +8,7 @@ and hands them to the one loop of all random motions, `simulation.simulate`. A n
 from __future__ import annotations
 
 from dln_geometry.dynamics.noise.flat_coordinates import FlatCoordinates
+from dln_geometry.dynamics.noise.grids import Grid, time_grid
 from dln_geometry.dynamics.noise.langevin import brownian_motion, langevin
 from dln_geometry.dynamics.noise.network_steps import NetworkSteps, network_start
 from dln_geometry.dynamics.noise.particles import Particles
@@ -16,13 +17,11 @@ from dln_geometry.dynamics.noise.rotations import excess_rates, rotated
 from dln_geometry.dynamics.noise.simulation import (
     OVERFLOW,
     Diverged,
-    Grid,
     Show,
     State,
     Stepper,
     StepWatch,
     simulate,
-    time_grid,
 )
 from dln_geometry.dynamics.noise.splitting_steps import SplittingSteps, rotates_first
 

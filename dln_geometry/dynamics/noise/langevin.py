@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dln_geometry.dynamics.flows import free_energy_flow
 from dln_geometry.dynamics.losses import Loss, prepared
+from dln_geometry.dynamics.noise.grids import Grid, time_grid
 from dln_geometry.dynamics.noise.network_steps import NetworkSteps, network_start
 from dln_geometry.dynamics.noise.product_steps import (
     Gaussians,
@@ -18,7 +19,7 @@ from dln_geometry.dynamics.noise.product_steps import (
     ProductSteps,
     Thermostat,
 )
-from dln_geometry.dynamics.noise.simulation import Grid, Show, State, Stepper, simulate, time_grid
+from dln_geometry.dynamics.noise.simulation import Show, State, Stepper, simulate
 from dln_geometry.dynamics.noise.splitting_steps import SplittingSteps
 from dln_geometry.dynamics.store import opened, resumable
 from dln_geometry.dynamics.trajectory import Trajectory
@@ -34,7 +35,7 @@ from dln_geometry.support import (
 )
 
 
-@resumable()
+@resumable("observe")
 def langevin(
     loss: Loss | None,
     start: Collapsed | EndToEnd | Sequence[Any],
@@ -52,6 +53,7 @@ def langevin(
     method: str = "product",
     upstairs: bool = False,
     keep_points: bool = False,
+    observe: Mapping[str, Callable[[Any], Any]] | None = None,
     progress: Show = False,
     store: str | os.PathLike[str] | None = None,
 ) -> Trajectory:
@@ -112,6 +114,9 @@ def langevin(
         products is the same. The depth must be an integer.
     keep_points : bool
         Store points at the saved times in `Trajectory.points`.
+    observe : mapping of str to callable, optional
+        Observables ``f(point) -> numbers (..., *k)`` of all chains at the saved times, kept by name
+        in `Trajectory.observed`, see `gradient_flow`.
     progress : bool or callable
         Show a progress bar, or call this function with the fraction done at saved times.
     store : path, optional
@@ -176,7 +181,7 @@ def langevin(
                 f"start must have the rank {point.rank} of its manifold, got {zeros} singular "
                 "values that are zero: give the rank when making the point"
             )
-    shown: dict[str, Any] = {"keep_points": keep_points, "progress": progress}
+    shown: dict[str, Any] = {"keep_points": keep_points, "observe": observe, "progress": progress}
     if kappa == 0 and not upstairs:
         if increments is not None:
             raise ValueError("increments must be None at kappa = 0: there is no noise downstairs")

@@ -9,24 +9,19 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from dln_geometry.dynamics.noise.grids import Grid
+from dln_geometry.dynamics.observing import Observables, as_observables, observed_rows, split_rows
 from dln_geometry.dynamics.store import Store
 from dln_geometry.dynamics.trajectory import FlowError, Trajectory
-from dln_geometry.ode import save_times
-from dln_geometry.support import Numbers, Progress, as_positive, warn
+from dln_geometry.support import Numbers, Progress, warn
 
 State = tuple[Tensor, ...]
 Show = bool | Callable[[float, dict[str, Any]], None]
-
-ROWS = 100
-"""Intervals between saved times if the user gives no times."""
 
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
 
@@ -70,79 +65,6 @@ class Stepper(ABC):
         return {}
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Saved times, and the number and size of the steps before each of them.
-
-    One more number and size stand for steps after the last saved time.
-    """
-
-    times: Tensor
-    counts: tuple[int, ...]
-    sizes: tuple[float, ...]
-
-    @property
-    def steps(self) -> int:
-        """Total number of steps."""
-        return sum(self.counts)
-
-    def step_times(self) -> list[float]:
-        """Return the times after every step."""
-        times, start = [], 0.0
-        for count, h in zip(self.counts, self.sizes, strict=True):
-            times += [start + h * (k + 1) for k in range(count)]
-            start += h * count
-        return times
-
-
-def time_grid(
-    t_end: Any,
-    dt: Any,
-    save_at: Any = None,
-    *,
-    steps: int | None = None,
-    to_end: bool = False,
-    device: torch.device | None = None,
-) -> Grid:
-    """Return a grid of equal steps of at most `dt` between saved times.
-
-    Without `dt` there is one step between two saved times; without `save_at` every time is saved,
-    or 101 of them. Given increments fix the number `steps` of equal steps: saved times must be
-    multiples of ``t_end / steps``. With `to_end` the motion goes on to `t_end` after the last one.
-    """
-    t_end = as_positive(t_end, "t_end")
-    longest = math.inf if dt is None else as_positive(dt, "dt")
-    if save_at is None:
-        if steps is None:
-            steps = ROWS if dt is None else _step_count(t_end, longest)
-        rows = min(ROWS, steps)
-        places = [round(k * steps / rows) for k in range(rows + 1)]
-        times = [place / steps * t_end for place in places]
-        counts = [0, *(b - a for a, b in pairwise(places))]
-        sizes = [t_end / steps] * len(counts)
-    else:
-        times: list[float] = np.asarray(save_times(save_at, t_end, 2)).tolist()
-        ends: list[float] = [0.0, *times, t_end] if to_end else [0.0, *times]
-        gaps = [b - a for a, b in pairwise(ends)]
-        if steps is None:
-            counts = [_step_count(gap, longest) for gap in gaps]
-            sizes = [gap / max(count, 1) for gap, count in zip(gaps, counts, strict=True)]
-        else:
-            h = t_end / steps
-            counts, sizes = [round(gap / h) for gap in gaps], [h] * len(gaps)
-            if any(abs(g - k * h) > 1e-6 * t_end for g, k in zip(gaps, counts, strict=True)):
-                raise ValueError(
-                    f"save_at must hold multiples of the given increments' step {h:g}, got {times}"
-                )
-    saved = torch.tensor(times, dtype=torch.float64, device=device or "cpu")
-    return Grid(saved, tuple(counts), tuple(sizes))
-
-
-def _step_count(length: float, longest: float) -> int:
-    """Return the number of steps in an interval; rounding alone adds none."""
-    return 0 if length <= 0 else max(1, math.ceil(length / longest * (1 - 1e-9)))
-
-
 @torch.no_grad()
 def simulate(
     stepper: Stepper,
@@ -152,6 +74,7 @@ def simulate(
     label: str,
     generator: torch.Generator | None = None,
     keep_points: bool = False,
+    observe: Any = None,
     progress: Show = False,
     store: Store | None = None,
 ) -> Trajectory:
@@ -160,10 +83,15 @@ def simulate(
     The store holds the state of the generator: a run that was killed continues to the same bits.
     It is renewed every few seconds, at the end, and when an interrupt or an exit ends the run.
     """
+    observables = as_observables(observe)
     rows: list[dict[str, Tensor]] = []
     kept: list[State] = []
     first, done = 0, 0
-    held = None if store is None else _stored(store, stepper, state, grid, generator, keep_points)
+    held = (
+        None
+        if store is None
+        else _stored(store, stepper, state, grid, generator, keep_points, observables)
+    )
     if held is not None:
         device = state[0].device
         state, *kept = [tuple(x.to(device) for x in z) for z in (held["state"], *held["kept"])]
@@ -185,11 +113,13 @@ def simulate(
 
     def record(status: str | list[str]) -> Trajectory:
         names = rows[0] if rows else ()
-        series: dict[str, Any] = {k: torch.stack([row[k] for row in rows]) for k in names}
+        series, observed = split_rows({k: torch.stack([row[k] for row in rows]) for k in names})
+        own: dict[str, Any] = dict(series)
         stats = {"steps": taken, "dt": max(grid.sizes), **stepper.summary(state, taken)}
         return Trajectory(
             t=grid.times[: len(rows)],
-            **series,
+            **own,
+            observed=observed,
             final=stepper.point(state),
             status=status,
             stats=stats,
@@ -222,7 +152,7 @@ def simulate(
                 done = 0
                 if interval == len(grid.times):
                     continue
-                rows.append(stepper.observe(state))
+                rows.append(_row(stepper, state, observables))
                 if keep_points:
                     kept.append(state)
                 if store is not None:
@@ -237,6 +167,16 @@ def simulate(
     return record("t_end")
 
 
+def _row(stepper: Stepper, state: State, observables: Observables) -> dict[str, Tensor]:
+    """Return the series of a state, the observables of the user among them."""
+    row = stepper.observe(state)
+    if observables:
+        like = row["singular_values"] if "singular_values" in row else row["states"]
+        batch, where = tuple(like.shape[:-1]), like.device
+        row = row | observed_rows(observables, stepper.point(state), batch, where)
+    return row
+
+
 def _stored(
     store: Store,
     stepper: Stepper,
@@ -244,10 +184,12 @@ def _stored(
     grid: Grid,
     generator: torch.Generator | None,
     keep_points: bool,
+    observables: Observables,
 ) -> dict[str, Any] | None:
     """Return the checked state of a store, if it has one, and set the generator to its place."""
     store.know(state=list(state), grid=[grid.counts, grid.sizes], save_at=grid.times)
-    row = {name: Numbers.like(x) for name, x in stepper.observe(state).items()}
+    store.know(observe=sorted(observables))
+    row = {name: Numbers.like(x) for name, x in _row(stepper, state, observables).items()}
     form: dict[str, Any] = {
         "state": stepper.form(state),
         "rows": [row, ...],

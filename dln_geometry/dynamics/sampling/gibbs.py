@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ from dln_geometry.support import as_count, as_flag, as_generator, as_positive, w
 _BEST_ACCEPTANCE = 0.574
 
 
-@resumable()
+@resumable("observe")
 def sample_gibbs(
     loss: Loss,
     start: Collapsed | EndToEnd,
@@ -46,6 +46,7 @@ def sample_gibbs(
     generator: torch.Generator | int | None = None,
     widths: Sequence[int] | int | None = None,
     keep_points: bool = False,
+    observe: Mapping[str, Callable[[Any], Any]] | None = None,
     progress: Show = False,
     store: str | os.PathLike[str] | None = None,
 ) -> Trajectory:
@@ -71,7 +72,7 @@ def sample_gibbs(
 
     Parameters
     ----------
-    loss, start, beta, kappa, entropy, generator, widths, keep_points, progress, store
+    loss, start, beta, kappa, entropy, generator, widths, keep_points, observe, progress, store
         As in `langevin`, whose equilibrium this is; `kappa` is positive.
     draws : int
         Number of samples kept from each chain.
@@ -133,7 +134,7 @@ def sample_gibbs(
     grid = Grid(
         torch.tensor(counts, dtype=torch.float64, device="cpu").cumsum(0), counts, (1.0,) * draws
     )
-    shown: dict[str, Any] = {"keep_points": keep_points, "progress": progress}
+    shown: dict[str, Any] = {"keep_points": keep_points, "observe": observe, "progress": progress}
     shown["store"] = opened(store)
     state = chain.start(point, size)
     return simulate(chain, state, grid, label="sampling", generator=generator, **shown)
