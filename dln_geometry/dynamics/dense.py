@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dln_geometry.dynamics.observing import split_rows
 from dln_geometry.dynamics.packing import pack_point, unpack_point
 from dln_geometry.geometry.points import Network
 
@@ -67,6 +68,12 @@ class Dense:
         series = {name: x.reshape((*batch, *x.shape[1:])) for name, x in found.items()}
         s = self.reader.singular_values(y)
         return series, s.reshape((*batch, *s.shape[1:])), shaped_point(self.reader, y)
+
+    def fields(self, when: float) -> dict[str, Any]:
+        """Return the fields of a `Trajectory` at a time."""
+        series, s, point = self.at(when)
+        own, observed = split_rows(series)
+        return {**own, "singular_values": s, "observed": observed, "final": point, "points": None}
 
     def select(self, where: Tensor) -> Dense:
         """Return the steps of the samples `where` (...), in its shape."""

@@ -149,10 +149,8 @@ class Trajectory:
         """Return the record at a time between the first and the last saved one.
 
         At a saved time, exactly its row. Between them a flow with ``dense=True`` has state and
-        series by the polynomial of degree 7 through four of its steps; its `final` is the point.
-        The error is of the eighth order in the step: some 1e-6 of X at the default tolerance,
-        whose steps are long, and smaller at a smaller `rtol`. Other runs are linear in time
-        between saved rows, and have no point there.
+        series by a polynomial of degree 7, and the point as `final`; of the eighth order in the
+        step (some 1e-6 of X at the default `rtol`). Other runs are linear in time, without a point.
         """
         when = as_positive(t.item() if isinstance(t, Tensor) else t, "t", zero=True)
         times = self.t if self.t.is_floating_point() else self.t.double()
@@ -160,25 +158,14 @@ class Trajectory:
         if not len(self) or not times[0] <= time <= times[-1]:
             raise ValueError(f"t must lie within the saved times, got {when:g} for {self!r}")
         row = int(torch.searchsorted(times, time, right=True)) - 1
-        if self.dense is not None:
-            return self._between(when, times[row] == time, row)
         if times[row] == time:
-            return self[row]
+            at = self[row]
+            missing = at.final is None and self.dense is not None
+            return replace(at, final=self.dense.at(when)[2]) if missing and self.dense else at
+        if self.dense is not None:
+            return replace(self, t=self.t.new_tensor(when), dense=None, **self.dense.fields(when))
         share = (time - times[row]) / (times[row + 1] - times[row])
         return self._map(lambda x, _: torch.lerp(x[row], x[row + 1], share.to(x)), time)
-
-    def _between(self, when: float, saved: Any, row: int) -> Trajectory:
-        """Return the record at a time of a flow that kept its steps."""
-        assert self.dense is not None
-        series, s, point = self.dense.at(when)
-        if saved:
-            path = self[row]
-            return path if path.final is not None else replace(path, final=point)
-        own = {name: series[name] for name in ("loss", "defect")}
-        observed = {name: series[f"observed.{name}"] for name in self.observed}
-        time = self.t.new_tensor(when)
-        path = replace(self, t=time, final=point, points=None, dense=None, observed=observed)
-        return replace(path, singular_values=s, **own)
 
     def select(self, index: Any) -> Trajectory:
         """Return the run of some samples; `index` as for a tensor of shape `batch_shape`."""

@@ -50,6 +50,12 @@ def unbalanced(seed=3):
 # Every run with a store: its arguments, and for every argument another value. `FREE` ones may
 # change when the run is continued.
 FREE = {"progress", "store"}
+
+
+def sized(p):
+    return torch.linalg.matrix_norm(p.matrix)
+
+
 RUNS = {
     "gradient_flow": (
         {"loss": losses.Quadratic(target()), "start": point(), "t_end": 0.2, "rtol": 1e-6,
@@ -68,6 +74,8 @@ RUNS = {
             "engine": "products",
             "rebalance": 1e-3,
             "keep_points": True,
+            "observe": {"size": sized},
+            "dense": True,
         },
         {"t_end", "until"},
     ),
@@ -80,6 +88,8 @@ RUNS = {
             "atol": 1e-9,
             "method": "rk5",
             "keep_points": True,
+            "observe": {"size": sized},
+            "dense": True,
         },
         {"t_end", "until"},
     ),
@@ -102,6 +112,7 @@ RUNS = {
             "method": "splitting",
             "upstairs": True,
             "keep_points": True,
+            "observe": {"size": sized},
         },
         set(),
     ),
@@ -121,6 +132,7 @@ RUNS = {
             "generator": SEED + 1,
             "widths": 5,
             "keep_points": True,
+            "observe": {"size": sized},
         },
         set(),
     ),

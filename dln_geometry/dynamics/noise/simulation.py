@@ -152,7 +152,7 @@ def simulate(
                 done = 0
                 if interval == len(grid.times):
                     continue
-                rows.append(_row(stepper, state, observables))
+                rows.append(_observed_row(stepper, state, observables))
                 if keep_points:
                     kept.append(state)
                 if store is not None:
@@ -167,7 +167,7 @@ def simulate(
     return record("t_end")
 
 
-def _row(stepper: Stepper, state: State, observables: Observables) -> dict[str, Tensor]:
+def _observed_row(stepper: Stepper, state: State, observables: Observables) -> dict[str, Tensor]:
     """Return the series of a state, the observables of the user among them."""
     row = stepper.observe(state)
     if observables:
@@ -189,7 +189,7 @@ def _stored(
     """Return the checked state of a store, if it has one, and set the generator to its place."""
     store.know(state=list(state), grid=[grid.counts, grid.sizes], save_at=grid.times)
     store.know(observe=sorted(observables))
-    row = {name: Numbers.like(x) for name, x in _row(stepper, state, observables).items()}
+    row = {name: Numbers.like(x) for name, x in _observed_row(stepper, state, observables).items()}
     form: dict[str, Any] = {
         "state": stepper.form(state),
         "rows": [row, ...],
