@@ -148,7 +148,7 @@ class ChebyshevStepper:
         self._even, self._start, self._slope, self._odd = buffer[:4]
         self.f_new, self._estimate, self.y_new, self.f = buffer[4:]
         self.obs_new: Tensor | None = None
-        self._argument = torch.empty_like(y)
+        self._argument = self.y_new  # Free until the last stage.
         flat = buffer.view(8, -1)
         low, high = flat[:3].T, flat[1:4].T
         # Even stages overwrite the first row and read the other three, odd ones the reverse.

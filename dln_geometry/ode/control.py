@@ -184,7 +184,10 @@ class MethodChoice:
         self.stepper = self._steppers[name]
 
     def _change(self, name: str, control: StepControl) -> None:
-        f = self.stepper.f
+        f = self.stepper.f.clone()
+        # Let the stages of the other method go first: they are most of the memory.
+        self._steppers.clear()
+        del self.stepper
         self._take(name)
         self.stepper.f.copy_(f)
         # Forget the old error, which is that of the other method.
@@ -220,9 +223,11 @@ class MethodChoice:
         elif switch is not None:
             hrho = stepper.stiffness(norms)
             if hrho is not None and switch.wants_stabilised(hrho, work()):
+                direction = stepper.df
+                del stepper
                 self._change(switch.stabilised.name, control)
                 assert isinstance(self.stepper, ChebyshevStepper)
-                self.stepper.seed(stepper.df)
+                self.stepper.seed(direction)
                 rho = np.divide(hrho, trial, out=np.zeros_like(hrho), where=trial > 0)
                 self.rho = np.nan_to_num(rho, posinf=0.0)
 

@@ -60,11 +60,12 @@ class Integration:
         if any(column >= columns for column, _ in opt.rules.values()):
             known = f"columns of the field's observables, which are {columns}"
             raise ValueError(f"stop must name {known}, got {opt.rules}")
-        pieces = BlockNorms.of(self.norms.views(torch.stack([y, f])))
+        pieces = [x for row in (y, f) for x in BlockNorms.of(self.norms.views(row[None]))]
         if self.obs is not None:
             pieces.append(self.obs.T.to(y.dtype))
         flat, at = fetch(pieces), 2 * self.norms.count * batch
-        norms, self.obs_first = self.norms.unpack(flat[:at], 2, batch), flat[at:].reshape(-1, batch)
+        halves = [self.norms.unpack(x, 1, batch) for x in np.split(flat[:at], 2)]
+        norms, self.obs_first = np.concatenate(halves), flat[at:].reshape(-1, batch)
         self.obs_host = self.obs_first
         for name, wrong in zip(("y0", "field"), ~np.isfinite(norms.sum(axis=1)), strict=True):
             if wrong.any():
@@ -95,10 +96,11 @@ class Integration:
         d0 = np.where(d0 > 0, d0, 1.0)
         rest = span if span < 1e300 else 1.0
         h0 = np.divide(0.01 * d0, d1, out=np.full_like(d0, rest), where=d1 > 0).clip(TINY, span)
-        h, slope = upload(h0, y), torch.empty_like(y)
-        self.field(h, y + h[:, None] * self.stepper.f, slope)
+        h, f, slope, moved = upload(h0, y), self.stepper.f, self.stepper.f_new, self.stepper.y_new
+        torch.mul(f, h[:, None], out=moved).add_(y)
+        self.field(h, moved, slope)
         self.count(1)
-        flat = fetch(BlockNorms.of(self.norms.views((slope - self.stepper.f)[None])))
+        flat = fetch(BlockNorms.of(self.norms.views(slope.sub_(f)[None])))
         d2 = (self.norms.unpack(flat, 1, len(y))[0] / scale).max(axis=0) / h0
         d2 = np.where(np.isfinite(d2), d2, 0.0)
         return first_step(d0, h0, d1, d2, self.stepper.error_order + 1)
@@ -268,7 +270,7 @@ class Integration:
         start = torch.from_numpy(np.stack([self.resting, self.noisy]))
         seen = None if self.options.monitor is None else self.options.monitor.result()
         steps = self.recorder.steps
-        return Solution(t, saved, self.y.clone(), obs, t_final, status, stats, start, seen, steps)
+        return Solution(t, saved, self.y, obs, t_final, status, stats, start, seen, steps)
 
     def fraction(self) -> float:
         """Return how far the samples are, by time or by the logarithm of a watched observable."""

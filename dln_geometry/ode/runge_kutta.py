@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from dln_geometry.ode.methods import BlockNorms, move_pieces, norms_by_pieces, pieces_of
 
 Row = tuple[float, ...]
 
@@ -178,43 +179,6 @@ METHODS: dict[str, RungeKutta] = {
 }
 
 
-class BlockNorms:
-    """Take 2-norms over consecutive blocks of the last axis, blocks of equal size together.
-
-    Examples
-    --------
-    >>> norms = dln.ode.BlockNorms([2, 1])
-    >>> [view.shape for view in norms.views(torch.zeros(5, 3))]
-    [torch.Size([5, 1, 2]), torch.Size([5, 1, 1])]
-    """
-
-    def __init__(self, sizes: Sequence[int]) -> None:
-        self.count, start = len(sizes), 0
-        self._runs: list[tuple[int, int, int]] = []
-        for size, run in groupby(sizes):
-            number = len(list(run))
-            self._runs.append((start, number, size))
-            start += number * size
-
-    def views(self, x: Tensor) -> list[Tensor]:
-        """Return views of shape (..., number, size), one per run of equal blocks."""
-        return [x[..., a : a + k * size].unflatten(-1, (k, size)) for a, k, size in self._runs]
-
-    @staticmethod
-    def of(views: list[Tensor]) -> list[Tensor]:
-        """Return the norms of such views, (..., number) each."""
-        return [torch.linalg.vector_norm(view, dim=-1) for view in views]
-
-    def unpack(self, flat: np.ndarray, rows: int, batch: int) -> np.ndarray:
-        """Return norms of shape (rows, blocks, B) from the flattened, concatenated ones."""
-        parts, at = [], 0
-        for _, k, _ in self._runs:
-            part = flat[at : at + rows * batch * k].reshape(rows, batch, k)
-            parts.append(part.transpose(0, 2, 1))
-            at += rows * batch * k
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-
-
 def upload(x: np.ndarray, like: Tensor) -> Tensor:
     """Copy a host array to the dtype and device of a tensor without waiting for the device."""
     return torch.from_numpy(x).to(like.device, like.dtype, non_blocking=True)
@@ -237,7 +201,9 @@ class ExplicitStepper:
 
     One buffer holds the stages, the error estimates and the new state: a stage is a matrix-vector
     product, and all norms are one reduction per run of blocks. A trial writes `y_new`, `f_new` and
-    `obs_new`, and keeps `f` and the state that it started from.
+    `obs_new`, and keeps `f` and the state that it started from. Of a large state the sums are made
+    piece by piece in the cache, and the error estimates, whose norms alone are wanted, never as a
+    whole: memory holds the stages and one state more.
 
     Examples
     --------
@@ -252,23 +218,22 @@ class ExplicitStepper:
     def __init__(self, method: RungeKutta, field: Field, y: Tensor, norms: BlockNorms) -> None:
         self.method, self.field = method, field
         self.name, self.error_order = method.name, method.error_order
-        self._tableau = tableau(method, y.dtype, y.device)
+        self._tableau, self._norms = tableau(method, y.dtype, y.device), norms
         stages, estimates = len(self._tableau.nodes), len(self._tableau.weights)
-        self.evaluations = stages - 1
-        buffer = y.new_zeros((stages + estimates + 1, *y.shape))
-        flat = buffer.view(len(buffer), -1)
+        self.evaluations, self.rows = stages - 1, estimates + 2
+        self._pieces = pieces_of(y, norms.bounds())
+        buffer = y.new_zeros((stages + 1 + (0 if self._pieces else estimates), *y.shape))
+        self._buffer, flat = buffer, buffer.view(len(buffer), -1)
         self.f, self.f_new, self.y_new = buffer[0], buffer[stages - 1], buffer[-1]
         self.obs_new: Tensor | None = None
-        argument, self._sum = torch.empty_like(y), y.new_empty(y.numel())
-        self._sum_wide = self._sum.view(y.shape)
-        self._stages = [
-            (flat[:i].T, self._tableau.rows[i - 1], argument, buffer[i]) for i in range(1, stages)
-        ]
-        self._stages[-1] = (*self._stages[-1][:2], self.y_new, self.f_new)
         self._all_stages, self._estimates = flat[:stages], flat[stages:-1]
-        self.df, self.rows = buffer[-2], estimates + 2
         self._views = norms.views(buffer[stages - 1 :])
         self._nodes = np.append(np.array(self._tableau.nodes), 0.0)[:, None]
+        if self._pieces:
+            return
+        self._sum = y.new_empty(y.numel())
+        self._sum_wide = self._sum.view(y.shape)
+        self._columns = [flat[:i].T for i in range(1, stages)]
 
     def step(self, t: np.ndarray, h: np.ndarray, y: Tensor) -> list[Tensor]:
         """Try a step of sizes h (B,) from (t, y); rows: f_new, estimates, y_new."""
@@ -276,12 +241,25 @@ class ExplicitStepper:
         times[-1] = h
         *nodes, step = upload(times, y).unbind(0)
         step = step.unsqueeze(-1)
-        for i, (before, weights, argument, out) in enumerate(self._stages, start=1):
-            torch.mv(before, weights, out=self._sum)
-            torch.addcmul(y, self._sum_wide, step, out=argument)
-            self.obs_new = self.field(nodes[i], argument, out)
+        argument = self.y_new  # The argument of the last stage is the new state.
+        for i, weights in enumerate(self._tableau.rows, start=1):
+            if self._pieces:
+                move_pieces(self._pieces, self._buffer[:i], weights, step, y, argument)
+            else:
+                torch.mv(self._columns[i - 1], weights, out=self._sum)
+                torch.addcmul(y, self._sum_wide, step, out=argument)
+            self.obs_new = self.field(nodes[i], argument, self._buffer[i])
+        if self._pieces:
+            made = self._buffer[: len(self._nodes) - 1]
+            estimates = self._tableau.weights
+            return norms_by_pieces(self._pieces, made, estimates, argument, self._norms.runs())
         torch.mm(self._tableau.weights, self._all_stages, out=self._estimates)
         return BlockNorms.of(self._views)
+
+    @property
+    def df(self) -> Tensor:
+        """The difference of the derivatives of the last two stages."""
+        return self.f_new - self._buffer[len(self._tableau.nodes) - 2]
 
     def error(self, h: np.ndarray, norms: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """Return the largest over the blocks of the error estimate over its tolerance."""

@@ -66,11 +66,14 @@ class Watch:
         tiny = (run.code < 0) & (1e3 * h * speed <= 0.1 * size) & (speed > 0)
         if not tiny.any():
             return tiny
-        slope, norms, t = torch.empty_like(f), [], upload(run.t, run.y)
+        # Between two steps the new state and its velocity are free.
+        slope, moved = run.stepper.f_new, run.stepper.y_new
+        norms, t = [], upload(run.t, run.y)
         for factor in (10.0, 1e3):
             step = upload(np.where(tiny, factor * h, 0.0), run.y).unsqueeze(-1)
-            run.field(t, run.y + step * f, slope)
-            norms += _lengths(slope - f)
+            torch.mul(f, step, out=moved).add_(run.y)
+            run.field(t, moved, slope)
+            norms += _lengths(slope.sub_(f))
         run.count(2)
         near, far = fetch(norms).reshape(2, -1)
         # A smooth field gives near = far/100; NaN, outside of its domain, counts as smooth.
@@ -113,13 +116,14 @@ def rest(run: Integration, samples: np.ndarray) -> None:
 
 def noise_alone(run: Integration) -> np.ndarray:
     """Return the samples (B,) whose velocity changes by a quarter when y changes by 16 eps."""
-    f, y, slope = run.stepper.f, run.y, torch.empty_like(run.y)
+    f, y, slope, moved = run.stepper.f, run.y, run.stepper.f_new, run.stepper.y_new
     index = torch.arange(1, y.shape[-1] + 1, dtype=torch.float64, device=y.device)
     # Fractional parts of multiples of the golden ratio: no two neighbours are alike.
-    pattern = (torch.frac(index * 0.6180339887498949) - 0.5).to(y.dtype)
-    run.field(upload(run.t, y), y * (1.0 + 32 * torch.finfo(y.dtype).eps * pattern), slope)
+    pattern = index.mul_(0.6180339887498949).frac_().sub_(0.5).to(y.dtype)
+    torch.mul(y, pattern.mul_(32 * torch.finfo(y.dtype).eps).add_(1.0), out=moved)
+    run.field(upload(run.t, y), moved, slope)
     run.count(1)
-    change, speed = fetch([*_lengths(slope - f), *_lengths(f)]).reshape(2, -1)
+    change, speed = fetch([*_lengths(slope.sub_(f)), *_lengths(f)]).reshape(2, -1)
     return (run.code < 0) & (change >= 0.25 * speed) & (speed > 0)
 
 

@@ -10,6 +10,7 @@ from dln_geometry.ode import (
     METHODS,
     Chebyshev,
     coefficients,
+    integrate,
     stage_number,
 )
 from dln_geometry.testing import assert_close, assert_order
@@ -94,3 +95,22 @@ def test_chebyshev_stages_hold_the_spectral_radius_they_are_chosen_for(stages):
     lam = torch.ones(1, 1, dtype=torch.float64)
     steps = [fixed_steps(Decay(lam), lam, h, 1, Chebyshev(stages)).item() for h in small]
     assert_order(small, [abs(y - math.exp(-h)) for y, h in zip(steps, small, strict=True)], 3)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("method", ["rk3", "rk5", "rk8"])
+def test_states_in_pieces_move_as_whole_ones(method, batch, monkeypatch):
+    n, sizes = 2**16 + 77, (40_000, 12_500, 12_500, 613)
+    rates = torch.linspace(0.1, 2.0, n, dtype=torch.float64)
+    y0 = torch.linspace(1.0, 3.0, batch * n, dtype=torch.float64).view(batch, n)
+
+    def run():
+        field = lambda t, y, out: (torch.mul(y, -rates, out=out), None)[1]  # noqa: E731
+        return integrate(field, y0, t_end=0.3, rtol=1e-5, method=method, blocks=sizes)
+
+    pieces = run()
+    monkeypatch.setattr("dln_geometry.ode.runge_kutta.pieces_of", lambda *_: [])
+    whole = run()
+    assert pieces.stats["evaluations"] == whole.stats["evaluations"]
+    assert_close(pieces.y, whole.y, ops=1000)
+    assert_close(pieces.y, y0 * torch.exp(-0.3 * rates), ops=1e12)

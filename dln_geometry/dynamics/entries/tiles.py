@@ -78,19 +78,17 @@ class Tiles:
         self.bands = -(-m // self.height), -(-n // self.width)
         tiles = self.bands[0] * self.bands[1]
         self.order: Tensor | None = None
-        self._places: Tensor | None = None
         starts = torch.tensor([0, k])
         if tiles > 1:
             key = (rows // self.height) * self.bands[1] + cols // self.width
             # Narrow keys sort faster; equal ones keep the order by rows.
             key = key.to(torch.int16 if tiles < 2**15 else torch.int32)
-            key, self.order = torch.sort(key, stable=True)
+            key, order = torch.sort(key, stable=True)
             starts = torch.searchsorted(key, torch.arange(tiles + 1, dtype=key.dtype))
-            rows, cols = rows[self.order], cols[self.order]
-            self._places = self.order.to(torch.int32)
+            rows, cols, self.order = rows[order], cols[order], order.to(torch.int32)
         self._starts = starts
         self._rows, self._cols = rows.to(torch.int32), cols.to(torch.int32)
-        tensors = (starts, self._rows, self._cols, self._places)
+        tensors = (starts, self._rows, self._cols, self.order)
         numbers = {
             "m": m,
             "n": n,
