@@ -17,19 +17,35 @@ from dln_geometry.plot.appearance import (
     save,
     style,
 )
+from dln_geometry.plot.comparisons import balancedness, charges, depths
+from dln_geometry.plot.films import animation
 from dln_geometry.plot.matrices import matrix, spectrum
-from dln_geometry.plot.runs import entropy, loss, singular_values
+from dln_geometry.plot.motions import histogram, particles
+from dln_geometry.plot.planes import landscape, phase_portrait, spectral_plane
+from dln_geometry.plot.runs import entropy, loss, observable, singular_values
+from dln_geometry.plot.spaces import scalar_fibre
 
 __all__ = [
+    "animation",
+    "balancedness",
+    "charges",
     "depth_color",
     "depth_label",
+    "depths",
     "entropy",
     "figure",
+    "histogram",
+    "landscape",
     "loss",
     "matrix",
+    "observable",
     "panel_letters",
+    "particles",
+    "phase_portrait",
     "save",
+    "scalar_fibre",
     "singular_values",
+    "spectral_plane",
     "spectrum",
     "style",
 ]

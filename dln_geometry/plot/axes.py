@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.points import Collapsed, EndToEnd, Network
-from dln_geometry.support import shown
+from dln_geometry.support import as_real, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,3 +64,23 @@ def tight_time(ax: Axes, t: np.ndarray) -> None:
     end = max([float(t[-1]), *(float(np.max(line.get_xdata())) for line in ax.lines)])
     if end > 0:
         ax.set_xlim(0.0, end)
+
+
+def as_span(ends: Any, name: str) -> tuple[float, float]:
+    """Return the two ends of an axis, the lower one first."""
+    if not isinstance(ends, list | tuple) or len(ends) != 2:
+        raise TypeError(f"{name} must be a pair of numbers, got {shown(ends)}")
+    low, high = (as_real(end, name) for end in ends)
+    if not -np.inf < low < high < np.inf:
+        raise ValueError(f"{name} must increase and be finite, got {shown(ends)}")
+    return low, high
+
+
+def as_calls(*, required: bool = False, **calls: Any) -> list[Any]:
+    """Return functions, or None where they may be left out."""
+    for name, f in calls.items():
+        if not callable(f) and (required or f is not None):
+            raise TypeError(f"{name} must be a function, got {shown(f)}")
+        if isinstance(f, type):
+            raise TypeError(f"{name} must be a function, got the class {f.__name__}")
+    return list(calls.values())

@@ -11,8 +11,15 @@ from torch import Tensor
 
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import entropy as entropy_of
-from dln_geometry.geometry.points import Network, point_of_values
-from dln_geometry.plot.axes import POINTS, axes_of, float_array, tight_time, values_over_time
+from dln_geometry.geometry.points import Network, effective_rank, point_of_values
+from dln_geometry.plot.axes import (
+    POINTS,
+    axes_of,
+    check_trajectory,
+    float_array,
+    tight_time,
+    values_over_time,
+)
 from dln_geometry.support import as_count, as_depth, as_flag
 
 if TYPE_CHECKING:
@@ -20,7 +27,13 @@ if TYPE_CHECKING:
 
 
 def singular_values(
-    trajectory: Trajectory, ax: Axes | None = None, *, count: int = 12, log: bool = False
+    trajectory: Trajectory,
+    ax: Axes | None = None,
+    *,
+    count: int = 12,
+    log: bool = False,
+    colorbar: bool = False,
+    **style: Any,
 ) -> Axes:
     """Draw the singular values of the end-to-end matrix against time.
 
@@ -32,6 +45,10 @@ def singular_values(
         Number of leading modes in colour; the others are thin grey lines.
     log : bool
         Draw the values on a logarithmic axis.
+    colorbar : bool
+        Add a colour bar that numbers the modes.
+    **style
+        Options of ``Axes.plot`` for all lines; they win over the colours of the modes.
 
     Examples
     --------
@@ -43,15 +60,27 @@ def singular_values(
     from matplotlib import colormaps
 
     values, count = values_over_time(trajectory, "singular_values"), as_count(count, "count", 0)
-    log = as_flag(log, "log")
+    log, colorbar = as_flag(log, "log"), as_flag(colorbar, "colorbar")
     ax, t, modes = axes_of(ax), float_array(trajectory.t), values.shape[-1]
     values = values.reshape(len(t), -1, modes)
     colours = colormaps["viridis"](np.linspace(0.0, 0.92, max(1, min(count, modes))))
     # From the last to the first: matplotlib draws later lines on top.
     for mode in reversed(range(modes)):
         colour, width = (colours[mode], 1.4) if mode < count else ("0.75", 0.5)
-        ax.plot(t, values[..., mode], color=colour, linewidth=width)
-    ax.set(xlabel="time", ylabel="singular values")
+        ax.plot(t, values[..., mode], **{"color": colour, "linewidth": width, **style})
+    if colorbar and colours.size:
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import BoundaryNorm, ListedColormap
+        from matplotlib.ticker import MaxNLocator
+
+        shown = len(colours)
+        norm = BoundaryNorm(np.arange(shown + 1) + 0.5, shown)
+        whole: Any = ax.figure
+        bar = whole.colorbar(ScalarMappable(norm, ListedColormap(colours)), ax=ax, label="mode $i$")
+        ticks = MaxNLocator(integer=True).tick_values(1, shown)
+        bar.set_ticks([k for k in ticks if 1 <= k <= shown and k == int(k)])
+        bar.ax.minorticks_off()
+    ax.set(xlabel="time $t$", ylabel="singular values $s_i$")
     if log:
         ax.set_yscale("log")
     else:
@@ -75,8 +104,58 @@ def loss(trajectory: Trajectory, ax: Axes | None = None, **style: Any) -> Axes:
     values = values_over_time(trajectory, "loss")
     ax, t = axes_of(ax), float_array(trajectory.t)
     ax.plot(t, values.reshape(len(t), -1), **style)
-    ax.set(xlabel="time", ylabel="loss")
+    ax.set(xlabel="time $t$", ylabel="loss $E$")
     if (values > 0).all():
+        ax.set_yscale("log")
+    tight_time(ax, t)
+    return ax
+
+
+def observable(
+    trajectory: Trajectory,
+    name: str,
+    ax: Axes | None = None,
+    *,
+    log: bool | None = None,
+    **style: Any,
+) -> Axes:
+    """Draw a series of a run against time, by its name: one line for each sample and component.
+
+    Parameters
+    ----------
+    name : str
+        An observable that the run was asked for (``observe={name: f}``), ``"effective_rank"``,
+        ``"loss"``, ``"singular_values"``, ``"states"`` or ``"defect"``.
+    log : bool, optional
+        Draw a logarithmic axis; by default for losses and defects that are all positive.
+    **style
+        Options of ``Axes.plot``.
+
+    Examples
+    --------
+    >>> start = dln.Collapsed.random((3, 3), 3, 3, scale=0.1, generator=0)
+    >>> loss = dln.losses.Quadratic(torch.diag(torch.tensor([2.0, 1.0, 0.0])))
+    >>> path = dln.gradient_flow(loss, start, t_end=3.0)
+    >>> dln.plot.observable(path, "effective_rank").get_ylabel()
+    'effective rank'
+    """
+    path = check_trajectory(trajectory)
+    if name in path.observed:
+        values = float_array(path.observed[name])
+    elif name == "effective_rank":
+        s = torch.from_numpy(values_over_time(path, "singular_values"))
+        values = effective_rank(s).numpy()
+    elif name in ("loss", "singular_values", "states", "defect"):
+        values = values_over_time(path, name)
+    else:
+        known = ", ".join((*path.observed, "effective_rank", "loss", "singular_values", "defect"))
+        raise ValueError(f"name must be one of {known}, got {name!r:.60}")
+    if log is None:
+        log = name in ("loss", "defect") and bool((values > 0).all())
+    ax, t, log = axes_of(ax), float_array(path.t), as_flag(log, "log")
+    ax.plot(t, values.reshape(len(t), -1), **style)
+    ax.set(xlabel="time $t$", ylabel=name.replace("_", " "))
+    if log:
         ax.set_yscale("log")
     tight_time(ax, t)
     return ax
@@ -119,7 +198,8 @@ def entropy(
         values = values - values[0]
     ax, count = axes_of(ax), len(energy)
     ax.plot(energy.reshape(count, -1), values.reshape(count, -1), **style)
-    ax.set(xlabel="loss", ylabel="entropy since the start" if relative else "entropy")
+    label = "entropy since the start (nats)" if relative else "entropy $S$ (nats)"
+    ax.set(xlabel="loss $E$", ylabel=label)
     if (energy > 0).all():
         ax.set_xscale("log")
     ax.xaxis.set_inverted(True)
