@@ -52,7 +52,6 @@ def style(width: str | float = "column", *, aspect: float = 0.72) -> Iterator[No
     from cycler import cycler
     from matplotlib import rc_context
 
-    lines = cycler(linestyle=["-", "--", ":"]) * cycler(color=COLORS)
     rc: Any = {
         "figure.figsize": (inches, ratio * inches),
         "figure.constrained_layout.use": True,
@@ -75,7 +74,7 @@ def style(width: str | float = "column", *, aspect: float = 0.72) -> Iterator[No
         "axes.linewidth": 0.6,
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "axes.prop_cycle": lines,
+        "axes.prop_cycle": cycler(color=COLORS),
         "axes.formatter.use_mathtext": True,
         "xtick.major.width": 0.6,
         "ytick.major.width": 0.6,

@@ -43,10 +43,10 @@ def depths(
     """
     if not isinstance(runs, Mapping) or not runs:
         raise TypeError(f"runs must be a mapping of depths to trajectories, got {shown(runs)}")
+    if not all(isinstance(path, Trajectory) for path in runs.values()):
+        raise TypeError(f"runs must hold trajectories, got {shown(runs)}")
     ax = axes_of(ax)
     for depth in sorted(map(as_depth, runs)):
-        if not isinstance(runs[depth], Trajectory):
-            raise TypeError(f"runs must hold trajectories, got {shown(runs[depth])}")
         before = len(ax.lines)
         observable(runs[depth], name, ax, **{"color": depth_color(depth), **style})
         ax.lines[before].set_label(depth_label(depth))
@@ -106,13 +106,15 @@ def balancedness(trajectory: Trajectory, ax: Axes | None = None, **style: Any) -
         )
     ax, t = axes_of(ax), float_array(trajectory.t)
     moments = [layer_moments(Network(point)) for point in points]
+    positive = True
     for p in range(len(points[0]) - 1):
         sizes = torch.stack([torch.linalg.matrix_norm(row[p]) for row in moments])
+        positive &= bool((sizes > 0).all())
         drawn = ax.plot(t, float_array(sizes).reshape(len(t), -1), **style)
         if "label" not in style:
             drawn[0].set_label(f"layers {p + 1}, {p + 2}")
     ax.set(xlabel="time $t$", ylabel="$|G_p|$ (squared weights)")
-    if all((line.get_ydata() > 0).all() for line in ax.lines):
+    if positive:
         ax.set_yscale("log")
     tight_time(ax, t)
     ax.legend()

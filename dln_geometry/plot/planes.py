@@ -131,21 +131,21 @@ def spectral_plane(
     >>> path = dln.geodesic(start, [[0.5, 0.0], [0.0, 2.0]], torch.linspace(0, 1, 20))
     >>> ax = dln.plot.spectral_plane(path, color=dln.plot.depth_color(3))
     """
-    if isinstance(path, Trajectory | POINTS):
+    if isinstance(path, (Trajectory, *POINTS)):
         s = path.singular_values
         if s is None:
             raise ValueError("path must hold singular_values, got none")
     else:
         s = as_float_tensor(path, "path")
     i, j = (as_count(k, "modes", 0) for k in _pair(modes, "modes"))
-    if s.ndim < 2 or s.shape[-1] <= max(i, j):
-        raise ValueError(
-            f"path must have shape (k, ..., r) with r above {max(i, j)}, got {tuple(s.shape)}"
-        )
+    if s.ndim > 1 and s.shape[-1] <= max(i, j):
+        raise ValueError(f"modes must lie below {s.shape[-1]}, got {modes}")
+    if s.ndim < 2:
+        raise ValueError(f"path must have shape (k, ..., r), got {tuple(s.shape)}")
     ax, values = axes_of(ax), float_array(s.as_subclass(Tensor))
     a, b = (values[..., k].reshape(len(values), -1) for k in (i, j))
-    for line in ax.plot(a, b, **style):
-        ax.plot(*(z[:1] for z in line.get_data()), "o", color=line.get_color(), markersize=3.5)
+    for k, line in enumerate(ax.plot(a, b, **style)):
+        ax.plot(a[:1, k], b[:1, k], "o", color=line.get_color(), markersize=3.5)
     ax.set(xlabel=f"$s_{{{i + 1}}}$", ylabel=f"$s_{{{j + 1}}}$")
     return ax
 

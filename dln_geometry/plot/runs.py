@@ -55,7 +55,7 @@ def singular_values(
     >>> loss, start = dln.losses.Quadratic([[1.0]]), dln.EndToEnd.of([[0.5]], 2)
     >>> ax = dln.plot.singular_values(dln.gradient_flow(loss, start, t_end=1.0))
     >>> ax.get_xlabel()
-    'time'
+    'time $t$'
     """
     from matplotlib import colormaps
 
@@ -99,7 +99,7 @@ def loss(trajectory: Trajectory, ax: Axes | None = None, **style: Any) -> Axes:
     >>> loss, start = dln.losses.Quadratic([[1.0]]), dln.EndToEnd.of([[0.5]], 2)
     >>> ax = dln.plot.loss(dln.gradient_flow(loss, start, t_end=1.0))
     >>> ax.get_xlabel(), ax.get_yscale()
-    ('time', 'log')
+    ('time $t$', 'log')
     """
     values = values_over_time(trajectory, "loss")
     ax, t = axes_of(ax), float_array(trajectory.t)
@@ -190,7 +190,7 @@ def entropy(
     >>> loss, start = dln.losses.Quadratic(torch.eye(2)), dln.EndToEnd.of(0.1 * torch.eye(2), 3)
     >>> ax = dln.plot.entropy(dln.gradient_flow(loss, start, t_end=1.0))
     >>> ax.get_ylabel()
-    'entropy'
+    'entropy $S$ (nats)'
     """
     energy, relative = values_over_time(trajectory, "loss"), as_flag(relative, "relative")
     values = float_array(_entropies(trajectory, widths))

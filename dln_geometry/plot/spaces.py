@@ -1,4 +1,4 @@
-"""Scalar networks of three layers in space: a fibre, its balanced points, flows on it and across."""
+"""Scalar networks of three layers in space: a fibre, its balanced points, the flows on it."""
 
 from __future__ import annotations
 
@@ -58,6 +58,8 @@ def scalar_fibre(
     x, reach = as_positive(product, "product"), as_positive(reach, "reach")
     if reach**3 <= x:
         raise ValueError(f"reach must be above the cube root of the product {x:g}, got {reach:g}")
+    from matplotlib.ticker import MaxNLocator
+
     flows, source = as_count(flows, "flows", 0), as_generator(generator, torch.device("cpu"))
     if ax is None:
         # Constrained layout cuts the labels of axes in space.
@@ -92,9 +94,11 @@ def scalar_fibre(
         curve = np.asarray(orbit, float)
         if curve.ndim != 2 or curve.shape[1] != 3:
             raise ValueError(f"orbits must have shape (k, 3), got {curve.shape}")
-        ax.plot(*curve.T, color="#DDAA33", linewidth=1.3, label=None if k else "orbit")
+        ax.plot(*curve.T, color="#DDAA33", linewidth=1.6, zorder=9, label=None if k else "orbit")
     ax.set(xlabel="$w_1$", ylabel="$w_2$", zlabel="$w_3$")
     ax.set(xlim=(0, reach), ylim=(0, reach), zlim=(0, reach))
+    for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
+        axis.set_major_locator(MaxNLocator(4, prune="lower"))
     ax.view_init(elev=22, azim=38)
     ax.set_box_aspect((1, 1, 1), zoom=0.85)
     ax.legend(loc="upper left", fontsize="small")

@@ -16,6 +16,8 @@ from tests.doors.shared import (
     FILE,
     KIND,
     LIMIT,
+    LOSS,
+    PAIR,
     PATH,
     REAL_JUNK,
     SAVED,
@@ -26,6 +28,18 @@ from tests.doors.shared import (
     normal,
     without,
 )
+
+NO_FUNCTIONS = [v for v in wrong.junk() if not callable(v)]
+SPANS = [*wrong.junk(), None, "ab", 3, (1.0,), (1.0, 0.0), (0.0, wrong.INF), (wrong.NAN, 1.0)]
+RECORD = dln.learning.ChargeRecord(
+    torch.arange(3), ("scale",), *(torch.ones(3, 1) for _ in range(3))
+)
+LAYERS = dln.kirwan_ness_flow(([[1.0]], [[3.0]]), t_end=0.1, keep_points=True)
+DENSE = dln.gradient_flow(LOSS, PAIR, t_end=0.1, dense=True)
+
+
+def first_of(points):
+    return points[:, 0]
 
 
 def len_of(a):
@@ -422,6 +436,110 @@ CALLS: dict[str, list[Call]] = {
                 "figure": [*wrong.junk(), None, "figure", 3],
                 "path": [*wrong.junk(), None, 3],
                 "formats": [*wrong.junk(), None, "docx", 3, [], ["docx"], [3]],
+            },
+        )
+    ],
+    "plot.observable": [
+        Call(
+            plot.observable,
+            {"trajectory": PATH, "name": "loss"},
+            {
+                "trajectory": [v for v in wrong.TRAJECTORY if not isinstance(v, dln.Trajectory)],
+                "name": [None, 3, "unknown"],
+                "ax": AXES,
+                "log": [v for v in wrong.FLAG if v is not None],
+            },
+        )
+    ],
+    "plot.particles": [
+        Call(
+            plot.particles,
+            {"trajectory": PATH},
+            {"trajectory": wrong.TRAJECTORY, "ax": AXES, "law": NO_FUNCTIONS},
+        )
+    ],
+    "plot.histogram": [
+        Call(
+            plot.histogram,
+            {"values": VALUES},
+            {"values": [*wrong.vectors(VALUES), []], "ax": AXES, "density": NO_FUNCTIONS},
+        )
+    ],
+    "plot.landscape": [
+        Call(
+            plot.landscape,
+            {"f": first_of, "count": 5},
+            {
+                "f": [*NO_FUNCTIONS, None],
+                "ax": AXES,
+                "x": SPANS,
+                "y": SPANS,
+                "count": [*wrong.COUNT, 1],
+                "levels": wrong.COUNT,
+                "lines": wrong.FLAG,
+            },
+        )
+    ],
+    "plot.phase_portrait": [
+        Call(
+            plot.phase_portrait,
+            {"velocity": torch.neg, "count": 5},
+            {
+                "velocity": [*NO_FUNCTIONS, None],
+                "ax": AXES,
+                "x": SPANS,
+                "y": SPANS,
+                "count": [*wrong.COUNT, 1],
+            },
+        )
+    ],
+    "plot.spectral_plane": [
+        Call(
+            plot.spectral_plane,
+            {"path": PATH},
+            {"path": [*wrong.vectors(SPECTRUM), SPECTRUM], "ax": AXES, "modes": [3, (0,), (0, 9)]},
+        )
+    ],
+    "plot.scalar_fibre": [
+        Call(
+            plot.scalar_fibre,
+            {"product": 1.0, "flows": 1},
+            {
+                "product": wrong.POSITIVE,
+                "ax": [*AXES, plot.figure()[1]],
+                "flows": wrong.COUNT,
+                "reach": [*wrong.POSITIVE, 0.5],
+                "generator": wrong.GENERATOR,
+            },
+        )
+    ],
+    "plot.depths": [
+        Call(
+            plot.depths,
+            {"runs": {3: PATH}},
+            {"runs": [*wrong.junk(), None, {}, {3: 1}], "ax": AXES, "name": ["unknown"]},
+        )
+    ],
+    "plot.charges": [
+        Call(plot.charges, {"record": RECORD}, {"record": [*wrong.junk(), None, 3], "ax": AXES})
+    ],
+    "plot.balancedness": [
+        Call(
+            plot.balancedness,
+            {"trajectory": LAYERS},
+            {"trajectory": [*wrong.TRAJECTORY, PATH], "ax": AXES},
+        )
+    ],
+    "plot.animation": [
+        Call(
+            plot.animation,
+            {"trajectory": DENSE, "path": FILE.with_name("flow.gif"), "frames": 2},
+            {
+                "trajectory": [*wrong.TRAJECTORY, PATH],
+                "path": [*wrong.junk(), None, 3, "a.txt"],
+                "frames": [*wrong.COUNT, 1],
+                "seconds": wrong.POSITIVE,
+                "width": wrong.POSITIVE,
             },
         )
     ],

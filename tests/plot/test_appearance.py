@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from matplotlib import rcParams
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 
 from dln_geometry import plot
 
@@ -46,7 +47,9 @@ def test_depths_differ_in_grey_and_infinity_is_the_darkest():
 def test_lines_of_the_cycle_differ_in_grey():
     with plot.style():
         cycle = list(rcParams["axes.prop_cycle"])
-    assert len({(c["color"], c["linestyle"]) for c in cycle}) == len(cycle) == 12
+    lightness = sorted(grey(to_rgb(c["color"])) for c in cycle)
+    assert len(cycle) == 4
+    assert all(b - a > 0.1 for a, b in itertools.pairwise(lightness))
 
 
 def test_labels_of_depths():
