@@ -60,7 +60,7 @@ def landscape(
     """
     lines = as_flag(lines, "lines")
     as_calls(f=f, required=True)
-    ax, (u, v, points) = axes_of(ax), _grid(x, y, count)
+    ax, (u, v, points) = axes_of(ax), _plane_grid(x, y, count)
     values = np.asarray(as_values(f(points), "f", (len(points),)), float).reshape(len(v), len(u))
     shown = np.ma.masked_invalid(values)
     picture = ax.contourf(u, v, shown, **{"levels": as_count(levels, "levels"), **style})
@@ -105,7 +105,7 @@ def phase_portrait(
     '$s_1$'
     """
     as_calls(velocity=velocity, required=True)
-    ax, (u, v, points) = axes_of(ax), _grid(x, y, count)
+    ax, (u, v, points) = axes_of(ax), _plane_grid(x, y, count)
     field = np.asarray(as_values(velocity(points), "velocity", tuple(points.shape)), float)
     a, b = field.reshape(len(v), len(u), 2).transpose(2, 0, 1)
     _streams(ax, u, v, a, b, **{"color": "#004488", **style})
@@ -137,7 +137,7 @@ def spectral_plane(
             raise ValueError("path must hold singular_values, got none")
     else:
         s = as_float_tensor(path, "path")
-    i, j = (as_count(k, "modes", 0) for k in _pair(modes, "modes"))
+    i, j = (as_count(k, "modes", 0) for k in _two_modes(modes, "modes"))
     if s.ndim > 1 and s.shape[-1] <= max(i, j):
         raise ValueError(f"modes must lie below {s.shape[-1]}, got {modes}")
     if s.ndim < 2:
@@ -158,13 +158,13 @@ def as_values(found: Any, name: str, shape: tuple[int, ...]) -> Tensor:
     return values
 
 
-def _pair(pair: Any, name: str) -> tuple[Any, Any]:
+def _two_modes(pair: Any, name: str) -> tuple[Any, Any]:
     if not isinstance(pair, list | tuple) or len(pair) != 2:
         raise TypeError(f"{name} must be a pair, got {pair!r:.60}")
     return pair[0], pair[1]
 
 
-def _grid(x: Any, y: Any, count: Any) -> tuple[np.ndarray, np.ndarray, Tensor]:
+def _plane_grid(x: Any, y: Any, count: Any) -> tuple[np.ndarray, np.ndarray, Tensor]:
     """Return both axes, and the points (k, 2) row by row."""
     k = as_count(count, "count", 2)
     u, v = (np.linspace(*as_span(ends, name), k) for ends, name in ((x, "x"), (y, "y")))
