@@ -35,7 +35,7 @@ class ChargeMonitor:
     each then sums over all buffers. A step that is predicted and recorded takes about a hundred
     small operations, 1 to 3 ms on a processor: with the defaults 2 to 3 % of a training step of
     10 ms, but 11 to 15 % of one of 1 ms, a fifth of that with ``every=100``
-    (``benchmarks/bench_monitor.py``).
+    (``benchmarks/learning.py``).
 
     Parameters
     ----------

@@ -1,14 +1,14 @@
 """The right-hand side on a GPU against the machine's own matrix products: m = n = 8192, r = 1024.
 
-Run on a machine with CUDA: python benchmarks/bench_gpu.py
+Run on a machine with CUDA: python -m benchmarks.device
 """
 
 from __future__ import annotations
 
 import torch
-from timing import machine, table
 
 import dln_geometry as dln
+from benchmarks.timing import machine, table
 from dln_geometry import losses
 from dln_geometry.dynamics.flows import collapsed_engine
 

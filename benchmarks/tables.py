@@ -6,25 +6,25 @@ method sees the same entries. The peers choose their penalty by the same held-ou
 and alternating least squares with side means, written out below, and surprise's SVD where it is
 installed.
 
-Run: python benchmarks/bench_tables.py [--sizes 10000 100000] [--splits 5] [--ratings FILE]
+The environment variable RATINGS names a file of ratings to add.
 """
 
 from __future__ import annotations
 
-import argparse
+import os
 import time
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.cbook import get_sample_data
 from PIL import Image
 from scipy import sparse
-from timing import machine, table
 
+from benchmarks.timing import table
 from dln_geometry.completion import MatrixCompleter
+from dln_geometry.tables import read_entries
 
 Entries = tuple[np.ndarray, np.ndarray, np.ndarray]
 Method = Callable[[Entries, tuple[int, int], Entries], np.ndarray]
@@ -191,31 +191,16 @@ def compare(name: str, make: Callable[[int], Any], splits: int, dense: bool) -> 
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--sizes", type=int, nargs="*", default=[10_000, 100_000])
-    parser.add_argument("--splits", type=int, default=5)
-    parser.add_argument("--ratings", help="a file of ratings to add: row, column, value")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    print(machine())
-    rows = compare("rank 5", low_rank, options.splits, True)
-    rows += compare("photograph", photograph, options.splits, True)
-    for size in options.sizes:
-        rows += compare(
-            f"made, {size:,}",
-            lambda seed, k=size: made_ratings(k, seed),
-            options.splits,
-            size < 5e4,
-        )
-    if options.ratings:
-        from dln_geometry.tables import read_entries
-
-        found = read_entries(options.ratings)
+def tables(quick: bool = False) -> None:
+    splits = 1 if quick else 5
+    rows = compare("photograph", photograph, splits, True)
+    if not quick:
+        rows += compare("rank 5", low_rank, splits, True)
+    for size in (10_000,) if quick else (10_000, 100_000):
+        rows += compare(f"made, {size:,}", lambda s, k=size: made_ratings(k, s), splits, size < 5e4)
+    # A file of ratings to add: row, column, value.
+    if file := os.environ.get("RATINGS"):
+        found = read_entries(file)
         entries = (found.rows, found.cols, found.values)
-        rows += compare("ratings", lambda _: (entries, found.shape), options.splits, False)
+        rows += compare("ratings", lambda _: (entries, found.shape), splits, False)
     table("Test error", ["table", "method", "test rms", "spread", "CPU s"], rows)
-
-
-if __name__ == "__main__":
-    main()

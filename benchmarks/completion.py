@@ -1,7 +1,4 @@
-"""Matrix completion: one sparse evaluation, time to solution, and the stiff late phase.
-
-Run: python benchmarks/bench_completion.py
-"""
+"""Matrix completion: one sparse evaluation, time to solution, and the stiff late phase."""
 
 from __future__ import annotations
 
@@ -9,10 +6,11 @@ import time
 
 import torch
 from scipy.integrate import solve_ivp
-from timing import machine, side_by_side, table
 
 import dln_geometry as dln
+from benchmarks.timing import side_by_side, table
 from dln_geometry import losses
+from dln_geometry.dynamics.entries import Pattern, has_compressed_kernels, library
 from dln_geometry.dynamics.flows import collapsed_engine
 
 
@@ -27,7 +25,7 @@ def observed(shape, rank, entries, seed=0, dtype=torch.float64):
     return losses.Completion(rows, cols, truth[rows, cols] / rank**0.5, shape), g
 
 
-def sparse_step():
+def sparse_step(quick=False):
     """1682 x 943, 1e5 entries, rank 50: against the dense layers and against twice the entries."""
     shape, rank, depth = (1682, 943), 50, 3
     loss, g = observed(shape, 10, 100_000)
@@ -68,10 +66,17 @@ def sparse_step():
             f"{times['dense'] / times['ours']:.0f}",
         ],
     ]
-    table("One evaluation, 1682 x 943, rank 50, depth 3", ["", "ms", "ratio to ours"], rows)
+    ratios = {"dense layers, autograd": times["dense"] / times["ours"]}
+    table(
+        "One evaluation, 1682 x 943, rank 50, depth 3",
+        ["", "ms", "ratio to ours"],
+        rows,
+        ratios,
+        {"dense layers, autograd": times["dense"] / times["ours"]},
+    )
 
 
-def time_to_solution():
+def time_to_solution(quick=False):
     """100 x 100, rank 5, 2000 entries, depth 3, start 1e-3, mean squared error 1e-4."""
     loss, g = observed((100, 100), 5, 2000, seed=1)
     goal = 0.5 * 2000 * 1e-4
@@ -80,7 +85,7 @@ def time_to_solution():
         point = dln.Collapsed.random(
             (100, 100), rank, 3, scale=1e-3, generator=g, dtype=torch.float64
         )
-        for rtol in (1e-2, 1e-3, 1e-5, 1e-8):
+        for rtol in (1e-2, 1e-3) if quick else (1e-2, 1e-3, 1e-5, 1e-8):
             times = []
             for _ in range(3):
                 begun = time.perf_counter()
@@ -104,7 +109,7 @@ def time_to_solution():
     )
 
 
-def stiff_phase():
+def stiff_phase(quick=False):
     """1e5 entries, depth 3, from 1e-3 to a millionth of the first loss, rtol 1e-3."""
     loss, g = observed((1682, 943), 10, 100_000, seed=2)
     unit = torch.linalg.vector_norm(loss.values) / (100_000 / (1682 * 943)) ** 0.5
@@ -112,7 +117,7 @@ def stiff_phase():
     point = dln.Collapsed.random((1682, 943), 20, 3, scale=1e-3, generator=g, dtype=torch.float64)
     goal = 1e-6 * float(loss.value(point))
     rows, until = [], {"loss": goal, "evaluations": 10_000}
-    for method in ("auto", "rkc", "rk5"):
+    for method in ("auto",) if quick else ("auto", "rkc", "rk5"):
         path = dln.gradient_flow(loss, point, until=until, rtol=1e-3, method=method)
         rows.append(
             [
@@ -149,9 +154,46 @@ def stiff_phase():
     )
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print(machine())
-    sparse_step()
-    time_to_solution()
-    stiff_phase()
+CASES = [(3000, 100_000, 20), (1682, 100_000, 50), (100_000, 1_000_000, 20)]
+
+
+def sparse_pass(quick=False):
+    """The compiled pass over the entries against the sparse kernels of torch, CPU time."""
+    rows, ratios = [], {}
+    for size, count, rank in CASES[:2] if quick else CASES:
+        for dtype in (torch.float64, torch.float32):
+            g = torch.Generator().manual_seed(0)
+            key = torch.unique(torch.randint(size * size, (count,), generator=g))
+            values = torch.randn(len(key), generator=g, dtype=dtype)
+            place = (key // size, key % size)
+            left, right = (torch.randn(size, rank, generator=g, dtype=dtype) for _ in "lr")
+            ours = losses.Completion(*place, values, (size, size))
+            pattern = Pattern(*place, (size, size))
+            order = torch.argsort(place[1], stable=True)
+            columns = Pattern(place[1][order], place[0][order], (size, size))
+            has_compressed_kernels(dtype, "cpu")
+            data = (pattern, columns, order, pattern.matrix(values), left, right)
+
+            def by_torch(data=data):
+                pattern, columns, order, target, left, right = data
+                found = pattern.residual(target, left, right)
+                by_column = columns.matrix(found.index_select(0, order))
+                return pattern.matrix(found) @ right, by_column @ left
+
+            times = side_by_side(
+                {"ours": lambda: ours.contract(left, right), "torch": by_torch},  # noqa: B023
+                rounds=3 if quick else 7,
+                clock=time.process_time,
+            )
+            name = f"{size} x {size}, {len(key)} entries, rank {rank}, {str(dtype)[6:]}"
+            nanoseconds = [f"{1e9 * times[k] / len(key):.1f}" for k in ("ours", "torch")]
+            ratios[name] = times["torch"] / times["ours"]
+            rows.append([name, *nanoseconds, f"{ratios[name]:.2f}"])
+    compiled = library(torch.float64, 20) is not None
+    title = "One pass over the entries" + ("" if compiled else " (no C compiler: torch's kernels)")
+    table(title, ["case", "ours, CPU ns an entry", "torch", "ratio"], rows, ratios)
+
+
+def to_solution(quick=False):
+    sparse_step(quick)
+    time_to_solution(quick)
