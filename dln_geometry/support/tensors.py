@@ -177,6 +177,11 @@ def namespace(x: Tensor | np.ndarray) -> Any:
     return torch if isinstance(x, Tensor) else np
 
 
+def on_device(x: Tensor | np.ndarray) -> bool:
+    """Tell whether an array lies on an accelerator, where reading a number makes the host wait."""
+    return isinstance(x, Tensor) and x.device.type != "cpu"
+
+
 def epsilon(x: Tensor | np.ndarray) -> float:
     """Return the distance from 1 to the next number of an array's type."""
     return _of_type(x.dtype)[0]

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.dyson.coulomb import coulomb_path, deterministic_path
-from dln_geometry.dynamics.dyson.implicit import implicit_step, proximal
+from dln_geometry.dynamics.dyson.implicit import UNRESOLVED, implicit_step, proximal
 from dln_geometry.dynamics.laws import tridiagonal_eigenvalues
 from dln_geometry.dynamics.noise import OVERFLOW, Grid, Particles, simulate, time_grid
 from dln_geometry.dynamics.observing import as_observables, observed_path
@@ -35,6 +35,8 @@ from dln_geometry.support import (
     as_rtol,
     chi,
     normal,
+    small_eigvalsh,
+    waitless,
     warn,
 )
 
@@ -190,7 +192,7 @@ def particle_path(
     """Follow particles with the confining drift ``-rate x``."""
     path = simulate(Particles(step, scheme, rate), (x,), grid, label="Dyson", progress=progress)
     if not (isinstance(path.final, Tensor) and bool(torch.isfinite(path.final).all())):
-        raise ValueError(OVERFLOW)
+        raise ValueError(UNRESOLVED if scheme == "implicit" else OVERFLOW)
     return path
 
 
@@ -202,7 +204,7 @@ def isospectral_step(index: float, generator: torch.Generator) -> Step:
         main = x + math.sqrt(2 * h / index) * noise.diagonal(dim1=-2, dim2=-1)
         matrix = math.sqrt(h) * signed_modulus(noise, index, generator)
         matrix[..., range(n), range(n)] = main
-        return torch.linalg.eigvalsh(matrix)
+        return small_eigvalsh(matrix)
 
     return step
 
@@ -218,12 +220,12 @@ def field_step(index: float, generator: torch.Generator) -> Step:
         lower = torch.complex(parts[0], parts[1]).tril(-1)
         main = x + parts[0].diagonal(dim1=-2, dim2=-1) * math.sqrt(2.0)
         if k == 2:
-            return torch.linalg.eigvalsh(lower + main.diag_embed())
+            return small_eigvalsh(lower + main.diag_embed())
         # A quaternion is a 2 x 2 complex matrix: every eigenvalue comes twice.
         other = torch.complex(parts[2], parts[3]).tril(-1)
         full, block = lower + lower.mH + main.diag_embed(), other - other.mT
         top, bottom = torch.cat((full, block), -1), torch.cat((block.mH, full.conj()), -1)
-        return torch.linalg.eigvalsh(torch.cat((top, bottom), -2))[..., ::2]
+        return small_eigvalsh(torch.cat((top, bottom), -2))[..., ::2]
 
     return step
 
@@ -244,11 +246,16 @@ def tridiagonal_step(index: float, generator: torch.Generator) -> Step:
             inverse.diagonal(k, -2, -1).fill_(math.inf)
         inverse.reciprocal_()
         drift = inverse.sum(-1)
+        freedom = torch.full((x.shape[-1] - 1,), index, dtype=x.dtype, device=x.device)
         stiff = h * inverse.square_().sum(-1).amax(-1) > STIFF
+        if waitless(x, x.shape[-1]):
+            main = normal(x.shape, generator, x.dtype, x.device).mul_(math.sqrt(2 * h / index))
+            off = chi(freedom, x.shape[:-1], generator).mul_(math.sqrt(h / index))
+            calm = (x + h * drift + main).diag_embed() + off.diag_embed(-1)
+            return torch.where(stiff.unsqueeze(-1), dense(x, h), small_eigvalsh(calm))
         if bool(stiff.all()):
             return dense(x, h)
         main = normal(x.shape, generator, x.dtype, x.device).mul_(math.sqrt(2 * h / index))
-        freedom = torch.full((x.shape[-1] - 1,), index, dtype=x.dtype, device=x.device)
         off = chi(freedom, x.shape[:-1], generator).mul_(math.sqrt(h / index))
         if not bool(stiff.any()):
             return tridiagonal_eigenvalues(x + h * drift + main, off, check=False)

@@ -21,7 +21,9 @@ from dln_geometry.support import (
     as_rtol,
     chi,
     normal,
+    on_device,
     read_array,
+    small_eigh,
 )
 
 
@@ -112,9 +114,11 @@ class IsospectralSteps(Stepper):
         across = normal(x.shape, self.generator, x.dtype, x.device)
         main = x if self.ladder is not None else x + math.sqrt(2 * h / self.index) * across
         try:
-            values, turn = torch.linalg.eigh(noise + main.diag_embed())
+            values, turn = small_eigh(noise + main.diag_embed())
         except torch.linalg.LinAlgError:
             raise Diverged(OVERFLOW, torch.ones_like(x[..., 0], dtype=torch.bool)) from None
+        if on_device(values) and not self.passed(finite := torch.isfinite(values).all(-1)):
+            raise Diverged(OVERFLOW, ~finite)
         return (values if self.ladder is None else self.ladder[index]), frame @ turn
 
     def observe(self, state: State) -> dict[str, Tensor]:

@@ -236,7 +236,7 @@ def _drift(
     return drift
 
 
-@dataclass(frozen=True)
+@dataclass
 class SpectralSteps(Stepper):
     """Half a step of noise, a step of drift (Heun) and half a step of noise.
 
@@ -262,7 +262,7 @@ class SpectralSteps(Stepper):
         moved = x + first if deep else (x + first).abs()
         before, x = x, x + 0.5 * (first + self.drift(moved) * (h / self.slow))
         finite = torch.isfinite(x).all(-1)
-        if not bool(finite.all()):
+        if not self.passed(finite):
             message = (
                 f"dt must be smaller than {h:.3g}: the drift of the loss left the finite numbers "
                 "(if every dt is too large, the loss is not finite there)"

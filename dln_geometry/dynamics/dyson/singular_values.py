@@ -36,6 +36,7 @@ from dln_geometry.support import (
     as_sides,
     chi,
     normal,
+    small_svdvals,
 )
 
 
@@ -142,7 +143,7 @@ def real_singular_values(
     matrix.diagonal(dim1=-2, dim2=-1).add_(s)
     if excess:
         matrix = torch.cat((matrix, math.sqrt(h) * _lower_rows(s, excess, 1.0, generator)), -2)
-    values = torch.linalg.svdvals(matrix).flip(-1)
+    values = small_svdvals(matrix).flip(-1)
     if signed:
         sign = torch.linalg.slogdet(matrix).sign
         values[..., 0] *= torch.where(sign < 0, -1.0, 1.0).to(values.dtype)
@@ -169,7 +170,7 @@ def _complex_step(excess: int, index: float, generator: torch.Generator) -> Step
         if excess:
             below = _lower_rows(s, excess, index, generator).to(matrix.dtype)
             matrix = torch.cat((matrix, below), -2)
-        return root * torch.linalg.svdvals(matrix).flip(-1)
+        return root * small_svdvals(matrix).flip(-1)
 
     return step
 

@@ -17,10 +17,13 @@ from dln_geometry.dynamics.engines.engine import (
 from dln_geometry.dynamics.losses import Loss, contract
 from dln_geometry.geometry.kernel import log_kernel_of_log, power_divided_difference
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
+from dln_geometry.support import small_eigh, small_svd, waitless
 
 
 def finite_eigh(a: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `eigh`, with NaN for matrices that are not finite: a trial step that is rejected."""
+    """Return `eigh` of Gram matrices, with NaN where they are not finite: a step is rejected."""
+    if waitless(a):
+        return small_eigh(a, positive=True)
     finite = torch.isfinite(a).all(-1).all(-1)
     eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
     values, vectors = torch.linalg.eigh(torch.where(finite[..., None, None], a, eye))
@@ -190,7 +193,7 @@ class CoreEngine(CollapsedEngine):
         value, g_right, _ = contract(self.loss, self.u @ core, self.v)
         # A NaN makes the integrator reject the trial step; the decomposition would raise.
         finite = torch.isfinite(core).all(-1).all(-1)[..., None, None]
-        p, s, qh = torch.linalg.svd(torch.where(finite, core, 0.0))
+        p, s, qh = small_svd(torch.where(finite, core, 0.0))
         p = torch.where(finite, p, torch.nan)
         k = p.mT @ (self.u.mT @ g_right) @ qh.mT
         moved = log_kernel_of_log(s.log(), self.depth, True).exp() * k

@@ -20,10 +20,10 @@ from dln_geometry.dynamics.noise.simulation import (
     Show,
     State,
     Stepper,
-    StepWatch,
     simulate,
 )
 from dln_geometry.dynamics.noise.splitting_steps import SplittingSteps, rotates_first
+from dln_geometry.dynamics.noise.watch import StepWatch
 
 __all__ = [
     "OVERFLOW",

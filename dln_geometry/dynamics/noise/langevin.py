@@ -257,7 +257,8 @@ def _randomness(
     if increments is None:
         if dt is None:
             raise ValueError("dt must be given where there are no increments")
-        return time_grid(t_end, dt, save_at), Gaussians(as_generator(generator, point.device))
+        grid = time_grid(t_end, dt, save_at, device=point.device)
+        return grid, Gaussians(as_generator(generator, point.device))
     if upstairs or generator is not None or dt is not None:
         raise ValueError("increments must come without upstairs, generator and dt, got both")
     given = as_float_tensor(increments, "increments", dtype=point.dtype, device=point.device)
@@ -267,7 +268,8 @@ def _randomness(
             f"increments must have shape (steps, {', '.join(map(str, shape))}), got "
             f"{tuple(given.shape)}"
         )
-    return time_grid(t_end, None, save_at, steps=given.shape[0]), Gaussians(None, given)
+    grid = time_grid(t_end, None, save_at, steps=given.shape[0], device=point.device)
+    return grid, Gaussians(None, given)
 
 
 class _NoEnergy:

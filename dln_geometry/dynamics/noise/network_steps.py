@@ -15,7 +15,8 @@ from dln_geometry.dynamics.noise.product_steps import (
     horizontal_step,
     observed,
 )
-from dln_geometry.dynamics.noise.simulation import Diverged, State, Stepper, StepWatch
+from dln_geometry.dynamics.noise.simulation import Diverged, State, Stepper
+from dln_geometry.dynamics.noise.watch import StepWatch
 from dln_geometry.geometry.metric import ProductFrame, thin_svd
 from dln_geometry.geometry.points import (
     Collapsed,
@@ -26,7 +27,7 @@ from dln_geometry.geometry.points import (
     chain_from_frames,
 )
 from dln_geometry.geometry.submersion import complement, jacobi_angles, transform
-from dln_geometry.support import Depth, as_widths
+from dln_geometry.support import Depth, as_widths, small_svd
 
 
 def network_start(start: Any, widths: Any) -> tuple[EndToEnd, list[Tensor], tuple[int, ...]]:
@@ -76,7 +77,7 @@ class NetworkSteps(Stepper):
     def __init__(self, drive: Thermostat, noise: Gaussians, layers: int) -> None:
         self.drive, self.noise = drive, noise
         self.depth = Depth(layers)
-        self.watch = StepWatch(self.depth)
+        self.watch: StepWatch = StepWatch(self.depth)
 
     def advance(self, state: State, h: float, index: int) -> State:
         s, *frames = state
@@ -104,7 +105,7 @@ class NetworkSteps(Stepper):
             for w in layers:
                 finite = finite & torch.isfinite(w).all(-1).all(-1)
             finite = finite & ~finite.all()
-        if not bool(finite.all()):
+        if not self.passed(finite):
             raise Diverged(
                 "loss and layers must stay finite, got NaN or infinite: take a loss that is finite "
                 f"everywhere, or dt below {h:g}",
@@ -190,11 +191,11 @@ def _gauged_frames(
     factors = [*factors[1:], *reversed(after[1:])]
     hidden = []
     for p, (q, factor) in enumerate(zip(frames[1:-1], factors, strict=True), start=1):
-        a, _, bh = torch.linalg.svd(factor)
+        a, _, bh = small_svd(factor)
         if (turn := turns[p]) is not None:
             # Out of its range the frame turns by T Lam^{-1}.
             angle = turn / lam.clamp_min(torch.finfo(lam.dtype).eps).unsqueeze(-2)
-            c, _, dh = torch.linalg.svd(q + complement(q) @ angle, full_matrices=False)
+            c, _, dh = small_svd(q + complement(q) @ angle)
             q = c @ dh
         hidden.append(q @ (a @ bh).mT)
     return hidden

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.losses import contract, evaluate
-from dln_geometry.dynamics.noise.simulation import Diverged, State, Stepper, StepWatch
+from dln_geometry.dynamics.noise.simulation import Diverged, State, Stepper
+from dln_geometry.dynamics.noise.watch import StepWatch
 from dln_geometry.geometry.metric import ProductFrame, layers_of_step, thin_svd
 from dln_geometry.geometry.points import Collapsed, EndToEnd
-from dln_geometry.support import Depth, Numbers
+from dln_geometry.support import Depth, Numbers, small_svd
 
 _DT_TOO_LARGE = "the matrices must stay finite, got overflow: take dt below {:g}"
 
@@ -95,7 +96,7 @@ class MatrixSteps(Stepper):
     ) -> None:
         self.drive, self.noise, self.collapsed = drive, noise, collapsed
         self.depth, self.normalized = start.depth, start.normalized
-        self.watch = StepWatch(start.depth)
+        self.watch: StepWatch = StepWatch(start.depth)
 
     def observe(self, state: State) -> dict[str, Tensor]:
         return observed(self.drive.loss, self.at(state))
@@ -111,7 +112,7 @@ class MatrixSteps(Stepper):
 
     def check(self, point: EndToEnd, finite: Tensor, h: float) -> None:
         """Stop if a step from a point overflowed in some chains; `finite` has shape (...)."""
-        if bool(finite.all()):
+        if self.passed(finite):
             return
         message = _DT_TOO_LARGE.format(h)
         if self.drive.loss is not None:
@@ -146,7 +147,7 @@ class ProductSteps(MatrixSteps):
         try:
             if m == n == r:
                 x = last @ first
-                moved = (*torch.linalg.svd(x, full_matrices=False), x)
+                moved = (*small_svd(x), x)
             else:
                 moved = thin_svd(last, first, r)
             finite = torch.isfinite(moved[1]).all(-1) & torch.isfinite(value)
@@ -272,7 +273,7 @@ class PlainSteps(Stepper):
                 first = 0.5 * (first + evaluate(drive.loss, moved - h * first)[1])
             moved = moved - h * first
         finite = torch.isfinite(moved).all(-1).all(-1)
-        if not bool(finite.all()):
+        if not self.passed(finite):
             raise Diverged(_DT_TOO_LARGE.format(h), ~finite)
         return (moved,)
 

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.kernel import langevin_function
-from dln_geometry.support import Depth
+from dln_geometry.geometry.points import orthonormalized
+from dln_geometry.support import Depth, on_device, waitless
 
 Draw = Callable[[tuple[int, ...]], Tensor]
 
@@ -116,7 +117,8 @@ def rotated(p: Tensor, q: Tensor, rates: Rates, draw: Draw) -> tuple[Tensor, Ten
     x = x[0] @ x[1]
     ends = []
     for k, (frame, rate) in enumerate(((p, rates.left), (q, rates.right))):
-        if frame.shape[-2] > r and bool(rate.any()):
+        # On a device nobody looks whether all rates are zero.
+        if frame.shape[-2] > r and (on_device(rate) or bool(rate.any())):
             out = _outwards(frame, rate.sqrt() * tame, draw)
             ends.append(_after_exponentials(frame, turn[:, k], out))
         else:
@@ -143,6 +145,8 @@ def _after_exponentials(frame: Tensor, inside: Tensor, out: Tensor) -> Tensor:
         x0, y0 = x, y
         for k in (4, 3, 2, 1):
             x, y = x0 + (a @ x - b.mT @ y) / k, y0 + b @ x / k
+    if waitless(frame):
+        return orthonormalized(frame @ x + y, 4)
     moved, upper = torch.linalg.qr(frame @ x + y)
     sign = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(moved.dtype)
     return moved * sign.unsqueeze(-2)
@@ -152,4 +156,4 @@ def _rotation(a: Tensor) -> Tensor:
     """Return ``exp(a)`` up to fifth order, as the Cayley transform of ``a - a^3/12``."""
     half = 0.5 * a - (a @ a @ a) / 24.0
     eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-    return torch.linalg.solve(eye - half, eye + half)
+    return torch.linalg.solve_ex(eye - half, eye + half).result

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.noise.grids import Grid
+from dln_geometry.dynamics.noise.watch import StepWatch
 from dln_geometry.dynamics.observing import Observables, as_observables, observed_rows, split_rows
 from dln_geometry.dynamics.store import Store
 from dln_geometry.dynamics.trajectory import FlowError, Trajectory
-from dln_geometry.support import Numbers, Progress, warn
+from dln_geometry.support import Numbers, Progress, on_device
 
 State = tuple[Tensor, ...]
 Show = bool | Callable[[float, dict[str, Any]], None]
@@ -43,6 +44,8 @@ class Stepper(ABC):
     """A random motion. No step changes the tensors of a state in place."""
 
     depth: float = math.nan
+    watch: StepWatch | None = None
+    _sound: Tensor | None = None
 
     @abstractmethod
     def advance(self, state: State, h: float, index: int) -> State:
@@ -59,6 +62,33 @@ class Stepper(ABC):
     def form(self, start: State) -> Any:
         """Return the form of all states of a motion with this start, see `check_form`."""
         return [Numbers.like(x) for x in start]
+
+    def defer(self, waits: bool) -> None:
+        """Let `passed` wait, and look at all that it was given in `settled`; or not."""
+        self._sound = torch.ones((), dtype=torch.bool, device="cpu") if waits else None
+        if self.watch is not None:
+            self.watch.defer(waits)
+
+    def passed(self, sound: Tensor) -> bool:
+        """Tell whether a step is sound in all samples; True while that is deferred."""
+        if self._sound is None:
+            return bool(sound.all())
+        self._sound = self._sound.to(sound.device) & sound.all()
+        return True
+
+    def settled(self) -> bool:
+        """Tell whether all deferred steps were sound: here the host waits."""
+        assert self._sound is not None
+        sound = bool(self._sound)
+        if sound and self.watch is not None:
+            self.watch.settle()
+        self.defer(True)
+        return sound
+
+    @property
+    def defers(self) -> bool:
+        """Whether `passed` waits for `settled`."""
+        return self._sound is not None
 
     def summary(self, state: State, steps: int) -> dict[str, Any]:
         """Return more `Trajectory.stats` than the number and size of the steps."""
@@ -82,6 +112,9 @@ def simulate(
 
     The store holds the state of the generator: a run that was killed continues to the same bits.
     It is renewed every few seconds, at the end, and when an interrupt or an exit ends the run.
+
+    On a device the host waits for saved rows and checkpoints alone: whether all steps before were
+    sound is asked then, and if they were not, they are made again with a look at each.
     """
     observables = as_observables(observe)
     rows: list[dict[str, Tensor]] = []
@@ -93,9 +126,13 @@ def simulate(
         else _stored(store, stepper, state, grid, generator, keep_points, observables)
     )
     if held is not None:
-        device = state[0].device
-        state, *kept = [tuple(x.to(device) for x in z) for z in (held["state"], *held["kept"])]
-        rows = [{k: v.to(device) for k, v in row.items()} for row in held["rows"]]
+        # Numbers that the host reads stay there.
+        home = [x.device for x in (*state, state[0])]
+        state, *kept = [
+            tuple(x.to(place) for x, place in zip(z, home, strict=False))
+            for z in (held["state"], *held["kept"])
+        ]
+        rows = [{k: v.to(home[0]) for k, v in row.items()} for row in held["rows"]]
         first, done = held["interval"], held["done"]
     total = max(grid.steps, 1)
     taken = sum(grid.counts[:first]) + done
@@ -128,27 +165,46 @@ def simulate(
         )
 
     saved_at, loss, reached = time.monotonic(), math.nan, place(first, done)
+    waitless = on_device(state[0])
+    stepper.defer(waitless)
     try:
         with Progress(progress, label) as bar:
             report = bar.callback
             for interval, (count, h) in enumerate(zip(grid.counts, grid.sizes, strict=True)):
                 if interval < first:
                     continue
-                for k in range(done, count):
+                k, base = done, None
+                while True:
+                    due = store is not None and (
+                        time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS
+                    )
+                    if base is not None and (k == count or due) and not stepper.settled():
+                        # Find the step that failed.
+                        state, taken, k = base[:3]
+                        if generator is not None:
+                            generator.set_state(base[3])
+                        base = None
+                        stepper.defer(False)
+                    elif due and k > done:
+                        checkpoint(reached := place(interval, k))
+                        saved_at, base = time.monotonic(), None
+                    if k == count:
+                        break
+                    if stepper.defers and base is None:
+                        memory = None if generator is None else generator.get_state()
+                        base = state, taken, k, memory
                     try:
                         state = stepper.advance(state, h, taken)
                     except Diverged as error:
                         at = [0.0, *grid.step_times()][taken]
                         where, status = _failure(error.samples)
                         raise FlowError(f"{error}, at t = {at:g}{where}", record(status)) from None
-                    taken += 1
-                    if store is not None:
-                        reached = place(interval, k + 1)
-                        if time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
-                            checkpoint(reached)
-                            saved_at = time.monotonic()
+                    k, taken = k + 1, taken + 1
+                    if store is not None and not stepper.defers:
+                        reached = place(interval, k)
                     if report is not None and progress is True:
                         report(taken / total, {"obs": [[loss]]})
+                stepper.defer(waitless)
                 done = 0
                 if interval == len(grid.times):
                     continue
@@ -225,27 +281,3 @@ def _failure(samples: Tensor) -> tuple[str, str | list[str]]:
     failed = [str(k) for k, state in enumerate(status) if state == "failed"]
     named = ", ".join(failed[:5]) + (", ..." if len(failed) > 5 else "")
     return f" in sample {named} of {samples.numel()}", status
-
-
-class StepWatch:
-    """Warn once if steps along the gradient are as long as points are from zero."""
-
-    def __init__(self, depth: float) -> None:
-        # At depths below 2 zero is no special place.
-        self._done = depth < 2
-
-    def due(self, index: int) -> bool:
-        """Tell whether to look at this step: its number is a power of two."""
-        return not self._done and index & (index - 1) == 0
-
-    def look(self, squares: Tensor, reach: Tensor, h: float) -> None:
-        """Look at moves of these squared lengths, (...), at these squared distances from zero."""
-        way, size = squares.mean().sqrt(), reach.mean().sqrt()
-        # A tamed move is never longer than the reach: half of it is 0.58 untamed.
-        if float(way) > 0.5 * float(size) > 0:
-            self._done = True
-            warn(
-                f"dt = {h:g} is too large for this loss: one step along the gradient is as long as "
-                f"{float(way / size):.2g} of the way to the zero matrix (1 is the most it may be), "
-                "and the path after it means little; take a smaller dt"
-            )

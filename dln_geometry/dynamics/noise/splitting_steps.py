@@ -21,6 +21,7 @@ from dln_geometry.dynamics.noise.rotations import Draw, excess_rates, rotated
 from dln_geometry.dynamics.noise.simulation import State
 from dln_geometry.geometry.metric import entropy_pull
 from dln_geometry.geometry.points import EndToEnd, orthonormalized
+from dln_geometry.support import small_eigh, small_svd
 
 
 class SplittingSteps(MatrixSteps):
@@ -134,7 +135,7 @@ class SplittingSteps(MatrixSteps):
         if self.whole:
             return end, back.mT
         if turn is not None:
-            c, w = torch.linalg.eigh(turn.mT @ turn)
+            c, w = small_eigh(turn.mT @ turn, positive=True)
             root = (w * (1.0 + c.clamp_min(0.0)).rsqrt().unsqueeze(-2)) @ w.mT
             q = (q + turn) @ root
         return end, (orthonormalized(q) if last else q) @ back.mT
@@ -142,9 +143,9 @@ class SplittingSteps(MatrixSteps):
     def _decomposed(self, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the SVD of A, or the eigenvectors and eigenvalues of H; signs as in `_moved`."""
         if self.depth.infinite:
-            x, w = torch.linalg.eigh(a)
+            x, w = small_eigh(a)
             return w.flip(-1), x.flip(-1), w.flip(-1).mT
-        p, rho, back = torch.linalg.svd(a, full_matrices=False)
+        p, rho, back = small_svd(a)
         if self.orientation is None:
             return p, rho, back
         sign = torch.where(torch.linalg.slogdet(a).sign * self.orientation < 0, -1.0, 1.0)

@@ -20,7 +20,7 @@ from dln_geometry.geometry.kernel.higher_differences import (
     ratios,
     slice_of_ratios,
 )
-from dln_geometry.support import Depth, as_depth
+from dln_geometry.support import Depth, as_depth, on_device
 
 # Above this number of entries the tensor of second differences is made slice by slice.
 _MOST_ENTRIES = 1 << 23
@@ -162,7 +162,7 @@ class Differences:
 
     @cached_property
     def _holed(self) -> bool:
-        return bool(self._zero.any())
+        return on_device(self.s) or bool(self._zero.any())
 
     @cached_property
     def _positive(self) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.kernel.depth_kernel import log_kernel_of_log, log_kernel_of_pairs
-from dln_geometry.support import Array, Depth, epsilon, least, namespace
+from dln_geometry.support import Array, Depth, epsilon, least, namespace, on_device
 
 # Up to this integer depth differences are summed term by term: all terms are positive.
 MOST_TERMS = 16
@@ -46,7 +46,7 @@ def log_second_difference(xi: Array, xj: Array, xk: Array, depth: Depth) -> Arra
     # Over 1 - e^{-(u + w)}, which is u + w at equal values.
     width = u + w + least(xi)
     step = _fall_nearby(u, -w, depth) * (width / -xp.expm1(-width))
-    if not near.all():
+    if on_device(xi) or not near.all():
         u, w = xp.where(near, 1.0, up), xp.where(near, 1.0, down)
         rest = _rest(depth)
         if a > 0.5:
@@ -207,7 +207,7 @@ def _sorted_second_difference(x: Tensor, depth: Depth, normalized: bool) -> Tens
         log_second = log_second + log_kernel_of_pairs(one, two, depth, True)
     scale = 1.0 if normalized else depth**2
     value = scale * torch.exp(log_second)
-    if not bool((zeros > 0).any()):
+    if not on_device(x) and not bool((zeros > 0).any()):
         return value
     if depth.infinite:
         return torch.where(zeros > 0, 0.0, value)

@@ -18,7 +18,7 @@ from torch import Tensor
 from dln_geometry.geometry.kernel import log_kernel_of_log
 from dln_geometry.geometry.metric.entropy import entropy_pull
 from dln_geometry.geometry.points import EndToEnd, product
-from dln_geometry.support import Depth, as_depth
+from dln_geometry.support import Depth, as_depth, small_svd, waitless
 
 _MOST_LAYERS = 16
 _BLOCKS = 4
@@ -259,7 +259,11 @@ def thin_svd(last: Tensor, first: Tensor, rank: int | None = None) -> tuple[Tens
     """
     m, k, n = last.shape[-2], last.shape[-1], first.shape[-1]
     if k >= min(m, n):
-        u, s, vh = torch.linalg.svd(last @ first, full_matrices=False)
+        u, s, vh = small_svd(last @ first)
+    elif waitless(last):
+        u, s, vh = small_svd(last)
+        turn, s, vh = small_svd((s.unsqueeze(-1) * vh) @ first)
+        u = u @ turn
     else:
         # New orthonormal frames at every step: rounding does not build up in them.
         ql, rl = torch.linalg.qr(last)
