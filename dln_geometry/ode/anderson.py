@@ -47,5 +47,5 @@ class Secants:
         f = f / scale
         floor = 100.0 * torch.finfo(f.dtype).eps
         gram = f.mT @ f + floor * torch.eye(f.shape[-1], dtype=f.dtype, device=f.device)
-        weights = torch.linalg.solve(gram, f.mT @ residual.unsqueeze(-1)) / scale.mT
+        weights = torch.linalg.solve_ex(gram, f.mT @ residual.unsqueeze(-1)).result / scale.mT
         return (torch.stack(self.images, -1) @ weights).squeeze(-1)

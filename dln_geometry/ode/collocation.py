@@ -23,6 +23,7 @@ from numpy.polynomial import legendre
 from torch import Tensor
 
 from dln_geometry.ode.anderson import Secants
+from dln_geometry.support import on_device
 
 # The iteration must be finer than the error allowed, by this factor.
 _ROUGH = 20.0
@@ -186,7 +187,7 @@ def collocate(
     for attempt in range(_MOST_STEPS if samples else 0):
         derivative, iterations, accepted = _solve(system, y, h, guess, tolerance, method)
         step = _column(h, y)
-        error = _sizes(system.coordinates_at(y)(step * _combine(tail, derivative)))
+        error, _ = _sizes(system.coordinates_at(y)(step * _combine(tail, derivative)), None)
         error = np.where(accepted, error, math.inf)
         if steps is None:
             accepted &= error <= inside
@@ -255,13 +256,18 @@ def _solve(
     coordinates = system.coordinates_at(y)
     state = start + step * _combine(method.matrix, guess)
     for iteration in range(1, _MOST_ITERATIONS + 1):
-        stays = torch.isfinite(state).flatten(1).all(1).cpu().numpy()
+        finite = torch.isfinite(state).flatten(1).all(1)
+        # On a device one wait serves both: a field there takes what is not finite.
+        ahead = on_device(state)
+        stays = np.ones(len(state), bool) if ahead else finite.cpu().numpy()
         derivative = None
         if stays.all():
             derivative = system.field(state)
             moved = start + step * _combine(method.matrix, derivative)
             residual = coordinates(moved - state)
-            change = _sizes(residual)
+            change, stays = _sizes(residual, finite if ahead else None)
+            derivative = derivative if stays.all() else None
+        if derivative is not None:
             stalled = np.where(change < 0.7 * best, 0, stalled + 1)
             best = np.fmin(best, change)
             # Rounding may keep the change above the tolerance, but below the error allowed.
@@ -302,6 +308,10 @@ def _column(values: np.ndarray, like: Tensor) -> Tensor:
     return torch.as_tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
 
 
-def _sizes(coordinates: Tensor) -> np.ndarray:
-    """Return the largest norm of each sample; NaN stays NaN."""
-    return torch.linalg.vector_norm(coordinates, dim=-1).flatten(1).amax(1).cpu().numpy()
+def _sizes(coordinates: Tensor, finite: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the largest norm of each sample, where NaN stays NaN, and which are `finite`."""
+    sizes = torch.linalg.vector_norm(coordinates, dim=-1).flatten(1).amax(1)
+    if finite is None:
+        return sizes.cpu().numpy(), np.ones(len(sizes), bool)
+    both = torch.stack((sizes, finite.to(sizes))).cpu().numpy()
+    return both[0], both[1] > 0

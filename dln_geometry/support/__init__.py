@@ -29,15 +29,6 @@ from dln_geometry.support.depth import Depth, as_depth, as_layer_count, as_norma
 from dln_geometry.support.derivatives import is_differentiated, refuse_derivatives
 from dln_geometry.support.files import RUN_MARK, Lock, written_whole
 from dln_geometry.support.forms import Numbers, check_form
-from dln_geometry.support.jacobi import (
-    jacobi_eigh,
-    jacobi_svd,
-    small_eigh,
-    small_eigvalsh,
-    small_svd,
-    small_svdvals,
-    waitless,
-)
 from dln_geometry.support.memory import shared_pair
 from dln_geometry.support.progress import Progress, ProgressCallback, progress_bar
 from dln_geometry.support.random import (
@@ -105,8 +96,6 @@ __all__ = [
     "common_batch",
     "epsilon",
     "is_differentiated",
-    "jacobi_eigh",
-    "jacobi_svd",
     "least",
     "namespace",
     "normal",
@@ -117,12 +106,7 @@ __all__ = [
     "refuse_derivatives",
     "shared_pair",
     "shown",
-    "small_eigh",
-    "small_eigvalsh",
-    "small_svd",
-    "small_svdvals",
     "sparse_places",
-    "waitless",
     "warn",
     "write_archive",
     "written_whole",

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import dln_geometry as dln
+
 Mover = Callable[[Tensor], Tensor]
 
 
@@ -108,6 +110,9 @@ def tensors_of(x: Any, name: str = "", seen: set[int] | None = None) -> dict[str
     seen.add(id(x))
     if isinstance(x, Tensor):
         return {name: x}
+    if isinstance(x, dln.EndToEnd | dln.Collapsed):
+        # Frames have signs of their own on the device.
+        return {f"{name}.matrix": x.matrix}
     if isinstance(x, torch.nn.Module):
         return dict(x.named_parameters())
     items: list[tuple[Any, Any]] = []

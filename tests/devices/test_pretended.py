@@ -41,7 +41,7 @@ LONG = {
     "distance", "dln_dyson", "parallel_transport", "balancing_flow", "balanced_geodesic",
     "balanced_transport", "singular_dyson", "riemann_curvature", "kirwan_ness_flow",
     "free_energy_flow", "dyson", "langevin", "brownian_motion", "sample_gibbs", "isospectral_flow",
-    "diagnostics.effective_sample_size",
+    "diagnostics.effective_sample_size", "gradient_flow",
 }  # fmt: skip
 
 

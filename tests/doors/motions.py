@@ -41,6 +41,7 @@ CALLS: dict[str, list[Call]] = {
                 "start": START,
                 "t_end": without(wrong.POSITIVE, 0),
                 "engine": wrong.CHOICE,
+                "precision": [v for v in wrong.CHOICE if v is not None],
                 "rebalance": [v for v in wrong.POSITIVE if v is not None],
                 "keep_points": wrong.FLAG,
                 **RUN,

@@ -26,6 +26,7 @@ from dln_geometry.dynamics.laws import tridiagonal_eigenvalues
 from dln_geometry.dynamics.noise import OVERFLOW, Grid, Particles, simulate, time_grid
 from dln_geometry.dynamics.observing import as_observables, observed_path
 from dln_geometry.dynamics.trajectory import Trajectory
+from dln_geometry.geometry.kernel import small_eigvalsh, waitless
 from dln_geometry.support import (
     as_choice,
     as_float_tensor,
@@ -35,8 +36,6 @@ from dln_geometry.support import (
     as_rtol,
     chi,
     normal,
-    small_eigvalsh,
-    waitless,
     warn,
 )
 

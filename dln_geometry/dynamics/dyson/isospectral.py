@@ -13,6 +13,7 @@ from dln_geometry.dynamics.dyson.coulomb import coulomb_path
 from dln_geometry.dynamics.dyson.eigenvalues import particle_grid, signed_modulus
 from dln_geometry.dynamics.noise import OVERFLOW, Diverged, State, Stepper, simulate
 from dln_geometry.dynamics.trajectory import Trajectory
+from dln_geometry.geometry.kernel import small_eigh
 from dln_geometry.support import (
     as_flag,
     as_generator,
@@ -23,7 +24,6 @@ from dln_geometry.support import (
     normal,
     on_device,
     read_array,
-    small_eigh,
 )
 
 

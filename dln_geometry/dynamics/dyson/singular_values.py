@@ -27,6 +27,7 @@ from dln_geometry.dynamics.dyson.eigenvalues import (
 )
 from dln_geometry.dynamics.observing import as_observables, observed_path
 from dln_geometry.dynamics.trajectory import Trajectory
+from dln_geometry.geometry.kernel import small_svdvals
 from dln_geometry.support import (
     as_flag,
     as_generator,
@@ -36,7 +37,6 @@ from dln_geometry.support import (
     as_sides,
     chi,
     normal,
-    small_svdvals,
 )
 
 

@@ -15,9 +15,14 @@ from dln_geometry.dynamics.engines.engine import (
     squares,
 )
 from dln_geometry.dynamics.losses import Loss, contract
-from dln_geometry.geometry.kernel import log_kernel_of_log, power_divided_difference
+from dln_geometry.geometry.kernel import (
+    log_kernel_of_log,
+    power_divided_difference,
+    small_eigh,
+    small_svd,
+    waitless,
+)
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
-from dln_geometry.support import small_eigh, small_svd, waitless
 
 
 def finite_eigh(a: Tensor) -> tuple[Tensor, Tensor]:

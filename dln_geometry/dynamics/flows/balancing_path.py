@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.flows.balancing_system import solved
+from dln_geometry.geometry.kernel import small_eigh, small_svd
 from dln_geometry.geometry.points import chain_from_frames, chain_svd
 from dln_geometry.ode import integrate
 from dln_geometry.support import ProgressCallback
@@ -74,7 +75,7 @@ def transformed(w: Tensor, g: Tensor) -> Tensor:
     """Return ``W_k -> g_k W_k g_{k-1}^{-1}`` of a stack (B, N, d, d), g of (B, N-1, d, d)."""
     moved = w.clone()
     moved[:, :-1] = g @ moved[:, :-1]
-    moved[:, 1:] = torch.linalg.solve(g, moved[:, 1:], left=False)
+    moved[:, 1:] = torch.linalg.solve_ex(g, moved[:, 1:], left=False).result
     return moved
 
 
@@ -93,7 +94,7 @@ class FibreChart:
     """
 
     def __init__(self, w: Tensor) -> None:
-        u, s, vh = torch.linalg.svd(w)
+        u, s, vh = small_svd(w)
         self.left, self.right = vh[:, 1:].mT, u[:, :-1]
         weight = s[:, 1:, :, None].square() + s[:, :-1, None, :].square()
         largest = weight.amax((1, 2, 3), keepdim=True)
@@ -111,7 +112,7 @@ class FibreChart:
 
 def layer_svd(w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the SVD of the layers of a stack, without the singular values that are rounding."""
-    u, s, vh = torch.linalg.svd(w)
+    u, s, vh = small_svd(w)
     return u, torch.where(s > ROUNDING * s[..., :1], s, 0.0), vh
 
 
@@ -148,7 +149,7 @@ def correction_generator(w: Tensor, excess: Tensor) -> Tensor:
     """
     before, after = w[:, :-1], w[:, 1:]
     # x_k = E_k z_k E_k^T: the diagonal blocks of the symmetric part of L are (e_i + e_j)/2.
-    e, frame = torch.linalg.eigh(before @ before.mT + after.mT @ after)
+    e, frame = small_eigh(before @ before.mT + after.mT @ after)
     diagonal = 0.5 * (e.unsqueeze(-1) + e.unsqueeze(-2))
     floor = 1e-5 * diagonal.amax((1, 2, 3), keepdim=True)
     scale = torch.where(diagonal > floor, diagonal.abs().rsqrt(), 0.0)

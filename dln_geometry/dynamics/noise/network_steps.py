@@ -17,6 +17,7 @@ from dln_geometry.dynamics.noise.product_steps import (
 )
 from dln_geometry.dynamics.noise.simulation import Diverged, State, Stepper
 from dln_geometry.dynamics.noise.watch import StepWatch
+from dln_geometry.geometry.kernel import small_svd
 from dln_geometry.geometry.metric import ProductFrame, thin_svd
 from dln_geometry.geometry.points import (
     Collapsed,
@@ -27,7 +28,7 @@ from dln_geometry.geometry.points import (
     chain_from_frames,
 )
 from dln_geometry.geometry.submersion import complement, jacobi_angles, transform
-from dln_geometry.support import Depth, as_widths, small_svd
+from dln_geometry.support import Depth, as_widths
 
 
 def network_start(start: Any, widths: Any) -> tuple[EndToEnd, list[Tensor], tuple[int, ...]]:

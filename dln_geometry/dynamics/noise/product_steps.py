@@ -12,9 +12,10 @@ from torch import Tensor
 from dln_geometry.dynamics.losses import contract, evaluate
 from dln_geometry.dynamics.noise.simulation import Diverged, State, Stepper
 from dln_geometry.dynamics.noise.watch import StepWatch
+from dln_geometry.geometry.kernel import small_svd
 from dln_geometry.geometry.metric import ProductFrame, layers_of_step, thin_svd
 from dln_geometry.geometry.points import Collapsed, EndToEnd
-from dln_geometry.support import Depth, Numbers, small_svd
+from dln_geometry.support import Depth, Numbers
 
 _DT_TOO_LARGE = "the matrices must stay finite, got overflow: take dt below {:g}"
 

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.kernel import langevin_function
+from dln_geometry.geometry.kernel import langevin_function, waitless
 from dln_geometry.geometry.points import orthonormalized
-from dln_geometry.support import Depth, on_device, waitless
+from dln_geometry.support import Depth, on_device
 
 Draw = Callable[[tuple[int, ...]], Tensor]
 

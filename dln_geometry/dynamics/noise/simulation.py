@@ -181,7 +181,7 @@ def simulate(
                     if base is not None and (k == count or due) and not stepper.settled():
                         # Find the step that failed.
                         state, taken, k = base[:3]
-                        if generator is not None:
+                        if generator is not None and base[3] is not None:
                             generator.set_state(base[3])
                         base = None
                         stepper.defer(False)

@@ -19,9 +19,9 @@ from dln_geometry.dynamics.noise.product_steps import (
 )
 from dln_geometry.dynamics.noise.rotations import Draw, excess_rates, rotated
 from dln_geometry.dynamics.noise.simulation import State
+from dln_geometry.geometry.kernel import small_eigh, small_svd
 from dln_geometry.geometry.metric import entropy_pull
 from dln_geometry.geometry.points import EndToEnd, orthonormalized
-from dln_geometry.support import small_eigh, small_svd
 
 
 class SplittingSteps(MatrixSteps):

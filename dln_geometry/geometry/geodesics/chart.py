@@ -12,7 +12,7 @@ from torch import Tensor
 from dln_geometry.geometry.geodesics.hamilton import follow_geodesic
 from dln_geometry.geometry.geodesics.root_metric import RootCoordinate, Rooted, Roots
 from dln_geometry.geometry.geodesics.shooting import Aim
-from dln_geometry.geometry.kernel import Differences
+from dln_geometry.geometry.kernel import Differences, small_svd
 from dln_geometry.geometry.metric import Blocks, Box, apply, tangent_matrix
 from dln_geometry.geometry.points import EndToEnd, polar
 from dln_geometry.support import Depth
@@ -190,9 +190,7 @@ def _inverse_slope(chart: Chart, velocity: Tensor) -> Tensor:
 def _in_gauge_of(a: Rooted, q: Rooted, depth: Depth) -> Rooted:
     """Return q in the gauge that is nearest to that of a."""
     overlap, roots = q.u.mT @ a.u + q.v.mT @ a.v, RootCoordinate(depth).matrix_roots
-    left, _, right = torch.linalg.svd(
-        overlap if depth.infinite else roots(q.k) @ overlap @ roots(a.k)
-    )
+    left, _, right = small_svd(overlap if depth.infinite else roots(q.k) @ overlap @ roots(a.k))
     gauge = left @ right
     return Rooted(q.u @ gauge, gauge.mT @ q.k @ gauge, q.v @ gauge)
 
@@ -218,5 +216,5 @@ def _half_tangents(x: Tensor) -> Tensor:
 
 def _angles(x: Tensor) -> Tensor:
     """Return turns measured by their angles, from twice the tangents of half of these."""
-    u, s, vh = torch.linalg.svd(x.nan_to_num(0.0, _LARGE, -_LARGE), full_matrices=False)
+    u, s, vh = small_svd(x.nan_to_num(0.0, _LARGE, -_LARGE))
     return (u * (2.0 * torch.atan(0.5 * s)).unsqueeze(-2)) @ vh

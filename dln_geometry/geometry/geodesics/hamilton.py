@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dln_geometry.geometry.geodesics.rank_loss import Lost, rank_loss
 from dln_geometry.geometry.geodesics.root_metric import RootCoordinate, Rooted, Roots
-from dln_geometry.geometry.kernel import Differences
+from dln_geometry.geometry.kernel import Differences, small_eigh
 from dln_geometry.geometry.metric import (
     Blocks,
     Box,
@@ -107,7 +107,7 @@ class Flow:
         """Return the derivative of states, shape (B, S, size)."""
         u, v, k, momentum, *carried = self.parts(state)
         m, n, r = self.shape
-        x, basis = torch.linalg.eigh(k)
+        x, basis = small_eigh(k)
         u, v, p = u @ basis, v @ basis, basis.mT @ momentum @ basis
         roots = Roots(x, self.depth)
         pulled_left, pulled_right = self.left[:, None] @ u, self.right[:, None] @ v

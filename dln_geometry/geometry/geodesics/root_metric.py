@@ -33,6 +33,7 @@ from dln_geometry.geometry.kernel import (
     Differences,
     log_kernel_of_log,
     log_second_difference,
+    small_eigh,
     triples,
 )
 from dln_geometry.geometry.points import EndToEnd
@@ -111,7 +112,7 @@ class Rooted:
 
     def point(self, like: EndToEnd) -> EndToEnd:
         """Return the end-to-end matrices, of the depth and dtype of another point."""
-        x, basis = torch.linalg.eigh(self.k)
+        x, basis = small_eigh(self.k)
         x, basis = x.flip(-1), basis.flip(-1)
         s = RootCoordinate(like.depth).powers(x)
         return like.replace(u=self.u @ basis, s=s, vh=(self.v @ basis).mT, check=False).to(

@@ -20,7 +20,8 @@ cancellation. With ``g(p) = N p^{1/N}`` (``log p``) for the inverse of ``p(l)``:
 =========================================================  ===================================
 
 `Differences` computes those of one point on demand. Open `depth_kernel` first;
-`matrix_powers` holds the derivatives of powers of matrices.
+`matrix_powers` holds the derivatives of powers of matrices, `jacobi` the decompositions of small
+matrices for which the host does not wait.
 """
 
 from __future__ import annotations
@@ -46,6 +47,15 @@ from dln_geometry.geometry.kernel.higher_differences import (
     third_difference,
     triples,
 )
+from dln_geometry.geometry.kernel.jacobi import (
+    jacobi_eigh,
+    jacobi_svd,
+    small_eigh,
+    small_eigvalsh,
+    small_svd,
+    small_svdvals,
+    waitless,
+)
 from dln_geometry.geometry.kernel.matrix_powers import (
     geometric_sum,
     power_divided_difference,
@@ -58,6 +68,8 @@ __all__ = [
     "depth_kernel",
     "geometric_sum",
     "is_extreme",
+    "jacobi_eigh",
+    "jacobi_svd",
     "langevin_function",
     "log_depth_kernel",
     "log_kernel_of_log",
@@ -72,6 +84,11 @@ __all__ = [
     "ratios",
     "second_difference",
     "slice_of_ratios",
+    "small_eigh",
+    "small_eigvalsh",
+    "small_svd",
+    "small_svdvals",
     "third_difference",
     "triples",
+    "waitless",
 ]

@@ -15,10 +15,10 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.kernel import log_kernel_of_log
+from dln_geometry.geometry.kernel import log_kernel_of_log, small_svd, waitless
 from dln_geometry.geometry.metric.entropy import entropy_pull
 from dln_geometry.geometry.points import EndToEnd, product
-from dln_geometry.support import Depth, as_depth, small_svd, waitless
+from dln_geometry.support import Depth, as_depth
 
 _MOST_LAYERS = 16
 _BLOCKS = 4

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dln_geometry.support import jacobi_eigh, jacobi_svd
+from dln_geometry.geometry.kernel import jacobi_eigh, jacobi_svd
 from dln_geometry.testing import assert_close
 
 SHAPES = [(1, 1), (2, 2), (3, 1), (7, 5), (4, 7), (10, 10), (13, 12)]

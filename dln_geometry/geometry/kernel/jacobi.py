@@ -13,14 +13,16 @@ import math
 import torch
 from torch import Tensor
 
+from dln_geometry.support import is_differentiated, on_device
+
 MOST_COLUMNS = 64
 """Columns up to which devices sweep; above, a wait costs less than the sweeps."""
 
 
 def waitless(x: Tensor, columns: int | None = None) -> bool:
-    """Tell whether matrices like these are decomposed by sweeps."""
+    """Tell whether matrices like these are decomposed by sweeps, which have no derivative."""
     count = min(x.shape[-2:]) if columns is None else columns
-    return x.device.type != "cpu" and count <= MOST_COLUMNS
+    return on_device(x) and count <= MOST_COLUMNS and not is_differentiated(x)
 
 
 def small_svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
