@@ -142,7 +142,13 @@ FREE = [torch.randn(2, 2, generator=torch.Generator().manual_seed(k), dtype=F64)
 
 
 @pytest.mark.parametrize(
-    "name", ["gradient_flow", "free_energy_flow", "kirwan_ness_flow", "langevin"]
+    "name",
+    [
+        "gradient_flow",
+        "kirwan_ness_flow",
+        pytest.param("free_energy_flow", marks=pytest.mark.slow),
+        pytest.param("langevin", marks=pytest.mark.slow),
+    ],
 )
 def test_stored_runs_continue_on_the_device(name, tmp_path):
     """A run that is killed and taken up again has the same bits as one that is not."""

@@ -38,7 +38,10 @@ def counted(function: Any, **arguments: Any) -> tuple[Any, Counts]:
         return function(**there_now), counts
 
 
-@pytest.mark.parametrize("depth", [1, 2, 2.7, 3, 4, 5, 150, math.inf])
+@pytest.mark.parametrize(
+    "depth",
+    [1, 2, 3, 4, 5, *(pytest.param(d, marks=pytest.mark.slow) for d in (2.7, 150, math.inf))],
+)
 def test_flows_wait_once_a_step(depth):
     t_end = 0.1 if depth < 100 else 0.001
     path, counts = counted(
@@ -50,6 +53,7 @@ def test_flows_wait_once_a_step(depth):
     assert counts.factorisations.total() <= 8, str(counts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [2, 3])
 @pytest.mark.parametrize("method", ["product", "splitting"])
 @pytest.mark.parametrize("depth", [1, 3, 4, math.inf])

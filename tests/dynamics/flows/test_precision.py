@@ -70,5 +70,5 @@ def test_the_setting_of_torch_is_restored():
     assert torch.get_float32_matmul_precision() == before
     with pytest.raises(ValueError, match="precision must be None for a start in torch.float64"):
         dln.gradient_flow(
-            losses.Quadratic([[1.0]]), start.to(torch.float64), t_end=0.1, precision="bf16"
+            losses.Quadratic(torch.eye(2)), start.to(torch.float64), t_end=0.1, precision="bf16"
         )
