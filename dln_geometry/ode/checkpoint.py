@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dln_geometry.ode.control import StepControl
 from dln_geometry.ode.loop import Integration
+from dln_geometry.ode.methods import upload
 from dln_geometry.ode.recording import ResumeError
-from dln_geometry.ode.runge_kutta import upload
 from dln_geometry.ode.watch import rest
 from dln_geometry.support import Numbers, check_form
 

@@ -11,10 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.ode.chebyshev import RKC, Chebyshev
 from dln_geometry.ode.checkpoint import resume_from, state_of
 from dln_geometry.ode.control import RESERVED, Options
 from dln_geometry.ode.loop import Integration
+from dln_geometry.ode.methods import (
+    BlockNorms,
+    Field,
+    Jacobian,
+    KnownField,
+    Method,
+    Projection,
+    methods_of,
+)
 from dln_geometry.ode.monitoring import Monitor, Observable
 from dln_geometry.ode.recording import (
     MOST_EVALUATIONS,
@@ -23,7 +31,6 @@ from dln_geometry.ode.recording import (
     Solution,
     save_times,
 )
-from dln_geometry.ode.runge_kutta import METHODS, BlockNorms, Field, RungeKutta
 from dln_geometry.support import (
     as_flag,
     as_float_tensor,
@@ -34,8 +41,6 @@ from dln_geometry.support import (
     read_array,
     shown,
 )
-
-Method = str | RungeKutta | Chebyshev
 
 
 @torch.no_grad()
@@ -64,6 +69,8 @@ def integrate(
     checkpoint: Callable[[dict[str, Any]], None] | None = None,
     checkpoint_every: float = 5.0,
     resume: dict[str, Any] | None = None,
+    jacobian: Jacobian | None = None,
+    project: Projection | None = None,
 ) -> Solution:
     """Integrate ``dy/dt = field(t, y)`` from 0 to `t_end`, every sample with its own steps.
 
@@ -87,9 +94,10 @@ def integrate(
     blocks : sequence of int, optional
         Sizes of the blocks that make up the n numbers; by default one block.
     method : str or method value
-        ``"rk3"``, ``"rk5"``, ``"rk8"``; ``"rkc"``, stabilised for stiff problems; ``"auto"`` starts
-        with rk8 in double precision at rtol <= 1e-6, otherwise with rk5, and switches to rkc and
-        back, to the one that costs less per unit of time.
+        ``"rk3"``, ``"rk5"``, ``"rk8"``; for stiff problems ``"rkc"``, stabilised, or ``"rodas"``,
+        linearly implicit, for small states; ``"auto"`` starts with rk8 in double precision at
+        rtol <= 1e-6, otherwise with rk5, and switches to rodas (if `jacobian` is given and a state
+        has at most 200 numbers) or rkc and back, to the one that costs less per unit of time.
     save_at : array_like, shape (T,), optional
         Increasing times in [0, t_end], met exactly. By default every accepted step of a single
         sample, start and end of a batch.
@@ -124,6 +132,12 @@ def integrate(
         exit ends the run; the state holds tensors and plain numbers.
     resume : dict, optional
         A state that `checkpoint` received: continue from there, to the same bits.
+    jacobian : callable, optional
+        ``jacobian(t (B,), y (B, n)) -> (B, n, n)``, counted as n evaluations; without it rodas
+        takes central differences, 2 n evaluations.
+    project : callable, optional
+        ``project(y, y_new) -> (B, n)`` restores the invariants of the new states of rodas, which
+        may not be finite.
 
     Raises
     ------
@@ -145,6 +159,7 @@ def integrate(
     """
     _check_state(y0)
     optional = {"record": record, "progress": progress, "checkpoint": checkpoint}
+    optional |= {"jacobian": jacobian, "project": project}
     _check_calls(field=field, **{name: f for name, f in optional.items() if f is not None})
     if correct is not None:
         if not isinstance(correct, Sequence) or len(correct) != 2:
@@ -157,16 +172,15 @@ def integrate(
     t_end = _end_of_time(t_end, bool(rules or limits))
     limits.setdefault("evaluations", MOST_EVALUATIONS)
     rtol = as_rtol(rtol, y0.dtype, default=1e-8)
-    explicit, stabilised = methods_of(method, rtol, y0.dtype)
-    tolerance = _absolute(atol, batch)
-    methods = explicit, stabilised
+    methods, tolerance = methods_of(method, rtol, y0.dtype), _absolute(atol, batch)
     watch = None if monitor is None else Monitor(monitor, patience, improvement)
-    options = Options(t_end, rtol, tolerance, *methods, rules, limits, correct, autonomous, watch)
+    options = Options(t_end, rtol, tolerance, methods, rules, limits, correct, autonomous, watch)
     stops = save_times(save_at, t_end, batch)
     record = record or (lambda y, obs: {"y": y})
     every = as_flag(keep_steps, "keep_steps")
     recorder = Recorder(record, stops, batch, moves_end=save_at is None, every=every)
-    integration = Integration(field, y0, norms, recorder, options)
+    system = KnownField(field, jacobian, project, autonomous)
+    integration = Integration(system, y0, norms, recorder, options)
     if resume is None:
         integration.start()
     else:
@@ -293,21 +307,3 @@ def _absolute(atol: float | Tensor | None, batch: int) -> np.ndarray | None:
     if not (values >= 0).all():
         raise ValueError(f"atol must be finite and at least 0, got {values.tolist()}")
     return np.broadcast_to(values, (batch,)).copy()
-
-
-def methods_of(
-    method: Method, rtol: float, dtype: torch.dtype
-) -> tuple[RungeKutta | None, Chebyshev | None]:
-    """Return the explicit and the stabilised method of this name; either may be None."""
-    if method == "auto":
-        # In single precision round-off, not the order, would set the steps of the eighth order.
-        fine = rtol <= 1e-6 and torch.finfo(dtype).eps < 1e-10
-        return METHODS["rk8" if fine else "rk5"], RKC
-    named = {**METHODS, "rkc": RKC}
-    value = named.get(method) if isinstance(method, str) else method
-    if isinstance(value, RungeKutta):
-        return value, None
-    if isinstance(value, Chebyshev):
-        return None, value
-    names = ["auto", *named]
-    raise ValueError(f"method must be one of {names} or a method value, got {shown(method)}")

@@ -8,10 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.ode.chebyshev import ChebyshevStepper
-from dln_geometry.ode.control import RESERVED, TINY, MethodChoice, Options, StepControl, first_step
+from dln_geometry.ode.control import RESERVED, TINY, Options, StepControl, first_step
+from dln_geometry.ode.methods import (
+    BlockNorms,
+    ChebyshevStepper,
+    KnownField,
+    MethodChoice,
+    RosenbrockStepper,
+    Stepper,
+    fetch,
+    upload,
+)
 from dln_geometry.ode.recording import IntegrationError, Recorder, Solution
-from dln_geometry.ode.runge_kutta import BlockNorms, ExplicitStepper, Field, fetch, upload
 from dln_geometry.ode.watch import Watch, look_for_rest
 
 
@@ -30,9 +38,15 @@ class Integration:
     COUNTS = ("trials", "steps", "rejected", "corrections")
 
     def __init__(
-        self, field: Field, y0: Tensor, norms: BlockNorms, recorder: Recorder, options: Options
+        self,
+        system: KnownField,
+        y0: Tensor,
+        norms: BlockNorms,
+        recorder: Recorder,
+        options: Options,
     ) -> None:
-        self.field, self.norms, self.recorder, self.options = field, norms, recorder, options
+        self.field, self.norms, self.recorder = system.field, norms, recorder
+        self.options = options
         self.y = y0.detach().clone(memory_format=torch.contiguous_format)
         self.obs: Tensor | None = None
         self.names = ["t_end", *options.rules, *RESERVED[1:]]
@@ -44,8 +58,9 @@ class Integration:
         """True while the state is between two steps, when it must not be stored."""
         self.resting, self.noisy = np.zeros((2, len(y0)), dtype=bool)
         """Samples with a velocity of exactly zero, or of rounding alone, at the start."""
+        self.moves = np.ones(len(y0), dtype=bool)
         self.watch = Watch(len(y0)) if options.autonomous else None
-        self.choice = MethodChoice(options, field, self.y, norms)
+        self.choice = MethodChoice(options.methods, system, self.y, norms)
         # Round-off grows with the square of the number of stages.
         eps = torch.finfo(y0.dtype).eps
         self._most_stages = max(10, round((options.rtol / (10 * eps)) ** 0.5))
@@ -106,7 +121,7 @@ class Integration:
         return first_step(d0, h0, d1, d2, self.stepper.error_order + 1)
 
     @property
-    def stepper(self) -> ExplicitStepper | ChebyshevStepper:
+    def stepper(self) -> Stepper:
         """The stepper of the next trial."""
         return self.choice.stepper
 
@@ -117,15 +132,19 @@ class Integration:
 
     def advance(self) -> None:
         """Try one step of every running sample and keep the accepted ones."""
-        if self.watch is not None and self.watch.is_due(self.trials, self.evaluations):
+        control, stepper, opt = self.control, self.stepper, self.options
+        free = isinstance(stepper, RosenbrockStepper) and np.isinf(opt.t_end)
+        if self.watch is not None and self.watch.is_due(self.trials, self.evaluations, free):
             self.watch.look(self)
             if not self.unfinished:
                 return
-        control, stepper, opt = self.control, self.stepper, self.options
         running = self.code < 0
         stop = np.minimum(self.recorder.next, opt.t_end)
         if isinstance(stepper, ChebyshevStepper):
             control.h = np.minimum(control.h, stepper.longest(self.choice.rho, self._most_stages))
+        elif free:
+            # No stability bounds the steps of a flow at rest: end it before time overflows.
+            control.h = np.minimum(control.h, np.maximum(self.t, control.first))
         trial, hits = control.propose(self.t, stop, running)
         if isinstance(stepper, ChebyshevStepper):
             stepper.prepare(float((trial * self.choice.rho).max()))
@@ -162,7 +181,12 @@ class Integration:
             if opt.monitor is not None:
                 opt.monitor.update(self.t, accepted, self.y)
             self.stop(accepted)
-        self.choice.update(trial, flags.norms, flags.radii, alive > moved, self._work, control)
+        if np.isinf(opt.t_end):
+            # Without an end, samples at rest or zero, up to tolerance, need no longer steps.
+            size, speed = (np.linalg.norm(flags.norms[k], axis=0) for k in (-1, 0))
+            self.moves = (speed * self.t > self.atol + opt.rtol * size) & (size > 1e3 * self.atol)
+        turns = moved > 0, alive > moved
+        self.choice.update(trial, flags.norms, flags.radii, *turns, self._work, control)
         self.committing = False
         if alive > moved:
             lost = running & ~accepted & control.underflow(self.t)
@@ -180,7 +204,7 @@ class Integration:
         flat, at = fetch(pieces), rows * self.norms.count * batch
         norms, rest, radii = self.norms.unpack(flat[:at], rows, batch), flat[at:], None
         rest = rest.reshape(-1, batch)
-        if isinstance(stepper, ChebyshevStepper) and stepper.iterations:
+        if stepper.radius_rows:
             radii, rest = rest[:2], rest[2:]
         if obs is not None and correct is not None:
             return Flags(norms, radii, rest[:-1], rest[-1] != 0)
@@ -235,7 +259,7 @@ class Integration:
         """Return the steps that each sample has still to take, up to a factor."""
         running = self.code < 0
         if not np.isfinite(self.options.t_end):
-            return running.astype(np.float64)
+            return (running & self.moves).astype(np.float64)
         return np.where(running, (self.options.t_end - self.t) / self.control.h, 0.0)
 
     def count(self, evaluations: int) -> None:
@@ -270,7 +294,9 @@ class Integration:
         start = torch.from_numpy(np.stack([self.resting, self.noisy]))
         seen = None if self.options.monitor is None else self.options.monitor.result()
         steps = self.recorder.steps
-        return Solution(t, saved, self.y, obs, t_final, status, stats, start, seen, steps)
+        bound = torch.from_numpy(self.choice.bound & (self.t < self.options.t_end))
+        ends = t_final, status, stats, start, bound
+        return Solution(t, saved, self.y, obs, *ends, seen, steps)
 
     def fraction(self) -> float:
         """Return how far the samples are, by time or by the logarithm of a watched observable."""

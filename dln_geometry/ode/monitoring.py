@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.ode.runge_kutta import fetch
+from dln_geometry.ode.methods import fetch
 from dln_geometry.support import Numbers
 
 Observable = Callable[[Tensor], Tensor]

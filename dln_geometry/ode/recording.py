@@ -50,6 +50,7 @@ class Solution:
     ``"unfinished"``."""
     stats: dict[str, Any]
     start: Tensor  # (2, B): was the velocity at the start exactly zero; was it rounding alone?
+    bound: Tensor  # (B,): did stability, not accuracy, bound the last step?
     monitored: Watched | None = None
     steps: tuple[Tensor, Tensor] | None = None
     """Times (S, B) and states (S, B, n) at the start and after every step, if they were kept."""

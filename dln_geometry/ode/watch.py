@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.ode.runge_kutta import fetch, upload
+from dln_geometry.ode.methods import fetch, upload
 
 if TYPE_CHECKING:
     from dln_geometry.ode.loop import Integration
 
 EVERY = 64  # trial steps from one look to the next; fewer if they take PATIENCE evaluations
+FREE = 8  # the same for a method whose steps may double time
 VOTES = 3  # looks that find a jump before a run counts as chattering
 PATIENCE = 1000  # evaluations at a velocity of rounding alone before a run counts as stalled
 
@@ -26,7 +27,8 @@ class Watch:
     short, the change of the field along its direction does not grow in proportion to the distance,
     and at this pace the evaluations left do not bring it to the end (without one, to twice its
     time). Without an end time, rest and stalls are noticed too: the velocity is exactly zero, or
-    was no larger than the effect of rounding during the last third of the evaluations.
+    was no larger than the effect of rounding during the last third of the evaluations, or from one
+    look to the next while time grew tenfold.
     """
 
     def __init__(self, batch: int) -> None:
@@ -35,9 +37,10 @@ class Watch:
         self.noisy_since = np.full(batch, np.inf)
         """Evaluations (B,) after which every look found a velocity of rounding alone."""
 
-    def is_due(self, trials: int, evaluations: int) -> bool:
-        """Tell whether to look before the next trial step."""
-        return trials % EVERY == EVERY - 1 or evaluations - self.evaluations >= PATIENCE
+    def is_due(self, trials: int, evaluations: int, free: bool) -> bool:
+        """Tell whether to look before the next trial step; `free` if stability bounds no step."""
+        every = FREE if free else EVERY
+        return trials % every == every - 1 or evaluations - self.evaluations >= PATIENCE
 
     def look(self, run: Integration) -> None:
         """Stop the samples that chatter, rest or have stalled."""
@@ -46,10 +49,11 @@ class Watch:
         jumps, noisy = self._jumps(run), noise_alone(run) if endless else None
         if noisy is not None:
             rest(run, (run.code < 0) & (fetch(_lengths(run.stepper.f)) == 0))
+            again = np.isfinite(self.noisy_since) & (run.t >= 10.0 * self.t)
             since = np.minimum(self.noisy_since, run.evaluations)
             self.noisy_since = np.where(noisy, since, np.inf)
             stalled = run.evaluations - since >= np.maximum(PATIENCE, 0.5 * since)
-            run.code[noisy & stalled & (run.code < 0)] = run.names.index("stalled")
+            run.code[noisy & (stalled | again) & (run.code < 0)] = run.names.index("stalled")
         self.votes = np.where(jumps, self.votes + 1, np.maximum(self.votes - 1, 0))
         done = max(run.evaluations - self.evaluations, 1)
         left = max(run.options.limits["evaluations"] - run.evaluations, 0)

@@ -8,7 +8,14 @@ import numpy as np
 import torch
 from scipy.integrate import solve_ivp
 
-from dln_geometry.ode import METHODS, BlockNorms, ChebyshevStepper, ExplicitStepper
+from dln_geometry.ode import (
+    METHODS,
+    BlockNorms,
+    ChebyshevStepper,
+    ExplicitStepper,
+    Rosenbrock,
+    RosenbrockStepper,
+)
 
 # A pendulum with friction and a drive, in three unknowns: nonlinear, non-autonomous, generic.
 DRIVE = 0.7
@@ -97,6 +104,8 @@ def fixed_steps(field, y0, t_end, n, method):
     y, norms = y0.clone(), BlockNorms([y0.shape[1]])
     if isinstance(method, str):
         stepper = ExplicitStepper(METHODS[method], field, y, norms)
+    elif isinstance(method, Rosenbrock):
+        stepper = RosenbrockStepper(method, field, y, norms)
     else:
         stepper = ChebyshevStepper(method, field, y, norms)
     field(y.new_zeros(len(y)), y, stepper.f)
@@ -105,6 +114,8 @@ def fixed_steps(field, y0, t_end, n, method):
         stepper.step(np.full(len(y), step * t_end / n), h, y)
         y.copy_(stepper.y_new)
         stepper.f.copy_(stepper.f_new)
+        if isinstance(stepper, RosenbrockStepper):
+            stepper.commit(True)
     return y
 
 

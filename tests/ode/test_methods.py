@@ -8,6 +8,7 @@ import torch
 
 from dln_geometry.ode import (
     METHODS,
+    RODAS,
     Chebyshev,
     coefficients,
     integrate,
@@ -63,6 +64,7 @@ def test_tableau_meets_its_order_conditions(name):
         ("rk5", (8, 16, 32, 64, 128)),
         # Four halvings at order 8 would span more than the digits there are.
         ("rk8", (3, 4, 5, 6, 8, 10, 12)),
+        (RODAS, (8, 12, 16, 24, 32, 48)),
         (Chebyshev(2), (40, 80, 160, 320, 640)),
         (Chebyshev(5), (40, 80, 160, 320, 640)),
         (Chebyshev(12), (40, 80, 160, 320, 640)),
@@ -109,7 +111,7 @@ def test_states_in_pieces_move_as_whole_ones(method, batch, monkeypatch):
         return integrate(field, y0, t_end=0.3, rtol=1e-5, method=method, blocks=sizes)
 
     pieces = run()
-    monkeypatch.setattr("dln_geometry.ode.runge_kutta.pieces_of", lambda *_: [])
+    monkeypatch.setattr("dln_geometry.ode.methods.runge_kutta.pieces_of", lambda *_: [])
     whole = run()
     assert pieces.stats["evaluations"] == whole.stats["evaluations"]
     assert_close(pieces.y, whole.y, ops=1000)

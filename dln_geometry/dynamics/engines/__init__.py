@@ -17,13 +17,14 @@ reports the loss and the norm of the Riemannian gradient, and turns rows back in
 
 from __future__ import annotations
 
-from dln_geometry.dynamics.engines.engine import GRADIENT, LOSS, Engine, ProductEngine
+from dln_geometry.dynamics.engines.engine import GRADIENT, LOSS, Engine
 from dln_geometry.dynamics.engines.layered import (
     LayeredEngine,
     MomentEngine,
     PlainEngine,
     ThinEngine,
 )
+from dln_geometry.dynamics.engines.products import ProductEngine
 from dln_geometry.dynamics.engines.spectral import (
     CoreEngine,
     EvenEngine,

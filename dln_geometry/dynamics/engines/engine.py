@@ -1,9 +1,10 @@
-"""The base classes of engines, and the engine on three matrices by products alone."""
+"""The base classes of engines: rows of numbers, their velocity, its Jacobian, their invariants."""
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, ClassVar, Self
 
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.dense import READERS
-from dln_geometry.dynamics.losses import Loss, contract
-from dln_geometry.geometry.kernel import geometric_sum
-from dln_geometry.geometry.points import Collapsed, EndToEnd, chain_svd
+from dln_geometry.dynamics.engines.terms import observables, side_of, squares
+from dln_geometry.dynamics.losses import Loss
+from dln_geometry.geometry.points import Collapsed, EndToEnd
+from dln_geometry.ode import differences
 from dln_geometry.support import Depth
 
 LOSS, GRADIENT = 0, 1
@@ -69,9 +71,14 @@ class Engine(ABC):
         self.widths: tuple[int, ...] | None = None
         """Widths (d_0, ..., d_N) of the layers that stand for the points of a run on layers."""
         self.sizes = tuple(a * b for a, b in self.shapes)
-        places = zip(accumulate(self.sizes), self.sizes, self.shapes, strict=True)
-        self._views = [(end - size, end, (*self.batch, *shape)) for end, size, shape in places]
+        self._places = self._placed(self.batch)
         self.decay: Tensor | None = None  # (B,): the factor k of the decay, or none
+        self._wide: Engine | None = None
+        self._differentiates: bool | None = None
+
+    def _placed(self, batch: Sequence[int]) -> list[tuple[int, int, tuple[int, ...]]]:
+        places = zip(accumulate(self.sizes), self.sizes, self.shapes, strict=True)
+        return [(end - size, end, (*batch, *shape)) for end, size, shape in places]
 
     def shares(self) -> Sequence[float]:
         """Return how many layers each block of the state is a product of."""
@@ -79,11 +86,11 @@ class Engine(ABC):
 
     def views(self, y: Tensor) -> list[Tensor]:
         """Return views of all rows `y`, (*batch, a, b) each, as losses know them."""
-        return [y[:, start:end].view(shape) for start, end, shape in self._views]
+        return [y[:, start:end].view(shape) for start, end, shape in self._places]
 
     def split(self, y: Tensor) -> list[Tensor]:
         """Return views of any rows `y` (b, n), (b, a, b) each."""
-        return [y[:, start:end].view(-1, *shape[-2:]) for start, end, shape in self._views]
+        return [y[:, start:end].view(-1, *shape[-2:]) for start, end, shape in self._places]
 
     def join(self, *matrices: Tensor) -> Tensor:
         """Return rows (B, n) from matrices."""
@@ -100,7 +107,7 @@ class Engine(ABC):
     def decayed(self, y: Tensor, out: Tensor) -> None:
         """Add ``-k W_p`` to the velocity of every layer, if there is a decay."""
         if self.decay is not None:
-            for (start, end, _), share in zip(self._views, self.shares(), strict=True):
+            for (start, end, _), share in zip(self._places, self.shares(), strict=True):
                 out[:, start:end].addcmul_(y[:, start:end], self.decay[:, None], value=-share)
 
     @abstractmethod
@@ -119,26 +126,75 @@ class Engine(ABC):
         """Return rows with X kept and the invariants restored, where they must vanish."""
         return y
 
+    def restored(self, y: Tensor, y_new: Tensor) -> Tensor:
+        """Return `y_new`, reached from `y` in one step, rebalanced and on its side of rank drops.
 
-def minus_product(out: Tensor, a: Tensor, b: Tensor) -> None:
-    """Write ``-a b`` into a view of the state."""
-    if out.ndim == 2:
-        torch.addmm(out, a, b, beta=0, alpha=-1, out=out)
-    else:
-        out.copy_(torch.matmul(a, b).neg_())
+        The flow never crosses a rank drop, but a step may, by less than its tolerance.
+        """
+        return self.finite(self.rebalanced, y, y_new)
 
+    @staticmethod
+    def finite(change: Callable[[Tensor], Tensor], y: Tensor, y_new: Tensor) -> Tensor:
+        """Change the rows of `y_new` that are finite; decompositions refuse the others."""
+        whole = torch.isfinite(y_new).all(-1, keepdim=True)
+        return torch.where(whole, change(torch.where(whole, y_new, y)), y_new)
 
-def squares(a: Tensor) -> Tensor:
-    """Return the squared Frobenius norm."""
-    return a.square().sum((-2, -1))
+    def jacobian(self, t: Tensor, y: Tensor) -> Tensor:
+        """Return the derivative of the velocity in rows (B, n), shape (B, n, n).
 
+        By automatic differentiation; by differences if the loss does not support that: on the first
+        call one direction is compared with a difference.
+        """
+        derivative = None
+        if self._differentiates is not False:
+            try:
+                derivative = self._derivative(t, y)
+            except (RuntimeError, ValueError, TypeError, IndexError):
+                self._differentiates = False
+        if self._differentiates is None and derivative is not None:
+            self._differentiates = self._agrees(t, y, derivative)
+        if self._differentiates:
+            assert derivative is not None
+            return derivative
+        return differences(self.field, t, y)
 
-def observables(value: Tensor, squared: Tensor | None = None) -> Tensor:
-    """Return the columns of `field`; `squared` is the squared norm of the gradient, if watched."""
-    if squared is None:
-        return value.reshape(-1, 1)
-    norm = squared.clamp_min(0.0).sqrt()
-    return torch.stack((value.reshape(-1), norm.reshape(-1)), dim=-1)
+    def repeated(self, count: int) -> Engine:
+        """Return an engine for rows (count B, n), in which the batch is repeated."""
+        wide = copy.copy(self)
+        wide.batch, wide._wide = (count, *self.batch), None
+        wide._places = wide._placed(wide.batch)
+        wide.decay = None if self.decay is None else self.decay.repeat(count)
+        return wide
+
+    def _derivative(self, t: Tensor, y: Tensor) -> Tensor:
+        batch, n = y.shape
+        if self._wide is None:
+            self._wide = self.repeated(n)
+        with torch.enable_grad():
+            x = y.repeat(n, 1).requires_grad_()
+            out = 0.0 * x
+            self._wide.field(t.repeat(n), x, out)
+            # Copy i yields the gradient of component i.
+            picked = out.view(n, batch, n).diagonal(dim1=0, dim2=2).sum()
+            (rows,) = torch.autograd.grad(picked, x)
+        return rows.view(n, batch, n).transpose(0, 1)
+
+    def _agrees(self, t: Tensor, y: Tensor, derivative: Tensor) -> bool:
+        """Compare a derivative with a central difference, along the velocity and a rough vector."""
+        share = torch.finfo(y.dtype).eps ** (1 / 3)
+        velocity, high, low = (torch.empty_like(y) for _ in range(3))
+        self.field(t, y, velocity)
+        norm = torch.linalg.vector_norm
+        size = norm(y, dim=-1, keepdim=True)
+        speed = norm(velocity, dim=-1, keepdim=True)
+        rough = torch.frac(torch.arange(1, y.shape[-1] + 1, device=y.device) * 0.6180339887498949)
+        v = velocity / torch.where(speed > 0, speed, 1.0) + rough.to(y.dtype) - 0.5
+        v = share * torch.where(size > 0, size, 1.0) * v
+        self.field(t, y + v, high)
+        self.field(t, y - v, low)
+        change, predicted = 0.5 * (high - low), (derivative @ v.unsqueeze(-1)).squeeze(-1)
+        gap = norm(change - predicted, dim=-1)
+        return bool((gap <= 1e-2 * norm(change, dim=-1) + share * speed.squeeze(-1)).all())
 
 
 class CollapsedEngine(Engine):
@@ -190,70 +246,47 @@ class CollapsedEngine(Engine):
     def point(self, y: Tensor) -> Any:
         return self.pair(y)
 
-    def rebalanced(self, y: Tensor) -> Tensor:
-        pair = Collapsed.of(self.pair(y).point())
+    def decomposed(self, y: Tensor) -> EndToEnd:
+        """Return the singular value decomposition of what the rows (b, n) hold."""
+        return self.pair(y).point()
+
+    def rows_of(self, point: EndToEnd) -> Tensor:
+        """Return balanced rows (b, n)."""
+        pair = Collapsed.of(point)
         return self.join(pair.L, pair.R)
 
-
-class ProductEngine(CollapsedEngine):
-    """Three matrices ``X = L M R^T`` at integer depth above 2: no decomposition at all.
-
-    ``dL = -G R M^T``, ``dR = -G^T L M``, ``dM = -sum_{q=0}^{N-3} C^{N-3-q} K D^q`` with
-    ``C = L^T L``, ``D = R^T R``: the last layer, the first and what lies between, in one gauge.
-    """
-
-    def __init__(self, loss: Loss, start: Collapsed, watch: bool = False) -> None:
-        (m, n), r = start.shape, start.rank
-        super().__init__(loss, start, watch, ((m, r), (r, r), (n, r)))
-        self.terms = int(self.depth) - 2
-
-    def shares(self) -> Sequence[float]:
-        return (1.0, float(self.terms), 1.0)
-
-    def rows(self) -> Tensor:
-        return self.join(self.start.L, self.start.M, self.start.R)
-
-    def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
-        left, middle, right = self.views(y)
-        d_left, d_middle, d_right = self.views(out)
-        top = left @ middle
-        value, g_right, g_left = contract(self.loss, top, right)
-        total = k = left.mT @ g_right
-        if self.terms > 1:
-            total = geometric_sum(left.mT @ left, k, right.mT @ right, self.terms)
-        torch.neg(total, out=d_middle)
-        minus_product(d_left, g_right, middle.mT)
-        torch.neg(g_left, out=d_right)
-        squared = None
-        if self.watch:
-            squared = squares(d_left) + squares(g_left) + (k * total).sum((-2, -1))
-        return self.finished(y, out, value, squared, (g_right, top))
-
-    def pair(self, y: Tensor) -> Collapsed:
-        left, middle, right = self.split(y)
-        # M = f(C) O with O orthogonal; the pair takes O over to R.
-        u, _, vh = torch.linalg.svd(middle)
-        return self.start.replace(L=left, R=right @ (u @ vh).mT, check=False)
-
-    def singular_values(self, y: Tensor) -> Tensor:
-        left = self.split(y)[0]
-        c = torch.linalg.eigvalsh(left.mT @ left).clamp_min(0.0)
-        return c.flip(-1) ** (0.5 * self.depth)
-
-    def defect(self, y: Tensor, obs: Tensor) -> Tensor:
-        left, middle, right = self.split(y)
-        c = torch.linalg.matrix_power(left.mT @ left, self.terms)
-        d = torch.linalg.matrix_power(right.mT @ right, self.terms)
-        norm = torch.linalg.matrix_norm
-        gap, size = (
-            torch.maximum(norm(middle @ middle.mT - c), norm(middle.mT @ middle - d)),
-            norm(c),
-        )
-        return gap / torch.where(size > 0, size, 1.0)
-
     def rebalanced(self, y: Tensor) -> Tensor:
-        left, middle, right = self.split(y)
-        u, s, vh = chain_svd((right.mT, middle, left), keep=True)
-        pair = Collapsed.of(EndToEnd(u, s, vh, self.depth, check=False))
-        root = torch.diag_embed(s ** (1.0 - 2.0 / self.depth))
-        return self.join(pair.L, root, pair.R)
+        return self.rows_of(self.decomposed(y))
+
+    def nearest(self, y: Tensor) -> EndToEnd:
+        """Return a point near nearly balanced rows, its smallest singular values resolved.
+
+        From the decompositions of the outer matrices: in their product X, singular values below the
+        rounding of the largest are lost.
+        """
+        matrices = self.split(y)
+        u, left, qh = torch.linalg.svd(matrices[0], full_matrices=False)
+        v, right, ph = torch.linalg.svd(matrices[-1], full_matrices=False)
+        turn = qh @ ph.mT
+        if len(matrices) > 2:
+            root = ((left * right) ** (0.25 * (self.depth - 2.0))).clamp_min(1e-100)
+            middle = qh @ matrices[1] @ ph.mT / (root.unsqueeze(-1) * root.unsqueeze(-2))
+            a, _, b = torch.linalg.svd(middle)
+            turn = a @ b
+        s = (left * right) ** (0.5 * self.start.depth)
+        return EndToEnd(u, s, turn @ v.mT, self.start.depth, check=False)
+
+    def sides(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return two matrices (b, m, r), (b, n, r) with the range and corange of X."""
+        matrices = self.split(y)
+        return matrices[0], matrices[-1]
+
+    def restored(self, y: Tensor, y_new: Tensor) -> Tensor:
+        def change(rows: Tensor) -> Tensor:
+            point, (left, right) = self.nearest(rows), self.sides(y)
+            side = side_of(point.u.mT @ left) * side_of(point.vh @ right)
+            mirror = torch.ones_like(point.s)
+            mirror[..., -1] = torch.where(side < 0, -1.0, 1.0)
+            return self.rows_of(point.replace(u=point.u * mirror.unsqueeze(-2), check=False))
+
+        return self.finite(change, y, y_new)

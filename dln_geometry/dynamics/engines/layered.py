@@ -8,7 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.engines.engine import Engine, minus_product, observables, squares
+from dln_geometry.dynamics.engines.engine import Engine
+from dln_geometry.dynamics.engines.terms import minus, minus_product, observables, squares
 from dln_geometry.dynamics.losses import Loss, contract, evaluate
 from dln_geometry.geometry.points import (
     EndToEnd,
@@ -33,7 +34,7 @@ class PlainEngine(Engine):
     def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
         (x,), (d_x,) = self.views(y), self.views(out)
         value, g = evaluate(self.loss, x)
-        torch.neg(g, out=d_x)
+        minus(d_x, g)
         self.decayed(y, out)
         return observables(value, squares(d_x) if self.watch else None)
 
@@ -56,6 +57,12 @@ class FactorEngine(Engine):
 
     def rows(self) -> Tensor:
         return self.join(*self.start)
+
+    def repeated(self, count: int) -> Engine:
+        wide = super().repeated(count)
+        assert isinstance(wide, FactorEngine)
+        wide.sample = self.sample.repeat(count, 1)
+        return wide
 
     def singular_values(self, y: Tensor) -> Tensor:
         return chain_svd(self.split(y))[1]
@@ -84,7 +91,7 @@ class LayeredEngine(FactorEngine):
         for p in range(len(layers) - 1, 1, -1):
             minus_product(velocities[p], back, below[p - 2].mT)
             back = layers[p].mT @ back
-        torch.neg(back, out=velocities[1])
+        minus(velocities[1], back)
         self.decayed(y, out)
         seen = observables(value, out.square().sum(-1) if self.watch else None)
         clock = () if self.decay is None else (t.to(seen.dtype).reshape(-1, 1),)

@@ -7,13 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.engines.engine import (
-    CollapsedEngine,
-    Engine,
-    minus_product,
-    observables,
-    squares,
-)
+from dln_geometry.dynamics.engines.engine import CollapsedEngine, Engine
+from dln_geometry.dynamics.engines.terms import minus, minus_product, observables, squares
 from dln_geometry.dynamics.losses import Loss, contract
 from dln_geometry.geometry.kernel import (
     log_kernel_of_log,
@@ -22,6 +17,7 @@ from dln_geometry.geometry.kernel import (
     small_svd,
     waitless,
 )
+from dln_geometry.geometry.metric import cometric_of_matrix
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
 
 
@@ -56,8 +52,8 @@ class SpectralEngine(CollapsedEngine):
         d_left, d_right = self.views(out)
         if self.exponent == 0.0:
             value, g_right, g_left = contract(self.loss, left, right)
-            torch.neg(g_right, out=d_left)
-            torch.neg(g_left, out=d_right)
+            minus(d_left, g_right)
+            minus(d_right, g_left)
             squared = squares(g_right) + squares(g_left) if self.watch else None
             return self.finished(y, out, value, squared, (g_right, left))
         c, q = finite_eigh(left.mT @ left)
@@ -97,7 +93,10 @@ class EvenEngine(SpectralEngine):
         k = left.mT @ g_right
         gauge = _antisymmetric_sum(k - k.mT, powers, int(self.exponent))
         minus_product(d_left, g_right, middle)
-        torch.sub(right @ gauge, g_left, out=d_right)
+        if torch.is_grad_enabled():
+            d_right.copy_(right @ gauge - g_left)
+        else:
+            torch.sub(right @ gauge, g_left, out=d_right)
         self.decayed(y, out)
         return observables(value)
 
@@ -196,6 +195,11 @@ class CoreEngine(CollapsedEngine):
     def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
         (core,), (d_core,) = self.views(y), self.views(out)
         value, g_right, _ = contract(self.loss, self.u @ core, self.v)
+        if core.requires_grad:
+            # Autograd through the decomposition is NaN at equal singular values.
+            inner = self.u.mT @ g_right
+            minus(d_core, cometric_of_matrix(core, inner, self.depth, True))
+            return self.finished(y, out, value, None, (core, core))
         # A NaN makes the integrator reject the trial step; the decomposition would raise.
         finite = torch.isfinite(core).all(-1).all(-1)[..., None, None]
         p, s, qh = small_svd(torch.where(finite, core, 0.0))
@@ -217,6 +221,19 @@ class CoreEngine(CollapsedEngine):
 
     def singular_values(self, y: Tensor) -> Tensor:
         return torch.linalg.svdvals(y.view(-1, *self.shapes[0]))
+
+    def decomposed(self, y: Tensor) -> EndToEnd:
+        return EndToEnd(*torch.linalg.svd(y.view(-1, *self.shapes[0])), self.depth, check=False)
+
+    def nearest(self, y: Tensor) -> EndToEnd:
+        return self.decomposed(y)
+
+    def rows_of(self, point: EndToEnd) -> Tensor:
+        return self.join(point.matrix)
+
+    def sides(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        core = y.view(-1, *self.shapes[0])
+        return core, torch.eye(core.shape[-1], dtype=y.dtype, device=y.device).expand_as(core)
 
     # The core has no invariants.
     defect, rebalanced = Engine.defect, Engine.rebalanced

@@ -97,8 +97,10 @@ def gradient_flow(
     atol : float, optional
         Absolute tolerance; by default ``1e-3 rtol`` times the norm of the start.
     method : str or method value, optional
-        ``"auto"`` (default: explicit, but stabilised where the flow is stiff), ``"rk3"``,
-        ``"rk5"``, ``"rk8"``, ``"rkc"``, or a method of `dln_geometry.ode`.
+        ``"auto"`` (default: explicit; where the flow is stiff, linearly implicit for states of up
+        to 200 numbers, stabilised for others), ``"rk3"``, ``"rk5"``, ``"rk8"``, ``"rodas"``
+        (implicit, order 5; it restores balance and the side of rank drops after every step),
+        ``"rkc"`` (stabilised), or a method of `dln_geometry.ode`.
     engine : {"auto", "spectral", "products", "layers"}
         Integrate a balanced start with an `eigh` of an r x r matrix, with matrix products alone
         (integer depth), or by all its layers. The default is the faster of the first two for

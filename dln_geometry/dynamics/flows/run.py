@@ -20,6 +20,7 @@ from dln_geometry.dynamics.store import opened
 from dln_geometry.dynamics.trajectory import FlowError, Trajectory
 from dln_geometry.ode import (
     MOST_EVALUATIONS,
+    MOST_NUMBERS,
     IntegrationError,
     ResumeError,
     Solution,
@@ -122,6 +123,8 @@ def run_flow(
                 progress=bar.callback,
                 checkpoint=None if saved is None else saved.save,
                 resume=None if saved is None else saved.load(),
+                jacobian=engine.jacobian,
+                project=engine.restored,
             )
         except ResumeError as error:
             raise ValueError(f"store must hold a state of this run, got {saved}: {error}") from None
@@ -150,7 +153,7 @@ def _tell(
         "stationary": f"the flow came to rest at t = {{t:.6g}}{{seen}} without meeting the rule "
         f"for {goals}: raise the threshold, or start elsewhere",
         "evaluations": f"the bound of {MOST_EVALUATIONS} evaluations ended the run at "
-        "t = {t:.6g}{seen}: ask for less, or raise it by until={{'evaluations': ...}}",
+        "t = {t:.6g}{seen}: {stiff}ask for less, or raise it by until={{'evaluations': ...}}",
     }
     resting, noisy = solution.start.tolist()
     if fixed_point is not None:
@@ -167,7 +170,22 @@ def _tell(
         seen = f", where the loss is {float(now[k, LOSS]):.6g}"
         if "gradient" in rules:
             seen += f" and the gradient {float(now[k, GRADIENT]) / slow**0.5:.3g}"
-        warn(count + reason.format(t=float(solution.t_final[k]) * slow, seen=seen))
+        stiff = stiffness_bound(solution) if bool(solution.bound[k]) else ""
+        warn(count + reason.format(t=float(solution.t_final[k]) * slow, seen=seen, stiff=stiff))
+
+
+def stiffness_bound(solution: Solution) -> str:
+    """Say what would help a run whose steps stability bounds."""
+    (batch, n), most = solution.y.shape, MOST_NUMBERS
+    if n <= most and "rodas" not in solution.stats["by_method"]:
+        advice = 'take method="rodas"'
+    else:
+        advice = (
+            f'method="rodas" fits states of up to some {most} numbers, this one has {n}'
+            f"{f' in {batch} samples' if batch > 1 else ''}: take a smaller rank, a point instead "
+            "of layers, or fewer samples at once"
+        )
+    return f"its steps are bound by stiffness, the fastest mode decays far within them; {advice}; "
 
 
 def _save_times(save_at: Any, t_end: float, samples: int) -> Tensor | None:

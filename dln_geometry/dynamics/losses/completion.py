@@ -13,6 +13,9 @@ from dln_geometry.dynamics.entries import PlacedEntries, has_compressed_kernels,
 from dln_geometry.dynamics.losses.loss import DataLoss, Thin, as_text, half_square
 from dln_geometry.support import as_float_tensor, as_matrix_shape, read_array, sparse_places
 
+DENSE = 4096
+"""Entries of X up to which `contract` forms X, if a sixteenth of them is observed."""
+
 KEPT = 4
 """Number of batch shapes whose patterns are kept; a flow needs one."""
 
@@ -122,6 +125,8 @@ class Completion(DataLoss):
         return mask
 
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if math.prod(self.shape) <= min(DENSE, 16 * len(self.rows)):
+            return super().contract(left, right)
         batch, placed = self._placed(left.shape[:-2])
         left, right = _stacked(left, batch), _stacked(right, batch)
         own = type(self)._measured is not Completion._measured

@@ -1,7 +1,74 @@
-"""What the methods of integration share: norms of blocks, and sums over stages."""
+"""The methods of `integrate` as values, and the steppers that try one step of a batch.
+
+`runge_kutta` holds explicit methods, `chebyshev` a stabilised one, `rosenbrock` a linearly implicit
+one, and `choice` the switch between them during a run.
+"""
 
 from __future__ import annotations
 
+from dln_geometry.ode.methods.chebyshev import (
+    RKC,
+    SAFETY,
+    Chebyshev,
+    ChebyshevStepper,
+    coefficients,
+    stage_number,
+)
+from dln_geometry.ode.methods.choice import (
+    KnownField,
+    Method,
+    MethodChoice,
+    Methods,
+    Stepper,
+    methods_of,
+)
 from dln_geometry.ode.methods.norms import BlockNorms, move_pieces, norms_by_pieces, pieces_of
+from dln_geometry.ode.methods.rosenbrock import (
+    MOST_NUMBERS,
+    RODAS,
+    Jacobian,
+    Projection,
+    Rosenbrock,
+    RosenbrockStepper,
+    differences,
+)
+from dln_geometry.ode.methods.runge_kutta import (
+    METHODS,
+    ExplicitStepper,
+    Field,
+    RungeKutta,
+    fetch,
+    upload,
+)
 
-__all__ = ["BlockNorms", "move_pieces", "norms_by_pieces", "pieces_of"]
+__all__ = [
+    "METHODS",
+    "MOST_NUMBERS",
+    "RKC",
+    "RODAS",
+    "SAFETY",
+    "BlockNorms",
+    "Chebyshev",
+    "ChebyshevStepper",
+    "ExplicitStepper",
+    "Field",
+    "Jacobian",
+    "KnownField",
+    "Method",
+    "MethodChoice",
+    "Methods",
+    "Projection",
+    "Rosenbrock",
+    "RosenbrockStepper",
+    "RungeKutta",
+    "Stepper",
+    "coefficients",
+    "differences",
+    "fetch",
+    "methods_of",
+    "move_pieces",
+    "norms_by_pieces",
+    "pieces_of",
+    "stage_number",
+    "upload",
+]

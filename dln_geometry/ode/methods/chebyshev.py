@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.ode.runge_kutta import BlockNorms, Field, upload
+from dln_geometry.ode.methods.norms import BlockNorms
+from dln_geometry.ode.methods.runge_kutta import Field, upload
 
 SAFETY = 1.2  # factor on the spectral radius, which power iteration approaches from below
 
@@ -160,6 +161,11 @@ class ChebyshevStepper:
         self._found: Tensor | None = None
         self.evaluations = self.iterations = 0
         self.stages, self.age = method.stages or 2, self.due
+
+    @property
+    def radius_rows(self) -> int:
+        """Of the norms that a trial returns, those that are spectral radii."""
+        return 2 if self.iterations else 0
 
     def longest(self, rho: np.ndarray, most_stages: int) -> np.ndarray:
         """Return the longest stable steps (B,) with a number of stages."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.ode.methods import BlockNorms, move_pieces, norms_by_pieces, pieces_of
+from dln_geometry.ode.methods.norms import BlockNorms, move_pieces, norms_by_pieces, pieces_of
 
 Row = tuple[float, ...]
 
@@ -214,6 +214,8 @@ class ExplicitStepper:
     >>> stepper.method.order
     5
     """
+
+    radius_rows = 0  # of the norms that a trial returns, those that are spectral radii
 
     def __init__(self, method: RungeKutta, field: Field, y: Tensor, norms: BlockNorms) -> None:
         self.method, self.field = method, field

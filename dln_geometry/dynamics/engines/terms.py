@@ -1,0 +1,42 @@
+"""Terms of the velocities of engines, and writing them into rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def minus(out: Tensor, x: Tensor) -> None:
+    """Write ``-x`` into a view of the state."""
+    # Automatic differentiation does not follow `out=`.
+    if torch.is_grad_enabled():
+        out.copy_(-x)
+    else:
+        torch.neg(x, out=out)
+
+
+def minus_product(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """Write ``-a b`` into a view of the state."""
+    if out.ndim == 2 and not torch.is_grad_enabled():
+        torch.addmm(out, a, b, beta=0, alpha=-1, out=out)
+    else:
+        out.copy_(torch.matmul(a, b).neg_())
+
+
+def squares(a: Tensor) -> Tensor:
+    """Return the squared Frobenius norm."""
+    return a.square().sum((-2, -1))
+
+
+def observables(value: Tensor, squared: Tensor | None = None) -> Tensor:
+    """Return the columns of `field`; `squared` is the squared norm of the gradient, if watched."""
+    if squared is None:
+        return value.reshape(-1, 1)
+    norm = squared.clamp_min(0.0).sqrt()
+    return torch.stack((value.reshape(-1), norm.reshape(-1)), dim=-1)
+
+
+def side_of(a: Tensor) -> Tensor:
+    """Return the sign of the determinant, by columns of unit length: they differ in scale."""
+    length = torch.linalg.vector_norm(a, dim=-2, keepdim=True)
+    return torch.linalg.det(a / torch.where(length > 0, length, 1.0)).sign()

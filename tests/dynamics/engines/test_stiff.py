@@ -1,0 +1,152 @@
+"""The Jacobians of all engines, the restored states, and stiff flows of small matrices."""
+
+from __future__ import annotations
+
+import importlib
+import math
+
+import pytest
+import torch
+
+import dln_geometry as dln
+from dln_geometry import losses
+from dln_geometry.dynamics import engines
+from dln_geometry.ode import differences
+from dln_geometry.testing import assert_close
+from tests.dynamics.flows.routes import F64, quadratic, relative
+
+RAZIN_COHEN = losses.Completion(
+    [0, 1, 1], [1, 0, 1], torch.tensor([1.0, 1.0, 0.0], dtype=F64), (2, 2)
+)
+
+
+def engine_of(name, generator, batch=(3,)):
+    loss = quadratic(generator)
+    x = torch.randn(*batch, 6, 5, generator=generator, dtype=F64)
+    depth = {"plain": 1, "pair": 150, "core": math.inf, "spectral": 2.6, "even": 6}.get(name, 3)
+    point = dln.EndToEnd.of(x, depth)
+    pair = dln.Collapsed.of(point)
+    makes = {
+        "plain": lambda: engines.PlainEngine(loss, x),
+        "spectral": lambda: engines.SpectralEngine(loss, pair),
+        "even": lambda: engines.EvenEngine(loss, pair),
+        "products": lambda: engines.ProductEngine(loss, pair, True),
+        "pair": lambda: engines.PairEngine(loss, point),
+        "core": lambda: engines.CoreEngine(loss, pair),
+        "thin": lambda: engines.ThinEngine(loss, pair.factors()),
+        "layered": lambda: engines.LayeredEngine(loss, factors, True),
+        "moments": lambda: engines.MomentEngine(factors),
+    }
+    factors = [
+        torch.randn(*batch, *shape, generator=generator, dtype=F64)
+        for shape in ((3, 5), (4, 3), (6, 4))
+    ]
+    return makes[name]()
+
+
+NAMES = (*("plain", "spectral", "even", "products", "pair", "core", "thin", "layered", "moments"),)
+
+
+@pytest.mark.parametrize("batch", [(), (2, 2)])
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_jacobians_are_those_of_differences(name, batch, generator):
+    engine = engine_of(name, generator, batch)
+    y = engine.rows()
+    if name != "moments":
+        engine.decay = torch.rand(len(y), generator=generator, dtype=F64)
+    t = torch.rand(len(y), generator=generator, dtype=F64)
+    expected = differences(engine.field, t, y)
+    got = engine.jacobian(t, y)
+    assert float((got - expected).norm() / expected.norm()) < 1e-8
+    assert engine._differentiates
+
+
+@torch.no_grad()
+def test_jacobians_of_losses_that_cannot_be_differentiated_are_differences(generator):
+    class Opaque:
+        def value(self, x):
+            return 0.25 * x.detach().pow(4).sum((-2, -1))
+
+        def gradient(self, x):
+            return x.detach().pow(3)
+
+    pair = dln.Collapsed.random((3, 3), 3, 3, generator=generator, dtype=F64)
+    engine = engines.ProductEngine(Opaque(), pair)
+    y, t = engine.rows(), torch.zeros(1, dtype=F64)
+    assert_close(engine.jacobian(t, y), differences(engine.field, t, y), ops=100)
+    assert not engine._differentiates
+
+
+@pytest.mark.parametrize("name", ["spectral", "even", "products", "pair", "core", "thin"])
+@torch.no_grad()
+def test_restored_states_are_balanced_and_close(name, generator):
+    engine = engine_of(name, generator)
+    y = engine.rows()
+    moved = y * (1 + 1e-6 * torch.randn(y.shape, generator=generator, dtype=F64))
+    moved[0, 0] = math.nan
+    back = engine.restored(y, moved)
+    assert bool(torch.isnan(back[0]).any())
+    obs = engine.field(torch.zeros(len(y), dtype=F64), back, torch.empty_like(y))
+    assert float(engine.defect(back, obs)[1:].max()) < 1e-12
+    x, before = (engine.singular_values(rows[1:]) for rows in (back, moved))
+    assert float((x - before).norm() / before.norm()) < 1e-4
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4, 5.5, math.inf])
+@torch.no_grad()
+def test_a_step_across_a_rank_drop_is_turned_back(depth):
+    s = torch.tensor([[2.0, 1e-9]], dtype=F64)
+    eye = torch.eye(2, dtype=F64)[None]
+    near = dln.Collapsed.of(dln.EndToEnd(eye, s, eye, depth))
+    mirrored = dln.Collapsed.of(dln.EndToEnd(eye * torch.tensor([1.0, -1.0]), s, eye, depth))
+    make = {3: engines.ProductEngine, 4: engines.EvenEngine, math.inf: engines.CoreEngine}
+    kind = make.get(depth, engines.SpectralEngine)
+    a, b = kind(RAZIN_COHEN, near), kind(RAZIN_COHEN, mirrored)
+    if depth == math.inf:
+        y, y_new = (torch.diag_embed(w).reshape(1, 4) for w in (s, s * torch.tensor([1.0, -1.0])))
+    else:
+        y, y_new = a.rows(), b.rows()
+    back = a.point(a.restored(y, y_new)).matrix[0]
+    assert float(torch.linalg.det(back)) > 0
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4, math.inf])
+def test_completion_runs_to_small_losses_on_the_branch_of_positive_determinants(depth):
+    """Razin, Cohen, 2005.06398: X_00 grows for ever where det X > 0."""
+    start = dln.Collapsed.of(dln.EndToEnd.of(0.01 * torch.eye(2, dtype=F64), depth))
+    path = dln.gradient_flow(RAZIN_COHEN, start, until={"loss": 1e-4}, rtol=1e-6)
+    assert path.status == "loss"
+    assert path.stats["by_method"]["rodas"] > 0
+    x = path.final.matrix
+    assert float(torch.linalg.det(x)) > -1e-9
+    assert float(x[0, 0]) > 50
+    assert path.stats["evaluations"] < 40_000
+
+
+def test_implicit_and_explicit_flows_agree(generator):
+    loss = losses.Quadratic(torch.randn(3, 2, generator=generator, dtype=F64))
+    for depth in (1, 2, 2.7, 3, 4, math.inf):
+        x = torch.randn(2, 3, 2, generator=generator, dtype=F64)
+        point = dln.EndToEnd.of(x, depth)
+        start = point if depth == 1 else dln.Collapsed.of(point)
+        options = {"t_end": 0.5, "rtol": 1e-8}
+        explicit = dln.gradient_flow(loss, start, method="rk8", **options)
+        implicit = dln.gradient_flow(loss, start, method="rodas", **options)
+        gap = implicit.final.matrix - explicit.final.matrix
+        assert float(gap.norm() / explicit.final.matrix.norm()) < 1e-5
+
+
+def test_kirwan_ness_flow_takes_it_where_it_is_stiff(generator):
+    layers = [torch.randn(2, 2, generator=generator, dtype=F64) * k for k in (3.0, 0.2, 2.0)]
+    path = dln.kirwan_ness_flow(layers, t_end=1e4, rtol=1e-6)
+    assert "rodas" in path.stats["by_method"]
+    assert relative(dln.end_to_end(path.final), dln.end_to_end(layers)) < 1e-4
+
+
+def test_a_run_bound_by_stiffness_says_so(monkeypatch):
+    module = importlib.import_module("dln_geometry.ode.integrate")
+    monkeypatch.setattr(module, "MOST_EVALUATIONS", 3000)
+    start = dln.Collapsed.of(dln.EndToEnd.of(0.01 * torch.eye(2, dtype=F64), 3))
+    with pytest.warns(UserWarning, match='bound by stiffness.*method="rodas"'):
+        dln.gradient_flow(RAZIN_COHEN, start, until={"loss": 1e-9}, method="rk5")
