@@ -223,7 +223,8 @@ class CoreEngine(CollapsedEngine):
         return torch.linalg.svdvals(y.view(-1, *self.shapes[0]))
 
     def decomposed(self, y: Tensor) -> EndToEnd:
-        return EndToEnd(*torch.linalg.svd(y.view(-1, *self.shapes[0])), self.depth, check=False)
+        u, s, vh = torch.linalg.svd(y.view(-1, *self.shapes[0]))
+        return EndToEnd(u, s, vh, self.depth, check=False)
 
     def nearest(self, y: Tensor) -> EndToEnd:
         return self.decomposed(y)
