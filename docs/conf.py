@@ -22,6 +22,7 @@ version = release = __version__
 
 extensions = [
     "mathematics",
+    "notebooks",
     "reference",
     "myst_parser",
     "numpydoc",
@@ -93,7 +94,7 @@ html_theme_options = {
     "show_toc_level": 2,
     "navigation_with_keys": False,
     "navbar_align": "left",
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 4,
     "footer_start": ["copyright"],
     "footer_end": [],
     "pygments_light_style": "a11y-high-contrast-light",

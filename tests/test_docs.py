@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import doctest
+import re
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -31,3 +35,24 @@ def test_every_public_function_and_class_has_an_example():
         if callable(value)
     }
     assert not [name for name, doc in docs.items() if ">>>" not in (doc or "")]
+
+
+PAGES = [
+    page
+    for page in sorted(DOCS.rglob("*.md"))
+    if not {"_build", "gallery", "api"} & set(page.relative_to(DOCS).parts)
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_the_code_of_a_page_runs_as_it_stands(page, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    assert not doctest.testfile(str(page), module_relative=False, optionflags=flags).failed
+
+
+def test_the_names_on_the_pages_are_public():
+    known = {*topics.public_names(), *topics.FACES}
+    for page in PAGES:
+        for name in re.findall(r"\{obj\}`(?:[^`<]*<|~)([\w.]+)>?`", page.read_text()):
+            assert name in known, f"{page.name} speaks of {name}"

@@ -65,6 +65,12 @@ def write_pages(folder):
             stale.unlink()
 
 
+def name_pages(app, config):
+    """Let autosummary read these pages also where an earlier build did not know them."""
+    folder = Path(app.srcdir) / "api"
+    config.autosummary_generate = [f"api/{page.name}" for page in sorted(folder.glob("*.rst"))]
+
+
 def is_foreign(app, what, name, member, skip, options):
     """Leave out what a host or scikit-learn adds to our classes: they document it."""
     module = getattr(member, "__module__", None)
@@ -102,5 +108,6 @@ def setup(app):
     app.connect("autodoc-process-docstring", escape, priority=100)
     # Now, and not at an event: autosummary reads the names off the pages that Sphinx found first.
     write_pages(Path(app.srcdir) / "api")
+    app.connect("config-inited", name_pages)
     app.connect("autodoc-skip-member", is_foreign)
     return {"parallel_read_safe": True}
