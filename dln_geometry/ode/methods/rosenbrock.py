@@ -36,6 +36,13 @@ class Rosenbrock:
 
     ``(1 - gamma h J) U_i = gamma ( h f(t + c_i h, Y_i) + sum_{j<i} g_ij U_j + h^2 d_i f_t )``,
     ``Y_i = y + sum_{j<i} a_ij U_j``; ``y_new = Y_s + U_s``, error ``U_s``.
+
+    Examples
+    --------
+    >>> from dln_geometry.ode.methods import rosenbrock
+    >>> method = rosenbrock.RODAS
+    >>> method.order > method.error_order
+    True
     """
 
     name: str
@@ -104,6 +111,17 @@ class RosenbrockStepper:
 
     One buffer holds the stages, the velocity, the estimate and the new state. Where `project` is
     given, it restores the invariants of the new state before the field is evaluated there.
+
+    Examples
+    --------
+    >>> from dln_geometry.ode.methods import rosenbrock
+    >>> method = rosenbrock.RODAS
+    >>> def decay(t, y, out):
+    ...     torch.neg(y, out=out)
+    >>> norms = dln.ode.BlockNorms([1])
+    >>> stepper = dln.ode.RosenbrockStepper(method, decay, torch.ones(1, 1), norms)
+    >>> stepper.method is method
+    True
     """
 
     rows = 3
@@ -236,6 +254,13 @@ def differences(field: Field, t: Tensor, y: Tensor) -> Tensor:
     """Return the Jacobian by central differences, shape (B, n, n): 2 n evaluations.
 
     Its relative error is about ``eps^{2/3}``.
+
+    Examples
+    --------
+    >>> def decay(t, y, out):
+    ...     torch.mul(y, -2.0, out=out)
+    >>> dln.ode.differences(decay, torch.zeros(1), torch.ones(1, 1)).round(decimals=2)
+    tensor([[[-2.]]])
     """
     n = y.shape[-1]
     size = torch.linalg.vector_norm(y, dim=-1, keepdim=True) / n**0.5
