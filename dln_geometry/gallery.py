@@ -1,21 +1,28 @@
-"""What the scripts of the gallery (`examples/`) share: options, the style, files of figures.
+"""What the scripts of the gallery (`examples/`) share: options, style and files of figures.
 
 A script begins with ``run = gallery.begin(__doc__)``, asks ``run.quick`` for the size of its
-experiment and hands its figure to ``run.save(figure)``, which writes it under the script's name.
+experiment, draws into ``run.figure(1, 3)`` and ends with ``run.save(figure)``, which writes the
+figure under the script's name.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from dln_geometry import plot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Run", "begin"]
+
+# The style of the script that runs; the next one leaves it before it begins.
+_in_force = ExitStack()
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,18 @@ class Run:
     quick: bool
     folder: Path
 
+    def figure(
+        self, rows: int = 1, cols: int = 1, *, aspect: float = 1.0, **options: Any
+    ) -> tuple[Figure, Any]:
+        """Return a figure as wide as a page and its panels, with letters if there are several.
+
+        Parameters as in `dln_geometry.plot.figure`; pyplot knows the figure, and so do galleries.
+        """
+        figure, axes = plot.figure(rows, cols, aspect=aspect, pyplot=True, **options)
+        if rows * cols > 1:
+            plot.panel_letters(axes)
+        return figure, axes
+
     def save(self, figure: Figure, part: str = "") -> list[Path]:
         """Write a figure as PDF and PNG, print where, and return the paths.
 
@@ -35,19 +54,15 @@ class Run:
         part : str
             Appended to the script's name, for a script with several figures.
         """
-        stem = f"{self.name}_{part}" if part else self.name
-        paths = [self.folder / f"{stem}.{kind}" for kind in ("pdf", "png")]
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in paths:
-            # Without its date a PDF is the same file whenever the script is run again.
-            metadata = {"CreationDate": None} if path.suffix == ".pdf" else None
-            figure.savefig(path, dpi=200, metadata=metadata)
-        print(f"figure: {paths[0]} and {paths[1].name}")
+        stem = f"{self.name}_{part}" if part else self.name
+        paths = plot.save(figure, self.folder / stem)
+        print("figure:", *paths)
         return paths
 
 
 def begin(doc: str) -> Run:
-    """Read the options of a script, ``--quick``, ``--out`` and ``--help``.
+    """Read the options of a script, ``--quick``, ``--out`` and ``--help``, and set the style.
 
     ``--help`` prints the docstring and ends the script. In a notebook there are no options.
 
@@ -58,8 +73,8 @@ def begin(doc: str) -> Run:
 
     Examples
     --------
-    >>> from dln_geometry import gallery
     >>> import sys
+    >>> from dln_geometry import gallery
     >>> sys.argv = ["saxe_curves.py", "--quick"]
     >>> run = gallery.begin("How singular values grow.")
     >>> run.name, run.quick
@@ -68,10 +83,10 @@ def begin(doc: str) -> Run:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=doc, formatter_class=form)
     parser.add_argument("--quick", action="store_true", help="a small version, within 20 seconds")
-    parser.add_argument(
-        "--out", type=Path, default=Path(), help="folder of the figures", metavar="FOLDER"
-    )
+    parser.add_argument("--out", type=Path, default=Path(), help="folder of the figures")
     notebook = "ipykernel" in Path(sys.argv[0]).name
     options = parser.parse_args([] if notebook else None)
+    _in_force.close()
+    _in_force.enter_context(plot.style("page"))
     name = "figure" if notebook else Path(sys.argv[0]).stem
     return Run(name, options.quick, options.out.resolve())

@@ -15,7 +15,6 @@ Source: Cohen, Menon, Veraszto, Deep linear networks for matrix completion, arXi
 from __future__ import annotations
 
 import numpy as np
-from matplotlib import pyplot as plt
 
 from dln_geometry import gallery
 from dln_geometry.completion import MatrixCompleter
@@ -61,14 +60,16 @@ best = min(held, key=held.__getitem__)
 assert best == "pixels x bands" == min(error, key=error.__getitem__)
 assert error[best] < 0.3 * error["band means"]
 
+# %%
+# One of the bands that a part of the image lost.
 band = (lost.start + lost.stop) // 2
-figure = plt.figure(figsize=(10, 3))
-axes = figure.subplots(1, 4)
+figure, axes = run.figure(1, 4, aspect=1.1)
 pictures = {"known": cube, "truth": truth, **found}
 pictures.pop("band means")
 low, high = truth[..., band].min(), truth[..., band].max()
 for ax, (name, x) in zip(axes, pictures.items(), strict=True):
-    ax.imshow(x[..., band], vmin=low, vmax=high)
+    image = ax.imshow(x[..., band], vmin=low, vmax=high)
     ax.set(title=name, xticks=[], yticks=[])
-figure.suptitle(f"band {band}: no entry is known in the upper quarter")
+figure.colorbar(image, ax=axes, label="reflectance", shrink=0.7)
+figure.supxlabel(f"band {band}: no entry is known in the upper quarter")
 run.save(figure)

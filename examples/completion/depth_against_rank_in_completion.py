@@ -17,7 +17,6 @@ arXiv 1905.13655, Figure 3.
 from __future__ import annotations
 
 import torch
-from matplotlib import pyplot as plt
 
 import dln_geometry as dln
 from dln_geometry import gallery, plot
@@ -41,8 +40,7 @@ size, rank, count = (40, 3, 640) if run.quick else (100, 5, 2000)
 generator = torch.Generator().manual_seed(5)
 target, seen, loss = problem(size, rank, count, generator)
 start = dln.Collapsed.random((size, size), None, 2, scale=1e-3, generator=generator, dtype=F64)
-figure = plt.figure(figsize=(11, 3.4))
-axes = figure.subplots(1, 4)
+figure, axes = run.figure(1, 4, aspect=1.3)
 first, errors, gaps = f"s_{rank}", [], []
 print(f"depth   time  evaluations  {first:>6} {f's_{rank + 1}':>6}  ratio    held-out error")
 for depth in DEPTHS:
@@ -62,16 +60,33 @@ for depth in DEPTHS:
         f"{depth:>5} {float(path.t[-1]):>6.2f} {path.stats['evaluations']:>12}"
         f"  {s[rank - 1]:>6.2f} {s[rank]:>6.3f} {gaps[-1]:>6.1f} {errors[-1]:>17.3f}"
     )
-    axes[3].loglog(2 * path.loss / count, error, label=f"depth {depth}")
+    axes[3].loglog(
+        2 * path.loss / count,
+        error,
+        color=plot.depth_color(depth),
+        ls="-",
+        label=plot.depth_label(depth),
+    )
     if depth > 1:
-        plot.singular_values(path, axes[depth - 2], count=rank, log=True)
-        axes[depth - 2].set(title=f"depth {depth}", xlim=(0, 4.5), ylim=(1e-4, 200))
+        plot.singular_values(path, axes[depth - 2], count=rank, log=True, linestyle="-")
+        axes[depth - 2].set(title=plot.depth_label(depth), xlim=(0, 4.5), ylim=(1e-4, 200))
+        axes[depth - 2].text(
+            0.97,
+            0.03,
+            f"grey: beyond {rank}",
+            transform=axes[depth - 2].transAxes,
+            ha="right",
+            fontsize=7,
+        )
 for ax in axes[1:3]:
     ax.set_ylabel("")
 axes[3].invert_xaxis()
-axes[3].set(xlabel="mean square on seen entries", ylabel="relative error on the others")
+axes[3].set(xlabel="mean square, seen", ylabel="relative error, unseen")
 axes[3].legend()
 run.save(figure)
+
+# %%
+# The gap widens with the depth, and with it the unseen entries come out right.
 assert errors[0] > 0.9, "depth 1 does not move what it does not see"
 assert errors[0] > errors[1] > errors[2]
 assert gaps == sorted(gaps)

@@ -16,7 +16,6 @@ Source: Cohen, Menon, Veraszto, Deep linear networks for matrix completion, arXi
 from __future__ import annotations
 
 import numpy as np
-from matplotlib import pyplot as plt
 
 from dln_geometry import gallery
 from dln_geometry.completion import MatrixCompleter
@@ -79,17 +78,20 @@ for name, x in filled.items():
 print(completer.report_)
 assert error["completion"] < 0.2 * error["lines in time"]
 assert error["completion"] < NOISE
+
+# %%
+# The sensor with the most gaps, with intervals.
 worst = int(missing.sum(0).argmax())
 rows = np.arange(len(table))
 found, low, high = completer.predict(rows, np.full(len(rows), worst), interval=0.9)
 inside = ((low <= noisy[:, worst]) & (noisy[:, worst] <= high))[missing[:, worst]].mean()
 print(f"sensor {worst}: {inside:.0%} of the lost readings lie within intervals of 90 %")
-figure = plt.figure(figsize=(9, 3.6))
-axes, days = figure.subplots(), rows / PER_DAY
+figure, axes = run.figure(aspect=0.4)
+days = rows / PER_DAY
 axes.fill_between(days, low, high, color="C0", alpha=0.25, lw=0, label="90 % intervals")
-axes.plot(days, found, "C0", lw=1, label="completion")
+axes.plot(days, found, "C0", ls="-", lw=1, label="completion")
 axes.plot(days, filled["lines in time"][:, worst], "C1:", label="lines in time")
 axes.plot(days, table[:, worst], "k.", ms=2, label="readings")
-axes.set(xlabel="day", ylabel="temperature", title=f"sensor {worst}, with the most gaps")
-axes.legend(fontsize="small", ncols=4)
+axes.set(xlabel="day", ylabel="temperature / °C", title=f"sensor {worst}, with the most gaps")
+axes.legend(ncols=4)
 run.save(figure)

@@ -17,7 +17,6 @@ distribution of Lyapunov exponents, Comm. Math. Phys. 103 (1986), for the expone
 from __future__ import annotations
 
 import torch
-from matplotlib import pyplot as plt
 
 import dln_geometry as dln
 from dln_geometry import gallery
@@ -64,6 +63,8 @@ for name, factors in networks.items():
             assert_close(s[:rank], point.s[:rank] ** (1 / 4))
     print(f"{name:<11} {worst:>14.1e}  {size:>9}  {shown}")
 
+# %%
+# A thousand layers, multiplied one by one.
 s, p = torch.logspace(0.5, -2.0, width, dtype=F64), torch.arange(1, depth + 1, dtype=F64)
 deep = dln.random_balanced((width,) * (depth + 1), spectrum=s, generator=generator, dtype=F64)
 balanced = partial_spectra(deep)
@@ -72,18 +73,22 @@ exponents = 0.5 * (torch.digamma(half) - half[0].log())
 laws, wild = torch.exp(exponents * p.unsqueeze(-1)), partial_spectra(gaussian)
 # The others are lost in the rounding of the product.
 shown = laws > 1e-12 * laws[:, :1]
-figure = plt.figure(figsize=(9.5, 3.8))
-left, right = figure.subplots(1, 2)
-left.semilogy(p, balanced, "C0")
-right.semilogy(p, wild.where(shown, torch.nan), "C3", linewidth=1.0)
+figure, (left, right) = run.figure(1, 2, aspect=0.72)
+lines = left.semilogy(p, balanced, "C0", ls="-")
+left.legend(lines[:1], ["computed, $s^{p/N}$"], loc="lower left")
+noisy = right.semilogy(p, wild.where(shown, torch.nan), "C2", ls="-", linewidth=1.0)
 lines = right.semilogy(p, laws.where(shown, torch.nan), "k--", linewidth=0.8)
-right.legend(lines[:1], [r"$\exp(l_i\, p)$"], loc="upper right")
+right.legend([noisy[0], lines[0]], ["computed", r"law $\exp(l_i\, p)$"], loc="upper right")
 for ax, title in (
     (left, f"balanced, depth {depth}, spectrum given"),
     (right, "Gaussian layers"),
 ):
     ax.set(xlabel="layers multiplied, $p$", xlim=(0, depth), title=title)
-left.set_ylabel(r"singular values of $W_p \cdots W_1$")
+    ax.set_ylabel(r"singular values of $W_p \cdots W_1$")
 run.save(figure)
+
+# %%
+# Products of balanced layers are powers of the spectrum, up to rounding; log-determinants of
+# Gaussian layers have the mean that the exponents predict, within four standard errors.
 assert_close(balanced, s ** (p / depth).unsqueeze(-1), ops=depth)
 assert_mean(torch.linalg.slogdet(gaussian).logabsdet, exponents.sum())

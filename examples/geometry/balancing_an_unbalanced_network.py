@@ -20,7 +20,6 @@ from __future__ import annotations
 import math
 
 import torch
-from matplotlib import pyplot as plt
 
 import dln_geometry as dln
 from dln_geometry import gallery
@@ -43,7 +42,7 @@ def distance(first, second):
 
 # %%
 run = gallery.begin(__doc__)
-depth, width, steps = 3, 4, (10 if run.quick else 100)
+depth, width, steps = 3, 4, (25 if run.quick else 100)
 generator = torch.Generator().manual_seed(0)
 sizes = torch.tensor([1.5, 0.5, 1.0], dtype=F64).view(depth, 1, 1)
 start = tuple(sizes * torch.randn(depth, width, width, generator=generator, dtype=F64))
@@ -52,6 +51,8 @@ s = torch.linalg.svdvals(x)
 least = depth * (s ** (2 / depth)).sum()
 rate = 16 * s[-1] ** (2 / depth) * math.sin(math.pi / (2 * depth)) ** 2
 
+# %%
+# Both flows, and what each leaves.
 decaying = dln.balancing_flow(start, t)
 falling = [start]
 for _ in range(steps):
@@ -68,21 +69,22 @@ for name, factors in ends.items():
     row = f"{norm(factors) - least:>17.1e} {imbalance(factors):>8.1e} {changed:>12.1e}"
     print(f"{name:<17} {row} {moved:>9.4f}")
 
-figure = plt.figure(figsize=(9.5, 3.8))
-left, right = figure.subplots(1, 2)
+figure, (left, right) = run.figure(1, 2, aspect=0.72)
 for name, path in (("balancing flow", decaying), ("Kirwan-Ness flow", falling)):
-    left.semilogy(t, torch.stack([imbalance(w) for w in path]), label=name)
-    right.plot(t, torch.stack([norm(w) for w in path]), label=name)
-left.semilogy(t, imbalance(start) * torch.exp(-2 * t), "k--", label="$e^{-2t}$")
+    left.semilogy(t, torch.stack([imbalance(w) for w in path]), ls="-", label=name)
+    right.plot(t, torch.stack([norm(w) for w in path]), ls="-", label=name)
+left.semilogy(t, imbalance(start) * torch.exp(-2 * t), "k--", label="law $e^{-2t}$")
 late = [imbalance(w) for w in falling[-2:]]
 tail = late[1] * torch.exp(rate * (t[-1] - t))
-left.semilogy(t, tail, "k:", label=f"$e^{{-{rate:.2f}t}}$")
-right.axhline(float(least), color="k", linestyle="--", label=r"$N \sum_i s_i^{2/N}$")
+left.semilogy(t, tail, "k:", label=f"slowest mode $e^{{-{rate:.2f}t}}$")
+right.axhline(float(least), color="k", linestyle="--", label=r"least, $N \sum_i s_i^{2/N}$")
 for ax, label in ((left, "norm of the moments"), (right, r"$\sum_p |W_p|^2$")):
     ax.set(xlabel="time", ylabel=label, xlim=(0, float(t[-1])))
     ax.legend()
 run.save(figure)
 
+# %%
+# The product is kept, the moments decay by their law, and `balance` moves less than the flow.
 for time, w in zip(t, decaying, strict=True):
     assert_close(dln.end_to_end(w), x, scale=norm(w) ** (depth / 2))
     for g, g0 in zip(dln.moments(w), dln.moments(start), strict=True):

@@ -19,11 +19,10 @@ import math
 
 import numpy as np
 import torch
-from matplotlib import pyplot as plt
 from scipy.optimize import minimize
 
 import dln_geometry as dln
-from dln_geometry import gallery
+from dln_geometry import gallery, plot
 from dln_geometry.testing import assert_close
 
 F64 = torch.float64
@@ -66,8 +65,9 @@ generator = torch.Generator().manual_seed(2)
 x = torch.randn(2, 2, generator=generator, dtype=F64)
 axis = torch.linspace(0, 1.5, count + 1, dtype=F64)[1:]
 grid = torch.diag_embed(torch.cartesian_prod(axis, axis))
-figure = plt.figure(figsize=(13, 3.0))
-axes = figure.subplots(1, 5, width_ratios=(1, 1, 1, 1, 1.2))
+figure, grid_axes = run.figure(2, 3, aspect=0.85)
+axes = [*grid_axes.flat[:4], grid_axes.flat[4]]
+moved = grid_axes.flat[5]
 eps, levels = torch.finfo(F64).eps, np.linspace(-2.5, 0.5, 13)
 print("depth  log volume: formula  measured   s*: formula  smallest and largest found")
 for ax, depth in zip(axes, DEPTHS, strict=False):
@@ -83,15 +83,29 @@ for ax, depth in zip(axes, DEPTHS, strict=False):
     print(f"{depth:<6} {volumes:>28} {best:>12.6f}   {found[-1]:.6f} {found[0]:.6f}")
     image = ax.contourf(axis, axis, s, levels, extend="min", cmap="viridis")
     ax.contour(axis, axis, s, levels, colors="w", linewidths=0.3)
-    ax.set(title=f"depth {depth}", xlabel="$s_1$", aspect="equal", xticks=(0, 1), yticks=(0, 1))
+    ax.set(title=plot.depth_label(depth), xlabel="$s_1$", ylabel="$s_2$", aspect="equal")
+    ax.set(xticks=(0, 1), yticks=(0, 1))
     free, least = axis**2 - s.diagonal() / BETA, best / math.sqrt(d - 1)
-    [line] = axes[4].plot(axis, free, label=str(depth))
-    axes[4].plot(least, np.interp(least, axis, free), "o", color=line.get_color())
+    color = plot.depth_color(depth)
+    axes[4].plot(axis, free, color=color, ls="-", label=plot.depth_label(depth))
+    axes[4].plot(least, np.interp(least, axis, free), "o", color=color)
+    moved.plot([best, best], [found[0], found[-1]], "_", color=color, ms=9, mew=1.5)
     assert (s.diff(dim=0) > 0).all()
     # Where the energy is flat to rounding, the place is known to the root of it.
     assert_close(found, torch.full_like(found, best), condition=eps**-0.5)
-axes[0].set_ylabel("$s_2$")
-figure.colorbar(image, ax=axes[:4], shrink=0.9).ax.set_title("entropy", fontsize="medium")
-axes[4].set(xlabel="$s_1 = s_2$", title="free energy", xlim=(0, 1.5), ylim=(0, 2.6))
-axes[4].legend(title="depth", loc="upper center", ncols=2)
+figure.colorbar(
+    image, ax=grid_axes, location="right", shrink=0.6, label="entropy S (less its constant)"
+)
+axes[4].plot([], [], "o", color="0.4", label="least")
+axes[4].set(
+    xlabel="$s_1 = s_2$", ylabel=r"free energy $|X|^2/2 - S/\beta$", xlim=(0, 1.5), ylim=(0, 3.0)
+)
+axes[4].legend(loc="upper center", ncols=2, columnspacing=0.8, handlelength=1.2)
+span = np.array([0.95 * moved.get_xlim()[0], 1.02 * moved.get_xlim()[1]])
+moved.plot(span, span, "k:", lw=0.8, label="equal")
+moved.plot([], [], "_", color="0.4", ms=9, mew=1.5, label="largest, smallest found")
+moved.set(
+    xlabel="$s^*$ by the formula", ylabel="$s$ of the best matrix", title=f"{d} x {d}, minimised"
+)
+moved.legend(loc="lower right")
 run.save(figure)

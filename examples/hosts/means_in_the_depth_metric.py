@@ -18,12 +18,10 @@ from __future__ import annotations
 import math
 
 import geomstats.backend as gs
-import matplotlib as mpl
 import numpy as np
 from geomstats.learning.frechet_mean import FrechetMean
-from matplotlib import pyplot as plt
 
-from dln_geometry import gallery
+from dln_geometry import gallery, plot
 from manifolds.geomstats_dln import DepthMetric, FullRankEndToEnd
 
 SPECTRA = [(3.0, 0.5), (2.0, 0.8), (2.5, 0.4), (1.0, 0.6)]
@@ -55,20 +53,16 @@ depths = (1, 2, math.inf) if run.quick else (1, 1.5, 2, 3, 5, 10, math.inf)
 points = gs.stack([turned(s, a) for s, a in zip(SPECTRA, ANGLES, strict=True)])
 aligned = gs.stack([turned(s, (0.3, -0.2)) for s in SPECTRA])
 times = np.linspace(0.0, 1.0, 41)
-circle = np.array([np.cos(2 * np.pi * times), np.sin(2 * np.pi * times)])
 
-figure = plt.figure(figsize=(12, 3.6))
-left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1.3, 1))
-for x in points:
-    middle.plot(*(x @ circle), color="0.75", lw=1)
+figure, (left, middle, right) = run.figure(1, 3, width_ratios=(1, 1.3, 1), aspect=1.05)
 determinants = []
-for k, depth in enumerate(depths):
+for depth in depths:
     space = FullRankEndToEnd(2, 2, positive_det=True)
     metric = space.equip_with_metric(DepthMetric, depth=depth).metric
-    style = {"color": mpl.colormaps["viridis"](0.9 * k / (len(depths) - 1)), "lw": 1.6}
+    style = {"color": plot.depth_color(depth), "ls": "-"}
     path = metric.geodesic(points[0], end_point=points[3])(times)
-    name = "N = ∞" if math.isinf(depth) else f"N = {depth:g}"
-    left.plot(times, np.linalg.svd(path, compute_uv=False)[:, 1], label=name, **style)
+    name = plot.depth_label(depth)
+    left.plot(times, np.linalg.svd(path, compute_uv=False)[:, 1], **style)
     halves = metric.dist(path[20], points[0]), metric.dist(path[20], points[3])
     whole = metric.dist(points[0], points[3])
     assert np.allclose(halves, 0.5 * whole, rtol=1e-7), "the middle of a shortest path"
@@ -77,20 +71,28 @@ for k, depth in enumerate(depths):
     logs = metric.log(points, mean)
     assert np.abs(logs.mean(0)).max() < 1e-6 * np.abs(logs).max(), "a mean balances logarithms"
     determinants.append(np.linalg.det(mean))
-    middle.plot(*(mean @ circle), **style)
+    s = np.linalg.svd(mean, compute_uv=False)
+    middle.plot(s[1], s[0], "o", color=style["color"], label=name)
+    right.plot(1 / depth, determinants[-1], "o", color=style["color"])
 
     found = np.linalg.svd(frechet_mean(space, aligned), compute_uv=False)
     assert np.allclose(found, power_mean(depth), rtol=1e-6), "a power mean"
 
+# %%
+# Determinants of the means: arithmetic at one end, geometric at the other, larger between.
 assert min(determinants[1:-1]) > max(determinants[0], determinants[-1])
 assert np.allclose(determinants[0], np.linalg.det(points.mean(0)))
 geometric = np.exp(np.log(np.linalg.det(points)).mean())
 assert np.allclose(determinants[-1], geometric, rtol=1e-6)
 
-left.set(xlabel="time along the geodesic", ylabel="smallest singular value")
-left.legend(frameon=False, fontsize=8)
-middle.set(xlabel="images of the unit circle: matrices (grey), means", aspect="equal")
-right.plot([1 / d for d in depths], determinants, "o-", color="C3")
-right.axhline(geometric, color="0.5", ls="--")
-right.set(xlabel="1 / depth (dashed: geometric mean)", ylabel="determinant of the mean")
+left.set(xlabel="time along the geodesic", ylabel="smallest singular value", xlim=(0, 1))
+middle.legend(loc="upper right")
+middle.set(xlabel="$s_2$ of the mean", ylabel="$s_1$ of the mean")
+right.plot([1 / d for d in depths], determinants, "0.6", ls="-", lw=0.8, zorder=0)
+right.axhline(geometric, color="k", ls=":", label="geometric mean")
+right.plot([], [], "o", color="0.4", label="mean, by depth")
+right.legend(loc="upper center")
+right.set(xlabel="1 / depth", ylabel="determinant of the mean", xlim=(-0.05, 1.05))
+low, high = min(determinants), max(determinants)
+right.set_ylim(low - 0.1 * (high - low), high + 0.5 * (high - low))
 run.save(figure)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from matplotlib import pyplot as plt
 from sklearn.linear_model import Lasso
 from torch import nn
 
@@ -57,12 +56,13 @@ y = x @ truth + 0.3 * torch.randn(n, generator=generator, dtype=F64)
 target = 0.6 * torch.randn(10, 10, generator=generator, dtype=F64) / 10**0.5
 spectrum = torch.linalg.svdvals(target)
 
+# %%
+# Train the factors, and solve the penalised problems, at each weight decay.
 fine = torch.linspace(0.005, 0.7, 30 if run.quick else 80).tolist()
 lassos = [Lasso(alpha=a, fit_intercept=False, tol=1e-10).fit(x, y).coef_ for a in fine]
 path = torch.tensor(np.stack(lassos))
-figure = plt.figure(figsize=(12, 3.6))
-axes = figure.subplots(1, 3)
-axes[0].plot(fine, path, "C0", linewidth=0.8)
+figure, axes = run.figure(1, 3, aspect=1.1)
+axes[0].plot(fine, path, "C0", ls="-", linewidth=0.7)
 grid = KAPPAS if run.quick else (*KAPPAS, 0.1, 0.3, 0.4, 0.6)
 fractions, ranks, largest = {}, {}, 0.0
 for kappa in sorted(grid):
@@ -85,15 +85,15 @@ for k in KAPPAS:
 print(f"largest difference from the Lasso: {largest:.1e}")
 assert largest < 1e-6
 assert fractions[0.0] == 0.0 < fractions[0.05] < fractions[0.2] < fractions[0.5]
-axes[0].plot([], [], "C0", label="scikit-learn's Lasso")
-axes[0].plot([], [], "k.", label="u * v with weight decay")
-axes[1].plot(fine, (path.abs() < 1e-6).double().mean(1), "C0")
+axes[0].plot([], [], "C0", ls="-", label="scikit-learn's Lasso")
+axes[0].plot([], [], "k.", label="trained on factors with weight decay")
+axes[1].plot(fine, (path.abs() < 1e-6).double().mean(1), "C0", ls="-")
 axes[1].plot(list(fractions), list(fractions.values()), "k.")
 shade = torch.linspace(0, 0.7, 80, dtype=F64)
-axes[2].plot(shade, (spectrum - shade.unsqueeze(-1)).clamp(min=0), "C1", linewidth=0.8)
-axes[2].plot([], [], "C1", label="soft threshold")
-titles = ("coefficients", "fraction of zeros", "singular values of U V")
-for ax, title in zip(axes, titles, strict=True):
-    ax.set(title=title, xlabel=r"$\kappa$", xlim=(-0.01, 0.7))
+axes[2].plot(shade, (spectrum - shade.unsqueeze(-1)).clamp(min=0), "C2", ls="-", linewidth=0.8)
+axes[2].plot([], [], "C2", ls="-", label="soft threshold")
+names = ("coefficients $w = u v$", "fraction of zeros in $w$", "singular values of $U V$")
+for ax, name in zip(axes, names, strict=True):
+    ax.set(xlabel=r"weight decay $\kappa$", ylabel=name, xlim=(-0.01, 0.7))
 figure.legend(loc="outside lower center", ncols=3)
 run.save(figure)

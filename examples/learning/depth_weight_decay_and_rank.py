@@ -19,11 +19,10 @@ Source: Ziyin, Symmetry induces structure and constraint of learning, arXiv 2309
 from __future__ import annotations
 
 import torch
-from matplotlib import pyplot as plt
 from torch import nn
 
 import dln_geometry as dln
-from dln_geometry import gallery
+from dln_geometry import gallery, plot
 from dln_geometry.learning.closed_forms import branch_end, decayed_singular_values, global_switch
 
 F64 = torch.float64
@@ -50,8 +49,7 @@ generator = torch.Generator().manual_seed(0)
 steps, depths = (1000, (2, 3)) if run.quick else (2500, (2, 3, 4))
 point = dln.Collapsed.random((10, 12), 10, 2, spectrum=PHI, generator=generator, dtype=F64)
 target = point.matrix
-figure = plt.figure(figsize=(12.5, 4))
-left, middle, right = figure.subplots(1, 3)
+figure, (left, middle, right) = run.figure(1, 3, aspect=1.15)
 print("depth  gamma  rank  expected  largest error")
 for k, gamma in enumerate((0.0, 0.05, 0.2, 0.5)):
     for depth in depths:
@@ -64,25 +62,37 @@ for k, gamma in enumerate((0.0, 0.05, 0.2, 0.5)):
         assert error < 1e-2
         if depth == 2:
             assert expected == int((gamma < PHI).sum()) == (10, 10, 8, 5)[k]
-            left.plot(range(1, 11), s, f"C{k}o-", label=f"$\\gamma$ = {gamma:g}: rank {rank}")
+            left.plot(
+                range(1, 11),
+                s,
+                f"C{k}",
+                marker="os^D"[k],
+                ls="-",
+                label=f"$\\gamma$ = {gamma:g}: rank {rank}",
+            )
         for phi, value in zip(PHI[[0, 3, 5]], s[[0, 3, 5]], strict=True):
-            middle.plot(gamma, value, f"C{depth}o", markersize=5)
+            middle.plot(gamma, value, "o", color=plot.depth_color(depth), ms=4)
             if k == 0:
                 grid = torch.linspace(0, 2.2, 221, dtype=F64)
                 curve = [float(decayed_singular_values(phi, g, depth)) for g in grid.tolist()]
                 label = f"depth {depth}" if phi == 2 else None
-                middle.plot(grid, curve, f"C{depth}", linewidth=1, label=label)
+                middle.plot(grid, curve, color=plot.depth_color(depth), ls="-", label=label)
+
+# %%
+# Thresholds of one value at real depths.
 n = torch.linspace(2, 12, 201, dtype=F64).tolist()
 for phi, style in ((2.0, "-"), (0.6, "--")):
     target_value = torch.tensor(phi, dtype=F64)
     ends = [float(branch_end(target_value, x)) for x in n]
     switches = [float(global_switch(target_value, x)) for x in n]
-    right.plot(n, ends, f"C0{style}", label=f"the learned value ends, $\\varphi$ = {phi:g}")
-    right.plot(n, switches, f"C1{style}", label=f"zero becomes better, $\\varphi$ = {phi:g}")
+    right.plot(n, ends, f"C0{style}", label=f"value ends, $\\varphi$ = {phi:g}")
+    right.plot(n, switches, f"C2{style}", label=f"zero is better, $\\varphi$ = {phi:g}")
     assert all(a <= b for a, b in zip(switches, ends, strict=True))
 left.set(xlabel="index", ylabel="singular value", title="depth 2, trained", xticks=range(1, 11))
-middle.set(xlabel=r"$\gamma$", ylabel="singular value", title="three of the values, by depth")
-right.set(xlabel="depth", ylabel=r"$\gamma$", title="thresholds", ylim=(0, None))
+middle.set(xlabel=r"$\gamma$", ylabel="singular value", title="three of the values")
+right.set(xlabel="depth N", ylabel=r"threshold $\gamma$", title="thresholds", ylim=(0, 3.4))
+middle.plot([], [], "o", color="0.4", ms=4, label="trained")
+left.set_ylim(top=3)
 for ax in (left, middle, right):
-    ax.legend(fontsize="small")
+    ax.legend()
 run.save(figure)

@@ -18,7 +18,6 @@ from __future__ import annotations
 from itertools import pairwise
 
 import torch
-from matplotlib import pyplot as plt
 from sklearn.datasets import load_digits
 
 from dln_geometry import gallery, learning
@@ -68,17 +67,21 @@ g = torch.Generator().manual_seed(0)
 lr, steps, names = 0.12, 16, ("gradient flow", "order 0", "order 1", "order 2")
 start = {"q": torch.tensor([-0.9, 1.75], dtype=F64)}
 iterates = descend(valley, lr, start, steps)
-figure = plt.figure(figsize=(12.5, 4))
-plane, near, far = figure.subplots(1, 3)
+figure, (plane, near, far) = run.figure(1, 3, aspect=1.1)
 fine, errors = torch.linspace(0, lr * steps, 4 * steps + 1, dtype=F64), []
 for order in range(-1, 3):
     path = follow(learning.equation_of_motion(valley, lr, order, generator=g), start, fine)
     distance = (path[::4] - iterates).norm(dim=1)
     errors.append(float(distance.max()))
-    plane.plot(path[:, 0], path[:, 1], linewidth=1.2, label=names[order + 1])
-    near.semilogy(range(1, steps + 1), distance[1:], ".-", label=names[order + 1])
-plane.plot(iterates[:, 0], iterates[:, 1], "ko", markersize=4, label="gradient descent")
+    plane.plot(path[:, 0], path[:, 1], f"C{(order + 1) % 3}", ls=("-", "--", ":", "-.")[order + 1])
+    style = {"ls": ("-", "--", ":", "-.")[order + 1], "marker": "os^D"[order + 1], "ms": 2.5}
+    near.semilogy(
+        range(1, steps + 1), distance[1:], f"C{(order + 1) % 3}", **style, label=names[order + 1]
+    )
+plane.plot(iterates[:, 0], iterates[:, 1], "ko", ms=3, label="gradient descent; curves as in b")
 
+# %%
+# Digits: the flow from differences of J iterates, without a Hessian.
 loss, params = digits(100 if run.quick else 500, g)
 lr, steps = 0.5, 6 if run.quick else 40
 iterates = descend(loss, lr, params, steps)
@@ -89,13 +92,26 @@ for order in range(1, 5):
     path = follow(field, params, times)
     distance = (path - iterates).norm(dim=1) / iterates.norm(dim=1)
     relative.append(float(distance.max()))
-    far.semilogy(range(1, steps + 1), distance[1:], ".-", label=f"J = {order}")
-print(f"largest distances, plane {errors}, digits {relative}")
+    far.semilogy(
+        range(1, steps + 1),
+        distance[1:],
+        f"C{order - 1}",
+        marker="os^D"[order - 1],
+        ms=2.5,
+        ls="-",
+        label=f"J = {order}",
+    )
+print("largest distances in the plane " + ", ".join(f"{e:.1e}" for e in errors))
+print("largest relative distances, digits " + ", ".join(f"{e:.1e}" for e in relative))
 plane.set(xlabel="$q_1$", ylabel="$q_2$", title="a valley in the plane")
 near.set(xlabel="step", ylabel="distance from the iterates", title="equations of motion")
 far.set(xlabel="step", ylabel="relative distance", title="digits, from J iterates")
-for ax, where in ((plane, "best"), (near, "best"), (far, (0.74, 0.31))):
-    ax.legend(fontsize="small", loc=where)
+plane.set_ylim(top=plane.get_ylim()[1] + 0.25)
+plane.legend(loc="upper right", handlelength=1)
+near.legend(loc="lower right")
+far.legend(loc="lower right", ncols=2)
+for ax in (near, far):
+    ax.xaxis.get_major_locator().set_params(integer=True)
 run.save(figure)
 assert all(after < 0.7 * before for before, after in pairwise(errors))
 assert all(after < 0.5 * before for before, after in pairwise(relative))

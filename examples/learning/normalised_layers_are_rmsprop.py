@@ -16,7 +16,6 @@ Source: Tanaka & Kunin, Noether's learning dynamics, arXiv 2105.02716.
 from __future__ import annotations
 
 import torch
-from matplotlib import pyplot as plt
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional
@@ -25,7 +24,6 @@ from dln_geometry import gallery
 from dln_geometry import learning as dl
 
 BATCH = 256
-
 
 # %%
 run = gallery.begin(__doc__)
@@ -47,6 +45,9 @@ unit = {name: w / w.norm(dim=1, keepdim=True) for name, w in params.items()}
 thetas = dict.fromkeys(runs, unit)
 states = {kind: {name: rmsprop.init(unit[name], w.norm(dim=1)) for name, w in params.items()}
           for kind, rmsprop in runs.items()}  # fmt: skip
+
+# %%
+# SGD, and two RMSProps on the directions of the rows, on the same batches.
 state, losses, norms, angles = None, [], [], []
 for _ in range(150 if run.quick else 600):
     batch = torch.randint(len(x), (BATCH,), generator=generator)
@@ -75,19 +76,21 @@ angle, dictated = float(angles[-100:].mean()), dl.stationary_angle(rule)
 print(f"RMSProp's loss and norms are off by {off[:, 0].max():.3f} and {wrong[0]:.3f} (printed)")
 print(f"{off[:, 1].max():.3f} and {wrong[1]:.3f} (corrected); angle {angle:.4f}, {dictated:.4f}")
 
-figure = plt.figure(figsize=(12, 3.4))
-left, middle, right = figure.subplots(1, 3)
-left.plot(losses[:, 2], "k", linewidth=0.8, label="loss of SGD")
+# %%
+# The same loss, norms that remember, and the angle.
+figure, (left, middle, right) = run.figure(1, 3, aspect=1.1)
+left.plot(losses[:, 2], "k", ls="-", linewidth=0.8, label="loss of SGD")
 for k, kind in enumerate(runs):
-    label = f"its distance to RMSProp, {kind}"
-    left.plot(off[:, k], ("C0", "C3")[k], linewidth=0.8, label=label)
-left.set(xlabel="step", yscale="log", title="the same loss", ylim=(1e-6, 1e4))
-for k, (style, label) in ((2, ("k-", "SGD")), (1, ("C3:", "fourth root of the average"))):
+    label = f"distance, RMSProp {kind}"
+    left.plot(off[:, k], ("C0", "C2")[k], ls="-", linewidth=0.8, label=label)
+left.set(xlabel="step", yscale="log", ylabel="loss", title="the same loss", ylim=(1e-6, 1e4))
+for k, (style, label) in ((2, ("k-", "SGD")), (1, ("C2:", "corrected RMSProp"))):
     middle.plot(norms[:, k, :4], style, label=[label, *[None] * 3])
-middle.set(xlabel="step", title="norms of four rows are a memory")
-right.plot(angles, "k", linewidth=0.8, label="root mean square of the rows")
-right.axhline(dictated, color="C3", linestyle=":", label="dictated")
-right.set(xlabel="step", title="angle of a step", ylim=(0, 2 * dictated))
+middle.set(xlabel="step", ylabel="norm of a row", title="four rows of layer 1")
+middle.set_ylim(0, 1.3 * float(norms[:, 2, :4].max()))
+right.plot(angles, "k", ls="-", linewidth=0.8, label="rms of the rows")
+right.axhline(dictated, color="C2", linestyle=":", label="dictated by the rule")
+right.set(xlabel="step", ylabel="angle / rad", title="turn in one step", ylim=(0, 2 * dictated))
 for ax in (left, middle, right):
     ax.legend()
 run.save(figure)

@@ -16,7 +16,6 @@ Sources: Tanaka, Kunin, Noether's learning dynamics, arXiv 2105.02716; Menon, ar
 from __future__ import annotations
 
 import torch
-from matplotlib import pyplot as plt
 from torch import nn
 
 import dln_geometry as dln
@@ -65,20 +64,24 @@ generator, steps = torch.Generator().manual_seed(0), 300 if run.quick else 3000
 options = {"generator": generator, "dtype": F64}
 start = dln.random_balanced((6, 5, 4, 3), spectrum=[1.5, 0.8, 0.4], **options)
 target = torch.randn(3, 6, **options)
-left, middle, right = (figure := plt.figure(figsize=(12.5, 4))).subplots(1, 3)
+figure, (left, middle, right) = run.figure(1, 3, aspect=1.15)
 for k, (name, rule) in enumerate(RULES.items()):
     exact, law, kinetic = zip(*train(rule, start, target, steps, generator), strict=True)
     residual = [size(map(torch.sub, a, b)) for a, b in zip(exact, law, strict=True)]
     shown = range(0, steps, steps // 25)
-    left.plot([size(g) for g in exact], color=f"C{k}", linewidth=1, label=name)
-    left.plot(shown, [size(law[n]) for n in shown], "k.", markersize=4)
-    middle.semilogy(range(1, steps + 1), residual, color=f"C{k}", label=name, linewidth=1)
+    left.plot([size(g) for g in exact], color=f"C{k}", ls="-", label=name)
+    label = "predicted" if k == 0 else None
+    left.plot(shown, [size(law[n]) for n in shown], "k.", ms=2.5, zorder=3, label=label)
+    middle.semilogy(range(1, steps + 1), residual, color=f"C{k}", ls="-", label=name, linewidth=0.8)
     print(f"{name:<13} moments {size(exact[-1]):.4f}, residual {max(residual):.1e}")
     assert max(residual) < 1e-12 * max(size(g) for g in exact)
     if name == "weight decay":
         mean = [torch.stack(k).mean(0) for k in zip(*kinetic[steps // 2 :], strict=True)]
         level = size(bridge.stationary_moments(mean, rule))
         left.axhline(level, color="0.6", linestyle="--", label="stationary mean", zorder=0)
+
+# %%
+# Slow gradients: the moments as an integral, first order as printed, second with the root.
 lrs, errors = [0.08, 0.04, 0.02, 0.01], {False: [], True: []}
 wide = (1.5 * start[0], *start[1:])
 for lr in lrs:
@@ -89,13 +92,16 @@ for lr in lrs:
         path = bridge.overdamped_moments(dln.moments(wide), past, t, rule, corrected=corrected)
         found.append(size(p[-1] - g for p, g in zip(path, exact[-2], strict=True)))
 for corrected, found in errors.items():
-    right.loglog(lrs, found, "o-", label=f"{('printed', 'corrected')[corrected]} exponent")
+    right.loglog(
+        lrs, found, f"C{2 * corrected}o-", label=f"{('printed', 'corrected')[corrected]} exponent"
+    )
     assert_order(lrs, found, 2 if corrected else 1, tol=0.1)
-left.set(title="the network leaves balance", xlabel="step", ylabel="|G|", ylim=(0, 5))
-middle.set(title="residual of the exact law", xlabel="step", ylabel="|G - predicted|")
-right.set(title="integral over the gradients", xlabel="learning rate", ylabel="error of G")
+left.set(title="leaving balance", xlabel="step", ylabel="norm of the moments |G|", ylim=(0, None))
+middle.set(title="the exact law (as in a)", xlabel="step", ylabel="|G - predicted|")
+right.set(title="slow gradients", xlabel="learning rate", ylabel="error of G")
 right.set_xticks(lrs, map(str, lrs))
 right.minorticks_off()
-left.legend(fontsize="small", ncols=2)
-right.legend(fontsize="small")
+left.set_ylim(top=1.5 * left.get_ylim()[1])
+left.legend(loc="upper left", ncols=2, columnspacing=0.8, handlelength=1.2)
+right.legend()
 run.save(figure)

@@ -18,7 +18,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from matplotlib import pyplot as plt
 from scipy import optimize
 from sklearn.datasets import load_digits
 from torch import nn
@@ -70,13 +69,19 @@ grid = np.geomspace(0.02, 0.3, 5 if run.quick else 17)
 curve = [k - excess(k) for k in grid]
 above = min(k for k, threshold in zip(grid, curve, strict=True) if threshold < k)
 critical = optimize.brentq(excess, grid[0], above, rtol=1e-6)
-figure = plt.figure(figsize=(9, 3.8))
-axes = figure.subplots(1, 2)
-axes[0].plot(grid, curve, "C0", label=r"$-\lambda_{min}(O^T H O)$ on the mirror")
+figure, axes = run.figure(1, 2, aspect=0.75)
+axes[0].plot(grid, curve, "C0", ls="-", label=r"$-\lambda_{min}(O^T H O)$ on the mirror")
 axes[0].plot(grid, grid, "k:", label="weight decay")
-axes[0].plot(critical, critical, "C3o", label="collapse")
-axes[0].set(title="threshold", xlabel="weight decay")
-axes[1].set(title="distance of the neurons", xlabel="step", ylim=(1e-7, 500))
+axes[0].plot(critical, critical, "C2o", label="collapse", zorder=3)
+axes[0].set(xlabel="weight decay", ylabel="threshold of the mirror")
+axes[1].set(
+    ylabel="distance of the two neurons",
+    xlabel="step",
+    ylim=(1e-5, 1.0) if run.quick else (1e-7, 3e4),
+)
+
+# %%
+# Gradient descent from next to the mirror, below and above the critical weight decay.
 lr, gradient = 0.5, torch.func.grad(loss)
 print(f"collapse at {critical:.5f}\ndecay / critical   rate predicted   measured")
 for factor, color in ((0.75, "C0"), (0.9, "C2"), (1.1, "C1"), (1.3, "C3")):
@@ -94,9 +99,10 @@ for factor, color in ((0.75, "C0"), (0.9, "C2"), (1.1, "C1"), (1.3, "C3")):
     print(f"{factor:>16g} {rate:>16.5f} {measured:>10.5f}")
     assert (distance[-1] > distance[0]) == (factor < 1) == (rate > 0)
     assert abs(measured / rate - 1) < 0.05
-    axes[1].semilogy(distance, color, label=f"{factor:g}")
+    axes[1].semilogy(distance, color, ls="-", label=f"{factor:g}")
     steps = torch.arange(len(distance))
     axes[1].semilogy(steps, 1e-3 * (rate * steps).exp().clamp(max=2e3), color, ls=":")
-axes[0].legend(fontsize="small")
-axes[1].legend(fontsize="small", title="decay / critical", ncols=4, columnspacing=1)
+axes[0].legend()
+axes[1].plot([], [], "0.4", ls=":", label="predicted rate")
+axes[1].legend(title="decay / critical", ncols=4, columnspacing=1)
 run.save(figure)

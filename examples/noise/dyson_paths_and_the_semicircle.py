@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
-from matplotlib import pyplot as plt
 from scipy import stats
 
 import dln_geometry as dln
@@ -28,28 +28,37 @@ from dln_geometry import gallery, laws
 F64 = torch.float64
 INDICES = (0.7, 2.0, 20.0, math.inf)
 
-
 # %%
 run = gallery.begin(__doc__)
 generator = torch.Generator().manual_seed(6)
 n, t_end, many, count = 10, 1.0, 300, 400 if run.quick else 4000
-figure = plt.figure(figsize=(13, 3.2))
-axes = figure.subplots(1, 5, width_ratios=(1, 1, 1, 1, 1.5))
+figure, axes = run.figure(2, 3, aspect=0.8)
+*paths, law, largest = axes.flat
 t = torch.linspace(0, t_end, 401, dtype=F64)
 print("index   mean square: paths  exact samples   p-value of the largest particle")
-for ax, index in zip(axes, INDICES, strict=False):
+for ax, index in zip(paths, INDICES, strict=True):
     path = dln.dyson(
         torch.zeros(n, dtype=F64), dyson_index=index, t_end=t_end, dt=1e-3, save_at=t,
         generator=generator,
     )  # fmt: skip
     assert (path.states.diff(dim=-1) >= 0).all(), "the order is kept"
-    ax.plot(path.t, path.states, linewidth=0.8, color="C0")
-    ax.set(title=f"index {index:g}", xlabel="time", ylim=(-9, 9), xlim=(0, t_end))
+    ax.plot(path.t, path.states, linewidth=0.8, color="C0", ls="-")
+    ax.set(
+        title=f"index {index:g}".replace("inf", "∞"), xlabel="time", ylim=(-9, 9), xlim=(0, t_end)
+    )
     for sign in (-1, 1):
-        ax.plot(t, sign * laws.semicircle_radius(n, 1) * t.sqrt(), "k:", linewidth=0.8)
+        ax.plot(
+            t,
+            sign * laws.semicircle_radius(n, 1) * t.sqrt(),
+            "k:",
+            label=r"$\pm 2\sqrt{nt}$" if sign > 0 else None,
+        )
     if math.isinf(index):
         zeros = laws.hermite_zeros(n)
-        ax.plot(torch.ones(n), zeros, "C3_", markersize=9, clip_on=False)
+        ax.plot(
+            torch.ones(n), zeros, "C2_", ms=9, mew=1.5, clip_on=False, label="zeros of $H_{10}$"
+        )
+        ax.legend(loc="lower left")
         assert (path.final - zeros).abs().max() < 1e-12
         continue
     start = torch.zeros(count, n, dtype=F64)
@@ -61,20 +70,38 @@ for ax, index in zip(axes, INDICES, strict=False):
     means = [float(x.square().mean()) for x in (ends, exact)]
     print(f"{index:<7g} {means[0]:>19.3f} {means[1]:>14.3f} {p:>20.2f}")
     assert p > 1e-4
+    for shift, sample, mark, name in ((0.94, ends, "C0o", "paths"), (1.06, exact, "ks", "exact")):
+        tops = sample[:, -1]
+        label = name if index == INDICES[0] else None
+        error = float(tops.std()) / (2 * count) ** 0.5
+        look = {"capsize": 2, "ms": 3, "label": label}
+        largest.errorbar(index * shift, float(tops.std()), 2 * error, fmt=mark, **look)
 
+# %%
+# Three hundred particles of index 3.3 in their bulk.
 x = dln.dyson(
     torch.zeros(many, dtype=F64), dyson_index=3.3, t_end=t_end, dt=0.05, generator=generator
 ).final / math.sqrt(many * t_end)  # fmt: skip
 grid = torch.linspace(-2.3, 2.3, 401, dtype=F64)
-axes[4].hist(x.numpy(), bins=30, density=True, color="C0", alpha=0.4, label="300 particles")
-axes[4].plot(grid, laws.semicircle_density(grid), "k", label="semicircle")
-axes[4].set(title="index 3.3", xlabel=r"$x / \sqrt{n t}$", ylim=(0, 0.5))
-axes[4].legend(loc="upper center", ncols=2, fontsize="small")
-axes[0].set_ylabel("position")
+mean, edges = np.histogram(x.numpy(), bins=16, density=True)
+error = np.sqrt(mean / (many * np.diff(edges)))
+centre = (edges[1:] + edges[:-1]) / 2
+law.errorbar(centre, mean, error, fmt="o", ms=2.5, capsize=1.5, lw=0.8, label="300 particles")
+law.plot(grid, laws.semicircle_density(grid), "k", ls="-", label="semicircle")
+law.set(title="index 3.3", xlabel=r"$x / \sqrt{n t}$", ylabel="density", ylim=(0, 0.5))
+law.legend(loc="lower center")
+for ax in paths:
+    ax.set_ylabel("position")
+paths[0].legend(loc="lower left")
+largest.set(xscale="log", yscale="log", xlabel="index", title="largest particle at time 1")
+largest.set_ylabel("standard deviation")
+largest.legend(title="with 2 s.e.")
 run.save(figure)
+
+# %%
+# The counting function of repelling particles is off by a logarithm, not by a square root.
 rank = torch.arange(1, many + 1, dtype=F64)
 deviation = (many * laws.semicircle_distribution(x) - rank).abs().max()
 print(f"largest particle at {float(x[-1]):.3f} (2), particles out of place {deviation:.1f}")
-# The counting function of repelling particles is off by a logarithm, not by a square root.
 assert deviation < 3 * math.log(many)
 assert abs(float(x[-1]) / 2 - 1) < 4 * many ** (-2 / 3)

@@ -22,13 +22,11 @@ from __future__ import annotations
 import math
 
 import torch
-from matplotlib import pyplot as plt
 
 import dln_geometry as dln
 from dln_geometry import gallery
 
 F64 = torch.float64
-
 
 # %%
 run = gallery.begin(__doc__)
@@ -38,18 +36,21 @@ generator = torch.Generator().manual_seed(0)
 loss = dln.losses.Quadratic(torch.zeros(d, d, dtype=F64))
 t = torch.linspace(0.0, t_end, 101, dtype=F64)
 
-figure = plt.figure(figsize=(9.5, 3.8))
-left, right = figure.subplots(1, 2, sharey=True)
+figure, (left, right) = run.figure(1, 2, sharey=True, aspect=0.72)
 end = math.sqrt((d - 1) / (4 * beta))
 for s0 in (0.02, 0.2, 0.4, 0.6):
     start = dln.Collapsed.random((d, d), d, 2, scale=s0, generator=generator, dtype=F64)
     path = dln.free_energy_flow(loss, start, beta=beta, t_end=t_end, save_at=t)
     exact = end * torch.tanh(2 * end * t + math.atanh(s0 / end))
-    left.plot(t, path.singular_values[:, 0], color="C0", label="flow of F" if s0 == 0.02 else None)
+    left.plot(
+        t, path.singular_values[:, 0], color="C0", ls="-", label="flow of F" if s0 == 0.02 else None
+    )
     left.plot(t, exact, "k:", label=r"$s^* \tanh(2 s^* t + c)$" if s0 == 0.02 else None)
     assert float((path.singular_values - exact.unsqueeze(-1)).abs().max()) < 1e-6
 left.set_title(f"depth 2, {d} equal singular values")
 
+# %%
+# Depth 3: noise on the layers in the directions that leave X alone, against the flow of F.
 depth = 3
 end3 = math.sqrt((d - 1) * (depth - 1) / (2 * beta * depth))
 spectrum = [2.0, 1.0, 0.3, 0.05]
@@ -61,17 +62,19 @@ noisy = dln.langevin(loss, many, dt=dt, generator=generator, upstairs=True, **op
 mean, spread = noisy.singular_values.mean(1), noisy.singular_values.std(1)
 for k in range(d):
     low, high = mean[:, k] - spread[:, k], mean[:, k] + spread[:, k]
-    label = "gauge noise on the layers" if k == 0 else None
+    label = "gauge noise, mean ± s.d." if k == 0 else None
     right.fill_between(t, low, high, color=f"C{k}", alpha=0.3, linewidth=0, label=label)
-    right.plot(t, flow.singular_values[:, k], color=f"C{k}", label="flow of F" if k == 0 else None)
-right.set_title(f"depth {depth}, noise along the orbits, dt = {dt:g}")
+    right.plot(t, flow.singular_values[:, k], color=f"C{k}", ls="-")
+right.plot([], [], color="0.3", ls="-", label="flow of F")
+right.set_title(f"depth {depth}, dt = {dt:g}, {chains} chains")
 for ax, level in ((left, end), (right, end3)):
     ax.axhline(level, color="0.6", linestyle="--", label="$s^*$", zorder=0)
-    ax.set(xlabel="time", xlim=(0, t_end), ylim=(0, 2.05))
+    ax.set(xlabel="time", ylabel="singular values", xlim=(0, t_end), ylim=(0, 2.05))
     ax.legend()
-left.set_ylabel("singular values")
 run.save(figure)
 
+# %%
+# The noise leaves no more than the root of its step.
 error = (mean - flow.singular_values).abs().max()
 reached = ", ".join(f"{s:.4f}" for s in flow.singular_values[-1])
 print(f"s* at depth 2: {end:.4f}, at depth 3: {end3:.4f}; reached {reached}")

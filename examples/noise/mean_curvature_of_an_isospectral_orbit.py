@@ -21,7 +21,6 @@ import math
 from itertools import product
 
 import torch
-from matplotlib import pyplot as plt
 from matplotlib.patches import Circle
 
 import dln_geometry as dln
@@ -49,25 +48,29 @@ generator = torch.Generator().manual_seed(8)
 t_end, steps = 2.0, 200 if run.quick else 2000
 fine = torch.linspace(0, t_end, steps + 1, dtype=F64)
 options = {"t_end": t_end, "dt": t_end / steps, "generator": generator, "keep_points": True}
-figure = plt.figure(figsize=(12, 3.9))
-circles, spectrum, volume = figure.subplots(1, 3)
+figure, (circles, spectrum, volume) = run.figure(1, 3, aspect=1.1)
 
 start, r0 = torch.tensor([[0.6, 0.0], [0.0, -0.6]], dtype=F64), 0.6
-for index, color in ((math.inf, "C0"), (2.0, "C1")):
+for index, color in ((2.0, "C1"), (math.inf, "C0")):
     path = dln.isospectral_flow(start, dyson_index=index, save_at=fine, **options)
     x = torch.stack(path.points)
     # Without the trace, which the flow of index 2 moves too.
     a, b = 0.5 * (x[:, 0, 0] - x[:, 1, 1]), x[:, 0, 1]
-    circles.plot(a, b, color=color, linewidth=0.7, label=f"index {index:g}")
+    circles.plot(
+        a, b, color=color, linewidth=0.7, ls="-", label=f"index {index:g}".replace("inf", "∞")
+    )
     if math.isinf(index):
         radius = (r0**2 + path.t).sqrt()
         assert ((a * a + b * b).sqrt() - radius).abs().max() < 1e-8
 for t in (0.0, 0.5, 1.0, t_end):
     circles.add_patch(Circle((0, 0), math.sqrt(r0**2 + t), fill=False, color="k", ls=":"))
+circles.plot([], [], "k:", label="orbits at times 0, ½, 1, 2")
 circles.set(title="2 x 2, trace 0", xlabel="$(M_{11} - M_{22})/2$", ylabel="$M_{12}$")
-circles.set(aspect="equal", xlim=(-2.2, 2.2), ylim=(-2.2, 2.2))
-circles.legend(loc="upper right", fontsize="small")
+circles.set(aspect="equal", xlim=(-2.2, 2.2), ylim=(-2.2, 3.4), yticks=(-2, 0, 2))
+circles.legend(loc="upper left")
 
+# %%
+# Hermitian matrices of four different noises have the same eigenvalues at all times.
 m = torch.randn(5, 5, generator=generator, dtype=C128)
 m = m + m.mH
 t = torch.linspace(0, t_end, 101, dtype=F64)
@@ -77,15 +80,26 @@ spectra = torch.linalg.eigvalsh(torch.stack(runs.points))
 away = (spectra - flow.states.unsqueeze(1)).abs().max()
 apart = torch.linalg.matrix_norm(runs.final[0] - runs.final[1])
 entries = torch.stack(runs.points)[:, :, 0, 0].real
-spectrum.plot(t, entries, color="C7", linewidth=0.6)
-spectrum.plot(t, flow.states, color="C0")
-spectrum.set(title="5 x 5: eigenvalues, and $M_{11}$ of 4 runs", xlabel="time", xlim=(0, t_end))
+lines = spectrum.plot(t, entries, color="C1", ls="-", linewidth=0.6)
+lines[0].set_label("entry $M_{11}$ of 4 runs")
+spectrum.plot(t, spectra[:, 0], color="C0", ls="-")[0].set_label("eigenvalues of one run")
+spectrum.plot(t[::10], flow.states[::10], "k.")[0].set_label("deterministic flow")
+low, high = float(flow.states.min()), float(flow.states.max())
+spectrum.set(
+    title="5 x 5, Hermitian", xlabel="time", ylabel="eigenvalues; matrix entry", xlim=(0, t_end)
+)
+spectrum.set_ylim(low - 0.5, high + 0.55 * (high - low))
+spectrum.legend(loc="upper left")
 gaps = torch.stack([(x[:, None] - x)[*torch.tril_indices(5, 5, -1)] for x in flow.states])
 log_volume = 2 * (gaps / gaps[0]).log().sum(-1)
-volume.plot(t, log_volume)
-volume.set(title="5 x 5: log volume of the orbit", xlabel="time", xlim=(0, t_end))
+volume.plot(t, log_volume, color="C0", ls="-")
+volume.set(
+    title="5 x 5, orbit", xlabel="time", ylabel="log (volume / volume at 0)", xlim=(0, t_end)
+)
 run.save(figure)
 
+# %%
+# The velocity of the eigenvalues is minus one half of the mean curvature of the orbit.
 x, point = flow.states[50], runs.points[50][0]
 normal = torch.linalg.eigh(point)[1]
 curvature = (normal.mH @ mean_curvature(point) @ normal).diagonal().real

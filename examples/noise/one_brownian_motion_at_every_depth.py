@@ -24,16 +24,15 @@ from __future__ import annotations
 import math
 
 import torch
-from matplotlib import pyplot as plt
 from scipy import stats
 
 import dln_geometry as dln
-from dln_geometry import gallery
+from dln_geometry import gallery, plot
 
 F64 = torch.float64
 RHO = torch.tensor([1.5, 0.9, 0.4], dtype=F64)
 DEPTHS = (1, 3, 10)
-COLORS = {depth: f"C{k}" for k, depth in enumerate((*DEPTHS, math.inf))}
+COLORS = {depth: plot.depth_color(depth) for depth in (*DEPTHS, math.inf)}
 
 
 def moved(depth, generator, **options):
@@ -63,14 +62,17 @@ def draw(ax, sample, color, style, label):
 run = gallery.begin(__doc__)
 generator = torch.Generator().manual_seed(7)
 chains, size = (3000, 10_000) if run.quick else (20_000, 50_000)
-figure = plt.figure(figsize=(13, 3.4))
-*axes, law, last = figure.subplots(1, 5)
+figure, panels = run.figure(2, 3, aspect=0.8)
+*axes, flat_paths, law, last = panels.flat
 for ax, depth in zip(axes, DEPTHS, strict=True):
     t, s, rho = moved(depth, generator, dt=0.01, method="splitting")
-    ax.plot(t, s, color="C7", linewidth=0.8)
-    ax.plot(t, rho, color=COLORS[depth], linewidth=1.2)
-    ax.set(title=f"depth {depth}", xlabel="time", xlim=(0, 1), ylim=(0, 5))
+    ax.semilogy(t, s, color=COLORS[depth], ls="-")
+    ax.set(title=plot.depth_label(depth), xlabel="time", ylabel="singular values s", xlim=(0, 1))
+    lines = flat_paths.plot(t, rho, color=COLORS[depth], ls="-")
+    lines[0].set_label(plot.depth_label(depth))
 
+# %%
+# Laws at time 1 against exact samples.
 noise = torch.randn(size, 3, 3, generator=generator, dtype=F64)
 plain = torch.linalg.svdvals(torch.diag(RHO) + noise)
 symmetric = torch.diag(RHO.log()) + 0.5 * (noise + noise.mT)
@@ -86,12 +88,20 @@ for depth, method, dt in (*((n, "splitting", 0.25) for n in COLORS), (10, "produ
     print(f" {p:>10.2g}")
     assert p > 1e-3 if method == "splitting" else p < 1e-3
     if method == "splitting":
-        draw(ax, flat, COLORS[depth], "-", f"depth {depth}")
+        draw(ax, flat, COLORS[depth], "-", plot.depth_label(depth))
 print(f"{chains} chains against exact samples of {size}")
 for ax, exact in ((law, plain), (last, logs)):
     draw(ax, exact, "k", ":", "exact")
-    ax.legend(fontsize="small", loc="lower right")
-axes[0].set_ylabel(r"grey $s$, colour $\rho = \sqrt{N} s^{1/N}$")
-law.set(title=r"law of $\rho$", xlabel=r"$\rho$ at time 1")
+    ax.legend(loc="lower right")
+flat_paths.set(
+    title=r"$\rho = \sqrt{N} s^{1/N}$",
+    xlabel="time",
+    ylabel=r"$\rho$, same paths",
+    xlim=(0, 1),
+)
+flat_paths.set_ylim(0, 5.5)
+flat_paths.legend(loc="upper left", ncols=3, columnspacing=0.8, handlelength=1)
+law.set(title=r"law of $\rho$", xlabel=r"$\rho$ at time 1", ylabel="distribution function")
 last.set(title=r"law of $\log s$", xlabel=r"$\log s$ at time 1", xlim=(-6, 8))
+last.set_ylabel("distribution function")
 run.save(figure)
