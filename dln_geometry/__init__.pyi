@@ -104,4 +104,8 @@ from dln_geometry.geometry.submersion import (
     vertical as vertical,
     vertical_frame as vertical_frame,
 )
+from dln_geometry.geometry.unbalanced import (
+    lambda_balanced as lambda_balanced,
+    with_moments as with_moments,
+)
 from dln_geometry.version import __version__ as __version__

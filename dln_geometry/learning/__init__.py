@@ -27,8 +27,22 @@ from dln_geometry.learning.constraints import (
     dcs_penalty,
     syre_,
 )
-from dln_geometry.learning.functional import ModuleLoss, flatten, functionalize, unflatten
-from dln_geometry.learning.layers import DeepLinear, EndToEndSGD, balanced_
+from dln_geometry.learning.functional import (
+    ModuleLoss,
+    flatten,
+    functionalize,
+    kernel_distance,
+    tangent_kernel,
+    unflatten,
+)
+from dln_geometry.learning.layers import (
+    DeepLinear,
+    EndToEndSGD,
+    balanced_,
+    balanced_adapter_,
+    deepen,
+    flatten_depth,
+)
 from dln_geometry.learning.mirror import Mirror
 from dln_geometry.learning.monitor import ChargeMonitor, ChargeRecord, ChargeReport
 from dln_geometry.learning.motion import (
@@ -113,6 +127,7 @@ __all__ = [
     "as_rmsprop",
     "balance_step",
     "balanced_",
+    "balanced_adapter_",
     "batch_curvatures",
     "bridge",
     "charge",
@@ -126,14 +141,17 @@ __all__ = [
     "dcs_norm",
     "dcs_parameter_groups",
     "dcs_penalty",
+    "deepen",
     "discrete_residual",
     "discretization_error",
     "equation_of_motion",
     "equation_of_motion_from_iterates",
     "flatten",
+    "flatten_depth",
     "functionalize",
     "hessian_product",
     "is_symmetric",
+    "kernel_distance",
     "kinetic_asymmetry",
     "kinetic_energy",
     "lyapunov",
@@ -155,6 +173,7 @@ __all__ = [
     "symmetries_of",
     "symmetry_residual",
     "syre_",
+    "tangent_kernel",
     "translation_rate",
     "unflatten",
     "with_velocity",

@@ -38,6 +38,9 @@ LAYERS = dln.kirwan_ness_flow(([[1.0]], [[3.0]]), t_end=0.1, keep_points=True)
 DENSE = dln.gradient_flow(LOSS, PAIR, t_end=0.1, dense=True)
 
 
+UNBALANCED = dln.lambda_balanced(X, 0.5, (X.shape[1], X.shape[1], X.shape[0]))
+
+
 def first_of(points):
     return points[:, 0]
 
@@ -235,6 +238,17 @@ CALLS: dict[str, list[Call]] = {
         ]
         for f in (exact.quadratic, exact.quadratic_residual)
     },
+    "exact.two_layers": [
+        Call(
+            exact.two_layers,
+            {"factors": UNBALANCED, "target": X, "t": [0.0, 0.5]},
+            {
+                "factors": [*wrong.junk(), None, [X]],
+                "target": wrong.matrices(X),
+                "t": LATER[:-1],
+            },
+        )
+    ],
     **{
         f"diagnostics.{name}": [
             Call(

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dln_geometry.dynamics.flows.two_layers import two_layers
 from dln_geometry.support import as_depth, as_float_tensor, as_normalized, read_array
 
-__all__ = ["quadratic", "quadratic_residual"]
+__all__ = ["quadratic", "quadratic_residual", "two_layers"]
 
 # Terms of the series: each is at most (n + 1) 2^-n, so the terms left out are below eps.
 TERMS = 64

@@ -4,7 +4,7 @@ Open `parameters` first: `functionalize` makes the function and the dict. `algeb
 multiplies dicts and makes them vectors, `purity` refuses losses that are no pure functions,
 `losses` checks the values of a user's loss, `exact_derivatives` mends the higher derivatives of
 torch's normalisations, `wrappers` copies modules without what wraps them, `lanczos` finds the
-largest eigenvalue.
+largest eigenvalue, `tangent_kernel` compares kernels before and after training.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from dln_geometry.learning.functional.parameters import (
     functionalize,
     parameters_of,
 )
+from dln_geometry.learning.functional.tangent_kernel import kernel_distance, tangent_kernel
 from dln_geometry.learning.functional.wrappers import Bare, bare_copy
 
 __all__ = [
@@ -61,9 +62,11 @@ __all__ = [
     "functionalize",
     "gradient_and_value_of",
     "gradient_of",
+    "kernel_distance",
     "largest_eigenvalue",
     "norm",
     "parameters_of",
+    "tangent_kernel",
     "unflatten",
     "with_exact_derivatives",
 ]

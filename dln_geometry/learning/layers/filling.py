@@ -31,6 +31,7 @@ def fill_balanced(
     scale: float = 1.0,
     gauge: str | Sequence[Any] | None = "haar",
     generator: torch.Generator | int | None = None,
+    name: str = "end_to_end",
 ) -> None:
     """Overwrite a chain of weights by balanced factors; the options are those of `balanced_`."""
     widths = _widths_of(weights)
@@ -53,8 +54,8 @@ def fill_balanced(
             options: dict[str, Any] = {"generator": source, "dtype": dtype, "device": device}
             u, s, vh = _random_svd(shape, r, distribution, **options)
         else:
-            x = as_matrix(end_to_end, "end_to_end", dtype=dtype, device=device)
-            u, s, vh = _svd_within(x, widths, batch, rank)
+            x = as_matrix(end_to_end, name, dtype=dtype, device=device)
+            u, s, vh = _svd_within(x, widths, batch, rank, name)
         factors = balanced_chain(
             EndToEnd(u, scale * s, vh, len(weights), check=False), widths, gauge, source
         )
@@ -80,19 +81,19 @@ def _random_svd(
 
 
 def _svd_within(
-    x: Tensor, widths: tuple[int, ...], batch: torch.Size, rank: int | None
+    x: Tensor, widths: tuple[int, ...], batch: torch.Size, rank: int | None, name: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the thin SVD of a given end-to-end matrix, cut to a rank that the widths allow."""
     m, n, k = widths[-1], widths[0], min(widths)
     if tuple(x.shape) not in ((m, n), (*batch, m, n)):
-        raise ValueError(f"end_to_end must have shape {(*batch, m, n)}, got {tuple(x.shape)}")
+        raise ValueError(f"{name} must have shape {(*batch, m, n)}, got {tuple(x.shape)}")
     r = k if rank is None else as_rank(rank, k, "the smallest width")
     u, s, vh = torch.linalg.svd(x.expand(*batch, m, n), full_matrices=False)
     # The N-th root of a rounding error is not small.
     s = torch.where(s > torch.finfo(s.dtype).eps * max(m, n) * s[..., :1], s, 0.0)
     if rank is None and bool((s[..., r:] > 0).any()):
         raise ValueError(
-            f"end_to_end must have rank at most {k} (the smallest width), got rank "
+            f"{name} must have rank at most {k} (the smallest width), got rank "
             f"{int((s > 0).sum(-1).max())}; rank={k} takes the nearest matrix of that rank"
         )
     return u[..., :r], s[..., :r], vh[..., :r, :]

@@ -33,7 +33,43 @@ from tests.learning.wrong_calls.values import (
 )
 
 RULES: dict[str, Call] = {
+    "tangent_kernel": Call(
+        L.tangent_kernel,
+        lambda: {"module": net(), "inputs": data()},
+        words={"inputs": "inputs|data"},
+    ),
+    "kernel_distance": Call(
+        L.kernel_distance,
+        lambda: {"before": net(), "after": net(), "inputs": data()},
+        words={
+            "before": "before|after|module|inputs",
+            "after": "after|before|module|inputs",
+            "inputs": "inputs|data",
+        },
+    ),
     # Layers.
+    "deepen": Call(
+        L.deepen,
+        lambda: {"model": net(), "depth": 3, "where": "0", "hidden": 3, "generator": 0},
+        {
+            "model": {"twice", "frozen"},
+            "where": OPTIONAL,
+            "hidden": OPTIONAL,
+            "generator": SEED,
+        },
+        {"model": "model|where|linear", "hidden": "hidden|widths"},
+    ),
+    "flatten_depth": Call(L.flatten_depth, lambda: {"model": net()}, {"model": MODULES | {"lazy"}}),
+    "balanced_adapter_": Call(
+        L.balanced_adapter_,
+        lambda: {
+            "adapter": (vector([0.0, 0.0]), vector([0.0], [0.0])),
+            "update": two()["a"],
+            "scaling": 1.0,
+        },
+        {"scaling": POSITIVE | OPTIONAL},
+        {"adapter": "adapter|weights"},
+    ),
     "DeepLinear": Call(
         L.DeepLinear,
         lambda: {

@@ -1,0 +1,107 @@
+"""The exact gradient flow of two layers whose moment is a multiple of the identity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.geometry.points import Network, layer_moments
+from dln_geometry.support import as_covector, as_float_tensor, common_batch
+
+# Exponents of one step: e^16 loses no digit that float64 needs.
+_GROWTH = 8.0
+
+
+def two_layers(factors: Sequence[Any], target: Any, t: Any) -> Tensor:
+    r"""Return the end-to-end matrices of two layers under the gradient flow of ``1/2 |X - Y|^2``.
+
+    For layers with ``W_2^T W_2 - W_1 W_1^T = lam I`` (balanced ones, those of `lambda_balanced`),
+    of any widths and rank, aligned with Y or not. It is the flow of a regression on whitened
+    inputs, ``sum_k x_k x_k^T = I``, where ``Y = sum_k y_k x_k^T``. With ``Q = [W_1^T; W_2]`` the
+    matrix ``R = Q Q^T`` obeys ``R' = F R + R F - R^2``, ``F = [[-lam/2, Y^T], [Y, lam/2]]``, so
+
+    ``R = e^{Ft} Q_0 (1 + Q_0^T F^{-1} (e^{2Ft} - 1) Q_0 / 2)^{-1} Q_0^T e^{Ft}``.
+
+    Parameters
+    ----------
+    factors : sequence of two array_like
+        The layers at time 0, shapes (..., d_1, d_0) and (..., d_2, d_1).
+    target : array_like, shape (..., d_2, d_0)
+    t : array_like, shape (T...)
+        Times, at least 0.
+
+    Returns
+    -------
+    Tensor, shape (T..., ..., d_2, d_0)
+        Computed in double precision, without gradients.
+
+    Raises
+    ------
+    ValueError
+        If there are not two layers, or their moment is no multiple of the identity.
+
+    References
+    ----------
+    Dominé et al., arXiv 2409.14623; Braun et al. 2022 (balanced); Fukumizu 1998.
+
+    Examples
+    --------
+    >>> start = dln.lambda_balanced([[0.5]], 0.0, (1, 1, 1))
+    >>> dln.exact.two_layers(start, [[1.0]], [0.0, 1.0]).flatten()
+    tensor([0.5000, 0.8808])
+    """
+    network = Network(factors)
+    if len(network) != 2:
+        raise ValueError(f"factors must be two layers, got {len(network)}")
+    y = as_covector(target, network[0], network.shape, "target", network[0].shape[:-2]).detach()
+    times = as_float_tensor(t, "t", dtype=torch.float64, device=y.device).detach()
+    if bool((times < 0).any()):
+        raise ValueError(f"t must be at least 0, got {float(times.min()):g}")
+    first, second = (w.detach().double() for w in network)
+    (g,) = layer_moments((first, second))
+    d = g.shape[-1]
+    lam = g.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    eye = torch.eye(d, dtype=g.dtype, device=g.device)
+    size = (first.square().sum((-2, -1)) + second.square().sum((-2, -1)))[..., None, None]
+    off = float(((g - lam * eye).abs() / torch.where(size > 0, size, 1.0)).max())
+    if off > 1e3 * d * torch.finfo(network[0].dtype).eps:
+        raise ValueError(
+            "factors must have a moment W_2^T W_2 - W_1 W_1^T that is a multiple of the identity, "
+            f"got one that deviates by {off:.1e} of the squares of the layers"
+        )
+    batch = common_batch(factors=first.shape[:-2], target=y.shape[:-2])
+    m, n = network.shape
+    form = g.new_zeros(*batch, n + m, n + m)
+    form[..., :n, n:], form[..., n:, :n] = y.double().mT, y.double()
+    half = torch.cat([lam.new_full((n,), -0.5), lam.new_full((m,), 0.5)])
+    form += torch.diag_embed(half * lam[..., 0])
+    f, basis = torch.linalg.eigh(form)
+    q = basis.mT @ torch.cat([first.mT, second], -2).expand(*batch, n + m, d)
+    order, now, made = times.flatten().sort()[1].tolist(), 0.0, {}
+    fastest = max(float(f.abs().max()), 1e-300)
+    for k in order:
+        later = float(times.flatten()[k])
+        # An infinite number of steps changes nothing any more.
+        steps = min(math.ceil((later - now) * fastest / _GROWTH), 10_000)
+        for _ in range(steps):
+            q = _riccati_step(q, f, (later - now) / steps)
+        now = later
+        x = (basis @ q)[..., n:, :] @ (basis @ q)[..., :n, :].mT
+        made[k] = x.to(y.dtype)
+    ordered = [made[k] for k in range(len(order))]
+    stacked = torch.stack(ordered) if ordered else y.new_zeros(0, *batch, m, n)
+    return stacked.reshape(*times.shape, *batch, m, n)
+
+
+def _riccati_step(q: Tensor, f: Tensor, dt: float) -> Tensor:
+    """Return a root Q of R at the next time, in the eigenvectors of F, whose eigenvalues are f."""
+    moved = f.unsqueeze(-1)
+    safe = torch.where(moved == 0, 1.0, moved)
+    grown = torch.where(moved == 0, dt, torch.expm1(2 * moved * dt) / (2 * safe))
+    inner = torch.eye(q.shape[-1], dtype=q.dtype, device=q.device) + q.mT @ (grown * q)
+    lower = torch.linalg.cholesky(inner)
+    return torch.linalg.solve_triangular(lower, ((moved * dt).exp() * q).mT, upper=False).mT

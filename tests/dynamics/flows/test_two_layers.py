@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+
+import dln_geometry as dln
+from dln_geometry.testing import assert_close
+
+F64 = torch.float64
+
+
+@pytest.mark.parametrize(
+    ("widths", "lam"), [((3, 2, 4), 1.5), ((3, 3, 2), -0.8), ((2, 3, 3), 0.0), ((4, 2, 2), 60.0)]
+)
+def test_two_layers_follow_their_flow(widths, lam, generator):
+    n, d, m = widths
+    x = torch.randn(m, 2, generator=generator, dtype=F64) @ torch.randn(
+        2, n, generator=generator, dtype=F64
+    )
+    y = torch.randn(m, n, generator=generator, dtype=F64)
+    if lam == 0.0:
+        x = x * 0.05
+    start = dln.lambda_balanced(x, lam, widths)
+    t = torch.tensor([0.7, 0.0, 2.5], dtype=F64)
+
+    def velocity(_, q):
+        w1, w2 = torch.as_tensor(q).split([d * n, m * d])
+        w1, w2 = w1.view(d, n), w2.view(m, d)
+        off = y - w2 @ w1
+        return torch.cat([(w2.mT @ off).flatten(), (off @ w1.mT).flatten()]).numpy()
+
+    q0 = torch.cat([w.flatten() for w in start]).numpy()
+    path = solve_ivp(velocity, (0, 2.5), q0, "DOP853", [0.0, 0.7, 2.5], rtol=1e-12, atol=1e-13)
+    found = dln.exact.two_layers(start, y, t)
+    for k, column in zip((1, 0, 2), path.y.T, strict=True):
+        w1, w2 = torch.as_tensor(column).split([d * n, m * d])
+        # The tolerance of the integrator.
+        assert_close(found[k], w2.view(m, d) @ w1.view(d, n), ops=1e5 * (1 + lam), scale=1.0)
+
+
+def test_long_times_reach_the_target_or_its_best_approximation(generator):
+    y = torch.randn(3, 3, generator=generator, dtype=F64)
+    x = 0.1 * torch.randn(3, 3, generator=generator, dtype=F64)
+    found = dln.exact.two_layers(dln.lambda_balanced(x, 2.0, (3, 3, 3)), y, 1e4)
+    assert_close(found, y, ops=1e4)
+
+
+def test_other_moments_and_depths_are_refused():
+    with pytest.raises(ValueError, match="multiple of the identity"):
+        dln.exact.two_layers(
+            (torch.eye(2), torch.diag(torch.tensor([2.0, 3.0]))), torch.eye(2), 1.0
+        )
+    with pytest.raises(ValueError, match="two layers"):
+        dln.exact.two_layers((torch.eye(2),), torch.eye(2), 1.0)
+    with pytest.raises(ValueError, match="at least 0"):
+        dln.exact.two_layers((torch.eye(2), torch.eye(2)), torch.eye(2), -1.0)

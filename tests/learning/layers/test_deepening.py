@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from dln_geometry import learning
+from dln_geometry.testing import assert_close
+
+F64 = torch.float64
+
+
+class Block(nn.Module):
+    """Attention, and one layer called in two places."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.shared = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 3, bias=False)
+
+    def forward(self, x):
+        y = self.attention(x, x, x, need_weights=False)[0]
+        return self.head(self.shared(torch.tanh(self.shared(y))))
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_deepened_and_plain_are_equal(depth, dtype, generator):
+    torch.manual_seed(0)
+    net = Block().to(dtype).eval()
+    net.shared.weight.requires_grad_(False)
+    x = torch.randn(2, 5, 4, generator=generator, dtype=F64).to(dtype)
+    deep = learning.deepen(net, depth)
+    assert isinstance(deep.shared, learning.DeepLinear)
+    assert type(net.shared) is nn.Linear
+    assert not deep.training
+    assert not deep.shared.weights[0].requires_grad
+    # The output projection of the attention is a subclass of nn.Linear.
+    assert isinstance(deep.attention.out_proj, nn.Linear)
+    assert_close(deep(x), net(x), ops=1000)
+    flat = learning.flatten_depth(deep)
+    assert flat.state_dict().keys() == net.state_dict().keys()
+    assert not flat.shared.weight.requires_grad
+    assert_close(flat(x), net(x), ops=1000)
+
+
+def test_where_chooses_by_patterns_and_functions():
+    net = nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)))
+
+    def deep(where):
+        made = learning.deepen(net, 2, where).named_modules()
+        return [name for name, m in made if isinstance(m, learning.DeepLinear)]
+
+    assert deep(None) == ["0", "1.0", "1.1"]
+    assert deep("1.*") == ["1.0", "1.1"]
+    assert deep(["0", "1.1"]) == ["0", "1.1"]
+    assert deep(lambda name, layer: layer.out_features == 4) == ["0", "1.0"]
+    assert isinstance(learning.deepen(net[0], 2), learning.DeepLinear)
+
+
+def test_layers_that_cannot_be_replaced_are_named():
+    tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    tied[1].weight = tied[0].weight
+    with pytest.raises(ValueError, match="shares its weight"):
+        learning.deepen(tied, 2, "1")
+    with pytest.raises(ValueError, match="none among"):
+        learning.deepen(tied, 2)
+    hooked = nn.Linear(2, 2)
+    hooked.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="hooks"):
+        learning.deepen(hooked, 2, "*")
+    with pytest.raises(ValueError, match="parametrised"):
+        learning.deepen(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), 2, "*")
+    with pytest.raises(ValueError, match="where must match"):
+        learning.deepen(nn.Sequential(nn.Linear(2, 2)), 2, "fc*")
+    with pytest.raises(ValueError, match="rank at most 1"):
+        learning.deepen(nn.Linear(3, 3), 2, hidden=1)
+
+
+class Adapted(nn.Module):
+    """The attributes of a LoRA layer of PEFT."""
+
+    def __init__(self, n, r, m):
+        super().__init__()
+        self.base_layer = nn.Linear(n, m)
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(n, r, bias=False)})
+        self.lora_B = nn.ModuleDict({"default": nn.Linear(r, m, bias=False)})
+        self.scaling = {"default": 0.5}
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_adapters_hold_the_nearest_update_in_balance(rank, generator):
+    adapter = Adapted(5, rank, 4).double()
+    update = torch.randn(4, 3, generator=generator, dtype=F64)
+    update = update @ torch.randn(3, 5, generator=generator, dtype=F64)
+    assert learning.balanced_adapter_(adapter, update) is adapter
+    a, b = adapter.lora_A["default"].weight, adapter.lora_B["default"].weight
+    u, s, vh = torch.linalg.svd(update, full_matrices=False)
+    nearest = u[:, :rank] @ torch.diag(s[:rank]) @ vh[:rank]
+    assert_close((0.5 * b @ a).detach(), nearest, ops=1000)
+    assert_close((b.mT @ b).detach(), (a @ a.mT).detach(), ops=1000)
+
+
+def test_deeper_adapters_and_wrong_ones(generator):
+    weights = [torch.zeros(b, a, dtype=F64) for a, b in ((5, 2), (2, 3), (3, 4))]
+    update = torch.randn(4, 1, generator=generator, dtype=F64) @ torch.ones(1, 5, dtype=F64)
+    learning.balanced_adapter_(weights, update, scaling=2.0)
+    assert_close(2.0 * weights[2] @ weights[1] @ weights[0], update, ops=1000)
+    with pytest.raises(ValueError, match="name must be one of"):
+        learning.balanced_adapter_(Adapted(5, 2, 4), torch.zeros(4, 5), name="other")
+    with pytest.raises(ValueError, match="update must have shape"):
+        learning.balanced_adapter_(Adapted(5, 2, 4), torch.zeros(5, 4))
+    with pytest.raises(TypeError, match="lora_A"):
+        learning.balanced_adapter_(nn.Tanh(), torch.zeros(4, 5))
