@@ -1,4 +1,7 @@
-"""The experiments of the gallery, listed and run: ``dln experiments``."""
+"""The experiments of the gallery, listed and run: ``dln experiments``.
+
+A shell that completes a name waits for this module: it imports torch only to print JSON.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dln_geometry
-from dln_geometry.cli.report import print_json
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ def gallery_experiments() -> list[Experiment]:
         Experiment(path.stem, path.parent.name, _title_of(path), path)
         for path in sorted(gallery_folder().glob("[!_.]*/[!_.]*.py"))
     ]
+
+
+def completed_experiments(incomplete: str) -> list[tuple[str, str]]:
+    """Return the names that begin with what was typed, each with its title, for the shell."""
+    return [(e.name, e.title) for e in gallery_experiments() if e.name.startswith(incomplete)]
 
 
 def run_experiment(name: str | None, quick: bool, out: Path | None, as_json: bool) -> None:
@@ -75,6 +82,8 @@ def run_experiment(name: str | None, quick: bool, out: Path | None, as_json: boo
     finally:
         sys.argv, sys.path[:], sys.stdout = before, path, shown
     if as_json:
+        from dln_geometry.cli.report import print_json
+
         print_json(
             {"name": chosen.name, "theme": chosen.theme, "title": chosen.title, "quick": quick}
         )
@@ -102,6 +111,8 @@ def _title_of(path: Path) -> str:
 
 def _print_list(known: list[Experiment], as_json: bool) -> None:
     if as_json:
+        from dln_geometry.cli.report import print_json
+
         print_json(
             {"experiments": [{"name": e.name, "theme": e.theme, "title": e.title} for e in known]}
         )

@@ -59,10 +59,19 @@ class Solution:
 class ResumeError(ValueError):
     """A stored state is not one of the run that is to be continued from it.
 
+    Its message says what differs: version, shapes, dtype, method, times or rules.
+
     Examples
     --------
-    >>> issubclass(dln.ode.ResumeError, ValueError)
-    True
+    >>> def decay(t, y, out):
+    ...     torch.neg(y, out=out)
+    >>> states = []
+    >>> _ = dln.ode.integrate(decay, torch.ones(1, 2), t_end=1.0, checkpoint=states.append)
+    >>> try:
+    ...     dln.ode.integrate(decay, torch.ones(1, 3), t_end=1.0, resume=states[-1])
+    ... except dln.ode.ResumeError as error:
+    ...     print(error)
+    resume must match y0 of shape (1, 3), torch.float32; got (1, 2), torch.float32
     """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from dln_geometry.cli import main
 
 ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "command_line.md").read_text()
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
@@ -22,6 +24,14 @@ def write_triples(path, x, known, first=0, header=None, delimiter=","):
         for a, b in zip(i, j, strict=True)
     ]
     Path(path).write_text("\n".join([*([header] if header else []), *lines]) + "\n")
+
+
+def documented_keys(name):
+    """Return the keys of JSON on the page for a command, and those of its lists by name."""
+    (row,) = re.findall(rf"^\| `{re.escape(name)}` \| (.*) \|$", PAGE, re.MULTILINE)
+    lists = dict(re.findall(r"`(\w+)` \((.*?)\)", row))
+    outer = re.findall(r"`(\w+)`", re.sub(r"\(.*?\)", "", row))
+    return set(outer), {key: set(re.findall(r"`(\w+)`", text)) for key, text in lists.items()}
 
 
 def refusal(arguments, capsys):

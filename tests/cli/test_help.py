@@ -67,7 +67,12 @@ def test_a_worker_takes_what_its_command_declares(name):
 
 @pytest.mark.parametrize(
     ("words", "expected"),
-    [("dln ge", "geodesic"), ("dln flow --dev", "--device"), ("dln flow --dtype fl", "float32")],
+    [
+        ("dln ge", "geodesic"),
+        ("dln flow --dev", "--device"),
+        ("dln flow --dtype fl", "float32"),
+        ("dln experiments sa", "saxe_curves"),
+    ],
 )
 def test_a_shell_completes_what_is_typed(words, expected):
     """The script that `--install-completion` writes asks the program in this way."""

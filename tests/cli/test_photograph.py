@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from matplotlib.image import imread
 
 from dln_geometry.cli import Puzzle, complete_at_depth, hide, load_photograph, main
 from dln_geometry.testing import assert_close
-from tests.cli.routes import refusal
+from tests.cli.routes import documented_keys, refusal
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +43,17 @@ def test_main_job_continues_from_its_store(quick_job, capsys):
     out, store = quick_job
     assert len(list(store.iterdir())) == 4
     again = Path("again.png")
-    assert main(["--quick", "--store", str(store), "--out", str(again)]) == 0
+    arguments = ["--quick", "--store", str(store), "--out", str(again)]
+    assert main(arguments) == 0
     assert (imread(again) == imread(out)).all()
     said = capsys.readouterr().out
     assert "held-out" in said
     assert "figure: again.png" in said
+    # What is printed for programs is what the page on the command line says.
+    assert main(["photograph", *arguments, "--json"]) == 0
+    found, (outer, inner) = json.loads(capsys.readouterr().out), documented_keys("photograph")
+    assert found.keys() - {"written"} == outer
+    assert all(entry.keys() == inner["depths"] for entry in found["depths"])
 
 
 def test_depth_completes_what_depth_one_leaves_grey():

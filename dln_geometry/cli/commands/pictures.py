@@ -7,6 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from dln_geometry.cli.experiments import completed_experiments
 from dln_geometry.cli.options import (
     AsJson,
     Device,
@@ -44,7 +45,10 @@ def photograph_command(
 def experiments_command(
     name: Annotated[
         str | None,
-        Argument(help="Name of an experiment, or a part of it [default: list all of them]."),
+        Argument(
+            help="Name of an experiment, or a part of it [default: list all of them].",
+            autocompletion=completed_experiments,
+        ),
     ] = None,
     quick: Quick = False,
     out: Annotated[Path | None, Option(help="Folder of the figures [default: this one].")] = None,

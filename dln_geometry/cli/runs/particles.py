@@ -103,21 +103,20 @@ def follow_particles(
     assert values is not None
     last = values[-1].double()
     what = "eigenvalues" if sides is None and depth is None else "singular values"
+    kind = {"index": "inf" if math.isinf(b) else b}
+    if depth is not None:
+        kind = {"depth": depth_in_json(depth)}
     found = {
         "motion_of": what,
         "particles": len(first),
         "paths": paths,
-        "index": index if depth is None else None,
-        "depth": None if depth is None else depth_in_json(depth),
+        **kind,
         "time": float(path.t[-1]),
         "steps": path.stats.get("steps"),
         "mean_positions": last.mean(0),
         "spread_of_positions": last.std(0, correction=1) if paths > 1 else None,
         "mean_square": float(last.square().mean()),
     }
-    if depth is None:
-        found["index"] = "inf" if math.isinf(b) else b
-        del found["depth"]
     finish(
         f"Dyson Brownian motion of {what}",
         found,

@@ -17,10 +17,24 @@ from dln_geometry.support import as_matrix, as_positive, as_real, common_batch
 class ElementwiseLoss(Regression):
     """A loss ``E(X) = sum l(r)`` over the entries of ``R = X - Y`` or ``R = Z X^T - Y``.
 
+    The base of `LpNorm` and `Huber`. Another loss of this kind defines `_of`, ``l`` and ``l'`` of
+    every entry of a residual, and `_fact`, the name and the value of its number.
+
     Examples
     --------
-    >>> isinstance(dln.losses.Huber([[1.0]]), dln.losses.ElementwiseLoss)
-    True
+    The logarithm of the hyperbolic cosine, round at zero and straight far away:
+
+    >>> class LogCosh(dln.losses.ElementwiseLoss):
+    ...     def __init__(self, target, width=1.0, *, inputs=None, reduction="sum"):
+    ...         self.width = width
+    ...         super().__init__(target, inputs, reduction)
+    ...     def _of(self, residual):
+    ...         slope = (residual / self.width).tanh()
+    ...         return self.width**2 * (residual / self.width).cosh().log(), self.width * slope
+    ...     def _fact(self):
+    ...         return "width", self.width
+    >>> LogCosh([[0.0]]).gradient([[20.0]])
+    tensor([[1.]])
     """
 
     _derived = (*DataLoss._derived, "_inputs", "_outputs")

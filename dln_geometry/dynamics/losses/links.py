@@ -16,11 +16,22 @@ from dln_geometry.support import as_float_tensor
 class LinkLoss(Completion):
     """A loss ``E(X) = sum_e w_e l(z_e, v_e)`` of ``z_e = X[rows_e, cols_e] + o_e``, convex in z.
 
+    The base of `Logistic` and `Poisson`. `mean` makes of z the expected value of an entry, `link`
+    is its inverse and `curvature` its derivative; a loss of another kind defines these three, with
+    `_of`, the loss of every entry, and `_fits`, which tells whether values are allowed. The slope
+    of ``l`` must be ``mean(z) - v``, as it is for exponential families.
+
     Examples
     --------
-    >>> loss = dln.losses.Logistic([0], [0], [1.0], shape=(1, 1))  # one of them
-    >>> isinstance(loss, dln.losses.LinkLoss)
-    True
+    A matrix of zeros expects every answer with probability 1/2, and every count to be 1:
+
+    >>> at = {"rows": [0, 1], "cols": [0, 1], "values": [1.0, 0.0], "shape": (2, 2)}
+    >>> for kind in (dln.losses.Logistic, dln.losses.Poisson):
+    ...     loss = kind(**at)
+    ...     z = loss.link(loss.mean(torch.zeros(1)))
+    ...     kind.__name__, float(loss.mean(z)), float(loss.curvature(z))
+    ('Logistic', 0.5, 0.25)
+    ('Poisson', 1.0, 1.0)
     """
 
     _range: ClassVar[str]

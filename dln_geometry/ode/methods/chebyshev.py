@@ -131,12 +131,17 @@ class ChebyshevStepper:
 
     Examples
     --------
-    >>> norms = dln.ode.BlockNorms([1])
+    >>> import math
+    >>> import numpy as np
+    >>> y, norms = torch.ones(1, 1, dtype=torch.float64), dln.ode.BlockNorms([1])
     >>> def decay(t, y, out):
     ...     torch.neg(y, out=out)
-    >>> stepper = dln.ode.ChebyshevStepper(dln.ode.Chebyshev(), decay, torch.ones(1, 1), norms)
-    >>> stepper.method.order
-    2
+    >>> stepper = dln.ode.ChebyshevStepper(dln.ode.Chebyshev(), decay, y, norms)
+    >>> stepper.prepare(0.1)  # stages for h times the spectral radius
+    >>> decay(None, y, stepper.f)  # a step begins with the velocity of the last one
+    >>> _ = stepper.step(np.array([0.0]), np.array([0.1]), y)
+    >>> abs(float(stepper.y_new) / math.exp(-0.1) - 1) < 1e-3
+    True
     """
 
     rows = 3

@@ -114,13 +114,15 @@ class RosenbrockStepper:
 
     Examples
     --------
-    >>> from dln_geometry.ode.methods import rosenbrock
-    >>> method = rosenbrock.RODAS
+    >>> import math
+    >>> import numpy as np
+    >>> y, norms = torch.ones(1, 1, dtype=torch.float64), dln.ode.BlockNorms([1])
     >>> def decay(t, y, out):
     ...     torch.neg(y, out=out)
-    >>> norms = dln.ode.BlockNorms([1])
-    >>> stepper = dln.ode.RosenbrockStepper(method, decay, torch.ones(1, 1), norms)
-    >>> stepper.method is method
+    >>> stepper = dln.ode.RosenbrockStepper(dln.ode.RODAS, decay, y, norms)
+    >>> decay(None, y, stepper.f)  # a step begins with the velocity of the last one
+    >>> _ = stepper.step(np.array([0.0]), np.array([0.1]), y)
+    >>> abs(float(stepper.y_new) / math.exp(-0.1) - 1) < 1e-8
     True
     """
 

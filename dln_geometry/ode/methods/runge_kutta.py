@@ -207,12 +207,16 @@ class ExplicitStepper:
 
     Examples
     --------
-    >>> norms = dln.ode.BlockNorms([1])
+    >>> import math
+    >>> import numpy as np
+    >>> y, norms = torch.ones(1, 1, dtype=torch.float64), dln.ode.BlockNorms([1])
     >>> def decay(t, y, out):
     ...     torch.neg(y, out=out)
-    >>> stepper = dln.ode.ExplicitStepper(dln.ode.METHODS["rk5"], decay, torch.ones(1, 1), norms)
-    >>> stepper.method.order
-    5
+    >>> stepper = dln.ode.ExplicitStepper(dln.ode.METHODS["rk5"], decay, y, norms)
+    >>> decay(None, y, stepper.f)  # a step begins with the velocity of the last one
+    >>> _ = stepper.step(np.array([0.0]), np.array([0.1]), y)
+    >>> abs(float(stepper.y_new) / math.exp(-0.1) - 1) < 1e-8
+    True
     """
 
     radius_rows = 0  # of the norms that a trial returns, those that are spectral radii
