@@ -16,8 +16,8 @@ from dln_geometry.completion.intake import counted, entries_of, held_out, proble
 from dln_geometry.completion.prediction import spread_quantile
 from dln_geometry.completion.problem import SHRINK, Problem
 from dln_geometry.completion.report import table_of, trials_of
-from dln_geometry.completion.search import DEPTHS, Choice, Search
-from dln_geometry.completion.training import PATIENCE
+from dln_geometry.completion.search import DEPTHS, Search
+from dln_geometry.completion.training import PATIENCE, Choice
 from dln_geometry.support import as_count, as_depth, as_flag, as_positive, as_rank
 from dln_geometry.tables import Entries
 
@@ -52,7 +52,8 @@ class MatrixCompleter(FittedCompleter):
         Clip predictions, never the training.
     validation : float
         Share of the entries that is held out; small tables are split several times. 0 trains one
-        setting (depth 2 and decay 0.5, if they are ``"auto"``) until the gradient is flat.
+        depth (2.5 if it is ``"auto"``) until the gradient is flat, and again with less decay while
+        the residuals show less noise than it was meant for.
     refit : bool
         Train on all entries once the choices are made.
     starts : int

@@ -15,9 +15,8 @@ from dln_geometry.completion.base import (
     not_fitted,
     read_in_words,
 )
-from dln_geometry.completion.folding import folded
 from dln_geometry.completion.intake import is_pair, places_of
-from dln_geometry.completion.prediction import Predictions, predict_entries
+from dln_geometry.completion.prediction import Predictions, folded, predict_entries
 from dln_geometry.completion.problem import Problem
 from dln_geometry.completion.training import Model, side_means_alone
 from dln_geometry.support import as_count, as_flag, as_float_tensor, sparse_places, warn

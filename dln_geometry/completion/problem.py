@@ -19,7 +19,12 @@ LINKS: dict[str, type[LinkLoss] | None] = {
     "poisson": Poisson,
 }
 POWER_STEPS = 40
+PLACES, FILLED = 2**16, 0.04
+"""Most places of a table that is held as a dense matrix, and the least share of known ones."""
 SHRINK = 5.0
+SEARCH_RANK, LARGEST_RANK = 20, 200
+WORK = 1e7
+"""Entries times rank that the last run may have, by default."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,23 @@ class Problem:
             values=self.values[index],
             weights=weights,
         )
+
+    def joined(self, other: Problem) -> Problem:
+        """Return the problem of the entries of two."""
+        weights = None
+        if self.weights is not None or other.weights is not None:
+            both = (self, other)
+            parts = [torch.ones_like(p.values) if p.weights is None else p.weights for p in both]
+            weights = torch.cat(parts)
+        names = ("rows", "cols", "values")
+        joint = {name: torch.cat((getattr(self, name), getattr(other, name))) for name in names}
+        return replace(self, **joint, weights=weights)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether to hold the table as a dense matrix: its squares, not those of a link."""
+        places = self.shape[0] * self.shape[1]
+        return self.link is None and places <= min(PLACES, len(self) / FILLED)
 
     def side_means(self) -> SideMeans:
         """Return the linear model of the offsets of these entries."""
@@ -170,3 +192,17 @@ def _spectral_norm(pattern: Pattern, x: Tensor, n: int, generator: torch.Generat
         norm = float(torch.linalg.vector_norm(v))
         v = v / max(norm, 1e-300)
     return norm
+
+
+def default_rank(shape: tuple[int, int], count: int, small: bool = False) -> int:
+    """Return the bound on the rank of the last run for so many entries.
+
+    Of a small table, which many runs share a batch for, as much as its entries determine.
+
+    Examples
+    --------
+    >>> dln.completion.default_rank((100, 50), 2000)
+    50
+    """
+    most = max(SEARCH_RANK, math.ceil(count / sum(shape))) if small else LARGEST_RANK
+    return max(1, min(*shape, most, LARGEST_RANK, max(16, round(WORK / count))))

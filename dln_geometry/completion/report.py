@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from dln_geometry.completion.problem import Problem
-from dln_geometry.completion.search import Choice
+from dln_geometry.completion.training import Choice
 
 
 def trials_of(choice: Choice) -> dict[str, list[Any]]:

@@ -6,51 +6,39 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from dln_geometry.completion.problem import Problem
-from dln_geometry.completion.training import Fit, Limits, Model, Setting, train
+from dln_geometry.completion.models import Prepared, train, train_together
+from dln_geometry.completion.problem import SEARCH_RANK, Problem, default_rank
+from dln_geometry.completion.training import (
+    Choice,
+    Fit,
+    Limits,
+    Model,
+    Setting,
+    noise_of,
+    pooled,
+)
 from dln_geometry.support import warn
 
 DEPTHS = (2.0, 2.5, 3.0)
 """Depths that are tried: a convex problem, and two that prefer low rank more and more."""
 DECAY, FACTOR, LEAST_DECAY = 0.5, 4.0, 0.005
 """First factor of the decay, and the ratio between neighbours; below the least one it is 0."""
-SEARCH_RANK, LARGEST_RANK = 20, 200
-WORK = 1e7
-"""Entries times rank that the last run may have, by default."""
+TOGETHER = (1.0, 1 / FACTOR, 1 / FACTOR**2)
+"""Ratios of the decays that are tried at once on small tables."""
 ENOUGH_HELD, MOST_FOLDS = 200, 3
 WORTH = 0.99
 """Share of the error of the side means that a model must stay below not to be warned of."""
-ROUGH, ROUGH_EVALUATIONS = 1e-3, 500
-"""Improvement of the error to wait for, and bound on a run, while settings are compared."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What was tried and chosen, and the models trained on everything."""
-
-    setting: Setting
-    fits: tuple[Fit, ...]  # the models that predict
-    tried: tuple[tuple[Setting, float, Fit], ...]  # setting, pooled validation error, first fold
-    validated: tuple[Fit, ...]  # the chosen setting, trained without the held-out entries
-    held: Problem | None
-    side_means: float
-    best: float
-
-
-def default_rank(shape: tuple[int, int], count: int) -> int:
-    """Return the bound on the rank of the last run for so many entries.
-
-    Examples
-    --------
-    >>> dln.completion.default_rank((100, 50), 2000)
-    50
-    """
-    return max(1, min(*shape, LARGEST_RANK, max(16, round(WORK / count))))
+NOISE_ROUNDS, LOWER = 4, 0.7
+"""Without validation: how often the decay may follow the residuals, and what is worth a round."""
+SMALL_EVALUATIONS = 1500
+"""Bound on a validated run of a small table."""
+ROUGHLY = {"improvement": 1e-3, "evaluations": 500}
+"""Limits of a run while settings are compared."""
 
 
 class Search:
@@ -82,6 +70,8 @@ class Search:
         self.end = time.perf_counter() + seconds
         self.budget = Limits(rtol, seconds, patience, progress=bar)
         self.tried: list[tuple[Setting, float, Fit]] = []
+        self.prepared: Prepared = {}
+        self.rough: dict[Setting, list[Fit]] = {}  # of all folds, while settings are compared
         self.mask: Any = None  # of the entries that the first fold holds out
         self.folds = self._folds(held)
 
@@ -134,37 +124,58 @@ class Search:
         not seen the held-out entries, and the one that is trained on all.
         """
         self.start = start
-        final = rank or default_rank(self.problem.shape, len(self.problem))
+        final = rank or default_rank(self.problem.shape, len(self.problem), self.problem.is_small)
         small = min(final, SEARCH_RANK)
         if not self.folds:
-            setting = Setting.of(depths[0], final, DECAY if decay is None else decay, self.seed)
+            depth = depths[len(depths) // 2]
+            setting = Setting.of(depth, final, DECAY if decay is None else decay, self.seed)
             fits = self._everything(setting, None, starts)
+            if decay is None and start[1] is None and self.problem.link is None:
+                setting, fits = self._by_the_noise(setting, fits, starts)
             return Choice(setting, fits, (), (), None, math.nan, math.nan)
         first = DECAY if decay is None else decay
         settings = [Setting.of(depth, small, first, self.seed) for depth in depths]
         chosen = settings[0]
         if len(settings) > 1 or decay is None:
+            for setting in settings:
+                self._compare(setting, TOGETHER if decay is None else (1.0,))
+            settings += [setting for setting in self.rough if setting not in settings]
             chosen = min(settings, key=self._error)
             if decay is None:
                 chosen = self._refined(chosen)
         if self.problem.biases and self.problem.shrink is None:
-            bare = self._refined(replace(chosen, sides=False), decay is None)
+            bare = replace(chosen, sides=False)
+            self._compare(bare, (1.0,) if decay is not None else (FACTOR, 1.0, 1 / FACTOR))
+            others = [setting for setting in self.rough if not setting.sides]
+            bare = self._refined(min((bare, *others), key=self._error), decay is None)
             chosen = min((chosen, bare), key=self._error)
         chosen = replace(chosen, rank=final)
-        validated = tuple(
-            replace(self._train(a, chosen, b, k, 3.0, start=start[0]), fold=fold)
-            for k in range(starts)
-            for fold, (a, b) in enumerate(self.folds[: 1 if k else None])
-        )
-        error = _pooled(validated[: len(self.folds)], self.folds)
+        validated = self._validated(chosen, starts, start[0])
+        error = pooled(validated[: len(self.folds)], self.folds)
         self._note(chosen, error, validated[0])
-        means = _pooled(validated[: len(self.folds)], self.folds, "side_means")
+        means = pooled(validated[: len(self.folds)], self.folds, "side_means")
         if means > 0 and not error < WORTH * means and validated[0].status != "constant":
             self._warn(error, means, validated[0].status)
         own = tuple(fit for fit in validated if fit.fold == 0)
         fits = self._everything(chosen, validated, starts) if refit else own
         held = self.folds[0][1]
         return Choice(chosen, fits, tuple(self.tried), validated, held, means, error)
+
+    def _by_the_noise(
+        self, setting: Setting, fits: tuple[Fit, ...], starts: int
+    ) -> tuple[Setting, tuple[Fit, ...]]:
+        """Lower the decay while the residuals of training are less than what it takes for noise."""
+        first = self.problem.error(fits[0].alone.at(self.problem.rows, self.problem.cols))
+        for _ in range(NOISE_ROUNDS):
+            decay = DECAY * noise_of(fits[0], self.problem) / max(float(first), 1e-300)
+            if not decay < LOWER * setting.decay or time.perf_counter() > self.end:
+                break
+            setting = replace(setting, decay=decay)
+            fits = tuple(
+                self._train([(self.problem, None)], [setting.restarted(k)], 2.0, [fit.model])[0]
+                for k, fit in enumerate(fits)
+            )
+        return setting, fits
 
     def _refined(self, setting: Setting, moves: bool = True) -> Setting:
         """Go to smaller or larger decays while the error falls, if the decay may move."""
@@ -175,14 +186,11 @@ class Search:
         for ratio in (1 / FACTOR, FACTOR) if moves else ():
             moved = False
             while time.perf_counter() < self.end:
-                decay = best.decay * ratio
-                decay = 0.0 if decay < LEAST_DECAY else decay
-                next_ = Setting.of(best.depth, best.rank, decay, best.seed)
-                next_ = replace(next_, sides=best.sides)
+                next_ = best.with_decay(_rounded(best.decay * ratio))
                 if not self._error(next_) < self._error(best):
                     break
                 best, moved = next_, True
-                if decay == 0:
+                if best.decay == 0:
                     break
             if moved:
                 break
@@ -195,14 +203,56 @@ class Search:
                 return error
         if self.tried and time.perf_counter() > self.end:
             return math.inf
-        rough = {"improvement": ROUGH, "evaluations": ROUGH_EVALUATIONS}
+        self._compare(setting, (1.0,))
+        if setting in self.rough:
+            return self._error(setting)
         with warnings.catch_warnings():
             # The search learns of a collapse by its error.
             warnings.simplefilter("ignore", UserWarning)
-            fits = [train(a, setting, b, self._budget(6.0, **rough)) for a, b in self.folds]
-        error = _pooled(fits, self.folds)
+            fits = [train(a, setting, b, self._budget(6.0, **ROUGHLY)) for a, b in self.folds]
+        return self._keep(setting, fits)
+
+    def _compare(self, setting: Setting, ratios: Sequence[float]) -> None:
+        """Train settings of a small table, with decays of these ratios to one, in a batch."""
+        if self.tried and time.perf_counter() > self.end:
+            return
+        decays = dict.fromkeys(_rounded(setting.decay * ratio) for ratio in ratios)
+        settings = [setting.with_decay(decay) for decay in decays]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            limits = self._budget(4.0, **ROUGHLY)
+            found = train_together(
+                self.folds, settings, limits, dtype=torch.float32, prepared=self.prepared
+            )
+        for k, other in enumerate(settings if found else ()):
+            assert found is not None
+            self._keep(other, [fits[k] for fits in found])
+
+    def _keep(self, setting: Setting, fits: list[Fit]) -> float:
+        """Note the fits of a setting on all folds, and return their error."""
+        error = pooled(fits, self.folds)
+        self.rough[setting] = fits
         self._note(setting, error, fits[0])
         return error
+
+    def _validated(self, chosen: Setting, starts: int, start: Model | None) -> tuple[Fit, ...]:
+        """Train the chosen setting on all folds, and further starts on the first one."""
+        rough = None if start is not None else self._rough_of(chosen)
+        begun = [start] * len(self.folds) if rough is None else [fit.model for fit in rough]
+        first = self._train(self.folds, [chosen], 3.0, begun)
+        if rough is not None:
+            first = [fit.after(other) for fit, other in zip(first, rough, strict=True)]
+        first = [replace(fit, fold=fold) for fold, fit in enumerate(first)]
+        others = [chosen.restarted(k) for k in range(1, starts)]
+        return (*first, *self._train(self.folds[:1], others, 3.0, [start]))
+
+    def _rough_of(self, chosen: Setting) -> list[Fit] | None:
+        """Return the fits that were made to compare settings, if they can be trained on."""
+        fits = self.rough.get(chosen)
+        if fits is None or self.problem.link is not None:
+            return None
+        went_on = all(fit.times and fit.validation < WORTH * fit.side_means for fit in fits)
+        return fits if went_on else None
 
     def _note(self, setting: Setting, error: float, fit: Fit) -> None:
         self.tried.append((setting, error, fit))
@@ -220,7 +270,7 @@ class Search:
         problem, times = self.problem, None
         if validated is not None:
             if isinstance(self.folds[0][1], Problem) and len(self.folds) == 1:
-                problem = joined(*self.folds[0])
+                problem = self.folds[0][0].joined(self.folds[0][1])
             share = len(self.folds[0][0]) / len(problem)
             first = [fit.times for fit in validated[: len(self.folds)]]
             rounds = min(map(len, first))
@@ -228,25 +278,35 @@ class Search:
                 share * math.exp(sum(math.log(max(t[r], 1e-300)) for t in first) / len(first))
                 for r in range(rounds)
             )
-        return tuple(
-            self._train(problem, setting, None, k, 2.0 * (starts - k), times, self.start[1])
-            for k in range(starts)
-        )
+        settings = [setting.restarted(k) for k in range(starts)]
+        return tuple(self._train([(problem, None)], settings, 2.0, [self.start[1]], times))
 
     def _train(
         self,
-        problem: Problem,
-        setting: Setting,
-        held: Problem | None,
-        number: int,
+        folds: Sequence[tuple[Problem, Problem | None]],
+        settings: Sequence[Setting],
         share: float,
+        begun: Sequence[Model | None],
         times: tuple[float, ...] | None = None,
-        start: Model | None = None,
-    ) -> Fit:
-        """Train the model of one random start, in a share of the time that is left."""
-        setting = replace(setting, seed=self.seed + 1000 * number)
-        budget = self._budget(share)
-        return train(problem, setting, held, budget, times=times, start=start)
+    ) -> list[Fit]:
+        """Train all settings on all folds, in a share of the time that is left."""
+        count = len(folds) * len(settings)
+        if count > 1 and (times or folds[0][1] is not None):
+            t_end = times[0] if times else None
+            limits = self._budget(share, evaluations=SMALL_EVALUATIONS)
+            found = train_together(
+                folds, settings, limits, t_end=t_end, starts=begun, prepared=self.prepared
+            )
+            if found is not None:
+                return [fit for fits in found for fit in fits]
+        small = {"evaluations": SMALL_EVALUATIONS} if self.problem.is_small and not times else {}
+        found, pairs = [], zip(folds, begun, strict=True)
+        for (problem, held), start in pairs:
+            for setting in settings:
+                budget = self._budget(share * (count - len(found)), **small)
+                fit = train(problem, setting, held, budget, times=times, start=start)
+                found.append(fit)
+        return found
 
     def _budget(self, share: float, **limits: Any) -> Limits:
         """Return limits for the next run: a share of the time that is left."""
@@ -266,23 +326,5 @@ class Search:
         )
 
 
-def joined(a: Problem, b: Problem) -> Problem:
-    """Return the problem of the entries of two."""
-    weights = None
-    if a.weights is not None or b.weights is not None:
-        parts = (torch.ones_like(p.values) if p.weights is None else p.weights for p in (a, b))
-        weights = torch.cat(tuple(parts))
-    parts = {name: torch.cat((getattr(a, name), getattr(b, name))) for name in _ENTRIES}
-    return replace(a, **parts, weights=weights)
-
-
-_ENTRIES = ("rows", "cols", "values")
-
-
-def _pooled(fits: Sequence[Fit], folds: Sequence[Any], name: str = "validation") -> float:
-    """Return the error over all folds: squares are averaged, log losses too."""
-    errors = [getattr(fit, name) for fit in fits]
-    sizes = [len(held) for _, held in folds]
-    power = 2 if folds[0][1].link is None else 1
-    total = sum(s * e**power for s, e in zip(sizes, errors, strict=True)) / sum(sizes)
-    return total ** (1 / power) if power == 2 else total
+def _rounded(decay: float) -> float:
+    return 0.0 if decay < LEAST_DECAY else decay

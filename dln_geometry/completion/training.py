@@ -1,26 +1,19 @@
-"""One model of a table: offsets and a balanced network, trained by its gradient flow."""
+"""What a run is: settings and limits, the flow of a model, and what is found."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dln_geometry.completion.offsets import (
-    FIT_STEPS,
-    WATCH_STEPS,
-    Offsets,
-    ProfiledCompletion,
-    SideMeans,
-)
-from dln_geometry.completion.problem import Problem, Units, units_of
+from dln_geometry.completion.offsets import Offsets, SideMeans
+from dln_geometry.completion.problem import Problem, Units
 from dln_geometry.dynamics.flows import gradient_flow
-from dln_geometry.dynamics.losses import Completion
 from dln_geometry.geometry.points import Collapsed, EndToEnd
 from dln_geometry.support import ProgressCallback
 
@@ -29,8 +22,6 @@ PATIENCE = 12
 IMPROVEMENT = 3e-4
 """Relative decrease of the validation error that is worth to wait for."""
 EVALUATIONS = 3000
-ROUNDS = 3
-"""Flows between which the offsets of a logistic or Poisson model are fitted anew."""
 FLAT = 1e-3
 """Without validation: the norm of the gradient, relative to the start, at which a run stops."""
 
@@ -54,6 +45,14 @@ class Setting:
     def of(cls, depth: float, rank: int, decay: float, seed: int = 0) -> Setting:
         """Return a setting with the start that goes with a decay: large enough not to collapse."""
         return cls(depth, rank, decay, min(0.05, max(0.002, 0.1 * decay)), seed)
+
+    def with_decay(self, decay: float) -> Setting:
+        """Return the setting with another decay, and the start that goes with it."""
+        return replace(Setting.of(self.depth, self.rank, decay, self.seed), sides=self.sides)
+
+    def restarted(self, number: int) -> Setting:
+        """Return the setting with the start of this number."""
+        return replace(self, seed=self.seed + 1000 * number)
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,7 @@ class Fit:
     model: Model
     times: tuple[float, ...]  # of the flows to the best point, one per round
     train: float
+    alone: Offsets  # where X is 0
     validation: float  # NaN without held-out entries
     side_means: float  # validation error of the offsets alone
     last: float  # validation error where the run stopped
@@ -95,6 +95,30 @@ class Fit:
     seconds: float
     curve: tuple[tuple[float, float], ...] = ()  # times and validation errors
     fold: int = 0
+
+    def after(self, other: Fit) -> Fit:
+        """Return this fit by squares, which began at the model of another, as one long flow."""
+        begun = other.times[0]
+        curve = tuple(point for point in other.curve if point[0] < begun)
+        return replace(
+            self,
+            times=(begun + self.times[0],),
+            evaluations=self.evaluations + other.evaluations,
+            curve=curve + tuple((begun + t, error) for t, error in self.curve),
+        )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was tried and chosen, and the models trained on everything."""
+
+    setting: Setting
+    fits: tuple[Fit, ...]  # the models that predict
+    tried: tuple[tuple[Setting, float, Fit], ...]  # setting, pooled validation error, first fold
+    validated: tuple[Fit, ...]  # the chosen setting, trained without the held-out entries
+    held: Problem | None
+    side_means: float
+    best: float
 
 
 @dataclass(frozen=True)
@@ -113,32 +137,6 @@ class Limits:
     progress: bool | ProgressCallback = False
 
 
-def train(
-    problem: Problem,
-    setting: Setting,
-    held: Problem | None,
-    budget: Limits,
-    *,
-    times: tuple[float, ...] | None = None,
-    start: Model | None = None,
-) -> Fit:
-    """Train a model on all entries of a problem.
-
-    With `held`, stop by its error and return the best point; with `times`, run that long instead,
-    as a refit does; else until the gradient is flat. `start` continues from a trained model.
-
-    >>> places, values = torch.tensor([[0, 0, 1, 2], [0, 1, 1, 0]]), torch.tensor([4.0, 2, 1, 5])
-    >>> problem = dln.completion.Problem(*places, values, (3, 2))
-    >>> setting, limits = dln.completion.Setting.of(2.0, 1, 0.5), dln.completion.Limits()
-    >>> bool(dln.completion.train(problem, setting, None, limits).train < 1.0)
-    True
-    """
-    begun = time.perf_counter()
-    run = _Run(problem, setting, held, budget)
-    fit = run.squares(times, start) if problem.link is None else run.link(times, start)
-    return replace(fit, seconds=time.perf_counter() - begun)
-
-
 def side_means_alone(problem: Problem, model: SideMeans) -> Offsets:
     """Return the offsets that explain a problem best where X is 0."""
     values = problem.values
@@ -151,8 +149,40 @@ def side_means_alone(problem: Problem, model: SideMeans) -> Offsets:
     return model.fit_link(problem.link, torch.zeros_like(values), values)
 
 
-class _Run:
+def flow_of(
+    loss: Any,
+    point: Collapsed | EndToEnd,
+    decay: Any,
+    budget: Limits,
+    until: dict[str, float],
+    error: Callable[[Any], Tensor] | None,
+    t_end: float | None,
+    rtol: float | None = None,
+) -> Any:
+    """Run a flow under a budget, watched by an error, up to `t_end` or by rules."""
+    until = {"evaluations": budget.evaluations, **until}
+    if math.isfinite(budget.seconds):
+        until["seconds"] = max(budget.seconds, 0.0)
+    return gradient_flow(
+        loss,
+        point,
+        t_end=t_end,
+        until=until,
+        decay=decay,
+        rtol=budget.rtol if rtol is None else rtol,
+        save_at=None if t_end is None else 2,
+        monitor=error,
+        patience=None if error is None else budget.patience,
+        improvement=budget.improvement,
+        progress=budget.progress,
+    )
+
+
+class Run:
     """The flows of one model."""
+
+    o: Offsets  # those that are best where X is 0
+    units: Units
 
     def __init__(
         self, problem: Problem, setting: Setting, held: Problem | None, budget: Limits
@@ -165,71 +195,22 @@ class _Run:
         self.begun = time.perf_counter()
         self.evaluations, self.status = 0, "side means"  # unless a flow gives another
         self.curve: list[tuple[float, float]] = []
+        self.o = side_means_alone(problem, self.model)
 
-    def squares(self, times: tuple[float, ...] | None, start: Model | None) -> Fit:
-        """Train by squares: the offsets are the best ones at every point of the flow."""
-        problem, values = self.problem, self.problem.values
-        o = side_means_alone(problem, self.model)
-        residual = values - o.at(problem.rows, problem.cols)
-        centred = ProfiledCompletion.of(problem.completion(residual), self.model)
-        units = units_of(problem, -residual, torch.ones_like(values), self.setting.seed)
-
-        def model_of(point: Collapsed | EndToEnd, steps: int = WATCH_STEPS) -> Model:
-            x = point.entries(centred.rows, centred.cols)
-            return Model(o + centred.offsets(x, steps), point)
-
-        point = self._start(units, start)
-        if point is None:
-            return self._finished(Model(o, None), (), o, "constant", math.nan)
-        path, time_, last = self._flow(
-            centred, point, units, model_of, None if times is None else times[0]
-        )
-        model = model_of(path, FIT_STEPS)
-        return self._finished(model, (time_,), o, self.status, last)
-
-    def link(self, times: tuple[float, ...] | None, start: Model | None) -> Fit:
-        """Train by a link: flows with fixed offsets, which are fitted anew between them."""
-        problem, values, make = self.problem, self.problem.values, self.problem.link
-        assert make is not None
-        first = o = side_means_alone(problem, self.model)
-        if bool((values == values[0]).all()):
-            return self._finished(Model(o, None), (), o, "constant", math.nan)
-        z = o.at(problem.rows, problem.cols)
-        units = units_of(problem, make.mean(z) - values, make.curvature(z), self.setting.seed)
-        point, best, used = self._start(units, start), Model(o, None), []
-        if point is None:
-            return self._finished(best, (), first, "constant", math.nan)
-        least, last = self._held_error(best), math.nan
-        for number in range(ROUNDS if times is None else len(times)):
-            loss = problem.completion(values, offsets=o.at(problem.rows, problem.cols))
-            make_model = partial(Model, o)
-            point, time_, last = self._flow(
-                loss, point, units, make_model, None if times is None else times[number]
-            )
-            o = self.model.fit_link(make, point.entries(problem.rows, problem.cols), values)
-            used.append(time_)
-            model = Model(o, point)
-            error = self._held_error(model)
-            if self.held is not None and not error < least:
-                used.pop()
-                break
-            least, best = error, model
-        return self._finished(best, tuple(used), first, self.status, last)
-
-    def _start(self, units: Units, start: Model | None) -> Collapsed | EndToEnd | None:
+    def start(self, start: Model | None, setting: Setting) -> Collapsed | EndToEnd | None:
         """Return where the flow begins; None if the offsets explain everything."""
-        values = self.problem.values
+        values, units = self.problem.values, self.units
         if not units.signal > 1e3 * torch.finfo(values.dtype).eps * float(values.abs().max()):
             return None
         if start is not None and start.point is not None:
             return start.point
-        generator = torch.Generator(device=values.device).manual_seed(self.setting.seed)
+        generator = torch.Generator(device=values.device).manual_seed(setting.seed)
         rows, cols = self.problem.rows.unique(), self.problem.cols.unique()
         small = Collapsed.random(
             (len(rows), len(cols)),
-            min(self.setting.rank, len(rows), len(cols)),
-            self.setting.depth,
-            scale=self.setting.scale * units.size,
+            min(setting.rank, len(rows), len(cols)),
+            setting.depth,
+            scale=setting.scale * units.size,
             generator=generator,
             dtype=values.dtype,
             device=values.device,
@@ -245,46 +226,38 @@ class _Run:
         )
         return small.replace(L=left, R=right)
 
-    def _flow(
+    def flow(
         self,
-        loss: Completion,
+        loss: Any,
         point: Collapsed | EndToEnd,
-        units: Units,
         model_of: Callable[[Collapsed | EndToEnd], Model],
         t_end: float | None,
     ) -> tuple[Collapsed | EndToEnd, float, float]:
         """Run one flow; return the best point, its time, and the error at the end."""
         left = self.budget.seconds - (time.perf_counter() - self.begun)
-        until: dict[str, float] = {"evaluations": self.budget.evaluations}
-        if math.isfinite(self.budget.seconds):
-            until["seconds"] = max(left, 0.0)
-        held = None if t_end is not None else self.held
+        held, units, setting = None if t_end is not None else self.held, self.units, self.setting
+        until: dict[str, float] = {}
 
         def error(p: Collapsed | EndToEnd) -> Tensor:
             assert held is not None
             return torch.stack([held.error(model_of(q).at(held.rows, held.cols)) for q in p])
 
-        monitor = None if held is None else error
         rtol = self.budget.rtol
-        if monitor is None and t_end is None:
-            power = 1 - 1 / self.setting.depth
-            until["gradient"] = FLAT * units.signal * (self.setting.scale * units.size) ** power
+        if held is None and t_end is None:
+            power = 1 - 1 / setting.depth
+            until["gradient"] = FLAT * units.signal * (setting.scale * units.size) ** power
             # Long steps shake the point, and its gradient stays above what they allow.
             least = 30 * torch.finfo(self.problem.values.dtype).eps
-            rtol = max(min(rtol, 0.1 * FLAT * self.setting.scale**power), least)
-        path = gradient_flow(
+            rtol = max(min(rtol, 0.1 * FLAT * setting.scale**power), least)
+        path = flow_of(
             loss,
             point,
-            t_end=t_end,
-            until=until,
-            decay=units.decay(self.setting.decay, self.setting.depth),
-            rtol=rtol,
-            method="rk5",
-            save_at=None if t_end is None else 2,
-            monitor=monitor,
-            patience=None if monitor is None else self.budget.patience,
-            improvement=self.budget.improvement,
-            progress=self.budget.progress,
+            units.decay(setting.decay, setting.depth),
+            replace(self.budget, seconds=left),
+            until,
+            None if held is None else error,
+            t_end,
+            rtol,
         )
         self.status = str(path.status)
         self.evaluations += path.stats["evaluations"]
@@ -295,26 +268,45 @@ class _Run:
         self.curve += list(zip(seen.t.tolist(), seen.values.tolist(), strict=True))
         return final, float(seen.best_t), float(seen.values[-1])
 
-    def _held_error(self, model: Model) -> float:
+    def held_error(self, model: Model) -> float:
+        """Return the error on held-out entries, NaN without any."""
         if self.held is None:
             return math.nan
         return float(self.held.error(model.at(self.held.rows, self.held.cols)))
 
-    def _finished(
-        self, model: Model, times: tuple[float, ...], o: Offsets, status: str, last: float
-    ) -> Fit:
-        side_means, problem = self._held_error(Model(o, None)), self.problem
-        train = float(problem.error(model.at(problem.rows, problem.cols)))
+    def finished(self, model: Model, times: tuple[float, ...], status: str, last: float) -> Fit:
+        """Return the model with its errors."""
+        problem = self.problem
         return Fit(
             self.setting,
             model,
             times,
-            train,
-            self._held_error(model),
-            side_means,
+            float(problem.error(model.at(problem.rows, problem.cols))),
+            self.o,
+            self.held_error(model),
+            self.held_error(Model(self.o, None)),
             last,
             status,
             self.evaluations,
             0.0,
             tuple(self.curve),
         )
+
+
+def noise_of(fit: Fit, problem: Problem) -> float:
+    """Return the standard deviation of noise that explains the residuals of training."""
+    parameters = 0.0
+    if fit.model.point is not None:
+        s = fit.model.decomposed().s
+        parameters = float((s > 0.01 * s.max()).sum()) * sum(problem.shape)
+    free = max(1 - parameters / len(problem), 0.1)
+    return fit.train / free**0.5
+
+
+def pooled(fits: Sequence[Fit], folds: Sequence[Any], name: str = "validation") -> float:
+    """Return the error over all folds: squares are averaged, log losses too."""
+    errors = [getattr(fit, name) for fit in fits]
+    sizes = [len(held) for _, held in folds]
+    power = 2 if folds[0][1].link is None else 1
+    total = sum(s * e**power for s, e in zip(sizes, errors, strict=True)) / sum(sizes)
+    return total ** (1 / power) if power == 2 else total

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dln_geometry.completion import MatrixCompleter, train
+from dln_geometry.completion import MatrixCompleter, train, train_together
 
 pd = pytest.importorskip("pandas")
 PLAIN = {"depth": 2.5, "rank": 4, "decay": 0.2, "shrink": 5.0, "rtol": 1e-2}
@@ -25,12 +25,21 @@ def seen_and_held(monkeypatch, completer, fit):
     """Return the places that the validated model was trained on, and those that measured it."""
     calls = []
 
-    def spy(problem, setting, held, budget, **options):
+    def note(problem, held):
         calls.append((key(problem), None if held is None else key(held)))
+
+    def spy(problem, setting, held, budget, **options):
+        note(problem, held)
         return train(problem, setting, held, budget, **options)
+
+    def spy_together(folds, *arguments, **options):
+        for problem, held in folds:
+            note(problem, held)
+        return train_together(folds, *arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr("dln_geometry.completion.search.train", spy)
+        patch.setattr("dln_geometry.completion.search.train_together", spy_together)
         fit()
     return next((seen, held) for seen, held in calls if held is not None)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dln_geometry.completion import ProfiledCompletion, SideMeans
+from dln_geometry.completion import DenseCompletion, ProfiledCompletion, SideMeans
 from dln_geometry.dynamics.losses import Completion
+from dln_geometry.geometry.points import Collapsed
 from dln_geometry.testing import assert_close
 
 SHAPE = 7, 5
@@ -44,7 +45,7 @@ def test_side_means_are_the_least_squares_solution(sides, features, iterated, en
     rows, cols, r, w = entries
     model, a, ridge = model_and_design(entries, generator, sides, features)
     if iterated:
-        model._inverse = None
+        model.inverse = None
     expected = torch.linalg.solve(a.mT @ (w[:, None] * a) + ridge, -a.mT @ (w * r))
     condition = float(torch.linalg.cond(a.mT @ (w[:, None] * a) + ridge))
     found = model.solve(r, 200)
@@ -87,3 +88,47 @@ def test_the_profiled_gradient_is_that_of_its_value(entries, generator):
     h = 1e-3  # the loss is quadratic: central differences are exact but for roundings
     slope = (loss.value(x + h * d) - loss.value(x - h * d)) / (2 * h)
     assert_close((loss.gradient(x) * d).sum(), slope, ops=1000 / h)
+
+
+@pytest.mark.parametrize("features", [(0, 0), (2, 1)])
+@pytest.mark.parametrize("sides", [True, False])
+def test_dense_and_sparse_losses_agree(sides, features, entries, generator):
+    """Also many at once, with other entries and weights."""
+    rows, cols, v, w = entries
+    model, _, _ = model_and_design(entries, generator, sides, features)
+    sparse = ProfiledCompletion.of(Completion(rows, cols, v, SHAPE, weights=w), model)
+    fewer = SideMeans(
+        *(rows[3:], cols[3:], SHAPE, w[3:]),
+        shrink=1.7,
+        sides=sides,
+        features=tuple(x[0] if x else None for x in model.features),
+        like=v,
+    )
+    fewer.ridge[-sum(features) or None :] = model.ridge[-sum(features) or None :]
+    other = ProfiledCompletion.of(
+        Completion(rows[3:], cols[3:], 2.0 * v[3:], SHAPE, weights=w[3:]), fewer
+    )
+    fewer.inverse = fewer._dense_inverse()
+    dense = [DenseCompletion.of(v, model), DenseCompletion.of(2.0 * v[3:], fewer)]
+    both = DenseCompletion.stacked(dense)
+    left = torch.randn(2, 4, SHAPE[0], 2, generator=generator, dtype=torch.float64)
+    right = torch.randn(2, 4, SHAPE[1], 2, generator=generator, dtype=torch.float64)
+    found = both.contract(left, right)
+    for f, loss in enumerate((sparse, other)):
+        for k in range(4):
+            expected = loss.contract(left[f, k], right[f, k])
+            for one, whole, alone in zip(
+                expected, found, dense[f].contract(left[f, k], right[f, k]), strict=True
+            ):
+                assert_close(whole[f, k], one, ops=3000)
+                assert_close(alone, one, ops=3000)
+    x = left @ right.mT
+    assert_close(both.value(x), found[0], ops=300)
+    assert_close(both.gradient(x) @ right, found[1], ops=300)
+    point = Collapsed.random(SHAPE, 2, 3, generator=generator, dtype=torch.float64)
+    for a, b in zip(
+        vars(dense[0].offsets_of(point)).values(),
+        vars(sparse.offsets_of(point)).values(),
+        strict=True,
+    ):
+        assert_close(a, b, ops=3000)

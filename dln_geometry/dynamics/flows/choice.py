@@ -65,7 +65,9 @@ def _batched(loss: Loss, point: Any) -> Any:
     batch = point.batch_shape
     try:
         value = loss.value(x)
-        wanted = torch.broadcast_shapes(value.shape, batch)
+        # The first call of torch's function imports a second's worth of modules.
+        alike = value.shape == batch
+        wanted = batch if alike else torch.broadcast_shapes(value.shape, batch)
     except RuntimeError as error:
         raise ValueError(
             f"loss must fit starts with the leading dimensions {tuple(batch)}, got: {error}"
