@@ -10,9 +10,8 @@ installed.
 from __future__ import annotations
 
 from dln_geometry.completion.estimator import MatrixCompleter
-from dln_geometry.completion.models import train, train_together
+from dln_geometry.completion.models import DenseCompletion, train, train_together
 from dln_geometry.completion.offsets import (
-    DenseCompletion,
     Offsets,
     ProfiledCompletion,
     SideMeans,

@@ -11,23 +11,16 @@ from typing import Any
 
 import torch
 
+from dln_geometry.completion import training
 from dln_geometry.completion.models import Prepared, train, train_together
 from dln_geometry.completion.problem import SEARCH_RANK, Problem, default_rank
-from dln_geometry.completion.training import (
-    Choice,
-    Fit,
-    Limits,
-    Model,
-    Setting,
-    noise_of,
-    pooled,
-)
+from dln_geometry.completion.training import Choice, Fit, Limits, Model, Setting
 from dln_geometry.support import warn
 
 DEPTHS = (2.0, 2.5, 3.0)
 """Depths that are tried: a convex problem, and two that prefer low rank more and more."""
-DECAY, FACTOR, LEAST_DECAY = 0.5, 4.0, 0.005
-"""First factor of the decay, and the ratio between neighbours; below the least one it is 0."""
+DECAY, FACTOR = 0.5, 4.0
+"""First factor of the decay, and the ratio between neighbours."""
 TOGETHER = (1.0, 1 / FACTOR, 1 / FACTOR**2)
 """Ratios of the decays that are tried at once on small tables."""
 ENOUGH_HELD, MOST_FOLDS = 200, 3
@@ -151,9 +144,9 @@ class Search:
             chosen = min((chosen, bare), key=self._error)
         chosen = replace(chosen, rank=final)
         validated = self._validated(chosen, starts, start[0])
-        error = pooled(validated[: len(self.folds)], self.folds)
+        error = training.pooled(validated[: len(self.folds)], self.folds)
         self._note(chosen, error, validated[0])
-        means = pooled(validated[: len(self.folds)], self.folds, "side_means")
+        means = training.pooled(validated[: len(self.folds)], self.folds, "side_means")
         if means > 0 and not error < WORTH * means and validated[0].status != "constant":
             self._warn(error, means, validated[0].status)
         own = tuple(fit for fit in validated if fit.fold == 0)
@@ -167,7 +160,7 @@ class Search:
         """Lower the decay while the residuals of training are less than what it takes for noise."""
         first = self.problem.error(fits[0].alone.at(self.problem.rows, self.problem.cols))
         for _ in range(NOISE_ROUNDS):
-            decay = DECAY * noise_of(fits[0], self.problem) / max(float(first), 1e-300)
+            decay = DECAY * training.noise_of(fits[0], self.problem) / max(float(first), 1e-300)
             if not decay < LOWER * setting.decay or time.perf_counter() > self.end:
                 break
             setting = replace(setting, decay=decay)
@@ -186,7 +179,7 @@ class Search:
         for ratio in (1 / FACTOR, FACTOR) if moves else ():
             moved = False
             while time.perf_counter() < self.end:
-                next_ = best.with_decay(_rounded(best.decay * ratio))
+                next_ = best.with_decay(best.decay * ratio)
                 if not self._error(next_) < self._error(best):
                     break
                 best, moved = next_, True
@@ -216,8 +209,8 @@ class Search:
         """Train settings of a small table, with decays of these ratios to one, in a batch."""
         if self.tried and time.perf_counter() > self.end:
             return
-        decays = dict.fromkeys(_rounded(setting.decay * ratio) for ratio in ratios)
-        settings = [setting.with_decay(decay) for decay in decays]
+        alike = dict.fromkeys(setting.with_decay(setting.decay * ratio) for ratio in ratios)
+        settings = list(alike)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             limits = self._budget(4.0, **ROUGHLY)
@@ -230,7 +223,7 @@ class Search:
 
     def _keep(self, setting: Setting, fits: list[Fit]) -> float:
         """Note the fits of a setting on all folds, and return their error."""
-        error = pooled(fits, self.folds)
+        error = training.pooled(fits, self.folds)
         self.rough[setting] = fits
         self._note(setting, error, fits[0])
         return error
@@ -324,7 +317,3 @@ class Search:
             f"alone, {means:.6g}: {why}",
             UserWarning,
         )
-
-
-def _rounded(decay: float) -> float:
-    return 0.0 if decay < LEAST_DECAY else decay

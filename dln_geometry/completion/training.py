@@ -17,6 +17,8 @@ from dln_geometry.dynamics.flows import gradient_flow
 from dln_geometry.geometry.points import Collapsed, EndToEnd
 from dln_geometry.support import ProgressCallback
 
+LEAST_DECAY = 0.005
+"""A search takes 0 for smaller decays."""
 PATIENCE = 12
 """Accepted steps without a better validation error after which a run stops."""
 IMPROVEMENT = 3e-4
@@ -48,6 +50,7 @@ class Setting:
 
     def with_decay(self, decay: float) -> Setting:
         """Return the setting with another decay, and the start that goes with it."""
+        decay = 0.0 if decay < LEAST_DECAY else decay
         return replace(Setting.of(self.depth, self.rank, decay, self.seed), sides=self.sides)
 
     def restarted(self, number: int) -> Setting:
@@ -178,7 +181,7 @@ def flow_of(
     )
 
 
-class Run:
+class ModelRun:
     """The flows of one model."""
 
     o: Offsets  # those that are best where X is 0
