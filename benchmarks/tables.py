@@ -2,9 +2,9 @@
 
 Made ratings with the marginals of real ones (popularity and activity fall off as power laws), a
 noisy table of low rank, and a photograph of which some pixels are known. Five splits each; every
-method sees the same entries. The peers choose their penalty by the same held-out tenth: soft-impute
-and alternating least squares with side means, written out below, and surprise's SVD where it is
-installed.
+method sees the same entries. The peers choose their parameter by the same held-out tenth:
+soft-impute, alternating least squares, SVD++ and neighbours, written out in `table_peers`, and
+surprise's SVD where it is installed.
 
 The environment variable RATINGS names a file of ratings to add.
 """
@@ -15,19 +15,32 @@ import os
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from matplotlib.cbook import get_sample_data
 from PIL import Image
-from scipy import sparse
 
+from benchmarks.table_peers import (
+    Entries,
+    Method,
+    als,
+    chosen,
+    neighbours,
+    only_means,
+    soft_impute,
+    surprise_svd,
+    svd_plus_plus,
+)
 from benchmarks.timing import table
 from dln_geometry.completion import MatrixCompleter
 from dln_geometry.tables import read_entries
 
-Entries = tuple[np.ndarray, np.ndarray, np.ndarray]
-Method = Callable[[Entries, tuple[int, int], Entries], np.ndarray]
+LARGE = 300_000
+"""Entries up to which the slow peers run."""
+TUNED = [(100, 20, 0.005, 0.02), (200, 40, 0.01, 0.1), (200, 80, 0.005, 0.08)]
+"""Factors, epochs, rate and ridge of surprise's SVD: its defaults, and two that are tuned."""
 
 
 def made_ratings(count: int, seed: int) -> tuple[Entries, tuple[int, int]]:
@@ -74,103 +87,22 @@ def ours(seen: Entries, shape: tuple[int, int], asked: Entries) -> np.ndarray:
         return completer.predict((asked[0], asked[1]))
 
 
-def side_means(seen: Entries, shape: tuple[int, int], ridge: float = 5.0) -> Any:
-    """Return global mean, row and column means, shrunk, by alternating fits."""
-    i, j, y = seen
-    m, n = shape
-    mean, b, c = y.mean(), np.zeros(m), np.zeros(n)
-    for _ in range(10):
-        c = np.bincount(j, y - mean - b[i], n) / (np.bincount(j, minlength=n) + ridge)
-        b = np.bincount(i, y - mean - c[j], m) / (np.bincount(i, minlength=m) + ridge)
-    return mean, b, c
+def methods_for(count: int, places: int) -> dict[str, Method]:
+    """Return the methods that a table of this size leaves time for."""
+    found: dict[str, Method] = {"MatrixCompleter": ours, "side means": only_means}
+    if count <= LARGE:
+        found["ALS"] = chosen(als, [3.0, 6.0, 12.0])
+        found["SVD++"] = chosen(svd_plus_plus, [0.02, 0.05, 0.1])
+        found["neighbours"] = chosen(neighbours, [20, 40])
+        if svd := surprise_svd():
+            found["surprise SVD"] = chosen(svd, TUNED)
+    if places <= 1e6 and count <= 5e4:
+        found["soft-impute"] = chosen(soft_impute, [0.1, 0.2, 0.35])
+    return found
 
 
-def only_means(seen: Entries, shape: tuple[int, int], asked: Entries) -> np.ndarray:
-    """Return the side means alone."""
-    mean, b, c = side_means(seen, shape)
-    return np.clip(mean + b[asked[0]] + c[asked[1]], seen[2].min(), seen[2].max())
-
-
-def chosen(fit: Callable[..., Any], penalties: list[float]) -> Method:
-    """Return a method that takes the penalty with the least error on a tenth of the entries."""
-
-    def method(seen: Entries, shape: tuple[int, int], asked: Entries) -> np.ndarray:
-        order = np.random.default_rng(0).permutation(len(seen[0]))
-        held, rest = order[: len(order) // 10], order[len(order) // 10 :]
-        part, check = (tuple(x[k] for x in seen) for k in (rest, held))
-        errors = [np.mean((fit(part, shape, check, p) - check[2]) ** 2) for p in penalties]
-        return fit(seen, shape, asked, penalties[int(np.argmin(errors))])
-
-    return method
-
-
-def als(seen: Entries, shape: tuple[int, int], asked: Entries, ridge: float) -> np.ndarray:
-    """Alternate ridge regressions of rank 20 on the residuals of the side means."""
-    rank, rng = 20, np.random.default_rng(1)
-    mean, b, c = side_means(seen, shape)
-    i, j, y = seen
-    residual = sparse.csr_matrix((y - mean - b[i] - c[j], (i, j)), shape)
-    u, v = (0.1 * rng.normal(size=(k, rank)) for k in shape)
-    for _ in range(8):
-        for a, left, right in ((residual, u, v), (residual.T.tocsr(), v, u)):
-            for k in range(len(left)):
-                at = slice(a.indptr[k], a.indptr[k + 1])
-                w = right[a.indices[at]]
-                gram = w.T @ w + ridge * np.eye(rank)
-                left[k] = np.linalg.solve(gram, w.T @ a.data[at])
-    z = mean + b[asked[0]] + c[asked[1]] + (u[asked[0]] * v[asked[1]]).sum(1)
-    return np.clip(z, y.min(), y.max())
-
-
-def soft_impute(seen: Entries, shape: tuple[int, int], asked: Entries, share: float) -> np.ndarray:
-    """Shrink singular values of the filled table by a share of the largest until it rests."""
-    mean, b, c = side_means(seen, shape)
-    i, j, y = seen
-    x, r = np.zeros(shape), y - mean - b[i] - c[j]
-    filled = np.zeros(shape)
-    filled[i, j] = r
-    penalty = share * np.linalg.norm(filled, 2)
-    for _ in range(60):
-        filled = x.copy()
-        filled[i, j] = r
-        u, s, vh = np.linalg.svd(filled, full_matrices=False)
-        new = (u * np.maximum(s - penalty, 0)) @ vh
-        moved = np.linalg.norm(new - x) / max(np.linalg.norm(x), 1e-12)
-        x = new
-        if moved < 1e-3:
-            break
-    z = mean + b[asked[0]] + c[asked[1]] + x[asked[0], asked[1]]
-    return np.clip(z, y.min(), y.max())
-
-
-def surprise_svd() -> Method | None:
-    """Return surprise's SVD with its defaults, if it is installed."""
-    try:
-        import pandas as pd
-        import surprise
-    except ImportError:
-        return None
-
-    def method(seen: Entries, shape: tuple[int, int], asked: Entries) -> np.ndarray:
-        frame = pd.DataFrame({"u": seen[0], "i": seen[1], "r": seen[2]})
-        reader = surprise.Reader(rating_scale=(seen[2].min(), seen[2].max()))
-        data = surprise.Dataset.load_from_df(frame, reader).build_full_trainset()
-        model = surprise.SVD(random_state=0).fit(data)
-        pairs = zip(asked[0].tolist(), asked[1].tolist(), strict=True)
-        return np.array([model.predict(a, b).est for a, b in pairs])
-
-    return method
-
-
-def compare(name: str, make: Callable[[int], Any], splits: int, dense: bool) -> list[list[str]]:
-    """Return rows of mean test error, its spread over the splits, and CPU seconds."""
-    methods: dict[str, Method | None] = {
-        "MatrixCompleter": ours,
-        "side means": only_means,
-        "ALS": chosen(als, [3.0, 6.0, 12.0]),
-        "soft-impute": chosen(soft_impute, [0.1, 0.2, 0.35]) if dense else None,
-        "surprise SVD": surprise_svd(),
-    }
+def compare(name: str, make: Callable[[int], Any], splits: int) -> list[list[str]]:
+    """Return rows of the mean test error, what it is above ours, both spreads, and CPU seconds."""
     errors: dict[str, list[float]] = {}
     seconds: dict[str, list[float]] = {}
     for split in range(splits):
@@ -178,29 +110,32 @@ def compare(name: str, make: Callable[[int], Any], splits: int, dense: bool) -> 
         order = np.random.default_rng(100 + split).permutation(len(entries[0]))
         out = len(order) // 10
         test, seen = (tuple(x[k] for x in entries) for k in (order[:out], order[out:]))
-        for method, run in methods.items():
-            if run is None:
-                continue
+        for method, run in methods_for(len(order), shape[0] * shape[1]).items():
             begun = time.process_time()
             found = run(seen, shape, test)
             seconds.setdefault(method, []).append(time.process_time() - begun)
             errors.setdefault(method, []).append(float(np.mean((found - test[2]) ** 2) ** 0.5))
-    return [
-        [name, method, f"{np.mean(e):.4f}", f"{np.std(e):.4f}", f"{np.mean(seconds[method]):.1f}"]
-        for method, e in errors.items()
-    ]
+            told = f"{errors[method][-1]:.4f}, {seconds[method][-1]:.1f} s"
+            print(f"{name}, split {split}, {method}: {told}", flush=True)
+    rows = []
+    for method, e in errors.items():
+        ahead = np.subtract(e, errors["MatrixCompleter"])
+        cells = (np.mean(e), np.std(e), np.mean(ahead), np.std(ahead))
+        rows.append([name, method, *(f"{x:.4f}" for x in cells), f"{np.mean(seconds[method]):.1f}"])
+    return rows
 
 
 def tables(quick: bool = False) -> None:
     splits = 1 if quick else 5
-    rows = compare("photograph", photograph, splits, True)
+    rows = compare("photograph", photograph, splits)
     if not quick:
-        rows += compare("rank 5", low_rank, splits, True)
+        rows += compare("rank 5", low_rank, splits)
     for size in (10_000,) if quick else (10_000, 100_000):
-        rows += compare(f"made, {size:,}", lambda s, k=size: made_ratings(k, s), splits, size < 5e4)
+        rows += compare(f"made, {size:,}", partial(made_ratings, size), splits)
     # A file of ratings to add: row, column, value.
     if file := os.environ.get("RATINGS"):
         found = read_entries(file)
         entries = (found.rows, found.cols, found.values)
-        rows += compare("ratings", lambda _: (entries, found.shape), splits, False)
-    table("Test error", ["table", "method", "test rms", "spread", "CPU s"], rows)
+        rows += compare("ratings", lambda _: (entries, found.shape), splits)
+    header = ["table", "method", "test rms", "spread", "above ours", "its spread", "CPU s"]
+    table("Test error", header, rows)

@@ -16,7 +16,7 @@ from dln_geometry.completion.offsets import (
     ProfiledCompletion,
     SideMeans,
 )
-from dln_geometry.completion.problem import LINKS, Problem, default_rank, units_of
+from dln_geometry.completion.problem import LINKS, Problem, default_rank, folds_of, units_of
 from dln_geometry.completion.search import DEPTHS, Search
 from dln_geometry.completion.training import Limits, Model, Setting
 
@@ -34,6 +34,7 @@ __all__ = [
     "Setting",
     "SideMeans",
     "default_rank",
+    "folds_of",
     "train",
     "train_together",
     "units_of",

@@ -53,7 +53,8 @@ class MatrixCompleter(FittedCompleter):
     validation : float
         Share of the entries that is held out; small tables are split several times. 0 trains one
         depth (2.5 if it is ``"auto"``) until the gradient is flat, and again with less decay while
-        the residuals show less noise than it was meant for.
+        the residuals show less noise than it was meant for. Where noise alone explains the
+        residuals, it warns, and takes depth 2 and decay 1 if these are ``"auto"``.
     refit : bool
         Train on all entries once the choices are made.
     starts : int

@@ -12,6 +12,7 @@ from torch import Tensor
 from dln_geometry.completion.offsets import SideMeans
 from dln_geometry.dynamics.entries import Pattern
 from dln_geometry.dynamics.losses import Completion, LinkLoss, Logistic, Poisson
+from dln_geometry.support import warn
 
 LINKS: dict[str, type[LinkLoss] | None] = {
     "squared": None,
@@ -23,6 +24,8 @@ PLACES, FILLED = 2**16, 0.04
 """Most places of a table that is held as a dense matrix, and the least share of known ones."""
 SHRINK = 5.0
 SEARCH_RANK, LARGEST_RANK = 20, 200
+ENOUGH_HELD, MOST_FOLDS = 200, 3
+"""Held-out entries that are enough, and how many splits there are at most to reach them."""
 WORK = 1e7
 """Entries times rank that the last run may have, by default."""
 
@@ -206,3 +209,46 @@ def default_rank(shape: tuple[int, int], count: int, small: bool = False) -> int
     """
     most = max(SEARCH_RANK, math.ceil(count / sum(shape))) if small else LARGEST_RANK
     return max(1, min(*shape, most, LARGEST_RANK, max(16, round(WORK / count))))
+
+
+def folds_of(
+    problem: Problem, held: Problem | tuple[Problem, Problem] | float, seed: int
+) -> tuple[list[tuple[Problem, Problem]], Any]:
+    """Return pairs of a training and a validation problem, and the mask of the first held share.
+
+    `held` is a validation problem, such a pair, or a share of the entries, of which there are
+    several splits if one would be small.
+
+    Examples
+    --------
+    >>> rows, cols = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 0])
+    >>> problem = dln.completion.Problem(rows, cols, torch.tensor([4.0, 2.0, 1.0, 5.0]), (3, 2))
+    >>> folds, mask = dln.completion.folds_of(problem, 0.25, seed=0)
+    >>> [len(held) for _, held in folds], int(mask.sum())
+    ([1, 1, 1], 1)
+    """
+    if isinstance(held, Problem):
+        return [(problem, held)], None
+    if isinstance(held, tuple):
+        return [held], None
+    count = len(problem)
+    if held == 0:
+        return [], None
+    out = max(1, round(held * count))
+    if count < 3:
+        warn(f"none of {count} entries can be held out: nothing is chosen by them", UserWarning)
+        return [], None
+    if count - out < 2:
+        raise ValueError(
+            f"validation must leave entries to train on, got {held:g} of {count} entries"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(count, generator=generator).to(problem.rows.device)
+    wanted = max(1, min(MOST_FOLDS, count // out, math.ceil(ENOUGH_HELD / out)))
+    pairs, masks = [], []
+    for part in (order[k * out : (k + 1) * out] for k in range(wanted)):
+        mask = torch.zeros(count, dtype=torch.bool, device=order.device)
+        mask[part] = True
+        masks.append(mask)
+        pairs.append((problem.select((~mask).nonzero().squeeze(1)), problem.select(part)))
+    return pairs, masks[0].cpu().numpy()

@@ -13,7 +13,7 @@ import torch
 
 from dln_geometry.completion import training
 from dln_geometry.completion.models import Prepared, train, train_together
-from dln_geometry.completion.problem import SEARCH_RANK, Problem, default_rank
+from dln_geometry.completion.problem import SEARCH_RANK, Problem, default_rank, folds_of
 from dln_geometry.completion.training import Choice, Fit, Limits, Model, Setting
 from dln_geometry.support import warn
 
@@ -23,11 +23,13 @@ DECAY, FACTOR = 0.5, 4.0
 """First factor of the decay, and the ratio between neighbours."""
 TOGETHER = (1.0, 1 / FACTOR, 1 / FACTOR**2)
 """Ratios of the decays that are tried at once on small tables."""
-ENOUGH_HELD, MOST_FOLDS = 200, 3
 WORTH = 0.99
 """Share of the error of the side means that a model must stay below not to be warned of."""
 NOISE_ROUNDS, LOWER = 4, 0.7
 """Without validation: how often the decay may follow the residuals, and what is worth a round."""
+NOISE_ALONE, THRESHOLD = 0.95, 1.0
+"""Share of the residuals of the side means from which on noise explains them, and the decay that is
+chosen then: of noise alone, it leaves next to nothing at depth 2."""
 SMALL_EVALUATIONS = 1500
 """Bound on a validated run of a small table."""
 ROUGHLY = {"improvement": 1e-3, "evaluations": 500}
@@ -65,41 +67,8 @@ class Search:
         self.tried: list[tuple[Setting, float, Fit]] = []
         self.prepared: Prepared = {}
         self.rough: dict[Setting, list[Fit]] = {}  # of all folds, while settings are compared
-        self.mask: Any = None  # of the entries that the first fold holds out
-        self.folds = self._folds(held)
-
-    def _folds(self, held: Any) -> list[tuple[Problem, Problem]]:
-        """Return pairs of a training and a validation problem; several if one would be small."""
-        if isinstance(held, Problem):
-            return [(self.problem, held)]
-        if isinstance(held, tuple):
-            return [held]
-        count = len(self.problem)
-        if held == 0:
-            return []
-        out = max(1, round(held * count))
-        if count < 3:
-            warn(f"none of {count} entries can be held out: nothing is chosen by them", UserWarning)
-            return []
-        if count - out < 2:
-            raise ValueError(
-                f"validation must leave entries to train on, got {held:g} of {count} entries"
-            )
-        generator = torch.Generator().manual_seed(self.seed)
-        order = torch.randperm(count, generator=generator, device=generator.device).to(
-            self.problem.rows.device
-        )
-        wanted = min(MOST_FOLDS, count // out, math.ceil(ENOUGH_HELD / out))
-        parts = [order[k * out : (k + 1) * out] for k in range(max(wanted, 1))]
-        pairs = []
-        for part in parts:
-            mask = torch.ones(count, dtype=torch.bool, device=order.device)
-            mask[part] = False
-            self.mask = (~mask).cpu().numpy() if self.mask is None else self.mask
-            pairs.append(
-                (self.problem.select(mask.nonzero().squeeze(1)), self.problem.select(part))
-            )
-        return pairs
+        # The mask is that of the entries that the first fold holds out.
+        self.folds, self.mask = folds_of(problem, held, seed)
 
     def choose(
         self,
@@ -123,8 +92,9 @@ class Search:
             depth = depths[len(depths) // 2]
             setting = Setting.of(depth, final, DECAY if decay is None else decay, self.seed)
             fits = self._everything(setting, None, starts)
-            if decay is None and start[1] is None and self.problem.link is None:
-                setting, fits = self._by_the_noise(setting, fits, starts)
+            if start[1] is None and self.problem.link is None:
+                free = (min(depths) if len(depths) > 1 else depth, decay is None)
+                setting, fits = self._by_the_noise(setting, fits, starts, *free)
             return Choice(setting, fits, (), (), None, math.nan, math.nan)
         first = DECAY if decay is None else decay
         settings = [Setting.of(depth, small, first, self.seed) for depth in depths]
@@ -155,12 +125,28 @@ class Search:
         return Choice(chosen, fits, tuple(self.tried), validated, held, means, error)
 
     def _by_the_noise(
-        self, setting: Setting, fits: tuple[Fit, ...], starts: int
+        self, setting: Setting, fits: tuple[Fit, ...], starts: int, least: float, moves: bool
     ) -> tuple[Setting, tuple[Fit, ...]]:
-        """Lower the decay while the residuals of training are less than what it takes for noise."""
+        """Lower the decay while the residuals of training are less than what it takes for noise.
+
+        Of noise alone nothing is learned: the least depth and a large decay, where they are free.
+        """
         first = self.problem.error(fits[0].alone.at(self.problem.rows, self.problem.cols))
-        for _ in range(NOISE_ROUNDS):
-            decay = DECAY * training.noise_of(fits[0], self.problem) / max(float(first), 1e-300)
+        share = training.noise_of(fits[0], self.problem) / max(float(first), 1e-300)
+        # Fewer entries than a mode of X has numbers leave no residuals to tell noise by.
+        told = fits[0].model.point is not None and len(self.problem) > sum(self.problem.shape)
+        if told and share > NOISE_ALONE:
+            warn(
+                "noise explains the entries as well as the model does, beside the side means: "
+                "validation would tell what to trust",
+                UserWarning,
+            )
+            if moves or least < setting.depth:
+                decay = THRESHOLD if moves else setting.decay
+                setting = replace(setting, depth=least).with_decay(decay)
+                return setting, self._everything(setting, None, starts)
+        for _ in range(NOISE_ROUNDS if moves else 0):
+            decay = DECAY * share
             if not decay < LOWER * setting.decay or time.perf_counter() > self.end:
                 break
             setting = replace(setting, decay=decay)
@@ -168,6 +154,7 @@ class Search:
                 self._train([(self.problem, None)], [setting.restarted(k)], 2.0, [fit.model])[0]
                 for k, fit in enumerate(fits)
             )
+            share = training.noise_of(fits[0], self.problem) / max(float(first), 1e-300)
         return setting, fits
 
     def _refined(self, setting: Setting, moves: bool = True) -> Setting:

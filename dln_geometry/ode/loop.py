@@ -184,7 +184,10 @@ class Integration:
         if np.isinf(opt.t_end):
             # Without an end, samples at rest or zero, up to tolerance, need no longer steps.
             size, speed = (np.linalg.norm(flags.norms[k], axis=0) for k in (-1, 0))
-            self.moves = (speed * self.t > self.atol + opt.rtol * size) & (size > 1e3 * self.atol)
+            # A trial from time 0 may have overflown: it does not rest, and inf * 0 is no news.
+            with np.errstate(invalid="ignore"):
+                rests = speed * self.t <= self.atol + opt.rtol * size
+            self.moves = ~rests & (size > 1e3 * self.atol)
         turns = moved > 0, alive > moved
         self.choice.update(trial, flags.norms, flags.radii, *turns, self._work, control)
         self.committing = False

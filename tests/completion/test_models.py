@@ -97,3 +97,17 @@ def test_without_validation_the_decay_follows_the_noise(noise, most, rng):
         error = np.sqrt(np.mean((completer.complete() - truth)[~known] ** 2))
         assert error < most * (noise or 1.0)
         assert completer.decay_ < 0.5
+
+
+def test_without_validation_noise_alone_is_told_and_hardly_fitted(rng):
+    truth = rng.normal(size=(60, 1)) + rng.normal(size=40)
+    known = rng.random(truth.shape) < 0.5
+    holes = np.where(known, truth + rng.normal(size=truth.shape), np.nan)
+    with pytest.warns(UserWarning, match="noise explains the entries as well"):
+        completer = MatrixCompleter(validation=0).fit(holes)
+    assert (completer.depth_, completer.decay_) == (2.0, 1.0)
+    error, means = completer.errors(np.nonzero(~known), truth[~known])
+    assert error < 1.05 * means
+    with pytest.warns(UserWarning, match="noise explains the entries as well"):
+        completer = MatrixCompleter(2.5, decay=0.5, validation=0).fit(holes)
+    assert (completer.depth_, completer.decay_) == (2.5, 0.5)

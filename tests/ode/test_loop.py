@@ -180,3 +180,15 @@ def test_stored_rows_move_to_the_device_of_the_start(save_at, monkeypatch):
     integrate(field, y0, t_end=0.5, resume=states[-1], save_at=save_at and [0.0, 0.2, 0.5])
     assert moved
     assert set(moved) == {"meta"}
+
+
+def test_a_first_trial_that_overflows_is_made_again_shorter():
+    """Without an end: whether samples rest is asked after every trial, this one at time 0 too."""
+
+    def write(t, y, out):
+        out.copy_(torch.where(y < 1.5, 1.0, math.inf))
+
+    start = torch.tensor([[1.4999]], dtype=torch.float64)
+    run = integrate(write, start, t_end=math.inf, max_evaluations=40, method="rk5")
+    assert run.stats["rejected"] > 0
+    assert 1.4999 < float(run.y) < 1.5
