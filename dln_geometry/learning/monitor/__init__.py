@@ -1,8 +1,8 @@
 """Charges of real training loops, predicted exactly from the buffers and gradients of each step.
 
 Open `charge_monitor` for the hooks, then `following`; `laws` moves charges by the law of
-`learning.noether.momentum_law`. A new kind of charge is a subclass of `Law` in `group_laws` that
-`following.laws_of` makes.
+`learning.noether.momentum_law`, `step_follower` by the steps of any other optimiser. A new kind of
+charge is a subclass of `Law` in `group_laws` that `following.laws_of` makes.
 """
 
 from __future__ import annotations

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
 from torch import nn
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 
 from dln_geometry.learning.architecture import SymmetricGroup
-from dln_geometry.learning.monitor.following import Follower, check_optimizer, watched_groups
+from dln_geometry.learning.monitor.following import Follower, is_sgd, watched_groups
 from dln_geometry.learning.monitor.ledger import Ledger
 from dln_geometry.learning.monitor.products import Snapshot
 from dln_geometry.learning.monitor.record import ChargeRecord, ChargeReport
-from dln_geometry.learning.monitor.variances import Variances
+from dln_geometry.learning.monitor.step_follower import StepFollower
+from dln_geometry.learning.monitor.variances import AutocastWitness, Variances
 from dln_geometry.support import as_count, as_flag, as_positive, shown
 
 _STATE = {"labels", "units", "steps", "begun", "current", "laws", "records"}
 
 
 class ChargeMonitor:
-    """Record the charges of a training loop with SGD, and predict them exactly.
+    """Record the charges of a training loop, and predict them exactly.
 
     If the loss of every batch has a symmetry, its charge moves by a law that each step of SGD obeys
     to rounding: with momentum, dampening or Nesterov's momentum, weight decay and any schedule (see
@@ -41,8 +43,12 @@ class ChargeMonitor:
     ----------
     module : Module
         In training mode, without wrappers for parallel training.
-    optimizer : torch.optim.SGD
-        Over parameters of the module, in any number of groups with options of their own.
+    optimizer : torch.optim.Optimizer
+        Over parameters of the module, in any number of groups with options of their own. Under
+        others than SGD (Adam, AdamW, RMSprop, Muon, ...) the monitor predicts charges from the
+        steps that are taken, which it copies, tests whether the gradients are orthogonal to the
+        orbits of the symmetry, and reports the drift of each cause that breaks it. LBFGS is
+        refused.
     groups : sequence of SymmetricGroup, optional
         The groups to watch; by default those that `symmetries_of` finds and the optimiser trains.
         Permutations have no charges and are left out.
@@ -68,7 +74,7 @@ class ChargeMonitor:
         the monitor looks at the variance in the last forward pass before a record, and allows 10
         times the share for each step, up to 100 times. Where the variance is not far above epsilon
         it therefore finds nothing; in compiled modules it takes the variance for 1. Under
-        autocast, where gradients carry the rounding of the smaller type, give one.
+        autocast, where gradients carry the rounding of the smaller type, its eps counts.
     writer, prefix : optional
         Anything with ``add_scalar(tag, value, step)``, such as TensorBoard's SummaryWriter, and
         the prefix of its tags.
@@ -111,7 +117,7 @@ class ChargeMonitor:
     def __init__(
         self,
         module: nn.Module,
-        optimizer: SGD,
+        optimizer: Optimizer,
         groups: Sequence[SymmetricGroup] | None = None,
         *,
         example_input: Any = None,
@@ -127,7 +133,7 @@ class ChargeMonitor:
         prefix: str = "charges",
         flush_every: int = 64,
     ) -> None:
-        check_optimizer(optimizer)
+        exact = is_sgd(optimizer)
         if not isinstance(module, nn.Module):
             raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
         self.every = as_count(every, "every")
@@ -141,24 +147,28 @@ class ChargeMonitor:
         watched = watched_groups(module, optimizer, groups, example_input, loss, moments)
         if tolerance is not None:
             tolerance = as_positive(tolerance, "tolerance")
-        self._laws = Follower(optimizer, watched, dict(module.named_parameters()))
+        named = dict(module.named_parameters())
+        self._laws = (Follower if exact else StepFollower)(optimizer, watched, named)
         self.groups, self.labels = self._laws.groups, self._laws.labels
         self._ledger = Ledger(self.labels, history, on_break, writer, prefix, flush_every)
         self._rounding, self._epsilons, self._factor = self._laws.allowances(self.window)
         self._variances: Variances | None = None
         if tolerance is None:
             self._variances = Variances(module, self.groups, self._precedes_record)
+            self._autocast = AutocastWitness(module)
         else:
             self._rounding, self._factor = torch.full_like(self._rounding, tolerance), 0.0
         # Whether the first record is made; whether the predictions are those of this moment.
         self._begun = self._current = False
         # Still True in the next step if a prepared step failed: then the prediction restarts.
         self._prepared = False
-        self._handles = [
+        self._handles: list[Any] = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
             *(self._variances.handles if self._variances is not None else ()),
         ]
+        if self._variances is not None:
+            self._handles.append(self._autocast)
 
     def _is_followed(self) -> bool:
         """Tell whether the next step belongs to a window."""
@@ -172,6 +182,7 @@ class ChargeMonitor:
         """Add a record of this moment."""
         allowed = self._rounding
         if self._variances is not None:
+            allowed = allowed.clamp_min(self._autocast.eps ** (2 / 3))
             share, gain = self._variances.take(self._epsilons)
             allowed = torch.maximum(allowed * gain, self._factor * share)
         self._ledger.add(self.steps, self._laws.figures(snapshot, allowed, units=self.units))
@@ -232,7 +243,8 @@ class ChargeMonitor:
 
     def report(self) -> list[ChargeReport]:
         """Return one line for every group."""
-        return self._ledger.report(self.record(), self.groups)
+        lines = self._ledger.report(self.record(), self.groups)
+        return [replace(line, drift=self._laws.drift_of(k)) for k, line in enumerate(lines)]
 
     def record(self) -> ChargeRecord:
         """Return all records that are kept, on the host; a RuntimeError before the first step."""

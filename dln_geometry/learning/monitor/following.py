@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD
+from torch.optim import LBFGS, SGD, Optimizer
 
 from dln_geometry.learning.architecture import SymmetricGroup, symmetries_of
 from dln_geometry.learning.monitor.group_laws import GaugeLaw, LinearLaw, QuadraticLaw
@@ -20,19 +20,22 @@ from dln_geometry.learning.monitor.products import Products, Snapshot, StepOptio
 from dln_geometry.support import shown
 
 
-def check_optimizer(optimizer: Any) -> None:
-    """Refuse an optimiser whose steps are not those of ``torch.optim.SGD``."""
-    # Hooks wrap the method of each class anew.
-    if not isinstance(optimizer, SGD) or unwrap(type(optimizer).step) is not unwrap(SGD.step):
+def is_sgd(optimizer: Any) -> bool:
+    """Tell whether steps are those of ``torch.optim.SGD``; refuse what has no steps to watch."""
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {shown(optimizer)}")
+    if isinstance(optimizer, LBFGS):
         raise TypeError(
-            "optimizer must be torch.optim.SGD, whose charges have exact laws, got "
-            f"{type(optimizer).__name__}"
+            "optimizer must move parameters after its closure, got LBFGS, which calls the closure "
+            "on the way"
         )
+    # Hooks wrap the method of each class anew.
+    return isinstance(optimizer, SGD) and unwrap(type(optimizer).step) is unwrap(SGD.step)
 
 
 def watched_groups(
     module: nn.Module,
-    optimizer: SGD,
+    optimizer: Optimizer,
     groups: Groups | None,
     example_input: Any,
     loss: str | None,
@@ -111,16 +114,6 @@ def laws_of(
     return products, laws
 
 
-def _labels_of(groups: Groups) -> tuple[str, ...]:
-    """Return one distinct name for every group."""
-    labels: list[str] = []
-    for group in groups:
-        label = f"{group.kind}({', '.join(group.names)})"
-        same = sum(other.split(" #")[0] == label for other in labels)
-        labels.append(f"{label} #{same + 1}" if same else label)
-    return tuple(labels)
-
-
 class Follower:
     """Applies the laws of some groups to the steps of an optimiser.
 
@@ -128,7 +121,10 @@ class Follower:
     group though they must be common.
     """
 
-    def __init__(self, optimizer: SGD, groups: Groups, named: Mapping[str, Tensor]) -> None:
+    # Steps may have drifts that break symmetries: none under SGD.
+    cause: str | None = None
+
+    def __init__(self, optimizer: Optimizer, groups: Groups, named: Mapping[str, Tensor]) -> None:
         self.optimizer = optimizer
         number_of = {id(p): k for k, g in enumerate(optimizer.param_groups) for p in g["params"]}
         self.params = {n: named[n] for n in dict.fromkeys(n for g in groups for n in g.names)}
@@ -137,13 +133,22 @@ class Follower:
         self._options_of: dict[str, StepOptions] = {}
         self._products, self._laws = laws_of(groups, self.params, self._group_of)
         self.groups = tuple(g for law in self._laws for g in law.groups)
-        self.labels = _labels_of(self.groups)
+        self.labels = self.named_groups()
         for options in self._options().values():
             for name in ("momentum", "dampening", "weight_decay"):
                 if isinstance(getattr(options, name), Tensor):
                     raise TypeError(f"{name} must be a number, got a tensor")
         for law in self._laws:
             law.rate_ratios(law.options_of(self._options()))
+
+    def named_groups(self) -> tuple[str, ...]:
+        """Return one distinct name for every group."""
+        labels: list[str] = []
+        for group in self.groups:
+            label = f"{group.kind}({', '.join(group.names)})"
+            same = sum(other.split(" #")[0] == label for other in labels)
+            labels.append(f"{label} #{same + 1}" if same else label)
+        return tuple(labels)
 
     def _options(self) -> dict[str, StepOptions]:
         options = [StepOptions.of(group) for group in self.optimizer.param_groups]
@@ -207,20 +212,27 @@ class Follower:
         With `units`, every single charge and its prediction follow. The row is on the device.
         """
         columns: tuple[list[Tensor], ...] = ([], [], [], [allowed], [], [])
-        for law in self._laws:
+        for index, law in enumerate(self._laws):
             law.settle()
             measured, predicted = law.measured(snapshot), law.charges
             assert predicted is not None
             off = law.largest((measured - predicted).abs())
             size = law.largest(law.sizes(snapshot))
-            # 0/0 counts as 0.
-            residual = torch.where(off == 0, off, off / size)
+            residual = self.deviations(index, law, off, size)
             row = [law.summary(measured), law.summary(predicted), residual]
             if units:
                 row += [measured.reshape(-1), predicted.reshape(-1)]
             for column, value in zip(columns[:3] + columns[4:], row, strict=False):
                 column.append(value)
         return torch.cat([value for column in columns for value in column])
+
+    def deviations(self, index: int, law: Law, off: Tensor, size: Tensor) -> Tensor:
+        """Return the residuals of the groups of one law; 0/0 counts as 0."""
+        return torch.where(off == 0, off, off / size)
+
+    def drift_of(self, index: int) -> dict[str, float]:
+        """Return the drifts that break the symmetry of one group: none under SGD."""
+        return {}
 
     def allowances(self, window: int | None) -> tuple[Tensor, Tensor, float]:
         """Return the rounding and the epsilon of each group, and a factor of the epsilons.

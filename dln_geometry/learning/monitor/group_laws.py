@@ -38,9 +38,10 @@ class LinearLaw(Law):
         self._noted = _IDENTITY
 
     def measured(self, snapshot: Snapshot) -> Tensor:
-        return self._sums(snapshot.tensors("q"))
+        return self.sums_of(snapshot.tensors("q"))
 
-    def _sums(self, tensors: Mapping[str, Tensor | None]) -> Tensor:
+    def sums_of(self, tensors: Mapping[str, Tensor | None]) -> Tensor:
+        """Return the sums over the blocks of all parts, shape (charges,)."""
         device = self.owner.device
         pieces = []
         for part, count in zip(self._parts, self._counts, strict=True):
@@ -54,7 +55,7 @@ class LinearLaw(Law):
         b, k, lr = o.momentum, o.weight_decay, o.lr
         if b and self.momenta is None:
             self.settle()
-            self.momenta = self._sums(snapshot.tensors("v"))
+            self.momenta = self.sums_of(snapshot.tensors("v"))
         uniform = (held | fresh).isdisjoint(self.slot_of)
         if b and uniform and not isinstance(lr, Tensor):
             (cc, cw), (wc, ww) = self._noted

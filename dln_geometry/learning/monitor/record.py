@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +142,11 @@ class ChargeReport:
         The residual of all records kept that is largest relative to its tolerance.
     tolerance : float
         Of that residual; above it the symmetry counts as broken.
+    drift : dict of str to float
+        Under optimisers other than SGD, how much each cause moved the charge in the last step that
+        was followed: "decay" (decoupled), "preconditioner", "orthogonalisation", "sign",
+        "momentum" or "step" (what turns the step away from the gradient: it breaks the symmetry),
+        and "square" (the size of the step). Of a translation the norms.
 
     Examples
     --------
@@ -164,6 +170,7 @@ class ChargeReport:
     residual: float
     worst: float
     tolerance: float
+    drift: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def is_broken(self) -> bool:

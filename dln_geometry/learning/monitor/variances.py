@@ -95,6 +95,32 @@ class Witness:
         return Witness, ()
 
 
+class AutocastWitness:
+    """A hook of the module that notes the coarsest type that autocast computes in."""
+
+    changes_nothing = True
+
+    def __init__(self, module: nn.Module) -> None:
+        self.eps = 0.0
+        self._handle: Any = module.register_forward_pre_hook(self)
+
+    def remove(self) -> None:
+        """Take the hook out of the module."""
+        if self._handle is not None:
+            self._handle.remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Handles cannot be copied once their module is gone.
+        return {**self.__dict__, "_handle": None}
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if torch.compiler.is_compiling():
+            return
+        for kind in {x.device.type for x in args if isinstance(x, Tensor)}:
+            if torch.is_autocast_enabled(kind):
+                self.eps = max(self.eps, torch.finfo(torch.get_autocast_dtype(kind)).eps)
+
+
 def _norms_of(group: SymmetricGroup, named: dict[str, nn.Module]) -> list[nn.Module]:
     """Return the normalisations that make a scale or translation a symmetry."""
     if group.kind not in ("scale", "translation"):

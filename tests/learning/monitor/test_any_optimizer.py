@@ -1,0 +1,188 @@
+"""Charges under optimisers that are not SGD."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from dln_geometry.learning import SymmetryError
+from tests.learning.monitor.loops import made, train, watched
+
+F64 = torch.float64
+
+
+class Signs(torch.optim.Optimizer):
+    """An optimiser that nobody knows."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p -= group["lr"] * p.grad.sign()
+
+
+OPTIMIZERS = {
+    "adam": lambda p: torch.optim.Adam(p, lr=0.02, weight_decay=0.1),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.02, weight_decay=0.3, amsgrad=True),
+    "nadam": lambda p: torch.optim.NAdam(p, lr=0.02, decoupled_weight_decay=True, weight_decay=0.2),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.5, centered=True),
+    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.05),
+    "unknown": lambda p: Signs(p, 0.01),
+}
+
+
+@pytest.mark.parametrize("window", [None, 1])
+@pytest.mark.parametrize("network", ["deep linear", "batch norm"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_charges_follow_the_steps_taken(name, network, window, generator):
+    net, x = made(network, generator)
+    optimizer = OPTIMIZERS[name](net.parameters())
+    monitor = watched(net, optimizer, every=3, window=window, units=True, tolerance=1e-9)
+    with monitor:
+        train(net, x, optimizer, 9, generator)
+    record = monitor.record()
+    size = record.unit_charge.abs().max()
+    assert (record.unit_predicted - record.unit_charge).abs().max() <= 1e-12 * size
+    for line in monitor.report():
+        assert set(line.drift) >= {"decay", "square"}
+        assert math.isfinite(sum(line.drift.values()))
+    # Charges are not conserved: the preconditioner drives them.
+    assert (record.charge[-1] - record.charge[0]).abs().max() > 1e-4
+
+
+def two_layers(generator, widths=(3, 4, 2)):
+    a, b, c = widths
+    net = nn.Sequential(nn.Linear(a, b, bias=False), nn.Linear(b, c, bias=False)).double()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator, dtype=F64))
+    return net
+
+
+def gauge_charge(net):
+    w1, w2 = (layer.weight.detach() for layer in net)
+    return w1 @ w1.mT - w2.mT @ w2
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_the_drifts_are_those_of_the_written_law(kind, generator):
+    net = two_layers(generator)
+    lr, k = 0.05, 0.4
+    x = torch.randn(6, 3, generator=generator, dtype=F64)
+    if kind == "adamw":
+        optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=k, betas=(0.8, 0.9))
+    else:
+        optimizer = torch.optim.Muon(net.parameters(), lr=lr, weight_decay=k)
+    monitor = watched(net, optimizer, window=1)
+    first = {p: (torch.zeros_like(p), torch.zeros_like(p)) for p in net.parameters()}
+    for n in range(1, 4):
+        optimizer.zero_grad()
+        net(x).square().mean().backward()
+        old = [p.detach().clone() for p in net.parameters()]
+        g = [p.grad.clone() for p in net.parameters()]
+        before = gauge_charge(net)
+        optimizer.step()
+        shrink = 1 - lr * k
+        if kind == "adamw":
+            u = []
+            for p, d in zip(net.parameters(), g, strict=True):
+                m, v = first[p]
+                m, v = 0.8 * m + 0.2 * d, 0.9 * v + 0.1 * d * d
+                first[p] = m, v
+                u.append(m / (1 - 0.8**n) / ((v / (1 - 0.9**n)).sqrt() + 1e-8))
+        else:
+            u = [(shrink * q - p.detach()) / lr for q, p in zip(old, net.parameters(), strict=True)]
+        mixed = old[0] @ u[0].mT - u[1].mT @ old[1]
+        squares = u[0] @ u[0].mT - u[1].mT @ u[1]
+        law = shrink**2 * before - lr * shrink * (mixed + mixed.mT) + lr**2 * squares
+        after = gauge_charge(net)
+        assert (law - after).abs().max() <= 1e-12 * before.abs().max()
+        (line,) = monitor.report()
+        cause = "preconditioner" if kind == "adamw" else "orthogonalisation"
+        assert line.drift["decay"] == pytest.approx(-2 * lr * k * float(before.trace()), 1e-9)
+        assert line.drift[cause] == pytest.approx(-2 * lr * float(mixed.trace()), 1e-6)
+        assert line.worst < 1e-12
+    monitor.close()
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32, torch.bfloat16])
+def test_broken_symmetries_are_found_and_rounding_is_not(dtype, generator):
+    net = two_layers(generator).to(dtype)
+    x = torch.randn(16, 3, generator=generator, dtype=F64).to(dtype)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    watched(net, optimizer, window=1, on_break="raise", flush_every=1)
+    for broken in (False, True):
+        optimizer.zero_grad()
+        loss = net(x).square().mean()
+        if broken:
+            loss = loss + net[0].weight.square().sum()
+        loss.backward()
+        if broken:
+            with pytest.raises(SymmetryError):
+                optimizer.step()
+        else:
+            optimizer.step()
+
+
+def test_moves_from_outside_are_found_by_one_long_prediction(generator):
+    net = two_layers(generator)
+    x = torch.randn(16, 3, generator=generator, dtype=F64)
+    optimizer = torch.optim.RMSprop(net.parameters(), lr=0.01)
+    monitor = watched(net, optimizer)
+    for n in range(4):
+        optimizer.zero_grad()
+        net(x).square().mean().backward()
+        optimizer.step()
+        if n == 2:
+            assert not monitor.report()[0].is_broken
+            with torch.no_grad():
+                net[0].weight.mul_(1.1)
+    assert monitor.report()[0].is_broken
+
+
+def test_autocast_counts_the_rounding_of_its_type(generator):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    x = torch.randn(32, 6, generator=generator, dtype=F64).float()
+    for optimizer in (
+        torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9),
+        torch.optim.Adam(net.parameters(), lr=0.01),
+    ):
+        with watched(net, optimizer, window=1) as monitor:
+            for _ in range(5):
+                optimizer.zero_grad()
+                with torch.autocast("cpu", torch.bfloat16):
+                    loss = functional.cross_entropy(net(x), torch.arange(32) % 3)
+                loss.backward()
+                optimizer.step()
+        assert not any(line.is_broken for line in monitor.report())
+
+
+def test_state_goes_on_where_it_was(generator):
+    net = two_layers(generator)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
+    monitor = watched(net, optimizer)
+    x = torch.randn(8, 3, generator=generator, dtype=F64)
+
+    def steps():
+        for _ in range(3):
+            optimizer.zero_grad()
+            net(x).square().mean().backward()
+            optimizer.step()
+
+    steps()
+    state = monitor.state_dict()
+    monitor.close()
+    again = watched(net, optimizer)
+    again.load_state_dict(state)
+    steps()
+    assert again.report()[0].worst < 1e-12
+    assert len(again.record()) == 7
