@@ -77,7 +77,8 @@ RUNS = {
             "observe": {"size": sized},
             "dense": True,
         },
-        {"t_end", "until"},
+        # Of float32 alone: tried by itself.
+        {"t_end", "until", "precision"},
     ),
     "kirwan_ness_flow": (
         {"factors": unbalanced(), "t_end": 0.05},
@@ -162,6 +163,13 @@ def test_every_option_that_decides_the_result_is_known(name, tmp_path):
             changed |= {"increments": steps, "generator": None, "dt": None}
         with pytest.raises(ValueError, match=rf"same run, got {store} .*\b{option}\b"):
             run(name, changed, store)
+
+
+def test_the_precision_of_products_is_known(tmp_path):
+    loss, start = losses.Quadratic(target().float()), point().to(torch.float32)
+    dln.gradient_flow(loss, start, t_end=0.2, store=tmp_path / "run")
+    with pytest.raises(ValueError, match=r"same run, got .*\bprecision\b"):
+        dln.gradient_flow(loss, start, t_end=0.2, store=tmp_path / "run", precision="tf32")
 
 
 def test_every_public_run_with_a_store_is_tried():

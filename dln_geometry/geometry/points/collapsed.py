@@ -173,7 +173,7 @@ class Collapsed(Batch):
         c, unit = gram(self.L)
         size = unit ** (2.0 * exponent)
         # The inverse of a denormal number leaves the range: it counts as zero too.
-        return gram_power(c, exponent) * torch.where(size.isfinite(), size, 0.0)
+        return gram_power(c, exponent) * size.nan_to_num(posinf=0.0)
 
     @property
     def matrix(self) -> Tensor:
@@ -230,8 +230,7 @@ def gram(x: Tensor) -> tuple[Tensor, Tensor]:
     largest = x.detach().abs().amax((-2, -1), keepdim=True) if x.numel() else x.new_zeros(())
     bound = torch.finfo(x.dtype).tiny ** 0.25
     extreme = (largest > 0) & ((largest < bound) | (largest > 1.0 / bound)) & largest.isfinite()
-    unit = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent)
-    unit = torch.where(extreme, unit, 1.0)
+    unit = torch.exp2(torch.where(extreme, largest, torch.ones_like(largest)).log2().floor())
     x = x / unit
     return x.mT @ x, unit
 
