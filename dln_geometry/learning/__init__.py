@@ -11,6 +11,7 @@ from dln_geometry.learning.collapse import (
     DeadUnit,
     Lyapunov,
     MirrorFamily,
+    Sparsified,
     Stability,
     batch_curvatures,
     collapse_report,
@@ -18,6 +19,7 @@ from dln_geometry.learning.collapse import (
     lyapunov,
     mirrors_of,
     noise_threshold,
+    sparsify,
     stability,
 )
 from dln_geometry.learning.constraints import (
@@ -117,6 +119,7 @@ __all__ = [
     "Rotation",
     "Rule",
     "Scale",
+    "Sparsified",
     "Stability",
     "SymmetricGroup",
     "Symmetry",
@@ -167,6 +170,7 @@ __all__ = [
     "overdamped_norm",
     "scale_velocity",
     "sharpness",
+    "sparsify",
     "stability",
     "stationary_angle",
     "stationary_norm",

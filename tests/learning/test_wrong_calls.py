@@ -20,8 +20,8 @@ CALLS = {**RULES, **MOTION, **NETWORKS}
 # Values that functions return, and modules.
 RETURNED = {
     "ChargeRecord", "ChargeReport", "Charges", "Collapse", "CollapseReport", "DeadUnit", "Lyapunov",
-    "MirrorFamily", "ModuleLoss", "RMSPropState", "Stability", "SymmetryError", "bridge",
-    "closed_forms",
+    "MirrorFamily", "ModuleLoss", "RMSPropState", "Sparsified", "Stability", "SymmetryError",
+    "bridge", "closed_forms",
 }  # fmt: skip
 
 # Functions that users write raise their own errors.

@@ -1,8 +1,9 @@
 """Which mirrors of a network collapse: by weight decay, by the noise of minibatches.
 
 Open `report` first: it puts together `detection` (which mirrors an architecture has), `thresholds`
-(curvature and weight decay) and `dead` (units that are off). `exponents` is the noise of SGD. A new
-kind of mirror is a `kind` of `MirrorFamily` in `detection`.
+(curvature and weight decay) and `dead` (units that are off). `exponents` is the noise of SGD.
+`sparsify` cuts units that are off, by `removal`. A new kind of mirror is a `kind` of `MirrorFamily`
+in `detection`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dln_geometry.learning.collapse.exponents import (
     noise_threshold,
 )
 from dln_geometry.learning.collapse.report import Collapse, CollapseReport, collapse_report
+from dln_geometry.learning.collapse.sparsify import Sparsified, sparsify
 from dln_geometry.learning.collapse.thresholds import Stability, curvature, stability
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "DeadUnit",
     "Lyapunov",
     "MirrorFamily",
+    "Sparsified",
     "Stability",
     "batch_curvatures",
     "collapse_report",
@@ -31,5 +34,6 @@ __all__ = [
     "lyapunov",
     "mirrors_of",
     "noise_threshold",
+    "sparsify",
     "stability",
 ]

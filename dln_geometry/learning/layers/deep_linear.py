@@ -100,10 +100,7 @@ class DeepLinear(nn.Module):
             torch.empty(b, a, device=device, dtype=dtype) for a, b in itertools.pairwise(d)
         )
         self.bias = nn.Parameter(torch.zeros(d[-1], device=device, dtype=dtype)) if bias else None
-        areas = [w.numel() for w in self.weights]
-        self._layered_cost = sum(areas)
-        # `product` starts at the narrower end.
-        self._product_cost = d[0] * sum(areas[1:]) if d[0] <= d[-1] else d[-1] * sum(areas[:-1])
+        self.resized()
         self.reset_parameters(generator)
 
     @classmethod
@@ -148,6 +145,14 @@ class DeepLinear(nn.Module):
         if deep.bias is not None:
             deep.bias = nn.Parameter(linear.bias.detach().clone(), linear.bias.requires_grad)
         return deep.train(linear.training)
+
+    def resized(self) -> None:
+        """Read the widths from the weights, after some were replaced by those of other widths."""
+        self.widths = (self.weights[0].shape[1], *(w.shape[0] for w in self.weights))
+        d, areas = self.widths, [w.numel() for w in self.weights]
+        self._layered_cost = sum(areas)
+        # `product` starts at the narrower end.
+        self._product_cost = d[0] * sum(areas[1:]) if d[0] <= d[-1] else d[-1] * sum(areas[:-1])
 
     @property
     def weight(self) -> Tensor:

@@ -48,6 +48,16 @@ NETWORKS: dict[str, Call] = {
         {"example_input": OPTIONAL | {"empty"}, "loss": OPTIONAL},
         SEARCHED,
     ),
+    "sparsify": Call(
+        L.sparsify,
+        lambda: {"model": net(), "example_input": data(), "threshold": 0.1, "names": "*.weight"},
+        {
+            "example_input": {"empty"},
+            "threshold": NUMBER | OPTIONAL,
+            "names": OPTIONAL,
+        },
+        {"model": "model|module|example_input|names", "example_input": "example_input|data"},
+    ),
     "ChargeMonitor": Call(
         L.ChargeMonitor,
         lambda: monitored(

@@ -1,0 +1,249 @@
+"""Remove units that are off from a model: first their weights become zero, then they are cut."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.utils import _pytree as pytree
+
+from dln_geometry.learning.collapse.cutting import (
+    Off,
+    cut_parameter,
+    cut_places,
+    cut_plain_norms,
+)
+from dln_geometry.learning.collapse.detection import MirrorFamily, mirrors_of
+
+MIXED = "its removal changes the outputs"
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@torch.no_grad()
+def outputs_of(model: nn.Module, call: Call) -> list[Tensor]:
+    """Return the floating tensors among the outputs of a model."""
+    try:
+        made = model(*call[0], **call[1])
+    except Exception as error:
+        raise TypeError(f"example_input must be what the model takes: {error}") from error
+    return [y for y in pytree.tree_leaves(made) if isinstance(y, Tensor) and y.is_floating_point()]
+
+
+def cuttable_families(model: nn.Module, example_input: Any) -> list[MirrorFamily]:
+    """Return the families whose units can be exchanged, together with their running statistics."""
+    twin = copy.deepcopy(model)
+    for module in twin.modules():
+        # Running statistics do not move with the parameters: those of the batch do.
+        if isinstance(module, _NormBase):
+            module.train()
+    found = mirrors_of(twin, example_input)
+    return [f for f in found if f.readers and f.kind in ("permutation", "rotation")]
+
+
+@torch.no_grad()
+def silenced_units(
+    model: nn.Module, families: Sequence[MirrorFamily], call: Call
+) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Return the units of each family that are off, and those that are off but must stay.
+
+    All weights of the first become zero, and the constants that they gave go into biases. It goes
+    on while units that became zero empty others.
+    """
+    params = dict(model.named_parameters())
+    expected = outputs_of(model, call)
+    off: list[set[int]] = [set() for _ in families]
+    stay: list[set[int]] = [set() for _ in families]
+    news = True
+    while news:
+        news = False
+        for known, held, family in zip(off, stay, families, strict=True):
+            if held:
+                continue
+            old = {name: p.detach().clone() for name, p in params.items()}
+            fresh: set[int] = set()
+            unread = _zero_units(family, params, family.readers)
+            makers = [n for n in family.names if n not in family.readers]
+            unmade = _zero_units(family, params, [n for n in makers if params[n].ndim > 1])
+            constants: Mapping[str, Tensor] | None = None
+            for unit in range(family.units):
+                if unit in known or len(known) + len(fresh) == family.units - 1:
+                    continue
+                if not unread[unit]:
+                    if not unmade[unit]:
+                        continue
+                    if constants is None:
+                        constants = _constants(model, family, params, call)
+                    if not _is_folded(model, family, params, unit, constants):
+                        continue
+                for name, (axis, positions) in family.axes.items():
+                    params[name].movedim(axis, 0)[positions[unit].to(params[name].device)] = 0.0
+                fresh.add(unit)
+            if not fresh:
+                continue
+            if _change_of_outputs(outputs_of(model, call), expected):
+                # Something between the layers mixes the units, such as a layer normalisation.
+                for name, p in params.items():
+                    p.copy_(old[name])
+                held |= fresh
+            else:
+                known |= fresh
+                news = True
+    return [tuple(sorted(x)) for x in off], [tuple(sorted(x)) for x in stay]
+
+
+def without_units(
+    model: nn.Module, families: Sequence[MirrorFamily], off: Off, call: Call
+) -> tuple[nn.Module, tuple[Any, ...], tuple[Any, ...]]:
+    """Return the model without the units, the units removed, and those kept with the reason."""
+    expected = outputs_of(model, call)
+    chosen = [k for k, units in enumerate(off) if units]
+    whole, _ = _attempt(model, families, off, chosen, call, expected)
+    kept = []
+    if whole is None:
+        accepted: list[int] = []
+        whole = model
+        for k in chosen:
+            trial, why = _attempt(model, families, off, [*accepted, k], call, expected)
+            if trial is None:
+                kept.append((families[k], off[k], why))
+            else:
+                accepted, whole = [*accepted, k], trial
+        chosen = accepted
+    return whole, tuple((families[k], off[k]) for k in chosen), tuple(kept)
+
+
+def _attempt(
+    model: nn.Module,
+    families: Sequence[MirrorFamily],
+    off: Off,
+    chosen: Sequence[int],
+    call: Call,
+    expected: Sequence[Tensor],
+) -> tuple[nn.Module | None, str]:
+    """Return a copy without these units, or `None` and why it cannot be."""
+    trial = copy.deepcopy(model)
+    try:
+        for name, axis, places in cut_places(families, off, chosen):
+            cut_parameter(trial, name, axis, places)
+        for k in chosen:
+            cut_plain_norms(trial, model, families[k], off[k])
+        found = outputs_of(trial, call)
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        return None, str(error).partition("\n")[0]
+    why = _change_of_outputs(found, expected)
+    return (None, why) if why else (trial, "")
+
+
+def _change_of_outputs(found: Sequence[Tensor], expected: Sequence[Tensor]) -> str:
+    """Say how outputs differ beyond rounding; an empty string if they do not."""
+    for a, b in zip(found, expected, strict=True):
+        if a.shape != b.shape:
+            return "its removal changes the shape of outputs"
+        bound = 1e3 * torch.finfo(b.dtype).eps * float(b.abs().max()) if b.numel() else 0.0
+        if b.numel() and not float((a - b).abs().max()) <= bound:
+            return MIXED
+    return ""
+
+
+def _zero_units(
+    family: MirrorFamily, params: Mapping[str, Tensor], names: Sequence[str]
+) -> list[bool]:
+    """Tell of each unit whether its slices of these parameters are zero; no parameters: False."""
+    zero = torch.full((family.units,), bool(names), device="cpu")
+    for name in names:
+        axis, positions = family.axes[name]
+        rows = params[name].detach().movedim(axis, 0)
+        rows = rows.reshape(rows.shape[0], -1)[positions.to(rows.device)]
+        zero &= (rows.reshape(family.units, -1) == 0).all(1).cpu()
+    return zero.tolist()
+
+
+def _constants(
+    model: nn.Module, family: MirrorFamily, params: Mapping[str, Tensor], call: Call
+) -> dict[str, Tensor]:
+    """Return the input channels of the layers that read a family; NaN where not constant."""
+    found: dict[str, Tensor] = {}
+
+    def witness(name: str, axis: int) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            rows = args[0].detach().movedim(axis, 0).flatten(1)
+            low, high = rows.amin(1), rows.amax(1)
+            value = torch.where(low == high, low, torch.nan)
+            before = found.get(name)
+            found[name] = value if before is None or before.equal(value) else value * torch.nan
+
+        return hook
+
+    handles = []
+    for name in family.readers:
+        owner = model.get_submodule(name.rpartition(".")[0])
+        if isinstance(owner, nn.Linear):
+            handles.append(owner.register_forward_pre_hook(witness(name, -1)))
+        elif isinstance(owner, _ConvNd):
+            handles.append(owner.register_forward_pre_hook(witness(name, 1 - params[name].ndim)))
+    try:
+        outputs_of(model, call)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _is_folded(
+    model: nn.Module,
+    family: MirrorFamily,
+    params: Mapping[str, Tensor],
+    unit: int,
+    constants: Mapping[str, Tensor],
+) -> bool:
+    """Add what a constant unit gives to the biases of its readers; False if that cannot be."""
+    pushes = []
+    for name in family.readers:
+        axis, positions = family.axes[name]
+        weight, seen = params[name], constants.get(name)
+        own = positions[unit].to(weight.device)
+        if seen is None or len(seen) != weight.shape[axis]:
+            return False
+        values = seen[own]
+        if bool((values == 0).all()):
+            continue
+        module: Any = model.get_submodule(name.rpartition(".")[0])
+        if _is_padded(module) or bool(values.isnan().any()):
+            return False
+        columns = weight.movedim(axis, 0)[own]
+        sums = columns.reshape(len(own), columns.shape[1], -1).sum(-1)
+        pushes.append((module, values.to(weight) @ sums))
+        if module.bias is None:
+            return False
+    for module, push in pushes:
+        module.bias += push
+    return True
+
+
+def with_biases(model: nn.Module) -> list[Any]:
+    """Give linear layers and convolutions without biases those of zero; return these layers."""
+    made = []
+    for module in model.modules():
+        if type(module) in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d) and module.bias is None:
+            layer: Any = module
+            zero = layer.weight.new_zeros(layer.weight.shape[0])
+            layer.bias = nn.Parameter(zero, layer.weight.requires_grad)
+            made.append(layer)
+    return made
+
+
+def _is_padded(module: nn.Module) -> bool:
+    """Tell whether a convolution meets zeros at its borders, beside its inputs."""
+    if not isinstance(module, _ConvNd):
+        return False
+    if isinstance(module, _ConvTransposeNd):
+        return True
+    none = module.padding == "valid" or (
+        not isinstance(module.padding, str) and not any(module.padding)
+    )
+    return module.padding_mode == "zeros" and not none
