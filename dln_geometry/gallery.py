@@ -8,6 +8,8 @@ figure under the script's name.
 from __future__ import annotations
 
 import argparse
+import atexit
+import logging
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ __all__ = ["Run", "begin"]
 
 # The style of the script that runs; the next one leaves it before it begins.
 _in_force = ExitStack()
+# While matplotlib is still there.
+atexit.register(_in_force.close)
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ def begin(doc: str) -> Run:
     parser.add_argument("--out", type=Path, default=Path(), help="folder of the figures")
     notebook = "ipykernel" in Path(sys.argv[0]).name
     options = parser.parse_args([] if notebook else None)
+    # geomstats lets every logger speak; that of the fonts tells of each letter in a PDF.
+    logging.getLogger("fontTools").setLevel(logging.WARNING)
     _in_force.close()
     _in_force.enter_context(plot.style("page"))
     name = "figure" if notebook else Path(sys.argv[0]).stem

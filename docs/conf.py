@@ -7,10 +7,12 @@ The build needs no network. Links into the documentation of torch and others are
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
+FLAGS = re.DOTALL | re.MULTILINE
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -21,6 +23,7 @@ author = copyright = "the dln-geometry contributors"
 version = release = __version__
 
 extensions = [
+    "gallery_runs",
     "mathematics",
     "notebooks",
     "reference",
@@ -73,6 +76,9 @@ sphinx_gallery_conf = {
     "filename_pattern": r"\.py$",
     "ignore_pattern": r"__init__\.py",
     "reset_argv": "gallery_runs.options",
+    "image_scrapers": ("gallery_runs.saved_figures",),
+    # Values at the end of a cell are not shown: they are paths and artists.
+    "capture_repr": (),
     "abort_on_example_error": True,
     "remove_config_comments": True,
     "download_all_examples": False,
@@ -83,6 +89,8 @@ sphinx_gallery_conf = {
     "backreferences_dir": None,
 }
 
+# Pages without pages below them have nothing to navigate in.
+html_sidebars = {page.stem: [] for page in HERE.glob("*.md")}
 html_theme = "pydata_sphinx_theme"
 html_title = f"dln_geometry {version}"
 html_static_path = ["_static"]
@@ -101,3 +109,13 @@ html_theme_options = {
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
 html_context = {"default_mode": "auto"}
+
+
+def without_last_line(app, page, source):
+    """Leave out the empty line by which doctest knows the end of an example in a block of code."""
+    source[0] = re.sub(r"^(```python\n.*?)\n+^```$", r"\1\n```", source[0], flags=FLAGS)
+
+
+def setup(app):
+    """Connect what needs no extension of its own."""
+    app.connect("source-read", without_last_line)

@@ -22,10 +22,10 @@ def page_of(topic, names):
     text = heading(topic.title, "=")
     if topic.about:
         text += f"{topic.about}\n\n"
-    if topic.face not in ("dln_geometry", "dln_geometry.learning"):
+    if topic.face != "dln_geometry":
         text += f"In ``{topic.face}``.\n\n"
     text += ".. autosummary::\n   :toctree: names\n   :nosignatures:\n\n"
-    return text + "".join(f"   {name}\n" for name in names)
+    return text + "".join(f"   ~{name}\n" for name in names)
 
 
 def index_of(filled):

@@ -64,7 +64,7 @@ for depth in DEPTHS:
         2 * path.loss / count,
         error,
         color=plot.depth_color(depth),
-        ls="-",
+        ls=("-", "--", "-", ":")[depth - 1],
         label=plot.depth_label(depth),
     )
     if depth > 1:

@@ -83,7 +83,7 @@ for ax, depth in zip(axes, DEPTHS, strict=False):
     print(f"{depth:<6} {volumes:>28} {best:>12.6f}   {found[-1]:.6f} {found[0]:.6f}")
     image = ax.contourf(axis, axis, s, levels, extend="min", cmap="viridis")
     ax.contour(axis, axis, s, levels, colors="w", linewidths=0.3)
-    ax.set(title=plot.depth_label(depth), xlabel="$s_1$", ylabel="$s_2$", aspect="equal")
+    ax.set(title=plot.depth_label(depth), xlabel="$s_1$", ylabel="$s_2$")
     ax.set(xticks=(0, 1), yticks=(0, 1))
     free, least = axis**2 - s.diagonal() / BETA, best / math.sqrt(d - 1)
     color = plot.depth_color(depth)

@@ -70,7 +70,7 @@ for ax, title in ((same, "vectors fixed"), (other, "vectors turn")):
     for (top, bottom), mark in ((FIRST, "ks"), (SECOND, "kD")):
         ax.plot(bottom, top, mark, ms=4)
     ax.set(xlabel="$s_2$", ylabel="$s_1$", title=title, xlim=(0, 1.15), ylim=(0.9, 3.1))
-same.legend(loc="upper right", handlelength=1)
+figure.legend(*same.get_legend_handles_labels(), loc="outside lower center", ncols=5)
 
 # %%
 # Curvature against depth at matrices of norm 1: one row (a cone, in closed form), and the scalar
@@ -93,7 +93,7 @@ curved.set(ylabel="sectional curvature", title="one row")
 square.set(ylabel="scalar curvature", title="square, g / N")
 for ax in (curved, square):
     ax.set(xlabel="depth N", xlim=(1, 12), xticks=(1, 4, 8, 12), ylim=(0, None))
-    ax.legend(loc="lower right")
+    ax.legend(loc="lower right" if ax is curved else "center right")
 run.save(figure)
 assert max(abs(a - b) for a, b in zip(cone, law, strict=True)) < 1e-9
 

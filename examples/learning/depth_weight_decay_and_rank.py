@@ -76,7 +76,8 @@ for k, gamma in enumerate((0.0, 0.05, 0.2, 0.5)):
                 grid = torch.linspace(0, 2.2, 221, dtype=F64)
                 curve = [float(decayed_singular_values(phi, g, depth)) for g in grid.tolist()]
                 label = f"depth {depth}" if phi == 2 else None
-                middle.plot(grid, curve, color=plot.depth_color(depth), ls="-", label=label)
+                style = {"color": plot.depth_color(depth), "ls": "-" if depth == 2 else "--"}
+                middle.plot(grid, curve, **style, label=label)
 
 # %%
 # Thresholds of one value at real depths.

@@ -108,7 +108,8 @@ near.set(xlabel="step", ylabel="distance from the iterates", title="equations of
 far.set(xlabel="step", ylabel="relative distance", title="digits, from J iterates")
 plane.set_ylim(top=plane.get_ylim()[1] + 0.25)
 plane.legend(loc="upper right", handlelength=1)
-near.legend(loc="lower right")
+near.legend(loc="upper right")
+far.set_ylim(bottom=far.get_ylim()[0] / 10)
 far.legend(loc="lower right", ncols=2)
 for ax in (near, far):
     ax.xaxis.get_major_locator().set_params(integer=True)
