@@ -13,7 +13,16 @@ import typer
 from typer import Option
 
 from dln_geometry.cli.commands import photograph_command
-from dln_geometry.cli.options import Force, PhotographFile, PhotographStore, Quick, Seed
+from dln_geometry.cli.options import (
+    AsJson,
+    Device,
+    Dtype,
+    Force,
+    PhotographFile,
+    PhotographStore,
+    Quick,
+    Seed,
+)
 from dln_geometry.cli.program import WORKERS, app, deferred
 from dln_geometry.cli.signals import Terminated, as_interrupts
 from dln_geometry.version import __version__
@@ -35,6 +44,9 @@ def without_command(
     store: PhotographStore = None,
     quick: Quick = False,
     seed: Seed = 0,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    as_json: AsJson = False,
     force: Force = False,
     version: Annotated[bool, Option("--version", help="Print the version.")] = False,
 ) -> None:
@@ -48,19 +60,19 @@ def without_command(
       dln COMMAND --help
     """
     given = {"out": out, "store": store, "quick": quick, "seed": seed, "force": force}
+    given |= {"device": device, "dtype": dtype, "as_json": as_json}
     if version:
         print(f"dln {__version__}")
         raise typer.Exit
     if context.invoked_subcommand is None:
-        deferred(photograph_command, WORKERS["photograph"][0])(
-            **given, as_json=False, device="cpu", dtype="float32"
-        )
+        deferred(photograph_command, WORKERS["photograph"][0])(**given)
         return
     for name in given:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
+            option = f"--{name.removeprefix('as_')}"
             raise ValueError(
-                f"--{name} must stand after the command, got it before {context.invoked_subcommand}"
+                f"{option} must stand after the command, got it before {context.invoked_subcommand}"
             )
 
 

@@ -10,6 +10,7 @@ import os
 import runpy
 import sys
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 import dln_geometry
@@ -94,7 +95,11 @@ def _chosen(name: str, known: list[Experiment]) -> Experiment:
     exact = [e for e in known if name.removesuffix(".py") in (e.name, f"{e.theme}/{e.name}")]
     found = exact or [e for e in known if name in f"{e.theme}/{e.name}"]
     if len(found) != 1:
+        words = {word: e.name for e in known for word in (*e.name.split("_"), e.name)}
+        near = dict.fromkeys(words[word] for word in get_close_matches(name, words))
         names = ", ".join(e.name for e in found) or "no such experiment"
+        if not found and near:
+            names += f" (did you mean {' or '.join(near)}?)"
         raise ValueError(
             f"name must be that of one experiment, got {name!r}: {names}; "
             "dln experiments lists them all"

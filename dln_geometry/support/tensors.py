@@ -88,6 +88,8 @@ def as_device(device: Any, name: str = "device") -> torch.device:
         place = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).partition("\n")[0]
+        if reason.startswith("Expected one of"):  # torch lists all that it was ever built for
+            reason = "devices are cpu, cuda, cuda:1, mps and others that torch names"
         raise ValueError(f"{required}: {reason}") from None
     if place.type == "meta":
         raise ValueError(f"{required}: it holds no numbers")

@@ -1,7 +1,7 @@
 """How the gallery runs its scripts: small, with their files in a folder that is thrown away.
 
-A figure is shown once, where its script saves it. The scraper of sphinx-gallery would take and close
-it at the end of the first cell, half drawn.
+A figure is shown once, where its script saves it. The scraper of sphinx-gallery would take and
+close it at the end of the first cell, half drawn.
 """
 
 from __future__ import annotations

@@ -68,6 +68,7 @@ def test_what_fails_is_one_line(gallery, capsys):
         ("needs", 2, "must have no_such_module"),
         ("one", 2, "one experiment, got 'one': bad_one, good_one"),
         ("nothing", 2, "no such experiment"),
+        ("nedds", 2, "no such experiment (did you mean needs"),
     ):
         assert main(["experiments", name]) == code
         assert said in capsys.readouterr().err.splitlines()[-1]

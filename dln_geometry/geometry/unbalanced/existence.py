@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.optimize import linprog
 from torch import Tensor
 
 from dln_geometry.geometry.unbalanced.chains import scalar_squares
@@ -37,6 +36,8 @@ def scalar_intervals(
         raise ValueError(f"widths must all be at least the rank {rank} of x, got {tuple(widths)}")
     hidden, ends = slice(1, depth), [0, depth]
     slack = np.eye(depth - 1)
+    from scipy.optimize import linprog
+
     found = linprog(
         np.concatenate([np.zeros(len(spans)), np.ones(2 * (depth - 1))]),
         A_ub=np.hstack([covers[ends], np.zeros((2, 2 * (depth - 1)))]),
