@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -59,20 +61,32 @@ def is_pair(x: Any) -> bool:
 
 
 def _labels(x: Any, what: str) -> list[str | int]:
-    """Return ids as strings and integers; whole floats, as missing ids make them, are integers."""
+    """Return ids as strings and integers: dates in ISO format, whole floats as integers."""
     if isinstance(x, Tensor):
         x = x.cpu().numpy()
     labels = np.asarray(x, dtype=None if hasattr(x, "dtype") else object)
     if labels.ndim != 1:
         raise ValueError(f"{what} ids must be a vector, got shape {labels.shape}")
-    if labels.dtype.kind in "mM":
-        raise TypeError(f"{what} ids must be strings or integers, got {labels.dtype}")
-    names = labels.tolist()
+    names = list(labels) if labels.dtype.kind in "mM" else labels.tolist()
     return names if labels.dtype.kind in "iuU" else [_label(name, what) for name in names]
 
 
+def _in_iso(name: Any) -> Any:
+    """Return dates as text, one for each moment: without zeros at the end, or the time 0:00."""
+    if isinstance(name, np.datetime64):
+        hours = np.datetime_data(name.dtype)[0] in "hm"
+        text = str(name.astype("M8[s]") if hours else name)
+    elif isinstance(name, date):
+        text = name.isoformat()
+    else:
+        return name
+    return re.sub(r"(\.\d*?)0+$", r"\1", text).removesuffix(".").removesuffix("T00:00:00")
+
+
 def _label(name: Any, what: str) -> str | int:
-    if isinstance(name, np.generic):
+    if (text := _in_iso(name)) != "NaT":
+        name = text
+    if isinstance(name, np.generic) and not isinstance(name, np.datetime64):
         name = name.item()
     if isinstance(name, float) and name.is_integer():
         return int(name)
@@ -87,7 +101,7 @@ def features_of(x: Any, count: int, ids: Ids | None, name: str, like: Tensor) ->
         return None
     index = getattr(x, "index", None)
     if index is not None and not callable(index):
-        labels, wanted = list(index), range(count) if ids is None else ids
+        labels, wanted = [_in_iso(label) for label in index], range(count) if ids is None else ids
         known = {label: k for k, label in enumerate(labels)}
         missing = [label for label in wanted if label not in known]
         if len(known) < len(labels):
@@ -179,6 +193,13 @@ def problem_of(
     if loss not in LINKS:
         raise ValueError(f"loss must be one of {', '.join(LINKS)}, got {loss!r}")
     _check_values(entries.values, loss)
+    count, first = len(entries.values), float(entries.values[0])
+    if LINKS[loss] is not None and count > 1 and (entries.values == first).all():
+        warn(
+            f"all {count} entries are {first:g}, so that a constant is learned: entries that are "
+            "not given count as unknown, not as 0",
+            UserWarning,
+        )
     values = torch.as_tensor(entries.values).to(dtype=_dtype(dtype, entries.values), device=device)
     rows, cols = (
         torch.from_numpy(np.ascontiguousarray(x, dtype=np.int64)).to(values.device)

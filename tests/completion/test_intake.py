@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime, time
+
 import numpy as np
 import pytest
 import torch
@@ -41,6 +43,28 @@ def test_ids_are_the_same_however_they_come(kind, pairs):
     assert np.array_equal(found.predict(ids, cols), expected.predict(rows + 7, cols))
 
 
+def test_dates_are_ids_in_every_form(pairs):
+    rows, cols, values = pairs
+    days = np.datetime64("2024-02-27") + rows
+    completer = MatrixCompleter(**QUICK).fit((days, cols), values)
+    assert list(completer.row_ids_) == sorted({str(day) for day in days})
+    expected = completer.predict([str(day) for day in days], cols)
+    for form in (
+        [day.item() for day in days],
+        [datetime.combine(day.item(), time()) for day in days],
+        days.astype("M8[ns]"),
+        days.astype("M8[h]"),
+        pd.Series(days.astype("M8[us]")),
+    ):
+        assert np.array_equal(completer.predict(form, cols), expected)
+    # A moment is another name than its day, and nanoseconds count.
+    later = days.astype("M8[ns]") + np.timedelta64(1, "ns")
+    with pytest.warns(UserWarning, match=f"{len(days)} of {len(days)} entries"):
+        completer.predict(later, cols)
+    both = MatrixCompleter(**QUICK).fit(([*later, *days], np.tile(cols, 2)), np.tile(values, 2))
+    assert len(both.row_ids_) == 2 * len(completer.row_ids_)
+
+
 def test_strings_and_integers_are_different_names(pairs):
     rows, cols, values = pairs
     names = [str(k) if k % 2 else int(k) for k in rows]
@@ -60,7 +84,8 @@ def test_strings_and_integers_are_different_names(pairs):
         ([0.5, 1], TypeError, "row ids must be strings or integers, got 0.5"),
         ([True, False], TypeError, "row ids must be strings or integers, got True"),
         ([None, "a"], TypeError, "row ids must be strings or integers, got None"),
-        (np.array(["2020-01-01"] * 2, "M8[ns]"), TypeError, "row ids must be strings or integers"),
+        (np.array(["2020-01-01", "NaT"], "M8[ns]"), TypeError, "row ids must be strings or int"),
+        (np.array([1, 2], "m8[s]"), TypeError, "row ids must be strings or integers"),
         (3, ValueError, "row ids must be a vector"),
     ],
 )
@@ -216,7 +241,9 @@ def test_wrong_bounds_are_refused(bounds, holes):
 @pytest.mark.parametrize("loss", ["logistic", "poisson"])
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_equal_values_of_a_link_are_predicted_nearly(loss, value, holes):
-    completer = MatrixCompleter(2, 2, 0.5, loss=loss).fit(np.where(np.isnan(holes), holes, value))
+    completer = MatrixCompleter(2, 2, 0.5, loss=loss)
+    with pytest.warns(UserWarning, match=f"entries are {value:g}, so that a constant is learned"):
+        completer.fit(np.where(np.isnan(holes), holes, value))
     found = completer.complete()
     assert found == pytest.approx(value, abs=0.02)
     assert (found > 0).all()
