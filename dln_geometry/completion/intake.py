@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
-from datetime import date
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from dln_geometry.tables import (
     as_duplicates,
     as_entries,
     first_duplicate,
+    in_iso,
     without_duplicates,
 )
 
@@ -71,22 +70,9 @@ def _labels(x: Any, what: str) -> list[str | int]:
     return names if labels.dtype.kind in "iuU" else [_label(name, what) for name in names]
 
 
-def _in_iso(name: Any) -> Any:
-    """Return dates as text, one for each moment: without zeros at the end, or the time 0:00."""
-    if isinstance(name, np.datetime64):
-        hours = np.datetime_data(name.dtype)[0] in "hm"
-        text = str(name.astype("M8[s]") if hours else name)
-    elif isinstance(name, date):
-        text = name.isoformat()
-    else:
-        return name
-    return re.sub(r"(\.\d*?)0+$", r"\1", text).removesuffix(".").removesuffix("T00:00:00")
-
-
 def _label(name: Any, what: str) -> str | int:
-    if (text := _in_iso(name)) != "NaT":
-        name = text
-    if isinstance(name, np.generic) and not isinstance(name, np.datetime64):
+    name = in_iso(name)
+    if isinstance(name, np.generic):
         name = name.item()
     if isinstance(name, float) and name.is_integer():
         return int(name)
@@ -101,7 +87,7 @@ def features_of(x: Any, count: int, ids: Ids | None, name: str, like: Tensor) ->
         return None
     index = getattr(x, "index", None)
     if index is not None and not callable(index):
-        labels, wanted = [_in_iso(label) for label in index], range(count) if ids is None else ids
+        labels, wanted = [in_iso(label) for label in index], range(count) if ids is None else ids
         known = {label: k for k, label in enumerate(labels)}
         missing = [label for label in wanted if label not in known]
         if len(known) < len(labels):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,29 @@ def load_ids(path: str | os.PathLike[str]) -> tuple[Ids | None, Ids | None]:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} must hold names of rows and columns: {error}") from None
     return rows, columns
+
+
+def in_iso(name: Any) -> Any:
+    """Return dates as text, one for each moment: without zeros at the end, or the time 0:00.
+
+    What is no date, or not a time, is returned as it is.
+
+    Examples
+    --------
+    >>> from datetime import datetime
+    >>> dln.tables.in_iso(datetime(2024, 2, 29)), dln.tables.in_iso(7)
+    ('2024-02-29', 7)
+    """
+    if isinstance(name, np.datetime64):
+        hours = np.datetime_data(name.dtype)[0] in "hm"
+        text = str(name.astype("M8[s]") if hours else name)
+    elif isinstance(name, date):
+        text = name.isoformat()
+    else:
+        return name
+    if text == "NaT":
+        return name
+    return re.sub(r"(\.\d*?)0+$", r"\1", text).removesuffix(".").removesuffix("T00:00:00")
 
 
 def _as_name(name: Any, what: str) -> Name:

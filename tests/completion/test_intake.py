@@ -65,6 +65,19 @@ def test_dates_are_ids_in_every_form(pairs):
     assert len(both.row_ids_) == 2 * len(completer.row_ids_)
 
 
+def test_rows_of_a_frame_are_named_by_its_dates(holes):
+    frame = pd.DataFrame(holes, index=pd.date_range("2024-02-27", periods=len(holes)))
+    completer = MatrixCompleter(**QUICK).fit(frame)
+    assert completer.row_ids_[2] == "2024-02-29"
+    features = pd.DataFrame({"x": np.arange(len(holes)) ** 2.0}, index=frame.index)
+    one, other = (
+        MatrixCompleter(**QUICK).fit(frame, row_features=f) for f in (features, features[::-1])
+    )
+    assert np.array_equal(one.complete(), other.complete())
+    asked = completer.predict(frame.index[[4, 7]], [0, 3])
+    assert np.array_equal(asked, completer.complete()[[4, 7], [0, 3]])
+
+
 def test_strings_and_integers_are_different_names(pairs):
     rows, cols, values = pairs
     names = [str(k) if k % 2 else int(k) for k in rows]
