@@ -56,3 +56,28 @@ def test_the_names_on_the_pages_are_public():
     for page in PAGES:
         for name in re.findall(r"\{obj\}`(?:[^`<]*<|~)([\w.]+)>?`", page.read_text()):
             assert name in known, f"{page.name} speaks of {name}"
+
+
+def test_the_gallery_shows_a_figure_where_it_was_saved_and_no_path(tmp_path):
+    """Figures are drawn by several cells: taken after each, they would be half empty."""
+    pytest.importorskip("sphinx_gallery")
+    import gallery_runs
+
+    *_, folder = gallery_runs.options({}, {})
+    for suffix in (".png", ".pdf"):
+        (Path(folder) / f"waves_of_light{suffix}").write_bytes(b"drawn")
+    (tmp_path / "images").mkdir()
+    images = tmp_path / "images" / "1.png"
+    variables = {"src_file": "waves_of_light.py", "image_path_iterator": iter([str(images)])}
+    conf = {"src_dir": str(tmp_path)}
+    shown = gallery_runs.saved_figures((), variables, conf)
+    assert images.read_bytes() == b"drawn"
+    assert "images/1.png" in shown
+    assert "waves of light" in shown
+    assert not list(Path(folder).iterdir())
+    assert not gallery_runs.saved_figures((), variables, conf), "once"
+    block = " .. rst-class:: sphx-glr-script-out\n\n .. code-block:: none\n\n{}\n\n\nNext.\n"
+    for lines, kept in (("", "Next.\n"), ("    loss 1\n", block.format("    loss 1\n"))):
+        page = [block.format(f"{lines}    figure: {folder}/waves_of_light.png\n")]
+        gallery_runs.without_paths(None, "gallery/waves", page)
+        assert page == [kept]
