@@ -48,7 +48,10 @@ from dln_geometry.learning.layers import (
 from dln_geometry.learning.mirror import Mirror
 from dln_geometry.learning.monitor import ChargeMonitor, ChargeRecord, ChargeReport
 from dln_geometry.learning.motion import (
+    CentralFlow,
+    CentralPath,
     accumulated_error,
+    central_flow,
     counter_terms,
     discretization_error,
     equation_of_motion,
@@ -68,6 +71,7 @@ from dln_geometry.learning.noether import (
     Charges,
     DiscreteLaw,
     EffectiveRMSProp,
+    NoiseEquilibrium,
     RMSPropState,
     acceleration,
     as_rmsprop,
@@ -77,6 +81,7 @@ from dln_geometry.learning.noether import (
     kinetic_asymmetry,
     kinetic_energy,
     noether_residual,
+    noise_equilibrium,
     overdamped_charge,
     overdamped_norm,
     stationary_angle,
@@ -97,6 +102,8 @@ from dln_geometry.learning.symmetry import (
 )
 
 __all__ = [
+    "CentralFlow",
+    "CentralPath",
     "ChargeMonitor",
     "ChargeRecord",
     "ChargeReport",
@@ -113,6 +120,7 @@ __all__ = [
     "Mirror",
     "MirrorFamily",
     "ModuleLoss",
+    "NoiseEquilibrium",
     "Part",
     "RMSPropState",
     "Rescale",
@@ -133,6 +141,7 @@ __all__ = [
     "balanced_adapter_",
     "batch_curvatures",
     "bridge",
+    "central_flow",
     "charge",
     "charge_rate",
     "check_symmetric",
@@ -165,6 +174,7 @@ __all__ = [
     "momentum_step",
     "motion_of_iterates",
     "noether_residual",
+    "noise_equilibrium",
     "noise_threshold",
     "overdamped_charge",
     "overdamped_norm",

@@ -19,9 +19,9 @@ CALLS = {**RULES, **MOTION, **NETWORKS}
 
 # Values that functions return, and modules.
 RETURNED = {
-    "ChargeRecord", "ChargeReport", "Charges", "Collapse", "CollapseReport", "DeadUnit", "Lyapunov",
-    "MirrorFamily", "ModuleLoss", "RMSPropState", "Sparsified", "Stability", "SymmetryError",
-    "bridge", "closed_forms",
+    "CentralFlow", "CentralPath", "ChargeRecord", "ChargeReport", "Charges", "Collapse",
+    "CollapseReport", "DeadUnit", "Lyapunov", "MirrorFamily", "ModuleLoss", "NoiseEquilibrium",
+    "RMSPropState", "Sparsified", "Stability", "SymmetryError", "bridge", "closed_forms",
 }  # fmt: skip
 
 # Functions that users write raise their own errors.

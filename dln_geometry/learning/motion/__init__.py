@@ -3,11 +3,18 @@
 Open `series` first: the counter terms. `equation` sums them to the field, `discretization` has the
 distance of the flow from the iterates, `iterates` the field of any optimiser from differences of
 its iterates, `rates` closed forms for symmetric parameters under weight decay, `spectrum` products
-with the Hessian and its largest eigenvalue.
+with the Hessian and its largest eigenvalue. `central_flow` follows averages of the iterates at the
+edge of stability.
 """
 
 from __future__ import annotations
 
+from dln_geometry.learning.motion.central_flow import (
+    CentralFlow,
+    CentralPath,
+    central_flow,
+    top_eigenpairs,
+)
 from dln_geometry.learning.motion.discretization import (
     accumulated_error,
     discretization_error,
@@ -26,7 +33,10 @@ from dln_geometry.learning.motion.series import counter_terms
 from dln_geometry.learning.motion.spectrum import hessian_product, sharpness
 
 __all__ = [
+    "CentralFlow",
+    "CentralPath",
     "accumulated_error",
+    "central_flow",
     "counter_terms",
     "discretization_error",
     "equation_of_motion",
@@ -38,6 +48,7 @@ __all__ = [
     "motion_of_iterates",
     "scale_velocity",
     "sharpness",
+    "top_eigenpairs",
     "translation_rate",
     "with_velocity",
     "without_velocity",

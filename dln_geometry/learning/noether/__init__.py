@@ -14,6 +14,7 @@ from dln_geometry.learning.noether.charges import (
     noether_residual,
 )
 from dln_geometry.learning.noether.discrete_laws import Charges, DiscreteLaw, discrete_residual
+from dln_geometry.learning.noether.equilibrium import NoiseEquilibrium, noise_equilibrium
 from dln_geometry.learning.noether.mechanics import acceleration, kinetic_energy
 from dln_geometry.learning.noether.momentum_law import (
     charge_after,
@@ -34,6 +35,7 @@ __all__ = [
     "Charges",
     "DiscreteLaw",
     "EffectiveRMSProp",
+    "NoiseEquilibrium",
     "RMSPropState",
     "acceleration",
     "as_rmsprop",
@@ -48,6 +50,7 @@ __all__ = [
     "nesterov_direction",
     "nesterov_products",
     "noether_residual",
+    "noise_equilibrium",
     "overdamped_charge",
     "overdamped_norm",
     "pushes",

@@ -29,6 +29,11 @@ from tests.learning.wrong_calls.values import (
 )
 
 MOTION: dict[str, Call] = {
+    "central_flow": Call(
+        lambda **k: L.central_flow(k["loss"], k["lr"], k["modes"])(k["params"], k["steps"]),
+        lambda: {"loss": loss, "lr": 0.1, "modes": 1, "params": q(), "steps": 1},
+        {"loss": MODULES, "lr": POSITIVE},
+    ),
     # Symmetries.
     "Symmetry": Call(
         L.Symmetry,

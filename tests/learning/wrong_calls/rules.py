@@ -33,6 +33,24 @@ from tests.learning.wrong_calls.values import (
 )
 
 RULES: dict[str, Call] = {
+    "noise_equilibrium": Call(
+        L.noise_equilibrium,
+        lambda: {
+            "symmetry": L.Rescale("a", "b"),
+            "loss": lambda p, b: (p["a"] @ p["b"]).sin().sum(),
+            "data": [0],
+            "params": two(),
+            "lr": 0.1,
+            "weight_decay": 0.1,
+        },
+        {
+            "data": {"nested", "names", "missing", "nan dict", "scalars", "integers", "complex"}
+            | {"shape", "nan tensor", "array", "sparse", "strings", "frozen", "twice", "meta"},
+            "lr": POSITIVE,
+            "weight_decay": NUMBER,
+        },
+        {"symmetry": "symmetry|name", "params": "params|parameters|name"},
+    ),
     "tangent_kernel": Call(
         L.tangent_kernel,
         lambda: {"module": net(), "inputs": data()},

@@ -1,0 +1,259 @@
+r"""The central flow of gradient descent: its average where it oscillates at the edge of stability.
+
+Where eigenvalues of the Hessian reach ``2 / lr``, iterates oscillate around a smooth path, with a
+covariance Sigma that keeps these eigenvalues from rising further. Time is counted in steps:
+
+``dw/dt = -lr [ grad L + (1/2) grad <H, Sigma> ]``,  ``H <= 2/lr``,  ``Sigma >= 0``,
+``<2/lr - H, Sigma> = 0``.
+
+With ``Sigma = U X U^T`` on the top eigenvectors U and ``c_ij = grad <u_i, H u_j>`` the eigenvalues
+move by ``d(U^T H U)_ij = -lr [ <c_ij, grad L> + (1/2) sum_kl <c_ij, c_kl> X_kl ]``; X is the least
+matrix that holds them below ``2/lr``, from a small convex quadratic programme.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.learning.functional import (
+    Loss,
+    Parameters,
+    as_finite,
+    as_loss,
+    flatten,
+    gradient_and_value_of,
+    largest_eigenvalue,
+    unflatten,
+    with_exact_derivatives,
+)
+from dln_geometry.learning.motion.spectrum import flat_product
+from dln_geometry.support import as_count, as_positive
+
+# Up to this many parameters the Hessian is made as a matrix.
+_DENSE_HESSIAN = 256
+_ITERATIONS = 500
+
+
+@dataclass(frozen=True, eq=False)
+class CentralPath:
+    """A path of `central_flow`; time is the first axis.
+
+    Attributes
+    ----------
+    t : Tensor, shape (T,)
+        Numbers of steps.
+    loss : Tensor, shape (T,)
+        At the centre.
+    average_loss : Tensor, shape (T,)
+        ``L + <H, Sigma> / 2``: the loss of the iterates, averaged over their oscillation.
+    sharpness : Tensor, shape (T, modes)
+        The largest eigenvalues of the Hessian, descending.
+    covariance : Tensor, shape (T, modes, modes)
+        Sigma in the eigenvectors of these; its trace is the variance of the iterates.
+    params : list of dict
+        The centres, one for each time.
+
+    Examples
+    --------
+    >>> loss = lambda p: (p["a"] * p["b"] - 1).square() / 2
+    >>> start = {"a": torch.tensor(2.0), "b": torch.tensor(0.1)}
+    >>> path = dln.learning.central_flow(loss, 0.1)(start, 4)
+    >>> path.t, path.sharpness.shape
+    (tensor([0., 1., 2., 3., 4.]), torch.Size([5, 1]))
+    """
+
+    t: Tensor
+    loss: Tensor
+    average_loss: Tensor
+    sharpness: Tensor
+    covariance: Tensor
+    params: list[Parameters]
+
+
+@dataclass(frozen=True)
+class CentralFlow:
+    """The central flow of a loss at one learning rate; made by `central_flow`.
+
+    Calling it follows the flow; `velocity` is its velocity at one point.
+
+    Examples
+    --------
+    >>> flow = dln.learning.central_flow(lambda p: p["q"].square().sum(), 0.1)
+    >>> flow.velocity({"q": torch.tensor([1.0, 2.0])})["q"]
+    tensor([-0.2000, -0.4000])
+    """
+
+    loss: Loss
+    lr: float
+    modes: int
+
+    def velocity(self, params: Any) -> Parameters:
+        """Return ``dw/dt``, in units of steps."""
+        q = as_finite(params)
+        return unflatten(self._at(q, 1.0)[0], q)
+
+    def __call__(
+        self, params: Any, steps: int, *, substeps: int = 4, save_every: int = 1
+    ) -> CentralPath:
+        """Follow the flow for some steps of gradient descent, each by `substeps` Euler steps.
+
+        One Euler step for each would be gradient descent itself, which oscillates: two at least.
+        The state is saved every `save_every` steps, and at the start.
+        """
+        q = {name: x.detach() for name, x in as_finite(params).items()}
+        steps, substeps = as_count(steps, "steps"), as_count(substeps, "substeps", 2)
+        every = as_count(save_every, "save_every")
+        saved: list[tuple[Any, ...]] = []
+        for n in range(steps + 1):
+            for k in range(substeps if n < steps else 1):
+                velocity, value, top, x = self._at(q, 1.0 / substeps)
+                if k == 0 and n % every == 0:
+                    average = value + (top * x.diagonal()).sum() / 2
+                    saved.append((float(n), value, average, top, x, q))
+                if n < steps:
+                    q = unflatten(flatten(q) + velocity / substeps, q)
+        t, loss, average, top, x, points = zip(*saved, strict=True)
+        like = loss[0]
+        times = torch.tensor(t, dtype=like.dtype, device=like.device)
+        stacked = [torch.stack(list(values)) for values in (loss, average, top, x)]
+        return CentralPath(times, *stacked, params=list(points))
+
+    def _at(self, q: Parameters, dt: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return velocity, loss, top eigenvalues and X, such that a step of dt keeps the bound."""
+        exact = with_exact_derivatives(self.loss)
+        gradients, value = gradient_and_value_of(exact)(q)
+        if not bool(torch.isfinite(value)):
+            raise ValueError(f"loss must be finite along the flow, got {float(value)}")
+        g, w = flatten(gradients), flatten(q)
+        top, u = top_eigenpairs(self.loss, q, self.modes)
+        m, bound = len(top), 2.0 / self.lr
+        velocity, x = -self.lr * g, top.new_zeros(m, m)
+
+        def pair(z: Tensor, a: Tensor, b: Tensor) -> Tensor:
+            """Return ``<a, H(z) b>``."""
+
+            def slope(y: Tensor) -> Tensor:
+                return torch.func.grad(lambda v: exact(unflatten(v, q)))(y) @ a
+
+            return torch.func.grad(slope)(z) @ b
+
+        # Modes far below the bound cannot reach it within the step.
+        near = top > 0.7 * bound
+        if bool(near.any()):
+            c = torch.zeros(m, m, len(w), dtype=w.dtype, device=w.device)
+            for i in range(m):
+                for j in range(i, m):
+                    if bool(near[i] & near[j]):
+                        row = torch.func.grad(lambda z, i=i, j=j: pair(z, u[:, i], u[:, j]))(w)
+                        c[i, j] = c[j, i] = row
+            x = _least_covariance(c, g, (bound - top).diag(), self.lr * dt)
+            velocity = velocity - self.lr / 2 * torch.einsum("ij,ijp->p", x, c)
+        return velocity, value, top, x
+
+
+def central_flow(loss: Loss, lr: float, modes: int = 1) -> CentralFlow:
+    """Return the central flow of gradient descent: the time average of its iterates.
+
+    Below the edge of stability it is gradient flow; at the edge it keeps the top eigenvalues of the
+    Hessian at ``2 / lr``, and tells the covariance of the oscillation as part of its state.
+
+    Parameters
+    ----------
+    loss : callable
+        ``loss(params)``, three times differentiable; of the whole data.
+    lr : float
+        Learning rate of gradient descent. Weight decay belongs into the loss.
+    modes : int
+        Number of top eigenvalues that may reach ``2 / lr``.
+
+    Returns
+    -------
+    CentralFlow
+        ``flow(params, steps)`` returns a `CentralPath`.
+
+    References
+    ----------
+    Cohen et al., Understanding optimization in deep learning with central flows, arXiv 2410.24206.
+
+    Examples
+    --------
+    A valley that gets steeper along b: gradient descent stops where its curvature is 2 / lr = 4.
+
+    >>> loss = lambda p: p["a"].square() * (1 + p["b"]) - p["b"]
+    >>> flow = dln.learning.central_flow(loss, 0.5)
+    >>> path = flow({"a": torch.tensor(0.01), "b": torch.tensor(0.0)}, 20)
+    >>> path.sharpness[-1].round(decimals=3), path.covariance[-1].round(decimals=3)
+    (tensor([4.]), tensor([[1.]]))
+    """
+    loss, modes = as_loss(loss), as_count(modes, "modes")
+    return CentralFlow(loss, as_positive(lr, "lr"), modes)
+
+
+def top_eigenpairs(loss: Loss, params: Parameters, count: int) -> tuple[Tensor, Tensor]:
+    """Return the largest eigenvalues of the Hessian, descending, and eigenvectors, shape (p, m)."""
+    w = flatten(params)
+    product = flat_product(loss, params)
+    m = min(count, len(w))
+    if len(w) <= _DENSE_HESSIAN:
+        eye = torch.eye(len(w), dtype=w.dtype, device=w.device)
+        dense = torch.func.vmap(product)(eye)
+        levels, vectors = torch.linalg.eigh((dense + dense.mT) / 2)
+        return levels[-m:].flip(0), vectors[:, -m:].flip(1)
+    values: list[Tensor] = []
+    found = w.new_zeros(len(w), 0)
+    rtol = torch.finfo(w.dtype).eps ** 0.5
+    for _ in range(m):
+        shift = torch.stack(values).abs().max() * 2 if values else w.new_zeros(())
+
+        deflated = _deflated(product, found, shift)
+        value, vector = largest_eigenvalue(deflated, w, rtol=rtol, generator=0)
+        vector = vector - found @ (found.mT @ vector)
+        found = torch.cat([found, (vector / vector.norm())[:, None]], 1)
+        values.append(value)
+    return torch.stack(values), found
+
+
+def _deflated(
+    product: Callable[[Tensor], Tensor], found: Tensor, shift: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """Return the operator with the eigenvectors that are known moved below all others."""
+
+    def deflated(v: Tensor) -> Tensor:
+        inside = found @ (found.mT @ v)
+        return product(v - inside) - shift * inside
+
+    return deflated
+
+
+def _least_covariance(c: Tensor, g: Tensor, slack: Tensor, dt: float) -> Tensor:
+    """Return the X >= 0 that keeps ``slack + dt (A + B X)`` at least 0, complementary to it.
+
+    ``A_ij = <c_ij, g>``, ``(B X)_ij = (1/2) sum <c_ij, c_kl> X_kl``: the minimiser of a convex
+    quadratic function over positive semi-definite matrices, by accelerated projected gradients.
+    """
+    m = len(c)
+    rows = c.reshape(m * m, -1)
+    quadratic = dt / 2 * rows @ rows.mT
+    linear = (slack + dt * (c @ g)).reshape(-1)
+    size = float(torch.linalg.matrix_norm(quadratic, 2))
+    if size == 0.0:
+        return torch.zeros_like(slack)
+    if m == 1:
+        return (-linear / quadratic[0, 0]).clamp_min(0.0).reshape(1, 1)
+    x = y = torch.zeros_like(slack)
+    momentum = 1.0
+    for _ in range(_ITERATIONS):
+        slope = (quadratic @ y.reshape(-1) + linear).reshape(m, m)
+        values, vectors = torch.linalg.eigh(y - (slope + slope.mT) / (2 * size))
+        new = (vectors * values.clamp_min(0.0)) @ vectors.mT
+        later = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
+        y, moved = new + (momentum - 1) / later * (new - x), float((new - x).norm())
+        x, momentum = new, later
+        if moved <= 1e-12 * float(x.norm()):
+            break
+    return x

@@ -1,0 +1,162 @@
+r"""Where the noise of SGD takes a symmetric loss along the orbits of its symmetry.
+
+For the generator A of an exponential symmetry ``q -> e^{sA} q`` (A symmetric) the charge
+``C = <q, A q>`` moves by the exact law ``C+ = (1 - eta k)^2 C + eta^2 <g, A g>`` of each step of
+SGD. On the orbit ``q_s = e^{sA} q`` the gradients are ``e^{-sA} g``: C grows with s, and the mean
+of ``<g, A g>`` falls, so that there is one point at most where the charge stands still on average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.learning.functional import (
+    ModuleLoss,
+    Parameters,
+    as_finite,
+    as_loss,
+    gradient_of,
+)
+from dln_geometry.learning.symmetry import Symmetry, as_symmetry
+from dln_geometry.support import as_positive, shown
+
+_STEPS, _LARGEST_STEP = 200, 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseEquilibrium:
+    """The point of an orbit where noise holds the charge; made by `noise_equilibrium`.
+
+    Attributes
+    ----------
+    params : dict of str to Tensor
+        The parameters there: the loss is that of the start.
+    charge : Tensor
+        ``symmetry.conserved(params)``, one for each entry of a family.
+    residual : float
+        ``|eta E<g, A g> - (2 k - eta k^2) C|`` over the size of its terms.
+
+    Examples
+    --------
+    >>> loss = lambda p, batch: (p["u"] * p["w"] * batch[0] - batch[1]).square().mean()
+    >>> data = [(torch.tensor(1.0), torch.tensor(2.0)), (torch.tensor(2.0), torch.tensor(1.0))]
+    >>> start = {"u": torch.tensor([4.0]), "w": torch.tensor([1.0])}
+    >>> found = dln.learning.noise_equilibrium(dln.learning.Rescale("u", "w"), loss, data, start)
+    >>> found.params["u"].round(decimals=3)
+    tensor([2.])
+    """
+
+    params: Parameters
+    charge: Tensor
+    residual: float
+
+
+def noise_equilibrium(
+    symmetry: Symmetry,
+    loss: Any,
+    data: Iterable[Any],
+    params: Any,
+    *,
+    lr: float = 1.0,
+    weight_decay: float = 0.0,
+) -> NoiseEquilibrium:
+    r"""Return the point of the orbit of `params` where SGD holds the charge of a symmetry.
+
+    It solves ``(2 k - eta k^2) C = eta E<g, A g>`` on the orbit, the mean over the minibatches
+    of `data`: without weight decay k the law of balance, ``E<g, A g> = 0``, whatever the learning
+    rate eta. For rescaling ``(u, w) -> (e^s u, e^{-s} w)`` it says ``E|g_u|^2 = E|g_w|^2``. SGD
+    drifts along the orbit to this point, slowly (by eta^2), while the loss moves it across.
+
+    Parameters
+    ----------
+    symmetry : Symmetry
+        With generators linear in the parameters (``degree=1``) and symmetric: rescalings, scales
+        and gauges, one or a family.
+    loss : callable
+        ``loss(params, batch)``, or what `functionalize` returns, which is put on each batch; every
+        batch must have the symmetry.
+    data : iterable
+        The minibatches that SGD draws, with equal weights.
+    params : dict of str to Tensor
+    lr, weight_decay : float
+        Of SGD, the decay coupled as in torch.
+
+    Raises
+    ------
+    ValueError
+        If the orbit has no such point: without weight decay, if only one side has gradients.
+
+    References
+    ----------
+    Ziyin et al., arXiv 2308.06671 (law of balance) and 2402.07193 (exponential symmetries).
+    """
+    as_symmetry(symmetry)
+    if symmetry.degree != 1:
+        raise ValueError(f"symmetry must have linear generators (degree 1), got {symmetry!r}")
+    q, lr = as_finite(params), as_positive(lr, "lr")
+    q = {name: x.detach() for name, x in q.items()}
+    k = as_positive(weight_decay, "weight_decay", zero=True)
+    as_loss(loss)
+    if not isinstance(data, Iterable) or isinstance(data, str | bytes):
+        raise TypeError(f"data must be an iterable of minibatches, got {shown(data)}")
+    found = [
+        gradient_of(loss.on(b) if isinstance(loss, ModuleLoss) else lambda p, b=b: loss(p, b))(q)
+        for b in data
+    ]
+    if not found:
+        raise ValueError("data must hold minibatches, got none")
+    g = {name: torch.stack([x[name] for x in found]) for name in q}
+    decay = 2 * k - lr * k * k
+
+    def terms(s: Tensor, q: Parameters, g: Parameters) -> tuple[Tensor, Tensor]:
+        moved, turned = symmetry.action(q, s), pulled(g, s)
+        noise = torch.func.vmap(lambda x: symmetry.pair(x, x))(turned).mean(0)
+        return decay * symmetry.conserved(moved), lr * noise
+
+    def pulled(g: Parameters, s: Tensor) -> Parameters:
+        return torch.func.vmap(lambda x: symmetry.action(x, -s))(g)
+
+    def off(s: Tensor, q: Parameters, g: Parameters) -> Tensor:
+        held, pushed = terms(s, q, g)
+        return held - pushed
+
+    zero, relative = symmetry.zero(q), float("inf")
+    eps = torch.finfo(zero.dtype).eps
+    for _ in range(_STEPS):
+        value = off(zero, q, g)
+        size = _term_sizes(symmetry, q, g, decay, lr)
+        relative = float((value.abs() / size).max()) if zero.numel() else 0.0
+        if not relative > 100 * eps:
+            break
+        jacobian = torch.func.jacrev(lambda s, q=q, g=g: off(s, q, g))(zero)
+        square = jacobian.reshape(value.numel(), value.numel())
+        step = -torch.linalg.lstsq(square.double(), value.double().reshape(-1, 1)).solution
+        s = step.reshape(zero.shape).to(zero)
+        if s.ndim == 2 and s.shape[0] == s.shape[1]:
+            s = (s + s.mT) / 2
+        s = s / max(1.0, float(s.abs().max()) / _LARGEST_STEP)
+        before = float(value.norm())
+        while float(off(s, q, g).norm()) >= before and float(s.abs().max()) > eps:
+            s = s / 2
+        if float(s.abs().max()) <= eps:
+            break
+        q, g = symmetry.action(q, s), pulled(g, s)
+    if not relative <= 1e4 * eps ** (2 / 3):
+        raise ValueError(
+            "data must hold the charge somewhere on the orbit, got gradients that push it one way "
+            f"all along (residual {relative:.1e}): without weight decay both sides need gradients"
+        )
+    return NoiseEquilibrium(q, symmetry.conserved(q), relative)
+
+
+def _term_sizes(symmetry: Symmetry, q: Parameters, g: Parameters, decay: float, lr: float) -> float:
+    """Return the size of the terms of the equation: squares of the parameters that it moves."""
+    moving = symmetry.generated(q, torch.ones_like(symmetry.zero(q)))
+    parameters = sum(float(q[n].square().sum()) for n in moving)
+    gradients = sum(float(g[n].square().sum()) / len(g[n]) for n in moving)
+    return decay * parameters + lr * gradients or 1.0

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dln_geometry import learning
+from dln_geometry.learning.motion import top_eigenpairs
+
+F64 = torch.float64
+
+
+X = torch.linspace(-1, 1, 12, dtype=F64)
+
+
+def network(p):
+    """Return the loss of a tanh network on a smooth function."""
+    hidden = torch.tanh(X[:, None] * p["u"] + p["c"])
+    return (hidden @ p["w"] - torch.sin(3 * X)).square().mean() / 2
+
+
+def started():
+    g = torch.Generator().manual_seed(3)
+    return {k: 0.7 * torch.randn(5, generator=g, dtype=F64) for k in ("u", "c", "w")}
+
+
+def valley(p):
+    """Return a loss that steepens along b, which is pulled past the edge of stability."""
+    return p["a"].square() * (1 + p["b"]) + 0.1 * (p["b"] - 1.5).square()
+
+
+def test_averages_of_iterates_follow_it_past_the_edge():
+    """Centre, variance and loss of real iterates, averaged over many periods, within 3 per cent."""
+    lr = 0.5
+    start = {k: torch.tensor(x, dtype=F64) for k, x in (("a", 0.3), ("b", 0.9))}
+    path = learning.central_flow(valley, lr)(start, 80, substeps=2, save_every=20)
+    q, points, losses = start, [], []
+    for n in range(800):
+        g = torch.func.grad(valley)(q)
+        q = {k: x - lr * g[k] for k, x in q.items()}
+        if n >= 200:
+            points.append(learning.flatten(q))
+            losses.append(valley(q))
+    points, losses = torch.stack(points), torch.stack(losses)
+    # Gradient flow would go on to b = 1.5.
+    assert path.sharpness[-1] == pytest.approx(2 / lr, rel=1e-2)
+    assert (learning.flatten(path.params[-1]) - points.mean(0)).abs().max() < 0.03
+    assert path.covariance[-1, 0, 0] == pytest.approx(float(points[:, 0].square().mean()), rel=3e-2)
+    assert path.average_loss[-1] == pytest.approx(float(losses.mean()), rel=3e-2)
+
+
+def test_several_modes_stay_below_the_bound():
+    """Three valleys that steepen at different rates; their variances are known in closed form."""
+    rates = torch.tensor([1.0, 0.7, 0.4], dtype=F64)
+
+    def loss(p):
+        return (p["a"].square() * (1 + rates * p["b"])).sum() - p["b"]
+
+    start = {"a": torch.full((3,), 1e-4, dtype=F64), "b": torch.zeros((), dtype=F64)}
+    path = learning.central_flow(loss, 0.5, modes=2)(start, 30, substeps=2)
+    assert path.sharpness[-1, 0] == pytest.approx(4.0, rel=1e-6)
+    assert path.sharpness.max() <= 4.0 * (1 + 1e-6)
+    # Only the first valley reaches the bound: its variance balances the force on b.
+    assert path.covariance[-1, 0, 0] == pytest.approx(1.0, rel=1e-3)
+    assert path.average_loss[-1] > path.loss[-1]
+
+
+def test_equal_modes_share_the_force():
+    def loss(p):
+        return (p["a"].square() * (1 + p["b"])).sum() - p["b"]
+
+    start = {"a": torch.full((2,), 1e-4, dtype=F64), "b": torch.zeros((), dtype=F64)}
+    path = learning.central_flow(loss, 0.5, modes=2)(start, 30, substeps=2)
+    assert path.sharpness[-1].tolist() == pytest.approx([4.0, 4.0], rel=1e-6)
+    assert float(path.covariance[-1].trace()) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_below_the_edge_it_is_gradient_flow():
+    start = started()
+    g = torch.func.grad(network)(start)
+    velocity = learning.central_flow(network, 1e-3).velocity(start)
+    for name in g:
+        assert torch.allclose(velocity[name], -1e-3 * g[name])
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_eigenpairs_of_large_networks_are_those_of_the_matrix(count, generator):
+    n = 300
+    a = torch.randn(n, n, generator=generator, dtype=F64)
+    a = a + a.mT
+    values, vectors = top_eigenpairs(
+        lambda p: p["q"] @ a @ p["q"] / 2, {"q": torch.zeros(n, dtype=F64)}, count
+    )
+    expected = torch.linalg.eigvalsh(a).flip(0)[:count]
+    assert torch.allclose(values, expected, rtol=1e-9)
+    assert torch.allclose(a @ vectors, vectors * values, atol=1e-4)

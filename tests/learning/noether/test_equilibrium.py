@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dln_geometry import learning
+
+F64 = torch.float64
+
+
+def loss(params, batch):
+    x, y = batch
+    return (params["w"] @ (params["u"] @ x) - y).square().sum() / 2
+
+
+def regression(generator, n=40, inputs=3, outputs=2):
+    x = torch.randn(n, inputs, generator=generator, dtype=F64)
+    teacher = torch.randn(outputs, inputs, generator=generator, dtype=F64)
+    y = x @ teacher.mT + torch.randn(n, outputs, generator=generator, dtype=F64)
+    return x, y
+
+
+def gradients(params, data):
+    return [torch.func.grad(loss)(params, b) for b in data]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.05])
+def test_the_law_of_balance_holds_unit_by_unit(decay, generator):
+    data = list(zip(*regression(generator), strict=True))
+    start = {
+        "u": torch.randn(4, 3, generator=generator, dtype=F64),
+        "w": torch.randn(2, 4, generator=generator, dtype=F64) * 3,
+    }
+    symmetry = learning.Rescale("u", "w", axes=(0, 1))
+    lr = 0.1
+    found = learning.noise_equilibrium(symmetry, loss, data, start, lr=lr, weight_decay=decay)
+    q = found.params
+    assert torch.allclose(q["w"] @ q["u"], start["w"] @ start["u"])
+    g = gradients(q, data)
+    pushed = sum(x["u"].square().sum(1) - x["w"].square().sum(0) for x in g) / len(g)
+    charge = q["u"].square().sum(1) - q["w"].square().sum(0)
+    off = lr * pushed - (2 * decay - lr * decay**2) * charge
+    assert off.abs().max() < 1e-10 * lr * sum(x["w"].square().sum() for x in g)
+
+
+def test_gauges_have_one_equilibrium_whatever_the_start(generator):
+    data = list(zip(*regression(generator), strict=True))
+    start = {
+        "u": torch.randn(2, 3, generator=generator, dtype=F64),
+        "w": torch.randn(2, 2, generator=generator, dtype=F64),
+    }
+    symmetry = learning.Gauge("u", "w")
+    found = learning.noise_equilibrium(symmetry, loss, data, start)
+    g = gradients(found.params, data)
+    pushed = sum(x["u"] @ x["u"].mT - x["w"].mT @ x["w"] for x in g) / len(g)
+    assert pushed.abs().max() < 1e-9 * sum(x["u"].square().sum() for x in g)
+
+
+def test_long_runs_settle_there(generator):
+    """Copies of u w x with label noise: SGD on single samples, against the point predicted."""
+    copies, lr, steps = 256, 0.02, 6000
+    x = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]], dtype=F64)
+    y = torch.tensor([2.0, -1.0, 1.5], dtype=F64)
+    u = torch.tensor([1.5, -0.2], dtype=F64).repeat(copies, 1)
+    w = torch.full((copies,), 0.4, dtype=F64)
+    total, count = torch.zeros(copies, dtype=F64), 0
+    for n in range(steps):
+        k = torch.randint(3, (copies,), generator=generator)
+        xs, ys = x[k], y[k]
+        h = (u * xs).sum(1)
+        r = w * h - ys
+        u, w = u - lr * (r * w)[:, None] * xs, w - lr * r * h
+        if n >= steps // 2:
+            total += u.square().sum(1) - w.square()
+            count += 1
+    params = {"u": u.mean(0)[None], "w": w.mean()[None, None]}
+    data = list(zip(x, y[:, None], strict=True))
+    found = learning.noise_equilibrium(learning.Rescale("u", "w"), loss, data, params, lr=lr)
+    mean = total / count
+    error = mean.std() / copies**0.5
+    # Across the orbits the parameters fluctuate, by lr.
+    assert abs(mean.mean() - found.charge) < 4 * error + 5 * lr * (u.square().sum(1).mean())
+
+
+def test_no_equilibrium_is_said(generator):
+    def one_sided(params, batch):
+        return (params["u"].detach() * params["w"] * batch).sum()
+
+    params = {"u": torch.ones(1, dtype=F64), "w": torch.ones(1, dtype=F64)}
+    with pytest.raises(ValueError, match="push it one way"):
+        learning.noise_equilibrium(
+            learning.Rescale("u", "w"), one_sided, [torch.tensor(1.0)], params
+        )
+    with pytest.raises(ValueError, match="degree 1"):
+        learning.noise_equilibrium(learning.Translation("u", axis=0), loss, [], params)
+    with pytest.raises(ValueError, match="got none"):
+        learning.noise_equilibrium(learning.Rescale("u", "w"), loss, [], params)
