@@ -105,7 +105,10 @@ def test_version_stands_in_one_place():
     assert PROJECT["project"]["dynamic"] == ["version"]
     citation = (ROOT / "CITATION.cff").read_text()
     assert f"\nversion: {dln.__version__}\n" in citation
-    assert f"\n## {dln.__version__} " in (ROOT / "CHANGELOG.md").read_text()
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    assert f"\n## {dln.__version__} " in changes
+    newest = changes.split("\n## ")[1]
+    assert "### Added" not in newest, "changes stand under their subjects"
 
 
 def test_installation_ships_the_types_and_the_command():
