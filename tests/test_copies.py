@@ -99,6 +99,10 @@ def family():
     return learning.mirrors_of(net(), normal(5, 3))[0]
 
 
+def quartic(params):
+    return params["a"].square().square().sum()
+
+
 def report():
     data = normal(5, 3), normal(5, 2)
     return learning.collapse_report(net(), nn.functional.mse_loss, data, generator=seeded())
@@ -111,6 +115,10 @@ ROTATION = X[:3] - X[:3].T
 
 # One or several objects of every public class.
 ALL = {
+    "CentralFlow": lambda: learning.central_flow(quartic, 0.1),
+    "CentralPath": lambda: learning.central_flow(quartic, 0.1)({"a": X[0]}, 1),
+    "NoiseEquilibrium": lambda: learning.NoiseEquilibrium({"a": X}, X[0], 0.0),
+    "Sparsified": lambda: learning.sparsify(net(), normal(5, 3)),
     "EndToEnd": lambda: dln.EndToEnd.of(X, 3),
     "Collapsed": lambda: PAIR,
     "Network": lambda: [NETWORK, NETWORK.spectrum, dln.balance([normal(4, 3), normal(4, 4)])],
