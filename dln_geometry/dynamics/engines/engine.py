@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -12,13 +13,18 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.dense import READERS
-from dln_geometry.dynamics.engines.terms import observables, side_of, squares
+from dln_geometry.dynamics.engines.derivative import derivative_of
+from dln_geometry.dynamics.engines.terms import observables, orientation, squares
 from dln_geometry.dynamics.losses import Loss
+from dln_geometry.geometry.kernel import small_svd
 from dln_geometry.geometry.points import Collapsed, EndToEnd
-from dln_geometry.ode import differences
-from dln_geometry.support import Depth
+from dln_geometry.ode import Parts, differences
+from dln_geometry.support import Depth, on_device
 
 LOSS, GRADIENT = 0, 1
+CUT = 1024
+"""Numbers of a row up to which the views of its matrices are made once for a tensor."""
+
 Shapes = Sequence[tuple[int, int]]
 Pairing = tuple[Tensor, Tensor]
 
@@ -72,6 +78,7 @@ class Engine(ABC):
         """Widths (d_0, ..., d_N) of the layers that stand for the points of a run on layers."""
         self.sizes = tuple(a * b for a, b in self.shapes)
         self._places = self._placed(self.batch)
+        self._cut: dict[tuple[int, int], list[Tensor]] = {}
         self.decay: Tensor | None = None  # (B,): the factor k of the decay, or none
         self._wide: Engine | None = None
         self._differentiates: bool | None = None
@@ -86,7 +93,18 @@ class Engine(ABC):
 
     def views(self, y: Tensor) -> list[Tensor]:
         """Return views of all rows `y`, (*batch, a, b) each, as losses know them."""
-        return [y[:, start:end].view(shape) for start, end, shape in self._places]
+        if y.shape[-1] > CUT or torch.is_grad_enabled():
+            return [y[:, start:end].view(shape) for start, end, shape in self._places]
+        # An integrator comes with the same few tensors again; the views keep their memory alive,
+        # so that no other tensor has the address.
+        key = y.data_ptr(), y.stride(0)
+        found = self._cut.get(key)
+        if found is None:
+            if len(self._cut) >= 64:
+                self._cut.clear()
+            found = [y[:, start:end].view(shape) for start, end, shape in self._places]
+            self._cut[key] = found
+        return found
 
     def split(self, y: Tensor) -> list[Tensor]:
         """Return views of any rows `y` (b, n), (b, a, b) each."""
@@ -139,8 +157,12 @@ class Engine(ABC):
         whole = torch.isfinite(y_new).all(-1, keepdim=True)
         return torch.where(whole, change(torch.where(whole, y_new, y)), y_new)
 
-    def jacobian(self, t: Tensor, y: Tensor) -> Tensor:
-        """Return the derivative of the velocity in rows (B, n), shape (B, n, n).
+    def numbers_of_matrix(self) -> int:
+        """Return the number of entries of X."""
+        return self.shapes[0][0] * self.shapes[-1][0]
+
+    def jacobian(self, t: Tensor, y: Tensor) -> Tensor | Parts:
+        """Return the derivative of the velocity in rows (B, n), shape (B, n, n), or its parts.
 
         By automatic differentiation; by differences if the loss does not support that: on the first
         call one direction is compared with a difference.
@@ -148,11 +170,14 @@ class Engine(ABC):
         derivative = None
         if self._differentiates is not False:
             try:
-                derivative = self._derivative(t, y)
+                if self._wide is None:
+                    self._wide = self.repeated(y.shape[1])
+                derivative = derivative_of(self._wide, t, y)
             except (RuntimeError, ValueError, TypeError, IndexError):
                 self._differentiates = False
         if self._differentiates is None and derivative is not None:
-            self._differentiates = self._agrees(t, y, derivative)
+            whole = derivative.whole if isinstance(derivative, Parts) else derivative
+            self._differentiates = self._agrees(t, y, whole)
         if self._differentiates:
             assert derivative is not None
             return derivative
@@ -161,23 +186,10 @@ class Engine(ABC):
     def repeated(self, count: int) -> Engine:
         """Return an engine for rows (count B, n), in which the batch is repeated."""
         wide = copy.copy(self)
-        wide.batch, wide._wide = (count, *self.batch), None
+        wide.batch, wide._wide, wide._cut = (count, *self.batch), None, {}
         wide._places = wide._placed(wide.batch)
         wide.decay = None if self.decay is None else self.decay.repeat(count)
         return wide
-
-    def _derivative(self, t: Tensor, y: Tensor) -> Tensor:
-        batch, n = y.shape
-        if self._wide is None:
-            self._wide = self.repeated(n)
-        with torch.enable_grad():
-            x = y.repeat(n, 1).requires_grad_()
-            out = 0.0 * x
-            self._wide.field(t.repeat(n), x, out)
-            # Copy i yields the gradient of component i.
-            picked = out.view(n, batch, n).diagonal(dim1=0, dim2=2).sum()
-            (rows,) = torch.autograd.grad(picked, x)
-        return rows.view(n, batch, n).transpose(0, 1)
 
     def _agrees(self, t: Tensor, y: Tensor, derivative: Tensor) -> bool:
         """Compare a derivative with a central difference, along the velocity and a rough vector."""
@@ -258,35 +270,21 @@ class CollapsedEngine(Engine):
     def rebalanced(self, y: Tensor) -> Tensor:
         return self.rows_of(self.decomposed(y))
 
-    def nearest(self, y: Tensor) -> EndToEnd:
-        """Return a point near nearly balanced rows, its smallest singular values resolved.
-
-        From the decompositions of the outer matrices: in their product X, singular values below the
-        rounding of the largest are lost.
-        """
-        matrices = self.split(y)
-        u, left, qh = torch.linalg.svd(matrices[0], full_matrices=False)
-        v, right, ph = torch.linalg.svd(matrices[-1], full_matrices=False)
-        turn = qh @ ph.mT
-        if len(matrices) > 2:
-            root = ((left * right) ** (0.25 * (self.depth - 2.0))).clamp_min(1e-100)
-            middle = qh @ matrices[1] @ ph.mT / (root.unsqueeze(-1) * root.unsqueeze(-2))
-            a, _, b = torch.linalg.svd(middle)
-            turn = a @ b
-        s = (left * right) ** (0.5 * self.start.depth)
-        return EndToEnd(u, s, turn @ v.mT, self.start.depth, check=False)
-
-    def sides(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return two matrices (b, m, r), (b, n, r) with the range and corange of X."""
-        matrices = self.split(y)
-        return matrices[0], matrices[-1]
-
     def restored(self, y: Tensor, y_new: Tensor) -> Tensor:
+        """Return `y_new`, its smallest singular value turned back where it crossed zero.
+
+        Nothing else moves: a change of X, however small, the next stiff step has to undo.
+        """
+
         def change(rows: Tensor) -> Tensor:
-            point, (left, right) = self.nearest(rows), self.sides(y)
-            side = side_of(point.u.mT @ left) * side_of(point.vh @ right)
-            mirror = torch.ones_like(point.s)
-            mirror[..., -1] = torch.where(side < 0, -1.0, 1.0)
-            return self.rows_of(point.replace(u=point.u * mirror.unsqueeze(-2), check=False))
+            new = self.split(rows)
+            pairs = zip(self.split(y), new, strict=True)
+            side = math.prod((orientation(a, b) for a, b in pairs), start=torch.ones(()))
+            if not on_device(rows) and bool((side > 0).all()):
+                return rows
+            u, s, vh = small_svd(new[0])
+            least = s[..., -1, None, None] * u[..., -1:] * vh[..., -1:, :]
+            turned = self.join(new[0] - 2.0 * least, *new[1:])
+            return torch.where((side < 0).unsqueeze(-1), turned, rows)
 
         return self.finite(change, y, y_new)

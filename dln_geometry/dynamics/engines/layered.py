@@ -28,6 +28,9 @@ class PlainEngine(Engine):
         super().__init__([(start.shape[-2], start.shape[-1])], start.shape[:-2], 1)
         self.loss, self.start, self.watch = loss, start, watch
 
+    def numbers_of_matrix(self) -> int:
+        return self.sizes[0]
+
     def rows(self) -> Tensor:
         return self.join(self.start)
 
@@ -57,6 +60,9 @@ class FactorEngine(Engine):
 
     def rows(self) -> Tensor:
         return self.join(*self.start)
+
+    def numbers_of_matrix(self) -> int:
+        return self.shapes[-1][0] * self.shapes[0][1]
 
     def repeated(self, count: int) -> Engine:
         wide = super().repeated(count)

@@ -11,6 +11,8 @@ from dln_geometry.dynamics.engines.engine import CollapsedEngine, Engine
 from dln_geometry.dynamics.engines.terms import minus, minus_product, observables, squares
 from dln_geometry.dynamics.losses import Loss, contract
 from dln_geometry.geometry.kernel import (
+    MatrixPower,
+    MatrixPowerSlope,
     log_kernel_of_log,
     power_divided_difference,
     small_eigh,
@@ -19,6 +21,7 @@ from dln_geometry.geometry.kernel import (
 )
 from dln_geometry.geometry.metric import cometric_of_matrix
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
+from dln_geometry.support import Depth
 
 
 def finite_eigh(a: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,6 +59,8 @@ class SpectralEngine(CollapsedEngine):
             minus(d_right, g_left)
             squared = squares(g_right) + squares(g_left) if self.watch else None
             return self.finished(y, out, value, squared, (g_right, left))
+        if left.requires_grad:
+            return self._differentiable(y, out)
         c, q = finite_eigh(left.mT @ left)
         c = c.clamp_min(0.0)
         f = c**self.exponent
@@ -74,6 +79,17 @@ class SpectralEngine(CollapsedEngine):
             inside = _weighted(power_divided_difference(c, 2.0 * self.exponent), k.square())
             squared = squares(d_left) + squares(g_left) + inside.sum((-2, -1))
         return self.finished(y, out, value, squared, (g_right, top))
+
+    def _differentiable(self, y: Tensor, out: Tensor) -> Tensor:
+        """Write the velocity by functions of C whose derivatives exist at equal eigenvalues."""
+        (left, right), (d_left, d_right) = self.views(y), self.views(out)
+        c = left.mT @ left
+        f = MatrixPower.apply(c, self.exponent)
+        value, g_right, g_left = contract(self.loss, left @ f, right)
+        k = left.mT @ g_right
+        minus_product(d_left, g_right, f)
+        minus(d_right, g_left - right @ MatrixPowerSlope.apply(c, k - k.mT, self.exponent))
+        return self.finished(y, out, value, None, (g_right, left))
 
 
 class EvenEngine(SpectralEngine):
@@ -150,6 +166,11 @@ class PairEngine(CollapsedEngine):
         left, right = self.views(y)
         d_left, d_right = self.views(out)
         value, g_right, g_left = contract(self.loss, left, right)
+        if left.requires_grad:
+            w, rest = _differentiable_parts(left.mT @ left, left.mT @ g_right, self.depth)
+            minus(d_left, g_right @ w + left @ rest[0])
+            minus(d_right, g_left @ w + right @ rest[1])
+            return self.finished(y, out, value, None, (g_right, left))
         s, q = finite_eigh(left.mT @ left)
         # Eigenvalues below the rounding of the largest are unknown: do not divide by them.
         s = torch.maximum(s, torch.finfo(s.dtype).eps * s[..., -1:])
@@ -173,6 +194,25 @@ class PairEngine(CollapsedEngine):
         p = self.pair(y).point()
         point = EndToEnd(p.u, p.s, p.vh, self.depth, self.given.normalized, check=False)
         return point if isinstance(self.given, EndToEnd) else Collapsed.of(point)
+
+
+def _differentiable_parts(c: Tensor, k: Tensor, depth: Depth) -> tuple[Tensor, list[Tensor]]:
+    """Return ``w(C)`` and the inner terms of `PairEngine`, with derivatives at equal eigenvalues.
+
+    ``Q (a_ij/(s_i + s_j) o Q^T K Q) Q^T`` solves ``C Y + Y C = A(K)`` at the matrix C.
+    """
+    w = MatrixPower.apply(c, 1.0 - 2.0 / depth)
+    r, eye = c.shape[-1], torch.eye(c.shape[-1], dtype=c.dtype, device=c.device)
+    sums = (
+        c[..., :, None, :, None] * eye[:, None, :]
+        + eye[:, None, :, None] * c[..., None, :, None, :]
+    )
+    rest = []
+    for inner in (k, k.mT):
+        moved = cometric_of_matrix(c, inner, depth, False)
+        y = torch.linalg.solve(sums.reshape(*c.shape[:-2], r * r, r * r), moved.flatten(-2))
+        rest.append(torch.linalg.solve(c, y.unflatten(-1, (r, r)) - inner @ w))
+    return w, rest
 
 
 class CoreEngine(CollapsedEngine):
@@ -210,6 +250,9 @@ class CoreEngine(CollapsedEngine):
         squared = (moved * k).sum((-2, -1)) if self.watch else None
         return self.finished(y, out, value, squared, (g_right, self.u @ core))
 
+    def numbers_of_matrix(self) -> int:
+        return self.u.shape[-2] * self.v.shape[-2]
+
     def norm_squared(self, y: Tensor) -> Tensor:
         # The limit of sum |W_p|^2 / N, whose layers have r singular values near 1.
         return y.new_full((len(y),), self.shapes[0][0])
@@ -226,15 +269,8 @@ class CoreEngine(CollapsedEngine):
         u, s, vh = torch.linalg.svd(y.view(-1, *self.shapes[0]))
         return EndToEnd(u, s, vh, self.depth, check=False)
 
-    def nearest(self, y: Tensor) -> EndToEnd:
-        return self.decomposed(y)
-
     def rows_of(self, point: EndToEnd) -> Tensor:
         return self.join(point.matrix)
-
-    def sides(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        core = y.view(-1, *self.shapes[0])
-        return core, torch.eye(core.shape[-1], dtype=y.dtype, device=y.device).expand_as(core)
 
     # The core has no invariants.
     defect, rebalanced = Engine.defect, Engine.rebalanced

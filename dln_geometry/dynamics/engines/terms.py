@@ -40,3 +40,11 @@ def side_of(a: Tensor) -> Tensor:
     """Return the sign of the determinant, by columns of unit length: they differ in scale."""
     length = torch.linalg.vector_norm(a, dim=-2, keepdim=True)
     return torch.linalg.det(a / torch.where(length > 0, length, 1.0)).sign()
+
+
+def orientation(old: Tensor, new: Tensor) -> Tensor:
+    """Return the sign of the determinant of the map from the columns of one matrix to another's."""
+    if old.shape[-2] != old.shape[-1]:
+        q = torch.linalg.qr(new)[0].mT
+        old, new = q @ old, q @ new
+    return side_of(old) * side_of(new)

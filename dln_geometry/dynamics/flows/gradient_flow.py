@@ -99,7 +99,7 @@ def gradient_flow(
     method : str or method value, optional
         ``"auto"`` (default: explicit; where the flow is stiff, linearly implicit for states of up
         to 200 numbers, stabilised for others), ``"rk3"``, ``"rk5"``, ``"rk8"``, ``"rodas"``
-        (implicit, order 5; it restores balance and the side of rank drops after every step),
+        (implicit, order 5; a step never ends beyond a rank drop, which the flow does not cross),
         ``"rkc"`` (stabilised), or a method of `dln_geometry.ode`.
     engine : {"auto", "spectral", "products", "layers"}
         Integrate a balanced start with an `eigh` of an r x r matrix, with matrix products alone

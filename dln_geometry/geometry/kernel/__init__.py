@@ -57,6 +57,8 @@ from dln_geometry.geometry.kernel.jacobi import (
     waitless,
 )
 from dln_geometry.geometry.kernel.matrix_powers import (
+    MatrixPower,
+    MatrixPowerSlope,
     geometric_sum,
     power_divided_difference,
     power_second_difference,
@@ -65,6 +67,8 @@ from dln_geometry.geometry.kernel.matrix_powers import (
 __all__ = [
     "MOST_TERMS",
     "Differences",
+    "MatrixPower",
+    "MatrixPowerSlope",
     "depth_kernel",
     "geometric_sum",
     "is_extreme",

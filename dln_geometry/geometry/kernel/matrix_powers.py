@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -74,3 +76,45 @@ def geometric_sum(left: Tensor, middle: Tensor, right: Tensor, terms: int) -> Te
             if more:
                 left_power, right_power = left_power @ left, right_power @ right
     return total
+
+
+def _turned(q: Tensor, weights: Tensor, a: Tensor) -> Tensor:
+    """Return ``Q (weights o Q^T a Q) Q^T``."""
+    return q @ (weights * (q.mT @ a @ q)) @ q.mT
+
+
+class MatrixPower(torch.autograd.Function):
+    """``C^e`` of positive definite C, with a derivative that is exact at equal eigenvalues too."""
+
+    @staticmethod
+    def forward(ctx: Any, c: Tensor, exponent: float) -> Tensor:
+        values, q = torch.linalg.eigh(c)
+        ctx.save_for_backward(values.clamp_min(0.0), q)
+        ctx.exponent = exponent
+        return (q * (values.clamp_min(0.0) ** exponent).unsqueeze(-2)) @ q.mT
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        values, q = ctx.saved_tensors
+        return _turned(q, power_divided_difference(values, ctx.exponent), grads[0]), None
+
+
+class MatrixPowerSlope(torch.autograd.Function):
+    """The derivative ``Df(C)[a]`` of ``f(C) = C^e`` along any `a`, differentiable as the power."""
+
+    @staticmethod
+    def forward(ctx: Any, c: Tensor, a: Tensor, exponent: float) -> Tensor:
+        values, q = torch.linalg.eigh(c)
+        ctx.save_for_backward(values.clamp_min(0.0), q, a)
+        ctx.exponent = exponent
+        return _turned(q, power_divided_difference(values.clamp_min(0.0), exponent), a)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        values, q, a = ctx.saved_tensors
+        g, inside = q.mT @ grads[0] @ q, q.mT @ a @ q
+        second = power_second_difference(values, ctx.exponent)
+        slope = torch.einsum("...ikj,...ik,...ij->...kj", second, inside, g)
+        slope = slope + torch.einsum("...ikj,...kj,...ij->...ik", second, inside, g)
+        first = power_divided_difference(values, ctx.exponent)
+        return q @ slope @ q.mT, q @ (first * g) @ q.mT, None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +17,36 @@ from torch import Tensor
 from dln_geometry.ode.methods.norms import BlockNorms
 from dln_geometry.ode.methods.runge_kutta import Field, Row, upload
 
-Jacobian = Callable[[Tensor, Tensor], Tensor]
-"""``jacobian(t (B,), y (B, n))`` returns the derivative of the field in y, shape (B, n, n)."""
+
+class Parts(NamedTuple):
+    """A Jacobian ``direct + outer inner``, whose product rounding would spoil.
+
+    Where `outer` and `inner` are large, the product drowns slow modes in its rounding; a linear
+    system in which ``z = inner u`` is an unknown of its own does not.
+
+    Examples
+    --------
+    >>> dln.ode.Parts(torch.zeros(1, 2, 2), torch.ones(1, 2, 1), torch.ones(1, 1, 2)).whole
+    tensor([[[1., 1.],
+             [1., 1.]]])
+    """
+
+    direct: Tensor  # (B, n, n)
+    outer: Tensor  # (B, n, k)
+    inner: Tensor  # (B, k, n)
+
+    @property
+    def whole(self) -> Tensor:
+        """The Jacobian, shape (B, n, n)."""
+        return self.direct + self.outer @ self.inner
+
+    def times(self, v: Tensor) -> Tensor:
+        """Return the product with vectors (B, n, 1)."""
+        return self.direct @ v + self.outer @ (self.inner @ v)
+
+
+Jacobian = Callable[[Tensor, Tensor], "Tensor | Parts"]
+"""``jacobian(t (B,), y (B, n))`` returns the derivative of the field in y, (B, n, n) or parts."""
 
 Projection = Callable[[Tensor, Tensor], Tensor]
 """``project(y, y_new)`` returns new states (B, n) on the invariants of the field."""
@@ -156,11 +184,10 @@ class RosenbrockStepper:
         )
         self._nodes = np.array([*method.c, 1.0, 0.0])[:, None]
         self._views = norms.views(buffer[stages:])
-        self._eye = torch.eye(n, dtype=y.dtype, device=y.device)
         self._autonomous = autonomous
         # The derivative counts for as many evaluations as it has columns.
         self._of_jacobian = n if jacobian is not None else 2 * n
-        self._matrix: Tensor | None = None
+        self._matrix: Tensor | Parts | None = None
         self.evaluations, self.radius_rows = stages, 2
 
     def commit(self, moved: bool) -> None:
@@ -179,8 +206,7 @@ class RosenbrockStepper:
         if self._matrix is None:
             self._matrix = self.jacobian(nodes[0], y)
             self.evaluations += self._of_jacobian
-        scaled = step.unsqueeze(-1) * self._matrix
-        factors, pivots, _ = torch.linalg.lu_factor_ex(self._eye - method.gamma * scaled)
+        solve = solver(self._matrix, step.unsqueeze(-1), method.gamma)
         drift = None if self._autonomous else self._time_derivative(t, h, y, step)
         for i, before in enumerate(self._before):
             stage, slope = self._stages[i], self.f
@@ -196,7 +222,7 @@ class RosenbrockStepper:
                 self._sum(before, self._g[i], stage)
                 right.add_(stage)
             right.mul_(method.gamma)
-            stage.copy_(torch.linalg.lu_solve(factors, pivots, right.unsqueeze(-1)).squeeze(-1))
+            stage.copy_(solve(right))
         self._estimate.copy_(self._stages[-1])
         torch.add(self._argument, self._estimate, out=self.y_new)
         if self.project is not None:
@@ -225,7 +251,8 @@ class RosenbrockStepper:
         radii = []
         for _ in range(4):
             length = torch.linalg.vector_norm(v, dim=1, keepdim=True)
-            v = self._matrix @ (v / torch.where(length > 0, length, 1.0))
+            v = v / torch.where(length > 0, length, 1.0)
+            v = self._matrix.times(v) if isinstance(self._matrix, Parts) else self._matrix @ v
             radii.append(torch.linalg.vector_norm(v, dim=(1, 2)))
         return radii[-2:]
 
@@ -241,6 +268,31 @@ class RosenbrockStepper:
         """Continue from a stored state."""
         self.f.copy_(state["f"])
         self._matrix = None
+
+
+def solver(matrix: Tensor | Parts, h: Tensor, gamma: float) -> Callable[[Tensor], Tensor]:
+    """Return the solution of ``(1 - gamma h J) u = right`` as a function of rows (B, n)."""
+    split = isinstance(matrix, Parts)
+    direct = matrix.direct if split else matrix
+    n = direct.shape[-1]
+    system = torch.eye(n, dtype=direct.dtype, device=direct.device) - gamma * (h * direct)
+    if not split:
+        factors, pivots, _ = torch.linalg.lu_factor_ex(system)
+        return lambda x: torch.linalg.lu_solve(factors, pivots, x.unsqueeze(-1)).squeeze(-1)
+    k = matrix.inner.shape[-2]
+    eye = torch.eye(k, dtype=direct.dtype, device=direct.device).expand(len(direct), k, k)
+    above = torch.cat((system, -gamma * (h * matrix.outer)), -1)
+    system = torch.cat((above, torch.cat((-matrix.inner, eye), -1)), -2)
+    # The rows differ by the length of the step: let pivots be chosen among rows of one size.
+    size = system.abs().amax(-1)
+    factors, pivots, _ = torch.linalg.lu_factor_ex(system / size.unsqueeze(-1))
+
+    def solve(right: Tensor) -> Tensor:
+        wide = right.new_zeros(size.shape)
+        torch.div(right, size[:, :n], out=wide[:, :n])
+        return torch.linalg.lu_solve(factors, pivots, wide.unsqueeze(-1)).squeeze(-1)[:, :n]
+
+    return solve
 
 
 def step_cost(n: int, batch: int) -> float:

@@ -230,6 +230,7 @@ class ExplicitStepper:
         self._pieces = pieces_of(y, norms.bounds())
         buffer = y.new_zeros((stages + 1 + (0 if self._pieces else estimates), *y.shape))
         self._buffer, flat = buffer, buffer.view(len(buffer), -1)
+        self._slopes = list(buffer[:stages].unbind(0))
         self.f, self.f_new, self.y_new = buffer[0], buffer[stages - 1], buffer[-1]
         self.obs_new: Tensor | None = None
         self._all_stages, self._estimates = flat[:stages], flat[stages:-1]
@@ -254,7 +255,7 @@ class ExplicitStepper:
             else:
                 torch.mv(self._columns[i - 1], weights, out=self._sum)
                 torch.addcmul(y, self._sum_wide, step, out=argument)
-            self.obs_new = self.field(nodes[i], argument, self._buffer[i])
+            self.obs_new = self.field(nodes[i], argument, self._slopes[i])
         if self._pieces:
             made = self._buffer[: len(self._nodes) - 1]
             estimates = self._tableau.weights
