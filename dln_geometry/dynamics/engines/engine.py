@@ -277,8 +277,12 @@ class CollapsedEngine(Engine):
         """
 
         def change(rows: Tensor) -> Tensor:
-            new = self.split(rows)
-            pairs = zip(self.split(y), new, strict=True)
+            before, new = self.split(y), self.split(rows)
+            # A value below rounding has no sign to compare: square matrices keep that of the start.
+            pairs = [
+                (first if first.shape[-2] == first.shape[-1] else old, now)
+                for first, old, now in zip(self.split(self.rows()), before, new, strict=True)
+            ]
             side = math.prod((orientation(a, b) for a, b in pairs), start=torch.ones(()))
             if not on_device(rows) and bool((side > 0).all()):
                 return rows

@@ -229,3 +229,14 @@ def test_implicit_and_explicit_flows_agree_under_decay(depth):
     implicit = dln.gradient_flow(RAZIN_COHEN, start, method="rodas", **options)
     explicit = dln.gradient_flow(RAZIN_COHEN, start, method="rk8", **options)
     assert relative(implicit.final.matrix, explicit.final.matrix) < 1e-6
+
+
+@torch.no_grad()
+def test_a_determinant_below_rounding_comes_back_to_the_side_of_the_start():
+    """At depth 2 the second singular value underflows; a sign that rounding made must not stay."""
+    engine = engines.SpectralEngine(RAZIN_COHEN, stiff_start(2))
+    s, eye = torch.tensor([9.0, 1e-14], dtype=F64), torch.eye(2, dtype=F64)
+    beyond = dln.EndToEnd(eye * torch.tensor([1.0, -1.0]), s, eye, 2)
+    y = engine.join(*(getattr(dln.Collapsed.of(beyond), n)[None] for n in ("L", "R")))
+    back = engine.point(engine.restored(y, y)).matrix[0]
+    assert float(torch.linalg.det(back)) > 0
