@@ -22,16 +22,14 @@ from dln_geometry.ode.methods.choice import (
     Stepper,
     methods_of,
 )
+from dln_geometry.ode.methods.jacobians import Jacobian, Parts, differences
 from dln_geometry.ode.methods.norms import BlockNorms, move_pieces, norms_by_pieces, pieces_of
 from dln_geometry.ode.methods.rosenbrock import (
     MOST_NUMBERS,
     RODAS,
-    Jacobian,
-    Parts,
     Projection,
     Rosenbrock,
     RosenbrockStepper,
-    differences,
 )
 from dln_geometry.ode.methods.runge_kutta import (
     METHODS,

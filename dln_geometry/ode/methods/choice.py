@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from dln_geometry.ode.methods.chebyshev import RKC, SAFETY, Chebyshev, ChebyshevStepper
+from dln_geometry.ode.methods.jacobians import Jacobian
 from dln_geometry.ode.methods.norms import BlockNorms
 from dln_geometry.ode.methods.rosenbrock import (
     MOST_COST,
     MOST_NUMBERS,
     RODAS,
-    Jacobian,
     Projection,
     Rosenbrock,
     RosenbrockStepper,
