@@ -21,6 +21,7 @@ TILES = "dln_geometry.dynamics.entries.tiles"
 @pytest.fixture
 def many_tiles(monkeypatch):
     """Cut small problems into tiles, and give them to as many threads as are asked for."""
+    monkeypatch.setattr("dln_geometry.dynamics.losses.completion.DENSE", 0)
     monkeypatch.setattr(f"{TILES}.SMALL", 1)
     monkeypatch.setattr(f"{TILES}.SHORTEST", 2)
     monkeypatch.setattr(f"{TILES}.WORK_OF_A_THREAD", 1)
