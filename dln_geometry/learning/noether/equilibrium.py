@@ -94,6 +94,18 @@ def noise_equilibrium(
     References
     ----------
     Ziyin et al., arXiv 2308.06671 (law of balance) and 2402.07193 (exponential symmetries).
+
+    Examples
+    --------
+    Two layers of one number: noise brings 4 and 1 to the same size, with the same product.
+
+    >>> def loss(p, batch):
+    ...     return (p["u"] * p["w"] * batch[0] - batch[1]).square().sum()
+    >>> data = [(1.0, 3.0), (2.0, 1.0)]
+    >>> start = {"u": torch.tensor([4.0]), "w": torch.tensor([1.0])}
+    >>> found = dln.learning.noise_equilibrium(dln.learning.Rescale("u", "w"), loss, data, start)
+    >>> [round(float(x), 3) for x in found.params.values()]
+    [2.0, 2.0]
     """
     as_symmetry(symmetry)
     if symmetry.degree != 1:
