@@ -135,16 +135,16 @@ class Search:
         share = training.noise_of(fits[0], self.problem) / max(float(first), 1e-300)
         # Fewer entries than a mode of X has numbers leave no residuals to tell noise by.
         told = fits[0].model.point is not None and len(self.problem) > sum(self.problem.shape)
-        if told and share > NOISE_ALONE:
+        chosen = moves or least < setting.depth  # else depth and decay are the user's
+        if told and chosen and share > NOISE_ALONE:
             warn(
                 "noise explains the entries as well as the model does, beside the side means: "
                 "validation would tell what to trust",
                 UserWarning,
             )
-            if moves or least < setting.depth:
-                decay = THRESHOLD if moves else setting.decay
-                setting = replace(setting, depth=least).with_decay(decay)
-                return setting, self._everything(setting, None, starts)
+            decay = THRESHOLD if moves else setting.decay
+            setting = replace(setting, depth=least).with_decay(decay)
+            return setting, self._everything(setting, None, starts)
         for _ in range(NOISE_ROUNDS if moves else 0):
             decay = DECAY * share
             if not decay < LOWER * setting.decay or time.perf_counter() > self.end:

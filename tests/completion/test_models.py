@@ -108,6 +108,3 @@ def test_without_validation_noise_alone_is_told_and_hardly_fitted(rng):
     assert (completer.depth_, completer.decay_) == (2.0, 1.0)
     error, means = completer.errors(np.nonzero(~known), truth[~known])
     assert error < 1.05 * means
-    with pytest.warns(UserWarning, match="noise explains the entries as well"):
-        completer = MatrixCompleter(2.5, decay=0.5, validation=0).fit(holes)
-    assert (completer.depth_, completer.decay_) == (2.5, 0.5)
