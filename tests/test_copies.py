@@ -162,6 +162,10 @@ ALL = {
     "EndToEndSGD": stepped,
     "Part": lambda: learning.symmetries_of(net())[0].parts[0],
     "SymmetricGroup": lambda: learning.symmetries_of(net(), normal(5, 3)),
+    "Family": lambda: learning.Family(
+        "shift", (learning.Part("w", 0, 3),), basis=({"w": X[:, 0]},)
+    ),
+    "SymmetryCoverage": lambda: learning.SymmetryCoverage(1, 2, (), ("a",), (), 3),
     "Mirror": lambda: learning.Mirror(torch.linalg.qr(X)[0]),
     "MirrorFamily": family,
     "DeadUnit": lambda: learning.DeadUnit(*("a" for _ in dataclasses.fields(learning.DeadUnit))),

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from dln_geometry.learning import bridge, closed_forms
-from dln_geometry.learning.architecture import Part, SymmetricGroup, symmetries_of
+from dln_geometry.learning.architecture import (
+    Family,
+    Part,
+    SymmetricGroup,
+    SymmetryCoverage,
+    register_operator,
+    symmetries_of,
+    symmetry_coverage,
+)
 from dln_geometry.learning.closed_forms import balance_step, momentum_balance_step
 from dln_geometry.learning.collapse import (
     Collapse,
@@ -115,6 +123,7 @@ __all__ = [
     "DiscreteLaw",
     "EffectiveRMSProp",
     "EndToEndSGD",
+    "Family",
     "Gauge",
     "Lyapunov",
     "Mirror",
@@ -131,6 +140,7 @@ __all__ = [
     "Stability",
     "SymmetricGroup",
     "Symmetry",
+    "SymmetryCoverage",
     "SymmetryError",
     "Translation",
     "acceleration",
@@ -178,6 +188,7 @@ __all__ = [
     "noise_threshold",
     "overdamped_charge",
     "overdamped_norm",
+    "register_operator",
     "scale_velocity",
     "sharpness",
     "sparsify",
@@ -185,6 +196,7 @@ __all__ = [
     "stationary_angle",
     "stationary_norm",
     "symmetries_of",
+    "symmetry_coverage",
     "symmetry_residual",
     "syre_",
     "tangent_kernel",

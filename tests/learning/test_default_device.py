@@ -34,7 +34,7 @@ def model():
 def test_searches_and_reports(model, elsewhere):
     net, x = model
     groups = learning.symmetries_of(net, x, loss="cross_entropy")
-    assert {g.kind for g in groups} == {"scale", "translation", "permutation", "gauge"}
+    assert {g.kind for g in groups} == {"scale", "translation", "permutation", "gauge", "shift"}
     params = {n: p.detach() for n, p in net.named_parameters()}
     for group in groups:
         moved = group.act(params, group.random_element(params))

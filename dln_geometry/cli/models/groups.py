@@ -73,7 +73,7 @@ def groups_of_model(model: nn.Module, sides: str | None, loss: str | None) -> li
         example = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(kind)
     with option("model"):
         found = symmetries_of(model, example, loss=loss)
-    groups = [group for group in found if group.kind != "permutation"]
+    groups = [group for group in found if group.is_plain and group.kind != "permutation"]
     if not groups:
         raise ValueError("--model must have symmetries with charges, got none")
     return groups

@@ -1,6 +1,7 @@
 """The symmetric groups of parameters that a module has by its architecture.
 
-Open `search` first: `symmetries_of` follows every layer to all operations that read its channels.
+Open `search` first: it follows every layer to all operations that read its channels. Then
+`probing`, which goes on from the Jacobian of the outputs: `symmetries_of`, `symmetry_coverage`.
 
 - `tracing`: the graph of a module, and how often each parameter is used;
 - `layers`: which calls are layers, and which changes of their channels a normalisation undoes;
@@ -20,7 +21,25 @@ and a network that has it to ``tests/learning/networks.py``, where all claims ar
 from __future__ import annotations
 
 from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
-from dln_geometry.learning.architecture.search import symmetries_of
+from dln_geometry.learning.architecture.probing import (
+    Family,
+    SymmetryCoverage,
+    register_operator,
+    symmetries_by_graph,
+    symmetries_of,
+    symmetry_coverage,
+)
 from dln_geometry.learning.architecture.trials import Trial, trials
 
-__all__ = ["Part", "SymmetricGroup", "Trial", "symmetries_of", "trials"]
+__all__ = [
+    "Family",
+    "Part",
+    "SymmetricGroup",
+    "SymmetryCoverage",
+    "Trial",
+    "register_operator",
+    "symmetries_by_graph",
+    "symmetries_of",
+    "symmetry_coverage",
+    "trials",
+]

@@ -28,6 +28,10 @@ class _Record:
         verdict = trial.verdict(moved)
         self.refuted = verdict is False
         self.tried = self.tried or verdict is True
+        if self.group.kind == "shift":
+            # Some parts are what others compensate: they have units of their own.
+            self.touched = self.touched | True
+            return
         for part in self.group.parts:
             # A shift, or the scale of one number, may be all that a unit can do.
             alone = part.slices(trial.params[part.name])[0].numel() == 1
@@ -44,6 +48,20 @@ class _Record:
         if self.tried and (off := torch.nonzero(~self.touched).flatten().tolist()):
             name += f" (units {', '.join(map(str, off[:8]))}{', ...' if off[8:] else ''})"
         return name
+
+
+def not_refuted(groups: Sequence[SymmetricGroup], trials: Iterable[Trial]) -> list[SymmetricGroup]:
+    """Return the groups that no trial refutes, also those of parameters on which nothing depends.
+
+    They must come from elsewhere with a proof to first order.
+    """
+    records = [_Record(group) for group in groups]
+    for _, trial in zip(range(3 if records else 0), trials, strict=False):
+        for record in (r for r in records if not r.refuted):
+            accurate = getattr(record.group, "is_accurate", None)
+            if accurate is None or accurate(trial.params):
+                record.try_on(trial)
+    return [r.group for r in records if not r.refuted]
 
 
 def confirmed(

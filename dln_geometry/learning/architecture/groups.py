@@ -14,7 +14,9 @@ from dln_geometry.learning.functional import Tensors
 from dln_geometry.learning.symmetry import Symmetry, check_names
 from dln_geometry.support import as_choice, as_count, as_generator, as_positive, shown
 
-Kind = Literal["scale", "translation", "rescale", "gauge", "permutation"]
+Kind = Literal[
+    "scale", "translation", "rescale", "gauge", "permutation", "rotation", "commutant", "shift"
+]
 Element = Tensor | tuple[Tensor, ...]
 
 
@@ -109,10 +111,12 @@ class SymmetricGroup:
       invertible ``h_u``, shape (block, block);
     - ``"permutation"``: the slices of all parts of `first` are permuted in the same way.
 
+    Kinds that a `Family` has beside these are ``"rotation"``, ``"commutant"`` and ``"shift"``.
+
     Parameters
     ----------
     kind : str
-        One of the five.
+        One of these.
     first, second : tuple of Part
         The parts that move; all have the same number of units, in a gauge the same block.
     through : tuple of str
@@ -150,12 +154,13 @@ class SymmetricGroup:
                 raise TypeError(f"{field} must be a tuple of Part, got {shown(parts)}")
         if not self.first:
             raise ValueError("first must hold at least one part, got none")
-        if (self.kind in ("rescale", "gauge")) != bool(self.second):
+        two = self.kind in ("rescale", "gauge", "commutant")
+        if two != bool(self.second):
             raise ValueError(
                 f"second must {'hold parts' if not self.second else 'be empty'} in a group of "
                 f"kind {self.kind!r}, got {self.second!r}"
             )
-        if len(units := {p.units for p in self.parts}) > 1:
+        if self.kind != "shift" and len(units := {p.units for p in self.parts}) > 1:
             raise ValueError(f"parts must have one number of units, got {sorted(units)}")
         if self.kind == "gauge" and len({p.block for p in self.parts}) > 1:
             raise ValueError(
@@ -176,6 +181,11 @@ class SymmetricGroup:
     def units(self) -> int:
         """Number of units."""
         return self.first[0].units
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is one of the five kinds above, on the parameters as they are."""
+        return self.kind not in ("rotation", "commutant", "shift")
 
     def total(self) -> SymmetricGroup:
         """Return a scale or rescale with one factor for all units; other kinds as they are."""

@@ -1,4 +1,4 @@
-"""Find the symmetric groups of parameters that the architecture of a module has."""
+"""Follow the graph of a module to the symmetric groups of its parameters."""
 
 from __future__ import annotations
 
@@ -9,110 +9,39 @@ from typing import Any
 from torch import fx, nn
 
 from dln_geometry.learning.architecture.attention import attention_groups, output_projection
-from dln_geometry.learning.architecture.confirmation import confirmed
 from dln_geometry.learning.architecture.groups import Part, SymmetricGroup, with_parts
 from dln_geometry.learning.architecture.layers import Layer, is_norm, layer_of, weight_norm_axis
 from dln_geometry.learning.architecture.passages import has_hooks
+from dln_geometry.learning.architecture.subject import Call
 from dln_geometry.learning.architecture.tracing import TracedNetwork
-from dln_geometry.learning.architecture.trials import trials
 from dln_geometry.learning.architecture.walks import absorbed, readings
-from dln_geometry.learning.functional import as_arguments, bare_copy, parameters_of
+from dln_geometry.learning.functional import bare_copy
 from dln_geometry.learning.layers import DeepLinear
-from dln_geometry.support import shown, warn
+from dln_geometry.support import warn
 
 
-def symmetries_of(
-    module: nn.Module, example_input: Any = None, *, loss: str | None = None
-) -> list[SymmetricGroup]:
-    """Return the symmetric groups of parameters of a module.
+def groups_by_graph(
+    twin: nn.Module, call: Call | None, *, logits: bool
+) -> tuple[list[SymmetricGroup], list[SymmetricGroup]]:
+    """Return the groups that follow from the graph of a module, and guesses about other parts.
 
-    It traces the module by ``torch.fx`` and follows every layer to all operations that read it:
-
-    - scale: weights before batch, instance, layer, group and RMS normalisation, through positively
-      homogeneous operations (ReLU, pooling, dropout), and the directions of a weight norm;
-    - translation: shifts that a normalisation subtracts again, or that do not change a softmax
-      (of the output, if `loss` says so), and the bias of the keys of an attention;
-    - rescale: hidden units between two layers, through positively homogeneous operations;
-      weights and biases of normalisations count as layers;
-    - gauge: two layers with nothing nonlinear between them, also keys and queries and values and
-      outputs of each head of ``nn.MultiheadAttention``, and the layers of a `DeepLinear`;
-    - permutation: hidden units between two layers, through operations that act on each alike, and
-      the heads of an attention.
-
-    A gauge contains rescalings and permutations of its indices (`SymmetricGroup.diagonal`), which
-    are not listed beside it.
-
-    Parameters
-    ----------
-    module : Module
-        In the mode in which it is trained: batch normalisation is symmetric in training mode only.
-    example_input : Tensor, tuple or mapping, optional
-        The argument of the module, a tuple of its arguments, or a mapping of its keyword arguments,
-        as the `inputs` of `functionalize`. They tell the numbers of dimensions, and groups that
-        change the output are left out: each is tried at random parameters, buffers and inputs like
-        those given, also in batches of 4 to 16 rows if the module takes them, and must change the
-        outputs by rounding only (the epsilon of a normalisation, which `SymmetricGroup.epsilon`
-        states, is negligible there). Without them, inputs are taken to be batches (matrices for
-        linear layers before ``BatchNorm1d``, ``GroupNorm``, ``Flatten`` or a softmax with
-        ``dim=1``).
-    loss : "cross_entropy" or None
-        The loss of the output. A common shift of all logits does not change cross entropy; the
-        classes must be the channels of the last layer.
-
-    Returns
-    -------
-    list of SymmetricGroup
-        In the order of the layers, with the names that the parameters have in `module`, which may
-        be wrapped (``DataParallel``, ``DistributedDataParallel``, ``AveragedModel``,
-        ``torch.compile``). Parameters that are used twice (tied, or in a module that is called
-        twice) or under hooks are in none.
-
-    Raises
-    ------
-    TypeError
-        If `module` is no module, or cannot be copied.
-    ValueError
-        If it has no parameters, or lazy ones, or cannot be called on `example_input`.
-
-    Warns
-    -----
-    UserWarning
-        If a module inside cannot be traced, since its path depends on values. With an example
-        input, its children are traced on their own, and their groups that pass it are kept. If
-        groups of the graph change the output on the example, or groups or units in them could not
-        be tried since no output depends on them.
-
-    Examples
-    --------
-    >>> from torch import nn
-    >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
-    >>> for group in dln.learning.symmetries_of(net, loss="cross_entropy"):
-    ...     print(group.kind, group.units, group.names)
-    rescale 8 ('0.weight', '0.bias', '2.weight')
-    permutation 8 ('0.weight', '0.bias', '2.weight')
-    translation 1 ('2.weight', '2.bias')
+    A warning names the modules that cannot be traced, and why; with a call, the groups of their
+    children are the guesses.
     """
-    if not parameters_of(module):
-        raise ValueError(f"module must have parameters, got a {type(module).__name__} without any")
-    if loss is not None and not (isinstance(loss, str) and loss == "cross_entropy"):
-        raise ValueError(f'loss must be "cross_entropy" or None, got {shown(loss)}')
-    call = None if example_input is None else as_arguments(example_input)
-    # Tracing calls the module on symbols, which must not stay in the user's.
-    twin, logits = _copy(module, call), loss == "cross_entropy"
-    tries = None if call is None else trials(twin, call, logits=logits)
     network = TracedNetwork.of(_readable(twin), call)
     groups = [_renamed(g, network.root, twin) for g in _groups(network, logits=logits)]
     guesses: list[SymmetricGroup] = []
     if network.opaque:
         names = ", ".join(repr(name) if name else "the module itself" for name in network.opaque)
         known = "missing: give an example_input" if call is None else "partly known"
-        warn(f"not everything could be traced: {names}; symmetries inside are {known}")
+        reason = f" ({network.reason})" if network.reason else ""
+        warn(f"not everything could be traced: {names}{reason}; symmetries inside are {known}")
         if call is not None:
             guesses += _inside(network, twin)
-    return groups if tries is None else confirmed(groups, guesses, tries)
+    return groups, guesses
 
 
-def _copy(module: nn.Module, call: Any) -> nn.Module:
+def copied(module: nn.Module, call: Any) -> nn.Module:
     """Return a copy of the module to trace; without a call the module itself if need be."""
     try:
         return bare_copy(module)

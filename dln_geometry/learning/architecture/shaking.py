@@ -60,6 +60,16 @@ def shaken_data(x: Any, size: float, generator: torch.Generator) -> Any:
     return x if mask else shaken(x, size, generator)
 
 
+def resampled(x: Any, generator: torch.Generator) -> Any:
+    """Return whole numbers drawn anew among those of a tensor, anything else as it is."""
+    kinds = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
+    if not isinstance(x, Tensor) or x.dtype not in kinds or x.numel() < 2:
+        return x
+    options: Any = {"generator": generator, "device": generator.device}
+    chosen = torch.randint(x.numel(), (x.numel(),), **options).to(x.device)
+    return x.flatten()[chosen].reshape(x.shape)
+
+
 def with_some_rows(call: Any) -> Any:
     """Return arguments with rows repeated or left out: 16, fewer if rows are long, at least 4."""
     tensors = [x for x in tree_leaves(call) if isinstance(x, Tensor) and x.ndim and x.numel()]

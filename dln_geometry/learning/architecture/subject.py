@@ -33,6 +33,13 @@ _NORMS = {functional.layer_norm, functional.group_norm, functional.rms_norm}
 _NORMS |= {functional.batch_norm, functional.instance_norm, *_EPSILONS}
 
 
+# Hand-written normalisations add a small number before a root, or after one.
+_ROOTS = {"sqrt", "rsqrt", "std", "norm", "vector_norm"}
+_COARSE = {torch.float32, torch.float16, torch.bfloat16}
+_COARSER = {Tensor.float, Tensor.half, Tensor.bfloat16}
+_LARGEST_EPSILON, _NEGLIGIBLE = 1e-2, 1e-150
+
+
 @dataclass(frozen=True, eq=False)
 class Point:
     """Parameters, buffers and arguments of a module."""
@@ -44,6 +51,11 @@ class Point:
     def at(self, params: Mapping[str, Tensor]) -> Point:
         """Return the same with other parameters."""
         return Point(dict(params), self.buffers, self.call)
+
+    def watched(self) -> Point:
+        """Return the same with parameters whose influence on values can be seen."""
+        real = {n: p for n, p in self.params.items() if p.is_floating_point() or p.is_complex()}
+        return self.at({**self.params, **{n: p.detach().requires_grad_() for n, p in real.items()}})
 
 
 class Subject:
@@ -60,8 +72,11 @@ class Subject:
         self.devices = [d.index for d in found]
         self.generator = torch.Generator(next(self.module.parameters()).device).manual_seed(0)
         self.most_calls: int | None = None
+        self.epsilons: frozenset[int] | None = None
+        self.slack, self.double = 0.0, False
+        self.class_axis: int | None = None
         try:
-            base, watch = self._outputs(self.own())
+            base, watch = self.evaluated(self.own())
         except Exception as error:
             raise ValueError(
                 f"example_input must be what the module can be called on, got {_described(call)}: "
@@ -69,16 +84,19 @@ class Subject:
             ) from error
         # A module may iterate until its values say so, which need not end at other parameters.
         self.most_calls = 1000 + 100 * watch.calls
+        self.epsilons, self.slack = frozenset(watch.roots), watch.slack
         try:
             other = Subject.__new__(Subject)
             other.__dict__ |= self.__dict__
+            other.double = True
             other.module = bare_copy(module).requires_grad_(False)._apply(in_double)
             other.call = tree_map(in_double, self.call)
-            base, watch = other._outputs(other.own())
-            self.module, self.call = other.module, other.call
+            base, watch = other.evaluated(other.own().watched(), grad=True)
+            self.module, self.call, self.double = other.module, other.call, True
         except Exception:
             # The module works in its own precision only.
-            base, watch = self._outputs(self.own())
+            base, watch = self.evaluated(self.own())
+        base = base.detach()
         self.epsilon, self.finite = watch.epsilon, float(torch.isfinite(base).double().mean())
         if self.finite == 0:
             raise ValueError("module must have finite outputs on example_input, got none")
@@ -103,13 +121,14 @@ class Subject:
 
     def outputs(self, point: Point) -> Tensor:
         """Return all real outputs as one vector."""
-        return self._outputs(point)[0]
+        return self.evaluated(point)[0]
 
-    def _outputs(self, point: Point, *, grad: bool = False) -> tuple[Tensor, _Watch]:
+    def evaluated(self, point: Point, *, grad: bool = False) -> tuple[Tensor, _Watch]:
+        """Return all real outputs as one vector, and what was noted on the way."""
         # Modules may write into their arguments and buffers.
         buffers = {name: b.clone() for name, b in point.buffers.items()}
         args, kwargs = tree_map(_copied, point.call)
-        watch = _Watch(self.most_calls)
+        watch = _Watch(self.most_calls, self.epsilons, double=self.double)
         with (
             same_draws(self.devices),
             torch.inference_mode(False),
@@ -124,7 +143,10 @@ class Subject:
         if not found:
             raise TypeError(f"the module must return floating tensors, got {type(value).__name__}")
         device = found[0].device
-        parts = [(_without_shift(t) if self.logits else t).flatten().to(device) for t in found]
+        parts = [
+            (_without_shift(t, self.class_axis) if self.logits else t).flatten().to(device)
+            for t in found
+        ]
         return torch.cat([t.double() for t in parts]), watch
 
     def gradient(self, point: Point, seen: Tensor) -> dict[str, Tensor] | None:
@@ -135,7 +157,7 @@ class Subject:
         names = [n for n, p in point.params.items() if p.is_floating_point() or p.is_complex()]
         leaves = {n: point.params[n].detach().requires_grad_() for n in names}
         try:
-            value = self._outputs(point.at({**point.params, **leaves}), grad=True)[0][seen]
+            value = self.evaluated(point.at({**point.params, **leaves}), grad=True)[0][seen]
             weights = normal(value.shape, self.generator, value.dtype, value.device)
             found = torch.autograd.grad(
                 value, list(leaves.values()), weights, allow_unused=True, materialize_grads=True
@@ -152,22 +174,68 @@ class Subject:
 class _Watch(TorchFunctionMode):
     """Count the calls of torch, note the coarsest precision, make epsilons negligible."""
 
-    def __init__(self, most: int | None) -> None:
+    def __init__(
+        self, most: int | None, epsilons: frozenset[int] | None = None, *, double: bool = False
+    ) -> None:
         super().__init__()
+        self.double = double
         self.most, self.calls, self.epsilon = most, 0, torch.finfo(torch.float64).eps
+        self.epsilons, self.roots, self.slack = epsilons, set[int](), 0.0
+        # Sums with a small number, and roots: whether one feeds the other is not known before.
+        self._sums, self._roots = dict[int, tuple[Any, int]](), dict[int, Any]()
+        self.slack_of = dict[int, float]()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the function."""
         kwargs = dict(kwargs or {})
         self.calls += 1
-        if self.most is not None and self.calls > self.most:
+        count = self.calls
+        if self.most is not None and count > self.most:
             raise RuntimeError("the module takes far longer at other parameters")
         if func in _NORMS:
             args, kwargs = _without_epsilon(func, args, kwargs)
+        elif self.epsilons is not None and count in self.epsilons:
+            args = tuple(_NEGLIGIBLE if isinstance(a, float) else a for a in args)
+        if self.double:
+            func, args, kwargs = _doubled(func, args, kwargs)
         value = func(*args, **kwargs)
-        if isinstance(value, Tensor) and value.is_floating_point():
+        if self.epsilons is None and isinstance(value, Tensor):
+            self._note_root(getattr(func, "__name__", ""), args, value, count)
+        seen = isinstance(value, Tensor) and value.is_floating_point()
+        # What does not depend on parameters is the same after a move.
+        if seen and (value.requires_grad or not torch.is_grad_enabled()):
             self.epsilon = max(self.epsilon, torch.finfo(value.dtype).eps)
         return value
+
+    def _note_root(self, name: str, args: tuple[Any, ...], value: Tensor, count: int) -> None:
+        """Note the numbers of the calls that add the epsilon of a hand-written normalisation."""
+        name = name.strip("_")
+        if name in ("add", "radd", "iadd"):
+            small = [a for a in args if isinstance(a, float) and 0 < a <= _LARGEST_EPSILON]
+            if small and any(id(a) in self._roots for a in args):
+                self._note(count, small[0])
+            elif small:
+                self._sums[id(value)] = (value, count)
+                self.slack_of[count] = small[0]
+        elif name in _ROOTS or (name == "pow" and args[1:] and args[1] in (0.5, -0.5)):
+            self._roots[id(value)] = value
+            if args and id(args[0]) in self._sums:
+                number = self._sums[id(args[0])][1]
+                self._note(number, self.slack_of[number])
+
+    def _note(self, count: int, epsilon: float) -> None:
+        self.roots.add(count)
+        self.slack = max(self.slack, epsilon)
+
+
+def _doubled(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    """Return a call that keeps double precision where it asked for less."""
+    if func in _COARSER:
+        return Tensor.double, args[:1], {}
+    args = tuple(torch.float64 if isinstance(a, torch.dtype) and a in _COARSE else a for a in args)
+    if kwargs.get("dtype") in _COARSE:
+        kwargs["dtype"] = torch.float64
+    return func, args, kwargs
 
 
 def _without_epsilon(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -203,8 +271,11 @@ def _float_tensors(value: Any) -> list[Tensor]:
     return []
 
 
-def _without_shift(t: Tensor) -> Tensor:
-    """Subtract the mean over the classes, on the second axis and on the last."""
+def _without_shift(t: Tensor, axis: int | None) -> Tensor:
+    """Subtract the mean over the classes, on an axis; by default on the second and on the last."""
+    if axis is not None:
+        axis = axis if t.ndim > 2 else -1
+        return t - t.mean(axis, keepdim=True) if t.ndim else t
     if t.ndim > 2:
         t = t - t.mean(1, keepdim=True)
     return t - t.mean(-1, keepdim=True) if 0 < t.ndim < 4 else t

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ class TracedNetwork:
     root: nn.Module
     graph: fx.Graph = field(default_factory=fx.Graph)
     opaque: tuple[str, ...] = ("",)  # modules that torch.fx cannot read; "" is the root itself
+    reason: str = ""  # why the first of them could not be read
     ranks: dict[fx.Node, int] = field(default_factory=dict)  # dimensions, given an example input
     names: dict[int, str] = field(default_factory=dict)  # of the parameters by id(parameter)
     uses: Counter[str] = field(default_factory=Counter)  # how many operations read each parameter
@@ -64,8 +66,8 @@ class TracedNetwork:
         try:
             with same_draws(), _plain_attention():
                 graph = tracer.trace(module)
-        except _FAILURES:
-            return cls(module)
+        except _FAILURES as error:
+            return cls(module, reason=_why_untraced(error))
         ranks: dict[fx.Node, int] = {}
         if call is not None:
             # A copy, since buffers change in training mode.
@@ -77,10 +79,10 @@ class TracedNetwork:
                 interpreter = _Ranks(fx.GraphModule(root, graph), graph)
                 try:
                     interpreter.run(*inputs)
-                except _FAILURES:
-                    return cls(module)
+                except _FAILURES as error:
+                    return cls(module, reason=_why_untraced(error))
             ranks = interpreter.ranks
-        return cls(module, graph, tuple(tracer.opaque), ranks)
+        return cls(module, graph, tuple(tracer.opaque), tracer.reason, ranks)
 
     def readers(self, node: fx.Node) -> list[fx.Node]:
         """Return the operations that read the values of a node."""
@@ -115,6 +117,15 @@ class TracedNetwork:
         ]
 
 
+def _why_untraced(error: BaseException) -> str:
+    """Return the line of the user's code where tracing failed, and the error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not any(p in f.filename for p in ("/torch/", "dln_geometry/"))]
+    where = f"{own[-1].filename.rpartition('/')[2]}:{own[-1].lineno}: " if own else ""
+    text = str(error).partition("\n")[0]
+    return f"{where}{type(error).__name__}: {text[:120]}"
+
+
 def _is_question(node: fx.Node) -> bool:
     if node.op == "call_method":
         return node.target in _QUESTION_METHODS
@@ -126,7 +137,7 @@ class _Tracer(fx.Tracer):
 
     def __init__(self, call: Any = None) -> None:
         super().__init__()
-        self.call, self.opaque, self.count = call, list[str](), 0
+        self.call, self.opaque, self.count, self.reason = call, list[str](), 0, ""
 
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: Any = None
@@ -175,7 +186,8 @@ class _Tracer(fx.Tracer):
             if type(m) is nn.TransformerEncoder:
                 return _encoded(m, *args, **kwargs)
             return super().call_module(m, forward, args, kwargs)
-        except _FAILURES:
+        except _FAILURES as error:
+            self.reason = self.reason or _why_untraced(error)
             for node in reversed(list(self.graph.nodes)):
                 if node is last:
                     break

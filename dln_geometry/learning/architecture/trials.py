@@ -107,17 +107,17 @@ def trials(module: nn.Module, call: Call, *, logits: bool = False) -> Iterator[T
 
     Raises a ValueError if the module cannot be called so, or has no finite outputs.
     """
-    subject = Subject(module, call, logits=logits)
+    return trials_on(Subject(module, call, logits=logits))
 
-    def made() -> Iterator[Trial]:
-        for attempts in _ATTEMPTS:
-            points = (subject.shaken(*attempt) for attempt in attempts)
-            tried = (_trial(subject, point) for point in points)
-            found = next((t for t in tried if t is not None), None)
-            if found is not None:
-                yield found
 
-    return made()
+def trials_on(subject: Subject) -> Iterator[Trial]:
+    """Return the trials of a module that is ready to be called."""
+    for attempts in _ATTEMPTS:
+        points = (subject.shaken(*attempt) for attempt in attempts)
+        tried = (_trial(subject, point) for point in points)
+        found = next((t for t in tried if t is not None), None)
+        if found is not None:
+            yield found
 
 
 def _trial(subject: Subject, point: Point) -> Trial | None:

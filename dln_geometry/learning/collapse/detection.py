@@ -11,7 +11,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from dln_geometry.learning.architecture import Part, SymmetricGroup, Trial, symmetries_of, trials
+from dln_geometry.learning.architecture import (
+    Part,
+    SymmetricGroup,
+    Trial,
+    symmetries_by_graph,
+    trials,
+)
 from dln_geometry.learning.functional import as_arguments
 from dln_geometry.learning.mirror import Mirror, named
 from dln_geometry.learning.symmetry import check_names
@@ -141,10 +147,11 @@ def mirrors_of(
 ) -> list[MirrorFamily]:
     """Return the families of mirror symmetries that the architecture of a module has.
 
-    Its symmetric groups (see `symmetries_of`) give exchanges of hidden units, channels and heads,
-    and rotations between two consecutive linear layers, also in every head of an attention. On an
-    example input it also tries changes of the sign of units: odd ones (tanh), and those before a
-    normalisation whose own weight undoes it. Without one there are no rescalings and oppositions.
+    Its symmetric groups that follow from the graph (see `symmetries_of`) give exchanges of hidden
+    units, channels and heads, and rotations between two consecutive linear layers, also in every
+    head of an attention. On an example input it also tries changes of the sign of units: odd ones
+    (tanh), and those before a normalisation whose own weight undoes it. Without one there are no
+    rescalings and oppositions.
 
     Parameters
     ----------
@@ -162,7 +169,7 @@ def mirrors_of(
     opposition 8 ('0.weight', '0.bias', '2.weight')
     """
     families: list[MirrorFamily] = []
-    groups = symmetries_of(module, example_input, loss=loss)
+    groups = symmetries_by_graph(module, example_input, loss=loss)
     tries = None if example_input is None else trials(module, as_arguments(example_input))
     for group, changes in zip(groups, _sign_changes(groups, tries or ()), strict=True):
         if group.kind == "gauge":

@@ -54,7 +54,7 @@ def watched_groups(
     for group in groups:
         if not isinstance(group, SymmetricGroup):
             raise TypeError(f"groups must be SymmetricGroups, got {shown(group)}")
-        if group.kind == "permutation":
+        if group.kind == "permutation" or not group.is_plain:
             continue
         if group.kind == "gauge" and group.first[0].block > moments:
             group = group.diagonal()

@@ -7,6 +7,8 @@ import math
 import torch
 from torch.func import functional_call
 
+from dln_geometry.learning import Family
+
 CE = "cross_entropy"
 
 
@@ -19,6 +21,11 @@ def outputs(net, params, x):
 
 def parameters(net):
     return {name: p.detach().clone() for name, p in net.named_parameters()}
+
+
+def by_graph(groups):
+    """Return the groups that follow from the graph, without those that linear algebra finds."""
+    return [g for g in groups if not isinstance(g, Family)]
 
 
 def found(groups):

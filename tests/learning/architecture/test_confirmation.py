@@ -14,7 +14,13 @@ from torch import nn
 from torch.nn import functional
 
 from dln_geometry.learning import symmetries_of
-from tests.learning.architecture.routes import claimed_directions, found, parameters, rank_of
+from tests.learning.architecture.routes import (
+    by_graph,
+    claimed_directions,
+    found,
+    parameters,
+    rank_of,
+)
 from tests.learning.networks import NETWORKS, build
 
 F64 = torch.float64
@@ -74,7 +80,7 @@ def test_small_changes_of_the_output_are_seen(change, zero_head, generator):
         net = nn.Sequential(net, nn.Linear(4, 3))
         nn.init.zeros_(net[1].weight)
         nn.init.zeros_(net[1].bias)
-    groups = symmetries_of(net, draw(generator, 6, 5))
+    groups = by_graph(symmetries_of(net, draw(generator, 6, 5)))
     assert {g.kind for g in groups if "net.0.weight" in g.names[0]} == kinds
 
 
@@ -109,7 +115,7 @@ def test_a_small_batch_keeps_all_groups(name, rows, generator):
         with pytest.raises(ValueError, match="example_input must be what the module can be called"):
             symmetries_of(net, x[:1])
         return
-    assert symmetries_of(net, x[:rows]) == symmetries_of(net, x)
+    assert by_graph(symmetries_of(net, x[:rows])) == by_graph(symmetries_of(net, x))
 
 
 def test_a_batch_of_two_through_batch_norm_keeps_all_groups(generator):
@@ -128,7 +134,8 @@ def test_units_that_are_off_on_the_example_are_tried_elsewhere(generator):
     with torch.no_grad():
         net[0].bias.fill_(-3.0)
         net[0].bias[3] = -1e6
-    assert {g.kind for g in symmetries_of(net, draw(generator, 2, 5))} == {"rescale", "permutation"}
+    groups = by_graph(symmetries_of(net, draw(generator, 2, 5)))
+    assert {g.kind for g in groups} == {"rescale", "permutation"}
 
 
 class Masked(nn.Module):
@@ -147,7 +154,7 @@ class Masked(nn.Module):
 def test_units_that_could_not_be_tried_are_named(generator):
     names = "net.0.weight, net.0.bias, net.2.weight"
     with pytest.warns(UserWarning, match=rf"rescale of {names} \(units 2\)"):
-        groups = symmetries_of(Masked(mlp(generator)), draw(generator, 9, 5))
+        groups = by_graph(symmetries_of(Masked(mlp(generator)), draw(generator, 9, 5)))
     # The mask knows one unit from another.
     assert {g.kind for g in groups} == {"rescale"}
 
@@ -275,7 +282,7 @@ class Converging(nn.Module):
 def test_modules_that_take_little_else_are_tried(wrap, generator):
     net = wrap(mlp(generator))
     if wrap is Converging:
-        assert symmetries_of(net, draw(generator, 3, 5)) == []
+        assert by_graph(symmetries_of(net, draw(generator, 3, 5))) == []
         return
-    groups = symmetries_of(net, draw(generator, 3, 5))
+    groups = by_graph(symmetries_of(net, draw(generator, 3, 5)))
     assert {g.kind for g in groups} == {"rescale", "permutation"}

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dln_geometry.learning import mirrors_of, symmetries_of
-from tests.learning.architecture.routes import CE, found
+from tests.learning.architecture.routes import CE, by_graph, found
 from tests.learning.networks import build
 
 
@@ -44,11 +44,11 @@ def test_what_cannot_be_traced_is_said_and_tried(nested, generator):
 
 def test_defaults_of_forward_are_taken_as_they_are(generator):
     net, x = build("attention", generator)
-    groups = symmetries_of(net, x, loss=CE)
+    groups = by_graph(symmetries_of(net, x, loss=CE))
     assert groups == symmetries_of(net, loss=CE)
     mask = 1 + torch.rand(6, 5, 1, generator=generator, dtype=torch.float64)
     # With a mask the residual stream is no longer only added to and normalised.
-    assert len(symmetries_of(net, (x, mask), loss=CE)) < len(groups)
+    assert len(by_graph(symmetries_of(net, (x, mask), loss=CE))) < len(groups)
 
 
 def test_modules_of_torch_themselves_are_read():
@@ -90,7 +90,7 @@ def test_lists_of_parameters_in_what_cannot_be_traced(kind, nested, generator):
         net = Adapted(kind)
         net = nn.Sequential(net, nn.ReLU(), nn.Linear(6, 3)) if nested else net
         plain = Adapted(kind, branching=False)
-    assert symmetries_of(net, torch.randn(7, 4, generator=generator)) == []
+    assert by_graph(symmetries_of(net, torch.randn(7, 4, generator=generator))) == []
     names = ("more.list.0.weight", "more.list.0.bias", "more.list.1.weight")
     assert ("rescale", 5, names) in found(symmetries_of(plain))
 
@@ -111,7 +111,7 @@ class Forever(nn.Module):
 def test_a_loop_without_end_is_given_up(generator, monkeypatch):
     monkeypatch.setattr("dln_geometry.learning.architecture.tracing._MOST_OPERATIONS", 1000)
     with torch.random.fork_rng(), pytest.warns(UserWarning, match="could be traced"):
-        assert symmetries_of(Forever(), torch.randn(7, 4, generator=generator)) == []
+        assert by_graph(symmetries_of(Forever(), torch.randn(7, 4, generator=generator))) == []
 
 
 def test_tracing_leaves_nothing_behind(generator):
@@ -185,7 +185,7 @@ def test_arguments_of_every_kind(generator):
             "list": (Batched(), [{"x": x}]),
         }
     for case, (net, inputs) in cases.items():
-        groups = symmetries_of(net, inputs)
+        groups = by_graph(symmetries_of(net, inputs))
         assert {g.kind for g in groups} == {"rescale", "permutation"}, case
         assert {f.kind for f in mirrors_of(net, inputs)} == {"permutation"}, case
     with pytest.raises(ValueError, match="can be called on, got .*5, 4.*missing"):

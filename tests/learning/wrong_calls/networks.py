@@ -58,6 +58,15 @@ NETWORKS: dict[str, Call] = {
         },
         {"model": "model|module|example_input|names", "example_input": "example_input|data"},
     ),
+    "symmetry_coverage": Call(
+        lambda module, example_input, loss: L.symmetry_coverage(module, example_input, loss=loss),
+        lambda: {"module": net(), "example_input": data(), "loss": "cross_entropy"},
+        {"example_input": {"empty"}, "loss": OPTIONAL},
+        SEARCHED | {"example_input": "inputs|example_input|data"},
+    ),
+    "register_operator": Call(
+        lambda op: L.register_operator(op, lambda *args: ()), lambda: {"op": "dln_tests::none"}, {}
+    ),
     "ChargeMonitor": Call(
         L.ChargeMonitor,
         lambda: monitored(

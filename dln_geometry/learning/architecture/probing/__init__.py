@@ -1,0 +1,29 @@
+"""Symmetric groups from what a module computes: linear algebra decides about candidates.
+
+- `operators`: the table of operators, which propose groups, and those without a rule;
+- `jacobian`: the Jacobian of the outputs at random parameters, its null space, spans;
+- `families`: the groups that are found, `Family`, some after gains and shifts are folded away;
+- `slots`: candidates, and their combinations that change no output;
+- `stages`: translations, scalings, shifts, matrices; `finding`: the order of the search;
+- `coverage`: `symmetries_of` and `symmetry_coverage`.
+"""
+
+from __future__ import annotations
+
+from dln_geometry.learning.architecture.probing.coverage import (
+    SymmetryCoverage,
+    symmetries_by_graph,
+    symmetries_of,
+    symmetry_coverage,
+)
+from dln_geometry.learning.architecture.probing.families import Family
+from dln_geometry.learning.architecture.probing.operators import register_operator
+
+__all__ = [
+    "Family",
+    "SymmetryCoverage",
+    "register_operator",
+    "symmetries_by_graph",
+    "symmetries_of",
+    "symmetry_coverage",
+]

@@ -1,0 +1,208 @@
+"""The Jacobian of the outputs of a module at random points, and its null space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from dln_geometry.learning.architecture.shaking import (
+    resampled,
+    same_draws,
+    shaken,
+    shaken_data,
+    with_some_rows,
+)
+from dln_geometry.learning.architecture.subject import Point, Subject
+
+# More rows than parameters, so that the rank of a sketch is that of the Jacobian.
+_MORE_ROWS = 1.1
+_LEAST_CALLS, _MOST_CALLS = 12, 300
+# Entries of a matrix that is held at once.
+_ENTRIES = 4e7
+Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
+
+class Prober:
+    """Evaluates the Jacobian of a module, over many inputs, in all real parameters."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject, self.generator = subject, subject.generator
+        own = subject.own()
+        self.shapes = {n: p.shape for n, p in own.params.items() if p.is_floating_point()}
+        self.offsets, self.total = dict[str, int](), 0
+        for name, shape in self.shapes.items():
+            self.offsets[name] = self.total
+            self.total += shape.numel()
+        self.tolerance = max(1e-9, 1e4 * subject.epsilon)
+        self._draw = self._drawing()
+
+    def point(self, size: float) -> dict[str, Tensor]:
+        """Return random parameters like those of the module, further away if these work."""
+        own = self.subject.own().params
+        draw = self.generator
+        point = {n: shaken(p, size, draw, signs=size < 1) for n, p in own.items()}
+        if size >= 1:
+            value = self.subject.outputs(self._inputs(*self._draw).at(point))
+            if float(torch.isfinite(value).double().mean()) < 0.5 * self.subject.finite:
+                return self.point(0.5)
+        return point
+
+    def _inputs(self, rows: bool, whole: bool, spread: float) -> Point:
+        own = self.subject.own()
+        call = with_some_rows(own.call) if rows else own.call
+        call = tree_map(lambda x: shaken_data(x, spread, self.generator), call)
+        if whole:
+            call = tree_map(lambda x: resampled(x, self.generator), call)
+        buffers = {n: shaken_data(b, 0.3, self.generator) for n, b in own.buffers.items()}
+        return Point(own.params, buffers, call)
+
+    def _drawing(self) -> tuple[bool, bool, float]:
+        """Return how inputs can be drawn: more rows, other whole numbers, size of the noise."""
+        for rows, whole, spread in (
+            *((r, w, 2.0) for r in (True, False) for w in (True, False)),
+            *((False, False, s) for s in (0.3, 0.0)),
+        ):
+            try:
+                value = self.subject.outputs(self._inputs(rows, whole, spread))
+            except Exception:
+                continue
+            if float(torch.isfinite(value).double().mean()) >= 0.5 * self.subject.finite:
+                return rows, whole, spread
+        return False, False, 0.0
+
+    def rows(self, params: Mapping[str, Tensor], count: int) -> Tensor:
+        """Return about `count` combinations of rows of the Jacobian, each of many inputs."""
+        found: list[Tensor] = []
+        had, calls, outputs = 0, 0, 1
+        while had < count and calls < _MOST_CALLS:
+            point = self._inputs(*self._draw).at(params)
+            left = max(_LEAST_CALLS - calls, 1)
+            wanted = min(-(-(count - had) // left), count - had)
+            with same_draws(self.subject.devices):
+                torch.manual_seed(calls)
+                part, outputs = self._of_call(point, wanted)
+            calls += 1
+            found.append(part)
+            had += part.shape[0]
+            if outputs == 0 and calls > _LEAST_CALLS:
+                break
+        # In random order: any few of them are about all outputs and inputs.
+        mixed = torch.cat(found)
+        order = torch.randperm(mixed.shape[0], generator=self.generator, device=mixed.device)
+        return mixed[order]
+
+    def _of_call(self, point: Point, count: int) -> tuple[Tensor, int]:
+        leaves = {n: point.params[n].detach().requires_grad_() for n in self.shapes}
+        value, _ = self.subject.evaluated(point.at({**point.params, **leaves}), grad=True)
+        value = value[torch.isfinite(value)]
+        n = value.numel()
+        if not n or not value.requires_grad:
+            return value.new_zeros(0, self.total), 0
+        options: Any = {"dtype": value.dtype, "device": value.device}
+        if n <= count:
+            weights = torch.eye(n, **options)
+        else:
+            weights = torch.randn(count, n, generator=self.generator, **options)
+        tensors = list(leaves.values())
+        step = max(1, int(_ENTRIES // (8 * self.total + 64 * n)))
+        pieces = []
+        for some in weights.split(min(step, 256)):
+            try:
+                grads = torch.autograd.grad(
+                    value, tensors, some, retain_graph=True, allow_unused=True,
+                    materialize_grads=True, is_grads_batched=True,
+                )  # fmt: skip
+                pieces.append(torch.cat([g.flatten(1) for g in grads], 1))
+            except RuntimeError:
+                for one in some:
+                    grads = torch.autograd.grad(
+                        value, tensors, one, retain_graph=True, allow_unused=True,
+                        materialize_grads=True,
+                    )  # fmt: skip
+                    pieces.append(torch.cat([g.flatten() for g in grads])[None])
+        return torch.cat(pieces).detach().nan_to_num(), n
+
+    def flat(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Return tensors of (columns, *shape) as a matrix of shape (total, columns)."""
+        columns = next(iter(tensors.values())).shape[0]
+        like = next(iter(tensors.values()))
+        out = like.new_zeros(self.total, columns)
+        for name, x in tensors.items():
+            if name in self.offsets:
+                start = self.offsets[name]
+                out[start : start + self.shapes[name].numel()] = x.reshape(columns, -1).mT
+        return out
+
+
+def null_space(rows: Tensor, tolerance: float) -> tuple[Tensor, float]:
+    """Return an orthonormal basis of the null space, shape (columns, nullity), and the gap.
+
+    Columns are scaled first: parameters of different sizes would hide each other. The gap is the
+    quotient of the singular values on both sides of the cut.
+    """
+    n = rows.shape[1]
+    sizes = rows.norm(dim=0)
+    if not n or not bool(sizes.any()):
+        return torch.eye(n, dtype=rows.dtype, device=rows.device), float("inf")
+    off = sizes <= tolerance * 1e-3 * sizes.max()
+    scale = torch.where(off, 1.0, sizes)
+    live = torch.nonzero(~off).flatten()
+    a = rows[:, live] / scale[live]
+    if a.shape[0] > a.shape[1]:
+        a = torch.linalg.qr(a, mode="r")[1]
+    _, s, vh = torch.linalg.svd(a, full_matrices=a.shape[0] < a.shape[1])
+    rank = int((s > tolerance * s[0]).sum())
+    after = float(s[rank]) if rank < len(s) else 0.0
+    gap = float(s[rank - 1]) / max(after, 1e-300)
+    inner = rows.new_zeros(n, live.numel() - rank + int(off.sum()))
+    inner[live, : live.numel() - rank] = vh[rank:].mT / scale[live, None]
+    inner[torch.nonzero(off).flatten(), torch.arange(live.numel() - rank, inner.shape[1])] = 1.0
+    return (torch.linalg.qr(inner)[0] if inner.shape[1] else inner), gap
+
+
+def common_null_space(null: Tensor, rows: Sequence[Tensor]) -> Tensor:
+    """Return the part of a null space of the first rows that is in those of all others."""
+    sizes = torch.stack([r.norm(dim=0) / max(float(r.norm()), 1e-300) for r in rows]).amax(0)
+    scale = torch.where(sizes > 1e-9 * sizes.max(), sizes, 1.0)[:, None]
+    for r in rows[1:]:
+        if not null.shape[1]:
+            return null
+        scaled = torch.linalg.qr(scale * null)[0]
+        a = (r / scale.mT) @ scaled / max(float(r.norm()), 1e-300)
+        s, vh = torch.linalg.svd(a, full_matrices=a.shape[0] < a.shape[1])[1:]
+        null = torch.linalg.qr(scaled @ vh[int((s > 1e-6).sum()) :].mT / scale)[0]
+    return null
+
+
+class Span:
+    """A growing subspace of directions of the parameters."""
+
+    def __init__(self, total: int, like: Tensor) -> None:
+        self.basis = like.new_zeros(total, 0)
+
+    @property
+    def dimension(self) -> int:
+        """Number of independent directions."""
+        return self.basis.shape[1]
+
+    def rest(self, fields: Tensor) -> Tensor:
+        """Return the parts of some directions outside the span."""
+        for _ in range(2):
+            fields = fields - self.basis @ (self.basis.mT @ fields)
+        return fields
+
+    def add(self, fields: Tensor) -> int:
+        """Add directions, shape (total, count); return how many are new."""
+        sizes = fields.norm(dim=0)
+        fields = fields[:, sizes > 0] / sizes[sizes > 0]
+        if not fields.shape[1]:
+            return 0
+        u, s, _ = torch.linalg.svd(self.rest(fields), full_matrices=False)
+        new = u[:, s > 1e-6]
+        if new.shape[1]:
+            self.basis = torch.cat([self.basis, torch.linalg.qr(self.rest(new))[0]], 1)
+        return new.shape[1]

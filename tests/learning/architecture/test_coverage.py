@@ -1,0 +1,80 @@
+"""Dimensions found against dimensions true, on the networks that people train."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.func import functional_call
+
+from dln_geometry import learning
+from tests.learning.architecture import models
+
+F64 = torch.float64
+
+
+def outputs(net, params, args):
+    with torch.no_grad():
+        return functional_call(net, params, args)
+
+
+def acted(net, group, generator, args):
+    """Return how much a random element changes the outputs, relative to them."""
+    params = {n: p.detach() for n, p in net.named_parameters()}
+    element = group.random_element(params, generator)
+    small = tuple(0.3 * a for a in element) if isinstance(element, tuple) else element
+    small = 0.3 * element if isinstance(element, torch.Tensor) and element.dtype == F64 else small
+    base, moved = (outputs(net, p, args) for p in (params, group.act(params, small)))
+    return float((moved - base).norm() / base.norm())
+
+
+@pytest.mark.filterwarnings("ignore:not everything could be traced")
+@pytest.mark.parametrize("name", models.MODELS)
+def test_all_flat_directions_are_found(name, generator):
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(1)
+        net, args = models.MODELS[name]()
+    report = learning.symmetry_coverage(net, *args)
+    assert report.true is not None
+    assert (report.found, report.stops) == (report.true, ()), (name, report)
+    assert report.true == models.KNOWN.get(name, report.true)
+    assert report.is_complete
+    for group in report.groups:
+        # The epsilon of a normalisation breaks a scale a little.
+        assert acted(net, group, generator, args) < 1e-9, (name, group)
+
+
+def test_what_is_not_understood_is_told(generator):
+    with torch.random.fork_rng():
+        net = models.Custom()
+    x = torch.randn(7, 4, generator=generator)
+    report = learning.symmetry_coverage(net, x)
+    assert len(report.stops) == 1
+    assert "dln_tests::twist" in report.stops[0]
+    assert "models.py" in report.stops[0]
+    assert report.missing == ()
+    seen = []
+
+    def rule(x, w):
+        seen.append(tuple(w.shape))
+        return [("linear", w.shape[0])]
+
+    learning.register_operator("dln_tests::twist", rule)
+    report = learning.symmetry_coverage(net, x)
+    assert report.stops == ()
+    assert seen
+    assert report.found == report.true
+    assert "gauge" in {g.kind for g in report.groups}
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: learning.symmetry_coverage(models.Custom()), ValueError, "inputs must be the arg"),
+        (lambda: learning.register_operator(3, len), TypeError, "op must be an operator of torch"),
+        (lambda: learning.register_operator("mul", len), ValueError, 'op must be a name such as'),
+        (lambda: learning.register_operator("a::b", 3), TypeError, "rule must be a function"),
+    ],
+)  # fmt: skip
+def test_bad_input(make, error, message):
+    with torch.random.fork_rng(), pytest.raises(error, match=message):
+        make()
