@@ -20,7 +20,7 @@ from dln_geometry.learning.functional import as_arguments, parameters_of
 from dln_geometry.support import shown
 
 # The Jacobian of a module with more parameters is not held.
-_MOST_PARAMETERS = 1000
+_MOST_PARAMETERS = 600
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def symmetries_of(
     which combinations of them change no output to first order, at several random parameters and on
     many inputs. So it finds the groups of hand-written normalisations and attentions (grouped,
     rotary), gates, recurrent cells, message passing and tied weights, and three kinds more:
-    rotation, commutant and shift (see `Family`). This goes up to 1000 parameters; in larger
+    rotation, commutant and shift (see `Family`). This goes up to 600 parameters; in larger
     modules only the graph is followed.
 
     Parameters

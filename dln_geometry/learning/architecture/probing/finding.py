@@ -93,6 +93,10 @@ class Finder:
         folds = self._folds()
         if not folds:
             return
+        gains = [f.group for f in folds if f.group.kind == "rescale"]
+        sources = {f.source for f in folds}
+        names = dict.fromkeys(p.name for group in gains for p in group.first)
+        self.stages.partners = tuple(n for n in names if n not in sources)
         samples = []
         for k, sample in enumerate(self.samples):
             params = all_folded(sample.params, folds)[0]

@@ -165,10 +165,10 @@ def _components(linked: Tensor) -> Iterator[Tensor]:
         yield torch.nonzero(members).flatten()
 
 
-def terms_of(params: Mapping[str, Tensor], n: int) -> Iterator[Term]:
-    """Yield the terms that a shift of n entries may have."""
+def terms_of(params: Mapping[str, Tensor], n: int, over: str = "") -> Iterator[Term]:
+    """Yield the terms that a shift of n entries may have, some over the sum of one vector."""
     shapes = {name: p.shape for name, p in params.items()}
-    vectors = [v for v, s in shapes.items() if tuple(s) == (n,) and _has_sum(params[v])]
+    whole = bool(over) and tuple(shapes[over]) == (n,) and _has_sum(params[over])
     for slot in slots_of(shapes, n, strided=False):
         yield Term(Part(slot.name, slot.axis, n, 1, slot.start), 1.0)
     for name, shape in shapes.items():
@@ -181,10 +181,9 @@ def terms_of(params: Mapping[str, Tensor], n: int) -> Iterator[Term]:
             for bias in _biases(shapes, name, m):
                 for k in range(shape[axis] // n):
                     yield Term(Part(bias, 0, m), 1.0, Part(name, axis, n, 1, k * n))
-            if shape[axis] == n and len(shape) == 2:
-                for over in vectors:
-                    weight = Part(name, axis, n)
-                    yield Term(weight, 1.0, weight, over)
+            if whole and shape[axis] == n and len(shape) == 2:
+                weight = Part(name, axis, n)
+                yield Term(weight, 1.0, weight, over)
 
 
 def _has_sum(v: Tensor) -> bool:

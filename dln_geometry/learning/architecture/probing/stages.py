@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, product
 from typing import Any
 
 import torch
@@ -41,6 +41,8 @@ class Stages:
 
     def __init__(self, prober: Prober, proposals: Proposals, like: Tensor) -> None:
         self.prober, self.proposals, self._like = prober, proposals, like
+        # Shifts of normalisations whose gains are folded.
+        self.partners: tuple[str, ...] = ()
 
     def all(self, samples: Sequence[Sample], null: Tensor, known: Span) -> Iterator[SymmetricGroup]:
         """Yield the groups of all stages; `known` may grow meanwhile."""
@@ -142,8 +144,10 @@ class Stages:
 
     def _shifts(self, samples: Sequence[Sample], known: Span) -> Iterator[SymmetricGroup]:
         """Yield shifts of a vector that biases after a linear map compensate."""
-        for n in self.proposals.widths:
-            terms = list(terms_of(self._real(samples[0].params), n))
+        for n, over in product(self.proposals.widths, ("", *self.partners)):
+            terms = list(terms_of(self._real(samples[0].params), n, over))
+            if over and not any(term.over for term in terms):
+                continue
             if not 1 < len(terms) <= _MOST_SLOTS:
                 continue
             t = self.normal(n)
