@@ -32,6 +32,8 @@ PARTS = {
     "BlockNorms",
     "ChebyshevStepper",
     "ExplicitStepper",
+    "Parts",
+    "RosenbrockStepper",
     "Secants",
 }
 
@@ -141,6 +143,7 @@ ALL = {
     "ResumeError": lambda: ode.ResumeError("wrong"),
     "Solution": lambda: ode.integrate(decay, X, t_end=0.1),
     "Chebyshev": ode.Chebyshev,
+    "Rosenbrock": lambda: ode.RODAS,
     "RungeKutta": lambda: ode.METHODS["rk5"],
     "Gauss": lambda: ode.GAUSS,
     "Journey": lambda: ode.Journey(*(X for _ in dataclasses.fields(ode.Journey))),
