@@ -182,7 +182,7 @@ def symmetry_coverage(
     >>> from torch import nn
     >>> net = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 3))
     >>> print(dln.learning.symmetry_coverage(net, torch.randn(8, 4)))
-    33 of 33 flat directions in 7 groups
+    31 of 31 flat directions in 7 groups
     """
     call = _call_of(inputs, keyword_inputs)
     if call is None:

@@ -159,7 +159,7 @@ class Family(SymmetricGroup):
     ...                     nn.Linear(6, 3))
     >>> x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
     >>> [group.kind for group in dln.learning.symmetries_of(net, x)]
-    ['scale', 'rotation']
+    ['scale', 'permutation', 'rotation']
     """
 
     algebra: str = ""
