@@ -209,6 +209,14 @@ class Engine(ABC):
         return bool((gap <= 1e-2 * norm(change, dim=-1) + share * speed.squeeze(-1)).all())
 
 
+def balanced_pair(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a balanced pair (L, R) of orthogonal columns near a nearly balanced one."""
+    u, a, qh = small_svd(left)
+    v, b, ph = small_svd(right)
+    root = (a * b).sqrt().unsqueeze(-2)
+    return u * root, (v @ (ph @ qh.mT)) * root
+
+
 class CollapsedEngine(Engine):
     """A balanced network as two matrices, those of a `Collapsed`, or as other `shapes`."""
 
@@ -273,17 +281,27 @@ class CollapsedEngine(Engine):
     def restored(self, y: Tensor, y_new: Tensor) -> Tensor:
         """Return `y_new`, its smallest singular value turned back where it crossed zero.
 
-        Nothing else moves: a change of X, however small, the next stiff step has to undo.
+        Nothing else moves: a change of X, however small, the next stiff step has to undo. Only at
+        depth 2 the pair is balanced anew: there the smallest value decays below the rounding of
+        either matrix, and its two sides would be lost apart.
         """
+        pair = self.depth == 2.0 and len(self.shapes) == 2
 
         def change(rows: Tensor) -> Tensor:
             before, new = self.split(y), self.split(rows)
+            if pair:
+                new = balanced_pair(*new)
             # A value below rounding has no sign to compare: square matrices keep that of the start.
             pairs = [
                 (first if first.shape[-2] == first.shape[-1] else old, now)
                 for first, old, now in zip(self.split(self.rows()), before, new, strict=True)
             ]
             side = math.prod((orientation(a, b) for a, b in pairs), start=torch.ones(()))
+            if pair:
+                # The columns of a balanced pair are orthogonal; the last ones are the smallest.
+                turn = torch.where(side < 0, -1.0, 1.0).unsqueeze(-1)
+                left = torch.cat((new[0][..., :-1], turn.unsqueeze(-1) * new[0][..., -1:]), -1)
+                return self.join(left, new[1])
             if not on_device(rows) and bool((side > 0).all()):
                 return rows
             u, s, vh = small_svd(new[0])

@@ -111,6 +111,19 @@ def test_states_that_cross_no_rank_drop_stay(name, generator):
 
 
 @torch.no_grad()
+def test_pairs_of_depth_two_are_balanced_again(generator):
+    pair = dln.Collapsed.random((6, 5), 5, 2, batch=(3,), generator=generator, dtype=F64)
+    engine = engines.EvenEngine(quadratic(generator), pair)
+    y = engine.rows()
+    moved = y * (1 + 1e-6 * torch.randn(y.shape, generator=generator, dtype=F64))
+    back = engine.restored(y, moved)
+    assert float(engine.point(moved).defect().max()) > 1e-8
+    assert float(engine.point(back).defect().max()) < 1e-13
+    gap = engine.point(back).matrix - pair.matrix
+    assert float(gap.norm() / pair.matrix.norm()) < 1e-5
+
+
+@torch.no_grad()
 def test_layers_between_frames_are_balanced_again(generator):
     engine = engine_of("thin", generator)
     y = engine.rows()
@@ -150,6 +163,19 @@ def test_completion_runs_to_small_losses_on_the_branch_of_positive_determinants(
     assert float(torch.linalg.det(x)) > -1e-9
     assert float(x[0, 0]) > 50
     assert path.stats["evaluations"] < 40_000
+
+
+@pytest.mark.slow
+def test_the_branch_is_kept_where_the_determinant_decays_below_rounding():
+    """At depth 2 det X falls exponentially while X_00 grows like the root of the loss."""
+    start = dln.Collapsed.of(dln.EndToEnd.of(0.01 * torch.eye(2, dtype=F64), 2))
+    path = dln.gradient_flow(RAZIN_COHEN, start, until={"loss": 1e-9}, rtol=1e-6)
+    x = path.final.matrix
+    assert path.status == "loss"
+    assert float(path.t[-1]) > 1e12
+    assert float(torch.linalg.det(x)) >= -1e-9
+    assert float(x[0, 0]) > 20_000
+    assert path.stats["evaluations"] < 100_000
 
 
 def test_implicit_and_explicit_flows_agree(generator):
