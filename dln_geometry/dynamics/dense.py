@@ -53,10 +53,10 @@ class Dense:
             moment = torch.minimum(
                 times.new_full(last.shape, when), times.gather(0, last[None]).squeeze(0)
             )
-            steps = torch.arange(len(times), device="cpu")[:, None]
+            steps = torch.arange(len(times), device=times.device)[:, None]
             passed = ((times <= moment) & (steps <= last)).sum(0) - 1
             start = torch.minimum((passed - (k - 1) // 2).clamp(min=0), last + 1 - k)
-            nodes = start + torch.arange(k, device="cpu")[:, None]
+            nodes = start + torch.arange(k, device=times.device)[:, None]
             times, rows = times.gather(0, nodes), places.gather(0, nodes)
             where = samples.to(y.device)
             for out, x, slope in (

@@ -92,7 +92,7 @@ def _check(run: Integration, state: Any) -> None:
     marks = Numbers(torch.bool, (batch,))
     votes = {"votes": Numbers(torch.int64, (batch,)), "t": each, "noisy_since": each}
     stepper = {"f": whole}, {"f": whole, "eigenvector": whole, "age": int}
-    switch = dict.fromkeys(("patience", "votes", "against", "stay"), int)
+    switch = dict.fromkeys(("patience", "votes", "against", "stay", "failures"), int)
     form = {
         "version": int,
         "y": whole,

@@ -311,5 +311,11 @@ def pretended() -> Iterator[Counts]:
 
 
 class _Backend(backend_registration._DummyBackendModule):
+    def get_rng_state(self, device: Any = None) -> Tensor:
+        return torch.get_rng_state()
+
+    def set_rng_state(self, state: Tensor, device: Any = None) -> None:
+        """Its numbers are those of the CPU."""
+
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16]

@@ -24,6 +24,7 @@ DOORS = {
     name: calls
     for table in (points, geometry, loss_calls, motions, tools)
     for name, calls in table.CALLS.items()
+    if name not in ("plot.panel_letters", "plot.save")  # they take figures, which hold no tensors
 }
 LEARNING = {**rules.RULES, **motion.MOTION, **networks.NETWORKS}
 

@@ -100,7 +100,7 @@ class StiffnessSwitch:
     def __init__(self, explicit: RungeKutta, stiff: Chebyshev | Rosenbrock) -> None:
         self.explicit, self.stiff, limit = explicit, stiff, explicit.real_stability
         self._cost, self._limit = explicit.evaluations / limit, 0.7 * limit
-        self.patience, self.votes, self.against, self.stay = 8, 0, 0, 0
+        self.patience, self.votes, self.against, self.stay, self.failures = 8, 0, 0, 0, 0
 
     def wants_stiff(self, hrho: Array, work: Array) -> bool:
         """Count a step of the explicit method; `work` (B,) weighs the samples."""
@@ -127,9 +127,22 @@ class StiffnessSwitch:
         self.votes = self.against = 0
         return True
 
+    def gives_up(self, moved: bool) -> bool:
+        """Count a trial of a linearly implicit method: where many in a row fail, it has no use.
+
+        Its order needs more derivatives than a field has where singular values vanish.
+        """
+        self.failures = 0 if moved else self.failures + 1
+        if self.failures < 6:
+            return False
+        self.patience = min(8 * self.patience, 512)
+        self.votes = self.against = self.failures = 0
+        return True
+
     def state(self) -> dict[str, int]:
         """Return the counters."""
-        return {n: getattr(self, n) for n in ("patience", "votes", "against", "stay")}
+        names = ("patience", "votes", "against", "stay", "failures")
+        return {n: getattr(self, n) for n in names}
 
 
 class MethodChoice:
@@ -213,6 +226,9 @@ class MethodChoice:
             cost: Any = step_cost(self._y.shape[-1], len(self._y))
             if radii is not None:
                 self.rho = np.where(np.isfinite(radii[1]), radii[1], self.rho)
+            if switch and switch.gives_up(moved):
+                self._explicit_again(switch, control)
+                return
         else:
             stepper.commit()
             if radii is not None:
@@ -223,10 +239,13 @@ class MethodChoice:
             self.bound = (stages >= MANY_STAGES) & (trial > 0)
             cost = np.maximum(stages, 2)
         if switch and switch.wants_explicit(control.h * self.rho, cost, work()):
-            self._change(switch.explicit.name, control)
-            reach = 0.8 * switch.explicit.real_stability
-            with np.errstate(divide="ignore"):
-                control.h = np.minimum(control.h, reach / self.rho)
+            self._explicit_again(switch, control)
+
+    def _explicit_again(self, switch: StiffnessSwitch, control: StepSizes) -> None:
+        self._change(switch.explicit.name, control)
+        reach = 0.8 * switch.explicit.real_stability
+        with np.errstate(divide="ignore"):
+            control.h = np.minimum(control.h, reach / self.rho)
 
     def first_radius(self, running: Array) -> int:
         """Iterate until the spectral radii have settled; return the evaluations that it took."""

@@ -234,12 +234,16 @@ def _search(
     if any(p.is_complex() for p in own) or sum(p.numel() for p in own) > _MOST_PARAMETERS:
         return groups, None, proposals
     subject.class_axis = proposals.class_axis
-    with torch.random.fork_rng(devices=subject.devices), subject.generator.device:
-        finder = Finder(subject, proposals)
-        for group in groups:
-            finder.add(group)
-        before = len(finder.groups)
-        if not finder.is_done:
-            finder.search()
+    try:
+        with torch.random.fork_rng(devices=subject.devices), subject.generator.device:
+            finder = Finder(subject, proposals)
+            for group in groups:
+                finder.add(group)
+            before = len(finder.groups)
+            if not finder.is_done:
+                finder.search()
+    except RuntimeError:
+        # A module may fail, or not end, at parameters that are not its own.
+        return groups, None, proposals
     groups += not_refuted(finder.groups[before:], trials_on(subject))
     return groups, finder, proposals
