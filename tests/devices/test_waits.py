@@ -49,8 +49,8 @@ def test_flows_wait_once_a_step(depth):
     )
     trials = path.stats["steps"] + path.stats["rejected"]
     assert counts.total <= trials + ONCE, str(counts)
-    # No factorisation inside of a step.
-    assert counts.factorisations.total() <= 8, str(counts)
+    # No factorisation inside of a step: those of the start, the saved rows and the end.
+    assert counts.factorisations.total() <= 9, str(counts)
 
 
 @pytest.mark.slow

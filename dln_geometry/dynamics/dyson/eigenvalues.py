@@ -199,10 +199,10 @@ def isospectral_step(index: float, generator: torch.Generator) -> Step:
     """Return the step by eigenvalues of ``diag(x) + noise``, real symmetric, exact at index 1."""
 
     def step(x: Tensor, h: float) -> Tensor:
-        n, noise = x.shape[-1], lower_normals(x, generator)
+        noise = lower_normals(x, generator)
         main = x + math.sqrt(2 * h / index) * noise.diagonal(dim1=-2, dim2=-1)
         matrix = math.sqrt(h) * signed_modulus(noise, index, generator)
-        matrix[..., range(n), range(n)] = main
+        matrix.diagonal(dim1=-2, dim2=-1).copy_(main)
         return small_eigvalsh(matrix)
 
     return step

@@ -132,7 +132,9 @@ def sample_gibbs(
     chain = MetropolisChain(potential, generator, burn_in, dt is None, start)
     counts = (burn_in + thin, *(thin,) * (draws - 1))
     grid = Grid(
-        torch.tensor(counts, dtype=torch.float64, device="cpu").cumsum(0), counts, (1.0,) * draws
+        torch.tensor(counts, dtype=torch.float64, device="cpu").cumsum(0).to(point.device),
+        counts,
+        (1.0,) * draws,
     )
     shown: dict[str, Any] = {"keep_points": keep_points, "observe": observe, "progress": progress}
     shown["store"] = opened(store)
