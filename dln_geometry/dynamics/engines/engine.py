@@ -292,10 +292,9 @@ class CollapsedEngine(Engine):
             if pair:
                 new = balanced_pair(*new)
             # A value below rounding has no sign to compare: square matrices keep that of the start.
-            pairs = [
-                (first if first.shape[-2] == first.shape[-1] else old, now)
-                for first, old, now in zip(self.split(self.rows()), before, new, strict=True)
-            ]
+            # All are compared with one state: the columns of a pair turn from step to step.
+            first = self.split(self.rows())
+            pairs = zip(first if all(a == b for a, b in self.shapes) else before, new, strict=True)
             side = math.prod((orientation(a, b) for a, b in pairs), start=torch.ones(()))
             if pair:
                 # The columns of a balanced pair are orthogonal; the last ones are the smallest.

@@ -179,6 +179,8 @@ def stiffness_bound(solution: Solution) -> str:
     (batch, n), most = solution.y.shape, MOST_NUMBERS
     if n <= most and "rodas" not in solution.stats["by_method"]:
         advice = 'take method="rodas"'
+    elif n <= most and batch == 1:
+        advice = 'its steps of method="rodas" failed or cost more: loosen rtol'
     else:
         advice = (
             f'method="rodas" fits states of up to some {most} numbers, this one has {n}'

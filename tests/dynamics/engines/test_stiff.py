@@ -124,6 +124,22 @@ def test_pairs_of_depth_two_are_balanced_again(generator):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("shape", [(4, 4), (4, 3), (3, 4)], ids=str)
+def test_balanced_pairs_stay_on_their_side_step_after_step(shape, generator):
+    """Their columns turn at every step, by turns of determinant -1 too."""
+    options = {"batch": (16,), "generator": generator, "dtype": F64}
+    pair = dln.Collapsed.random(shape, min(shape), 2, **options)
+    engine = engines.EvenEngine(losses.Quadratic(torch.zeros(shape, dtype=F64)), pair)
+    y = engine.rows()
+    for _ in range(5):
+        moved = y * (1 + 1e-6 * torch.randn(y.shape, generator=generator, dtype=F64))
+        back = engine.restored(y, moved)
+        gap = engine.point(back).matrix - engine.point(moved).matrix
+        assert float(gap.norm() / pair.matrix.norm()) < 1e-5
+        y = back
+
+
+@torch.no_grad()
 def test_layers_between_frames_are_balanced_again(generator):
     engine = engine_of("thin", generator)
     y = engine.rows()
