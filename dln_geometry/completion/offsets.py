@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from dln_geometry.dynamics.entries import Pattern
 from dln_geometry.dynamics.losses import Completion, LinkLoss
 from dln_geometry.geometry.points import Collapsed, EndToEnd
 
@@ -55,6 +56,27 @@ class Offsets:
         return Offsets(*(x.to(like) for x in (self.mean, self.rows, self.cols)))
 
 
+class _Weighted:
+    """Weights (k,) of entries as an operator on numbers a_i of the rows and b_j of the columns."""
+
+    def __init__(self, pattern: Pattern, weights: Tensor) -> None:
+        self.counts = _sums(pattern, weights)
+        self._matrices = pattern.matrices(weights)
+
+    def __call__(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sums of ``w_ij (a_i + b_j)`` over the rows and over the columns."""
+        by_row, by_col = self.counts
+        w, wt = self._matrices
+        return by_row * a + w @ b, by_col * b + wt @ a
+
+
+def _sums(pattern: Pattern, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sums of numbers of the entries over the rows (m,) and over the columns (n,)."""
+    (m, n), ones = pattern.shape, t.new_ones(max(pattern.shape), 1)
+    by_row, by_col = pattern.products(t, ones[:m], ones[:n])
+    return by_row.squeeze(-1), by_col.squeeze(-1)
+
+
 class SideMeans:
     """The linear model of offsets on a set of entries, with ridge penalties.
 
@@ -96,7 +118,11 @@ class SideMeans:
         self.ridge = torch.cat(
             [like.new_full((size,), r) for size, r in zip(self.sizes, ridges, strict=True)]
         )
-        self.precondition = 1.0 / (self._diagonal(self.weights) + self.ridge)
+        key = rows * n + cols
+        self._order = None if bool((key[1:] > key[:-1]).all()) else torch.argsort(key)
+        self._pattern = Pattern(self._sorted(rows), self._sorted(cols), shape)
+        self._own = _Weighted(self._pattern, self._sorted(self.weights))
+        self.precondition = 1.0 / (self._diagonal(self._own.counts) + self.ridge)
         self.inverse = self._dense_inverse()
 
     def split(self, o: Tensor) -> Offsets:
@@ -121,10 +147,18 @@ class SideMeans:
 
     def gathered(self, t: Tensor) -> Tensor:
         """Return the adjoint of `spread`, shape (..., number of parameters)."""
+        if t.shape[:-1].numel() == 1:
+            return self.collected(*_sums(self._pattern, self._sorted(t.reshape(-1)))).view(
+                *t.shape[:-1], -1
+            )
         m, n = self.shape
         by_row = t.new_zeros(*t.shape[:-1], m).index_add_(-1, self.rows, t)
         by_col = t.new_zeros(*t.shape[:-1], n).index_add_(-1, self.cols, t)
         return self.collected(by_row, by_col)
+
+    def _sorted(self, t: Tensor) -> Tensor:
+        """Return numbers of the entries (k,) in row-major order."""
+        return t if self._order is None else t[self._order]
 
     def collected(self, by_row: Tensor, by_col: Tensor) -> Tensor:
         """Return `gathered` from sums over the rows (..., m) and over the columns (..., n)."""
@@ -134,13 +168,12 @@ class SideMeans:
             return torch.cat((kept.sum(-1, keepdim=True), by_row, by_col, *slopes), dim=-1)
         return torch.cat((by_row.sum(-1, keepdim=True), by_row, by_col, *slopes), dim=-1)
 
-    def _diagonal(self, weights: Tensor) -> Tensor:
-        m, n = self.shape
-        by_row = weights.new_zeros(m).index_add_(0, self.rows, weights)
-        by_col = weights.new_zeros(n).index_add_(0, self.cols, weights)
-        pairs = zip((by_row, by_col), self.features, strict=True)
+    def _diagonal(self, counts: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the diagonal of the normal equations from the sums of the weights."""
+        by_row, by_col = counts
+        pairs = zip(counts, self.features, strict=True)
         slopes = [s @ x[0].square() for s, x in pairs if x]
-        return torch.cat((weights.sum()[None], by_row, by_col, *slopes)).clamp_min(1e-12)
+        return torch.cat((by_row.sum()[None], by_row, by_col, *slopes)).clamp_min(1e-12)
 
     def _dense_inverse(self) -> Tensor | None:
         """Return the inverse of the normal equations if they are few: the solutions are exact."""
@@ -156,13 +189,14 @@ class SideMeans:
         target = self.gathered(-self.weights * residual)
         if self.inverse is not None:
             return target @ self.inverse
-        return self._solve(target, self.weights, steps)
+        return self._solve(target.reshape(-1), self._own, steps).view_as(target)
 
-    def _solve(self, target: Tensor, weights: Tensor, steps: int) -> Tensor:
+    def _solve(self, target: Tensor, weights: _Weighted, steps: int) -> Tensor:
         """Solve the normal equations by conjugate gradients with a diagonal preconditioner."""
 
         def normal(o: Tensor) -> Tensor:
-            return self.gathered(weights * self.spread(o)) + self.ridge * o
+            part = self.split(o)
+            return self.collected(*weights(part.mean + part.rows, part.cols)) + self.ridge * o
 
         o, r = torch.zeros_like(target), target
         z = self.precondition * r
@@ -189,9 +223,9 @@ class SideMeans:
             slope = self.weights * (loss.mean(at) - values)
             curvature = self.weights * loss.curvature(at)
             target = -self.gathered(slope) - self.ridge * o
-            kept = self.precondition
-            self.precondition = 1.0 / (self._diagonal(curvature) + self.ridge)
-            step = self._solve(target, curvature, FIT_STEPS)
+            kept, weighted = self.precondition, _Weighted(self._pattern, self._sorted(curvature))
+            self.precondition = 1.0 / (self._diagonal(weighted.counts) + self.ridge)
+            step = self._solve(target, weighted, FIT_STEPS)
             self.precondition = kept
             largest = float(step.abs().max())
             o = o + step * min(1.0, 2.0 / max(largest, 1e-300))
@@ -228,8 +262,7 @@ class ProfiledCompletion(Completion):
 
     def offsets_of(self, point: Collapsed | EndToEnd, steps: int = WATCH_STEPS) -> Offsets:
         """Return the best offsets, given X."""
-        x = point.entries(self.rows, self.cols)
-        return self._model.fit_squares(x - self.values, steps)
+        return self._model.fit_squares(self._residual(self._enter(point)[1]), steps)
 
     def _measured(self, residual: Tensor) -> tuple[Tensor, Tensor]:
         o = self._model.solve(residual, PROFILE_STEPS)

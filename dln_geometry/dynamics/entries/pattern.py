@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.entries.tiles import Tiles, is_compiled
+from dln_geometry.support import entries_of_product
 
 
 class Pattern:
@@ -82,32 +83,28 @@ class Pattern:
         # In double precision on the CPU gathering is faster than the kernel at small rank.
         gathers = on_cpu and left.dtype == torch.float64 and rank <= 16
         if gathers or not self._is_fused(left, right):
-            return self.entries(left, right) - target.values()
+            return entries_of_product(left, right, self.rows, self.cols) - target.values()
         gap = -rank % 16
         if gap and on_cpu and left.dtype == torch.float32:
             # Rows that do not fill the kernel's vectors are up to ten times slower.
             left, right = (torch.nn.functional.pad(w, (0, gap)) for w in (left, right))
         return torch.sparse.sampled_addmm(target, left, right.mT, beta=-1.0).values()
 
-    def entries(self, left: Tensor, right: Tensor) -> Tensor:
-        """Return ``left right^T`` on the pattern by gathering rows; differentiable."""
-        # Pieces that stay in the cache are ten times faster than all entries at once.
-        budget = 2**15 if left.device.type == "cpu" else 2**24
-        size = max(256, budget // left.shape[-1])
-        places = zip(self.rows.split(size), self.cols.split(size), strict=True)
-        pairs = ((left.index_select(0, i), right.index_select(0, j)) for i, j in places)
-        return torch.cat([(a * b).sum(-1) for a, b in pairs])
-
     def products(self, values: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(S right, S^T left)`` for the matrix S with these entries."""
         if is_compiled(self.work(left), left, right, values):
             return self.tiles.products(values, left, right)
-        if self._is_fused(values, left, right):
+        s, transposed = self.matrices(values)
+        return s @ right, transposed @ left
+
+    def matrices(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sparse matrix S with these entries and its transpose, for quick products."""
+        if self._is_fused(values):
             order, starts, rows = self._by_col
-            by_col, s = values.index_select(0, order), self.matrix(values)
-            return s @ right, _compressed(starts, rows, by_col, self.shape[::-1]) @ left
+            by_col = values.index_select(0, order)
+            return self.matrix(values), _compressed(starts, rows, by_col, self.shape[::-1])
         s = in_coordinates(torch.stack((self.rows, self.cols)), values, self.shape)
-        return s @ right, s.mT @ left
+        return s, s.mT
 
     @staticmethod
     def _is_fused(*tensors: Tensor) -> bool:

@@ -24,6 +24,7 @@ from dln_geometry.support import (
     as_matrix_shape,
     as_normalized,
     as_rank,
+    entries_of_product,
 )
 
 
@@ -182,7 +183,7 @@ class Collapsed(Batch):
 
     def entries(self, rows: Tensor, cols: Tensor) -> Tensor:
         """Return ``X[rows, cols]``, shape (..., k), without forming X."""
-        return ((self.L @ self.M)[..., rows, :] * self.R[..., cols, :]).sum(-1)
+        return entries_of_product(self.L @ self.M, self.R, rows, cols)
 
     @property
     def singular_values(self) -> CallableTensor:

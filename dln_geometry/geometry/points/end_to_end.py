@@ -18,6 +18,7 @@ from dln_geometry.support import (
     as_matrix,
     as_normalized,
     as_rank,
+    entries_of_product,
     is_differentiated,
 )
 
@@ -176,7 +177,7 @@ class EndToEnd(Batch):
 
     def entries(self, rows: Tensor, cols: Tensor) -> Tensor:
         """Return ``X[rows, cols]``, shape (..., k), without forming X."""
-        return ((self.u * self.s[..., None, :])[..., rows, :] * self.vh.mT[..., cols, :]).sum(-1)
+        return entries_of_product(self.u * self.s.unsqueeze(-2), self.vh.mT, rows, cols)
 
     @property
     def singular_values(self) -> Tensor:
