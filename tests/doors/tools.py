@@ -195,6 +195,34 @@ CALLS: dict[str, list[Call]] = {
             {"order": wrong.COUNT, "depth": [*wrong.DEPTH, wrong.INF, 2.5]},
         )
     ],
+    "laws.fuss_catalan": [
+        Call(laws.fuss_catalan, {"depth": 3}, {"depth": [*wrong.DEPTH, wrong.INF]})
+    ],
+    "laws.ullman": [
+        Call(laws.ullman, {"exponent": 0.5}, {"exponent": wrong.POSITIVE, "radius": wrong.POSITIVE})
+    ],
+    **{
+        f"laws.{f.__name__}": [Call(f, {"radius": 1.5}, {"radius": wrong.POSITIVE})]
+        for f in (laws.quarter_circle, laws.semicircle)
+    },
+    "laws.marchenko_pastur": [
+        Call(laws.marchenko_pastur, {"shape": (3, 2)}, {"shape": wrong.SHAPE, "t": wrong.POSITIVE})
+    ],
+    "laws.gibbs_energy": [
+        Call(
+            laws.gibbs_energy,
+            {"shape": (3, 2), "rank": 2, "depth": 3, "beta": 1.3},
+            {
+                "shape": wrong.SHAPE,
+                "rank": [*wrong.COUNT, 3],
+                "depth": [*wrong.DEPTH, wrong.INF],
+                "beta": wrong.POSITIVE,
+                "kappa": wrong.POSITIVE,
+                "entropy": wrong.FLAG,
+                "degree": [v for v in wrong.POSITIVE if v is not None],
+            },
+        )
+    ],
     "sweep": [
         Call(
             swept,
