@@ -159,6 +159,7 @@ ALL = {
     "Charges": lambda: learning.Charges(*(X for _ in dataclasses.fields(learning.Charges))),
     "RMSPropState": lambda: learning.RMSPropState(X, X, X),
     "EffectiveRMSProp": lambda: learning.as_rmsprop(learning.Rule(lr=0.1, weight_decay=0.01)),
+    "PeriodTwoOrbit": lambda: closed_forms.period_two_orbit([1.0, 0.5], 1.1, 2),
     "MomentState": lambda: closed_forms.MomentState((X,)),
     "ModuleLoss": lambda: MODULE_LOSS[0],
     "DeepLinear": lambda: learning.DeepLinear((3, 4, 3), dtype=F64, generator=1),

@@ -2,7 +2,8 @@
 
 Layers ``W = (W_1, ..., W_N)``, end-to-end matrix ``X = W_N ... W_1``, loss ``E(X)``. For any model
 `learning` computes these by automatic differentiation; here they are formulas: how gradient descent
-moves the moments (open `moments` first), which loss it follows, when weight decay takes rank away.
+moves the moments (open `moments` first), which loss it follows, when weight decay takes rank away,
+which orbits it takes past the edge of stability, what orthogonalised steps conserve.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from dln_geometry.learning.closed_forms.moments import (
     overdamped_moments,
     stationary_moments,
 )
+from dln_geometry.learning.closed_forms.orthogonalised import misalignment, root_moments
+from dln_geometry.learning.closed_forms.period_two import PeriodTwoOrbit, period_two_orbit
 from dln_geometry.learning.closed_forms.rank_collapse import (
     collapse_thresholds,
     conserved_functions,
@@ -33,6 +36,7 @@ from dln_geometry.learning.closed_forms.weight_decay import (
 
 __all__ = [
     "MomentState",
+    "PeriodTwoOrbit",
     "balance_step",
     "branch_end",
     "collapse_thresholds",
@@ -41,10 +45,13 @@ __all__ = [
     "decayed_singular_values",
     "global_switch",
     "imbalance_rate",
+    "misalignment",
     "modified_end_to_end_loss",
     "moment_motion",
     "momentum_balance_step",
     "overdamped_moments",
+    "period_two_orbit",
+    "root_moments",
     "rotation_rate",
     "stationary_moments",
 ]

@@ -37,7 +37,7 @@ def branch_end(target: Any, depth: float) -> Tensor:
     >>> tuple(closed_forms.branch_end([2.0], depth) for depth in (2, 4, float("inf")))
     (tensor([2.]), tensor([1.0887]), tensor([1.]))
     """
-    phi, tail = _as_target(target), _tail(as_depth(depth))
+    phi, tail = as_target(target), _tail(as_depth(depth))
     if tail < 0:
         return torch.where(phi > 0, math.inf, 0.0).to(phi)
     # In terms of t = (N - 2)/N: (2N - 2)/N = 1 + t.
@@ -58,7 +58,7 @@ def global_switch(target: Any, depth: float) -> Tensor:
     >>> closed_forms.global_switch([2.0], 2), closed_forms.global_switch([2.0], 4)
     (tensor([2.]), tensor([0.7698]))
     """
-    phi, tail = _as_target(target), _tail(as_depth(depth))
+    phi, tail = as_target(target), _tail(as_depth(depth))
     if tail < 0:
         return torch.where(phi > 0, math.inf, 0.0).to(phi)
     # In terms of t: N - 1 = (1 + t)/(1 - t), and (N - 2)/(N - 1) = 2 t/(1 + t).
@@ -79,7 +79,7 @@ def decayed_singular_values(
     >>> dln.learning.closed_forms.decayed_singular_values([3.0, 1.0], 1.2, 2)
     tensor([1.8000, 0.0000])
     """
-    phi, n = _as_target(target), as_depth(depth)
+    phi, n = as_target(target), as_depth(depth)
     gamma = as_positive(weight_decay, "weight_decay", zero=True)
     as_choice(branch, ("learned", "global"), "branch")
     if n == 2:
@@ -106,7 +106,8 @@ def _tail(depth: Depth) -> float:
     return 1.0 - 2.0 * depth.inverse
 
 
-def _as_target(target: Any) -> Tensor:
+def as_target(target: Any) -> Tensor:
+    """Return nonnegative singular values."""
     phi = as_float_tensor(target, "target")
     if bool((phi < 0).any()):
         raise ValueError("target must be nonnegative, got a negative singular value")

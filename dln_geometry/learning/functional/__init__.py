@@ -36,6 +36,7 @@ from dln_geometry.learning.functional.parameters import (
     Parameters,
     Tensors,
     as_arguments,
+    batch_losses,
     functionalize,
     parameters_of,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "as_parameters",
     "as_value",
     "bare_copy",
+    "batch_losses",
     "combination",
     "dot",
     "flatten",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
 
 from dln_geometry.learning.functional.exact_derivatives import SmoothNormalisation
+from dln_geometry.learning.functional.losses import as_loss
 from dln_geometry.learning.functional.purity import check_pure, pure_copy
 from dln_geometry.support import shared_pair, shown
 
@@ -157,6 +158,19 @@ def functionalize(
     loss = ModuleLoss(pure_copy(module), loss_fn, args, kwargs, rest, frozenset(params))
     check_pure(loss, loss.module, params)
     return loss, params
+
+
+def batch_losses(loss: Any, batches: Any, name: str) -> list[Loss]:
+    """Return the loss of each minibatch, from ``loss(params, batch)`` or a `ModuleLoss`."""
+    as_loss(loss)
+    if not isinstance(batches, Iterable) or isinstance(batches, str | bytes | Tensor | Mapping):
+        raise TypeError(f"{name} must be an iterable of minibatches, got {shown(batches)}")
+    found: list[Loss] = [
+        loss.on(b) if isinstance(loss, ModuleLoss) else lambda p, b=b: loss(p, b) for b in batches
+    ]
+    if not found:
+        raise ValueError(f"{name} must hold at least one minibatch, got none")
+    return found
 
 
 def parameters_of(module: Any) -> dict[str, nn.Parameter]:

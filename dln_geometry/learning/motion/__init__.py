@@ -1,10 +1,11 @@
 """The equation of motion of gradient descent: the flow that passes through its iterates.
 
-Open `series` first: the counter terms. `equation` sums them to the field, `discretization` has the
-distance of the flow from the iterates, `iterates` the field of any optimiser from differences of
-its iterates, `rates` closed forms for symmetric parameters under weight decay, `spectrum` products
-with the Hessian and its largest eigenvalue. `central_flow` follows averages of the iterates at the
-edge of stability.
+Open `series` first: the counter terms. `equation` sums them to the field, `modified` has the losses
+whose gradient flow momentum and minibatches follow to first order, `discretization` the distance of
+the flow from the iterates, `iterates` the field of any optimiser from differences of its iterates,
+`rates` closed forms for symmetric parameters under weight decay, `spectrum` products with the
+Hessian and its largest eigenvalue. `central_flow` follows averages of the iterates at the edge of
+stability.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dln_geometry.learning.motion.discretization import (
     discretization_error,
     max_learning_rate,
 )
-from dln_geometry.learning.motion.equation import equation_of_motion, modified_loss
+from dln_geometry.learning.motion.equation import equation_of_motion
 from dln_geometry.learning.motion.iterates import (
     equation_of_motion_from_iterates,
     momentum_step,
@@ -28,6 +29,7 @@ from dln_geometry.learning.motion.iterates import (
     with_velocity,
     without_velocity,
 )
+from dln_geometry.learning.motion.modified import modified_loss
 from dln_geometry.learning.motion.rates import scale_velocity, translation_rate
 from dln_geometry.learning.motion.series import counter_terms
 from dln_geometry.learning.motion.spectrum import hessian_product, sharpness

@@ -134,23 +134,28 @@ class CentralFlow:
         m, bound = len(top), 2.0 / self.lr
         velocity, x = -self.lr * g, top.new_zeros(m, m)
 
-        def pair(z: Tensor, a: Tensor, b: Tensor) -> Tensor:
-            """Return ``<a, H(z) b>``."""
+        def turn(a: Tensor, b: Tensor) -> Tensor:
+            """Return the gradient of ``<a, H b>`` for constant a, b."""
 
             def slope(y: Tensor) -> Tensor:
                 return torch.func.grad(lambda v: exact(unflatten(v, q)))(y) @ a
 
-            return torch.func.grad(slope)(z) @ b
+            return torch.func.grad(lambda z: torch.func.grad(slope)(z) @ b)(w)
 
         # Modes far below the bound cannot reach it within the step.
         near = top > 0.7 * bound
         if bool(near.any()):
+            first, second = torch.triu_indices(m, m, device=w.device)
+            both = near[first] & near[second]
+            first, second = first[both], second[both]
+            pairs = u.mT[first], u.mT[second]
+            if len(w) <= _DENSE_HESSIAN:
+                rows = torch.func.vmap(turn)(*pairs)
+            else:
+                # Together they would take the memory of all at once.
+                rows = torch.stack([turn(*pair) for pair in zip(*pairs, strict=True)])
             c = torch.zeros(m, m, len(w), dtype=w.dtype, device=w.device)
-            for i in range(m):
-                for j in range(i, m):
-                    if bool(near[i] & near[j]):
-                        row = torch.func.grad(lambda z, i=i, j=j: pair(z, u[:, i], u[:, j]))(w)
-                        c[i, j] = c[j, i] = row
+            c[first, second] = c[second, first] = rows
             x = _least_covariance(c, g, (bound - top).diag(), self.lr * dt)
             velocity = velocity - self.lr / 2 * torch.einsum("ij,ijp->p", x, c)
         return velocity, value, top, x
@@ -251,8 +256,12 @@ def _least_covariance(c: Tensor, g: Tensor, slack: Tensor, dt: float) -> Tensor:
         slope = (quadratic @ y.reshape(-1) + linear).reshape(m, m)
         values, vectors = torch.linalg.eigh(y - (slope + slope.mT) / (2 * size))
         new = (vectors * values.clamp_min(0.0)) @ vectors.mT
+        move = new - x
+        if float((move * (y - new)).sum()) > 0:
+            # The momentum points uphill: without a restart it oscillates about the minimum.
+            momentum = 1.0
         later = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
-        y, moved = new + (momentum - 1) / later * (new - x), float((new - x).norm())
+        y, moved = new + (momentum - 1) / later * move, float(move.norm())
         x, momentum = new, later
         if moved <= 1e-12 * float(x.norm()):
             break

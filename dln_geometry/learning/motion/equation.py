@@ -14,12 +14,9 @@ from dln_geometry.learning.functional import (
     Tensors,
     as_finite,
     as_parameters,
-    dot,
     flatten,
-    gradient_and_value_of,
     largest_eigenvalue,
     unflatten,
-    with_exact_derivatives,
 )
 from dln_geometry.learning.motion.series import closed_motion
 from dln_geometry.learning.motion.spectrum import flat_product
@@ -93,7 +90,8 @@ class EquationOfMotion(VectorField):
             raise ValueError(
                 f"lr must be below 1 / lambda_max, where an equation of motion exists, got "
                 f"lr * lambda_max = {highest:.4g}: gradient descent jumps across the minimum "
-                "along the sharpest direction, and no real flow does"
+                "along the sharpest direction, and no real flow does; central_flow follows the "
+                "average of such iterates"
             )
         if lowest >= 1:
             raise ValueError(
@@ -155,25 +153,3 @@ def equation_of_motion(
     if generator is not None:
         generator = as_generator(generator, torch.device("cpu"))
     return EquationOfMotion(loss, lr, order, as_flag(check, "check"), generator)
-
-
-def modified_loss(loss: Loss, lr: float) -> Loss:
-    """Return the loss ``f + lr/4 |grad f|^2`` whose gradient flow gradient descent follows.
-
-    Its gradient is ``g + lr xi_0``: the equation of motion of order 0 is its gradient flow, and
-    no higher one is the gradient flow of any loss (Barrett & Dherin, arXiv 2009.11162; Miyagawa,
-    arXiv 2210.15898).
-
-    Examples
-    --------
-    >>> loss = lambda p: p["q"].square().sum() / 2
-    >>> dln.learning.modified_loss(loss, 0.4)({"q": torch.tensor([2.0])})
-    tensor(2.4000)
-    """
-    lr, loss = as_positive(lr, "lr"), with_exact_derivatives(loss)
-
-    def modified(params: Parameters) -> Tensor:
-        g, value = gradient_and_value_of(loss)(as_finite(params))
-        return value + lr / 4 * dot(g, g)
-
-    return modified

@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 
 from dln_geometry.learning.functional import (
-    ModuleLoss,
     Parameters,
     as_finite,
-    as_loss,
+    batch_losses,
     gradient_of,
 )
 from dln_geometry.learning.symmetry import Symmetry, as_symmetry
-from dln_geometry.support import as_positive, shown
+from dln_geometry.support import as_positive
 
 _STEPS, _LARGEST_STEP = 200, 1.0
 
@@ -113,15 +112,7 @@ def noise_equilibrium(
     q, lr = as_finite(params), as_positive(lr, "lr")
     q = {name: x.detach() for name, x in q.items()}
     k = as_positive(weight_decay, "weight_decay", zero=True)
-    as_loss(loss)
-    if not isinstance(data, Iterable) or isinstance(data, str | bytes):
-        raise TypeError(f"data must be an iterable of minibatches, got {shown(data)}")
-    found = [
-        gradient_of(loss.on(b) if isinstance(loss, ModuleLoss) else lambda p, b=b: loss(p, b))(q)
-        for b in data
-    ]
-    if not found:
-        raise ValueError("data must hold minibatches, got none")
+    found = [gradient_of(own)(q) for own in batch_losses(loss, data, "data")]
     g = {name: torch.stack([x[name] for x in found]) for name in q}
     decay = 2 * k - lr * k * k
 

@@ -132,7 +132,7 @@ MOTION: dict[str, Call] = {
     "modified_loss": Call(
         lambda loss, lr, params: L.modified_loss(loss, lr)(params),
         lambda: {"loss": loss, "lr": 0.1, "params": q()},
-        {"lr": POSITIVE},
+        {"lr": POSITIVE | RULE},
     ),
     "discretization_error": Call(
         lambda loss, lr, order, params: L.discretization_error(loss, lr, order)(params),
@@ -244,6 +244,16 @@ MOTION: dict[str, Call] = {
         {"rule": RULE, "corrected": FLAG},
         {"moments": "moment"},
     ),
+    "closed_forms.period_two_orbit": Call(
+        C.period_two_orbit,
+        lambda: {"target": [2.0], "lr": 0.1, "depth": 3},
+        {
+            "target": {"0", "2.7", "True", "integers", "shape", "array", "empty", "list"},
+            "lr": POSITIVE,
+        },
+    ),
+    "closed_forms.root_moments": Call(C.root_moments, lambda: {"factors": factors()}),
+    "closed_forms.misalignment": Call(C.misalignment, lambda: {"factors": factors()}),
     "closed_forms.branch_end": Call(
         C.branch_end,
         lambda: {"target": [2.0], "depth": 3},
