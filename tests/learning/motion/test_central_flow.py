@@ -48,6 +48,42 @@ def test_averages_of_iterates_follow_it_past_the_edge():
     assert path.average_loss[-1] == pytest.approx(float(losses.mean()), rel=3e-2)
 
 
+@pytest.mark.slow
+def test_a_network_with_two_modes_at_the_edge_stays_on_it_on_average():
+    """Iterates averaged over 80 steps: within a quarter of their distance from gradient flow."""
+    x = torch.linspace(-1, 1, 16, dtype=F64)
+    target = torch.stack([torch.sin(3 * x), torch.cos(4 * x)], 1)
+
+    def loss(p):
+        out = torch.tanh(x[:, None] * p["u"] + p["c"]) @ p["w"]
+        return (out - target).square().sum(1).mean() / 2
+
+    g = torch.Generator().manual_seed(0)
+    start = {k: torch.randn(6, generator=g, dtype=F64) for k in ("u", "c")}
+    start["w"] = torch.randn(6, 2, generator=g, dtype=F64) / 2
+    lr, steps = 0.85, 160
+
+    def descend(h, count):
+        q, points, values = start, [], []
+        for _ in range(count):
+            g, value = torch.func.grad_and_value(loss)(q)
+            points.append(learning.flatten(q))
+            values.append(value)
+            q = {k: v - h * g[k] for k, v in q.items()}
+        return torch.stack(points), torch.stack(values)
+
+    path = learning.central_flow(loss, lr, modes=2)(start, steps, substeps=2, save_every=steps)
+    points, values = descend(lr, steps + 40)
+    mean, average = points[-80:].mean(0), values[-80:].mean()
+    # Euler steps of a sixth: gradient flow, which does not oscillate.
+    smooth = descend(lr / 6, 6 * steps + 1)[0][-1]
+    away = (learning.flatten(path.params[-1]) - mean).norm()
+    assert away < 0.25 * (smooth - mean).norm()
+    assert float(path.average_loss[-1]) == pytest.approx(float(average), rel=0.08)
+    assert float(average) > 1.5 * float(loss(learning.unflatten(smooth, start)))
+    assert torch.allclose(path.sharpness[-1] * lr / 2, torch.ones(2, dtype=F64), rtol=2e-2)
+
+
 def test_several_modes_stay_below_the_bound():
     """Three valleys that steepen at different rates; their variances are known in closed form."""
     rates = torch.tensor([1.0, 0.7, 0.4], dtype=F64)
