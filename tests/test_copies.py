@@ -119,6 +119,7 @@ ROTATION = X[:3] - X[:3].T
 ALL = {
     "CentralFlow": lambda: learning.central_flow(quartic, 0.1),
     "CentralPath": lambda: learning.central_flow(quartic, 0.1)({"a": X[0]}, 1),
+    "HessianSpectrum": lambda: learning.hessian_spectrum(quartic, {"a": X[0]}),
     "NoiseEquilibrium": lambda: learning.NoiseEquilibrium({"a": X}, X[0], 0.0),
     "Sparsified": lambda: learning.sparsify(net(), normal(5, 3)),
     "EndToEnd": lambda: dln.EndToEnd.of(X, 3),

@@ -4,8 +4,8 @@ Open `series` first: the counter terms. `equation` sums them to the field, `modi
 whose gradient flow momentum and minibatches follow to first order, `discretization` the distance of
 the flow from the iterates, `iterates` the field of any optimiser from differences of its iterates,
 `rates` closed forms for symmetric parameters under weight decay, `spectrum` products with the
-Hessian and its largest eigenvalue. `central_flow` follows averages of the iterates at the edge of
-stability.
+Hessian and its largest eigenvalues, `hessian_spectrum` their density over data. `central_flow` is the
+average of the iterates at the edge of stability.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dln_geometry.learning.motion.central_flow import (
     CentralFlow,
     CentralPath,
     central_flow,
-    top_eigenpairs,
 )
 from dln_geometry.learning.motion.discretization import (
     accumulated_error,
@@ -22,6 +21,7 @@ from dln_geometry.learning.motion.discretization import (
     max_learning_rate,
 )
 from dln_geometry.learning.motion.equation import equation_of_motion
+from dln_geometry.learning.motion.hessian_spectrum import HessianSpectrum, hessian_spectrum
 from dln_geometry.learning.motion.iterates import (
     equation_of_motion_from_iterates,
     momentum_step,
@@ -32,11 +32,12 @@ from dln_geometry.learning.motion.iterates import (
 from dln_geometry.learning.motion.modified import modified_loss
 from dln_geometry.learning.motion.rates import scale_velocity, translation_rate
 from dln_geometry.learning.motion.series import counter_terms
-from dln_geometry.learning.motion.spectrum import hessian_product, sharpness
+from dln_geometry.learning.motion.spectrum import hessian_product, sharpness, top_eigenpairs
 
 __all__ = [
     "CentralFlow",
     "CentralPath",
+    "HessianSpectrum",
     "accumulated_error",
     "central_flow",
     "counter_terms",
@@ -44,6 +45,7 @@ __all__ = [
     "equation_of_motion",
     "equation_of_motion_from_iterates",
     "hessian_product",
+    "hessian_spectrum",
     "max_learning_rate",
     "modified_loss",
     "momentum_step",

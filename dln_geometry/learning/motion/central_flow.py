@@ -13,7 +13,6 @@ matrix that holds them below ``2/lr``, from a small convex quadratic programme.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,15 +26,12 @@ from dln_geometry.learning.functional import (
     as_loss,
     flatten,
     gradient_and_value_of,
-    largest_eigenvalue,
     unflatten,
     with_exact_derivatives,
 )
-from dln_geometry.learning.motion.spectrum import flat_product
+from dln_geometry.learning.motion.spectrum import DENSE_HESSIAN, flat_product, top_eigenpairs
 from dln_geometry.support import as_count, as_positive
 
-# Up to this many parameters the Hessian is made as a matrix.
-_DENSE_HESSIAN = 256
 _ITERATIONS = 500
 
 
@@ -130,7 +126,7 @@ class CentralFlow:
         if not bool(torch.isfinite(value)):
             raise ValueError(f"loss must be finite along the flow, got {float(value)}")
         g, w = flatten(gradients), flatten(q)
-        top, u = top_eigenpairs(self.loss, q, self.modes)
+        top, u = top_eigenpairs(flat_product(self.loss, q), w, self.modes)
         m, bound = len(top), 2.0 / self.lr
         velocity, x = -self.lr * g, top.new_zeros(m, m)
 
@@ -149,7 +145,7 @@ class CentralFlow:
             both = near[first] & near[second]
             first, second = first[both], second[both]
             pairs = u.mT[first], u.mT[second]
-            if len(w) <= _DENSE_HESSIAN:
+            if len(w) <= DENSE_HESSIAN:
                 rows = torch.func.vmap(turn)(*pairs)
             else:
                 # Together they would take the memory of all at once.
@@ -197,42 +193,6 @@ def central_flow(loss: Loss, lr: float, modes: int = 1) -> CentralFlow:
     """
     loss, modes = as_loss(loss), as_count(modes, "modes")
     return CentralFlow(loss, as_positive(lr, "lr"), modes)
-
-
-def top_eigenpairs(loss: Loss, params: Parameters, count: int) -> tuple[Tensor, Tensor]:
-    """Return the largest eigenvalues of the Hessian, descending, and eigenvectors, shape (p, m)."""
-    w = flatten(params)
-    product = flat_product(loss, params)
-    m = min(count, len(w))
-    if len(w) <= _DENSE_HESSIAN:
-        eye = torch.eye(len(w), dtype=w.dtype, device=w.device)
-        dense = torch.func.vmap(product)(eye)
-        levels, vectors = torch.linalg.eigh((dense + dense.mT) / 2)
-        return levels[-m:].flip(0), vectors[:, -m:].flip(1)
-    values: list[Tensor] = []
-    found = w.new_zeros(len(w), 0)
-    rtol = torch.finfo(w.dtype).eps ** 0.5
-    for _ in range(m):
-        shift = torch.stack(values).abs().max() * 2 if values else w.new_zeros(())
-
-        deflated = _deflated(product, found, shift)
-        value, vector = largest_eigenvalue(deflated, w, rtol=rtol, generator=0)
-        vector = vector - found @ (found.mT @ vector)
-        found = torch.cat([found, (vector / vector.norm())[:, None]], 1)
-        values.append(value)
-    return torch.stack(values), found
-
-
-def _deflated(
-    product: Callable[[Tensor], Tensor], found: Tensor, shift: Tensor
-) -> Callable[[Tensor], Tensor]:
-    """Return the operator with the eigenvectors that are known moved below all others."""
-
-    def deflated(v: Tensor) -> Tensor:
-        inside = found @ (found.mT @ v)
-        return product(v - inside) - shift * inside
-
-    return deflated
 
 
 def _least_covariance(c: Tensor, g: Tensor, slack: Tensor, dt: float) -> Tensor:

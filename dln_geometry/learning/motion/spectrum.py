@@ -1,4 +1,4 @@
-"""Products with the Hessian of a loss, and its largest eigenvalue."""
+"""Products with the Hessian of a loss, and its largest eigenvalues."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from dln_geometry.learning.functional import (
     unflatten,
     with_exact_derivatives,
 )
+
+# Up to this many parameters the Hessian is made as a matrix.
+DENSE_HESSIAN = 256
 
 
 def hessian_product(loss: Loss, params: Tensors) -> Callable[[Tensors], Parameters]:
@@ -80,3 +83,48 @@ def flat_product(loss: Loss, params: Parameters) -> Callable[[Tensor], Tensor]:
     """Return the map ``x -> H x`` of flat vectors."""
     product = hessian_product(loss, params)
     return lambda x: flatten(product(unflatten(x, params))).to(x.dtype)
+
+
+def dense_hessian(product: Callable[[Tensor], Tensor], w: Tensor) -> Tensor:
+    """Return the symmetric matrix of a product with flat vectors like w."""
+    eye = torch.eye(len(w), dtype=w.dtype, device=w.device)
+    dense = torch.stack([product(row) for row in eye])
+    return (dense + dense.mT) / 2
+
+
+def top_eigenpairs(
+    product: Callable[[Tensor], Tensor], w: Tensor, count: int, *, rtol: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the largest eigenvalues of the Hessian, descending, and eigenvectors, shape (p, m).
+
+    `product` is that with flat vectors like w; `rtol` as in `sharpness`, by default the square root
+    of the machine epsilon.
+    """
+    m = min(count, len(w))
+    if len(w) <= DENSE_HESSIAN:
+        levels, vectors = torch.linalg.eigh(dense_hessian(product, w))
+        return levels[-m:].flip(0), vectors[:, -m:].flip(1)
+    values: list[Tensor] = []
+    found = w.new_zeros(len(w), 0)
+    rtol = torch.finfo(w.dtype).eps ** 0.5 if rtol is None else rtol
+    for _ in range(m):
+        shift = torch.stack(values).abs().max() * 2 if values else w.new_zeros(())
+
+        deflated = _deflated(product, found, shift)
+        value, vector = largest_eigenvalue(deflated, w, rtol=rtol, generator=0)
+        vector = vector - found @ (found.mT @ vector)
+        found = torch.cat([found, (vector / vector.norm())[:, None]], 1)
+        values.append(value)
+    return torch.stack(values), found
+
+
+def _deflated(
+    product: Callable[[Tensor], Tensor], found: Tensor, shift: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """Return the operator with the eigenvectors that are known moved below all others."""
+
+    def deflated(v: Tensor) -> Tensor:
+        inside = found @ (found.mT @ v)
+        return product(v - inside) - shift * inside
+
+    return deflated

@@ -34,6 +34,20 @@ MOTION: dict[str, Call] = {
         lambda: {"loss": loss, "lr": 0.1, "modes": 1, "params": q(), "steps": 1},
         {"loss": MODULES, "lr": POSITIVE},
     ),
+    "hessian_spectrum": Call(
+        L.hessian_spectrum,
+        lambda: {
+            "loss": loss,
+            "params": q(),
+            "top": 1,
+            "bottom": 1,
+            "probes": 1,
+            "steps": 2,
+            "reduction": "mean",
+            "generator": 0,
+        },
+        {"top": {"0"}, "bottom": {"0"}, "probes": {"0"}, "generator": SEED},
+    ),
     # Symmetries.
     "Symmetry": Call(
         L.Symmetry,
