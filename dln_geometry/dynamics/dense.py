@@ -98,6 +98,7 @@ class Dense:
             "batch": list(reader.batch),
             "depth": repr(float(reader.depth)),
             "widths": reader.widths,
+            "complex": reader.is_complex,
         }
 
     @classmethod
@@ -112,7 +113,9 @@ class Dense:
         parts = {name: unpack_point(f"dense.{name}", arrays, meta) for name in kind.reads}
         shapes = [tuple(shape) for shape in about["shapes"]]
         widths = None if about["widths"] is None else tuple(about["widths"])
-        reader = kind.blank(shapes, tuple(about["batch"]), float(about["depth"]), widths, parts)
+        # Files of version 0.1.0 hold real numbers alone.
+        own = float(about["depth"]), widths, parts, about.get("complex", False)
+        reader = kind.blank(shapes, tuple(about["batch"]), *own)
         named = {
             part: {
                 name.removeprefix(f"dense.{part}."): x

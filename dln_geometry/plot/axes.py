@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.points import Collapsed, EndToEnd, Network
-from dln_geometry.support import as_real, shown
+from dln_geometry.support import as_real, refuse_complex, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,8 @@ def new_figure(size: tuple[float, float] | None = None) -> Figure:
 
 
 def float_array(x: Tensor) -> np.ndarray:
-    """Return the numbers of a tensor in double precision."""
+    """Return the numbers of a tensor in double precision; complex ones are refused."""
+    refuse_complex("what is drawn", x.dtype)
     return x.detach().cpu().to(torch.float64).numpy()
 
 

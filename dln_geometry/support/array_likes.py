@@ -154,9 +154,10 @@ def _from_sequence(x: Sequence[Any], name: str, holes: bool) -> tuple[Tensor, bo
     if len(devices) > 1:
         raise ValueError(f"{name} must lie on one device, got {' and '.join(devices)}")
     typed = [tensor for tensor, own in parts if own]
-    if typed and any(tensor.is_floating_point() for tensor in typed):
+    if typed and any(tensor.is_floating_point() or tensor.is_complex() for tensor in typed):
         # Plain numbers beside arrays take the type of the arrays.
         kind = _in_one_type([tensor[None][:0] for tensor in typed]).dtype
+        kind = kind.to_complex() if any(tensor.is_complex() for tensor, _ in parts) else kind
         parts = [(tensor if own else tensor.to(kind), own) for tensor, own in parts]
     device = typed[0].device if typed else torch.device("cpu")
     return _in_one_type([tensor.to(device) for tensor, _ in parts]), bool(typed)
@@ -181,7 +182,7 @@ def _number(x: Any, name: str, holes: bool, place: str = "") -> Tensor:
     if isinstance(x, bool | np.bool_):
         return torch.tensor(bool(x), device="cpu")
     if isinstance(x, numbers.Complex) and not isinstance(x, numbers.Real):
-        raise TypeError(f"{name} must be real, got {shown(x)}")
+        return torch.tensor(x.__complex__(), dtype=torch.complex128, device="cpu")
     if isinstance(x, numbers.Integral) and -(2**63) <= int(x) < 2**63:
         return torch.tensor(int(x), device="cpu")
     try:

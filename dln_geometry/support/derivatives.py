@@ -14,7 +14,8 @@ def is_differentiated(*arrays: Any) -> bool:
     tensors = [x for x in arrays if isinstance(x, Tensor)]
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         return True
-    return any(x.is_floating_point() and unpack_dual(x).tangent is not None for x in tensors)
+    numbers = (x for x in tensors if x.is_floating_point() or x.is_complex())
+    return any(unpack_dual(x).tangent is not None for x in numbers)
 
 
 def refuse_derivatives(what: str, *arrays: Any) -> None:

@@ -67,7 +67,8 @@ def _check_tensor(x: Any, form: Numbers, name: str) -> None:
     if not fits or x.dtype != form.dtype or any(want not in (None, got) for got, want in pairs):
         shape = tuple("any" if d is None else d for d in form.shape)
         raise ValueError(f"{name} must be a tensor {form.dtype} {shape}, got {_shown(x)}")
-    if x.is_floating_point() and bool(torch.isnan(x).any()):
+    numbers = x.is_floating_point() or x.is_complex()
+    if numbers and bool(torch.isnan(x).any()):
         raise ValueError(f"{name} must not hold NaN, got {int(torch.isnan(x).sum())}")
     if form.finite and not bool(torch.isfinite(x).all()):
         raise ValueError(f"{name} must be finite, got infinity")

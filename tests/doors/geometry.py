@@ -28,7 +28,10 @@ from tests.doors.shared import (
     of_layers,
     of_point,
     two,
+    without,
 )
+
+FIELD = without(wrong.CHOICE, None)
 
 CALLS: dict[str, list[Call]] = {
     "pushforward": of_layers(dln.pushforward, "v"),
@@ -57,16 +60,17 @@ CALLS: dict[str, list[Call]] = {
     "inner": of_point(dln.inner, "z1", "z2"),
     "connection": of_point(dln.connection, "z", "w"),
     "riemannian_hessian": of_point(dln.riemannian_hessian, "gradient", "hessian_vector", "z"),
-    "log_volume_density": of_point(dln.log_volume_density),
-    "entropy_gradient": of_point(dln.entropy_gradient, widths=wrong.WIDTHS),
+    "log_volume_density": of_point(dln.log_volume_density, field=FIELD),
+    "entropy_gradient": of_point(dln.entropy_gradient, widths=wrong.WIDTHS, field=FIELD),
     "entropy": [
         Call(
             dln.entropy,
             {"point": X, "depth": 3},
             {
-                "point": wrong.matrices(X, shaped=False),
+                "point": wrong.no_complex(wrong.matrices(X, shaped=False)),
                 "depth": wrong.DEPTH,
                 "widths": wrong.WIDTHS,
+                "field": FIELD,
             },
             ("point",),
         ),
@@ -86,7 +90,7 @@ CALLS: dict[str, list[Call]] = {
         Call(
             dln.log_stiefel_volume,
             {"d": 4, "r": 2},
-            {"d": [*wrong.COUNT, 1], "r": [*wrong.COUNT, 5]},
+            {"d": [*wrong.COUNT, 1], "r": [*wrong.COUNT, 5], "field": wrong.CHOICE},
         )
     ],
     **{

@@ -26,12 +26,21 @@ MORE = [v for v in ENTRIES if v is not None]
 REDUCTION = [*wrong.CHOICE, "none"]
 WEIGHTED = {"weights": MORE, "offsets": MORE}
 
+
+def complex_too(loss):
+    """Return what leaves complex matrices out, for a loss that takes them."""
+    return wrong.no_complex if getattr(loss, "complex_numbers", False) else list
+
+
 CALLS: dict[str, list[Call]] = {
     "losses.Quadratic": [
         Call(
             losses.Quadratic,
             {"target": TARGET},
-            {"target": wrong.matrices(TARGET, shaped=False), "reduction": REDUCTION},
+            {
+                "target": wrong.no_complex(wrong.matrices(TARGET, shaped=False)),
+                "reduction": REDUCTION,
+            },
         )
     ],
     "losses.LpNorm": [
@@ -72,7 +81,7 @@ CALLS: dict[str, list[Call]] = {
             losses.Sensing,
             {"operators": normal(3, 3, 2), "values": VALUES},
             {
-                "operators": wrong.matrices(normal(3, 3, 2), shaped=False),
+                "operators": wrong.no_complex(wrong.matrices(normal(3, 3, 2), shaped=False)),
                 "values": ENTRIES,
                 "reduction": REDUCTION,
             },
@@ -84,7 +93,7 @@ CALLS: dict[str, list[Call]] = {
             losses.Regression,
             {"inputs": normal(5, 2), "outputs": normal(5, 3)},
             {
-                "inputs": wrong.matrices(normal(5, 2), shaped=False),
+                "inputs": wrong.no_complex(wrong.matrices(normal(5, 2), shaped=False)),
                 "outputs": [*wrong.matrices(normal(5, 3), shaped=False), normal(4, 3)],
                 "reduction": REDUCTION,
             },
@@ -103,7 +112,7 @@ CALLS: dict[str, list[Call]] = {
             {
                 "rows": PLACES,
                 "cols": PLACES,
-                "values": ENTRIES,
+                "values": wrong.no_complex(ENTRIES),
                 "shape": [v for v in wrong.SHAPE if not isinstance(v, set)],
                 "reduction": REDUCTION,
             },
@@ -118,7 +127,7 @@ CALLS: dict[str, list[Call]] = {
                 {
                     "rows": PLACES,
                     "cols": PLACES,
-                    "values": ENTRIES,
+                    "values": ENTRIES if extra else wrong.no_complex(ENTRIES),
                     "shape": [v for v in wrong.SHAPE if not isinstance(v, set)],
                     **extra,
                 },
@@ -145,7 +154,6 @@ CALLS: dict[str, list[Call]] = {
                     math.nan * X,
                     X * math.inf,
                     torch.ones(0, 2),
-                    X.to(torch.complex128),
                     [[1.0], [1.0, 2.0]],
                     X.to("meta"),
                     1.0,
@@ -162,11 +170,21 @@ CALLS: dict[str, list[Call]] = {
         )
     ],
     "losses.as_dense": [
-        Call(losses.as_dense, {"x": X}, {"x": numbers(wrong.matrices(X, shaped=False))}, ("x",))
+        Call(
+            losses.as_dense,
+            {"x": X},
+            {"x": numbers(wrong.no_complex(wrong.matrices(X, shaped=False)))},
+            ("x",),
+        )
     ],
     **{
         f"losses.{type(loss).__name__}.{method}": [
-            Call(getattr(loss, method), {"x": X}, {"x": numbers(wrong.matrices(X))}, ("x",))
+            Call(
+                getattr(loss, method),
+                {"x": X},
+                {"x": numbers(complex_too(loss)(wrong.matrices(X)))},
+                ("x",),
+            )
         ]
         for method in ("value", "gradient")
         for loss in (

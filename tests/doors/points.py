@@ -54,7 +54,11 @@ CALLS: dict[str, list[Call]] = {
         Call(
             dln.EndToEnd.of,
             {"x": X, "depth": 3, "rank": 2},
-            {"x": wrong.matrices(X, shaped=False), "rank": wrong.RANK, **PART},
+            {
+                "x": wrong.no_complex(wrong.matrices(X, shaped=False)),
+                "rank": wrong.RANK,
+                **PART,
+            },
             ("x",),
         )
     ],

@@ -74,7 +74,9 @@ def two(function: Any, first: str, second: str, values: Any, crowd: Any, bad: li
 
 
 KIND = {"generator": wrong.GENERATOR, "dtype": wrong.DTYPE, "device": wrong.DEVICE}
-DRAWN = {"scale": [*wrong.FREE, -1.0], "batch": wrong.BATCH, **KIND}
+# The numbers of points may be complex.
+POINT_KIND = {**KIND, "dtype": wrong.POINT_DTYPE}
+DRAWN = {"scale": [*wrong.FREE, -1.0], "batch": wrong.BATCH, **POINT_KIND}
 SPECTRA = [*wrong.vectors(torch.tensor([2.0, 1.0], dtype=F64)), [-1.0, 2.0], [1.0, 2.0, 3.0]]
 SPECTRA = [s for s in SPECTRA if s is not None]
 U, S, VH = torch.linalg.svd(X, full_matrices=False)

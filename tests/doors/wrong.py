@@ -117,6 +117,11 @@ def vectors(x: torch.Tensor) -> list[Any]:
     ]
 
 
+def no_complex(values: list[Any]) -> list[Any]:
+    """Return wrong values without complex ones, for arguments that may be complex."""
+    return [v for v in values if not getattr(getattr(v, "dtype", None), "is_complex", False)]
+
+
 def lists_of(layers: Any, *, shaped: bool = True) -> list[Any]:
     """Return wrong values for a sequence of matrices like the layers; `shaped` by others."""
     first, *rest = layers
@@ -162,6 +167,7 @@ GENERATOR = [v for v in no_numbers() if v is not None] + [
     np.random.default_rng(0),
 ]
 DTYPE = [*junk(), "float64", np.float64, torch.int64, torch.complex128, torch.bool, 64, NAN, []]
+POINT_DTYPE = [v for v in DTYPE if v is not torch.complex128]
 DEVICE = [*junk(), "cuda:77", "nowhere", "meta", "", 2.7, NAN, [], 99, -5]
 TIMES = [
     *junk(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,8 +29,8 @@ class HeldGradient:
 
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return ``(E, G R, G^T L)`` at ``X = L R^T``."""
-        value, gradient = self.evaluate(left @ right.mT)
-        return value, gradient @ right, gradient.mT @ left
+        value, gradient = self.evaluate(left @ right.mH)
+        return value, gradient @ right, gradient.mH @ left
 
 
 def derivative_of(wide: Any, t: Tensor, y: Tensor) -> Tensor | Parts:
@@ -41,7 +42,7 @@ def derivative_of(wide: Any, t: Tensor, y: Tensor) -> Tensor | Parts:
     batch, n = y.shape
     loss: Any = getattr(wide, "loss", None)
     held = None
-    if loss is not None and wide.numbers_of_matrix() <= n:
+    if loss is not None and not wide.is_complex and wide.numbers_of_matrix() <= n:
         held = HeldGradient(loss)
         wide.loss = held
     try:
@@ -74,3 +75,23 @@ def derivative_of(wide: Any, t: Tensor, y: Tensor) -> Tensor | Parts:
 def _rows(gradient: Tensor, copies: int, batch: int) -> Tensor:
     """Return gradients (B, copies, k) from those of all copies."""
     return gradient.reshape(copies, batch, -1).transpose(0, 1)
+
+
+def derivative_agrees(
+    field: Callable[..., Tensor], t: Tensor, y: Tensor, derivative: Tensor
+) -> bool:
+    """Compare a derivative with a central difference, along the velocity and a rough vector."""
+    share = torch.finfo(y.dtype).eps ** (1 / 3)
+    velocity, high, low = (torch.empty_like(y) for _ in range(3))
+    field(t, y, velocity)
+    norm = torch.linalg.vector_norm
+    size = norm(y, dim=-1, keepdim=True)
+    speed = norm(velocity, dim=-1, keepdim=True)
+    rough = torch.frac(torch.arange(1, y.shape[-1] + 1, device=y.device) * 0.6180339887498949)
+    v = velocity / torch.where(speed > 0, speed, 1.0) + rough.to(y.dtype) - 0.5
+    v = share * torch.where(size > 0, size, 1.0) * v
+    field(t, y + v, high)
+    field(t, y - v, low)
+    change, predicted = 0.5 * (high - low), (derivative @ v.unsqueeze(-1)).squeeze(-1)
+    gap = norm(change - predicted, dim=-1)
+    return bool((gap <= 1e-2 * norm(change, dim=-1) + share * speed.squeeze(-1)).all())

@@ -13,13 +13,19 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.dense import READERS
-from dln_geometry.dynamics.engines.derivative import derivative_of
-from dln_geometry.dynamics.engines.terms import observables, orientation, squares
+from dln_geometry.dynamics.engines.derivative import derivative_agrees, derivative_of
+from dln_geometry.dynamics.engines.terms import (
+    balanced_pair,
+    complex_view,
+    observables,
+    orientation,
+    squares,
+)
 from dln_geometry.dynamics.losses import Loss
 from dln_geometry.geometry.kernel import small_svd
 from dln_geometry.geometry.points import Collapsed, EndToEnd
 from dln_geometry.ode import Parts, differences
-from dln_geometry.support import Depth, on_device
+from dln_geometry.support import Depth, on_device, real_product
 
 LOSS, GRADIENT = 0, 1
 CUT = 1024
@@ -33,7 +39,7 @@ class Engine(ABC):
     """A way to hold the state of B flows as rows of numbers (B, n).
 
     A row holds matrices of the given `shapes` (a, b) one after the other; `batch` are the leading
-    dimensions of the flows, B in all.
+    dimensions of the flows, B in all. Complex numbers are two real ones, side by side.
     """
 
     reads: ClassVar[tuple[str, ...]] = ()
@@ -50,10 +56,11 @@ class Engine(ABC):
         depth: float,
         widths: tuple[int, ...] | None,
         parts: dict[str, Any],
+        is_complex: bool = False,
     ) -> Self:
         """Return an engine without a loss, which reads rows alone."""
         engine = object.__new__(cls)
-        Engine.__init__(engine, shapes, batch, depth)
+        Engine.__init__(engine, shapes, batch, depth, is_complex)
         engine.widths = widths
         vars(engine).update(parts)
         return engine
@@ -70,13 +77,16 @@ class Engine(ABC):
             return part.reshape(-1, *own)[flat.to(part.device)].reshape(*batch, *own)
 
         parts = {name: picked(getattr(self, name)) for name in self.reads}
-        return self.blank(self.shapes, batch, self.depth, self.widths, parts)
+        return self.blank(self.shapes, batch, self.depth, self.widths, parts, self.is_complex)
 
-    def __init__(self, shapes: Shapes, batch: Sequence[int], depth: float) -> None:
+    def __init__(
+        self, shapes: Shapes, batch: Sequence[int], depth: float, is_complex: bool = False
+    ) -> None:
+        self.is_complex = is_complex
         self.shapes, self.batch, self.depth = tuple(shapes), tuple(batch), Depth(depth)
         self.widths: tuple[int, ...] | None = None
         """Widths (d_0, ..., d_N) of the layers that stand for the points of a run on layers."""
-        self.sizes = tuple(a * b for a, b in self.shapes)
+        self.sizes = tuple((1 + is_complex) * a * b for a, b in self.shapes)
         self._places = self._placed(self.batch)
         self._cut: dict[tuple[int, int], list[Tensor]] = {}
         self.decay: Tensor | None = None  # (B,): the factor k of the decay, or none
@@ -93,6 +103,8 @@ class Engine(ABC):
 
     def views(self, y: Tensor) -> list[Tensor]:
         """Return views of all rows `y`, (*batch, a, b) each, as losses know them."""
+        if self.is_complex:
+            return [complex_view(y[:, i:j], shape) for i, j, shape in self._places]
         if y.shape[-1] > CUT or torch.is_grad_enabled():
             return [y[:, start:end].view(shape) for start, end, shape in self._places]
         # An integrator comes with the same few tensors again; the views keep their memory alive,
@@ -108,10 +120,15 @@ class Engine(ABC):
 
     def split(self, y: Tensor) -> list[Tensor]:
         """Return views of any rows `y` (b, n), (b, a, b) each."""
+        if self.is_complex:
+            places = self._places
+            return [complex_view(y[:, i:j], (-1, *shape[-2:])) for i, j, shape in places]
         return [y[:, start:end].view(-1, *shape[-2:]) for start, end, shape in self._places]
 
     def join(self, *matrices: Tensor) -> Tensor:
         """Return rows (B, n) from matrices."""
+        if self.is_complex:
+            matrices = tuple(torch.view_as_real(w.resolve_conj()).flatten(-2) for w in matrices)
         return torch.cat([w.reshape(-1, w.shape[-2] * w.shape[-1]) for w in matrices], dim=1)
 
     @abstractmethod
@@ -177,7 +194,7 @@ class Engine(ABC):
                 self._differentiates = False
         if self._differentiates is None and derivative is not None:
             whole = derivative.whole if isinstance(derivative, Parts) else derivative
-            self._differentiates = self._agrees(t, y, whole)
+            self._differentiates = derivative_agrees(self.field, t, y, whole)
         if self._differentiates:
             assert derivative is not None
             return derivative
@@ -191,31 +208,6 @@ class Engine(ABC):
         wide.decay = None if self.decay is None else self.decay.repeat(count)
         return wide
 
-    def _agrees(self, t: Tensor, y: Tensor, derivative: Tensor) -> bool:
-        """Compare a derivative with a central difference, along the velocity and a rough vector."""
-        share = torch.finfo(y.dtype).eps ** (1 / 3)
-        velocity, high, low = (torch.empty_like(y) for _ in range(3))
-        self.field(t, y, velocity)
-        norm = torch.linalg.vector_norm
-        size = norm(y, dim=-1, keepdim=True)
-        speed = norm(velocity, dim=-1, keepdim=True)
-        rough = torch.frac(torch.arange(1, y.shape[-1] + 1, device=y.device) * 0.6180339887498949)
-        v = velocity / torch.where(speed > 0, speed, 1.0) + rough.to(y.dtype) - 0.5
-        v = share * torch.where(size > 0, size, 1.0) * v
-        self.field(t, y + v, high)
-        self.field(t, y - v, low)
-        change, predicted = 0.5 * (high - low), (derivative @ v.unsqueeze(-1)).squeeze(-1)
-        gap = norm(change - predicted, dim=-1)
-        return bool((gap <= 1e-2 * norm(change, dim=-1) + share * speed.squeeze(-1)).all())
-
-
-def balanced_pair(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a balanced pair (L, R) of orthogonal columns near a nearly balanced one."""
-    u, a, qh = small_svd(left)
-    v, b, ph = small_svd(right)
-    root = (a * b).sqrt().unsqueeze(-2)
-    return u * root, (v @ (ph @ qh.mT)) * root
-
 
 class CollapsedEngine(Engine):
     """A balanced network as two matrices, those of a `Collapsed`, or as other `shapes`."""
@@ -224,7 +216,8 @@ class CollapsedEngine(Engine):
 
     def __init__(self, loss: Loss, start: Collapsed, watch: bool, shapes: Shapes = ()) -> None:
         (m, n), r = start.shape, start.rank
-        super().__init__(shapes or ((m, r), (n, r)), start.batch_shape, start.depth)
+        shapes, is_complex = shapes or ((m, r), (n, r)), start.L.is_complex()
+        super().__init__(shapes, start.batch_shape, start.depth, is_complex)
         self.loss, self.start, self.watch = loss, start, watch
 
     def rows(self) -> Tensor:
@@ -244,7 +237,7 @@ class CollapsedEngine(Engine):
             return observables(value, squared)
         a, b = pairing
         k = self.decay.view(squared.shape)
-        slope = self.depth.unit(True) * (a * b).sum((-2, -1))
+        slope = self.depth.unit(True) * real_product(a, b).sum((-2, -1))
         size = self.norm_squared(y).view(squared.shape)
         return observables(value, squared + 2.0 * k * slope + k.square() * size)
 
@@ -278,6 +271,9 @@ class CollapsedEngine(Engine):
     def rebalanced(self, y: Tensor) -> Tensor:
         return self.rows_of(self.decomposed(y))
 
+    def _balanced_rows(self, y: Tensor) -> Tensor:
+        return self.join(*balanced_pair(*self.split(y)))
+
     def restored(self, y: Tensor, y_new: Tensor) -> Tensor:
         """Return `y_new`, its smallest singular value turned back where it crossed zero.
 
@@ -286,6 +282,9 @@ class CollapsedEngine(Engine):
         either matrix, and its two sides would be lost apart.
         """
         pair = self.depth == 2.0 and len(self.shapes) == 2
+        if self.is_complex:
+            # A generic path of complex matrices passes rank drops by: they have codimension 2.
+            return self.finite(self._balanced_rows, y, y_new) if pair else y_new
 
         def change(rows: Tensor) -> Tensor:
             before, new = self.split(y), self.split(rows)

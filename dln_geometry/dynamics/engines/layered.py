@@ -25,11 +25,12 @@ class PlainEngine(Engine):
     """Depth 1: ``dX/dt = -E'(X)``."""
 
     def __init__(self, loss: Loss, start: Tensor, watch: bool = False) -> None:
-        super().__init__([(start.shape[-2], start.shape[-1])], start.shape[:-2], 1)
+        shapes = [(start.shape[-2], start.shape[-1])]
+        super().__init__(shapes, start.shape[:-2], 1, start.is_complex())
         self.loss, self.start, self.watch = loss, start, watch
 
     def numbers_of_matrix(self) -> int:
-        return self.sizes[0]
+        return self.shapes[0][0] * self.shapes[0][1]
 
     def rows(self) -> Tensor:
         return self.join(self.start)
@@ -42,10 +43,10 @@ class PlainEngine(Engine):
         return observables(value, squares(d_x) if self.watch else None)
 
     def singular_values(self, y: Tensor) -> Tensor:
-        return torch.linalg.svdvals(y.view(-1, *self.shapes[0]))
+        return torch.linalg.svdvals(self.split(y)[0])
 
     def point(self, y: Tensor) -> EndToEnd:
-        return EndToEnd.of(y.view(-1, *self.shapes[0]), 1)
+        return EndToEnd.of(self.split(y)[0], 1)
 
 
 class FactorEngine(Engine):
@@ -53,10 +54,10 @@ class FactorEngine(Engine):
 
     def __init__(self, start: Sequence[Tensor]) -> None:
         shapes = [(w.shape[-2], w.shape[-1]) for w in start]
-        super().__init__(shapes, start[0].shape[:-2], len(start))
+        super().__init__(shapes, start[0].shape[:-2], len(start), start[0].is_complex())
         self.start = tuple(start)
         count = start[0].shape[:-2].numel()
-        self.sample = torch.arange(count, device=start[0].device).to(start[0].dtype)[:, None]
+        self.sample = torch.arange(count, device=start[0].device).to(start[0].real.dtype)[:, None]
 
     def rows(self) -> Tensor:
         return self.join(*self.start)
@@ -92,11 +93,11 @@ class LayeredEngine(FactorEngine):
         for w in layers[2:-1]:
             below.append(w @ below[-1])
         left = layers[-1] @ below[-1] if len(layers) > 2 else layers[-1]
-        value, back, g_left = contract(self.loss, left, layers[0].mT)
-        velocities[0].copy_(g_left.mT).neg_()
+        value, back, g_left = contract(self.loss, left, layers[0].mH)
+        velocities[0].copy_(g_left.mH).neg_()
         for p in range(len(layers) - 1, 1, -1):
-            minus_product(velocities[p], back, below[p - 2].mT)
-            back = layers[p].mT @ back
+            minus_product(velocities[p], back, below[p - 2].mH)
+            back = layers[p].mH @ back
         minus(velocities[1], back)
         self.decayed(y, out)
         seen = observables(value, out.square().sum(-1) if self.watch else None)
@@ -137,7 +138,7 @@ class ThinEngine(LayeredEngine):
         self.frames = [q.reshape(-1, *q.shape[-2:]) for q in hidden]
         inner = [w @ q for w, q in zip(start[1:], hidden, strict=True)]
         outer = zip([start[0], *inner[:-1]], hidden, strict=True)
-        super().__init__(loss, [*(q.mT @ w for w, q in outer), inner[-1]], watch)
+        super().__init__(loss, [*(q.mH @ w for w, q in outer), inner[-1]], watch)
 
     def singular_values(self, y: Tensor) -> Tensor:
         # From one layer: the product would lose small ones to rounding.
@@ -146,7 +147,7 @@ class ThinEngine(LayeredEngine):
     def point(self, y: Tensor) -> Network:
         layers = self.split(y)
         layers[:-1] = [q @ w for w, q in zip(layers[:-1], self.frames, strict=True)]
-        layers[1:] = [w @ q.mT for w, q in zip(layers[1:], self.frames, strict=True)]
+        layers[1:] = [w @ q.mH for w, q in zip(layers[1:], self.frames, strict=True)]
         return Network.from_layers(layers)
 
     def rebalanced(self, y: Tensor) -> Tensor:
@@ -165,7 +166,7 @@ class MomentEngine(FactorEngine):
         out.zero_()
         loss = y.new_zeros(len(y))
         for k, (before, after) in enumerate(pairwise(layers)):
-            g = after.mT @ after - before @ before.mT
+            g = after.mH @ after - before @ before.mH
             velocity[k].add_(g @ before, alpha=2.0)
             velocity[k + 1].sub_(after @ g, alpha=2.0)
             loss = loss + 0.5 * squares(g)

@@ -12,6 +12,7 @@ from dln_geometry.dynamics.engines.terms import minus, minus_product, squares
 from dln_geometry.dynamics.losses import Loss, contract
 from dln_geometry.geometry.kernel import geometric_sum
 from dln_geometry.geometry.points import Collapsed, EndToEnd, chain_svd
+from dln_geometry.support import real_product
 
 
 class ProductEngine(CollapsedEngine):
@@ -37,45 +38,46 @@ class ProductEngine(CollapsedEngine):
         d_left, d_middle, d_right = self.views(out)
         top = left @ middle
         value, g_right, g_left = contract(self.loss, top, right)
-        total = k = left.mT @ g_right
+        total = k = left.mH @ g_right
         if self.terms > 1:
-            total = geometric_sum(left.mT @ left, k, right.mT @ right, self.terms)
+            total = geometric_sum(left.mH @ left, k, right.mH @ right, self.terms)
         minus(d_middle, total)
-        minus_product(d_left, g_right, middle.mT)
+        minus_product(d_left, g_right, middle.mH)
         minus(d_right, g_left)
         squared = None
         if self.watch:
-            squared = squares(d_left) + squares(g_left) + (k * total).sum((-2, -1))
+            squared = squares(d_left) + squares(g_left)
+            squared = squared + real_product(k, total).sum((-2, -1))
         return self.finished(y, out, value, squared, (g_right, top))
 
     def pair(self, y: Tensor) -> Collapsed:
         left, middle, right = self.split(y)
         # M = f(C) O with O orthogonal; the pair takes O over to R.
         u, _, vh = torch.linalg.svd(middle)
-        return self.start.replace(L=left, R=right @ (u @ vh).mT, check=False)
+        return self.start.replace(L=left, R=right @ (u @ vh).mH, check=False)
 
     def singular_values(self, y: Tensor) -> Tensor:
         left = self.split(y)[0]
-        c = torch.linalg.eigvalsh(left.mT @ left).clamp_min(0.0)
+        c = torch.linalg.eigvalsh(left.mH @ left).clamp_min(0.0)
         return c.flip(-1) ** (0.5 * self.depth)
 
     def defect(self, y: Tensor, obs: Tensor) -> Tensor:
         left, middle, right = self.split(y)
-        c = torch.linalg.matrix_power(left.mT @ left, self.terms)
-        d = torch.linalg.matrix_power(right.mT @ right, self.terms)
+        c = torch.linalg.matrix_power(left.mH @ left, self.terms)
+        d = torch.linalg.matrix_power(right.mH @ right, self.terms)
         norm = torch.linalg.matrix_norm
         gap, size = (
-            torch.maximum(norm(middle @ middle.mT - c), norm(middle.mT @ middle - d)),
+            torch.maximum(norm(middle @ middle.mH - c), norm(middle.mH @ middle - d)),
             norm(c),
         )
         return gap / torch.where(size > 0, size, 1.0)
 
     def decomposed(self, y: Tensor) -> EndToEnd:
         left, middle, right = self.split(y)
-        u, s, vh = chain_svd((right.mT, middle, left), keep=True)
+        u, s, vh = chain_svd((right.mH, middle, left), keep=True)
         return EndToEnd(u, s, vh, self.depth, check=False)
 
     def rows_of(self, point: EndToEnd) -> Tensor:
         pair = Collapsed.of(point)
-        root = torch.diag_embed(point.s ** (1.0 - 2.0 / self.depth))
+        root = torch.diag_embed(point.s ** (1.0 - 2.0 / self.depth)).to(pair.L.dtype)
         return self.join(pair.L, root, pair.R)

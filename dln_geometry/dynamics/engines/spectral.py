@@ -21,7 +21,7 @@ from dln_geometry.geometry.kernel import (
 )
 from dln_geometry.geometry.metric import cometric_of_matrix
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
-from dln_geometry.support import Depth
+from dln_geometry.support import Depth, absolute_square, real_product
 
 
 def finite_eigh(a: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,7 +61,7 @@ class SpectralEngine(CollapsedEngine):
             return self.finished(y, out, value, squared, (g_right, left))
         if left.requires_grad:
             return self._differentiable(y, out)
-        c, q = finite_eigh(left.mT @ left)
+        c, q = finite_eigh(left.mH @ left)
         c = c.clamp_min(0.0)
         f = c**self.exponent
         if self.exponent < 0:
@@ -70,25 +70,25 @@ class SpectralEngine(CollapsedEngine):
         left, right = left @ q, right @ q
         top = left * f
         value, g_right, g_left = contract(self.loss, top, right)
-        k = left.mT @ g_right
-        gauge = _weighted(power_divided_difference(c, self.exponent), k - k.mT)
-        minus_product(d_left, g_right * f, q.mT)
-        minus_product(d_right, g_left - right @ gauge, q.mT)
+        k = left.mH @ g_right
+        gauge = _weighted(power_divided_difference(c, self.exponent), k - k.mH)
+        minus_product(d_left, g_right * f, q.mH)
+        minus_product(d_right, g_left - right @ gauge, q.mH)
         squared = None
         if self.watch:
-            inside = _weighted(power_divided_difference(c, 2.0 * self.exponent), k.square())
+            inside = _weighted(power_divided_difference(c, 2.0 * self.exponent), absolute_square(k))
             squared = squares(d_left) + squares(g_left) + inside.sum((-2, -1))
         return self.finished(y, out, value, squared, (g_right, top))
 
     def _differentiable(self, y: Tensor, out: Tensor) -> Tensor:
         """Write the velocity by functions of C whose derivatives exist at equal eigenvalues."""
         (left, right), (d_left, d_right) = self.views(y), self.views(out)
-        c = left.mT @ left
+        c = left.mH @ left
         f = MatrixPower.apply(c, self.exponent)
         value, g_right, g_left = contract(self.loss, left @ f, right)
-        k = left.mT @ g_right
+        k = left.mH @ g_right
         minus_product(d_left, g_right, f)
-        minus(d_right, g_left - right @ MatrixPowerSlope.apply(c, k - k.mT, self.exponent))
+        minus(d_right, g_left - right @ MatrixPowerSlope.apply(c, k - k.mH, self.exponent))
         return self.finished(y, out, value, None, (g_right, left))
 
 
@@ -103,11 +103,11 @@ class EvenEngine(SpectralEngine):
     def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
         left, right = self.views(y)
         d_left, d_right = self.views(out)
-        powers = _binary_powers(left.mT @ left, int(self.exponent))
+        powers = _binary_powers(left.mH @ left, int(self.exponent))
         middle = powers[-1]
         value, g_right, g_left = contract(self.loss, left @ middle, right)
-        k = left.mT @ g_right
-        gauge = _antisymmetric_sum(k - k.mT, powers, int(self.exponent))
+        k = left.mH @ g_right
+        gauge = _antisymmetric_sum(k - k.mH, powers, int(self.exponent))
         minus_product(d_left, g_right, middle)
         if torch.is_grad_enabled():
             d_right.copy_(right @ gauge - g_left)
@@ -132,7 +132,7 @@ def _antisymmetric_sum(delta: Tensor, powers: Sequence[Tensor], k: int) -> Tenso
     total, stage = delta, 0
     for bit in bin(k)[3:]:
         half = powers[stage] @ total
-        total = half - half.mT
+        total = half - half.mH
         stage += 1
         if bit == "1":
             total = powers[0] @ total + delta @ powers[stage]
@@ -152,7 +152,7 @@ class PairEngine(CollapsedEngine):
     reads = ("start", "given")
 
     def __init__(self, loss: Loss, start: Collapsed | EndToEnd, watch: bool = False) -> None:
-        self.given, p = start, as_point(start)
+        self.given, p = start, as_point(start, complex=True)
         super().__init__(loss, Collapsed.of(EndToEnd(p.u, p.s, p.vh, 2.0, check=False)), watch)
         self.depth = start.depth
 
@@ -167,26 +167,27 @@ class PairEngine(CollapsedEngine):
         d_left, d_right = self.views(out)
         value, g_right, g_left = contract(self.loss, left, right)
         if left.requires_grad:
-            w, rest = _differentiable_parts(left.mT @ left, left.mT @ g_right, self.depth)
+            w, rest = _differentiable_parts(left.mH @ left, left.mH @ g_right, self.depth)
             minus(d_left, g_right @ w + left @ rest[0])
             minus(d_right, g_left @ w + right @ rest[1])
             return self.finished(y, out, value, None, (g_right, left))
-        s, q = finite_eigh(left.mT @ left)
+        s, q = finite_eigh(left.mH @ left)
         # Eigenvalues below the rounding of the largest are unknown: do not divide by them.
         s = torch.maximum(s, torch.finfo(s.dtype).eps * s[..., -1:])
         x = s.log()
         w = torch.exp((1.0 - 2.0 / self.depth) * x).unsqueeze(-2)
         a = log_kernel_of_log(x, self.depth, False).exp()
         inside = (a / (s.unsqueeze(-1) + s.unsqueeze(-2)) - w) / s.unsqueeze(-1)
-        k = q.mT @ (left.mT @ g_right) @ q
-        outer = (q * w) @ q.mT
+        k = q.mH @ (left.mH @ g_right) @ q
+        outer = (q * w) @ q.mH
         minus_product(d_left, g_right, outer)
         minus_product(d_right, g_left, outer)
-        d_left.sub_(left @ (q @ (inside * k) @ q.mT))
-        d_right.sub_(right @ (q @ (inside * k.mT) @ q.mT))
+        d_left.sub_(left @ (q @ (inside * k) @ q.mH))
+        d_right.sub_(right @ (q @ (inside * k.mH) @ q.mH))
         squared = None
         if self.watch:
-            squared = -(g_right * d_left).sum((-2, -1)) - (g_left * d_right).sum((-2, -1))
+            squared = -real_product(g_right, d_left).sum((-2, -1))
+            squared = squared - real_product(g_left, d_right).sum((-2, -1))
         return self.finished(y, out, value, squared, (g_right, left))
 
     def point(self, y: Tensor) -> Collapsed | EndToEnd:
@@ -205,10 +206,10 @@ def _differentiable_parts(c: Tensor, k: Tensor, depth: Depth) -> tuple[Tensor, l
     r, eye = c.shape[-1], torch.eye(c.shape[-1], dtype=c.dtype, device=c.device)
     sums = (
         c[..., :, None, :, None] * eye[:, None, :]
-        + eye[:, None, :, None] * c[..., None, :, None, :]
+        + eye[:, None, :, None] * c.conj()[..., None, :, None, :]
     )
     rest = []
-    for inner in (k, k.mT):
+    for inner in (k, k.mH):
         moved = cometric_of_matrix(c, inner, depth, False)
         y = torch.linalg.solve(sums.reshape(*c.shape[:-2], r * r, r * r), moved.flatten(-2))
         rest.append(torch.linalg.solve(c, y.unflatten(-1, (r, r)) - inner @ w))
@@ -227,27 +228,27 @@ class CoreEngine(CollapsedEngine):
     def __init__(self, loss: Loss, start: Collapsed, watch: bool = False) -> None:
         super().__init__(loss, start, watch, [(start.rank, start.rank)])
         point = start.point()
-        self.u, self.s, self.v = point.u, point.s, point.vh.mT
+        self.u, self.s, self.v = point.u, point.s, point.vh.mH
 
     def rows(self) -> Tensor:
-        return self.join(torch.diag_embed(self.s))
+        return self.join(torch.diag_embed(self.s).to(self.u.dtype))
 
     def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
         (core,), (d_core,) = self.views(y), self.views(out)
         value, g_right, _ = contract(self.loss, self.u @ core, self.v)
         if core.requires_grad:
             # Autograd through the decomposition is NaN at equal singular values.
-            inner = self.u.mT @ g_right
+            inner = self.u.mH @ g_right
             minus(d_core, cometric_of_matrix(core, inner, self.depth, True))
             return self.finished(y, out, value, None, (core, core))
         # A NaN makes the integrator reject the trial step; the decomposition would raise.
         finite = torch.isfinite(core).all(-1).all(-1)[..., None, None]
         p, s, qh = small_svd(torch.where(finite, core, 0.0))
         p = torch.where(finite, p, torch.nan)
-        k = p.mT @ (self.u.mT @ g_right) @ qh.mT
+        k = p.mH @ (self.u.mH @ g_right) @ qh.mH
         moved = log_kernel_of_log(s.log(), self.depth, True).exp() * k
         minus_product(d_core, p @ moved, qh)
-        squared = (moved * k).sum((-2, -1)) if self.watch else None
+        squared = real_product(moved, k).sum((-2, -1)) if self.watch else None
         return self.finished(y, out, value, squared, (g_right, self.u @ core))
 
     def numbers_of_matrix(self) -> int:
@@ -258,15 +259,15 @@ class CoreEngine(CollapsedEngine):
         return y.new_full((len(y),), self.shapes[0][0])
 
     def pair(self, y: Tensor) -> Collapsed:
-        p, s, qh = torch.linalg.svd(y.view(-1, *self.shapes[0]))
+        p, s, qh = torch.linalg.svd(self.split(y)[0])
         u, v = (w.reshape(-1, *w.shape[-2:]) for w in (self.u, self.v))
-        return Collapsed.of(EndToEnd(u @ p, s, qh @ v.mT, self.depth, check=False))
+        return Collapsed.of(EndToEnd(u @ p, s, qh @ v.mH, self.depth, check=False))
 
     def singular_values(self, y: Tensor) -> Tensor:
-        return torch.linalg.svdvals(y.view(-1, *self.shapes[0]))
+        return torch.linalg.svdvals(self.split(y)[0])
 
     def decomposed(self, y: Tensor) -> EndToEnd:
-        u, s, vh = torch.linalg.svd(y.view(-1, *self.shapes[0]))
+        u, s, vh = torch.linalg.svd(self.split(y)[0])
         return EndToEnd(u, s, vh, self.depth, check=False)
 
     def rows_of(self, point: EndToEnd) -> Tensor:

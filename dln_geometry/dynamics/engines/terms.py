@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from dln_geometry.geometry.kernel import small_svd
+from dln_geometry.support import absolute_square
 
 
 def minus(out: Tensor, x: Tensor) -> None:
@@ -25,7 +30,7 @@ def minus_product(out: Tensor, a: Tensor, b: Tensor) -> None:
 
 def squares(a: Tensor) -> Tensor:
     """Return the squared Frobenius norm."""
-    return a.square().sum((-2, -1))
+    return absolute_square(a).sum((-2, -1))
 
 
 def observables(value: Tensor, squared: Tensor | None = None) -> Tensor:
@@ -45,6 +50,19 @@ def side_of(a: Tensor) -> Tensor:
 def orientation(old: Tensor, new: Tensor) -> Tensor:
     """Return the sign of the determinant of the map from the columns of one matrix to another's."""
     if old.shape[-2] != old.shape[-1]:
-        q = torch.linalg.qr(new)[0].mT
+        q = torch.linalg.qr(new)[0].mH
         old, new = q @ old, q @ new
     return side_of(old) * side_of(new)
+
+
+def complex_view(part: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return some columns of rows as complex matrices of this shape."""
+    return torch.view_as_complex(part.view(*shape, 2))
+
+
+def balanced_pair(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a balanced pair (L, R) of orthogonal columns near a nearly balanced one."""
+    u, a, qh = small_svd(left)
+    v, b, ph = small_svd(right)
+    root = (a * b).sqrt().unsqueeze(-2)
+    return u * root, (v @ (ph @ qh.mH)) * root

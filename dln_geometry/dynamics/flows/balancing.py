@@ -24,7 +24,7 @@ from dln_geometry.dynamics.store import resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.points import Network
 from dln_geometry.ode import end_or_rules, until_rules
-from dln_geometry.support import Progress, ProgressCallback, as_factors, read_array
+from dln_geometry.support import Progress, ProgressCallback, as_double, as_factors, read_array
 
 
 def balancing_velocity(factors: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -48,11 +48,11 @@ def balancing_velocity(factors: Sequence[Any]) -> tuple[Tensor, ...]:
     >>> dln.balancing_velocity(([[1.0]], [[3.0]]))
     (tensor([[0.8000]]), tensor([[-2.4000]]))
     """
-    layers = as_factors(factors)
+    layers = as_factors(factors, complex=True)
     if len(layers) == 1 or layers[0].numel() == 0:
         return tuple(torch.zeros_like(w) for w in layers)
     # Roundings grow with the condition of the layers: compute in double precision.
-    stack = Stack([w.double() for w in _flat(layers)])
+    stack = Stack([as_double(w) for w in _flat(layers)])
     c = balancing_generator(stack.tensor)
     velocity = torch.zeros_like(stack.tensor)
     velocity[:, :-1] = c @ stack.tensor[:, :-1]
@@ -106,7 +106,7 @@ def balancing_flow(
     >>> dln.balancing_flow(([[1.0]], [[4.0]]), math.inf)
     (tensor([[2.]]), tensor([[2.]]))
     """
-    layers = as_factors(factors)
+    layers = as_factors(factors, complex=True)
     times = _checked_times(t)
     states = []
 

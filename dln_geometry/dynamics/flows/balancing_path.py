@@ -18,7 +18,7 @@ from dln_geometry.dynamics.flows.balancing_system import solved
 from dln_geometry.geometry.kernel import small_eigh, small_svd
 from dln_geometry.geometry.points import chain_from_frames, chain_svd
 from dln_geometry.ode import integrate
-from dln_geometry.support import ProgressCallback
+from dln_geometry.support import ProgressCallback, absolute_square, as_double
 
 # Residual of the balancing velocity's equation, in units of c and relative to the right side.
 TOLERANCE = 1e-12
@@ -51,8 +51,8 @@ class Stack:
         self.unit = self.unit[:, None, None]
         cores, self.inner, self.outer = [w / self.unit for w in layers], None, None
         if cores[0].shape[-1] > cores[0].shape[-2]:
-            q, r = torch.linalg.qr(cores[0].mT)
-            cores[0], self.inner = r.mT, q.mT
+            q, r = torch.linalg.qr(cores[0].mH)
+            cores[0], self.inner = r.mH, q.mH
         if cores[-1].shape[-2] > cores[-1].shape[-1]:
             self.outer, cores[-1] = torch.linalg.qr(cores[-1])
         self.shapes = [(core.shape[-2], core.shape[-1]) for core in cores]
@@ -82,7 +82,7 @@ def transformed(w: Tensor, g: Tensor) -> Tensor:
 def moments_of(w: Tensor) -> Tensor:
     """Return ``G_k = W_{k+1}^T W_{k+1} - W_k W_k^T`` of a stack, shape (B, N-1, d, d)."""
     before, after = w[:, :-1], w[:, 1:]
-    return after.mT @ after - before @ before.mT
+    return after.mH @ after - before @ before.mH
 
 
 class FibreChart:
@@ -95,7 +95,7 @@ class FibreChart:
 
     def __init__(self, w: Tensor) -> None:
         u, s, vh = small_svd(w)
-        self.left, self.right = vh[:, 1:].mT, u[:, :-1]
+        self.left, self.right = vh[:, 1:].mH, u[:, :-1]
         weight = s[:, 1:, :, None].square() + s[:, :-1, None, :].square()
         largest = weight.amax((1, 2, 3), keepdim=True)
         self.weight = (weight + torch.where(largest > 0, 1e-16 * largest, 1.0)).sqrt()
@@ -103,11 +103,11 @@ class FibreChart:
 
     def basis(self, y: Tensor) -> Tensor:
         """Return g of coordinates y, both of shape (B, N-1, d, d)."""
-        return self.one + self.left @ (y / self.weight) @ self.right.mT
+        return self.one + self.left @ (y / self.weight) @ self.right.mH
 
     def rate(self, g: Tensor, c: Tensor) -> Tensor:
         """Return dy/dt of ``dg/dt = c g``."""
-        return self.weight * (self.left.mT @ c @ g @ self.right)
+        return self.weight * (self.left.mH @ c @ g @ self.right)
 
 
 def layer_svd(w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,19 +125,19 @@ def balancing_generator(w: Tensor, alive: Tensor | None = None) -> Tensor:
     u, s, vh = layer_svd(w)
     s = s if alive is None else torch.where(alive, s, 0.0)
     # c_k = V_{k+1} z_k U_k^T: the diagonal blocks of L are s_{k+1,i}^2 + s_{k,j}^2.
-    left, right = vh[:, 1:].mT, u[:, :-1]
+    left, right = vh[:, 1:].mH, u[:, :-1]
     after, before = s[:, 1:, :, None].square(), s[:, :-1, None, :].square()
     diagonal = after + before
     # Singular values below 1e-13 of the largest are rounding. Their directions are slowed to a
     # halt smoothly, because the integrator needs a smooth velocity.
     floor = diagonal + 1e-26 * diagonal.amax((1, 2, 3), keepdim=True)
     scale = torch.where(floor > 0, floor.rsqrt(), 0.0)
-    overlap = left.mT @ right
+    overlap = left.mH @ right
     rows = overlap[:, 1:] * s[:, 1:-1].unsqueeze(-2)
     columns = s[:, 1:-1].unsqueeze(-1) * overlap[:, :-1]
     # G from the differences of squares: differences of sums would lose small singular values.
     y = solved(scale * (after - before) * overlap, scale, rows, columns, TOLERANCE)
-    return left @ (scale * y) @ right.mT
+    return left @ (scale * y) @ right.mH
 
 
 def correction_generator(w: Tensor, excess: Tensor) -> Tensor:
@@ -149,14 +149,14 @@ def correction_generator(w: Tensor, excess: Tensor) -> Tensor:
     """
     before, after = w[:, :-1], w[:, 1:]
     # x_k = E_k z_k E_k^T: the diagonal blocks of the symmetric part of L are (e_i + e_j)/2.
-    e, frame = small_eigh(before @ before.mT + after.mT @ after)
+    e, frame = small_eigh(before @ before.mH + after.mH @ after)
     diagonal = 0.5 * (e.unsqueeze(-1) + e.unsqueeze(-2))
     floor = 1e-5 * diagonal.amax((1, 2, 3), keepdim=True)
     scale = torch.where(diagonal > floor, diagonal.abs().rsqrt(), 0.0)
-    inner = frame[:, 1:].mT @ w[:, 1:-1] @ frame[:, :-1]
-    right = frame.mT @ (0.5 * excess) @ frame
+    inner = frame[:, 1:].mH @ w[:, 1:-1] @ frame[:, :-1]
+    right = frame.mH @ (0.5 * excess) @ frame
     y = solved(scale * right, scale, inner, inner, 1e-2)
-    return frame @ (scale * y) @ frame.mT
+    return frame @ (scale * y) @ frame.mH
 
 
 class BalancingPath:
@@ -165,7 +165,7 @@ class BalancingPath:
     def __init__(self, layers: Sequence[Tensor], progress: ProgressCallback | None = None) -> None:
         self.progress, self.until, self.time = progress, 1.0, 0.0
         self.evaluations, self.bound = 0, MOST_EVALUATIONS
-        self.stack = Stack([w.double() for w in layers])
+        self.stack = Stack([as_double(w) for w in layers])
         self.w = self.stack.tensor
         self.start = moments_of(self.w)
 
@@ -203,7 +203,7 @@ class BalancingPath:
     def _frames(layers: list[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
         """Return orthonormal frames of the modes of X before each layer, and after the last."""
         u, s, vh = chain_svd(layers)
-        frames = [vh.mT]
+        frames = [vh.mH]
         for w in layers[:-1]:
             image = w @ (frames[-1] * (s > 0).to(w).unsqueeze(-2))
             a, _, bh = torch.linalg.svd(image, full_matrices=False)
@@ -226,20 +226,26 @@ class BalancingPath:
         passed = {s: min(s - self.time, span) for s in stops if s <= last}
         spans = sorted({*passed.values(), span})
         chart, like = FibreChart(w), self.start
+        start = like.real.new_zeros(len(like), (1 + like.is_complex()) * like[0].numel())
+
+        def coordinates(y: Tensor) -> Tensor:
+            # Complex numbers are integrated as two real ones.
+            pairs = like.is_complex()
+            return torch.view_as_complex(y.view(*like.shape, 2)) if pairs else y.view_as(like)
 
         def field(t: Tensor, y: Tensor, out: Tensor) -> Tensor:
-            g = chart.basis(y.view_as(like))
+            g = chart.basis(coordinates(y))
             moved = transformed(w, g)
-            out.copy_(chart.rate(g, balancing_generator(moved, alive)).view_as(out))
-            return 0.5 * moved.square().sum((1, 2, 3)).unsqueeze(-1)
+            coordinates(out).copy_(chart.rate(g, balancing_generator(moved, alive)))
+            return 0.5 * absolute_square(moved).sum((1, 2, 3)).unsqueeze(-1)
 
         end = integrate(
             field,
-            torch.zeros_like(like).flatten(1),
+            start,
             t_end=span,
             rtol=RTOL,
             atol=RTOL * chart.weight.flatten(1).amax(1),
-            blocks=[like[0, 0].numel()] * like.shape[1],
+            blocks=[start[0].numel() // like.shape[1]] * like.shape[1],
             method="rk8",
             save_at=spans,
             max_evaluations=max(1, self.bound - self.evaluations),
@@ -251,7 +257,7 @@ class BalancingPath:
                 f"factors must be such that the flow is followed with {self.bound} "
                 f"evaluations, got no further than time {self.time:.3g}"
             )
-        moved = [transformed(w, chart.basis(y.view_as(like))) for y in end.saved["y"]]
+        moved = [transformed(w, chart.basis(coordinates(y))) for y in end.saved["y"]]
         self.w, self.time = moved[-1], last
         return {s: moved[spans.index(after)] for s, after in passed.items()}
 
@@ -284,4 +290,4 @@ class BalancingPath:
 
 def _total_square(a: Tensor) -> Tensor:
     """Return the squared norm of every sample, shape (B,)."""
-    return a.square().flatten(1).sum(1)
+    return absolute_square(a).flatten(1).sum(1)

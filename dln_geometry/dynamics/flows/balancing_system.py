@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from dln_geometry.support import real_product
+
 # Width up to which a factorisation by blocks of width^2 beats conjugate gradients.
 DIRECT = 20
 # Added to the unit diagonal before a factorisation: the system is singular if X lacks modes.
@@ -27,8 +29,8 @@ def solved(b: Tensor, scale: Tensor, rows: Tensor, columns: Tensor, tolerance: f
     def applied(y: Tensor) -> Tensor:
         z = scale * y
         coupled = torch.zeros_like(z)
-        coupled[:, 1:] = rows @ z[:, :-1] @ columns.mT
-        coupled[:, :-1] += rows.mT @ z[:, 1:] @ columns
+        coupled[:, 1:] = rows @ z[:, :-1] @ columns.mH
+        coupled[:, :-1] += rows.mH @ z[:, 1:] @ columns
         return y - scale * coupled
 
     if b.shape[1] == 1:
@@ -62,10 +64,10 @@ def solved(b: Tensor, scale: Tensor, rows: Tensor, columns: Tensor, tolerance: f
 def _factored(scale: Tensor, rows: Tensor, columns: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Return the Cholesky factors of L, block by block: the diagonal ones and those below."""
     n = scale.shape[-1] ** 2
-    coupling = torch.einsum("bkim,bkjn->bkijmn", rows, columns).flatten(4).flatten(2, 3)
+    coupling = torch.einsum("bkim,bkjn->bkijmn", rows, columns.conj()).flatten(4).flatten(2, 3)
     coupling = scale[:, 1:].flatten(2).unsqueeze(-1) * coupling
     coupling = coupling * scale[:, :-1].flatten(2).unsqueeze(-2)
-    one = (1.0 + SHIFT) * torch.eye(n, dtype=scale.dtype, device=scale.device)
+    one = (1.0 + SHIFT) * torch.eye(n, dtype=rows.dtype, device=scale.device)
     diagonal, below = (
         [
             math.sqrt(1.0 + SHIFT)
@@ -77,9 +79,9 @@ def _factored(scale: Tensor, rows: Tensor, columns: Tensor) -> tuple[list[Tensor
         if k == 0:
             block = block / math.sqrt(1.0 + SHIFT)
         else:
-            block = torch.linalg.solve_triangular(diagonal[-1].mT, block, upper=True, left=False)
+            block = torch.linalg.solve_triangular(diagonal[-1].mH, block, upper=True, left=False)
         below.append(-block)
-        diagonal.append(torch.linalg.cholesky_ex(one - block @ block.mT)[0])
+        diagonal.append(torch.linalg.cholesky_ex(one - block @ block.mH)[0])
     return diagonal, below
 
 
@@ -92,10 +94,10 @@ def _backsolved(diagonal: list[Tensor], below: list[Tensor], b: Tensor) -> Tenso
         x[k] = torch.linalg.solve_triangular(factor, x[k], upper=False)
     for k in reversed(range(len(diagonal))):
         if k + 1 < len(diagonal):
-            x[k] = x[k] - below[k].mT @ x[k + 1]
-        x[k] = torch.linalg.solve_triangular(diagonal[k].mT, x[k], upper=True)
+            x[k] = x[k] - below[k].mH @ x[k + 1]
+        x[k] = torch.linalg.solve_triangular(diagonal[k].mH, x[k], upper=True)
     return torch.stack(x, 1).view_as(b)
 
 
 def _sample_dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum((1, 2, 3), keepdim=True)
+    return real_product(a, b).sum((1, 2, 3), keepdim=True)

@@ -90,28 +90,37 @@ class FreeEnergy:
 
     def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return value and gradient at a matrix."""
-        u, s, vh = torch.linalg.svd(x, full_matrices=False)
+        u, s, vh = torch.linalg.svd(_finite(x), full_matrices=False)
         u, s, vh = u[..., : self.rank], s[..., : self.rank], vh[..., : self.rank, :]
         value, gradient = evaluate(self.loss, x)
         value = value - self._entropy(u, s, vh) / self.beta
-        return value, gradient - (u * self._slope(s).unsqueeze(-2)) @ vh
+        f = 1 + u.is_complex()
+        return value, gradient - (u * self._slope(s, f).unsqueeze(-2)) @ vh
 
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return ``(F, G R, G^T L)`` at ``X = L R^T``."""
         value, gr, gl = contract(self.loss, left, right)
-        u, s, vh = thin_svd(left, right.mT, self.rank)
-        slope = self._slope(s).unsqueeze(-1)
+        u, s, vh = thin_svd(_finite(left), _finite(right).mH, self.rank)
+        slope = self._slope(s, 1 + u.is_complex()).unsqueeze(-1)
         gr = gr - u @ (slope * (vh @ right))
-        gl = gl - vh.mT @ (slope * (u.mT @ left))
+        gl = gl - vh.mH @ (slope * (u.mH @ left))
         return value - self._entropy(u, s, vh) / self.beta, gr, gl
 
     def _entropy(self, u: Tensor, s: Tensor, vh: Tensor) -> Tensor:
         return entropy(EndToEnd(u, s, vh, self.depth, check=False), widths=self.widths)
 
-    def _slope(self, s: Tensor) -> Tensor:
+    def _slope(self, s: Tensor, f: int) -> Tensor:
         """Return ``dS/ds / beta``, finite at s = 0, where flows multiply it by zero."""
         s = s.clamp_min(torch.finfo(s.dtype).tiny ** 0.5)
-        return entropy_slope(s, self.depth, excess=self._excess) / self.beta
+        return entropy_slope(s, self.depth, excess=f * self._excess, f=f) / self.beta
+
+
+def _finite(x: Tensor) -> Tensor:
+    """Return the matrices that are finite, zeros in the place of others.
+
+    A loss that is not finite makes the integrator reject a trial step; a decomposition would raise.
+    """
+    return torch.where(torch.isfinite(x).all(-1).all(-1)[..., None, None], x, 0.0)
 
 
 def free_energy_flow(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.points import Network, layer_moments
-from dln_geometry.support import as_covector, as_float_tensor, common_batch
+from dln_geometry.support import as_covector, as_float_tensor, common_batch, refuse_complex
 
 # Exponents of one step: e^16 loses no digit that float64 needs.
 _GROWTH = 8.0
@@ -55,6 +55,7 @@ def two_layers(factors: Sequence[Any], target: Any, t: Any) -> Tensor:
     tensor([0.5000, 0.8808])
     """
     network = Network(factors)
+    refuse_complex("factors", network.dtype)
     if len(network) != 2:
         raise ValueError(f"factors must be two layers, got {len(network)}")
     y = as_covector(target, network[0], network.shape, "target", network[0].shape[:-2]).detach()

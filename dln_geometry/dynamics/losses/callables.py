@@ -79,7 +79,7 @@ class CallableLoss:
 
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return ``(E, G R, G^T L)`` at ``X = L R^T``."""
-        value, gradient = self.evaluate(left @ right.mT)
+        value, gradient = self.evaluate(left @ right.mH)
         return value, *products(gradient, left, right)
 
     def _scalar(self, x: Tensor) -> Tensor:

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from dln_geometry.dynamics.entries import PlacedEntries, has_compressed_kernels, in_coordinates
 from dln_geometry.dynamics.losses.loss import DataLoss, Thin, as_text, half_square
-from dln_geometry.support import as_float_tensor, as_matrix_shape, read_array, sparse_places
+from dln_geometry.support import (
+    as_float_tensor,
+    as_matrix_shape,
+    entries_of_product,
+    read_array,
+    real_product,
+    sparse_places,
+)
 
 DENSE = 4096
 """Entries of X up to which `contract` forms X, if a sixteenth of them is observed."""
@@ -49,6 +56,7 @@ class Completion(DataLoss):
     """
 
     _caches = (*DataLoss._caches, "_kept")
+    complex_numbers = True
 
     def __init__(
         self,
@@ -67,7 +75,7 @@ class Completion(DataLoss):
     ) -> Tensor:
         """Check the entries, keep them in row-major order, and return that order."""
         m, n = as_matrix_shape(shape)
-        values = as_float_tensor(values, "values")
+        values = as_float_tensor(values, "values", complex=self.complex_numbers)
         rows = _as_places(rows, "rows", m, values.device)
         cols = _as_places(cols, "cols", n, values.device)
         lengths = (rows.shape[0], cols.shape[0], values.shape[-1] if values.ndim else 1)
@@ -106,11 +114,11 @@ class Completion(DataLoss):
         sparse = sparse_places(x, "x")
         if sparse is not None:
             (rows, cols), stored, shape = sparse
-            values = as_float_tensor(stored, "x", holes=True)
+            values = as_float_tensor(stored, "x", holes=True, complex=cls.complex_numbers)
             known = ~torch.isnan(values)
             kept = rows[known], cols[known], _some(values[known])
             return cls(*kept, shape, reduction=reduction)
-        x = as_float_tensor(x, "x", holes=True)
+        x = as_float_tensor(x, "x", holes=True, complex=cls.complex_numbers)
         if x.ndim != 2:
             raise ValueError(f"x must have shape (m, n), got {tuple(x.shape)}")
         known = ~torch.isnan(x)
@@ -127,6 +135,8 @@ class Completion(DataLoss):
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if math.prod(self.shape) <= min(DENSE, 16 * len(self.rows)):
             return super().contract(left, right)
+        if left.is_complex():
+            return self._contract_complex(left, right)
         batch, placed = self._placed(left.shape[:-2])
         left, right = _stacked(left, batch), _stacked(right, batch)
         own = type(self)._measured is not Completion._measured
@@ -139,9 +149,23 @@ class Completion(DataLoss):
         (m, n), r = self.shape, gr.shape[-1]
         return value.reshape(batch), gr.view(*batch, m, r), gl.view(*batch, n, r)
 
+    def _contract_complex(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `contract` entry by entry: the compiled products are real."""
+        residual = self._residual(Thin(left, right))
+        value, slope = self._measured(residual)
+        weights = slope.unsqueeze(-1)
+        (m, n), shape = self.shape, (*weights.shape[:-1], right.shape[-1])
+        gr, gl = (weights.new_zeros(*shape[:-2], d, shape[-1]) for d in (m, n))
+        gr.index_add_(-2, self.rows, (weights * right[..., self.cols, :]).expand(shape))
+        gl.index_add_(-2, self.cols, (weights.conj() * left[..., self.rows, :]).expand(shape))
+        return value, gr, gl
+
     def _residual(self, x: Tensor | Thin) -> Tensor:
         if isinstance(x, Tensor):
             return x[..., self.rows, self.cols] - self._target()
+        if x.left.is_complex():
+            seen = entries_of_product(x.left, x.right.conj(), self.rows, self.cols)
+            return seen - self._target()
         batch, placed = self._placed(x.left.shape[:-2])
         residual = placed.residual(_stacked(x.left, batch), _stacked(x.right, batch))
         return residual.view(*batch, -1)
@@ -159,12 +183,13 @@ class Completion(DataLoss):
         if self.weights is None:
             return self._reduced(half_square(residual, 1), residual)
         slope = self.weights * residual
-        return self._reduced(0.5 * (slope * residual).sum(-1), slope)
+        return self._reduced(0.5 * real_product(slope, residual).sum(-1), slope)
 
     def _gradient(self, x: Tensor | Thin) -> Tensor:
         residual = self._measured(self._residual(x))[1]
         batch = residual.shape[:-1]
-        if not batch and has_compressed_kernels(self.dtype, self.device.type):
+        plain = not batch and not residual.is_complex()
+        if plain and has_compressed_kernels(self.dtype, self.device.type):
             return self._placed(batch)[1].pattern.matrix(residual)
         count, k = math.prod(batch), residual.shape[-1]
         block = torch.arange(count, device=self.device).repeat_interleave(k)
@@ -209,7 +234,7 @@ class Completion(DataLoss):
     def _to(self, dtype: torch.dtype, device: torch.device) -> Self:
         copy = object.__new__(type(self))  # Without sorting and checking the entries again.
         rows, cols = self.rows.to(device), self.cols.to(device)
-        weights = None if self.weights is None else self.weights.to(device, dtype)
+        weights = None if self.weights is None else self.weights.to(device, dtype.to_real())
         copy._fill(self.shape, rows, cols, self.values.to(device, dtype), weights)
         if self._share is not None:
             copy.reduction, copy._share = self.reduction, self._share
@@ -220,7 +245,8 @@ def as_weights(weights: Any, values: Tensor) -> Tensor | None:
     """Return the weights of entries, shape (k,), at least 0 and not all 0; None stands for 1."""
     if weights is None:
         return None
-    given = as_float_tensor(weights, "weights", dtype=values.dtype, device=values.device)
+    kind: Any = {"dtype": values.dtype.to_real(), "device": values.device}
+    given = as_float_tensor(weights, "weights", **kind)
     if given.shape != values.shape[-1:]:
         raise ValueError(
             f"weights must have shape {tuple(values.shape[-1:])} like the entries, got "

@@ -22,7 +22,7 @@ class Quadratic(DataLoss):
     Parameters
     ----------
     target : array_like, shape (..., m, n)
-        The matrix Y; leading dimensions broadcast against those of X.
+        The matrix Y, real or complex; leading dimensions broadcast against those of X.
     reduction : {"sum", "mean"}
         ``"mean"`` divides by the number of the summands of a matrix.
 
@@ -34,9 +34,10 @@ class Quadratic(DataLoss):
     """
 
     residual_dimensions = 2
+    complex_numbers = True
 
     def __init__(self, target: Any, *, reduction: str = "sum") -> None:
-        self.target = as_matrix(target, "target")
+        self.target = as_matrix(target, "target", complex=True)
         m, n = self.target.shape[-2:]
         super().__init__((m, n), self.target)
         self._reduce(reduction, m * n)
@@ -44,7 +45,7 @@ class Quadratic(DataLoss):
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self._is_streamed(left):
             return self._streamed(left, right)
-        target, residual = self.target, left @ right.mT
+        target, residual = self.target, left @ right.mH
         # In place if possible: at small rank, passes over the residual dominate the cost.
         fits = target.ndim <= 2 or residual.shape == target.shape
         residual = residual.sub_(target) if fits else residual - target
@@ -67,18 +68,18 @@ class Quadratic(DataLoss):
         (m, n), r = self.shape, right.shape[-1]
         rows = max(1, BLOCK // (n * left.element_size()))
         buffer = left.new_empty(rows, n)
-        value, gr, gl = left.new_zeros(()), left.new_empty(m, r), left.new_zeros(r, n)
+        value, gr, gl = left.real.new_zeros(()), left.new_empty(m, r), left.new_zeros(r, n)
         for start in range(0, m, rows):
             block = slice(start, min(start + rows, m))
             residual = buffer[: block.stop - start]
-            torch.mm(left[block], right.mT, out=residual)
+            torch.mm(left[block], right.mH, out=residual)
             residual.sub_(self.target[block])
             value += half_square(residual, 2)
             torch.mm(residual, right, out=gr[block])
-            gl.addmm_(left[block].mT, residual)
+            gl.addmm_(left[block].mH, residual)
         if self._share is not None:
             value, gr, gl = (x * self._share for x in (value, gr, gl))
-        return value, gr, gl.mT
+        return value, gr, gl.mH
 
     def _residual(self, x: Tensor | Thin) -> Tensor:
         return (x if isinstance(x, Tensor) else x.dense) - self.target
@@ -95,6 +96,8 @@ class Quadratic(DataLoss):
 
 class Sensing(DataLoss):
     """Linear measurements, ``E(X) = 1/2 sum_k (<A_k, X> - y_k)^2``.
+
+    Complex ones are ``E(X) = 1/2 sum_k |tr(A_k* X) - y_k|^2``.
 
     Parameters
     ----------
@@ -115,12 +118,14 @@ class Sensing(DataLoss):
     """
 
     _derived = (*DataLoss._derived, "_rows")
+    complex_numbers = True
 
     def __init__(self, operators: Any, values: Any, *, reduction: str = "sum") -> None:
-        self.operators = like = as_matrix(operators, "operators")
+        self.operators = like = as_matrix(operators, "operators", complex=True)
         if like.ndim != 3 or like.shape[0] == 0:
             raise ValueError(f"operators must have shape (k, m, n), got {tuple(like.shape)}")
-        self.values = as_float_tensor(values, "values", dtype=like.dtype, device=like.device)
+        kind: Any = {"dtype": like.dtype, "device": like.device, "complex": like.is_complex()}
+        self.values = as_float_tensor(values, "values", **kind)
         if self.values.shape[-1:] != like.shape[:1]:
             raise ValueError(
                 f"values must have shape (..., {like.shape[0]}), one for each operator, got "
@@ -132,7 +137,7 @@ class Sensing(DataLoss):
 
     def _residual(self, x: Tensor | Thin) -> Tensor:
         dense = x if isinstance(x, Tensor) else x.dense
-        return dense.flatten(-2) @ self._rows.mT - self.values
+        return dense.flatten(-2) @ self._rows.mH - self.values
 
     def _adjoint(self, residual: Tensor) -> Tensor:
         return (residual @ self._rows).unflatten(-1, self.shape)
@@ -151,7 +156,8 @@ class Regression(DataLoss):
 
     More data than inputs' dimensions are compressed once by ``Z = Q P`` (thin QR of the inputs):
     ``E(X) = 1/2 |X P^T - Y^T Q|^2 + 1/2 |Y - Q Q^T Y|^2``, exactly, and without the loss of
-    accuracy near zero that moment matrices would bring.
+    accuracy near zero that moment matrices would bring. Data may be complex: ``X x_k`` is then the
+    plain product, and transposes are conjugate.
 
     Parameters
     ----------
@@ -172,11 +178,13 @@ class Regression(DataLoss):
     """
 
     residual_dimensions = 2
+    complex_numbers = True
     _derived = (*DataLoss._derived, "_inputs", "_outputs", "_unreachable")
 
     def __init__(self, inputs: Any, outputs: Any, *, reduction: str = "sum") -> None:
-        self.inputs = like = as_matrix(inputs, "inputs")
-        self.outputs = as_matrix(outputs, "outputs", dtype=like.dtype, device=like.device)
+        self.inputs = like = as_matrix(inputs, "inputs", complex=True)
+        kind: Any = {"dtype": like.dtype, "device": like.device, "complex": like.is_complex()}
+        self.outputs = as_matrix(outputs, "outputs", **kind)
         k, n = like.shape[-2:]
         if self.outputs.shape[-2] != k:
             raise ValueError(
@@ -189,19 +197,21 @@ class Regression(DataLoss):
         self._unreachable = None
         if k > n:
             q, self._inputs = torch.linalg.qr(self.inputs)
-            self._outputs = q.mT @ self.outputs
+            self._outputs = q.mH @ self.outputs
             rest = self.outputs - q @ self._outputs
             self._unreachable = self._reduced(half_square(rest, 2), rest)[0]
 
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        features = self._inputs @ right
+        # X = L R* and residual rows X x_k - y_k: of real matrices nothing is conjugate.
+        features = self._inputs @ right.conj()
         residual = features @ left.mT - self._outputs
         value, slope = self._measured(residual)
-        return value, slope.mT @ features, self._inputs.mT @ (slope @ left)
+        gr, gl = slope.mT @ features.conj(), self._inputs.mT @ (slope.conj() @ left)
+        return value, gr, gl
 
     def _residual(self, x: Tensor | Thin) -> Tensor:
         if isinstance(x, Thin):
-            return (self._inputs @ x.right) @ x.left.mT - self._outputs
+            return (self._inputs @ x.right.conj()) @ x.left.mT - self._outputs
         return self._inputs @ x.mT - self._outputs
 
     def _measured(self, residual: Tensor) -> tuple[Tensor, Tensor]:
@@ -209,7 +219,7 @@ class Regression(DataLoss):
         return (value if self._unreachable is None else value + self._unreachable), slope
 
     def _adjoint(self, residual: Tensor) -> Tensor:
-        return residual.mT @ self._inputs
+        return residual.mT @ self._inputs.conj()
 
     def __repr__(self) -> str:
         *batch, count, _ = self.outputs.shape

@@ -38,6 +38,7 @@ class ElementwiseLoss(Regression):
     """
 
     _derived = (*DataLoss._derived, "_inputs", "_outputs")
+    complex_numbers = False
 
     def __init__(self, target: Any, inputs: Any, reduction: str) -> None:
         given: Any = None if inputs is None else as_matrix(inputs, "inputs")
@@ -58,7 +59,7 @@ class ElementwiseLoss(Regression):
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.inputs is not None:
             return super().contract(left, right)
-        value, slope = self._measured(left @ right.mT - self.target)
+        value, slope = self._measured(left @ right.mH - self.target)
         return value, *products(slope, left, right)
 
     def _residual(self, x: Tensor | Thin) -> Tensor:

@@ -35,6 +35,7 @@ class LinkLoss(Completion):
     """
 
     _range: ClassVar[str]
+    complex_numbers = False
 
     def __init__(
         self,

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from dln_geometry.dynamics.losses.products import products
 from dln_geometry.geometry.points import Collapsed, EndToEnd
-from dln_geometry.support import as_choice, as_matrix, check_loss
+from dln_geometry.support import absolute_square, as_choice, as_matrix, check_loss
+
+_WIDE = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
 @runtime_checkable
@@ -21,7 +23,8 @@ class Loss(Protocol):
     Two methods make a loss. Flows call them with matrices of shape (..., m, n), entropies and
     users also with points; `as_dense` makes a matrix of either. More methods are optional:
 
-    - ``contract(left, right)`` returns ``(E, G R, G^T L)`` at ``X = L R^T``;
+    - ``contract(left, right)`` returns ``(E, G R, G^T L)`` at ``X = L R^T``, transposes being
+      conjugate where matrices are complex;
     - ``evaluate(x)`` returns ``(E, G)`` at a matrix;
     - ``to(dtype=None, device=None)`` returns the loss on data of that dtype and device;
     - ``shape`` is ``(m, n)``, and lets a flow refuse a start that does not fit;
@@ -65,14 +68,14 @@ def as_dense(x: Any) -> Tensor:
         return x.matrix
     if (
         isinstance(x, Tensor)
-        and x.is_floating_point()
+        and (x.is_floating_point() or x.is_complex())
         and x.ndim >= 2
         and _is_plain(x)
         and x.numel()
     ):
         # Not checked for NaN, which would cost a pass over the matrix: the value shows it.
         return x
-    return as_matrix(x, "x")
+    return as_matrix(x, "x", complex=True)
 
 
 def _is_plain(x: Tensor) -> bool:
@@ -83,6 +86,7 @@ def _is_plain(x: Tensor) -> bool:
 def contract(loss: Loss, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return ``(E(X), G R, G^T L)`` at ``X = L R^T`` with ``G = E'(X)``, without checks.
 
+    Transposes of complex matrices are conjugate.
     Calls the loss's own ``contract`` if it has one. ``left`` is (..., m, r), ``right`` (..., n, r).
 
     Examples
@@ -94,7 +98,7 @@ def contract(loss: Loss, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, T
     own = getattr(loss, "contract", None)
     if own is not None:
         return own(left, right)
-    x = left @ right.mT
+    x = left @ right.mH
     return loss.value(x), *products(loss.gradient(x), left, right)
 
 
@@ -136,7 +140,7 @@ class Thin(NamedTuple):
     @property
     def dense(self) -> Tensor:
         """The matrix itself, shape (..., m, n)."""
-        return self.left @ self.right.mT
+        return self.left @ self.right.mH
 
 
 class DataLoss(ABC):
@@ -149,6 +153,8 @@ class DataLoss(ABC):
 
     residual_dimensions: ClassVar = 1
     reduction = "sum"
+    complex_numbers: ClassVar[bool] = False
+    """Whether matrices and data may be complex: then ``dE = Re tr G* dX``."""
     _share: float | None = None
     """What the sum is multiplied by; 1 over the number of terms for a mean."""
     # Caches, which copies leave behind, and what is computed from other data: neither tells losses
@@ -196,7 +202,7 @@ class DataLoss(ABC):
 
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return ``(E, G R, G^T L)`` at ``X = L R^T``, without checks."""
-        value, gradient = self.evaluate(left @ right.mT)
+        value, gradient = self.evaluate(left @ right.mH)
         return value, *products(gradient, left, right)
 
     def to(
@@ -207,6 +213,12 @@ class DataLoss(ABC):
         device = self.device if device is None else torch.device(device)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", torch.cuda.current_device())
+        if dtype.is_complex != self.dtype.is_complex:
+            if not dtype.is_complex:
+                raise TypeError(f"x must be complex like the data of the loss, got {dtype}")
+            if not self.complex_numbers:
+                name = type(self).__name__
+                raise TypeError(f"x must be real for the loss {name}, got {dtype}")
         key = dtype, device
         if key == (self.dtype, self.device):
             return self
@@ -236,13 +248,13 @@ class DataLoss(ABC):
         if isinstance(x, Collapsed):
             point, like, shape = Thin(x.L @ x.M, x.R), x.L, x.shape
         elif isinstance(x, EndToEnd):
-            point, like, shape = Thin(x.u * x.s.unsqueeze(-2), x.vh.mT), x.s, x.shape
+            point, like, shape = Thin(x.u * x.s.unsqueeze(-2), x.vh.mH), x.u, x.shape
         else:
             # Nested sequences have no dtype of their own.
             own = hasattr(x, "dtype")
-            wide = isinstance(x, Tensor) and x.dtype in (torch.float32, torch.float64)
+            wide = isinstance(x, Tensor) and x.dtype in _WIDE
             if not (wide and _is_plain(x)):
-                x = as_matrix(x, "x", dtype=None if own else self.dtype)
+                x = as_matrix(x, "x", dtype=None if own else self.dtype, complex=True)
             point, like, shape = x, x, tuple(x.shape[-2:])
         if shape != self.shape:
             raise ValueError(
@@ -269,9 +281,9 @@ def as_text(loss: Any, *facts: str, batch: Sequence[int] = ()) -> str:
 def half_square(residual: Tensor, ndim: int) -> Tensor:
     """Return ``1/2 |residual|^2`` over the last `ndim` dimensions."""
     if torch.is_grad_enabled() and residual.requires_grad:
-        return 0.5 * residual.square().sum(tuple(range(-ndim, 0)))
+        return 0.5 * absolute_square(residual).sum(tuple(range(-ndim, 0)))
     flat = residual.flatten(-ndim)
     if flat.ndim == 1:
-        return 0.5 * torch.dot(flat, flat)
+        return 0.5 * (torch.vdot(flat, flat).real if flat.is_complex() else torch.dot(flat, flat))
     # One pass without a temporary: of a batch, only `vector_norm` reduces so.
     return 0.5 * torch.linalg.vector_norm(flat, dim=-1).square()

@@ -11,18 +11,18 @@ from dln_geometry.dynamics.entries import in_coordinates
 
 
 def products(gradient: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``(G R, G^T L)`` for a dense or sparse gradient."""
+    """Return ``(G R, G^T L)`` for a dense or sparse gradient; transposes are conjugate."""
     if gradient.layout == torch.strided:
         # (L^T G)^T is faster than G^T L: its large factor is not transposed.
-        return gradient @ right, (left.mT @ gradient).mT
+        return gradient @ right, (left.mH @ gradient).mH
     batch, (m, n), r = gradient.shape[:-2], gradient.shape[-2:], left.shape[-1]
     if gradient.layout != torch.sparse_coo:
         gradient = gradient.to_sparse_coo()
     if batch:
         gradient = _block_diagonal(gradient.coalesce())
         left, right = (t.expand(*batch, -1, -1) for t in (left, right))
-    gr, gl = gradient @ right.reshape(-1, r), gradient.mT @ left.reshape(-1, r)
-    return gr.reshape(*batch, m, r), gl.reshape(*batch, n, r)
+    gr, gl = gradient @ right.reshape(-1, r), gradient.mT @ left.conj().reshape(-1, r)
+    return gr.reshape(*batch, m, r), gl.conj().reshape(*batch, n, r)
 
 
 def _block_diagonal(g: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class Differences:
     @cached_property
     def mixed_slopes(self) -> Tensor:
         """``s_k p[l_i, l_k, 0] / p[l_i, l_k]``, shape (..., r, r) in (k, i)."""
-        return self._mixed * self._shares.mT
+        return self._mixed * self._shares.mH
 
     @cached_property
     def outer_slopes(self) -> Tensor:
@@ -83,7 +83,7 @@ class Differences:
         Shape (..., r, r) in (i, j).
         """
         turn = y * (self.s.unsqueeze(-2) if self._summed else self._shares)
-        turn = turn + turn.mT
+        turn = turn + turn.mH
         if self._summed:
             turn = turn * self._inverse_kernel
             total, power = torch.zeros_like(turn @ g), g
@@ -100,24 +100,25 @@ class Differences:
     def pull(self, g: Tensor, h: Tensor) -> Tensor:
         """Return the gradient in y of ``<h, push(y, g)>``.
 
-        ``s_k / a_ik sum_j p[l_i, l_k, l_j] (g_ij h_kj + h_ij g_kj)``, shape (..., r, r) in (i, k).
+        ``s_k / a_ik sum_j p[l_i, l_k, l_j] (g_ij h_kj + h_ij g_kj)``, shape (..., r, r) in (i, k);
+        of complex matrices the second factors are conjugate.
         """
         if self._summed:
             total = self.unit**2 * self._inverse_kernel * self._sum_over_columns(g, h)
-            return (total + total.mT) * self.s.unsqueeze(-2)
-        g, h = g.unsqueeze(-2), h.unsqueeze(-3)
+            return (total + total.mH) * self.s.unsqueeze(-2)
+        g, h = g.unsqueeze(-2), h.conj().unsqueeze(-3)
         if not self._sliced:
             total = (self._ratios * (g * h)).sum(-1)
         else:
             rows = [(row * (g[..., at, :, :] * h)).sum(-1) for at, row in self._slices()]
             total = torch.cat(rows, -2)
-        return (total + total.mT) * self._shares
+        return (total + total.mH) * self._shares
 
     def _sum_over_columns(self, g: Tensor, h: Tensor) -> Tensor:
         """Return ``sum_j c_ikj g_ij h_kj``, c the polynomial of degree N - 2, term by term."""
-        total, power = torch.zeros_like(g @ h.mT), g
+        total, power = torch.zeros_like(g @ h.mH), g
         for b in range(self.depth.layers - 1):
-            total = total + self._homogeneous[-2 - b] * (power @ h.mT)
+            total = total + self._homogeneous[-2 - b] * (power @ h.mH)
             power = power * self._roots.unsqueeze(-2)
         return total
 
@@ -189,7 +190,7 @@ class Differences:
         if not self._holed:
             return table
         table = self._against_zeros(table)
-        return torch.where(self._zero.unsqueeze(-1), table.mT, table)
+        return torch.where(self._zero.unsqueeze(-1), table.mH, table)
 
     def _against_zeros(self, table: Tensor) -> Tensor:
         """Fill the columns of zeros with their limits, and the rows of zeros with 0."""

@@ -80,7 +80,7 @@ def geometric_sum(left: Tensor, middle: Tensor, right: Tensor, terms: int) -> Te
 
 def _turned(q: Tensor, weights: Tensor, a: Tensor) -> Tensor:
     """Return ``Q (weights o Q^T a Q) Q^T``."""
-    return q @ (weights * (q.mT @ a @ q)) @ q.mT
+    return q @ (weights * (q.mH @ a @ q)) @ q.mH
 
 
 class MatrixPower(torch.autograd.Function):
@@ -91,7 +91,7 @@ class MatrixPower(torch.autograd.Function):
         values, q = torch.linalg.eigh(c)
         ctx.save_for_backward(values.clamp_min(0.0), q)
         ctx.exponent = exponent
-        return (q * (values.clamp_min(0.0) ** exponent).unsqueeze(-2)) @ q.mT
+        return (q * (values.clamp_min(0.0) ** exponent).unsqueeze(-2)) @ q.mH
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
@@ -112,9 +112,9 @@ class MatrixPowerSlope(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         values, q, a = ctx.saved_tensors
-        g, inside = q.mT @ grads[0] @ q, q.mT @ a @ q
-        second = power_second_difference(values, ctx.exponent)
-        slope = torch.einsum("...ikj,...ik,...ij->...kj", second, inside, g)
-        slope = slope + torch.einsum("...ikj,...kj,...ij->...ik", second, inside, g)
+        g, inside = q.mH @ grads[0] @ q, q.mH @ a @ q
+        second = power_second_difference(values, ctx.exponent).to(g.dtype)
+        slope = torch.einsum("...ikj,...ik,...ij->...kj", second, inside.conj(), g)
+        slope = slope + torch.einsum("...ikj,...kj,...ij->...ik", second, inside.conj(), g)
         first = power_divided_difference(values, ctx.exponent)
-        return q @ slope @ q.mT, q @ (first * g) @ q.mT, None
+        return q @ slope @ q.mH, q @ (first * g) @ q.mH, None

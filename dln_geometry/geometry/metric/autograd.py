@@ -77,7 +77,7 @@ class _Cometric(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         _, g, u, s, vh = ctx.saved_tensors
         y, dg = tangents[:2]
-        moved = torch.zeros_like(g @ vh.mT @ vh)
+        moved = torch.zeros_like(g @ vh.mH @ vh)
         if y is not None:
             moved = moved + _varied_by(push, (u, s, vh), y, g, *ctx.options)
         if dg is not None:

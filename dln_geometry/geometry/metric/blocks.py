@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.kernel import Differences, log_kernel_of_log, log_mixed_kernel
-from dln_geometry.support import Depth
+from dln_geometry.support import Depth, absolute_square, real_product
 
 Frames = tuple[Tensor, Tensor, Tensor]  # U, s, V^T
 # Products of the part beyond range and corange with the right (m x r) and left (r x n) blocks.
@@ -41,13 +41,13 @@ class Blocks(NamedTuple):
 
 def blocks_of(u: Tensor, vh: Tensor, g: Tensor, frozen: bool = False) -> Blocks:
     """Return the blocks of a matrix, without the outer ones if range and corange are `frozen`."""
-    gv = g @ vh.mT
-    core = u.mT @ gv
+    gv = g @ vh.mH
+    core = u.mH @ gv
     left = right = None
     if not frozen and u.shape[-2] > u.shape[-1]:
         left = gv - u @ core
     if not frozen and vh.shape[-1] > vh.shape[-2]:
-        right = u.mT @ g - core @ vh
+        right = u.mH @ g - core @ vh
     return Blocks(core, left, right)
 
 
@@ -81,10 +81,10 @@ def combine_blocks(*terms: tuple[float, Blocks]) -> Blocks:
 
 def pair_blocks(g: Blocks, z: Blocks) -> Tensor:
     """Return ``<G, Z>``, shape (...)."""
-    total = (g.core * z.core).sum((-2, -1))
+    total = real_product(g.core, z.core).sum((-2, -1))
     for one, two in ((g.left, z.left), (g.right, z.right)):
         if one is not None and two is not None:
-            total = total + (one * two).sum((-2, -1))
+            total = total + real_product(one, two).sum((-2, -1))
     return total
 
 
@@ -114,18 +114,18 @@ def push(k: Differences, y: Blocks, g: Blocks, across: Across = (None, None)) ->
     `across` holds ``G' Y_right^T`` (m x r) and ``Y_left^T G'`` (r x n), with G' the part of G
     beyond range and corange; None where it is zero.
     """
-    core = k.push(y.core, g.core) + k.push(y.core.mT, g.core.mT).mT
+    core = k.push(y.core, g.core) + k.push(y.core.mH, g.core.mH).mH
     left = right = None
     if y.left is not None and g.left is not None:
-        core = core + k.outer_slopes * (y.left.mT @ g.left)
+        core = core + k.outer_slopes * (y.left.mH @ g.left)
         turn = k.mixed_slopes * y.core
-        left = y.left @ (k.outer_slopes * g.core) + g.left @ (turn + turn.mT)
+        left = y.left @ (k.outer_slopes * g.core) + g.left @ (turn + turn.mH)
         if across[0] is not None:
             left = left + across[0] * k.turning.unsqueeze(-2)
     if y.right is not None and g.right is not None:
-        core = core + k.outer_slopes.mT * (g.right @ y.right.mT)
-        turn = k.mixed_slopes.mT * y.core
-        right = (turn + turn.mT) @ g.right + (k.outer_slopes.mT * g.core) @ y.right
+        core = core + k.outer_slopes.mH * (g.right @ y.right.mH)
+        turn = k.mixed_slopes.mH * y.core
+        right = (turn + turn.mH) @ g.right + (k.outer_slopes.mH * g.core) @ y.right
         if across[1] is not None:
             right = right + across[1] * k.turning.unsqueeze(-1)
     return Blocks(core, left, right)
@@ -145,18 +145,18 @@ def pull(k: Differences, h: Blocks, g: Blocks, across: Across = (None, None)) ->
     `across` holds ``G' H_right^T + H' G_right^T`` (m x r) and ``H_left^T G' + G_left^T H'``
     (r x n), with G' and H' the parts beyond range and corange; None where both are zero.
     """
-    core = k.pull(g.core, h.core) + k.pull(g.core.mT, h.core.mT).mT
+    core = k.pull(g.core, h.core) + k.pull(g.core.mH, h.core.mH).mH
     left = right = None
     if h.left is not None and g.left is not None:
-        both = h.left.mT @ g.left
-        core = core + k.mixed_slopes * (both + both.mT)
-        left = h.left @ (k.outer_slopes * g.core).mT + g.left @ (k.outer_slopes * h.core).mT
+        both = h.left.mH @ g.left
+        core = core + k.mixed_slopes * (both + both.mH)
+        left = h.left @ (k.outer_slopes * g.core).mH + g.left @ (k.outer_slopes * h.core).mH
         if across[0] is not None:
             left = left + across[0] * k.turning.unsqueeze(-2)
     if h.right is not None and g.right is not None:
-        both = h.right @ g.right.mT
-        core = core + k.mixed_slopes.mT * (both + both.mT)
-        right = (k.outer_slopes * h.core.mT) @ g.right + (k.outer_slopes * g.core.mT) @ h.right
+        both = h.right @ g.right.mH
+        core = core + k.mixed_slopes.mH * (both + both.mH)
+        right = (k.outer_slopes * h.core.mH) @ g.right + (k.outer_slopes * g.core.mH) @ h.right
         if across[1] is not None:
             right = right + across[1] * k.turning.unsqueeze(-1)
     return Blocks(core, left, right)
@@ -164,9 +164,9 @@ def pull(k: Differences, h: Blocks, g: Blocks, across: Across = (None, None)) ->
 
 def squared_length(k: Differences, z: Blocks) -> Tensor:
     """Return ``g(Z, Z)``, shape (...)."""
-    total = (z.core.square() / k.kernel).sum((-2, -1))
+    total = (absolute_square(z.core) / k.kernel).sum((-2, -1))
     if z.left is not None:
-        total = total + (z.left.square() / k.mixed.unsqueeze(-2)).sum((-2, -1))
+        total = total + (absolute_square(z.left) / k.mixed.unsqueeze(-2)).sum((-2, -1))
     if z.right is not None:
-        total = total + (z.right.square() / k.mixed.unsqueeze(-1)).sum((-2, -1))
+        total = total + (absolute_square(z.right) / k.mixed.unsqueeze(-1)).sum((-2, -1))
     return total

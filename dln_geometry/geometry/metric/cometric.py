@@ -17,10 +17,16 @@ from dln_geometry.geometry.kernel import log_kernel_of_log, log_mixed_kernel
 from dln_geometry.geometry.metric.autograd import cometric_of_matrix
 from dln_geometry.geometry.metric.blocks import apply_kernel
 from dln_geometry.geometry.metric.kernel_moves import kernel_power
-from dln_geometry.geometry.metric.spectral import sum_over_pairs
+from dln_geometry.geometry.metric.spectral import over_field, sum_over_pairs
 from dln_geometry.geometry.metric.unit_size import in_range
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
-from dln_geometry.support import as_covector, common_batch, is_differentiated
+from dln_geometry.support import (
+    absolute_square,
+    as_covector,
+    common_batch,
+    is_differentiated,
+    real_product,
+)
 
 
 def cometric(point: EndToEnd | Collapsed, g: Any) -> Tensor:
@@ -44,8 +50,8 @@ def cometric(point: EndToEnd | Collapsed, g: Any) -> Tensor:
     >>> dln.cometric(dln.EndToEnd.of([[8.0]], 3), [[1.0]])
     tensor([[48.]])
     """
-    p = as_point(point)
-    g = as_covector(g, p.s, p.shape, "g", p.batch_shape)
+    p = as_point(point, complex=True)
+    g = as_covector(g, p.u, p.shape, "g", p.batch_shape)
     return applied(p, g, 1.0)
 
 
@@ -59,8 +65,8 @@ def cometric_sqrt(point: EndToEnd | Collapsed, z: Any) -> Tensor:
     >>> (dln.cometric_sqrt(dln.EndToEnd.of([[8.0]], 3), [[1.0]]) ** 2).round(decimals=3)
     tensor([[48.]])
     """
-    p = as_point(point)
-    z = as_covector(z, p.s, p.shape, "z", p.batch_shape)
+    p = as_point(point, complex=True)
+    z = as_covector(z, p.u, p.shape, "z", p.batch_shape)
     return applied(p, z, 0.5)
 
 
@@ -86,7 +92,7 @@ def metric(point: EndToEnd | Collapsed, z: Any) -> Tensor:
     >>> dln.metric(dln.EndToEnd.of([[8.0]], 3), [[48.0]]).round(decimals=4)
     tensor([[1.]])
     """
-    p = as_point(point)
+    p = as_point(point, complex=True)
     z = tangent_argument(p, z, "z")
     return applied(p, z, -1.0)
 
@@ -101,38 +107,39 @@ def inner(point: EndToEnd | Collapsed, z1: Any, z2: Any) -> Tensor:
     >>> dln.inner(dln.EndToEnd.of([[8.0]], 3), [[48.0]], [[2.0]]).round(decimals=4)
     tensor(2.)
     """
-    p = as_point(point)
+    p = as_point(point, complex=True)
     z1, z2 = tangent_arguments(p, z1=z1, z2=z2)
 
     def product(p: EndToEnd, z1: Tensor, z2: Tensor) -> Tensor:
-        return (z1 * _applied(-1.0, p, z2)).sum((-2, -1))
+        return real_product(z1, _applied(-1.0, p, z2)).sum((-2, -1))
 
     return in_range(product, p, -p.depth.exponent, z1, z2, axes=0)
 
 
-def log_volume_density(point: EndToEnd | Collapsed) -> Tensor:
+def log_volume_density(point: EndToEnd | Collapsed, *, field: str | None = None) -> Tensor:
     """Return ``log sqrt(det g^N)`` against the Euclidean volume, shape (...).
 
     ``-1/2 sum_{ij} log a_ij - (m + n - 2r)(1 - 1/N) sum_i log s_i``, against the volume that the
     Frobenius norm induces on the matrices of rank r (at infinite depth, on those with the same
     row and column spaces). This is the volume of the base; the volume of the orbit is `entropy`,
-    and that of the balanced manifold their product.
+    and that of the balanced manifold their product. Complex matrices have twice it, quaternions
+    four times it: `field` as in `entropy`.
 
     Examples
     --------
     >>> (dln.log_volume_density(dln.EndToEnd.of([[8.0]], 3)).exp() ** -2).round(decimals=3)
     tensor(48.)
     """
-    p = as_point(point)
+    p, f = over_field(as_point(point, complex=True), field)
     rows = 1.0 if p.depth.infinite else sum(p.shape) - 2.0 * p.rank + 1.0
     if p.followed is not None:
-        weights = -0.5, -0.5 * p.depth.exponent * rows
-        return sum_over_pairs(p, _log_volume_density(p.detach()), *weights)
-    return _log_volume_density(p)
+        weights = -0.5 * f, -0.5 * f * p.depth.exponent * rows
+        return sum_over_pairs(p, f * _log_volume_density(p.detach()), *weights)
+    return f * _log_volume_density(p)
 
 
 def _log_volume_density(p: EndToEnd) -> Tensor:
-    """Return `log_volume_density` from the singular values."""
+    """Return `log_volume_density` of a real matrix from its singular values."""
     x = p.s.log()
     total = log_kernel_of_log(x, p.depth, p.normalized).sum((-2, -1))
     outside = sum(p.shape) - 2 * p.rank
@@ -177,7 +184,7 @@ def tangent_argument(p: EndToEnd, z: Any, name: str) -> Tensor:
             "point must have positive singular values for the metric, got a zero: "
             "give the rank when making the point"
         )
-    z = as_covector(z, p.s, p.shape, name, p.batch_shape)
+    z = as_covector(z, p.u, p.shape, name, p.batch_shape)
     if p.depth == 1.0 or (p.rank, p.rank) == p.shape:
         return z
     outside, size, bound = _parts_outside(p, z, p.s)
@@ -197,11 +204,13 @@ def tangent_argument(p: EndToEnd, z: Any, name: str) -> Tensor:
 
 def _parts_outside(p: EndToEnd, z: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the squares of what is not tangent in z, of z, and of what is allowed."""
-    left = z - p.u @ (p.u.mT @ z)
+    left = z - p.u @ (p.u.mH @ z)
     if p.depth.infinite:
-        outside = left.square().sum((-2, -1)) + (z - (z @ p.vh.mT) @ p.vh).square().sum((-2, -1))
+        outside = absolute_square(left).sum((-2, -1)) + absolute_square(
+            z - (z @ p.vh.mH) @ p.vh
+        ).sum((-2, -1))
     else:
-        outside = (left - (left @ p.vh.mT) @ p.vh).square().sum((-2, -1))
-    size, eps = z.square().sum((-2, -1)), torch.finfo(z.dtype).eps
+        outside = absolute_square(left - (left @ p.vh.mH) @ p.vh).sum((-2, -1))
+    size, eps = absolute_square(z).sum((-2, -1)), torch.finfo(z.dtype).eps
     # Allow rounding relative to the point, for vectors that are differences of long ones.
     return outside, size, eps * size + (1000.0 * eps) ** 2 * s.square().sum(-1)

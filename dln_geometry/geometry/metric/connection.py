@@ -31,9 +31,9 @@ from dln_geometry.geometry.metric.blocks import (
 )
 from dln_geometry.geometry.metric.cometric import applied, tangent_argument, tangent_arguments
 from dln_geometry.geometry.metric.kernel_moves import kernel_model
-from dln_geometry.geometry.metric.unit_size import doubled, in_range
+from dln_geometry.geometry.metric.unit_size import doubled, in_range, total_size
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point, separate, smooth
-from dln_geometry.support import as_covector, common_batch
+from dln_geometry.support import as_covector, as_double, common_batch, real_product
 
 _Applied = Callable[[Tensor, Tensor], Tensor]
 
@@ -53,7 +53,7 @@ def connection(point: EndToEnd | Collapsed, z: Any, w: Any) -> Tensor:
     >>> dln.connection(dln.EndToEnd.of([[8.0]], 3), [[1.0]], [[1.0]])
     tensor([[-0.0833]])
     """
-    p = as_point(point)
+    p = as_point(point, complex=True)
     z, w = tangent_arguments(p, z=z, w=w)
     if p.depth == 1.0:
         return z.new_zeros(torch.broadcast_shapes(z.shape, w.shape, p.matrix.shape))
@@ -69,7 +69,7 @@ def connection(point: EndToEnd | Collapsed, z: Any, w: Any) -> Tensor:
     def model(x: Tensor, z: Tensor, w: Tensor, frames: Frames) -> tuple[Tensor]:
         raised, lowered = _varied(p, frames)
         alpha, beta = (lowered(x, part) for part in (z, w))
-        slope = torch.func.grad(lambda y: (alpha * raised(y, beta)).sum())(x)
+        slope = torch.func.grad(lambda y: real_product(alpha, raised(y, beta)).sum())(x)
         along = _along(raised, x, beta, z) + _along(raised, x, alpha, w)
         return (0.5 * (raised(x, slope) - along),)
 
@@ -145,9 +145,9 @@ def riemannian_hessian(
     >>> dln.riemannian_hessian(dln.EndToEnd.of([[1.0]], 2), [[1.0]], [[0.0]], [[1.0]])
     tensor([[1.]])
     """
-    p = as_point(point)
-    g = as_covector(gradient, p.s, p.shape, "gradient", p.batch_shape)
-    h = as_covector(hessian_vector, p.s, p.shape, "hessian_vector", p.batch_shape)
+    p = as_point(point, complex=True)
+    g = as_covector(gradient, p.u, p.shape, "gradient", p.batch_shape)
+    h = as_covector(hessian_vector, p.u, p.shape, "hessian_vector", p.batch_shape)
     z = tangent_argument(p, z, "z")
     batches = {"gradient": g.shape[:-2], "hessian_vector": h.shape[:-2], "z": z.shape[:-2]}
     common_batch(point=p.batch_shape, **batches)
@@ -160,13 +160,13 @@ def riemannian_hessian(
         across = (None, None)
         if zb.left is not None and zb.right is not None and gb.left is not None:
             beyond = g - tangent_matrix(u, vh, gb)
-            across = (beyond @ zb.right.mT, zb.left.mT @ beyond)
+            across = (beyond @ zb.right.mH, zb.left.mH @ beyond)
         return (tangent_matrix(u, vh, hessian_blocks(k, gb, hb, zb, across)),)
 
     def model(x: Tensor, g: Tensor, h: Tensor, z: Tensor, frames: Frames) -> tuple[Tensor]:
         raised, lowered = _varied(p, frames)
         alpha, w = lowered(x, z), raised(x, g)
-        slope = torch.func.grad(lambda y: (alpha * raised(y, g)).sum())(x)
+        slope = torch.func.grad(lambda y: real_product(alpha, raised(y, g)).sum())(x)
         back = _along(raised, x, g, z) - _along(raised, x, alpha, w)
         return (raised(x, h + 0.5 * slope) + 0.5 * back,)
 
@@ -175,14 +175,14 @@ def riemannian_hessian(
 
     if not is_extreme(p.s.detach(), 2.0 if p.source is None else 6.0):
         value = hessian(p, g, h, z)
-        if math.isfinite(float(value.detach().sum())):
+        if math.isfinite(total_size(value)):
             return value
 
     def turned(p: EndToEnd, g: Tensor, z: Tensor) -> Tensor:
         return hessian(p, g, torch.zeros_like(g), z)
 
     # Terms of different degrees in X: either may leave the range of its type, and the sum not.
-    dtype, p, g, h, z = p.dtype, doubled(p), g.double(), h.double(), z.double()
+    dtype, p, g, h, z = p.dtype, doubled(p), *(as_double(part) for part in (g, h, z))
     value = in_range(turned, p, p.depth.exponent - 1.0, g, z, strict=True) + applied(p, h, 1.0)
     if bool(torch.isnan(value.detach()).any()):
         raise ValueError("hessian must have terms in the range of numbers, got two infinite ones")

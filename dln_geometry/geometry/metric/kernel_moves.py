@@ -28,9 +28,14 @@ from dln_geometry.geometry.kernel import (
 )
 from dln_geometry.geometry.metric.blocks import Frames, apply_kernel
 from dln_geometry.geometry.points import Nearby, nearly_equal, separate, smooth
-from dln_geometry.support import Depth
+from dln_geometry.support import Depth, as_double
 
-_sum = torch.einsum
+
+def _sum(what: str, table: Tensor, *parts: Tensor) -> Tensor:
+    """Return the sum of a product as `torch.einsum`, of a real table and real or complex parts."""
+    return torch.einsum(what, table.to(parts[-1].dtype), *parts)
+
+
 # Ranks up to which second derivatives use tables even if all singular values are separate.
 _MOST = 32
 
@@ -67,20 +72,20 @@ def kernel_model(
         ):
             # The tables take r^4 numbers.
             return separate(from_frames, "the cometric")(x, g, frames)
-        dtype, g = g.dtype, g.double()
-        u, s, vh = (part.double() for part in frames)
+        dtype, g = g.dtype, as_double(g)
+        u, s, vh = (as_double(part) for part in frames)
         near = Nearby.of(x, (u, s, vh))
         left, right, scale = near.left, near.right, s[..., :1]
         frozen = depth.infinite
         tables = KernelTables.of((s / scale).log(), depth, normalized, power, order)
         b, c = moves_of_roots(near.move, s / scale, tables[0])
         phi, gv = tables[1], g @ right
-        core = left.mT @ gv
-        moved = (left @ phi.apply(core, b, c)) @ right.mT
+        core = left.mH @ gv
+        moved = (left @ phi.apply(core, b, c)) @ right.mH
         if left.shape[-2] > r and not frozen:
-            moved = moved + ((gv - left @ core) @ phi.outside(c)) @ right.mT
+            moved = moved + ((gv - left @ core) @ phi.outside(c)) @ right.mH
         if right.shape[-2] > r and not frozen:
-            moved = moved + left @ (phi.outside(b) @ (left.mT @ g - core @ right.mT))
+            moved = moved + left @ (phi.outside(b) @ (left.mH @ g - core @ right.mH))
         return ((moved * scale.unsqueeze(-1) ** (power * depth.exponent)).to(dtype),)
 
     return model
@@ -89,13 +94,13 @@ def kernel_model(
 def moves_of_roots(move: Tensor, s: Tensor, plain: KernelTables) -> tuple[Tensor, Tensor]:
     """Return the moves of ``l(X X^T)`` and ``l(X^T X)`` where ``S + move`` is the core of X."""
     a, found = plain.values[..., : s.shape[-1]], []
-    for e in (move, move.mT):
+    for e in (move, move.mH):
         square = e * s.unsqueeze(-2)
-        square = square + square.mT
+        square = square + square.mH
         b = square / a
         if plain.second is not None:
             bent = _sum("...ikj,...ik,...kj->...ij", plain.first[..., : s.shape[-1]], b, b)
-            b = (square + e @ e.mT - bent) / a
+            b = (square + e @ e.mH - bent) / a
         found.append(b)
     return found[0], found[1]
 

@@ -161,7 +161,7 @@ class ProductFrame:
             # Of log(l_i + l_j): half the share of the smaller value.
             weight, most = weight + 0.5 * self._powers[0] / (1.0 + self._powers[0]), q - 0.5
         below = r - 1 - torch.arange(r, dtype=weight.dtype, device=weight.device)
-        signed = (weight * (self._above.mT - self._above)).sum(-1)
+        signed = (weight * (self._above.mH - self._above)).sum(-1)
         return (signed + below * most) / q + excess / depth
 
     def diagonal(self, eta: Tensor, keep: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -246,9 +246,9 @@ class ProductFrame:
             last, inner = product([*inner, last]), []
         last, first = u @ last, first @ vh
         if left is not None:
-            last = last + (left - u @ (u.mT @ left)) * outside.unsqueeze(-2)
+            last = last + (left - u @ (u.mH @ left)) * outside.unsqueeze(-2)
         if right is not None:
-            first = first + outside.unsqueeze(-1) * (right - (right @ vh.mT) @ vh)
+            first = first + outside.unsqueeze(-1) * (right - (right @ vh.mH) @ vh)
         return last, product([first, *inner])
 
 
@@ -267,9 +267,9 @@ def thin_svd(last: Tensor, first: Tensor, rank: int | None = None) -> tuple[Tens
     else:
         # New orthonormal frames at every step: rounding does not build up in them.
         ql, rl = torch.linalg.qr(last)
-        qr, rr = torch.linalg.qr(first.mT)
-        u, s, vh = torch.linalg.svd(rl @ rr.mT)
-        u, vh = ql @ u, vh @ qr.mT
+        qr, rr = torch.linalg.qr(first.mH)
+        u, s, vh = torch.linalg.svd(rl @ rr.mH)
+        u, vh = ql @ u, vh @ qr.mH
     if rank is None or rank == s.shape[-1]:
         return u, s, vh
     return u[..., :rank], s[..., :rank], vh[..., :rank, :]

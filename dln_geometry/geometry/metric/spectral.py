@@ -14,7 +14,44 @@ from dln_geometry.geometry.kernel import log_kernel_of_pairs, log_kernel_slope
 from dln_geometry.geometry.metric.blocks import Frames
 from dln_geometry.geometry.metric.unit_size import followed_in_range
 from dln_geometry.geometry.points import EndToEnd, Nearby, nearly_equal, separate, smooth
-from dln_geometry.support import Depth
+from dln_geometry.support import Depth, absolute_square, as_double, field_dimension
+
+
+def over_field(p: EndToEnd, field: str | None) -> tuple[EndToEnd, int]:
+    """Return a point whose singular values are those over a field, and the field's dimension f.
+
+    A real point is one over any field. A complex point with ``field="quaternion"`` is the complex
+    representation of a matrix of quaternions: its singular values come in pairs, of which one is
+    kept. `None` stands for the field of the tensors.
+    """
+    f = field_dimension(field, p.dtype)
+    if not p.dtype.is_complex or f == 2:
+        return p, f
+    if f == 1:
+        raise ValueError(f'field must be "complex" or "quaternion" for a {p.dtype} point, got real')
+    x = p.detach().matrix
+    even = not (p.rank % 2 or any(d % 2 for d in p.shape))
+    bound = 1e3 * torch.finfo(x.dtype).eps * max(p.shape) * p.s.detach()[..., 0]
+    if not even or bool((_beside_quaternions(x) > bound).any()):
+        raise ValueError(
+            "point must be a complex representation [[A, -B*], [B, A*]] (A*: conjugate entries) "
+            f'for field="quaternion", got another matrix of shape {p.shape} and rank {p.rank}'
+        )
+    if p.followed is not None:
+        raise ValueError(
+            'point must be detached for field="quaternion": moves of its entries leave the complex '
+            "representations, got one that requires gradients"
+        )
+    parts = p.u[..., ::2], p.s[..., ::2], p.vh[..., ::2, :]
+    half = EndToEnd(*parts, p.depth, p.normalized, check=False)
+    return half.replace(u=half.u[..., ::2, :], vh=half.vh[..., ::2], check=False), f
+
+
+def _beside_quaternions(x: Tensor) -> Tensor:
+    """Return the largest entry by which a matrix is no complex representation, shape (...)."""
+    m, n = (d // 2 for d in x.shape[-2:])
+    gaps = x[..., :m, :n] - x[..., m:, n:].conj(), x[..., m:, :n] + x[..., :m, n:].conj()
+    return torch.maximum(*(gap.abs().amax((-2, -1)) for gap in gaps))
 
 
 def sum_over_pairs(p: EndToEnd, value: Tensor, pairs: float, singles: float) -> Tensor:
@@ -30,12 +67,13 @@ def sum_over_pairs(p: EndToEnd, value: Tensor, pairs: float, singles: float) -> 
         slope = 0.5 * first / square
         bend = 0.25 * second / (square.unsqueeze(-1) * square.unsqueeze(-2))
         bend = bend - torch.diag_embed(slope / square)
-        own = d.diagonal(dim1=-2, dim2=-1)
+        own = d.diagonal(dim1=-2, dim2=-1).real
         total = (slope * own).sum(-1)
         total = total + 0.5 * (own.unsqueeze(-1) * bend * own.unsqueeze(-2)).sum((-2, -1))
         apart = torch.ones_like(bend) - torch.eye(s.shape[-1], dtype=s.dtype, device=s.device)
         chords = apart * chord_slopes(square, slope, bend)
-        return ((total + 0.5 * (chords * d.square()).sum((-2, -1))).to(x.dtype),)
+        bent = 0.5 * (chords * absolute_square(d)).sum((-2, -1))
+        return ((total + bent).to(x.real.dtype),)
 
     source = followed_in_range(p)
     return smooth((value,), (model, model), (source,), p.constants)[0]
@@ -48,20 +86,20 @@ def gradient_of_pairs(p: EndToEnd, value: Tensor, pairs: float, singles: float) 
     """
 
     def model(x: Tensor, frames: Frames) -> tuple[Tensor]:
-        u, s, vh = (part.double() for part in frames)
+        u, s, vh = (as_double(part) for part in frames)
         scale = s[..., :1]
         left, move, right = Nearby.of(x, (u, s, vh))
         s = s / scale
         first, second = pair_slopes(s, p.depth, pairs, singles)
         slope = first / s
         bend = second / (s.unsqueeze(-1) * s.unsqueeze(-2)) - torch.diag_embed(slope / s)
-        even, odd = 0.5 * (move + move.mT), 0.5 * (move - move.mT)
+        even, odd = 0.5 * (move + move.mH), 0.5 * (move - move.mH)
         eye = torch.eye(s.shape[-1], dtype=s.dtype, device=s.device)
-        own = (bend @ even.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)).squeeze(-1)
+        own = (bend @ even.diagonal(dim1=-2, dim2=-1).real.unsqueeze(-1)).squeeze(-1)
         core = torch.diag_embed(slope + own) + (1.0 - eye) * chord_slopes(s, slope, bend) * even
         sums = [y.unsqueeze(-1) + y.unsqueeze(-2) for y in (slope, s)]
         core = core + odd * sums[0] / sums[1]
-        return ((left @ core @ right.mT / scale.unsqueeze(-1)).to(x.dtype),)
+        return ((left @ core @ right.mH / scale.unsqueeze(-1)).to(x.dtype),)
 
     def from_frames(u: Tensor, s: Tensor, vh: Tensor) -> tuple[Tensor]:
         off = 1.0 - torch.eye(s.shape[-1], dtype=s.dtype, device=s.device)
@@ -75,11 +113,11 @@ def gradient_of_pairs(p: EndToEnd, value: Tensor, pairs: float, singles: float) 
 
 def _move_of_squares(x: Tensor, frames: Frames) -> tuple[Tensor, Tensor]:
     """Return s and the move of ``X X^T`` in its eigenvectors, both in units of the largest s."""
-    u, s, vh = (part.double() for part in frames)
+    u, s, vh = (as_double(part) for part in frames)
     move = Nearby.of(x, (u, s, vh)).move
     s = s / s[..., :1]
     up = move * s.unsqueeze(-2)
-    return s, up + up.mT + move @ move.mT
+    return s, up + up.mH + move @ move.mH
 
 
 def pair_slopes(s: Tensor, depth: Depth, pairs: float, singles: float) -> tuple[Tensor, Tensor]:

@@ -32,13 +32,13 @@ class Box:
         vectors = tuple(v.expand(*batch, *v.shape[-2:]) for v in vectors)
         u, vh, left, right = p.u, p.vh, None, None
         if m > r * (len(vectors) + 1) or (m > r and frozen):
-            left = u if frozen else _box_basis(u, [v @ vh.mT for v in vectors])
-            vectors = tuple(left.mT @ v for v in vectors)
-            u = left.mT @ u
+            left = u if frozen else _box_basis(u, [v @ vh.mH for v in vectors])
+            vectors = tuple(left.mH @ v for v in vectors)
+            u = left.mH @ u
         if n > r * (len(vectors) + 1) or (n > r and frozen):
-            right = vh if frozen else _box_basis(vh.mT, [v.mT @ u for v in vectors]).mT
-            vectors = tuple(v @ right.mT for v in vectors)
-            vh = vh @ right.mT
+            right = vh if frozen else _box_basis(vh.mH, [v.mH @ u for v in vectors]).mH
+            vectors = tuple(v @ right.mH for v in vectors)
+            vh = vh @ right.mH
         return cls(p.replace(u=u, vh=vh, check=False), vectors, left, right)
 
     def embed(self, point: EndToEnd) -> EndToEnd:

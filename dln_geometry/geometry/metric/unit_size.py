@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dln_geometry.geometry.kernel import is_extreme
 from dln_geometry.geometry.points import EndToEnd, only_finite, orthonormalized
-from dln_geometry.support import least
+from dln_geometry.support import as_double, least
 
 
 def doubled(p: EndToEnd) -> EndToEnd:
@@ -23,11 +23,11 @@ def doubled(p: EndToEnd) -> EndToEnd:
 
     Derivatives in the matrix follow.
     """
-    if p.dtype == torch.float64:
+    if p.s.dtype == torch.float64:
         return p
-    q = p.to(torch.float64)
+    q = p.to(torch.complex128 if p.dtype.is_complex else torch.float64)
     # From float32, one step leaves a defect of about 1e-14.
-    u, vh = orthonormalized(q.u, 2), orthonormalized(q.vh.mT, 2).mT
+    u, vh = orthonormalized(q.u, 2), orthonormalized(q.vh.mH, 2).mH
     return q.replace(u=u, vh=vh, check=False).following(q.source)
 
 
@@ -75,7 +75,7 @@ def in_range(
     order = 2.0 if p.source is None else 6.0
     if not ((strict or p.source is not None) and is_extreme(p.s.detach(), order)):
         value = f(p, *vectors)
-        total = float(value.detach().sum())
+        total = total_size(value)
         # Of a kernel without digits little is left, unless vectors are near the range's other end.
         if least(value) ** 0.5 < abs(total) < math.inf:
             return value
@@ -84,9 +84,9 @@ def in_range(
         if math.isfinite(total) and not is_extreme(p.s.detach(), order):
             return value
     q, unit = of_unit_size(p)
-    sizes = [v.detach().double().abs().amax((-2, -1)) for v in vectors]
+    sizes = [as_double(v.detach()).abs().amax((-2, -1)) for v in vectors]
     sizes = [torch.where(size > 0, size, 1.0) for size in sizes]
-    scaled = [v.double() / size[..., None, None] for v, size in zip(vectors, sizes, strict=True)]
+    scaled = [as_double(v) / size[..., None, None] for v, size in zip(vectors, sizes, strict=True)]
     value = f(q, *scaled)
     if not bool(torch.isfinite(value.detach()).all()):
         ratio = float((q.s.amax(-1) / q.s.amin(-1)).max())
@@ -98,4 +98,10 @@ def in_range(
     halves = [unit ** (0.5 * degree)] * 2
     for factor in (halves[0], *sizes[:1], halves[1], *sizes[1:]):
         value = value * factor[(..., *(None,) * axes)]
-    return value.to(p.dtype)
+    return value.to(p.dtype if value.is_complex() else p.s.dtype)
+
+
+def total_size(value: Tensor) -> float:
+    """Return a number that is finite if a tensor is: its sum, of complex numbers that of sizes."""
+    value = value.detach()
+    return float(value.abs().sum() if value.is_complex() else value.sum())

@@ -118,7 +118,7 @@ def balanced_factors(
     >>> w1, w2, w3
     (tensor([[2.]]), tensor([[2.]]), tensor([[2.]]))
     """
-    p = as_point(point)
+    p = as_point(point, complex=True)
     return Network.from_layers(balanced_chain(p, widths, gauge, generator))
 
 
@@ -142,7 +142,8 @@ def gauge_action(factors: Sequence[Any], gauges: Sequence[Any]) -> Network:
         raise ValueError(f"gauges must hold {required}, got {len(gauges)}")
     for p, g in enumerate(gauges):
         d = layers[p].shape[-2]
-        g = as_float_tensor(g, f"gauges[{p}]", dtype=layers[p].dtype, device=layers[p].device)
+        kind: Any = {"dtype": layers[p].dtype, "device": layers[p].device}
+        g = as_float_tensor(g, f"gauges[{p}]", **kind, complex=layers[p].is_complex())
         if g.ndim < 2 or tuple(g.shape[-2:]) != (d, d):
             raise ValueError(f"gauges[{p}] must have shape (..., {d}, {d}), got {tuple(g.shape)}")
         common_batch(**{"factors": layers[p + 1].shape[:-2], "gauges": g.shape[:-2]})
@@ -181,7 +182,8 @@ def random_balanced(
     generator : torch.Generator or int, optional
         Source of randomness, or its seed; a fresh one if not given.
     dtype, device : optional
-        Of the result; by default those of `spectrum` if it is an array, else torch's.
+        Of the result; by default those of `spectrum` if it is an array, else torch's. A complex
+        dtype draws the frames from the unitary groups.
 
     Examples
     --------
@@ -194,7 +196,8 @@ def random_balanced(
     resolved = as_width_sequence(widths)
     r = min(resolved) if rank is None else as_rank(rank, min(resolved), "the smallest width")
     s = as_spectrum(scale, spectrum, r, dtype, device)
-    return Network.from_layers(chain_from_frames(haar_frames(s, resolved, batch, generator), s))
+    frames = haar_frames(s, resolved, batch, generator, dtype)
+    return Network.from_layers(chain_from_frames(frames, s))
 
 
 def balanced_dimension(widths: Sequence[int], rank: int) -> int:
@@ -242,7 +245,7 @@ def balance(factors: Sequence[Any], *, sweeps: int = 100) -> Network:
         return layers
     u, s, vh = chain_svd(layers)
     root = s ** (1.0 / depth)
-    frames = [vh.mT, u]
+    frames = [vh.mH, u]
     for w in layers[:-1]:
         # Exact where the factors are balanced, at every rank.
         frames.insert(-1, polar(w @ (frames[-2] * root.unsqueeze(-2))))
@@ -250,7 +253,7 @@ def balance(factors: Sequence[Any], *, sweeps: int = 100) -> Network:
     for _ in range(sweeps if depth > 2 else 1):
         moved = torch.zeros((), dtype=s.dtype, device=s.device)
         for p in range(1, depth):
-            target = layers[p - 1] @ frames[p - 1] + layers[p].mT @ frames[p + 1]
+            target = layers[p - 1] @ frames[p - 1] + layers[p].mH @ frames[p + 1]
             frame = polar(target * root.unsqueeze(-2))
             # Columns of zero modes are arbitrary: do not count how they move.
             moved = torch.maximum(moved, ((frame - frames[p]) * root.unsqueeze(-2)).abs().max())
@@ -266,7 +269,7 @@ def balance(factors: Sequence[Any], *, sweeps: int = 100) -> Network:
 def orthonormalized(frame: Tensor, steps: int = 1) -> Tensor:
     """Return a nearly orthonormal frame after Newton-Schulz steps: each squares its defect."""
     for _ in range(steps):
-        frame = 1.5 * frame - 0.5 * frame @ (frame.mT @ frame)
+        frame = 1.5 * frame - 0.5 * frame @ (frame.mH @ frame)
     return frame
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.support import Depth
+from dln_geometry.support import Depth, refuse_complex
 
 
 class Batch:
@@ -108,8 +108,20 @@ class Batch:
         return (self.select(i) for i in range(len(self)))
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Return the point with another dtype or device, as `torch.Tensor.to` does."""
-        return self._map(lambda x, _: x.to(*args, **kwargs))
+        """Return the point with another dtype or device, as `torch.Tensor.to` does.
+
+        Singular values stay real where the dtype is complex; a complex point cannot become real.
+        """
+        dtype = torch.empty(0, dtype=self.dtype).to(*args, **kwargs).dtype
+        if dtype == self.dtype or not (dtype.is_complex or self.dtype.is_complex):
+            return self._map(lambda x, _: x.to(*args, **kwargs))
+        if not dtype.is_complex:
+            raise TypeError(f"a {self.dtype} point has no real form, got the dtype {dtype}")
+
+        def moved(x: Tensor, own: int) -> Tensor:
+            return x.to(*args, **kwargs) if own == 2 else x.to(*args, **kwargs).real
+
+        return self._map(moved)
 
     def detach(self) -> Self:
         """Return the point cut off from autograd."""
@@ -126,6 +138,8 @@ class Batch:
         return self._map(lambda x, own: x.reshape(-1, *x.shape[-own:]))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if dtype is not None and not np.issubdtype(dtype, np.complexfloating):
+            refuse_complex("the point", self.dtype)
         return np.asarray(self.matrix.detach().cpu().numpy(), dtype=dtype)
 
     def __repr__(self) -> str:
@@ -161,8 +175,19 @@ def as_row(name: str, parts: Sequence[str]) -> str:
     return f"<table><tr><th>{html.escape(name)}</th>{cells}</tr></table>"
 
 
-def check_alike(*parts: Tensor) -> None:
-    """Refuse tensors of different dtypes or devices."""
+def check_field(**parts: Tensor) -> None:
+    """Refuse two matrices of a point of which one is real and one complex."""
+    if len({part.is_complex() for part in parts.values()}) > 1:
+        got = " and ".join(str(part.dtype) for part in parts.values())
+        raise TypeError(f"{' and '.join(parts)} must both be real or both complex, got {got}")
+
+
+def check_alike(*parts: Tensor, s: Tensor | None = None) -> None:
+    """Refuse tensors of different dtypes or devices; `s` is real where the others are complex."""
+    if s is not None and s.dtype == parts[0].dtype.to_real():
+        parts = (*parts, s.to(parts[0].dtype)) if parts[0].is_complex() else (*parts, s)
+    elif s is not None:
+        parts = (*parts, s)
     for part in parts[1:]:
         if (part.dtype, part.device) != (parts[0].dtype, parts[0].device):
             got = " and ".join(f"{x.dtype} on {x.device}" for x in (parts[0], part))
@@ -172,7 +197,7 @@ def check_alike(*parts: Tensor) -> None:
 def check_orthonormal(frame: Tensor, name: str, bound: float, what: str = "columns") -> None:
     """Refuse a frame whose columns are not orthonormal up to `bound`."""
     eye = torch.eye(frame.shape[-1], dtype=frame.dtype, device=frame.device)
-    deviation = (frame.mT @ frame - eye).abs()
+    deviation = (frame.mH @ frame - eye).abs()
     error = float(deviation.detach().max()) if deviation.numel() else 0.0
     if not error <= bound:
         raise ValueError(f"{name} must have orthonormal {what}, got a deviation of {error:.1e}")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.points.batch import Batch, check_alike
+from dln_geometry.geometry.points.batch import Batch, check_alike, check_field
 from dln_geometry.geometry.points.end_to_end import EndToEnd
 from dln_geometry.geometry.points.gauges import as_spectrum, balanced_chain, haar_frames
 from dln_geometry.geometry.points.layers import chain_svd
@@ -77,9 +77,10 @@ class Collapsed(Batch):
     ) -> None:
         depth = as_depth(depth)
         normalized = as_normalized(normalized, depth)
-        left, right = as_alike(L=L, R=R) if check else (L, R)
+        left, right = as_alike(complex=True, L=L, R=R) if check else (L, R)
         if check:
-            left, right = as_matrix(left, "L"), as_matrix(right, "R")
+            left, right = as_matrix(left, "L", complex=True), as_matrix(right, "R", complex=True)
+            check_field(L=left, R=right)
         check_alike(left, right)
         if left.shape[-1] != right.shape[-1] or left.shape[:-2] != right.shape[:-2]:
             got = f"{tuple(left.shape)} and {tuple(right.shape)}"
@@ -90,7 +91,7 @@ class Collapsed(Batch):
                 f"Collapsed in {left.dtype}, whose N-th roots carry no digits above, got {depth:g}"
             )
         self._set(L=left, R=right, depth=depth, normalized=normalized)
-        defect = self.defect().detach() if check else left.new_zeros(0)
+        defect = self.defect().detach() if check else left.real.new_zeros(0)
         if bool((defect > torch.finfo(left.dtype).eps ** 0.5).any()):
             got = f"a relative difference of {float(defect.max()):.1e}"
             advice = "Collapsed.of(EndToEnd.of(x, depth)) makes a balanced pair of a matrix"
@@ -111,7 +112,7 @@ class Collapsed(Batch):
                 u, middle, v = frames_and_root(x, point.constants, depth)
                 return cls(u @ middle, v @ middle, point.depth, point.normalized, check=False)
             root = _root(point.s, point.depth).unsqueeze(-2)
-            left, right = point.u * root, point.vh.mT * root
+            left, right = point.u * root, point.vh.mH * root
             return cls(left, right, point.depth, point.normalized, check=False)
         factors = Network(point, "point")
         depth, eps = factors.depth, torch.finfo(factors.dtype).eps
@@ -146,7 +147,7 @@ class Collapsed(Batch):
         m, n = as_matrix_shape(shape)
         r = min(m, n) if rank is None else as_rank(rank, min(m, n), "min(m, n)")
         s = as_spectrum(scale, spectrum, r, dtype, device)
-        u, v = haar_frames(s, (m, n), batch, generator)
+        u, v = haar_frames(s, (m, n), batch, generator, dtype)
         root = _root(s, depth).unsqueeze(-2)
         return cls(u * root, v * root, depth, check=False)
 
@@ -179,11 +180,11 @@ class Collapsed(Batch):
     @property
     def matrix(self) -> Tensor:
         """The end-to-end matrix ``X``, shape (..., m, n)."""
-        return (self.L @ self.M) @ self.R.mT
+        return (self.L @ self.M) @ self.R.mH
 
     def entries(self, rows: Tensor, cols: Tensor) -> Tensor:
         """Return ``X[rows, cols]``, shape (..., k), without forming X."""
-        return entries_of_product(self.L @ self.M, self.R, rows, cols)
+        return entries_of_product(self.L @ self.M, self.R.conj(), rows, cols)
 
     @property
     def singular_values(self) -> CallableTensor:
@@ -199,8 +200,8 @@ class Collapsed(Batch):
         # eigenvalue of L^T L would not.
         ql, rl = torch.linalg.qr(self.L.detach())
         qr, rr = torch.linalg.qr(self.R.detach())
-        u, s, vh = torch.linalg.svd(rl @ self.M.detach() @ rr.mT)
-        frames = ql @ u, s, vh @ qr.mT
+        u, s, vh = torch.linalg.svd(rl @ self.M.detach() @ rr.mH)
+        frames = ql @ u, s, vh @ qr.mH
         return EndToEnd.followed_by(
             frames, (self.L, self.R), lambda: self.matrix, self.depth, bool(self.normalized)
         )
@@ -217,7 +218,7 @@ class Collapsed(Batch):
     def defect(self) -> Tensor:
         """Return the relative violation ``|L^T L - R^T R| / |L^T L|`` (Frobenius), shape (...)."""
         left, unit = gram(self.L)
-        right = (self.R / unit).mT @ (self.R / unit)
+        right = (self.R / unit).mH @ (self.R / unit)
         norm, gap = torch.linalg.matrix_norm(left), torch.linalg.matrix_norm(left - right)
         return gap / torch.where(norm > 0, norm, 1.0)
 
@@ -228,12 +229,12 @@ def gram(x: Tensor) -> tuple[Tensor, Tensor]:
     The unit is 1 where the squares are in the range of the type, else a power of two near the
     largest entry of x.
     """
-    largest = x.detach().abs().amax((-2, -1), keepdim=True) if x.numel() else x.new_zeros(())
+    largest = x.detach().abs().amax((-2, -1), keepdim=True) if x.numel() else x.real.new_zeros(())
     bound = torch.finfo(x.dtype).tiny ** 0.25
     extreme = (largest > 0) & ((largest < bound) | (largest > 1.0 / bound)) & largest.isfinite()
     unit = torch.exp2(torch.where(extreme, largest, torch.ones_like(largest)).log2().floor())
     x = x / unit
-    return x.mT @ x, unit
+    return x.mH @ x, unit
 
 
 class CallableTensor(Tensor):

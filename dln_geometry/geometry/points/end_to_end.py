@@ -9,7 +9,13 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.points.batch import Batch, check_alike, check_orthonormal, check_spectrum
+from dln_geometry.geometry.points.batch import (
+    Batch,
+    check_alike,
+    check_field,
+    check_orthonormal,
+    check_spectrum,
+)
 from dln_geometry.geometry.points.smooth_functions import differentiable_frames, truncated
 from dln_geometry.support import (
     Depth,
@@ -20,6 +26,7 @@ from dln_geometry.support import (
     as_rank,
     entries_of_product,
     is_differentiated,
+    refuse_complex,
 )
 
 
@@ -80,18 +87,19 @@ class EndToEnd(Batch):
         depth = as_depth(depth)
         normalized = as_normalized(normalized, depth)
         if check:
-            u, s, vh = as_alike(u=u, s=s, vh=vh)
-            u, vh = as_matrix(u, "u"), as_matrix(vh, "vh")
+            u, s, vh = as_alike(complex=True, real=("s",), u=u, s=s, vh=vh)
+            u, vh = as_matrix(u, "u", complex=True), as_matrix(vh, "vh", complex=True)
+            check_field(u=u, vh=vh)
         r, batch = s.shape[-1:], s.shape[:-1]
         if u.ndim < 2 or (u.shape[:-2], u.shape[-1:], vh.shape[:-1]) != (batch, r, batch + r):
             required = "shapes (..., m, r), (..., r) and (..., r, n)"
             got = f"{tuple(u.shape)}, {tuple(s.shape)} and {tuple(vh.shape)}"
             raise ValueError(f"u, s and vh must have {required}, got {got}")
-        check_alike(u, s, vh)
+        check_alike(u, vh, s=s)
         if check:
             bound = torch.finfo(s.dtype).eps ** 0.5
             check_orthonormal(u, "u", bound)
-            check_orthonormal(vh.mT, "vh", bound, "rows")
+            check_orthonormal(vh.mH, "vh", bound, "rows")
             check_spectrum(s, "s")
         self._set(u=u, s=s, vh=vh, depth=depth, normalized=normalized)
 
@@ -116,7 +124,7 @@ class EndToEnd(Batch):
         """
         depth = as_depth(depth)
         normalized = as_normalized(normalized, depth)
-        x = as_matrix(x, "x")
+        x = as_matrix(x, "x", complex=True)
         full = min(x.shape[-2:])
         r = full if rank is None else as_rank(rank, full, "min(m, n)")
         frames = torch.linalg.svd(x.detach(), full_matrices=False)
@@ -219,14 +227,17 @@ class EndToEnd(Batch):
         return self.s.shape[-1]
 
 
-def as_point(point: Batch, name: str = "point") -> EndToEnd:
-    """Return the singular value decomposition of a point, whichever kind it is."""
-    if isinstance(point, EndToEnd):
-        return point
+def as_point(point: Batch, name: str = "point", *, complex: bool = False) -> EndToEnd:
+    """Return the singular value decomposition of a point, whichever kind it is.
+
+    Complex points must be allowed by the function that asks.
+    """
     if not isinstance(point, Batch):
         got = f"{type(point).__name__}: EndToEnd.of(x, depth) makes a point of a matrix"
         raise TypeError(f"{name} must be an EndToEnd or a Collapsed, got {got}")
-    return point.point()
+    if not complex:
+        refuse_complex(name, point.dtype)
+    return point if isinstance(point, EndToEnd) else point.point()
 
 
 def point_of_values(s: Tensor, shape: tuple[int, int], depth: Depth) -> EndToEnd:

@@ -21,6 +21,7 @@ from dln_geometry.support import (
     as_widths,
     common_batch,
     normal,
+    phases,
 )
 
 _Gauge = str | Sequence[Any] | None
@@ -29,7 +30,7 @@ _Gauge = str | Sequence[Any] | None
 def chain_from_frames(frames: Sequence[Tensor], s: Tensor) -> tuple[Tensor, ...]:
     """Return ``W_p = Q_p Sigma^{1/N} Q_{p-1}^T`` from the N + 1 frames ``Q_0, ..., Q_N``."""
     root = (s ** (1.0 / (len(frames) - 1))).unsqueeze(-2)
-    return tuple((after * root) @ before.mT for before, after in pairwise(frames))
+    return tuple((after * root) @ before.mH for before, after in pairwise(frames))
 
 
 def balanced_chain(
@@ -41,24 +42,32 @@ def balanced_chain(
     """Return the layers of `balanced_factors`."""
     u, s, vh = p.u, p.s, p.vh
     hidden = as_widths(widths, p.shape, as_layer_count(p.depth), p.rank)[1:-1]
-    inner = _hidden_frames(s, hidden, gauge, generator)
+    inner = _hidden_frames(u, s, hidden, gauge, generator)
     if (x := p.followed) is None:
-        return chain_from_frames((vh.mT, *inner, u), s)
+        return chain_from_frames((vh.mH, *inner, u), s)
     u, root, v = frames_and_root(x, p.constants, p.depth)
-    return tuple(after @ root @ before.mT for before, after in pairwise((v, *inner, u)))
+    return tuple(after @ root @ before.mH for before, after in pairwise((v, *inner, u)))
 
 
 def _hidden_frames(
-    s: Tensor, widths: tuple[int, ...], gauge: _Gauge, generator: torch.Generator | int | None
+    u: Tensor,
+    s: Tensor,
+    widths: tuple[int, ...],
+    gauge: _Gauge,
+    generator: torch.Generator | int | None,
 ) -> list[Tensor]:
-    """Return a frame Q_p, orthonormal columns, shape (..., d_p, r), for every hidden width."""
+    """Return a frame Q_p, orthonormal columns, shape (..., d_p, r), for every hidden width.
+
+    They have the type of `u`.
+    """
+    kind: Any = {"dtype": u.dtype, "device": u.device}
     r = s.shape[-1]
     if gauge is None:
-        return [torch.eye(d, r, dtype=s.dtype, device=s.device) for d in widths]
+        return [torch.eye(d, r, **kind) for d in widths]
     if isinstance(gauge, str):
         if gauge != "haar":
             raise ValueError(f'gauge must be None, "haar" or matrices, got {gauge!r}')
-        return haar_frames(s, widths, (), generator)
+        return haar_frames(s, widths, (), generator, u.dtype)
     if isinstance(gauge, Tensor) or not isinstance(gauge, Sequence):
         raise TypeError(f'gauge must be None, "haar" or a sequence, got {type(gauge).__name__}')
     if len(gauge) != len(widths):
@@ -66,7 +75,7 @@ def _hidden_frames(
         raise ValueError(f"gauge must hold {required}, got {len(gauge)}")
     frames = []
     for p, (q, d) in enumerate(zip(gauge, widths, strict=True)):
-        frame = as_float_tensor(q, f"gauge[{p}]", dtype=s.dtype, device=s.device)
+        frame = as_float_tensor(q, f"gauge[{p}]", **kind, complex=u.is_complex())
         if frame.ndim < 2 or frame.shape[-2] != d or frame.shape[-1] not in (r, d):
             required = f"shape (..., {d}, {r}) or (..., {d}, {d})"
             raise ValueError(f"gauge[{p}] must have {required}, got {tuple(frame.shape)}")
@@ -77,10 +86,18 @@ def _hidden_frames(
 
 
 def haar_frames(
-    s: Tensor, widths: Sequence[int], batch: Sequence[int], generator: torch.Generator | int | None
+    s: Tensor,
+    widths: Sequence[int],
+    batch: Sequence[int],
+    generator: torch.Generator | int | None,
+    dtype: torch.dtype | None = None,
 ) -> list[Tensor]:
-    """Draw a Haar frame (*batch, d, r) for every width d, like the spectrum `s`, (..., r)."""
-    kind: Any = {"dtype": s.dtype, "device": s.device}
+    """Draw a Haar frame (*batch, d, r) for every width d, like the spectrum `s`, (..., r).
+
+    They are complex if `dtype` is, else of the type of `s`.
+    """
+    complex_dtype = dtype is not None and dtype.is_complex
+    kind: Any = {"dtype": s.dtype.to_complex() if complex_dtype else s.dtype, "device": s.device}
     batch = common_batch(batch=as_size(batch, "batch", 0), spectrum=s.shape[:-1])
     generator = as_generator(generator, s.device)
     return [haar_stiefel(batch, d, s.shape[-1], generator=generator, **kind) for d in widths]
@@ -98,8 +115,7 @@ def haar_stiefel(
     """Draw orthonormal frames, shape (*batch, d, r), from the invariant (Haar) law."""
     q, upper = torch.linalg.qr(normal((*batch, d, r), generator, dtype, device))
     # QR fixes no signs; making the diagonal of R positive makes the law exactly Haar.
-    sign = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)
-    return q * sign.to(dtype).unsqueeze(-2)
+    return q * phases(upper.diagonal(dim1=-2, dim2=-1)).unsqueeze(-2)
 
 
 def as_spectrum(
@@ -111,6 +127,8 @@ def as_spectrum(
     value = scale if spectrum is None else spectrum
     if dtype is None and not hasattr(value, "dtype"):
         dtype = torch.get_default_dtype()
+    if isinstance(dtype, torch.dtype) and dtype.is_complex:
+        dtype = dtype.to_real()
     s = as_float_tensor(value, "spectrum", dtype=dtype, device=device)
     s = s if s.ndim else s.expand(r)
     if s.shape[-1] != r:

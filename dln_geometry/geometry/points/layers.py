@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.points.smooth_functions import separated_frames
-from dln_geometry.support import is_differentiated
+from dln_geometry.support import absolute_square, is_differentiated, phases
 
 
 def product(factors: Sequence[Tensor]) -> Tensor:
@@ -34,8 +34,8 @@ def chain_svd(factors: Sequence[Tensor], *, keep: bool = False) -> tuple[Tensor,
     chain, k = list(factors), min(factors[0].shape[-1], *(w.shape[-2] for w in factors))
     right = left = None
     if len(chain) > 1 and chain[0].shape[-2] < chain[0].shape[-1]:
-        right, upper = torch.linalg.qr(chain[0].mT)
-        chain[0] = upper.mT
+        right, upper = torch.linalg.qr(chain[0].mH)
+        chain[0] = upper.mH
     if len(chain) > 1 and chain[-1].shape[-1] < chain[-1].shape[-2]:
         left, chain[-1] = torch.linalg.qr(chain[-1])
     partial = list(accumulate(chain, lambda x, w: w @ x))
@@ -43,7 +43,7 @@ def chain_svd(factors: Sequence[Tensor], *, keep: bool = False) -> tuple[Tensor,
     u, s, vh = u[..., :k], s[..., :k], vh[..., :k, :]
     if not keep:
         s = torch.where(s > _product_noise(chain, partial).unsqueeze(-1), s, 0.0)
-    return u if left is None else left @ u, s, vh if right is None else vh @ right.mT
+    return u if left is None else left @ u, s, vh if right is None else vh @ right.mH
 
 
 def _product_noise(chain: Sequence[Tensor], partial: Sequence[Tensor]) -> Tensor:
@@ -67,12 +67,12 @@ def _product_noise(chain: Sequence[Tensor], partial: Sequence[Tensor]) -> Tensor
 
 def layer_moments(layers: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Return ``G_p = W_{p+1}^T W_{p+1} - W_p W_p^T``, without checks."""
-    return tuple(after.mT @ after - before @ before.mT for before, after in pairwise(layers))
+    return tuple(after.mH @ after - before @ before.mH for before, after in pairwise(layers))
 
 
 def moment_size(layers: Sequence[Tensor]) -> Tensor:
     """Return ``max_p |G_p|_F / (|W_{p+1}|_F^2 + |W_p|_F^2)``, shape (...); 0 at depth 1."""
-    worst = layers[0].new_zeros(layers[0].shape[:-2])
+    worst = layers[0].real.new_zeros(layers[0].shape[:-2])
     if layers[0].numel() == 0:
         return worst
     for before, after in pairwise(layers):
@@ -80,7 +80,8 @@ def moment_size(layers: Sequence[Tensor]) -> Tensor:
         unit = torch.maximum(before.abs().amax((-2, -1)), after.abs().amax((-2, -1)))
         unit = torch.where(unit > 0, unit, 1.0)[..., None, None]
         (g,) = layer_moments((before / unit, after / unit))
-        size = (before / unit).square().sum((-2, -1)) + (after / unit).square().sum((-2, -1))
+        size = absolute_square(before / unit).sum((-2, -1))
+        size = size + absolute_square(after / unit).sum((-2, -1))
         relative = torch.linalg.matrix_norm(g) / torch.where(size > 0, size, 1.0)
         worst = torch.maximum(worst, relative)
     return worst
@@ -99,11 +100,10 @@ def balanced_frames(layers: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
     widest = max(max(w.shape[-2:]) for w in layers)
     lam = torch.where(lam > 10 * eps * widest * lam[..., :1], lam, 0.0)
     r = max(1, int((lam > 0).sum(-1).max())) if lam.numel() else lam.shape[-1]
-    lam, frames = lam[..., :r], [vh[..., :r, :].mT]
+    lam, frames = lam[..., :r], [vh[..., :r, :].mH]
     scale = torch.where(lam > 0, lam, 1.0).unsqueeze(-2)
     for w in layers:
         # Descending columns: what a small lam amplifies is taken out by those before it.
         q, upper = torch.linalg.qr((w @ frames[-1]) / scale)
-        sign = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(q.dtype)
-        frames.append(q * sign.unsqueeze(-2))
+        frames.append(q * phases(upper.diagonal(dim1=-2, dim2=-1)).unsqueeze(-2))
     return frames, lam

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from dln_geometry.geometry.points.batch import Batch
 from dln_geometry.geometry.points.end_to_end import EndToEnd
 from dln_geometry.geometry.points.layers import balanced_frames, chain_svd, moment_size, product
-from dln_geometry.support import Depth, as_factors
+from dln_geometry.support import Depth, as_factors, refuse_complex
 
 
 class Network(tuple[Tensor, ...], Batch):
@@ -42,9 +42,9 @@ class Network(tuple[Tensor, ...], Batch):
 
     def __new__(cls, factors: Sequence[Any], name: str = "factors") -> Self:
         if isinstance(factors, cls):
-            factors._kept("checked", lambda: as_factors(factors.layers, name))
+            factors._kept("checked", lambda: as_factors(factors.layers, name, complex=True))
             return factors
-        return super().__new__(cls, as_factors(factors, name))
+        return super().__new__(cls, as_factors(factors, name, complex=True))
 
     @classmethod
     def of(cls, factors: Sequence[Any]) -> Self:
@@ -142,7 +142,7 @@ class Network(tuple[Tensor, ...], Batch):
     def point(self) -> EndToEnd:
         """Return the end-to-end matrix of balanced layers, small singular values included."""
         frames, lam = self.balanced_parts()
-        parts = frames[-1].detach(), lam.detach() ** float(len(self)), frames[0].mT.detach()
+        parts = frames[-1].detach(), lam.detach() ** float(len(self)), frames[0].mH.detach()
         return EndToEnd.followed_by(parts, self, lambda: product(self), self.depth, False)
 
     @property
@@ -177,9 +177,16 @@ class Network(tuple[Tensor, ...], Batch):
 pytree.register_pytree_node(Network, lambda network: (list(network), None), lambda w, _: tuple(w))
 
 
-def balanced_network(factors: Sequence[Any], name: str = "factors") -> Network:
-    """Return a network, or raise unless it is balanced, of one rank throughout, and not empty."""
+def balanced_network(
+    factors: Sequence[Any], name: str = "factors", *, complex: bool = False
+) -> Network:
+    """Return a network, or raise unless it is balanced, of one rank throughout, and not empty.
+
+    Complex layers must be allowed by the function that asks.
+    """
     network = Network(factors, name)
+    if not complex:
+        refuse_complex(name, network.dtype)
     if math.prod(network.batch_shape) == 0:
         raise ValueError(f"{name} must not be an empty batch")
     spectrum = network.balanced_parts(name)[1]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dln_geometry.support import is_differentiated
+from dln_geometry.support import as_double, is_differentiated
 
 Frames = tuple[Tensor, Tensor, Tensor]  # U, s, V^T
 # Singular values with a smaller relative gap count as equal in derivatives: a gap of g costs
@@ -40,20 +40,20 @@ class Nearby(NamedTuple):
     def of(cls, x: Tensor, frames: Frames) -> Nearby:
         """Return the matrix `x` next to the point of which `frames` is the decomposition."""
         u, s, vh = frames
-        d = (x.double() - x.detach().double()) / s[..., :1, None]
+        d = (as_double(x) - as_double(x.detach())) / s[..., :1, None]
         s = s / s[..., :1]
-        dv = d @ vh.mT
-        c = u.mT @ dv
-        left, right, move = u, vh.mT, c
+        dv = d @ vh.mH
+        c = u.mH @ dv
+        left, right, move = u, vh.mH, c
         if u.shape[-2] > u.shape[-1]:
             b = (dv - u @ c) / s.unsqueeze(-2)
-            square = 0.5 * b.mT @ b
+            square = 0.5 * b.mH @ b
             left = u + b - (b @ c) / s.unsqueeze(-2) - u @ square
             move = move + square * s.unsqueeze(-2)
         if vh.shape[-1] > vh.shape[-2]:
-            b = ((u.mT @ d - c @ vh) / s.unsqueeze(-1)).mT
-            square = 0.5 * b.mT @ b
-            right = vh.mT + b - (b @ c.mT) / s.unsqueeze(-2) - vh.mT @ square
+            b = ((u.mH @ d - c @ vh) / s.unsqueeze(-1)).mH
+            square = 0.5 * b.mH @ b
+            right = vh.mH + b - (b @ c.mH) / s.unsqueeze(-2) - vh.mH @ square
             move = move + s.unsqueeze(-1) * square
         return cls(left, move, right)
 
@@ -70,12 +70,12 @@ class Nearby(NamedTuple):
         opposite = torch.where(tied, 0.5, 0.0) / (rows + columns)
         one = torch.eye(s.shape[-1], dtype=s.dtype, device=s.device)
         for _ in range(order):
-            odd = opposite * (move - move.mT)
-            turns = (move * columns + move.mT * rows) / gap, (rows * move + move.mT * columns) / gap
+            odd = opposite * (move - move.mH)
+            turns = (move * columns + move.mH * rows) / gap, (rows * move + move.mH * columns) / gap
             turn, other = (one + w + 0.5 * w @ w for w in (turns[0] + odd, turns[1] - odd))
             left, right = left @ turn, right @ other
             values = torch.diag_embed(s)
-            move = turn.mT @ (values + move) @ other - values
+            move = turn.mH @ (values + move) @ other - values
         return Nearby(left, move, right)
 
 
@@ -89,11 +89,11 @@ def decomposition_model(order: int) -> Model:
     """Return the model of U, s, V^T next to a point of separate singular values; see `smooth`."""
 
     def model(x: Tensor, frames: Frames) -> tuple[Tensor, ...]:
-        u, s, vh = (part.double() for part in frames)
+        u, s, vh = (as_double(part) for part in frames)
         scale = s[..., :1]
         left, move, right = Nearby.of(x, (u, s, vh)).decomposed(s / scale, order, _ROUNDING)
-        values = s + scale * move.diagonal(dim1=-2, dim2=-1)
-        return tuple(part.to(x.dtype) for part in (left, values, right.mT))
+        values = s + scale * move.diagonal(dim1=-2, dim2=-1).real
+        return (left.to(x.dtype), values.to(x.real.dtype), right.mH.to(x.dtype))
 
     return model
 

@@ -23,7 +23,7 @@ from dln_geometry.geometry.points.smooth import (
     refuse_equal,
     smooth,
 )
-from dln_geometry.support import Depth, is_differentiated
+from dln_geometry.support import Depth, as_double, is_differentiated
 
 
 def frames_and_root(x: Tensor, frames: Frames, depth: Depth) -> tuple[Tensor, Tensor, Tensor]:
@@ -35,7 +35,7 @@ def frames_and_root(x: Tensor, frames: Frames, depth: Depth) -> tuple[Tensor, Te
 
     def model(order: int) -> Model:
         def at(x: Tensor, frames: Frames) -> tuple[Tensor, ...]:
-            u, s, vh = (part.double() for part in frames)
+            u, s, vh = (as_double(part) for part in frames)
             scale, power = s[..., :1], depth.inverse
             left, move, right = Nearby.of(x, (u, s, vh)).decomposed(s / scale, order)
             y = (s / scale).log()
@@ -53,8 +53,8 @@ def frames_and_root(x: Tensor, frames: Frames, depth: Depth) -> tuple[Tensor, Te
         return at
 
     u, s, vh = frames
-    root = torch.diag_embed(s**depth.inverse)
-    return smooth((u, root, vh.mT), (model(1), model(2)), (x,), frames)
+    root = torch.diag_embed(s**depth.inverse).to(u.dtype)
+    return smooth((u, root, vh.mH), (model(1), model(2)), (x,), frames)
 
 
 def differentiable_frames(x: Tensor, frames: Frames) -> Frames:
@@ -116,27 +116,27 @@ def gram_power(c: Tensor, exponent: float) -> Tensor:
     values, q = torch.linalg.eigh(c.detach())
     values = values.clamp_min(0.0)
     power = torch.where(values > 0, values**exponent, 0.0) if exponent < 0 else values**exponent
-    power = (q * power.unsqueeze(-2)) @ q.mT
+    power = (q * power.unsqueeze(-2)) @ q.mH
     if not is_differentiated(c):
         return power
     if bool((values <= 0).any()):
         values, q = torch.linalg.eigh(only_finite(c))
         values = values.clamp_min(0.0)
         roots = torch.where(values > 0, torch.where(values > 0, values, 1.0) ** exponent, 0.0)
-        return (q * roots.unsqueeze(-2)) @ q.mT
+        return (q * roots.unsqueeze(-2)) @ q.mH
 
     def model(order: int) -> Model:
         def at(c: Tensor, frames: Frames) -> tuple[Tensor, ...]:
-            q, values, _ = (part.double() for part in frames)
+            q, values, _ = (as_double(part) for part in frames)
             scale = values[..., -1:]
-            d = (q.mT @ (c.double() - c.detach().double()) @ q) / scale.unsqueeze(-1)
+            d = (q.mH @ (as_double(c) - as_double(c.detach())) @ q) / scale.unsqueeze(-1)
             values = values / scale
             moved = torch.diag_embed(values**exponent)
             moved = moved + power_divided_difference(values, exponent) * d
             if order == 2:
                 second = power_second_difference(values, exponent)
                 moved = moved + (second * d.unsqueeze(-1) * d.unsqueeze(-3)).sum(-2)
-            return ((q @ (moved * scale.unsqueeze(-1) ** exponent) @ q.mT).to(c.dtype),)
+            return ((q @ (moved * scale.unsqueeze(-1) ** exponent) @ q.mH).to(c.dtype),)
 
         return at
 
@@ -169,20 +169,20 @@ def _truncation(x: Tensor, frames: Frames, rank: int, order: int) -> Tensor:
     ``U + B`` and ``V + C`` with B and C beyond U and V span them: ``X (V + C)`` is in the first
     and ``X^T (U + B)`` in the second.
     """
-    u, s, vh = (part.double() for part in frames)
-    x = x.double()
+    u, s, vh = (as_double(part) for part in frames)
+    x = as_double(x)
     # Exactly the decomposition, so that residuals vanish at the point.
     x = (u * s.unsqueeze(-2)) @ vh + (x - x.detach())
-    (left, away), (right, aside) = ((a[..., :rank], a[..., rank:]) for a in (u, vh.mT))
+    (left, away), (right, aside) = ((a[..., :rank], a[..., rank:]) for a in (u, vh.mH))
     kept, dropped = s[..., None, :rank], s[..., rank:, None]
     gap = (kept - dropped) * (kept + dropped)
     b, c = torch.zeros_like(left), torch.zeros_like(right)
     for _ in range(order):
-        moved, back = x @ (right + c), x.mT @ (left + b)
-        one = moved - (left + b) @ (left.mT @ moved)
-        two = back - (right + c) @ (right.mT @ back)
-        first, second = away.mT @ one, aside.mT @ two
+        moved, back = x @ (right + c), x.mH @ (left + b)
+        one = moved - (left + b) @ (left.mH @ moved)
+        two = back - (right + c) @ (right.mH @ back)
+        first, second = away.mH @ one, aside.mH @ two
         b = b + away @ ((kept * first + dropped * second) / gap) + (one - away @ first) / kept
         c = c + aside @ ((kept * second + dropped * first) / gap) + (two - aside @ second) / kept
     left = left + b
-    return (left - left @ (b.mT @ b)) @ (left.mT @ x)
+    return (left - left @ (b.mH @ b)) @ (left.mH @ x)

@@ -67,19 +67,19 @@ def _sines(depth: int) -> tuple[np.ndarray, np.ndarray]:
 
 def cores_of(frames: list[Tensor], v: list[Tensor]) -> Tensor:
     """Return ``Q_p^T v_p Q_{p-1}``, shape (..., N, r, r)."""
-    cores = (q.mT @ a @ before for (before, q), a in zip(pairwise(frames), v, strict=True))
+    cores = (q.mH @ a @ before for (before, q), a in zip(pairwise(frames), v, strict=True))
     return torch.stack(torch.broadcast_tensors(*cores), -3)
 
 
 def from_cores(frames: list[Tensor], cores: Tensor) -> list[Tensor]:
     """Return ``Q_p c_p Q_{p-1}^T`` for every layer."""
     layers = zip(pairwise(frames), cores.unbind(-3), strict=True)
-    return [after @ core @ before.mT for (before, after), core in layers]
+    return [after @ core @ before.mH for (before, after), core in layers]
 
 
 def transform(table: Tensor, cores: Tensor) -> Tensor:
     """Sum over the layers with one row of `table` for every mode, shape (..., K, r, r)."""
-    return (table @ cores.flatten(-2)).unflatten(-1, cores.shape[-2:])
+    return (table.to(cores.dtype) @ cores.flatten(-2)).unflatten(-1, cores.shape[-2:])
 
 
 def complement(q: Tensor) -> Tensor:
@@ -88,5 +88,8 @@ def complement(q: Tensor) -> Tensor:
 
 
 def dyads(left: Tensor, right: Tensor) -> Tensor:
-    """Return ``left_i right_j^T`` for all pairs of columns, shape (..., k, l, m, n)."""
-    return torch.einsum("...ai,...bj->...ijab", left, right)
+    """Return ``left_i right_j^T`` for all pairs of columns, shape (..., k, l, m, n).
+
+    The right columns of complex matrices are conjugate.
+    """
+    return torch.einsum("...ai,...bj->...ijab", left, right.conj())

@@ -40,7 +40,7 @@ def pushforward(factors: Sequence[Any], v: Sequence[Any]) -> Tensor:
     >>> dln.pushforward(([[2.0]], [[3.0]]), ([[1.0]], [[10.0]]))
     tensor([[23.]])
     """
-    layers = as_factors(factors)
+    layers = as_factors(factors, complex=True)
     return push_layers(layers, as_ambient(v, layers))
 
 
@@ -67,7 +67,7 @@ def lift(factors: Sequence[Any], z: Any) -> tuple[Tensor, ...]:
     >>> dln.lift(([[2.0]], [[3.0]]), [[1.0]])
     (tensor([[3.]]), tensor([[2.]]))
     """
-    layers = as_factors(factors)
+    layers = as_factors(factors, complex=True)
     shape = layers[-1].shape[-2], layers[0].shape[-1]
     return lift_layers(layers, as_covector(z, layers[0], shape, "z", layers[0].shape[:-2]))
 
@@ -77,8 +77,8 @@ def lift_layers(layers: Sequence[Tensor], g: Tensor) -> tuple[Tensor, ...]:
     before = list(accumulate(layers[:-1], lambda x, w: w @ x))
     parts: list[Tensor] = []
     for p in range(len(layers) - 1, 0, -1):
-        parts.append(g @ before[p - 1].mT)
-        g = layers[p].mT @ g
+        parts.append(g @ before[p - 1].mH)
+        g = layers[p].mH @ g
     return (g, *reversed(parts))
 
 
@@ -105,7 +105,7 @@ def horizontal(factors: Sequence[Any], v: Sequence[Any]) -> tuple[Tensor, ...]:
     >>> dln.horizontal(([[2.0]], [[2.0]]), ([[1.0]], [[5.0]]))
     (tensor([[3.0000]]), tensor([[3.0000]]))
     """
-    network = balanced_network(factors)
+    network = balanced_network(factors, complex=True)
     return horizontal_part(*network.balanced_parts(), as_ambient(v, network))
 
 
@@ -129,7 +129,7 @@ def vertical(factors: Sequence[Any], v: Sequence[Any]) -> tuple[Tensor, ...]:
             [ 1.0000,  0.0000]]), tensor([[ 0.0000,  1.0000],
             [-1.0000,  0.0000]]))
     """
-    network = balanced_network(factors)
+    network = balanced_network(factors, complex=True)
     return vertical_part(*network.balanced_parts(), as_ambient(v, network))
 
 
@@ -143,7 +143,7 @@ def tangent(factors: Sequence[Any], v: Sequence[Any]) -> tuple[Tensor, ...]:
     >>> dln.tangent(([[1.0]], [[1.0]]), ([[1.0]], [[0.0]]))
     (tensor([[0.5000]]), tensor([[0.5000]]))
     """
-    network = balanced_network(factors)
+    network = balanced_network(factors, complex=True)
     parts, moves = network.balanced_parts(), as_ambient(v, network)
     across, along = horizontal_part(*parts, moves), vertical_part(*parts, moves)
     return tuple(a + b for a, b in zip(across, along, strict=True))
@@ -155,7 +155,8 @@ def horizontal_frame(factors: Sequence[Any]) -> tuple[Tensor, ...]:
     ``lift(u_i v_j^T) / sqrt(a_ij)`` for i, j within the rank (first r^2 vectors, j fastest),
     then i beyond it (r (m - r) vectors), then j beyond it (r (n - r)), where the kernel is
     ``s^{2-2/N}``. Returns, for every layer, the components of the ``K = r (m + n - r)`` vectors,
-    (..., K, d_p, d_{p-1}). Parameters, errors and references as in `horizontal`.
+    (..., K, d_p, d_{p-1}); of complex layers 2 K, the second half i times the first. Parameters,
+    errors and references as in `horizontal`.
 
     Examples
     --------
@@ -164,7 +165,7 @@ def horizontal_frame(factors: Sequence[Any]) -> tuple[Tensor, ...]:
     >>> [w.shape for w in frame]  # r (m + n - r) = 6 vectors
     [torch.Size([6, 3, 3]), torch.Size([6, 2, 3])]
     """
-    frames, lam = balanced_network(factors).balanced_parts()
+    frames, lam = balanced_network(factors, complex=True).balanced_parts()
     depth = len(frames) - 1
     weights = horizontal_weights(lam, depth)
     left, right = complement(frames[-1]), complement(frames[0])
@@ -176,7 +177,8 @@ def horizontal_frame(factors: Sequence[Any]) -> tuple[Tensor, ...]:
         below = right if p == 1 else right.new_zeros((*before.shape[:-1], right.shape[-1]))
         blocks = (inside, dyads(above, before), dyads(after, below))
         parts.append(torch.cat([b.flatten(-4, -3) for b in blocks], -3))
-    return tuple(parts)
+    # Over the real numbers, i times a vector of a complex frame is another one.
+    return tuple(torch.cat((w, 1j * w), -3) if w.is_complex() else w for w in parts)
 
 
 def vertical_frame(factors: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -190,7 +192,9 @@ def vertical_frame(factors: Sequence[Any]) -> tuple[Tensor, ...]:
     q_f: ``q_f q_j^T / sqrt 2`` in W_p and ``q_j q_f^T / sqrt 2`` in W_{p+1}.
 
     Returns, for every layer, the components of the ``K = sum_p (d_p r - r (r+1)/2)`` vectors (the
-    sum over hidden layers), (..., K, d_p, d_{p-1}). Parameters and errors as in `horizontal`.
+    sum over hidden layers), (..., K, d_p, d_{p-1}). Of complex layers follow K rotations with an
+    imaginary generator, in the same order, and for every i and k the phases of the i-th columns,
+    ``i sqrt(2/N) cos(phi_p)`` at (i, i). Parameters and errors as in `horizontal`.
 
     Examples
     --------
@@ -198,12 +202,12 @@ def vertical_frame(factors: Sequence[Any]) -> tuple[Tensor, ...]:
     >>> [w.shape for w in dln.vertical_frame(factors)]  # one rotation for each hidden layer
     [torch.Size([2, 2, 2]), torch.Size([2, 2, 2]), torch.Size([2, 2, 2])]
     """
-    frames, lam = balanced_network(factors).balanced_parts()
+    frames, lam = balanced_network(factors, complex=True).balanced_parts()
     depth, r = len(frames) - 1, lam.shape[-1]
     i, j = torch.triu_indices(r, r, 1, device=lam.device)
     sine, cosine, cos_psi, sin_psi = jacobi_angles(lam, depth)
     # Shape (..., pairs, N - 1) against the angles (N - 1,) of one layer.
-    cos_psi, sin_psi = cos_psi[..., i, j].mT, sin_psi[..., i, j].mT
+    cos_psi, sin_psi = cos_psi[..., i, j].mH, sin_psi[..., i, j].mH
     beyond = [complement(q) for q in frames[1:-1]]
     outside = [q.shape[-1] * r for q in beyond]
     parts = []
@@ -220,7 +224,17 @@ def vertical_frame(factors: Sequence[Any]) -> tuple[Tensor, ...]:
         if p > 1:
             block = dyads(after, beyond[p - 2]).transpose(-4, -3).flatten(-4, -3)
             tail[p - 2] = math.sqrt(0.5) * block
-        parts.append(torch.cat((inside, *tail), -3))
+        if not inside.is_complex():
+            parts.append(torch.cat((inside, *tail), -3))
+            continue
+        # An anti-Hermitian generator has c_ji = i where c_ij = i.
+        turned = [1j * (upper - lower).flatten(-4, -3), *(1j * block for block in tail)]
+        if p > 1:
+            turned[p - 1] = -turned[p - 1]
+        own = inner.diagonal(dim1=-4, dim2=-3).movedim(-1, -3)[..., :, None, :, :]
+        angle = math.sqrt(2.0 / depth) * cosine[:, p - 1, None, None]
+        phase = (1j * angle * own).flatten(-4, -3)
+        parts.append(torch.cat((inside, *tail, *turned, phase), -3))
     return tuple(parts)
 
 
@@ -258,8 +272,8 @@ def horizontal_part(frames: list[Tensor], lam: Tensor, v: list[Tensor]) -> tuple
     cores, weights = cores_of(frames, v), horizontal_weights(lam, len(v))
     parts = from_cores(frames, weights * (weights * cores).sum(-3, keepdim=True))
     above = v[-1] @ frames[-2] - frames[-1] @ cores[..., -1, :, :]
-    parts[-1] = parts[-1] + above @ frames[-2].mT
-    below = frames[1].mT @ v[0] - cores[..., 0, :, :] @ frames[0].mT
+    parts[-1] = parts[-1] + above @ frames[-2].mH
+    below = frames[1].mH @ v[0] - cores[..., 0, :, :] @ frames[0].mH
     parts[0] = parts[0] + frames[1] @ below
     return tuple(parts)
 
@@ -269,14 +283,14 @@ def vertical_part(frames: list[Tensor], lam: Tensor, v: list[Tensor]) -> tuple[T
     depth, cores = len(v), cores_of(frames, v)
     sine, cosine, cos_psi, sin_psi = jacobi_angles(lam, depth)
     # Antisymmetric in (i, j), as are both terms: the pair (j, i) is the pair (i, j) reversed.
-    along = cos_psi * transform(sine, cores + cores.mT)
-    along = along + sin_psi * transform(cosine, cores - cores.mT)
-    moved = transform(sine.mT, cos_psi * along) + transform(cosine.mT, sin_psi * along)
+    along = cos_psi * transform(sine, cores + cores.mH)
+    along = along + sin_psi * transform(cosine, cores - cores.mH)
+    moved = transform(sine.mH, cos_psi * along) + transform(cosine.mH, sin_psi * along)
     parts = from_cores(frames, moved / depth)
     for p in range(1, depth):
         before, q, after = frames[p - 1 : p + 2]
-        turn = 0.5 * (v[p - 1] @ before + v[p].mT @ after)
-        turn = turn - q @ (q.mT @ turn)
-        parts[p - 1] = parts[p - 1] + turn @ before.mT
-        parts[p] = parts[p] + after @ turn.mT
+        turn = 0.5 * (v[p - 1] @ before + v[p].mH @ after)
+        turn = turn - q @ (q.mH @ turn)
+        parts[p - 1] = parts[p - 1] + turn @ before.mH
+        parts[p] = parts[p] + after @ turn.mH
     return tuple(parts)

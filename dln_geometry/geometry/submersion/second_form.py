@@ -51,7 +51,7 @@ def second_fundamental_form(
     >>> dln.second_fundamental_form(factors, v, v)  # the balanced line is straight
     (tensor([[0.]]), tensor([[0.]]))
     """
-    network = balanced_network(factors)
+    network = balanced_network(factors, complex=True)
     v, w = as_ambient_pair(v, w, network)
     return _normal(*network.balanced_parts(), v, w)
 
@@ -66,7 +66,7 @@ def horizontal_lift(factors: Sequence[Any], z: Any) -> tuple[Tensor, ...]:
     >>> dln.horizontal_lift(([[2.0]], [[2.0]]), [[4.0]])
     (tensor([[1.]]), tensor([[1.]]))
     """
-    network = balanced_network(factors)
+    network = balanced_network(factors, complex=True)
     return lift_layers(network, metric(network.point(), z))
 
 
@@ -91,7 +91,7 @@ def integrability(factors: Sequence[Any], v: Sequence[Any], w: Sequence[Any]) ->
     >>> [a.abs().max() > 0.01 for a in dln.integrability(factors, v, w)]
     [tensor(True), tensor(True)]
     """
-    network = balanced_network(factors)
+    network = balanced_network(factors, complex=True)
     v, w = as_ambient_pair(v, w, network)
     parts, p = network.balanced_parts(), network.point()
     across, level = horizontal_part(*parts, v), horizontal_part(*parts, w)
@@ -108,7 +108,7 @@ def _tangent(p: EndToEnd, z: Tensor) -> Tensor:
 
 
 def _symmetric(a: Tensor) -> Tensor:
-    return a + a.mT
+    return a + a.mH
 
 
 def _normal(frames: list[Tensor], lam: Tensor, v: _Layers, w: _Layers) -> tuple[Tensor, ...]:
@@ -119,21 +119,21 @@ def _normal(frames: list[Tensor], lam: Tensor, v: _Layers, w: _Layers) -> tuple[
         return tuple(normal)
     # Minus the second derivatives of the moments.
     ends = pairwise(zip(v, w, strict=True))
-    bends = [_symmetric(a @ b.mT) - _symmetric(c.mT @ d) for (a, b), (c, d) in ends]
-    cores = [q.mT @ e @ q for q, e in zip(frames[1:-1], bends, strict=True)]
+    bends = [_symmetric(a @ b.mH) - _symmetric(c.mH @ d) for (a, b), (c, d) in ends]
+    cores = [q.mH @ e @ q for q, e in zip(frames[1:-1], bends, strict=True)]
     mu = jacobi_solve(torch.stack(cores, -3), lam, depth)
     rim = mu.new_zeros((*mu.shape[:-3], 1, *mu.shape[-2:]))
     before, after = torch.cat((rim, mu), -3), torch.cat((mu, rim), -3)
     inside = lam[..., None, :, None] * before - lam[..., None, None, :] * after
     for p, (q_in, q_out) in enumerate(pairwise(frames)):
-        normal[p] = normal[p] + q_out @ inside[..., p, :, :] @ q_in.mT
+        normal[p] = normal[p] + q_out @ inside[..., p, :, :] @ q_in.mH
     for p in range(1, depth):
         q = frames[p]
         turn = bends[p - 1] @ q
         # One half for each of the two layers that meet here.
-        turn = -0.5 * (turn - q @ (q.mT @ turn)) / lam.unsqueeze(-2)
-        normal[p - 1] = normal[p - 1] + turn @ frames[p - 1].mT
-        normal[p] = normal[p] - frames[p + 1] @ turn.mT
+        turn = -0.5 * (turn - q @ (q.mH @ turn)) / lam.unsqueeze(-2)
+        normal[p - 1] = normal[p - 1] + turn @ frames[p - 1].mH
+        normal[p] = normal[p] - frames[p + 1] @ turn.mH
     return tuple(normal)
 
 
@@ -141,10 +141,10 @@ def _beyond_rank(frames: list[Tensor], lam: Tensor, v: _Layers, w: _Layers) -> l
     """Return ``(1 - Q_p Q_p^T) (v W^+ w + w W^+ v) (1 - Q_{p-1} Q_{p-1}^T)`` for every layer."""
     parts = []
     for (q_in, q_out), a, b in zip(pairwise(frames), v, w, strict=True):
-        inverse = (q_in / lam.unsqueeze(-2)) @ q_out.mT
+        inverse = (q_in / lam.unsqueeze(-2)) @ q_out.mH
         bend = a @ inverse @ b + b @ inverse @ a
-        bend = bend - q_out @ (q_out.mT @ bend)
-        parts.append(bend - (bend @ q_in) @ q_in.mT)
+        bend = bend - q_out @ (q_out.mH @ bend)
+        parts.append(bend - (bend @ q_in) @ q_in.mH)
     return parts
 
 
@@ -167,6 +167,6 @@ def _lift_derivative(layers: _Layers, v: _Layers, g: Tensor) -> list[Tensor]:
     parts: list[Tensor] = []
     turned = torch.zeros_like(g)
     for p in range(len(layers) - 1, 0, -1):
-        parts.append(turned @ before[p - 1].mT + g @ moved[p - 1].mT)
-        g, turned = layers[p].mT @ g, v[p].mT @ g + layers[p].mT @ turned
+        parts.append(turned @ before[p - 1].mH + g @ moved[p - 1].mH)
+        g, turned = layers[p].mH @ g, v[p].mH @ g + layers[p].mH @ turned
     return [turned, *reversed(parts)]

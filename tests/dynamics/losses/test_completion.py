@@ -164,7 +164,7 @@ def completion(rows=(0, 1), cols=(0, 1), values=(1.0, 2.0), shape=(2, 2)):
         (lambda: losses.Completion.from_matrix([1.0]), ValueError, r"shape \(m, n\), got \(1,\)"),
         (lambda: losses.Completion.from_matrix([[INF, 1.0]]), ValueError, "must be finite"),
         (lambda: losses.Completion.from_matrix("x"), TypeError, "x must be a real array"),
-        (lambda: losses.Completion.from_matrix([[1j]]), TypeError, "x must be real, got 1j"),
+        (lambda: losses.Logistic.from_matrix([[1j]]), TypeError, "x must be real, got torch.comp"),
     ],
 )
 def test_bad_data_are_refused(make, error, message):
