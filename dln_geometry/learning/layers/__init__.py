@@ -1,8 +1,8 @@
 """Deep linear layers: the module, its balanced initialisation, and the optimiser of one matrix.
 
 Open `deep_linear` first. `filling` writes balanced factors into weights for `DeepLinear` and
-`balanced_`; `end_to_end_sgd` trains a plain matrix as if it were N layers;
-`deepening` puts deep layers in the place of linear ones in any model.
+`balanced_`; `end_to_end_sgd` trains a plain matrix as if it were N layers, with momentum by
+`kept_layers`; `deepening` puts deep layers in the place of linear ones in any model.
 """
 
 from __future__ import annotations

@@ -11,7 +11,9 @@ from torch.optim import Optimizer
 
 from dln_geometry.geometry.metric import ProductFrame, cometric
 from dln_geometry.geometry.points import EndToEnd
-from dln_geometry.support import Depth, as_depth, as_positive, shown, warn
+from dln_geometry.learning.layers.kept_layers import kept_step
+from dln_geometry.learning.rules import Rule
+from dln_geometry.support import Depth, as_depth, as_flag, as_positive, shown, warn
 
 # Factors of the step at infinite depth: it keeps a singular value positive if it would change it
 # by less than 16 times itself.
@@ -49,11 +51,20 @@ class EndToEndSGD(Optimizer):
     weight_decay : float
         Multiple of each layer that is added to its gradient: on X the penalty
         ``(weight_decay N / 2) sum_k s_k^{2/N}``.
+    momentum : float
+        Heavy-ball momentum b of the layers, as in ``torch.optim.SGD``; needs an integer depth. The
+        optimiser then keeps the N layers and their buffers (``2 N`` matrices of the narrower
+        side), and steps are exactly those of the network that starts balanced at X: layers are
+        not balanced again, and no step but the first takes an SVD.
+    nesterov : bool
+        Nesterov's momentum.
 
     Notes
     -----
-    A matrix that is zero at a depth above 1 stays zero whatever the gradient, with a warning. There
-    is no momentum: that of the layers is no function of X. Singular values below
+    A matrix that is zero at a depth above 1 stays zero whatever the gradient, with a warning.
+    Momentum has no smaller exact form than the layers: their gradients differ, and with them, after
+    one step, the layers. There is no `EndToEndAdam`: the step that Adam makes on the layers
+    depends on the basis of the hidden layers, and is no function of X. Singular values below
     ``4 max(m, n) eps s_1`` are rounding errors and count as zero: their N-th roots are not small.
     A step takes a thin SVD and N - 1 products of the narrower side, half precision in float32.
 
@@ -72,10 +83,27 @@ class EndToEndSGD(Optimizer):
     tensor([[2.2500]])
     """
 
-    def __init__(self, params: Any, lr: float, depth: float, *, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        depth: float,
+        *,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+    ) -> None:
+        options = {"lr": lr, "depth": depth, "weight_decay": weight_decay}
         super().__init__(
-            _as_params(params), {"lr": lr, "depth": depth, "weight_decay": weight_decay}
+            _as_params(params), {**options, "momentum": momentum, "nesterov": nesterov}
         )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Continue from a state, of version 0.1 without momentum too."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("momentum", 0.0)
+            group.setdefault("nesterov", False)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, with its own options if it names any."""
@@ -83,6 +111,7 @@ class EndToEndSGD(Optimizer):
         as_depth(options["depth"])
         _as_rate(options, "lr")
         _as_rate(options, "weight_decay")
+        _momentum_rule(options)
         super().add_param_group(param_group)
         for p in self.param_groups[-1]["params"]:
             if not p.is_floating_point():
@@ -97,13 +126,24 @@ class EndToEndSGD(Optimizer):
         for group in self.param_groups:
             # A scheduler may have changed the options since.
             lr, decay = _as_rate(group, "lr"), _as_rate(group, "weight_decay")
-            depth = as_depth(group["depth"])
+            depth, rule = as_depth(group["depth"]), _momentum_rule(group)
             for p in group["params"]:
                 if p.grad is None:
                     continue
                 if p.grad.layout != torch.strided:
                     raise TypeError(f"gradients must be dense, got {p.grad.layout}")
-                if depth == 1.0 or p.ndim < 2 or p.numel() == 0:
+                flat = depth == 1.0 or p.ndim < 2 or p.numel() == 0
+                if rule is not None and flat:
+                    state = self.state[p]
+                    old = {"p": state["buffer"]} if "buffer" in state else None
+                    moved, velocity = rule.update({"p": p.grad}, {"p": p}, old)
+                    p.copy_(moved["p"])
+                    state["buffer"] = velocity["p"]
+                elif rule is not None:
+                    _check_finite(p, p.grad, lr)
+                    if not kept_step(p, p.grad, self.state[p], depth, rule):
+                        _warn_of_zero(p, depth)
+                elif flat:
                     p.mul_(1.0 - lr * decay).sub_(p.grad, alpha=lr)
                 else:
                     p.copy_(_deep_step(p, p.grad, lr, depth, decay))
@@ -131,22 +171,30 @@ def _deep_step(p: Tensor, gradient: Tensor, lr: float, depth: Depth, decay: floa
     """Return the parameter after one step at a depth above 1."""
     dtype = p.dtype if p.dtype.itemsize >= 4 else torch.float32
     x, g = p.flatten(1).to(dtype), gradient.flatten(1).to(dtype)
-    for tensor, name in ((x, "parameters"), (g, "gradients")):
-        if not bool(torch.isfinite(tensor).all()):
-            raise ValueError(
-                f"{name} must be finite, got NaN or infinite entries in shape {tuple(p.shape)}; "
-                f"has the loss diverged at lr={lr:g}?"
-            )
+    _check_finite(x, g, lr)
     u, s, vh = torch.linalg.svd(x, full_matrices=False)
     if not bool(s[0] > 0):
-        warn(
-            f"a parameter of shape {tuple(p.shape)} is zero, a fixed point at depth {depth:g}: it "
-            "will not move; start from a balanced network instead"
-        )
+        _warn_of_zero(p, depth)
         return p
     s = torch.where(s > 4 * max(x.shape) * torch.finfo(dtype).eps * s[0], s, 0.0)
     point = EndToEnd(u, s, vh, depth, depth.infinite, check=False)
     return _product_step(point, g, lr, decay).reshape(p.shape)
+
+
+def _check_finite(x: Tensor, gradient: Tensor, lr: float) -> None:
+    for tensor, name in ((x, "parameters"), (gradient, "gradients")):
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(
+                f"{name} must be finite, got NaN or infinite entries in shape {tuple(x.shape)}; "
+                f"has the loss diverged at lr={lr:g}?"
+            )
+
+
+def _warn_of_zero(p: Tensor, depth: Depth) -> None:
+    warn(
+        f"a parameter of shape {tuple(p.shape)} is zero, a fixed point at depth {depth:g}: it "
+        "will not move; start from a balanced network instead"
+    )
 
 
 def _product_step(point: EndToEnd, g: Tensor, lr: float, decay: float) -> Tensor:
@@ -164,6 +212,22 @@ def _product_step(point: EndToEnd, g: Tensor, lr: float, decay: float) -> Tensor
     right = -lr * frame.root_mixed.unsqueeze(-1) * (point.u.mT @ g) if n > r else None
     last, first = frame.move(core, left, right, keep=keep)
     return last @ first
+
+
+def _momentum_rule(options: dict[str, Any]) -> Rule | None:
+    """Return the rule of the layers, `None` without momentum; a rate of zero is no rule."""
+    names = ("lr", "momentum", "weight_decay")
+    lr, b, k = (_as_rate(options, name) for name in names)
+    nesterov = as_flag(options["nesterov"], "nesterov")
+    if not b and not nesterov:
+        return None
+    if not as_depth(options["depth"]).is_integer():
+        raise ValueError(
+            f"momentum must come with an integer depth, where there are layers that have one, got "
+            f"depth {options['depth']}"
+        )
+    # A scheduler may set the rate to zero; the step of the smallest one is no step.
+    return Rule(lr or 1e-300, momentum=b, weight_decay=k, nesterov=nesterov)
 
 
 def _as_rate(options: dict[str, Any], name: str) -> float:

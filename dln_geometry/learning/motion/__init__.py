@@ -4,7 +4,7 @@ Open `series` first: the counter terms. `equation` sums them to the field, `modi
 whose gradient flow momentum and minibatches follow to first order, `discretization` the distance of
 the flow from the iterates, `iterates` the field of any optimiser from differences of its iterates,
 `rates` closed forms for symmetric parameters under weight decay, `spectrum` products with the
-Hessian and its largest eigenvalues, `hessian_spectrum` their density over data. `central_flow` is the
+Hessian and its largest eigenvalues, `hessian_spectrum` all of them over data. `central_flow` is the
 average of the iterates at the edge of stability.
 """
 

@@ -159,8 +159,10 @@ RULES: dict[str, Call] = {
             "lr": 0.1,
             "depth": 2,
             "weight_decay": 0.0,
+            "momentum": 0.0,
+            "nesterov": False,
         },
-        {"lr": NUMBER, "depth": {"2.7", "inf"}, "weight_decay": NUMBER},
+        {"lr": NUMBER, "depth": {"2.7", "inf"}, "weight_decay": NUMBER, "momentum": {"0"}},
     ),
     # Losses and parameters.
     "functionalize": Call(
