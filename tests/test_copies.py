@@ -32,6 +32,7 @@ PARTS = {
     "BlockNorms",
     "ChebyshevStepper",
     "ExplicitStepper",
+    "KnownField",
     "Parts",
     "RosenbrockStepper",
     "Secants",

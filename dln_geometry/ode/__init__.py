@@ -3,8 +3,9 @@
 `integrate` follows the flows, by explicit Runge-Kutta methods, and where the problem is stiff by a
 stabilised one or, for small states, by a linearly implicit one. Open `integrate` first, then `loop`
 (one trial step); `methods` holds the methods and switches between them, `control` chooses the step
-sizes, `watch` ends runs that get no further, `recording` saves rows, `checkpoint`
-stores a run and continues it. `collocate` follows the geodesics, at order 32.
+sizes, `watch` ends runs that get no further, `narrowing` lets samples that have stopped leave the
+batch, `recording` saves rows, `checkpoint` stores a run and continues it. `collocate` follows the
+geodesics, at order 32.
 To add an explicit method, add its `RungeKutta` to `METHODS`; another kind needs a stepper with
 the members of `ExplicitStepper`, and lines in `methods.choice`.
 """
@@ -22,6 +23,7 @@ from dln_geometry.ode.methods import (
     Chebyshev,
     ChebyshevStepper,
     ExplicitStepper,
+    KnownField,
     Parts,
     Rosenbrock,
     RosenbrockStepper,
@@ -53,6 +55,7 @@ __all__ = [
     "Gauss",
     "IntegrationError",
     "Journey",
+    "KnownField",
     "Parts",
     "ResumeError",
     "Rosenbrock",

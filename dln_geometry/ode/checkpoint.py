@@ -11,6 +11,7 @@ from torch import Tensor
 from dln_geometry.ode.control import StepControl
 from dln_geometry.ode.loop import Integration
 from dln_geometry.ode.methods import upload
+from dln_geometry.ode.narrowing import narrow, whole_run
 from dln_geometry.ode.recording import ResumeError
 from dln_geometry.ode.watch import rest
 from dln_geometry.support import Numbers, check_form
@@ -22,8 +23,14 @@ _ARRAYS = ("t", "code", "y_norms", "atol", "obs_host", "obs_first", "resting", "
 
 def state_of(run: Integration) -> dict[str, Any]:
     """Return a copy of all that the next steps depend on, as tensors and plain numbers."""
+    live = np.ones(len(whole_run(run).t), dtype=bool)
+    if run.live is not None:
+        live[:] = False
+        live[run.live] = True
+    run = whole_run(run)
     return {
         "version": VERSION,
+        "live": torch.from_numpy(live),
         "y": run.y.clone(),
         "obs": None if run.obs is None else run.obs.clone(),
         "arrays": {n: torch.from_numpy(np.array(getattr(run, n))) for n in _ARRAYS},
@@ -68,6 +75,10 @@ def resume_from(run: Integration, state: dict[str, Any]) -> None:
     run.code = np.full(len(run.t), -1)
     run.stop(np.full(len(run.t), True))
     rest(run, run.resting & (run.code <= 0))
+    # The batch of the stored run, to the same bits; files of version 0.1.0 hold whole batches.
+    live = np.ones(len(run.t), dtype=bool) if "live" not in state else state["live"].numpy()
+    if not live.all() and (run.code[~live] >= 0).all():
+        narrow(run, run, np.flatnonzero(live))
 
 
 def _check(run: Integration, state: Any) -> None:
@@ -124,6 +135,8 @@ def _check(run: Integration, state: Any) -> None:
         "watch": None if run.watch is None else {"arrays": votes, "evaluations": int},
         "monitor": None if run.options.monitor is None else run.options.monitor.form(y),
     }
+    if "live" in state:
+        form["live"] = marks
     check_form(state, form, "state")
     if not bool((times >= 0).all() and (state["control"]["h"] > 0).all()):
         raise ValueError("times must be at least 0 and step sizes positive")

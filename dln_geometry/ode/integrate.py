@@ -24,6 +24,7 @@ from dln_geometry.ode.methods import (
     methods_of,
 )
 from dln_geometry.ode.monitoring import Monitor, Observable
+from dln_geometry.ode.narrowing import whole_run
 from dln_geometry.ode.recording import (
     MOST_EVALUATIONS,
     Record,
@@ -71,6 +72,8 @@ def integrate(
     resume: dict[str, Any] | None = None,
     jacobian: Jacobian | None = None,
     project: Projection | None = None,
+    shift: Projection | None = None,
+    narrowed: Callable[[Tensor], KnownField | None] | None = None,
 ) -> Solution:
     """Integrate ``dy/dt = field(t, y)`` from 0 to `t_end`, every sample with its own steps.
 
@@ -135,9 +138,13 @@ def integrate(
     jacobian : callable, optional
         ``jacobian(t (B,), y (B, n)) -> (B, n, n)``, counted as n evaluations; without it rodas
         takes central differences, 2 n evaluations.
-    project : callable, optional
+    project, shift : callable, optional
         ``project(y, y_new) -> (B, n)`` restores the invariants of the new states of rodas, which
-        may not be finite.
+        may not be finite. Its move counts as an error of the step, in the distance
+        ``shift(a, b) -> (B,)``, by default the norm of the difference.
+    narrowed : callable, optional
+        ``narrowed(samples (k,)) -> KnownField or None``, the field of some samples alone: those
+        that have stopped then leave the batch.
 
     Raises
     ------
@@ -159,7 +166,7 @@ def integrate(
     """
     _check_state(y0)
     optional = {"record": record, "progress": progress, "checkpoint": checkpoint}
-    optional |= {"jacobian": jacobian, "project": project}
+    optional |= {"jacobian": jacobian, "project": project, "shift": shift, "narrowed": narrowed}
     _check_calls(field=field, **{name: f for name, f in optional.items() if f is not None})
     if correct is not None:
         if not isinstance(correct, Sequence) or len(correct) != 2:
@@ -179,7 +186,9 @@ def integrate(
     record = record or (lambda y, obs: {"y": y})
     every = as_flag(keep_steps, "keep_steps")
     recorder = Recorder(record, stops, batch, moves_end=save_at is None, every=every)
-    system = KnownField(field, jacobian, project, autonomous)
+    # All steps, or all values of a monitor, are those of the whole batch.
+    narrowed = None if every or watch is not None else narrowed
+    system = KnownField(field, jacobian, project, shift, autonomous, narrowed)
     integration = Integration(system, y0, norms, recorder, options)
     if resume is None:
         integration.start()
@@ -207,7 +216,7 @@ def _run(
             integration.seconds = before + now - begun
             if progress is not None and now - reported >= 0.1:
                 reported = now
-                progress(integration.fraction(), _info(integration))
+                progress(whole_run(integration).fraction(), _info(whole_run(integration)))
             if checkpoint is not None and now - stored >= checkpoint_every:
                 stored = now
                 checkpoint(state_of(integration))
@@ -218,6 +227,7 @@ def _run(
         raise
     if checkpoint is not None:
         checkpoint(state_of(integration))
+    integration = whole_run(integration)
     if progress is not None:
         progress(integration.fraction(), _info(integration))
     return integration.solution()

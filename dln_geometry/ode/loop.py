@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from dln_geometry.ode.methods import (
     fetch,
     upload,
 )
+from dln_geometry.ode.narrowing import let_leave, whole_run
 from dln_geometry.ode.recording import IntegrationError, Recorder, Solution
 from dln_geometry.ode.watch import Watch, look_for_rest
 
@@ -45,7 +46,7 @@ class Integration:
         recorder: Recorder,
         options: Options,
     ) -> None:
-        self.field, self.norms, self.recorder = system.field, norms, recorder
+        self.system, self.field, self.norms, self.recorder = system, system.field, norms, recorder
         self.options = options
         self.y = y0.detach().clone(memory_format=torch.contiguous_format)
         self.obs: Tensor | None = None
@@ -60,6 +61,9 @@ class Integration:
         """Samples with a velocity of exactly zero, or of rounding alone, at the start."""
         self.moves = np.ones(len(y0), dtype=bool)
         self.watch = Watch(len(y0)) if options.autonomous else None
+        self.live: np.ndarray | None = None
+        """The samples that the arrays are of, where others have stopped and left; None: all."""
+        self.away: Any = None
         self.choice = MethodChoice(options.methods, system, self.y, norms)
         # Round-off grows with the square of the number of stages.
         eps = torch.finfo(y0.dtype).eps
@@ -195,6 +199,8 @@ class Integration:
             lost = running & ~accepted & control.underflow(self.t)
             if lost.any():
                 self._fail(int(lost.argmax()), float(h_before[lost.argmax()]))
+        if moved:
+            let_leave(self)
 
     def _flags(self, pieces: list[Tensor]) -> Flags:
         """Wait once for the device, and sort the numbers that it sent."""
@@ -249,14 +255,15 @@ class Integration:
     def _fail(self, sample: int, h: float) -> None:
         self.close("unfinished")
         self.code[sample] = self.names.index("failed")
-        where = f" in sample {sample}" if len(self.y) > 1 else ""
+        number = sample if self.live is None else int(self.live[sample])
+        where = f" in sample {number}" if len(whole_run(self).y) > 1 else ""
         size = float(np.linalg.norm(self.y_norms[:, sample]))
         message = (
             f"step size must stay above the rounding of time, got {h:.3g} at "
             f"t = {self.t[sample]:.9g}{where}, where the state has norm {size:.3g}: the solution "
             "blows up or the field is not smooth there; end earlier, start smaller or loosen rtol"
         )
-        raise IntegrationError(message, self.solution())
+        raise IntegrationError(message, whole_run(self).solution())
 
     def _work(self) -> np.ndarray:
         """Return the steps that each sample has still to take, up to a factor."""
@@ -287,7 +294,7 @@ class Integration:
         return sum(self.by_method.values())
 
     def solution(self) -> Solution:
-        """Return the rows and last states so far."""
+        """Return the rows and last states so far, of a whole run."""
         times, saved = self.recorder.result(self.t, self.y, self.obs)
         stats = {n: getattr(self, n) for n in ("evaluations", *self.COUNTS[1:], "seconds")}
         stats |= {"switches": self.choice.switches, "by_method": dict(self.by_method)}

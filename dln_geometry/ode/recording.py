@@ -183,12 +183,18 @@ class Recorder:
         self._steps: tuple[list[np.ndarray], list[Tensor]] | None = ([], []) if every else None
         self._record, self._stops, self._batch, self._moves_end = record, stops, batch, moves_end
         self._padded = np.array([np.inf]) if stops is None else np.append(stops, np.inf)
-        self.next = np.full(batch, self._padded[0])
-        """The time (B,) of the next row of each sample, infinite after the last."""
+        self._next = np.full(batch, self._padded[0])
         self._index = np.zeros(batch, dtype=np.int64)
+        self.live: np.ndarray | None = None
+        """The samples that `save` is given, where not all."""
         self._times: list[float] = []
         self._rows: dict[str, list[Tensor]] = {}
         self._saved: dict[str, Tensor] = {}
+
+    @property
+    def next(self) -> np.ndarray:
+        """The time (B,) of the next row of each sample, infinite after the last."""
+        return self._next if self.live is None else self._next[self.live]
 
     def save(self, t: np.ndarray, advanced: np.ndarray, y: Tensor, obs: Tensor | None) -> None:
         """Save the samples in the mask `advanced` that stand at their next save time."""
@@ -204,11 +210,12 @@ class Recorder:
         due = advanced & (t == self.next)
         if np.count_nonzero(due):
             self._save_rows(due, y, obs)
-            self._index = self._index + due
-            self.next = self._padded[self._index]
+            self._index[due if self.live is None else self.live[due]] += 1
+            self._next = self._padded[self._index]
 
     def _save_rows(self, due: np.ndarray, y: Tensor, obs: Tensor | None) -> None:
-        if due.all():
+        index = self._index if self.live is None else self._index[self.live]
+        if self.live is None and due.all():
             new = self._record(y, obs)
             self._allocate(new)
             if (self._index == self._index[0]).all():
@@ -220,7 +227,9 @@ class Recorder:
             samples = torch.from_numpy(np.flatnonzero(due)).to(y.device, non_blocking=True)
             new = self._record(y[samples], None if obs is None else obs[samples])
             self._allocate(new)
-        rows = torch.from_numpy(self._index[due]).to(y.device, non_blocking=True)
+            if self.live is not None:
+                samples = torch.from_numpy(self.live[due]).to(y.device, non_blocking=True)
+        rows = torch.from_numpy(index[due]).to(y.device, non_blocking=True)
         for name, value in new.items():
             self._saved[name][rows, samples] = value.detach()
 
@@ -305,4 +314,4 @@ class Recorder:
             t, y = (state["steps"][name] for name in ("t", "y"))
             self._steps = (list(t.numpy().copy()), list(y.to(device).clone().unbind(0)))
         self._index = index
-        self.next = self._padded[self._index]
+        self._next = self._padded[self._index]

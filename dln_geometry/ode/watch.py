@@ -85,7 +85,7 @@ class Watch:
 
     def state(self) -> dict[str, Any]:
         """Return a copy of all that the next looks depend on."""
-        arrays = {n: torch.from_numpy(getattr(self, n).copy()) for n in self._ARRAYS}
+        arrays = {n: torch.from_numpy(getattr(self, n).copy()) for n in self.ARRAYS}
         return {"arrays": arrays, "evaluations": self.evaluations}
 
     def load(self, state: dict[str, Any]) -> None:
@@ -93,7 +93,7 @@ class Watch:
         vars(self).update({n: x.numpy().copy() for n, x in state["arrays"].items()})
         self.evaluations = state["evaluations"]
 
-    _ARRAYS = ("votes", "t", "noisy_since")
+    ARRAYS = ("votes", "t", "noisy_since")
 
 
 def look_for_rest(run: Integration, norms: np.ndarray) -> None:

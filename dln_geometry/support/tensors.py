@@ -164,13 +164,21 @@ def as_covector(
     return tensor
 
 
+def broadcast_shapes(*shapes: Sequence[int]) -> torch.Size:
+    """Return the common shape; the first call of torch's function takes a second for imports."""
+    try:
+        return torch.Size(np.broadcast_shapes(*map(tuple, shapes)))
+    except ValueError as error:
+        raise RuntimeError(str(error)) from None
+
+
 def common_batch(**batches: Sequence[int]) -> torch.Size:
     """Return the leading dimensions of arguments broadcast together; refuse those that do not."""
     common = torch.Size()
     for name, batch in batches.items():
         if batch and common and tuple(batch) != tuple(common):
             try:
-                common = torch.broadcast_shapes(common, batch)
+                common = broadcast_shapes(common, batch)
             except RuntimeError:
                 required = f"leading dimensions that broadcast with {tuple(common)}"
                 raise ValueError(f"{name} must have {required}, got {tuple(batch)}") from None

@@ -164,3 +164,32 @@ def test_projection_holds_an_invariant():
     y0 = torch.tensor([[1.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
     run = integrate(field, y0, t_end=5.0, rtol=1e-4, method="rodas", project=project)
     assert_close(run.y.norm(dim=-1), torch.ones(2, dtype=torch.float64), ops=100)
+
+
+def test_a_projection_that_moves_a_state_by_more_than_the_tolerance_rejects_the_step():
+    """Where the estimate is blind: a projection that spoils what a step has found."""
+    jumps = []
+
+    def field(t, y, out):
+        out[:, 0], out[:, 1] = -y[:, 1], y[:, 0]
+
+    def project(y, y_new):
+        angle = 1e-3 if len(jumps) % 4 == 3 else 0.0
+        jumps.append(angle)
+        c, s = math.cos(angle), math.sin(angle)
+        return y_new @ torch.tensor([[c, s], [-s, c]], dtype=y.dtype)
+
+    begun = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    options = {"t_end": 5.0, "rtol": 1e-6, "method": "rodas"}
+    run = integrate(field, begun, project=project, **options)
+    free = integrate(field, begun, **options)
+    assert sum(x > 0 for x in jumps) > 5
+    assert run.stats["rejected"] >= sum(x > 0 for x in jumps)
+    assert_close(run.y, free.y, scale=1e-4 / torch.finfo(torch.float64).eps, ops=1)
+    # A distance that does not see these turns lets them pass.
+    jumps.clear()
+    blind = integrate(
+        field, begun, project=project, shift=lambda a, b: (a.norm(dim=-1) - b.norm(dim=-1)).abs(),
+        **options,
+    )  # fmt: skip
+    assert float((blind.y - free.y).norm()) > 1e-3

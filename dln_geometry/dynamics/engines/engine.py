@@ -1,9 +1,8 @@
-"""The base classes of engines: rows of numbers, their velocity, its Jacobian, their invariants."""
+"""The base class of engines: rows of numbers, their velocity, its Jacobian, their invariants."""
 
 from __future__ import annotations
 
 import copy
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -14,18 +13,10 @@ from torch import Tensor
 
 from dln_geometry.dynamics.dense import READERS
 from dln_geometry.dynamics.engines.derivative import derivative_agrees, derivative_of
-from dln_geometry.dynamics.engines.terms import (
-    balanced_pair,
-    complex_view,
-    observables,
-    orientation,
-    squares,
-)
-from dln_geometry.dynamics.losses import Loss
-from dln_geometry.geometry.kernel import small_svd
-from dln_geometry.geometry.points import Collapsed, EndToEnd
+from dln_geometry.dynamics.engines.terms import complex_view
+from dln_geometry.dynamics.losses import narrowed_loss
 from dln_geometry.ode import Parts, differences
-from dln_geometry.support import Depth, on_device, real_product
+from dln_geometry.support import Depth
 
 LOSS, GRADIENT = 0, 1
 CUT = 1024
@@ -42,6 +33,10 @@ class Engine(ABC):
     dimensions of the flows, B in all. Complex numbers are two real ones, side by side.
     """
 
+    own: ClassVar[tuple[str, ...]] = ()
+    """Attributes that hold a matrix for every sample, which the velocity reads."""
+    columns: ClassVar[tuple[str, ...]] = ()
+    """Attributes that hold a row (B, k) for every sample."""
     reads: ClassVar[tuple[str, ...]] = ()
     """Attributes, besides the shapes, that `point` and `singular_values` read."""
 
@@ -91,6 +86,7 @@ class Engine(ABC):
         self._cut: dict[tuple[int, int], list[Tensor]] = {}
         self.decay: Tensor | None = None  # (B,): the factor k of the decay, or none
         self._wide: Engine | None = None
+        self._first: Tensor | None = None
         self._differentiates: bool | None = None
 
     def _placed(self, batch: Sequence[int]) -> list[tuple[int, int, tuple[int, ...]]]:
@@ -161,6 +157,37 @@ class Engine(ABC):
         """Return rows with X kept and the invariants restored, where they must vanish."""
         return y
 
+    def shift(self, y: Tensor, y_new: Tensor) -> Tensor:
+        """Return the distance (B,) of states, of which some may hold the same point."""
+        return torch.linalg.vector_norm(y_new - y, dim=-1)
+
+    def narrowed(self, samples: Tensor) -> Engine | None:
+        """Return an engine for some samples (k,) of the flattened batch, None if its loss cannot.
+
+        It writes velocities; points, saved rows and defects are read by the engine of all.
+        """
+        loss, small = getattr(self, "loss", None), copy.copy(self)
+        small.batch, small._wide, small._cut = (len(samples),), None, {}
+        small._places = small._placed(small.batch)
+        small._first = y = self.rows()[samples.to(self.rows().device)]
+        small.decay = None if self.decay is None else self.decay[samples.to(y.device)]
+        for name in self.own:
+            x = getattr(self, name)
+            own = x.shape[-2:]
+            setattr(small, name, x.reshape(-1, *own)[samples.to(y.device)])
+        for name in self.columns:
+            setattr(small, name, getattr(self, name)[samples.to(y.device)])
+        if loss is None:
+            return small
+        alone: Any = small
+        try:
+            alone.loss = narrowed_loss(loss, self.batch, samples)
+            # A loss of a user's own may hold more than it tells.
+            seen = alone.loss and small.field(y.new_zeros(len(y)), y, torch.empty_like(y))
+        except (RuntimeError, ValueError, TypeError, IndexError):
+            return None
+        return small if seen is not None and len(seen) == len(y) else None
+
     def restored(self, y: Tensor, y_new: Tensor) -> Tensor:
         """Return `y_new`, reached from `y` in one step, rebalanced and on its side of rank drops.
 
@@ -207,104 +234,3 @@ class Engine(ABC):
         wide._places = wide._placed(wide.batch)
         wide.decay = None if self.decay is None else self.decay.repeat(count)
         return wide
-
-
-class CollapsedEngine(Engine):
-    """A balanced network as two matrices, those of a `Collapsed`, or as other `shapes`."""
-
-    reads = ("start",)
-
-    def __init__(self, loss: Loss, start: Collapsed, watch: bool, shapes: Shapes = ()) -> None:
-        (m, n), r = start.shape, start.rank
-        shapes, is_complex = shapes or ((m, r), (n, r)), start.L.is_complex()
-        super().__init__(shapes, start.batch_shape, start.depth, is_complex)
-        self.loss, self.start, self.watch = loss, start, watch
-
-    def rows(self) -> Tensor:
-        return self.join(self.start.L, self.start.R)
-
-    def finished(
-        self, y: Tensor, out: Tensor, value: Tensor, squared: Tensor | None, pairing: Pairing
-    ) -> Tensor:
-        """Add the decay to the velocity, and return the columns of `field`.
-
-        `squared` is ``|grad E|^2``, if watched; `pairing` two matrices whose inner product is
-        ``<E'(X), X>``. With ``P = sum |W_p|^2 / 2`` the decay makes it
-        ``|grad E|^2 + 2 k N <E', X> + 2 k^2 P``.
-        """
-        self.decayed(y, out)
-        if self.decay is None or squared is None:
-            return observables(value, squared)
-        a, b = pairing
-        k = self.decay.view(squared.shape)
-        slope = self.depth.unit(True) * real_product(a, b).sum((-2, -1))
-        size = self.norm_squared(y).view(squared.shape)
-        return observables(value, squared + 2.0 * k * slope + k.square() * size)
-
-    def norm_squared(self, y: Tensor) -> Tensor:
-        """Return ``sum |W_p|^2`` of rows (b, n), shape (b,)."""
-        return self.depth * squares(self.split(y)[0])
-
-    def pair(self, y: Tensor) -> Collapsed:
-        """Return the two matrices of rows (b, n)."""
-        left, right = self.split(y)
-        return self.start.replace(L=left, R=right, check=False)
-
-    def singular_values(self, y: Tensor) -> Tensor:
-        return self.pair(y).singular_values
-
-    def defect(self, y: Tensor, obs: Tensor) -> Tensor:
-        return self.pair(y).defect()
-
-    def point(self, y: Tensor) -> Any:
-        return self.pair(y)
-
-    def decomposed(self, y: Tensor) -> EndToEnd:
-        """Return the singular value decomposition of what the rows (b, n) hold."""
-        return self.pair(y).point()
-
-    def rows_of(self, point: EndToEnd) -> Tensor:
-        """Return balanced rows (b, n)."""
-        pair = Collapsed.of(point)
-        return self.join(pair.L, pair.R)
-
-    def rebalanced(self, y: Tensor) -> Tensor:
-        return self.rows_of(self.decomposed(y))
-
-    def _balanced_rows(self, y: Tensor) -> Tensor:
-        return self.join(*balanced_pair(*self.split(y)))
-
-    def restored(self, y: Tensor, y_new: Tensor) -> Tensor:
-        """Return `y_new`, its smallest singular value turned back where it crossed zero.
-
-        Nothing else moves: a change of X, however small, the next stiff step has to undo. Only at
-        depth 2 the pair is balanced anew: there the smallest value decays below the rounding of
-        either matrix, and its two sides would be lost apart.
-        """
-        pair = self.depth == 2.0 and len(self.shapes) == 2
-        if self.is_complex:
-            # A generic path of complex matrices passes rank drops by: they have codimension 2.
-            return self.finite(self._balanced_rows, y, y_new) if pair else y_new
-
-        def change(rows: Tensor) -> Tensor:
-            before, new = self.split(y), self.split(rows)
-            if pair:
-                new = balanced_pair(*new)
-            # A value below rounding has no sign to compare: square matrices keep that of the start.
-            # All are compared with one state: the columns of a pair turn from step to step.
-            first = self.split(self.rows())
-            pairs = zip(first if all(a == b for a, b in self.shapes) else before, new, strict=True)
-            side = math.prod((orientation(a, b) for a, b in pairs), start=torch.ones(()))
-            if pair:
-                # The columns of a balanced pair are orthogonal; the last ones are the smallest.
-                turn = torch.where(side < 0, -1.0, 1.0).unsqueeze(-1)
-                left = torch.cat((new[0][..., :-1], turn.unsqueeze(-1) * new[0][..., -1:]), -1)
-                return self.join(left, new[1])
-            if not on_device(rows) and bool((side > 0).all()):
-                return rows
-            u, s, vh = small_svd(new[0])
-            least = s[..., -1, None, None] * u[..., -1:] * vh[..., -1:, :]
-            turned = self.join(new[0] - 2.0 * least, *new[1:])
-            return torch.where((side < 0).unsqueeze(-1), turned, rows)
-
-        return self.finite(change, y, y_new)

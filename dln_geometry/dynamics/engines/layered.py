@@ -52,6 +52,8 @@ class PlainEngine(Engine):
 class FactorEngine(Engine):
     """All factors; `defect` looks the start up by the last column of `field`, the sample index."""
 
+    columns = ("sample",)
+
     def __init__(self, start: Sequence[Tensor]) -> None:
         shapes = [(w.shape[-2], w.shape[-1]) for w in start]
         super().__init__(shapes, start[0].shape[:-2], len(start), start[0].is_complex())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.engines.engine import CollapsedEngine
+from dln_geometry.dynamics.engines.collapsed import CollapsedEngine
 from dln_geometry.dynamics.engines.terms import minus, minus_product, squares
 from dln_geometry.dynamics.losses import Loss, contract
 from dln_geometry.geometry.kernel import geometric_sum

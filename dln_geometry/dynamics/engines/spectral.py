@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.engines.engine import CollapsedEngine, Engine
+from dln_geometry.dynamics.engines.collapsed import CollapsedEngine
+from dln_geometry.dynamics.engines.engine import Engine
 from dln_geometry.dynamics.engines.terms import minus, minus_product, observables, squares
 from dln_geometry.dynamics.losses import Loss, contract
 from dln_geometry.geometry.kernel import (
@@ -223,7 +224,7 @@ class CoreEngine(CollapsedEngine):
     ``S = P diag(s) Q^T``, `a` the logarithmic mean of ``s_i^2`` and ``s_j^2``.
     """
 
-    reads = ("u", "v")
+    own = reads = ("u", "v")
 
     def __init__(self, loss: Loss, start: Collapsed, watch: bool = False) -> None:
         super().__init__(loss, start, watch, [(start.rank, start.rank)])

@@ -10,7 +10,7 @@ import torch
 from dln_geometry.dynamics import engines
 from dln_geometry.dynamics.losses import Loss, as_dense, prepared
 from dln_geometry.geometry.points import Collapsed, EndToEnd, Network
-from dln_geometry.support import as_choice
+from dln_geometry.support import as_choice, broadcast_shapes
 
 ENGINES = ("auto", "spectral", "products", "layers")
 
@@ -67,7 +67,7 @@ def _batched(loss: Loss, point: Any) -> Any:
         value = loss.value(x)
         # The first call of torch's function imports a second's worth of modules.
         alike = value.shape == batch
-        wanted = batch if alike else torch.broadcast_shapes(value.shape, batch)
+        wanted = batch if alike else broadcast_shapes(value.shape, batch)
     except RuntimeError as error:
         raise ValueError(
             f"loss must fit starts with the leading dimensions {tuple(batch)}, got: {error}"

@@ -22,6 +22,7 @@ from dln_geometry.ode import (
     MOST_EVALUATIONS,
     MOST_NUMBERS,
     IntegrationError,
+    KnownField,
     ResumeError,
     Solution,
     integrate,
@@ -74,14 +75,9 @@ def run_flow(
         # The rule on the gradient decides what the engine watches, and so what the state holds.
         watched = ["gradient" in rules, type(engine).__name__]
         saved.know(until=watched, state=start, save_at=times, observe=sorted(observables))
-    field, correct = engine.field, None
+    system, correct = _known(engine, engine if rebalance is not None else None), None
     if rebalance is not None:
         bound = as_positive(rebalance, "rebalance")
-
-        def field(t: Tensor, y: Tensor, out: Tensor) -> Tensor:
-            observed = engine.field(t, y, out)
-            return torch.cat((observed, engine.defect(y, observed).reshape(-1, 1)), dim=1)
-
         correct = (lambda obs: obs[:, -1] > bound, engine.rebalanced)
 
     def record(y: Tensor, obs: Tensor) -> dict[str, Tensor]:
@@ -103,7 +99,7 @@ def run_flow(
     with Progress(progress, label) as bar:
         try:
             solution = integrate(
-                field,
+                system.field,
                 start,
                 t_end=t_end / slow,
                 rtol=rtol,
@@ -123,8 +119,10 @@ def run_flow(
                 progress=bar.callback,
                 checkpoint=None if saved is None else saved.save,
                 resume=None if saved is None else saved.load(),
-                jacobian=engine.jacobian,
-                project=engine.restored,
+                jacobian=system.jacobian,
+                project=system.project,
+                shift=system.shift,
+                narrowed=system.narrowed,
             )
         except ResumeError as error:
             raise ValueError(f"store must hold a state of this run, got {saved}: {error}") from None
@@ -134,6 +132,25 @@ def run_flow(
     _tell(solution, rules, slow, fixed_point)
     path = _trajectory_of(solution, engine, slow, keep_points, observables)
     return replace(path, dense=_dense_of(solution, engine, slow, observables)) if dense else path
+
+
+def _known(engine: Engine, reader: Engine | None) -> KnownField:
+    """Return the field of an engine; of the engine of all samples, its last observable the defect.
+
+    That engine knows where every sample started.
+    """
+
+    def field(t: Tensor, y: Tensor, out: Tensor) -> Tensor:
+        assert reader is not None
+        observed = engine.field(t, y, out)
+        return torch.cat((observed, reader.defect(y, observed).reshape(-1, 1)), dim=1)
+
+    def narrowed(samples: Tensor) -> KnownField | None:
+        small = engine.narrowed(samples)
+        return None if small is None else _known(small, reader)
+
+    own = engine.field if reader is None else field
+    return KnownField(own, engine.jacobian, engine.restored, engine.shift, True, narrowed)
 
 
 def _tell(

@@ -12,7 +12,15 @@ from dln_geometry.dynamics.losses.dense import Quadratic, Regression, Sensing
 from dln_geometry.dynamics.losses.elementwise import ElementwiseLoss, Huber, LpNorm
 from dln_geometry.dynamics.losses.fingerprint import fingerprint
 from dln_geometry.dynamics.losses.links import LinkLoss, Logistic, Poisson
-from dln_geometry.dynamics.losses.loss import Loss, as_dense, as_text, contract, evaluate, prepared
+from dln_geometry.dynamics.losses.loss import (
+    Loss,
+    as_dense,
+    as_text,
+    contract,
+    evaluate,
+    narrowed_loss,
+    prepared,
+)
 
 __all__ = [
     "Completion",
@@ -32,5 +40,6 @@ __all__ = [
     "evaluate",
     "fingerprint",
     "from_callable",
+    "narrowed_loss",
     "prepared",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from dln_geometry.dynamics.losses.loss import DataLoss, Thin, as_text, half_squa
 from dln_geometry.support import (
     as_float_tensor,
     as_matrix_shape,
+    broadcast_shapes,
     entries_of_product,
     read_array,
     real_product,
@@ -57,6 +58,7 @@ class Completion(DataLoss):
 
     _caches = (*DataLoss._caches, "_kept")
     complex_numbers = True
+    _own: ClassVar = {"values": 1}
 
     def __init__(
         self,
@@ -200,7 +202,7 @@ class Completion(DataLoss):
     def _placed(self, batch: torch.Size) -> tuple[torch.Size, PlacedEntries]:
         """Return the broadcast batch, and the data on the pattern of its blocks."""
         if self.values.ndim > 1:
-            batch = torch.broadcast_shapes(batch, self.values.shape[:-1])
+            batch = broadcast_shapes(batch, self.values.shape[:-1])
         placed = self._kept.get(batch)
         if placed is None:
             # Called first because it silences the warning about compressed matrices.

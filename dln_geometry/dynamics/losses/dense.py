@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ class Quadratic(DataLoss):
 
     residual_dimensions = 2
     complex_numbers = True
+    _own: ClassVar = {"target": 2}
 
     def __init__(self, target: Any, *, reduction: str = "sum") -> None:
         self.target = as_matrix(target, "target", complex=True)
@@ -119,6 +120,7 @@ class Sensing(DataLoss):
 
     _derived = (*DataLoss._derived, "_rows")
     complex_numbers = True
+    _own: ClassVar = {"values": 1}
 
     def __init__(self, operators: Any, values: Any, *, reduction: str = "sum") -> None:
         self.operators = like = as_matrix(operators, "operators", complex=True)
@@ -180,6 +182,7 @@ class Regression(DataLoss):
     residual_dimensions = 2
     complex_numbers = True
     _derived = (*DataLoss._derived, "_inputs", "_outputs", "_unreachable")
+    _own: ClassVar = {"inputs": 2, "outputs": 2, "_inputs": 2, "_outputs": 2, "_unreachable": 0}
 
     def __init__(self, inputs: Any, outputs: Any, *, reduction: str = "sum") -> None:
         self.inputs = like = as_matrix(inputs, "inputs", complex=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ class ElementwiseLoss(Regression):
 
     _derived = (*DataLoss._derived, "_inputs", "_outputs")
     complex_numbers = False
+    _own: ClassVar = {"target": 2, **Regression._own}
 
     def __init__(self, target: Any, inputs: Any, reduction: str) -> None:
         given: Any = None if inputs is None else as_matrix(inputs, "inputs")

@@ -36,6 +36,7 @@ class LinkLoss(Completion):
 
     _range: ClassVar[str]
     complex_numbers = False
+    _own: ClassVar = {"values": 1, "offsets": 1}
 
     def __init__(
         self,

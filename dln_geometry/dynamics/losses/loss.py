@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
@@ -28,6 +29,8 @@ class Loss(Protocol):
     - ``evaluate(x)`` returns ``(E, G)`` at a matrix;
     - ``to(dtype=None, device=None)`` returns the loss on data of that dtype and device;
     - ``shape`` is ``(m, n)``, and lets a flow refuse a start that does not fit;
+    - ``narrowed(batch, samples)`` returns the loss of some samples of the flattened leading
+      dimensions alone: then samples that have stopped leave the batch of a flow;
     - ``fingerprint()`` returns what tells the loss from others of its class (tensors, numbers,
       strings, other losses, or lists and dicts of them): by it a store knows its run. Without it a
       store compares values and gradients at fixed points.
@@ -117,6 +120,19 @@ def evaluate(loss: Loss, x: Tensor) -> tuple[Tensor, Tensor]:
     return loss.value(x), gradient if gradient.layout == torch.strided else gradient.to_dense()
 
 
+def narrowed_loss(loss: Any, batch: Sequence[int], samples: Tensor) -> Any:
+    """Return the loss of some samples (k,) of a flattened batch; None if it cannot tell it.
+
+    Examples
+    --------
+    >>> loss = dln.losses.Quadratic([[[1.0]], [[2.0]], [[3.0]]])
+    >>> dln.losses.narrowed_loss(loss, (3,), torch.tensor([0, 2])).target.flatten()
+    tensor([1., 3.])
+    """
+    own = getattr(loss, "narrowed", None)
+    return None if own is None else own(batch, samples)
+
+
 def prepared(loss: Any, shape: tuple[int, int], *, dtype: Any = None, device: Any = None) -> Any:
     """Check a loss, and convert its data to the dtype and device of points by its own ``to``.
 
@@ -161,6 +177,8 @@ class DataLoss(ABC):
     # apart.
     _caches: ClassVar[tuple[str, ...]] = ("_converted",)
     _derived: ClassVar[tuple[str, ...]] = ("device", "_share")
+    _own: ClassVar[dict[str, int]] = {}
+    """Data that may have leading dimensions, and how many others they have."""
 
     def __init__(self, shape: tuple[int, int], data: Tensor) -> None:
         self.shape, self.dtype, self.device = shape, data.dtype, data.device
@@ -225,6 +243,19 @@ class DataLoss(ABC):
         if key not in self._converted:
             self._converted[key] = self._to(dtype, device)
         return self._converted[key]
+
+    def narrowed(self, batch: Sequence[int], samples: Tensor) -> Self:
+        """Return the loss of some samples (k,) of the flattened leading dimensions `batch`."""
+        found = {name: getattr(self, name, None) for name in self._own}
+        parts = {n: x for n, x in found.items() if x is not None and x.ndim > self._own[n]}
+        if not parts:
+            return self
+        alone = copy.copy(self)
+        for name, x in parts.items():
+            own = x.shape[x.ndim - self._own[name] :]
+            wide = x.expand(*batch, *own).reshape(-1, *own)
+            setattr(alone, name, wide[samples.to(x.device)])
+        return alone
 
     @abstractmethod
     def _to(self, dtype: torch.dtype, device: torch.device) -> Self: ...

@@ -27,7 +27,7 @@ from dln_geometry.geometry.metric import (
     tangent_arguments,
 )
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
-from dln_geometry.support import is_differentiated, refuse_derivatives
+from dln_geometry.support import broadcast_shapes, is_differentiated, refuse_derivatives
 
 
 def geodesic(point: EndToEnd | Collapsed, z: Any, t: Any, *, rtol: float | None = None) -> EndToEnd:
@@ -136,7 +136,7 @@ def parallel_transport(
     with torch.no_grad():
         if p.depth == 1.0:
             end = _trajectory(p, z, torch.ones((), dtype=torch.float64, device="cpu"), rtol)
-            return end, w.expand(torch.broadcast_shapes(end.matrix.shape, w.shape))
+            return end, w.expand(broadcast_shapes(end.matrix.shape, w.shape))
         box = Box.around(p, z, w, frozen=_is_deep(p, z, w))
         ends, vectors, lost = follow_geodesic(box, [1.0], rtol)
         lost.refuse(1.0)

@@ -28,6 +28,7 @@ from dln_geometry.geometry.metric import (
     tangent_matrix,
 )
 from dln_geometry.geometry.points import EndToEnd, last_derivatives
+from dln_geometry.support import broadcast_shapes
 
 _STEP = 0.02
 _ORDER = ((1.0, 0.75), (2.0, -0.15), (3.0, 1.0 / 60.0))
@@ -58,7 +59,7 @@ class Varied(torch.autograd.Function):
 def exponential_gradients(p: EndToEnd, z: Tensor) -> _Gradients:
     """Return the gradients in X and Z of the exponential map, from a cotangent at its end."""
     p, z = p.detach().to(torch.float64), z.detach().double()
-    batch = torch.broadcast_shapes(p.batch_shape, z.shape[:-2])
+    batch = broadcast_shapes(p.batch_shape, z.shape[:-2])
     p, z = p.expand(batch), z.expand(*batch, *z.shape[-2:])
 
     def gradients(h: Tensor) -> tuple[Tensor, Tensor]:

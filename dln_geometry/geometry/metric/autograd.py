@@ -24,7 +24,7 @@ from dln_geometry.geometry.metric.blocks import (
 )
 from dln_geometry.geometry.metric.kernel_moves import kernel_model
 from dln_geometry.geometry.points import last_derivatives, only_finite
-from dln_geometry.support import Depth
+from dln_geometry.support import Depth, broadcast_shapes
 
 
 def cometric_of_matrix(
@@ -40,7 +40,7 @@ def cometric_of_matrix(
     `x` and `g` broadcast; `frames` is the thin SVD of `x`, of rank ``min(m, n)``, if at hand.
     """
     if depth == 1.0:
-        return g.expand(torch.broadcast_shapes(g.shape, x.shape))
+        return g.expand(broadcast_shapes(g.shape, x.shape))
     if frames is None:
         u, s, vh = torch.linalg.svd(x.detach(), full_matrices=False)
     else:
@@ -107,14 +107,14 @@ class _Gradient(torch.autograd.Function):
                 return torch.func.vjp(lambda y: model(y, g, frames)[0], x)[1](h)[0]
 
             # Sums over a broadcast batch are taken outside: here X has the full batch.
-            wide = x.expand(torch.broadcast_shapes(x.shape, g.shape, h.shape))
+            wide = x.expand(broadcast_shapes(x.shape, g.shape, h.shape))
             with torch.no_grad():
                 in_x, in_g, in_h = torch.func.vjp(slope, wide, g, h)[1](cotangents[0])
             second = in_x.sum_to_size(x.shape), in_g, in_h
             return last_derivatives(second, x, g, h, *cotangents) + (None,) * 5
         with torch.enable_grad():
             x, g, h = (part.detach().requires_grad_() for part in (x, g, h))
-            wide = only_finite(x.expand(torch.broadcast_shapes(x.shape, g.shape)))
+            wide = only_finite(x.expand(broadcast_shapes(x.shape, g.shape)))
             moved = apply_kernel(torch.linalg.svd(wide, full_matrices=False), g, *ctx.options)
             (first,) = torch.autograd.grad(moved, wide, h, create_graph=True)
             second = torch.autograd.grad(first, (x, g, h), cotangents[0])

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.kernel import Differences, log_kernel_of_log, log_mixed_kernel
-from dln_geometry.support import Depth, absolute_square, real_product
+from dln_geometry.support import Depth, absolute_square, broadcast_shapes, real_product
 
 Frames = tuple[Tensor, Tensor, Tensor]  # U, s, V^T
 # Products of the part beyond range and corange with the right (m x r) and left (r x n) blocks.
@@ -94,7 +94,7 @@ def apply_kernel(
     """Multiply the eigendirections of the cometric at ``X = U diag(s) V^T`` by ``a^power``."""
     u, s, vh = frames
     if depth == 1.0:
-        return g.expand(torch.broadcast_shapes(g.shape, u.shape[:-1] + vh.shape[-1:]))
+        return g.expand(broadcast_shapes(g.shape, u.shape[:-1] + vh.shape[-1:]))
     x, z = s.log(), blocks_of(u, vh, g, depth.infinite)
     inside = torch.exp(power * log_kernel_of_log(x, depth, normalized))
     if z.left is None and z.right is None:

@@ -33,7 +33,13 @@ from dln_geometry.geometry.metric.cometric import applied, tangent_argument, tan
 from dln_geometry.geometry.metric.kernel_moves import kernel_model
 from dln_geometry.geometry.metric.unit_size import doubled, in_range, total_size
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point, separate, smooth
-from dln_geometry.support import as_covector, as_double, common_batch, real_product
+from dln_geometry.support import (
+    as_covector,
+    as_double,
+    broadcast_shapes,
+    common_batch,
+    real_product,
+)
 
 _Applied = Callable[[Tensor, Tensor], Tensor]
 
@@ -56,7 +62,7 @@ def connection(point: EndToEnd | Collapsed, z: Any, w: Any) -> Tensor:
     p = as_point(point, complex=True)
     z, w = tangent_arguments(p, z=z, w=w)
     if p.depth == 1.0:
-        return z.new_zeros(torch.broadcast_shapes(z.shape, w.shape, p.matrix.shape))
+        return z.new_zeros(broadcast_shapes(z.shape, w.shape, p.matrix.shape))
 
     def term(u: Tensor, s: Tensor, vh: Tensor, z: Tensor, w: Tensor) -> tuple[Tensor]:
         k = Differences(s, p.depth, p.normalized)
@@ -105,7 +111,7 @@ def _followed(
     """
     if p.followed is None:
         return term(p.u, p.s, p.vh, *vectors)[0]
-    batch = torch.broadcast_shapes(p.followed.shape, *(v.shape for v in vectors))
+    batch = broadcast_shapes(p.followed.shape, *(v.shape for v in vectors))
     x, *wide = (v.expand(batch) for v in (p.followed, *vectors))
     frames = p.expand(batch[:-2]).constants
     value = term(*frames, *(v.detach() for v in wide))
@@ -152,7 +158,7 @@ def riemannian_hessian(
     batches = {"gradient": g.shape[:-2], "hessian_vector": h.shape[:-2], "z": z.shape[:-2]}
     common_batch(point=p.batch_shape, **batches)
     if p.depth == 1.0:
-        return h.expand(torch.broadcast_shapes(g.shape, h.shape, z.shape, p.matrix.shape))
+        return h.expand(broadcast_shapes(g.shape, h.shape, z.shape, p.matrix.shape))
 
     def term(u: Tensor, s: Tensor, vh: Tensor, g: Tensor, h: Tensor, z: Tensor) -> tuple[Tensor]:
         k = Differences(s, p.depth, p.normalized)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dln_geometry.geometry.kernel import Differences
 from dln_geometry.geometry.points import EndToEnd
+from dln_geometry.support import broadcast_shapes
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Box:
     @classmethod
     def around(cls, p: EndToEnd, *vectors: Tensor, frozen: bool = False) -> Box:
         """Return the box of a point and tangent vectors at it; r x r if these turn no space."""
-        batch = torch.broadcast_shapes(p.batch_shape, *(v.shape[:-2] for v in vectors))
+        batch = broadcast_shapes(p.batch_shape, *(v.shape[:-2] for v in vectors))
         p, r, (m, n), frozen = p.expand(batch), p.rank, p.shape, frozen or p.depth.infinite
         vectors = tuple(v.expand(*batch, *v.shape[-2:]) for v in vectors)
         u, vh, left, right = p.u, p.vh, None, None

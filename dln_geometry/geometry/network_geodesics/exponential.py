@@ -24,7 +24,7 @@ from dln_geometry.geometry.network_geodesics.motion import MovingNetwork, travel
 from dln_geometry.geometry.network_geodesics.rank_one import cone_travel
 from dln_geometry.geometry.points import Network, balanced_network
 from dln_geometry.geometry.submersion import as_ambient, as_ambient_pair
-from dln_geometry.support import refuse_derivatives
+from dln_geometry.support import broadcast_shapes, refuse_derivatives
 
 
 def balanced_geodesic(
@@ -135,7 +135,7 @@ def starting(network: Network, *vectors: Sequence[Any]) -> tuple[LayerBox, Movin
     ]
     box = LayerBox.around(widths, q, *(v.outers for v in found))
     inner = [Velocity(v.cores, box.inside(v.outers)) for v in found]
-    batch = torch.broadcast_shapes(lam.shape[:-1], *(v.cores.shape[:-3] for v in inner))
+    batch = broadcast_shapes(lam.shape[:-1], *(v.cores.shape[:-3] for v in inner))
     start = MovingNetwork(box.inside(q), torch.diag_embed(lam), tuple(inner))
     return box, start.map(lambda x, own: x.expand(*batch, *x.shape[-own:]))
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dln_geometry.geometry.points import orthonormalized
 from dln_geometry.geometry.submersion import jacobi_solve
+from dln_geometry.support import broadcast_shapes
 
 
 class Velocity(NamedTuple):
@@ -62,7 +63,7 @@ class LayerBox:
         span = sum(x.shape[-1] for x in columns)
         if span >= max(widths):
             return cls(tuple(widths), None)
-        batch = torch.broadcast_shapes(*(x.shape[:-2] for x in columns))
+        batch = broadcast_shapes(*(x.shape[:-2] for x in columns))
         wide = [x.expand(*batch, *x.shape[-2:]) for x in columns]
         return cls(tuple(widths), torch.linalg.qr(torch.cat(wide, -1)).Q)
 

@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.support import as_covector, as_factors, as_positive, as_width_sequence
+from dln_geometry.support import (
+    as_covector,
+    as_factors,
+    as_positive,
+    as_width_sequence,
+    broadcast_shapes,
+)
 
 
 def collapse_thresholds(factors: Sequence[Any], gradient: Any) -> Tensor:
@@ -48,7 +54,7 @@ def collapse_thresholds(factors: Sequence[Any], gradient: Any) -> Tensor:
         values.append(torch.linalg.matrix_norm(g @ products[p - 1].mT if p else g, ord=2))
         g = layers[p + 1].mT @ g
     values.reverse()
-    batch = torch.broadcast_shapes(g.shape[:-2], layers[0].shape[:-2])
+    batch = broadcast_shapes(g.shape[:-2], layers[0].shape[:-2])
     return torch.stack([v.expand(batch) for v in values], -1) if values else g.new_zeros(*batch, 0)
 
 

@@ -21,7 +21,7 @@ from dln_geometry.learning.noether.overdamped import (
     stationary_norm,
 )
 from dln_geometry.learning.rules import Rule, as_rule
-from dln_geometry.support import as_flag, as_float_tensor, as_positive
+from dln_geometry.support import as_flag, as_float_tensor, as_positive, broadcast_shapes
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class EffectiveRMSProp:
                 f"{tuple(theta.shape)} and norms up to "
                 f"{float(lengths.max()) if lengths.numel() else 0.0:.3g}"
             )
-        if r.ndim and torch.broadcast_shapes(r.shape, lengths.shape) != lengths.shape:
+        if r.ndim and broadcast_shapes(r.shape, lengths.shape) != lengths.shape:
             raise ValueError(f"norm must have shape {tuple(lengths.shape)}, got {tuple(r.shape)}")
         moment = ((self.amplitude * r) ** 4 / self.scale**2).expand(theta.shape[:-1])
         return RMSPropState(moment, torch.zeros_like(theta), torch.zeros_like(theta), self.boost)

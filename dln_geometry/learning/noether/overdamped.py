@@ -22,7 +22,13 @@ import torch
 from torch import Tensor
 
 from dln_geometry.learning.rules import Rule, as_rule
-from dln_geometry.support import as_flag, as_float_tensor, as_positive, common_batch
+from dln_geometry.support import (
+    as_flag,
+    as_float_tensor,
+    as_positive,
+    broadcast_shapes,
+    common_batch,
+)
 
 
 def overdamped_charge(
@@ -165,7 +171,7 @@ def _together(initial: Any, name: str, terms: Any, terms_name: str) -> tuple[Ten
 
 def _averaged(start: Tensor, terms: Tensor, factor: float, gain: float) -> Tensor:
     """Return the path ``c_{n+1} = factor c_n + gain terms_n`` from `start`."""
-    first = start.expand(torch.broadcast_shapes(start.shape, terms.shape[1:]))
+    first = start.expand(broadcast_shapes(start.shape, terms.shape[1:]))
     steps = accumulate(terms.unbind(), lambda c, x: factor * c + gain * x, initial=first)
     return torch.stack(list(steps))
 

@@ -85,7 +85,10 @@ class KnownField:
     field: Field
     jacobian: Jacobian | None = None
     project: Projection | None = None
+    shift: Projection | None = None
     autonomous: bool = False
+    narrowed: Callable[[Tensor], KnownField | None] | None = None
+    """``narrowed(samples (k,))`` returns the field of some samples alone, None if it cannot."""
 
 
 class StiffnessSwitch:
@@ -168,7 +171,7 @@ class MethodChoice:
             method, system = self._methods[name], self._system
             given: Any = method, system.field, self._y, self._norms
             if isinstance(method, Rosenbrock):
-                known = {"jacobian": system.jacobian, "project": system.project}
+                known = {n: getattr(system, n) for n in ("jacobian", "project", "shift")}
                 made = RosenbrockStepper(*given, **known, autonomous=system.autonomous)
             elif isinstance(method, Chebyshev):
                 made = ChebyshevStepper(*given)
@@ -187,6 +190,15 @@ class MethodChoice:
         # Forget the old error, which is that of the other method.
         control.err_old = np.full_like(control.err_old, 1e-4)
         self.switches += 1
+
+    def narrow(self, system: KnownField, y: Tensor, state: dict[str, Any]) -> None:
+        """Go on with a batch of fewer samples, given their part of the state of the stepper."""
+        name = self.stepper.name
+        self._system, self._y = system, y
+        self._steppers.clear()
+        del self.stepper
+        self._take(name)
+        self.stepper.load(state)
 
     def update(
         self,

@@ -19,7 +19,8 @@ from dln_geometry.ode.methods.norms import BlockNorms
 from dln_geometry.ode.methods.runge_kutta import Field, Row, upload
 
 Projection = Callable[[Tensor, Tensor], Tensor]
-"""``project(y, y_new)`` returns new states (B, n) on the invariants of the field."""
+"""``project(y, y_new)`` returns new states (B, n) on the invariants of the field; with ``shift``
+the distance (B,) between states (B, n), of which some may be the same up to a symmetry."""
 
 MOST_NUMBERS = 200
 """Numbers of a state up to which `auto` takes the method."""
@@ -108,7 +109,8 @@ class RosenbrockStepper:
     """Step with a Rosenbrock method; the Jacobian is renewed when a sample has moved.
 
     One buffer holds the stages, the velocity, the estimate and the new state. Where `project` is
-    given, it restores the invariants of the new state before the field is evaluated there.
+    given, it restores the invariants of the new state before the field is evaluated there, and
+    what it moves a state by, in the distance `shift`, counts as an error of the step.
 
     Examples
     --------
@@ -124,7 +126,7 @@ class RosenbrockStepper:
     True
     """
 
-    rows = 3
+    rows = 4
 
     def __init__(
         self,
@@ -135,15 +137,16 @@ class RosenbrockStepper:
         *,
         jacobian: Jacobian | None = None,
         project: Projection | None = None,
+        shift: Projection | None = None,
         autonomous: bool = False,
     ) -> None:
-        self.method, self.field, self.project = method, field, project
+        self.method, self.field, self.project, self.shift = method, field, project, shift
         self.jacobian = jacobian or (lambda t, x: differences(field, t, x))
         self.name, self.error_order = method.name, method.error_order
         stages, n = len(method.a), y.shape[-1]
-        buffer = y.new_zeros((stages + 3, *y.shape))
+        buffer = y.new_zeros((stages + 4, *y.shape))
         self._stages = buffer[:stages]
-        self.f_new, self._estimate, self.y_new = buffer[stages:]
+        self.f_new, self._estimate, self._shifted, self.y_new = buffer[stages:]
         self.f, self._slope, self._argument = (torch.empty_like(y) for _ in range(3))
         self.obs_new: Tensor | None = None
         flat = buffer.view(len(buffer), -1)
@@ -196,7 +199,12 @@ class RosenbrockStepper:
         self._estimate.copy_(self._stages[-1])
         torch.add(self._argument, self._estimate, out=self.y_new)
         if self.project is not None:
-            self.y_new.copy_(self.project(y, self.y_new))
+            restored = self.project(y, self.y_new)
+            if self.shift is None:
+                torch.sub(restored, self.y_new, out=self._shifted)
+            else:
+                self._shifted[:, 0] = self.shift(self.y_new, restored)
+            self.y_new.copy_(restored)
         self.obs_new = self.field(nodes[-1], self.y_new, self.f_new)
         return [*BlockNorms.of(self._views), *self._radii(y)]
 
@@ -227,8 +235,11 @@ class RosenbrockStepper:
         return radii[-2:]
 
     def error(self, h: np.ndarray, norms: np.ndarray, scale: np.ndarray) -> np.ndarray:
-        """Return the maximum over blocks of ``|U_s| / scale``."""
-        return (norms[1] / scale).max(axis=0)
+        """Return the maximum over blocks of ``|U_s| / scale``, or of the shift of the projection.
+
+        A change of the state behind the back of the estimate must not pass unseen.
+        """
+        return (norms[1:3] / scale).max(axis=(0, 1))
 
     def state(self) -> dict[str, Any]:
         """Return a copy of all that the next step needs; the Jacobian is computed again."""

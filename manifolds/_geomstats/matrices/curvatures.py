@@ -23,6 +23,7 @@ from dln_geometry.geometry.curvature import (
 )
 from dln_geometry.geometry.metric import cometric, connection
 from dln_geometry.geometry.points import EndToEnd
+from dln_geometry.support import broadcast_shapes
 from manifolds._geomstats.arrays import to_backend
 from manifolds._geomstats.matrices.coordinates import DepthTensors
 from manifolds._geomstats.matrices.tangents import tangent_part, widened
@@ -92,7 +93,7 @@ class DepthCurvature(DepthTensors):
 
 def _curvature_slope(p: EndToEnd, h: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """Return ``(nabla_H R)(A, B) C``, shape (..., m, n)."""
-    batch = torch.broadcast_shapes(p.batch_shape, *(v.shape[:-2] for v in (h, a, b, c)))
+    batch = broadcast_shapes(p.batch_shape, *(v.shape[:-2] for v in (h, a, b, c)))
     h, a, b, c = (v.expand(*batch, *p.shape) for v in (h, a, b, c))
     wide, across = widened(p), h.unsqueeze(-3)
     # A parallel vector V changes by -Gamma(H, V).

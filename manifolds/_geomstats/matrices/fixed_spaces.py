@@ -12,7 +12,7 @@ from geomstats.geometry.matrices import Matrices
 from torch import Tensor
 
 from dln_geometry.geometry.points import EndToEnd
-from dln_geometry.support import as_flag, as_float_tensor
+from dln_geometry.support import as_flag, as_float_tensor, broadcast_shapes
 from manifolds._geomstats.arrays import as_tensor, is_zero, to_backend
 from manifolds._geomstats.matrices.frames import Frames
 from manifolds._geomstats.matrices.metrics import DepthMetric
@@ -145,4 +145,4 @@ def _for_all(z: Tensor, base_point: Any) -> Tensor:
     """Return one vector for every point, if points are given."""
     if base_point is None:
         return z
-    return z.expand(torch.broadcast_shapes(z.shape, as_tensor(base_point).shape))
+    return z.expand(broadcast_shapes(z.shape, as_tensor(base_point).shape))

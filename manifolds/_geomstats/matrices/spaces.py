@@ -12,7 +12,7 @@ from geomstats.geometry.matrices import Matrices
 from torch import Tensor
 
 from dln_geometry.geometry.points import EndToEnd
-from dln_geometry.support import as_count, as_flag, as_rank
+from dln_geometry.support import as_count, as_flag, as_rank, broadcast_shapes
 from manifolds._geomstats.arrays import as_samples, as_tensor, batched, is_zero, to_backend
 from manifolds._geomstats.matrices.metrics import DepthMetric
 from manifolds._geomstats.matrices.tangents import tangent_part
@@ -157,5 +157,5 @@ class FixedRankEndToEnd(Manifold):
         """Return vectors, one for every point, and their projections on the tangent spaces."""
         x = as_tensor(base_point)
         z = as_tensor(vector, like=x)
-        z = z.expand(torch.broadcast_shapes(z.shape, x.shape)).clone()
+        z = z.expand(broadcast_shapes(z.shape, x.shape)).clone()
         return z, tangent_part(EndToEnd.of(x, 1.0, rank=self.rank), z)

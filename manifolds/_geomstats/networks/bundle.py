@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dln_geometry.geometry import points, submersion
 from dln_geometry.geometry.points import EndToEnd
+from dln_geometry.support import broadcast_shapes
 from manifolds._geomstats.arrays import as_layers, as_tensor, is_zero, to_backend, to_padded
 from manifolds._geomstats.matrices import DepthMetric, without_roundings
 from manifolds._geomstats.networks.balanced import BalancedNetworks
@@ -123,7 +124,7 @@ class BalancedBundle(FiberBundle):
 
     def _in_gauge_of(self, layers: tuple[Tensor, ...], goal: tuple[Tensor, ...]) -> Any:
         """Return the point of the orbit whose hidden frames are those of another network."""
-        batch = torch.broadcast_shapes(layers[0].shape[:-2], goal[0].shape[:-2])
+        batch = broadcast_shapes(layers[0].shape[:-2], goal[0].shape[:-2])
         frames, lam = points.balanced_frames([w.expand(*batch, *w.shape[-2:]) for w in layers])
         gauge = [frames[0]]
         for w in goal[:-1]:

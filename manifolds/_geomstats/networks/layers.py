@@ -16,7 +16,7 @@ import torch
 from geomstats.geometry.base import VectorSpace
 from geomstats.geometry.euclidean import EuclideanMetric
 
-from dln_geometry.support import as_flag, as_width_sequence
+from dln_geometry.support import as_flag, as_width_sequence, broadcast_shapes
 from manifolds._geomstats.arrays import (
     as_layers,
     as_tensor,
@@ -121,4 +121,4 @@ def frobenius(a: Any, b: Any, base_point: Any) -> Any:
     a = as_tensor(a)
     total = (a * as_tensor(b, like=a)).sum((-3, -2, -1))
     leading = () if base_point is None else as_tensor(base_point).shape[:-3]
-    return to_backend(total.expand(torch.broadcast_shapes(total.shape, leading)))
+    return to_backend(total.expand(broadcast_shapes(total.shape, leading)))

@@ -282,3 +282,33 @@ def test_a_determinant_below_rounding_comes_back_to_the_side_of_the_start():
     y = engine.join(*(getattr(dln.Collapsed.of(beyond), n)[None] for n in ("L", "R")))
     back = engine.point(engine.restored(y, y)).matrix[0]
     assert float(torch.linalg.det(back)) > 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["spectral", "even", "products", "pair", "core", "thin"])
+def test_the_distance_of_states_is_that_of_their_points(name, generator):
+    """What only turns the columns of a pair is no move."""
+    engine = engine_of(name, generator)
+    y = engine.rows()
+    near = y * (1 + 1e-6 * torch.randn(y.shape, generator=generator, dtype=F64))
+    gap = (near - y).norm(dim=-1)
+    assert bool((engine.shift(y, near) <= gap * (1 + 1e-6)).all())
+    pair = dln.Collapsed.random((5, 4), 4, 2, batch=(3,), generator=generator, dtype=F64)
+    two = engines.SpectralEngine(quadratic(generator, (5, 4)), pair)
+    y = two.rows()
+    q = torch.linalg.qr(torch.randn(3, 4, 4, generator=generator, dtype=F64))[0]
+    turned = two.join(*(x @ q for x in two.split(y)))
+    assert float(two.shift(y, turned).max()) < 1e-13
+    assert_close(two.shift(y, 1.1 * turned), 0.1 * y.norm(dim=-1), ops=300)
+
+
+@torch.no_grad()
+def test_a_sign_that_flips_is_an_error_of_the_step():
+    """A pair whose turned column is large moved by more than any tolerance."""
+    eye, s = torch.eye(3, dtype=F64)[None], torch.tensor([[2.0, 1.0, 0.5]], dtype=F64)
+    pair = dln.Collapsed.of(dln.EndToEnd(eye, s, eye, 2))
+    engine = engines.SpectralEngine(losses.Quadratic(torch.zeros(3, 3, dtype=F64)), pair)
+    y = engine.rows()
+    left, right = engine.split(y)
+    other = engine.join(torch.cat((left[..., :-1], -left[..., -1:]), -1), right)
+    assert_close(engine.shift(y, other), torch.tensor([2 * 0.5**0.5], dtype=F64), ops=300)
