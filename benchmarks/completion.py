@@ -72,7 +72,6 @@ def sparse_step(quick=False):
         ["", "ms", "ratio to ours"],
         rows,
         ratios,
-        {"dense layers, autograd": times["dense"] / times["ours"]},
     )
 
 

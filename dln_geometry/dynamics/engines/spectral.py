@@ -22,21 +22,25 @@ from dln_geometry.geometry.kernel import (
 )
 from dln_geometry.geometry.metric import cometric_of_matrix
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
-from dln_geometry.support import Depth, absolute_square, real_product
+from dln_geometry.support import Depth, absolute_square, on_device, real_product
 
 
 def finite_eigh(a: Tensor) -> tuple[Tensor, Tensor]:
     """Return `eigh` of Gram matrices, with NaN where they are not finite: a step is rejected."""
     if waitless(a):
         return small_eigh(a, positive=True)
+    if not on_device(a) and bool(torch.isfinite(a.sum())):
+        return torch.linalg.eigh(a)
     finite = torch.isfinite(a).all(-1).all(-1)
     eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
     values, vectors = torch.linalg.eigh(torch.where(finite[..., None, None], a, eye))
     return torch.where(finite[..., None], values, torch.nan), vectors
 
 
-def _weighted(weights: Tensor, entries: Tensor) -> Tensor:
+def _weighted(weights: Tensor, entries: Tensor, exponent: float) -> Tensor:
     """Return the product of entries, 0 where an entry is 0: its weight is infinite if N < 2."""
+    if exponent >= 0.0:
+        return weights * entries
     return torch.where(entries == 0, 0.0, weights * entries)
 
 
@@ -72,12 +76,13 @@ class SpectralEngine(CollapsedEngine):
         top = left * f
         value, g_right, g_left = contract(self.loss, top, right)
         k = left.mH @ g_right
-        gauge = _weighted(power_divided_difference(c, self.exponent), k - k.mH)
+        gauge = _weighted(power_divided_difference(c, self.exponent), k - k.mH, self.exponent)
         minus_product(d_left, g_right * f, q.mH)
         minus_product(d_right, g_left - right @ gauge, q.mH)
         squared = None
         if self.watch:
-            inside = _weighted(power_divided_difference(c, 2.0 * self.exponent), absolute_square(k))
+            twice = 2.0 * self.exponent
+            inside = _weighted(power_divided_difference(c, twice), absolute_square(k), twice)
             squared = squares(d_left) + squares(g_left) + inside.sum((-2, -1))
         return self.finished(y, out, value, squared, (g_right, top))
 

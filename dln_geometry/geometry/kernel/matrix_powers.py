@@ -11,28 +11,51 @@ from dln_geometry.geometry.kernel.higher_differences import (
     log_second_difference,
     second_difference,
 )
-from dln_geometry.support import Depth
+from dln_geometry.support import Depth, on_device
+
+STRIP = 64
+"""Rows of a strip of a large table of pairs."""
 
 
 def power_divided_difference(c: Tensor, exponent: float) -> Tensor:
     """Return ``f[c_k, c_l]`` of ``f(c) = c^e`` for the eigenvalues ``c >= 0``, shape (..., r, r).
 
     ``sinh(e t/2)/sinh(t/2) exp((e-1)/2 (x_k + x_l))`` with ``x = log c``, ``t = x_k - x_l``; the
-    derivative on the diagonal. 0 for two zeros, whatever the exponent.
+    derivative on the diagonal. 0 for two zeros, whatever the exponent. Of one large matrix half is
+    computed, in strips that stay in the cache.
     """
     if exponent == 0.0:
         return torch.zeros_like(c.unsqueeze(-1) + c.unsqueeze(-2))
     if exponent == 1.0:
         return torch.ones_like(c.unsqueeze(-1) + c.unsqueeze(-2))
     x = c.log()
-    larger = torch.maximum(x.unsqueeze(-1), x.unsqueeze(-2))
-    smaller = torch.minimum(x.unsqueeze(-1), x.unsqueeze(-2))
-    apart = smaller < larger
-    gap = torch.where(apart, larger - torch.where(apart, smaller, 0.0), 1.0)
+    slope = torch.exp((exponent - 1.0) * x)
+    if c.ndim > 1 or len(c) < 2 * STRIP or on_device(c):
+        return _differences_of_pairs(x, slope, x, slope, exponent)
+    out = c.new_empty(len(c), len(c))
+    for start in range(0, len(c), STRIP):
+        own, rest = slice(start, start + STRIP), slice(start, None)
+        strip = _differences_of_pairs(x[own], slope[own], x[rest], slope[rest], exponent)
+        out[own, rest], out[rest, own] = strip, strip.mT
+    return out
+
+
+def _differences_of_pairs(
+    x: Tensor, slope: Tensor, y: Tensor, other: Tensor, exponent: float
+) -> Tensor:
+    """Return the divided differences between ``e^x`` and ``e^y``, given ``e^{(exponent-1) x}``."""
+    gap = (x.unsqueeze(-1) - y.unsqueeze(-2)).abs()
+    # NaN for two zeros.
+    apart = gap > 0
     # (e^{ex} - e^{ey})/(e^x - e^y) from the larger argument: both expm1 have one sign.
-    ratio = torch.expm1(-exponent * gap) / torch.expm1(-gap)
-    value = torch.exp((exponent - 1.0) * larger) * torch.where(apart, ratio, exponent)
-    return torch.where(torch.isneginf(larger), 0.0, value)
+    ratio = torch.where(apart, torch.expm1(-exponent * gap) / torch.expm1(-gap), exponent)
+    # The slope at the larger argument.
+    choose = torch.maximum if exponent > 1.0 else torch.minimum
+    value = ratio * choose(slope.unsqueeze(-1), other.unsqueeze(-2))
+    if exponent > 1.0:
+        return value
+    zeros = torch.isneginf(x).unsqueeze(-1) & torch.isneginf(y).unsqueeze(-2)
+    return value.masked_fill(zeros, 0.0)
 
 
 def power_second_difference(c: Tensor, exponent: float) -> Tensor:

@@ -54,3 +54,19 @@ def test_geometric_sum_is_the_explicit_sum(terms, dtype, generator):
     scale = max(1, terms) * max(norms[0], norms[2]) ** max(0, terms - 1) * norms[1]
     total = geometric_sum(left.to(dtype), middle.to(dtype), right.to(dtype), terms)
     assert_close(total, exact.to(dtype), ops=1000, scale=scale)
+
+
+@pytest.mark.parametrize("exponent", [-0.5, 0.35, 2.5, 31.0])
+@pytest.mark.parametrize("zeros", [0, 2])
+def test_large_tables_of_differences_are_those_of_single_pairs(exponent, zeros, generator):
+    """Made in strips, of eigenvalues in any order, equal ones and zeros among them."""
+    c = torch.rand(199, generator=generator, dtype=torch.float64)
+    c[5], c[100] = c[150], c[101] * (1 + 1e-13)
+    if zeros:
+        c[7] = c[130] = 0.0
+    table = power_divided_difference(c, exponent)
+    pairs = torch.randint(len(c), (400, 2), generator=generator)
+    pairs = torch.cat((pairs, torch.tensor([(5, 150), (100, 101), (7, 130), (130, 7), (9, 9)])))
+    single = power_divided_difference(c[pairs], exponent)[:, 0, 1]
+    assert torch.equal(table[pairs[:, 0], pairs[:, 1]], single)
+    assert torch.equal(table, table.mT)

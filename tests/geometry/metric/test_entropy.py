@@ -292,3 +292,29 @@ def test_entropy_of_a_matrix_is_that_of_its_point(depth, generator):
         dln.entropy(x)
     with pytest.raises(ValueError, match="depth must be that of the point"):
         dln.entropy(p, depth=3.3)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 5, 8, 13, 64])
+@pytest.mark.parametrize("d", [2, 9, 200, 513])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_entropy_of_large_matrices_is_the_sum_over_all_pairs(depth, d, dtype, generator):
+    """Integer depths sum over layers; equal and tiny values, sizes that no strip divides."""
+    s = torch.rand(d, generator=generator, dtype=torch.float64) ** 3 * 10
+    s[-1] = s[0]
+    s[-2] = 1e-30
+    s = s.sort(descending=True).values.to(dtype)
+    eye = torch.eye(d, dtype=dtype)
+    point = dln.EndToEnd(eye, s, eye, depth, check=False)
+    log_kernel = dln.log_depth_kernel(s.double(), depth).triu(1)
+    constant = (depth - 1) * log_stiefel_volume(d, d)
+    expected = constant + 0.5 * log_kernel.sum()
+    scale = abs(constant) + 0.5 * log_kernel.abs().sum()
+    assert_close(dln.entropy(point), expected.to(dtype), ops=30, scale=scale)
+
+
+def test_entropy_of_two_zeros_is_minus_infinity_at_every_size():
+    for d in (3, 40, 300):
+        s = torch.linspace(2.0, 1.0, d, dtype=torch.float64)
+        s[-2:] = 0.0
+        eye = torch.eye(d, dtype=torch.float64)
+        assert dln.entropy(dln.EndToEnd(eye, s, eye, 3, check=False)) == -math.inf
