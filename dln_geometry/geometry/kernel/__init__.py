@@ -34,6 +34,7 @@ from dln_geometry.geometry.kernel.depth_kernel import (
     log_kernel_of_pairs,
     log_kernel_slope,
     log_mixed_kernel,
+    sum_of_log_kernels,
 )
 from dln_geometry.geometry.kernel.differences import Differences, is_extreme
 from dln_geometry.geometry.kernel.higher_differences import (
@@ -92,6 +93,7 @@ __all__ = [
     "small_eigvalsh",
     "small_svd",
     "small_svdvals",
+    "sum_of_log_kernels",
     "third_difference",
     "triples",
     "waitless",

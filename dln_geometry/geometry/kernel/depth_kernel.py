@@ -14,7 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.support import Array, Depth, as_depth, as_float_tensor, as_normalized, namespace
+from dln_geometry.support import (
+    Array,
+    Depth,
+    as_depth,
+    as_float_tensor,
+    as_normalized,
+    is_differentiated,
+    namespace,
+)
+
+# Depths up to which a sum over the layers costs less than two functions; eight sums below this are
+# multiplied in single precision too. Pairs of a strip, which stay in the cache.
+_MOST_LAYERS_SUMMED, _PAIRS_AT_ONCE = 64, 2**15
 
 
 def log_depth_kernel(s: Any, depth: float, *, normalized: bool | None = None) -> Tensor:
@@ -200,3 +212,43 @@ _BERNOULLI = (1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160, -691 / 13
 # Coefficients of coth z - 1/z at z, z^3, ...: below z = 0.4 the next term is 4e-16.
 _COTH = [1 / 3, -1 / 45, 2 / 945, -1 / 4725, 2 / 93555, -1382 / 638512875]
 _COTH += [4 / 18243225, -3617 / 162820783125]
+
+
+def sum_of_log_kernels(x: Tensor, depth: Depth) -> Tensor:
+    """Return ``sum_{i<j} log a_ij`` of descending ``x = log s``, shape (...).
+
+    At integer depths ``a_ij = s_i^{2-2/N} (1 + q + .. + q^{N-1})``, ``q = (s_j/s_i)^{2/N}``: sums
+    and products, one logarithm for several pairs.
+    """
+    r = x.shape[-1]
+    if not depth.is_integer() or not 2 <= depth <= _MOST_LAYERS_SUMMED or is_differentiated(x):
+        i, j = torch.triu_indices(r, r, 1, device=x.device)
+        return log_kernel_of_pairs(x[..., i], x[..., j], depth, depth.infinite).sum(-1)
+    below = torch.arange(r - 1, 0, -1, dtype=x.dtype, device=x.device)
+    total = depth.exponent * (below * x[..., :-1]).sum(-1)
+    root = torch.exp((2.0 / depth) * x)
+    inverse = torch.where(root > 0, root, 1.0).reciprocal()
+    rows = max(8, _PAIRS_AT_ONCE // r // 8 * 8)
+    for start in range(0, r - 1, rows):
+        stop = min(start + rows, r - 1)
+        q = (inverse[..., start:stop, None] * root[..., None, start + 1 :]).triu()
+        terms = _sum_of_powers(q, int(depth))
+        if (stop - start) % 8 == 0:
+            for _ in range(3):
+                terms = terms[..., ::2, :] * terms[..., 1::2, :]
+        total = total + terms.log().sum((-2, -1))
+    return total
+
+
+def _sum_of_powers(q: Tensor, count: int) -> Tensor:
+    """Return ``1 + q + .. + q^{count-1}`` by doubling."""
+    total, power = q, q
+    bits = bin(count)[3:]
+    for k, bit in enumerate(bits):
+        total = 1.0 + q if k == 0 else torch.addcmul(total, total, power)
+        if bit == "1":
+            total = (total * q).add_(1.0)
+        if k + 1 < len(bits):
+            power = power.square()
+            power = power * q if bit == "1" else power
+    return total

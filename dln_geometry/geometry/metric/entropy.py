@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.kernel import langevin_function, log_kernel_of_pairs, log_kernel_slope
+from dln_geometry.geometry.kernel import langevin_function, log_kernel_slope, sum_of_log_kernels
 from dln_geometry.geometry.metric.spectral import (
     gradient_of_pairs,
     over_field,
@@ -35,9 +35,6 @@ from dln_geometry.support import (
 _Widths = Sequence[int] | int | None
 # Number of singular values up to which a product sums pairs faster than filling a matrix does.
 _FEW = 16
-# Depths up to which a sum over the layers costs less than two functions; eight sums below this are
-# multiplied in single precision too. Pairs of a strip, which stay in the cache.
-_MOST_TERMS, _STRIP = 64, 2**15
 
 
 def log_stiefel_volume(d: int, r: int, field: str = "real") -> float:
@@ -135,52 +132,12 @@ def entropy(
         return sum_over_pairs(p, value, 0.25 * f, singles)
     r = s.shape[-1]
     x = s.log()
-    total = 0.5 * _sum_of_log_kernels(x, depth)
+    total = 0.5 * sum_of_log_kernels(x, depth)
     constant, excess = hidden_excess(shape, r, depth, widths, f)
     if f > 1:
         total = f * total + 0.5 * (f - 1) * (depth.exponent * x + depth.log).sum(-1)
     # At no excess, log 0 must not enter.
     return constant + (total + (excess / depth) * x.sum(-1) if excess > 0 else total)
-
-
-def _sum_of_log_kernels(x: Tensor, depth: Depth) -> Tensor:
-    """Return ``sum_{i<j} log a_ij`` of descending ``x = log s``, shape (...).
-
-    At integer depths ``a_ij = s_i^{2-2/N} (1 + q + .. + q^{N-1})``, ``q = (s_j/s_i)^{2/N}``: sums
-    and products, one logarithm for several pairs.
-    """
-    r = x.shape[-1]
-    if not depth.is_integer() or not 2 <= depth <= _MOST_TERMS or is_differentiated(x):
-        i, j = torch.triu_indices(r, r, 1, device=x.device)
-        return log_kernel_of_pairs(x[..., i], x[..., j], depth, depth.infinite).sum(-1)
-    below = torch.arange(r - 1, 0, -1, dtype=x.dtype, device=x.device)
-    total = depth.exponent * (below * x[..., :-1]).sum(-1)
-    root = torch.exp((2.0 / depth) * x)
-    inverse = torch.where(root > 0, root, 1.0).reciprocal()
-    rows = max(8, _STRIP // r // 8 * 8)
-    for start in range(0, r - 1, rows):
-        stop = min(start + rows, r - 1)
-        q = (inverse[..., start:stop, None] * root[..., None, start + 1 :]).triu()
-        terms = _geometric(q, int(depth))
-        if (stop - start) % 8 == 0:
-            for _ in range(3):
-                terms = terms[..., ::2, :] * terms[..., 1::2, :]
-        total = total + terms.log().sum((-2, -1))
-    return total
-
-
-def _geometric(q: Tensor, count: int) -> Tensor:
-    """Return ``1 + q + .. + q^{count-1}`` by doubling."""
-    total, power = q, q
-    bits = bin(count)[3:]
-    for k, bit in enumerate(bits):
-        total = 1.0 + q if k == 0 else torch.addcmul(total, total, power)
-        if bit == "1":
-            total = (total * q).add_(1.0)
-        if k + 1 < len(bits):
-            power = power.square()
-            power = power * q if bit == "1" else power
-    return total
 
 
 def _followed_point(point: Any) -> EndToEnd | None:
