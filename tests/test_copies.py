@@ -91,6 +91,12 @@ def stepped():
     return optimizer
 
 
+def controlled():
+    module = learning.dcs_(net(), "0.weight")
+    optimizer = torch.optim.SGD(learning.dcs_parameter_groups(module, 0.1), lr=0.1)
+    return learning.SparsityControl(module, optimizer, 0.5)
+
+
 def quotient():
     space = geomstats_dln.BalancedNetworks((3, 4, 3))
     space.equip_with_group_action(geomstats_dln.HiddenRotationAction((3, 4, 3)))
@@ -123,6 +129,7 @@ ALL = {
     "HessianSpectrum": lambda: learning.hessian_spectrum(quartic, {"a": X[0]}),
     "NoiseEquilibrium": lambda: learning.NoiseEquilibrium({"a": X}, X[0], 0.0),
     "Sparsified": lambda: learning.sparsify(net(), normal(5, 3)),
+    "SparsityControl": controlled,
     "EndToEnd": lambda: dln.EndToEnd.of(X, 3),
     "Collapsed": lambda: PAIR,
     "Network": lambda: [NETWORK, NETWORK.spectrum, dln.balance([normal(4, 3), normal(4, 4)])],

@@ -31,6 +31,7 @@ from dln_geometry.learning.collapse import (
     stability,
 )
 from dln_geometry.learning.constraints import (
+    SparsityControl,
     dcs_,
     dcs_norm,
     dcs_parameter_groups,
@@ -94,6 +95,7 @@ from dln_geometry.learning.noether import (
     noise_equilibrium,
     overdamped_charge,
     overdamped_norm,
+    preconditioned_charge,
     stationary_angle,
     stationary_norm,
 )
@@ -140,6 +142,7 @@ __all__ = [
     "Rule",
     "Scale",
     "Sparsified",
+    "SparsityControl",
     "Stability",
     "SymmetricGroup",
     "Symmetry",
@@ -192,6 +195,7 @@ __all__ = [
     "noise_threshold",
     "overdamped_charge",
     "overdamped_norm",
+    "preconditioned_charge",
     "register_operator",
     "scale_velocity",
     "sharpness",

@@ -47,7 +47,7 @@ def dcs_parameter_groups(
     >>> optimiser = torch.optim.SGD(groups, lr=0.1)
     """
     rate = as_positive(weight_decay, "weight_decay", zero=True)
-    sites = _sites(module)
+    sites = dcs_sites(module)
     factors = _factors(sites, kappa)
     by_rate: dict[float, list[Tensor]] = {}
     for u, k in factors.values():
@@ -75,7 +75,7 @@ def dcs_penalty(module: nn.Module, kappa: float | Mapping[str, float]) -> Tensor
     >>> bool(penalty >= 0.1 * 7)  # kappa |q|_1, and more unless the factors are balanced
     True
     """
-    terms = [k * (u.square().sum() / 2) for u, k in _factors(_sites(module), kappa).values()]
+    terms = [k * (u.square().sum() / 2) for u, k in _factors(dcs_sites(module), kappa).values()]
     return torch.stack(terms).sum()
 
 
@@ -95,10 +95,10 @@ def dcs_norm(module: nn.Module) -> dict[str, Tensor]:
     >>> dln.learning.dcs_norm(net)
     {'weight': tensor(7., grad_fn=<MulBackward0>)}
     """
-    return {name: site.norm(site(*parts)) for name, (site, parts) in _sites(module).items()}
+    return {name: site.norm(site(*parts)) for name, (site, parts) in dcs_sites(module).items()}
 
 
-def _sites(module: nn.Module) -> dict[str, tuple[DCS, list[Tensor]]]:
+def dcs_sites(module: nn.Module) -> dict[str, tuple[DCS, list[Tensor]]]:
     """Return the parametrisation and the new parameters of each rewritten parameter, by name."""
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")

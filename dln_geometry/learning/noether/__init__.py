@@ -13,7 +13,12 @@ from dln_geometry.learning.noether.charges import (
     kinetic_asymmetry,
     noether_residual,
 )
-from dln_geometry.learning.noether.discrete_laws import Charges, DiscreteLaw, discrete_residual
+from dln_geometry.learning.noether.discrete_laws import (
+    Charges,
+    DiscreteLaw,
+    discrete_residual,
+    preconditioned_charge,
+)
 from dln_geometry.learning.noether.equilibrium import NoiseEquilibrium, noise_equilibrium
 from dln_geometry.learning.noether.mechanics import acceleration, kinetic_energy
 from dln_geometry.learning.noether.momentum_law import (
@@ -53,6 +58,7 @@ __all__ = [
     "noise_equilibrium",
     "overdamped_charge",
     "overdamped_norm",
+    "preconditioned_charge",
     "pushes",
     "stationary_angle",
     "stationary_norm",

@@ -177,6 +177,49 @@ def discrete_residual(
     return symmetry.pair(params, kick) - k * symmetry.conserved(params)
 
 
+def preconditioned_charge(
+    symmetry: Symmetry, params: Tensors, step: Tensors, scaling: Tensors
+) -> Tensor:
+    r"""Return the Bregman charge ``<s / D, dQ(q)>`` of a step s by a diagonal preconditioner D.
+
+    In the potential ``h(q) = <q, q / D> / 2`` the step ``s = -lr D m`` of an adaptive method is one
+    of mirror descent, ``grad h(q + s) - grad h(q) = -lr m``, and its charge is ``-lr <m, dQ(q)>``:
+    zero, if m is the gradient of a symmetric loss (RMSprop, Adagrad), whatever D. With a moving
+    average, ``m+ = b m + (1 - b) (g + k q)`` (Adam, before its correction of the bias), a linear
+    symmetry has ``<m+, dQ(q+)> = b <m, dQ(q)> + b <m, dQ(s)> + (1 - b) k <q+, dQ(q+)>``. The
+    charges ``<q, dQ(q)>`` themselves move: ``<s, dQ(q)>`` is the drift that `ChargeMonitor`
+    reports under "preconditioner".
+
+    Parameters
+    ----------
+    symmetry : Symmetry
+    params, step, scaling : dict of str to Tensor
+        The parameters q before the step, the step without decoupled decay, and D, for Adam
+        ``1 / (sqrt(v / (1 - b2^n)) + eps)``.
+
+    References
+    ----------
+    Tanaka & Kunin, arXiv 2105.02716 (Bregman form of charges).
+
+    Examples
+    --------
+    >>> q, d = {"w": torch.tensor([3.0, 4.0])}, {"w": torch.tensor([2.0, 0.5])}
+    >>> g = {"w": torch.tensor([4.0, -3.0])}  # orthogonal to q, as of a loss of its direction
+    >>> step = {"w": -0.1 * d["w"] * g["w"]}
+    >>> scale = dln.learning.Scale("w")
+    >>> dln.learning.preconditioned_charge(scale, q, step, d).abs() < 1e-6, scale.pair(q, step)
+    (tensor(True), tensor(-1.8000))
+    """
+    params = as_finite(params)
+    step = as_like(step, params, "step", finite=True)
+    scaling = as_like(scaling, params, "scaling", finite=True)
+    for name, d in scaling.items():
+        if not bool((d > 0).all()):
+            raise ValueError(f"scaling must be positive, got {float(d.min()):g} for {name!r}")
+    turned = {name: s / scaling[name] for name, s in step.items()}
+    return as_symmetry(symmetry).pair(params, turned)
+
+
 def _damped_decay(rule: Rule, before: Tensors | None) -> float:
     """Return ``s k``, the decay as it enters the buffer: not dampened in the first step."""
     if before is None or not rule.momentum:

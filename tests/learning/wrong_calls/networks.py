@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from tests.learning.wrong_calls.values import (
     FLAG,
     NUMBER,
@@ -23,6 +25,12 @@ from tests.learning.wrong_calls.values import (
     two,
     vector,
 )
+
+
+def _controlled():
+    module = rewritten()
+    return module, torch.optim.SGD(L.dcs_parameter_groups(module, 0.1), lr=0.1)
+
 
 NETWORKS: dict[str, Call] = {
     # Architecture.
@@ -229,6 +237,13 @@ NETWORKS: dict[str, Call] = {
         L.dcs_parameter_groups,
         lambda: {"module": rewritten(), "kappa": 0.1, "weight_decay": 0.1},
         {"kappa": NUMBER, "weight_decay": NUMBER},
+    ),
+    "SparsityControl": Call(
+        lambda target, rate, threshold: L.SparsityControl(
+            *_controlled(), target, rate=rate, threshold=threshold
+        ),
+        lambda: {"target": 0.5, "rate": 0.1, "threshold": 1e-3},
+        {"rate": POSITIVE, "threshold": NUMBER},
     ),
     "syre_": Call(
         L.syre_,

@@ -241,6 +241,17 @@ RULES: dict[str, Call] = {
         {**MECHANICS, "before": OPTIONAL},
         VECTORS,
     ),
+    "preconditioned_charge": Call(
+        L.preconditioned_charge,
+        lambda: {
+            "symmetry": L.Scale("w"),
+            "params": q(),
+            "step": q(),
+            "scaling": {"w": torch.ones_like(q()["w"])},
+        },
+        {},
+        VECTORS | {"step": "step", "scaling": "scaling"},
+    ),
     "DiscreteLaw": Call(
         L.DiscreteLaw,
         lambda: {"symmetry": L.Scale("w"), "rule": rule()},
