@@ -1,6 +1,7 @@
 """Public names: where each comes from. `__init__` imports them when they are asked for."""
 
 from dln_geometry import (
+    landscape as landscape,
     learning as learning,
     plot as plot,
     testing as testing,

@@ -15,7 +15,18 @@ from dln_geometry import gallery
 FOLDER = Path(__file__).parents[1] / "examples"
 SCRIPTS = sorted(FOLDER.rglob("*.py"))
 # The public rooms; everything else comes from `dln_geometry` itself.
-ROOMS = ("completion", "gallery", "laws", "learning", "losses", "ode", "plot", "tables", "testing")
+ROOMS = (
+    "completion",
+    "gallery",
+    "landscape",
+    "laws",
+    "learning",
+    "losses",
+    "ode",
+    "plot",
+    "tables",
+    "testing",
+)
 PUBLIC = {
     "dln_geometry",
     *(f"dln_geometry.{room}" for room in ROOMS),

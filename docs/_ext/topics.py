@@ -18,6 +18,7 @@ FACES = (
     "dln_geometry.losses",
     "dln_geometry.laws",
     "dln_geometry.exact",
+    "dln_geometry.landscape",
     "dln_geometry.diagnostics",
     "dln_geometry.plot",
     "dln_geometry.testing",
@@ -122,6 +123,13 @@ TOPICS = (
         "Exact samples, densities and limits to compare with.",
         "dln_geometry.laws",
     ),
+    Topic(
+        "landscape",
+        "The landscape of quadratic losses",
+        "Critical points and their kinds, strata of the layers with one product, and how the "
+        "volume of nearly optimal layers scales.",
+        "dln_geometry.landscape",
+    ),
     # What later rooms add to the face of the package.
     Topic("more", "Across topics", "Names that serve several topics.", "dln_geometry"),
     Topic("plot", "Figures", "Axes in, axes out.", "dln_geometry.plot"),
@@ -198,7 +206,7 @@ TOPICS = (
 
 GROUPS = {
     "Geometry": ("points", "metric", "submersion", "geodesics", "curvature"),
-    "Dynamics": ("flows", "losses", "exact", "noise", "diagnostics", "dyson", "laws"),
+    "Dynamics": ("flows", "losses", "exact", "noise", "diagnostics", "dyson", "laws", "landscape"),
     "Models in torch": (
         "layers",
         "functional",

@@ -14,11 +14,12 @@ import torch
 
 import dln_geometry as dln
 from dln_geometry import diagnostics, exact, laws, losses, ode, plot, testing
-from tests.doors import geometry, motions, points, tools, wrong
+from dln_geometry import landscape as landscape_room
+from tests.doors import geometry, landscape, motions, points, tools, wrong
 from tests.doors import losses as losses_calls
 from tests.doors.calls import faults_of
 
-TABLES = points, geometry, losses_calls, motions, tools
+TABLES = points, geometry, losses_calls, motions, tools, landscape
 CALLS = {name: calls for table in TABLES for name, calls in table.CALLS.items()}
 
 
@@ -79,7 +80,7 @@ def test_default_device_and_dtype_move_nothing(name):
 # Errors are made by the library, and what has no argument of a user has no door.
 ERRORS = {"FlowError", "GeodesicError", "SweepError"}
 ROOMS = {"losses": losses, "laws": laws, "exact": exact, "diagnostics": diagnostics}
-ROOMS |= {"testing": testing, "plot": plot}
+ROOMS |= {"testing": testing, "plot": plot, "landscape": landscape_room}
 INSIDE = {"losses." + name for name in (
     "ElementwiseLoss", "LinkLoss", "Loss", "Pattern", "as_text", "contract", "evaluate",
     "fingerprint", "has_compressed_kernels", "prepared",

@@ -88,8 +88,8 @@ class CollapsedEngine(Engine):
         def between(old: Tensor) -> Tensor:
             # Common turns of the columns of a pair move nothing.
             a, b = self.split(old), self.split(y_new)
-            u, _, vh = small_svd(b[0].mH @ a[0] + b[1].mT @ a[1].conj())
-            return self.join(b[0] @ (u @ vh), b[1] @ (u @ vh).conj())
+            u, _, vh = small_svd(b[0].mH @ a[0] + b[1].mH @ a[1])
+            return self.join(b[0] @ (u @ vh), b[1] @ (u @ vh))
 
         return super().shift(y, self.finite(between, y_new, y))
 
