@@ -69,6 +69,10 @@ def silenced_units(
             unread = _zero_units(family, params, family.readers)
             makers = [n for n in family.names if n not in family.readers]
             unmade = _zero_units(family, params, [n for n in makers if params[n].ndim > 1])
+            for name in makers:
+                if _is_gain(model, name):
+                    gone = _zero_units(family, params, [name])
+                    unmade = [a or b for a, b in zip(unmade, gone, strict=True)]
             constants: Mapping[str, Tensor] | None = None
             for unit in range(family.units):
                 if unit in known or len(known) + len(fresh) == family.units - 1:
@@ -161,6 +165,12 @@ def _zero_units(
         rows = rows.reshape(rows.shape[0], -1)[positions.to(rows.device)]
         zero &= (rows.reshape(family.units, -1) == 0).all(1).cpu()
     return zero.tolist()
+
+
+def _is_gain(model: nn.Module, name: str) -> bool:
+    """Tell whether a parameter is the gain of a batch or instance normalisation."""
+    path, _, leaf = name.rpartition(".")
+    return leaf == "weight" and isinstance(model.get_submodule(path), _NormBase)
 
 
 def _constants(

@@ -92,8 +92,9 @@ def sparsify(
 ) -> Sparsified:
     """Set small weights to zero and remove the units that are then off, into a smaller model.
 
-    A unit is off if the weights that read it are zero, or those that make it: then it is constant,
-    and the constant goes into the biases of the layers that read it. Units are removed from linear
+    A unit is off if the weights that read it are zero, or those that make it, or its gain in a
+    batch normalisation: then it is constant, and the constant goes into the biases of the layers
+    that read it. Units are removed from linear
     layers, `DeepLinear`, convolutions (depthwise ones, too), batch and instance normalisation,
     PReLU and plain parameters, also through flattening and residual connections; a removal that
     would change the outputs (a layer normalisation over the units, heads of an attention) is not

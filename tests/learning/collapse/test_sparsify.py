@@ -59,6 +59,24 @@ def test_units_are_removed_through_norms_and_residual_connections(generator):
     assert "removed 2 of 5 units" in str(report)
 
 
+def test_gains_of_norms_that_are_zero_remove_channels(generator):
+    """As network slimming leaves them; a channel of the residual stream has other sources."""
+    net = shaken(Residual().double(), generator)
+    net.inner_norm = nn.BatchNorm2d(5).double().eval()
+    with torch.no_grad():
+        net.inner_norm.weight.copy_(torch.tensor([1.0, 0.0, 0.7, 0.0, 0.2]))
+        net.inner_norm.bias.copy_(torch.tensor([0.3, -0.5, 0.1, 0.4, -0.2]))
+        net.norm.weight[1] = 0.0
+        net.norm.bias[1] = -1.0
+    x = torch.randn(4, 2, 3, 3, generator=generator, dtype=F64)
+    report = learning.sparsify(net, x)
+    # One of the two is a constant of 0.4, which goes into the bias of the pointwise layer.
+    assert report.model.inner.out_channels == report.model.inner_norm.num_features == 3
+    assert report.model.stem.out_channels == 4
+    y = torch.randn(4, 2, 3, 3, generator=generator, dtype=F64)
+    assert_close(report.model(y), net(y).detach(), ops=1e4)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_constant_units_go_into_biases_and_empty_others(bias, generator):
     net = nn.Sequential(
