@@ -16,6 +16,7 @@ Flows       `gradient_flow`, `free_energy_flow`, `balancing_flow`, `kirwan_ness_
 Noise       `langevin`, `brownian_motion`, `sample_gibbs`, `diagnostics`; `dyson`,
             `singular_dyson`, `dln_dyson`, `isospectral_flow`; `laws`, exact ones.
 Landscape   `landscape`: critical points and their kinds, strata of fibres, learning coefficients.
+Heat        `thermodynamics`: partition functions, energies, heat capacities.
 Models      `learning`: any torch module, its symmetries, charges, equation of motion, mirrors.
 Tables      `dln_geometry.completion`: matrices with holes; `dln_geometry.tables`: their files.
 Work        `sweep`: one run for many parameters; `plot`: figures in one style; `testing`: checks.

@@ -5,6 +5,7 @@ from dln_geometry import (
     learning as learning,
     plot as plot,
     testing as testing,
+    thermodynamics as thermodynamics,
 )
 from dln_geometry.dynamics import (
     laws as laws,
@@ -108,5 +109,8 @@ from dln_geometry.geometry.submersion import (
 from dln_geometry.geometry.unbalanced import (
     lambda_balanced as lambda_balanced,
     with_moments as with_moments,
+)
+from dln_geometry.thermodynamics import (
+    mean_field_flow as mean_field_flow,
 )
 from dln_geometry.version import __version__ as __version__

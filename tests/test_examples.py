@@ -27,6 +27,7 @@ ROOMS = (
     "tables",
     "testing",
 )
+ROOMS += ("thermodynamics",)
 PUBLIC = {
     "dln_geometry",
     *(f"dln_geometry.{room}" for room in ROOMS),

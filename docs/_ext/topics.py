@@ -20,6 +20,7 @@ FACES = (
     "dln_geometry.exact",
     "dln_geometry.landscape",
     "dln_geometry.diagnostics",
+    "dln_geometry.thermodynamics",
     "dln_geometry.plot",
     "dln_geometry.testing",
     "dln_geometry.learning",
@@ -110,6 +111,12 @@ TOPICS = (
         "Diagnostics of chains",
         "Whether a sampler has run for long enough.",
         "dln_geometry.diagnostics",
+    ),
+    Topic(
+        "thermodynamics",
+        "Thermodynamics",
+        "Partition functions of the equilibrium, exactly where formulas are known, and by chains.",
+        "dln_geometry.thermodynamics",
     ),
     _inside(
         "dyson",
@@ -206,7 +213,17 @@ TOPICS = (
 
 GROUPS = {
     "Geometry": ("points", "metric", "submersion", "geodesics", "curvature"),
-    "Dynamics": ("flows", "losses", "exact", "noise", "diagnostics", "dyson", "laws", "landscape"),
+    "Dynamics": (
+        "flows",
+        "losses",
+        "exact",
+        "noise",
+        "diagnostics",
+        "thermodynamics",
+        "dyson",
+        "laws",
+        "landscape",
+    ),
     "Models in torch": (
         "layers",
         "functional",

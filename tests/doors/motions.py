@@ -31,7 +31,29 @@ from tests.doors.shared import (
     without,
 )
 
+SPECTRUM_OF_FIVE = torch.tensor([0.5, 0.8, 1.0, 1.5, 2.5], dtype=F64)
+
 CALLS: dict[str, list[Call]] = {
+    "mean_field_flow": [
+        Call(
+            dln.mean_field_flow,
+            {"density": SPECTRUM_OF_FIVE, "depth": 3, "beta": 1.3, "t_end": 0.01, "points": 16},
+            {
+                "density": wrong.vectors(SPECTRUM_OF_FIVE),
+                "depth": wrong.DEPTH,
+                "loss": [v for v in wrong.junk() if not callable(v)],
+                "beta": wrong.POSITIVE,
+                "kappa": without(wrong.POSITIVE, 0),
+                "entropy": wrong.FLAG,
+                "aspect": [*wrong.POSITIVE, 0.5],
+                "t_end": wrong.POSITIVE,
+                "save_at": [*wrong.junk(), "ab", wrong.NAN, [1.0, 0.5], [-1.0]],
+                "points": [*wrong.COUNT, 3],
+                "rtol": [v for v in wrong.RTOL if v is not None],
+            },
+            ("density",),
+        )
+    ],
     "gradient_flow": [
         Call(
             dln.gradient_flow,

@@ -195,6 +195,25 @@ CALLS: dict[str, list[Call]] = {
             {"order": wrong.COUNT, "depth": [*wrong.DEPTH, wrong.INF, 2.5]},
         )
     ],
+    "thermodynamics.partition_function": [
+        Call(
+            dln.thermodynamics.partition_function,
+            {"loss": None, "shape": (3, 2), "depth": 3, "beta": 1.3},
+            {
+                "loss": [v for v in wrong.junk() if not callable(v)],
+                "shape": wrong.SHAPE,
+                "depth": wrong.DEPTH,
+                "beta": wrong.POSITIVE,
+                "kappa": wrong.POSITIVE,
+                "entropy": wrong.FLAG,
+                "field": wrong.CHOICE,
+                "method": wrong.CHOICE,
+                "rank": [*(v for v in wrong.COUNT if v is not None), 3],
+                "steps": [*wrong.COUNT, 3],
+                "generator": wrong.GENERATOR,
+            },
+        )
+    ],
     "laws.fuss_catalan": [
         Call(laws.fuss_catalan, {"depth": 3}, {"depth": [*wrong.DEPTH, wrong.INF]})
     ],

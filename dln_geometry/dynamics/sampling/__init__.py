@@ -8,8 +8,8 @@ the volume is flat; `diagnostics` is public.
 from __future__ import annotations
 
 from dln_geometry.dynamics.sampling import diagnostics
-from dln_geometry.dynamics.sampling.existence import falloff
+from dln_geometry.dynamics.sampling.existence import falloff, infinite_measure
 from dln_geometry.dynamics.sampling.gibbs import sample_gibbs
 from dln_geometry.dynamics.sampling.potentials import Potential
 
-__all__ = ["Potential", "diagnostics", "falloff", "sample_gibbs"]
+__all__ = ["Potential", "diagnostics", "falloff", "infinite_measure", "sample_gibbs"]

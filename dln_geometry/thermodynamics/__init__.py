@@ -1,0 +1,13 @@
+"""Thermodynamics of balanced networks: partition functions, phases, the limit of infinite width.
+
+Open `partition` first. `measure` holds the density of singular values with all constants, `closed`,
+`ensembles`, `few` and `annealing` are the ways to its mass, `existence` tells where it is infinite;
+`mean_field` follows the density of singular values at infinite width.
+"""
+
+from __future__ import annotations
+
+from dln_geometry.thermodynamics.mean_field import MeanFieldPath, mean_field_flow
+from dln_geometry.thermodynamics.partition import PartitionFunction, partition_function
+
+__all__ = ["MeanFieldPath", "PartitionFunction", "mean_field_flow", "partition_function"]

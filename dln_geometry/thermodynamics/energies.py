@@ -1,0 +1,126 @@
+"""What a loss is to the measure: a function of the singular values, a sum over them, a power."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dln_geometry.dynamics.losses import prepared
+from dln_geometry.support import Depth, normal, shown
+
+# Relative difference up to which two values of a loss count as equal.
+_SAME = 1e-10
+
+
+@dataclass(frozen=True)
+class Energy:
+    """A loss as a function of singular values; `loss` itself where it is none.
+
+    `value` takes (..., r) to (...), None if the loss is no function of them; `single` is e in
+    ``E = sum e(s_i)``, None if it is no sum; `degree` and `coefficient` make ``e = w s^q``; without
+    a coefficient the degree is that of a homogeneous loss.
+    """
+
+    value: Callable[[Tensor], Tensor] | None
+    single: Callable[[Tensor], Tensor] | None = None
+    degree: float | None = None
+    coefficient: float | None = None
+    loss: Any = None
+
+
+def energy_of(loss: Any, shape: tuple[int, int], r: int, depth: Depth) -> Energy:
+    """Return the energy of a loss, of a function of singular values, or of the ridge (None)."""
+    if loss is None:
+        n = float(depth)
+
+        def single(s: Tensor) -> Tensor:
+            return 0.5 * n * s ** (2 / n)
+
+        return Energy(lambda s: single(s).sum(-1), single, 2 / n, 0.5 * n)
+    if hasattr(loss, "value") or isinstance(loss, type) or not callable(loss):
+        return _of_loss(prepared(loss, shape, dtype=torch.float64, device="cpu"), shape, r)
+    return _of_values(_with_checked_values(loss), r, None)
+
+
+def _with_checked_values(f: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
+    """Return the function with its values checked: one for each row of s."""
+
+    def value(s: Tensor) -> Tensor:
+        found = f(s)
+        if not isinstance(found, Tensor) or found.shape != s.shape[:-1]:
+            got = tuple(found.shape) if isinstance(found, Tensor) else shown(found)
+            raise ValueError(
+                "loss must have one value for each row of singular values, of shape "
+                f"{tuple(s.shape[:-1])}, got {got}"
+            )
+        return found
+
+    return value
+
+
+def _of_loss(loss: Any, shape: tuple[int, int], r: int) -> Energy:
+    """Look at a loss of matrices: is it invariant under rotations, and homogeneous."""
+    m, n = shape
+    source = torch.Generator("cpu").manual_seed(7)
+    x = normal((3, m, r), source, torch.float64) @ normal((3, r, n), source, torch.float64)
+    left = torch.linalg.qr(normal((3, m, m), source, torch.float64)).Q
+    right = torch.linalg.qr(normal((3, n, n), source, torch.float64)).Q
+    if not _equal(loss.value(left @ x @ right), loss.value(x)):
+        return Energy(None, None, _degree(loss.value, x), None, loss)
+
+    def value(s: Tensor) -> Tensor:
+        flat = s.reshape(-1, s.shape[-1])
+        # In pieces: a matrix for each row.
+        step = max(1, 2_000_000 // (m * n))
+        parts = []
+        for k in range(0, max(len(flat), 1), step):
+            piece = flat[k : k + step]
+            y = piece.new_zeros(len(piece), m, n)
+            y.diagonal(dim1=-2, dim2=-1)[:, : s.shape[-1]] = piece
+            parts.append(loss.value(y))
+        return torch.cat(parts).reshape(s.shape[:-1])
+
+    return _of_values(value, r, loss)
+
+
+def _of_values(value: Callable[[Tensor], Tensor], r: int, loss: Any) -> Energy:
+    """Look at a function of singular values: is it a sum, and of powers."""
+    source = torch.Generator("cpu").manual_seed(8)
+    s = torch.rand(5, r, generator=source, dtype=torch.float64, device="cpu") + 0.3
+    zero = float(value(s.new_zeros(1, r))[0])
+    degree = _degree(lambda x: value(x.squeeze(-1)), s.unsqueeze(-1))
+    if not math.isfinite(zero):
+        # A wall at zero: only a sum that is given as one for a single value could be split.
+        return Energy(
+            value, (lambda t: value(t.unsqueeze(-1))) if r == 1 else None, degree, None, loss
+        )
+
+    def single(t: Tensor) -> Tensor:
+        rows = torch.cat((t.unsqueeze(-1), t.new_zeros(*t.shape, r - 1)), -1)
+        return value(rows) - (r - 1) / r * zero
+
+    if not _equal(single(s).sum(-1), value(s)):
+        return Energy(value, None, degree, None, loss)
+    coefficient = None if degree is None else float(single(torch.ones_like(s[:1, 0]))[0])
+    return Energy(value, single, degree, coefficient, loss)
+
+
+def _degree(value: Callable[[Tensor], Tensor], x: Tensor) -> float | None:
+    """Return q where ``E(c x) = c^q E(x)``, None where it is no such power."""
+    one, two, five = (value(c * x) for c in (1.0, 2.0, 5.0))
+    if not bool((one > 0).all() and torch.isfinite(five).all() and (two > 0).all()):
+        return None
+    q = float(torch.log2(two / one).mean())
+    # Powers are mostly simple numbers, which rounding hides.
+    near = round(q * 5040) / 5040
+    q = near if abs(q - near) < 1e-11 else q
+    return q if q > 0 and _equal(two, one * 2.0**q) and _equal(five, one * 5.0**q) else None
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return bool(((a - b).abs() <= _SAME * torch.maximum(a.abs(), b.abs())).all())
