@@ -9,7 +9,8 @@ charge ``C = B(q, q)`` then moves by
 has ``s = -eta g``, and the symmetry of the loss says ``B(q, g) = 0``: its step drifts by squares
 alone. A preconditioner, an orthogonalisation or a momentum turns s away from g, and ``2 B(q, s)``
 is the drift that breaks the symmetry. The law cannot fail inside a step; the symmetry of the loss
-is told by ``B(q, g)``, relative to ``|q| |g|``, which is part of the residual.
+is told by ``B(q, g)``, relative to ``|q| |g|``, which is part of the residual (for translations
+``<g, n>`` relative to all gradients).
 """
 
 from __future__ import annotations
@@ -155,7 +156,17 @@ def _squared(law: Law, snapshot: Snapshot) -> Tensor:
 
 
 def _largest_norms(law: Law, q: Mapping[str, Any], g: Mapping[str, Any]) -> Tensor:
-    """Return ``|q| |g|`` over the parameters of each group, ``|g|`` alone for translations."""
+    """Return ``|q| |g|`` over the parameters of each group; for translations ``|g|`` over all.
+
+    The gradient of a bias before a normalisation is zero but for rounding, which is small against
+    the gradients of other parameters alone.
+    """
+    if isinstance(law, LinearLaw):
+        norms = [
+            torch.linalg.vector_norm(x).to(law.owner.device) for x in g.values() if x is not None
+        ]
+        zero = torch.zeros((), device=law.owner.device, dtype=wide_dtype(law.owner.device))
+        return torch.stack([zero, *norms]).norm().expand(len(law.groups))
     sizes = []
     for group in law.groups:
         found = [n for n in group.names if g[n] is not None]
@@ -165,10 +176,7 @@ def _largest_norms(law: Law, q: Mapping[str, Any], g: Mapping[str, Any]) -> Tens
             else torch.zeros((), device=law.owner.device, dtype=wide_dtype(law.owner.device))
             for x in (q, g)
         ]
-        if isinstance(law, LinearLaw):
-            sizes.append(norms[1])
-        else:
-            sizes.append(norms[0] * norms[1])
+        sizes.append(norms[0] * norms[1])
     return torch.stack(sizes)
 
 

@@ -166,6 +166,45 @@ def test_autocast_counts_the_rounding_of_its_type(generator):
         assert not any(line.is_broken for line in monitor.report())
 
 
+@pytest.mark.parametrize("mode", ["bf16", "autocast", "float32"])
+def test_rounding_of_vanishing_gradients_breaks_nothing(mode, generator):
+    """The bias before a batch normalisation: its gradient is zero but for rounding."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+    dtype = torch.bfloat16 if mode == "bf16" else torch.float32
+    net = net.to(dtype)
+    x = torch.randn(64, 8, generator=generator, dtype=F64).to(dtype)
+    y = (x[:, 0] > 0).long() + 2 * (x[:, 1] > 0).long()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
+    options = {"example_input": x, "loss": "cross_entropy", "every": 5, "window": 1}
+    with watched(net, optimizer, **options) as monitor:
+        for _ in range(20):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=mode == "autocast"):
+                loss = functional.cross_entropy(net(x).float(), y)
+            loss.backward()
+            optimizer.step()
+    labels = [line.label for line in monitor.report()]
+    assert any(label.startswith("translation(0.bias") for label in labels)
+    assert not [line.label for line in monitor.report() if line.is_broken]
+
+
+def test_broken_translations_are_found_under_adam(generator):
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    x = torch.randn(16, 3, generator=generator, dtype=F64)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    options = {"example_input": x, "loss": "cross_entropy", "every": 1, "window": 1}
+    with watched(net, optimizer, **options) as monitor:
+        for decay in (0.0, 0.01):
+            optimizer.zero_grad()
+            loss = functional.cross_entropy(net(x), torch.arange(16) % 3)
+            (loss + decay * net[2].bias.square().sum()).backward()
+            optimizer.step()
+            broken = [line.label for line in monitor.report() if line.is_broken]
+            assert bool(broken) == bool(decay)
+    assert all(label.startswith("translation") for label in broken)
+
+
 def test_state_goes_on_where_it_was(generator):
     net = two_layers(generator)
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
