@@ -3,7 +3,8 @@
 A map by topic; every name below is `dln_geometry.<name>` and has an example of its own.
 
 Points      `EndToEnd`, `Collapsed`, `Network`; `random_balanced`, `balanced_factors`, `balance`,
-            `moments`, `is_balanced`, `balanced_dimension`; `effective_rank`.
+            `moments`, `is_balanced`, `balanced_dimension`; `effective_rank`. Not balanced:
+            `with_moments`, `lambda_balanced`, `leaf_metric`, `orbit_log_volume`, `gauge_noise`.
 Metric      `cometric`, `metric`, `inner`, `depth_kernel`, `log_volume_density`, `connection`;
             `entropy`, `entropy_gradient`, `free_energy`; curvatures (`sectional_curvature`, ...).
 Submersion  `tangent`, `horizontal`, `vertical`, `lift`, `pushforward` and their frames.

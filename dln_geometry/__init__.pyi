@@ -30,6 +30,7 @@ from dln_geometry.dynamics.flows import (
 )
 from dln_geometry.dynamics.noise import (
     brownian_motion as brownian_motion,
+    gauge_noise as gauge_noise,
     langevin as langevin,
 )
 from dln_geometry.dynamics.sampling import (
@@ -107,7 +108,11 @@ from dln_geometry.geometry.submersion import (
     vertical_frame as vertical_frame,
 )
 from dln_geometry.geometry.unbalanced import (
+    gauge_eigenvalues as gauge_eigenvalues,
     lambda_balanced as lambda_balanced,
+    leaf_log_volume_density as leaf_log_volume_density,
+    leaf_metric as leaf_metric,
+    orbit_log_volume as orbit_log_volume,
     with_moments as with_moments,
 )
 from dln_geometry.thermodynamics import (

@@ -31,6 +31,7 @@ from tests.doors.shared import (
     without,
 )
 
+UNBALANCED = normal(3, 2), normal(2, 3)
 FIELD = without(wrong.CHOICE, None)
 
 CALLS: dict[str, list[Call]] = {
@@ -60,6 +61,28 @@ CALLS: dict[str, list[Call]] = {
     "inner": of_point(dln.inner, "z1", "z2"),
     "connection": of_point(dln.connection, "z", "w"),
     "riemannian_hessian": of_point(dln.riemannian_hessian, "gradient", "hessian_vector", "z"),
+    **{
+        name: [Call(f, {"factors": NET}, {"factors": wrong.lists_of(NET, shaped=False)})]
+        for name, f in {
+            "leaf_log_volume_density": dln.leaf_log_volume_density,
+            "orbit_log_volume": dln.orbit_log_volume,
+        }.items()
+    },
+    "gauge_eigenvalues": [
+        Call(
+            dln.gauge_eigenvalues,
+            {"factors": UNBALANCED},
+            {"factors": [*wrong.lists_of(UNBALANCED, shaped=False), NET]},
+        )
+    ],
+    "leaf_metric": [
+        Call(
+            dln.leaf_metric,
+            {"factors": NET, "z": Z},
+            {"factors": wrong.lists_of(NET, shaped=False), "z": wrong.matrices(Z)},
+            ("z",),
+        )
+    ],
     "log_volume_density": of_point(dln.log_volume_density, field=FIELD),
     "entropy_gradient": of_point(dln.entropy_gradient, widths=wrong.WIDTHS, field=FIELD),
     "entropy": [

@@ -31,6 +31,7 @@ from tests.doors.shared import (
     without,
 )
 
+UNBALANCED = normal(3, 2), normal(2, 3)
 SPECTRUM_OF_FIVE = torch.tensor([0.5, 0.8, 1.0, 1.5, 2.5], dtype=F64)
 
 CALLS: dict[str, list[Call]] = {
@@ -52,6 +53,19 @@ CALLS: dict[str, list[Call]] = {
                 "rtol": [v for v in wrong.RTOL if v is not None],
             },
             ("density",),
+        )
+    ],
+    "gauge_noise": [
+        Call(
+            dln.gauge_noise,
+            {"factors": UNBALANCED, "beta": 1.0, "t_end": 0.1, "steps": 3, "generator": 1},
+            {
+                "factors": [*wrong.lists_of(UNBALANCED, shaped=False), NET],
+                "beta": wrong.POSITIVE,
+                "t_end": wrong.POSITIVE,
+                "steps": wrong.COUNT,
+                "generator": wrong.GENERATOR,
+            },
         )
     ],
     "gradient_flow": [

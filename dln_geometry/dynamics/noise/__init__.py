@@ -8,6 +8,7 @@ and hands them to the one loop of all random motions, `simulation.simulate`. A n
 from __future__ import annotations
 
 from dln_geometry.dynamics.noise.flat_coordinates import FlatCoordinates
+from dln_geometry.dynamics.noise.gauge_noise import gauge_noise
 from dln_geometry.dynamics.noise.grids import Grid, time_grid
 from dln_geometry.dynamics.noise.langevin import brownian_motion, langevin
 from dln_geometry.dynamics.noise.network_steps import NetworkSteps, network_start
@@ -41,6 +42,7 @@ __all__ = [
     "Thermostat",
     "brownian_motion",
     "excess_rates",
+    "gauge_noise",
     "langevin",
     "network_start",
     "rotated",
