@@ -10,19 +10,24 @@ import numpy as np
 import torch
 
 from dln_geometry.completion.base import check_features, seed_of
-from dln_geometry.completion.fitted import FittedCompleter
+from dln_geometry.completion.fitting import PATIENCE, SHRINK, Choice, Problem, Search
 from dln_geometry.completion.growing import Memory, joined_entries
-from dln_geometry.completion.intake import counted, entries_of, held_out, problem_of
+from dln_geometry.completion.intake import (
+    choices_of,
+    counted,
+    entries_of,
+    held_out,
+    problem_of,
+    share_of,
+)
 from dln_geometry.completion.prediction import spread_quantile
-from dln_geometry.completion.problem import SHRINK, Problem
 from dln_geometry.completion.report import table_of, trials_of
-from dln_geometry.completion.search import DEPTHS, Search
-from dln_geometry.completion.training import PATIENCE, Choice
-from dln_geometry.support import as_count, as_depth, as_flag, as_positive, as_rank
+from dln_geometry.completion.saving import SavedCompleter
+from dln_geometry.support import as_count, as_flag, as_positive
 from dln_geometry.tables import Entries
 
 
-class MatrixCompleter(FittedCompleter):
+class MatrixCompleter(SavedCompleter):
     r"""Complete a table by deep linear networks that stop at the best validation error.
 
     The table is modelled as ``mean + b_i + c_j + X_ij``: shrunk means of the sides, and the
@@ -33,9 +38,10 @@ class MatrixCompleter(FittedCompleter):
 
     Parameters
     ----------
-    depth : float or "auto"
+    depth : float, "auto" or tuple of float
         Depth N >= 1 of the network, real or infinite: 2 is the nuclear norm, larger depths prefer
-        lower rank. ``"auto"`` tries 2, 2.5 and 3.
+        lower rank. ``"auto"`` tries 2, 2.5 and 3. Of a tuple of depths, such as ``(2, 2.5)``, there
+        are models of each, with a decay of its own, whose predictions are averaged.
     rank : int or "auto"
         Bound on the rank of X.
     decay : float or "auto"
@@ -78,7 +84,7 @@ class MatrixCompleter(FittedCompleter):
 
     Attributes
     ----------
-    depth_, rank_, decay_ : the choices.
+    depth_, rank_, decay_ : the choices; depths and decays are tuples if `depth` is one.
     validation_error_, side_means_error_ : float
         Root mean square error (or mean log loss) on held-out entries, of the model and of the
         offsets alone; NaN without validation.
@@ -158,7 +164,8 @@ class MatrixCompleter(FittedCompleter):
             weight 2 counts as two, one of weight 0 as unknown.
         row_features, col_features : array_like, shape (m, p) and (n, q), optional
             Known numbers of the sides, whose slopes are fitted with the side means; in the order of
-            `row_ids_` and `col_ids_`, but frames are aligned by their index.
+            `row_ids_` and `col_ids_`, but frames are aligned by their index. Rows and columns that
+            only the frame has are predicted from their features.
         validation_entries : tuple (rows, cols, values), optional
             Held-out entries to use instead of random ones, of known rows and columns and not among
             the entries of X; they are not trained on without `refit`.
@@ -193,12 +200,18 @@ class MatrixCompleter(FittedCompleter):
         new, weights = counted(new, weights)
         entries, weights = joined_entries(memory.entries, new, (memory.weights, weights))
         features = []
-        for side, given in enumerate((row_features, col_features)):
-            kept = memory.features[side]
-            if given is None and kept is not None and len(kept) != entries.shape[side]:
-                name = ("row_features", "col_features")[side]
-                raise ValueError(f"{name} must be given for all {entries.shape[side]} {name[:3]}s")
-            features.append(kept if given is None else given)
+        sides = zip(
+            (row_features, col_features),
+            self._features_,
+            (entries.row_ids, entries.col_ids),
+            entries.shape,
+            strict=True,
+        )
+        for given, kept, ids, count in sides:
+            known = kept.raw(ids, count) if given is None and kept is not None else given
+            if known is None and kept is not None:
+                raise ValueError(f"{kept.name} must be given for all {count} {kept.name[:3]}s")
+            features.append(known)
         return self._fit(entries, weights, tuple(features), None, warm=True)
 
     def _fit(
@@ -215,7 +228,7 @@ class MatrixCompleter(FittedCompleter):
         shrink = None if self.shrink == "auto" else as_positive(self.shrink, "shrink")
         if memory is not None and shrink is None:
             biases, shrink = biases and memory.sides, SHRINK
-        problem = problem_of(
+        problem, sides = problem_of(
             entries,
             weights,
             features,
@@ -227,11 +240,14 @@ class MatrixCompleter(FittedCompleter):
             device=self.device,
         )
         self._tell_of_empty_sides(entries)
-        seed, share = seed_of(self.random_state), self._share()
-        depths, rank, decay = self._choices(problem, memory)
+        seed, share = seed_of(self.random_state), share_of(self.validation)
+        several = isinstance(self.depth, tuple | list)
+        last = None if memory is None else (self.depth_, self.rank_, self.decay_)
+        given = self.depth, self.rank, self.decay
+        depths, rank, decay = choices_of(*given, problem.shape, last)
         held: Any = share if validation is None else held_out(problem, entries, validation)
         mask, starts = None, (None, None)
-        if memory is not None and validation is None and self._goes_on(depths[0], rank):
+        if memory is not None and validation is None and self._goes_on(depths, several, rank):
             bound = min(rank or self.rank_, *problem.shape)
             mask, starts = memory.continued(entries, problem.values, bound, share, seed)
             if mask is not None:
@@ -252,30 +268,35 @@ class MatrixCompleter(FittedCompleter):
             decay,
             refit=as_flag(self.refit, "refit"),
             starts=as_count(self.starts, "starts"),
+            average=several,
             start=starts,
         )
         self.entries_, self.shape_ = entries, entries.shape
         self.row_ids_, self.col_ids_ = entries.row_ids, entries.col_ids
         self._set_results(choice, problem)
-        self._set_features()
+        self._set_columns()
+        self._features_ = sides
         validated = choice.validated[0].model if choice.validated else None
         held_ones = search.mask if mask is None else mask
         if validated is not None and held_ones is None:
             held_ones = np.zeros(len(problem), dtype=bool)
         self._memory_ = Memory(
-            entries, weights, problem.features, held_ones, validated, self.models_[0], self.biases_
+            entries, weights, held_ones, validated, self.models_[0], self.biases_
         )
         if self.verbose:
             print(self.report_)
         return self
 
-    def _goes_on(self, depth: float, rank: int | None) -> bool:
-        """Tell whether the matrices of the last fit may be trained on."""
-        return depth == self.depth_ and (rank or 0) <= self.rank_
+    def _goes_on(self, depths: list[float], several: bool, rank: int | None) -> bool:
+        """Tell whether the matrices of the last fit may be trained on: of one depth, the same."""
+        return not several and depths[0] == self.depth_ and (rank or 0) <= self.rank_
 
     def _set_results(self, choice: Choice, problem: Problem) -> None:
-        setting = choice.setting
+        setting = choice.settings[0]
         self.depth_, self.rank_, self.decay_ = setting.depth, setting.rank, setting.decay
+        if isinstance(self.depth, tuple | list):
+            self.depth_ = tuple(one.depth for one in choice.settings)
+            self.decay_ = tuple(one.decay for one in choice.settings)
         self.biases_ = problem.biases and setting.sides
         self._problem_ = replace(problem, biases=self.biases_)
         self.models_ = tuple(fit.model for fit in choice.fits)
@@ -286,27 +307,3 @@ class MatrixCompleter(FittedCompleter):
         self.n_iter_ = max(fit.evaluations for fit in choice.fits)
         self._quantiles_, self.coverage_ = spread_quantile(choice, problem)
         self.report_ = table_of(choice, problem, self.coverage_)
-
-    def _share(self) -> float:
-        share = as_positive(self.validation, "validation", zero=True)
-        if not share < 1:
-            raise ValueError(f"validation must lie in [0, 1), got {self.validation!r}")
-        return share
-
-    def _choices(
-        self, problem: Problem, memory: Memory | None
-    ) -> tuple[list[float], int | None, float | None]:
-        """Return what is given, else what the last fit chose, or what is to be tried."""
-        least = min(problem.shape)
-        depths = list(DEPTHS) if memory is None else [self.depth_]
-        if self.depth != "auto":
-            depths = [float(as_depth(self.depth))]
-        rank = None if memory is None else min(self.rank_, least)
-        if self.rank != "auto":
-            # A single row or column has rank 1, whatever its bound.
-            rank = as_count(self.rank, "rank") if least == 1 else self.rank
-            rank = 1 if least == 1 else as_rank(rank, least, "the smaller side of the table")
-        decay = None if memory is None else self.decay_
-        if self.decay != "auto":
-            decay = as_positive(self.decay, "decay", zero=True)
-        return depths, rank, decay

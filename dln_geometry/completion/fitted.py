@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dln_geometry.completion.base import (
     Estimator,
@@ -15,10 +17,11 @@ from dln_geometry.completion.base import (
     not_fitted,
     read_in_words,
 )
-from dln_geometry.completion.intake import is_pair, places_of
-from dln_geometry.completion.prediction import Predictions, folded, predict_entries
-from dln_geometry.completion.problem import Problem
-from dln_geometry.completion.training import Model, side_means_alone
+from dln_geometry.completion.features import SideFeatures
+from dln_geometry.completion.fitting import Model, Problem, side_means_alone
+from dln_geometry.completion.growing import Memory
+from dln_geometry.completion.intake import is_pair, labels_of, places_of
+from dln_geometry.completion.prediction import Asked, Predictions, folded, predict_entries
 from dln_geometry.support import as_count, as_flag, as_float_tensor, sparse_places, warn
 from dln_geometry.tables import Entries, Ids, Table, as_entries, as_table
 
@@ -37,8 +40,18 @@ class FittedCompleter(Transformer, Estimator):
     n_features_in_: int
     _problem_: Problem
     _quantiles_: Any
+    _features_: tuple[SideFeatures | None, SideFeatures | None]
+    _memory_: Memory
 
-    def predict(self, X: Any, cols: Any = None, *, interval: float | None = None) -> Any:
+    def predict(
+        self,
+        X: Any,
+        cols: Any = None,
+        *,
+        interval: float | None = None,
+        row_features: Any = None,
+        col_features: Any = None,
+    ) -> Any:
         """Return predictions of entries.
 
         Parameters
@@ -49,7 +62,11 @@ class FittedCompleter(Transformer, Estimator):
         cols : array_like, shape (k,), optional
         interval : float in (0, 1), optional
             Return ``(prediction, low, high)``, where a share `interval` of new entries should lie
-            within: from the spread of the starts and the errors of held-out entries.
+            within: from the spread of the models and the errors of held-out entries.
+        row_features, col_features : array_like, shape (k, p) and (k, q), optional
+            Features of the rows and columns that the fit did not see, if it had some: a line for
+            each entry (of a matrix, for each row), or a frame whose index has their ids. Those that
+            the frames of the fit had besides need not be given again.
 
         Returns
         -------
@@ -57,23 +74,56 @@ class FittedCompleter(Transformer, Estimator):
         """
         self._check_fitted()
         if cols is None and not is_pair(X):
-            return self._predict_rows(X, interval)
+            return self._predict_rows(X, interval, row_features)
         rows, cols = X if cols is None else (X, cols)
-        i, unknown_i = places_of(rows, self.row_ids_, self.shape_[0], "row")
-        j, unknown_j = places_of(cols, self.col_ids_, self.shape_[1], "column")
-        if i.shape != j.shape:
-            raise ValueError(f"rows and cols must have one length, got {len(i)} and {len(j)}")
-        unknown = int((unknown_i | unknown_j).sum())
-        if unknown:
-            warn(
-                f"{unknown} of {len(i)} entries have a row or column that the fit did not see: "
-                "they are predicted by the means",
-                UserWarning,
-            )
-        found = predict_entries(self.models_, self._problem_, i, j, unknown_i, unknown_j)
+        asked = self._asked(rows, cols, row_features, col_features)
+        found = predict_entries(self.models_, self._problem_, asked)
         return found.mean if interval is None else self._interval(found, interval)
 
-    def _predict_rows(self, X: Any, interval: float | None) -> np.ndarray:
+    def _asked(
+        self, rows: Any, cols: Any, row_features: Any = None, col_features: Any = None
+    ) -> Asked:
+        """Return the places of entries, and features of those that are unknown; tell of others."""
+        places, unknown, features, without = [], [], [], []
+        sides = zip(
+            (rows, cols),
+            ("row", "column"),
+            (self.row_ids_, self.col_ids_),
+            self.shape_,
+            self._features_,
+            (row_features, col_features),
+            strict=True,
+        )
+        for x, what, ids, count, known, given in sides:
+            labels = labels_of(x, what)
+            at, new = places_of(labels, ids, count, what)
+            found, has = self._found(labels, new, known, given, what)
+            for part, one in zip(
+                (places, unknown, features, without), (at, new, found, new & ~has), strict=True
+            ):
+                part.append(one)
+        if len(places[0]) != len(places[1]):
+            got = f"{len(places[0])} and {len(places[1])}"
+            raise ValueError(f"rows and cols must have one length, got {got}")
+        if told := int((without[0] | without[1]).sum()):
+            warn(
+                f"{told} of {len(places[0])} entries have a row or column that the fit did not "
+                "see: they are predicted by the means",
+                UserWarning,
+            )
+        return Asked(*places, *unknown, *features)
+
+    def _found(
+        self, labels: Any, unknown: np.ndarray, known: SideFeatures | None, given: Any, what: str
+    ) -> tuple[Tensor | None, np.ndarray]:
+        """Return features of unknown rows or columns, and where there are any."""
+        if known is not None:
+            return known.found(labels, unknown, given)
+        if given is not None:
+            raise ValueError(f"{what[:3]}_features need a fit with {what[:3]}_features, got some")
+        return None, np.zeros_like(unknown)
+
+    def _predict_rows(self, X: Any, interval: float | None, features: Any) -> np.ndarray:
         if hasattr(X, "tocoo"):
             raise TypeError(
                 "predict takes a dense matrix or a tuple (rows, cols), got a sparse matrix: give "
@@ -81,7 +131,16 @@ class FittedCompleter(Transformer, Estimator):
             )
         if interval is not None:
             raise ValueError("interval needs a tuple (rows, cols), got a matrix")
-        return self._folded(self._matrix(X))
+        values = self._matrix(X)
+        return self._folded(values, self._lines(features, len(values)))
+
+    def _lines(self, given: Any, count: int) -> Tensor | None:
+        """Return the features of the rows of a matrix: a line for each."""
+        if given is None:
+            return None
+        given = given.to_numpy() if hasattr(given, "to_numpy") else given
+        new = np.ones(count, dtype=bool)
+        return self._found([None] * count, new, self._features_[0], given, "row")[0]
 
     def _matrix(self, X: Any) -> np.ndarray:
         """Return a matrix (c, n) of the fitted columns, NaN where an entry is unknown."""
@@ -99,18 +158,21 @@ class FittedCompleter(Transformer, Estimator):
         ends = (found.mean - half, found.mean + half)
         return (found.mean, *(np.clip(x, low, high) for x in ends))
 
-    def transform(self, X: Any) -> np.ndarray:
+    def transform(self, X: Any, *, row_features: Any = None) -> np.ndarray:
         """Return a matrix (c, n) with its holes filled; known entries stay.
 
         Every row is completed from its own known entries and the fitted columns, so new rows need
-        no new fit.
+        no new fit. `row_features` (c, p) are its features, if the fit had some; else they count as
+        average.
         """
         self._check_fitted()
         values = self._matrix(X)
+        features = self._lines(row_features, len(values))
         holes = np.isnan(values)
         which = np.flatnonzero(holes.any(axis=1))
         if len(which):
-            filled = self._folded(values[which])
+            part = torch.from_numpy(which).to(self._problem_.values.device)
+            filled = self._folded(values[which], None if features is None else features[part])
             values[which] = np.where(holes[which], filled, values[which])
         return values
 
@@ -129,13 +191,13 @@ class FittedCompleter(Transformer, Estimator):
             total += self._problem_.predicted(z).double().cpu().numpy() / len(self.models_)
         return total
 
-    def _folded(self, values: np.ndarray) -> np.ndarray:
+    def _folded(self, values: np.ndarray, features: Tensor | None = None) -> np.ndarray:
         """Return predictions of rows from their known entries, averaged over the models."""
         part = torch.from_numpy(values).to(self._problem_.values)
         known = ~torch.isnan(part)
         part = torch.where(known, part, 0.0)
         noise = self.train_error_ if self.loss == "squared" else 1.0
-        parts = [folded(self._problem_, m, noise, known, part) for m in self.models_]
+        parts = [folded(self._problem_, m, noise, known, part, features) for m in self.models_]
         return torch.stack(parts).mean(0).double().cpu().numpy()
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
@@ -164,14 +226,15 @@ class FittedCompleter(Transformer, Estimator):
         Root mean square errors, or mean log losses, of the entries `y` at ``X = (rows, cols)``.
         """
         self._check_fitted()
-        i, no_row = places_of(X[0], self.row_ids_, self.shape_[0], "row")
-        j, no_col = places_of(X[1], self.col_ids_, self.shape_[1], "column")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # `predict` tells of unknown ids
+            asked = self._asked(*X)
         held = replace(
             self._problem_, values=as_float_tensor(y, "y", dtype=torch.float64), weights=None
         )
         alone = Model(side_means_alone(self._problem_, self._problem_.side_means()), None)
         found = [
-            predict_entries(models, self._problem_, i, j, no_row, no_col).mean
+            predict_entries(models, self._problem_, asked).mean
             for models in (self.models_, (alone,))
         ]
         low, high = (float(held.error(held.before(torch.from_numpy(x)))) for x in found)
@@ -184,13 +247,12 @@ class FittedCompleter(Transformer, Estimator):
         """
         self._check_fitted()
         n = as_count(n, "n")
-        (i,), unknown = places_of([row], self.row_ids_, self.shape_[0], "row")
+        (i,), unknown = places_of(labels_of([row], "row"), self.row_ids_, self.shape_[0], "row")
         if unknown.any():
             raise ValueError(f"row must be one that the fit has seen, got {row!r}")
         cols = np.arange(self.shape_[1])
-        none = np.zeros(len(cols), dtype=bool)
-        rows = np.full(len(cols), i)
-        found = predict_entries(self.models_, self._problem_, rows, cols, none, none).mean
+        asked = Asked.known(np.full(len(cols), i), cols)
+        found = predict_entries(self.models_, self._problem_, asked).mean
         if not as_flag(seen, "seen"):
             found[self.entries_.cols[self.entries_.rows == i]] = -np.inf
         order = [j for j in np.argsort(-found, kind="stable")[:n] if np.isfinite(found[j])]
@@ -209,7 +271,7 @@ class FittedCompleter(Transformer, Estimator):
                 UserWarning,
             )
 
-    def _set_features(self) -> None:
+    def _set_columns(self) -> None:
         """Keep what scikit-learn expects of a transformer of matrices."""
         self.n_features_in_ = self.shape_[1]
         names = self.col_ids_

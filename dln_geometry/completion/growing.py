@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.completion.training import Model
+from dln_geometry.completion.fitting import Model
 from dln_geometry.geometry.points import Collapsed, EndToEnd
 from dln_geometry.tables import Entries, Ids
 
@@ -23,7 +23,6 @@ class Memory:
 
     entries: Entries
     weights: np.ndarray | None
-    features: tuple[Tensor | None, Tensor | None]
     held: np.ndarray | None
     validated: Model | None
     final: Model

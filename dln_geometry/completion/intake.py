@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,23 @@ import torch
 from torch import Tensor
 
 from dln_geometry.completion.base import read_in_words
-from dln_geometry.completion.problem import LINKS, Problem
-from dln_geometry.support import as_dtype, as_float_tensor, shown, sparse_places, warn
+from dln_geometry.completion.features import SideFeatures
+from dln_geometry.completion.fitting import DEPTHS, LINKS, Problem
+from dln_geometry.support import (
+    as_count,
+    as_depth,
+    as_dtype,
+    as_float_tensor,
+    as_positive,
+    as_rank,
+    shown,
+    sparse_places,
+    warn,
+)
 from dln_geometry.tables import (
     Entries,
     Ids,
+    Name,
     as_duplicates,
     as_entries,
     first_duplicate,
@@ -32,10 +45,17 @@ def entries_of(x: Any, y: Any, duplicates: str) -> Entries:
     """Return the entries of a matrix with holes, or of ``(rows, cols)`` with the values `y`."""
     rule = as_duplicates(duplicates)
     if y is None or not is_pair(x):
-        return read_in_words(as_entries, x)
+        entries = read_in_words(partial(as_entries, once=False), x)
+        i, j = entries.rows, entries.cols
+        if rule == "raise" and (twice := first_duplicate(i, j, entries.shape[1])) is not None:
+            raise ValueError(
+                f"X must hold every entry once, got ({i[twice[0]]}, {j[twice[0]]}) repeatedly: "
+                "give duplicates='mean' or 'last'"
+            )
+        return without_duplicates(entries, rule)
     rows, cols = x
     values = as_float_tensor(y, "y", dtype=torch.float64).cpu().numpy()
-    sides = [_labels(side, what) for side, what in ((rows, "row"), (cols, "column"))]
+    sides = [labels_of(side, what) for side, what in ((rows, "row"), (cols, "column"))]
     lengths = (len(sides[0]), len(sides[1]), values.shape[0] if values.ndim == 1 else None)
     if len(set(lengths)) != 1 or not len(values):
         raise ValueError(
@@ -59,7 +79,7 @@ def is_pair(x: Any) -> bool:
     return isinstance(x, tuple) and len(x) == 2
 
 
-def _labels(x: Any, what: str) -> list[str | int]:
+def labels_of(x: Any, what: str) -> list[Name]:
     """Return ids as strings and integers: dates in ISO format, whole floats as integers."""
     if isinstance(x, Tensor):
         x = x.cpu().numpy()
@@ -79,31 +99,6 @@ def _label(name: Any, what: str) -> str | int:
     if isinstance(name, bool) or not isinstance(name, str | int):
         raise TypeError(f"{what} ids must be strings or integers, got {shown(name)}")
     return name
-
-
-def features_of(x: Any, count: int, ids: Ids | None, name: str, like: Tensor) -> Tensor | None:
-    """Return features of a side (count, p), standardised; a frame is aligned by its index."""
-    if x is None:
-        return None
-    index = getattr(x, "index", None)
-    if index is not None and not callable(index):
-        labels, wanted = [in_iso(label) for label in index], range(count) if ids is None else ids
-        known = {label: k for k, label in enumerate(labels)}
-        missing = [label for label in wanted if label not in known]
-        if len(known) < len(labels):
-            twice = next(label for k, label in enumerate(labels) if known[label] != k)
-            raise ValueError(f"{name} must have one line for every id, got {twice!r} repeatedly")
-        if missing and ids is not None:
-            raise ValueError(f"{name} must have a line for every id, got none for {missing[0]!r}")
-        # An index of other labels says nothing about rows that have no names.
-        x = x if missing else np.asarray(x)[[known[label] for label in wanted]]
-    f = as_float_tensor(x, name, dtype=like.dtype, device=like.device)
-    f = f.unsqueeze(1) if f.ndim == 1 else f
-    if f.ndim != 2 or f.shape[0] != count:
-        raise ValueError(f"{name} must have shape ({count}, p), got {tuple(f.shape)}")
-    f = f - f.mean(0)
-    size = f.square().mean(0).sqrt()
-    return f / torch.where(size > 0, size, 1.0)
 
 
 def counted(entries: Entries, weight: Any) -> tuple[Entries, np.ndarray | None]:
@@ -174,8 +169,8 @@ def problem_of(
     bounds: Any,
     dtype: Any,
     device: Any,
-) -> Problem:
-    """Return the entries as tensors, with all that was asked for checked."""
+) -> tuple[Problem, tuple[SideFeatures | None, SideFeatures | None]]:
+    """Return the entries as tensors, and the features, with all that was asked for checked."""
     if loss not in LINKS:
         raise ValueError(f"loss must be one of {', '.join(LINKS)}, got {loss!r}")
     _check_values(entries.values, loss)
@@ -198,8 +193,8 @@ def problem_of(
         ("row_features", "col_features"),
         strict=True,
     )
-    known = [features_of(f, count, ids, name, values) for f, count, ids, name in sides]
-    return Problem(
+    row, col = (SideFeatures.of(f, size, ids, name, values) for f, size, ids, name in sides)
+    problem = Problem(
         rows,
         cols,
         values,
@@ -208,9 +203,10 @@ def problem_of(
         loss,
         biases,
         shrink,
-        (known[0], known[1]),
+        (None if row is None else row.values, None if col is None else col.values),
         bounds_of(bounds, entries.values),
     )
+    return problem, (row, col)
 
 
 def _check_values(values: np.ndarray, loss: str) -> None:
@@ -229,6 +225,8 @@ def _dtype(dtype: Any, values: np.ndarray) -> torch.dtype:
     fits = size < 1e6 and (spread == 0 or spread > max(1e-6, 1e-4 * size))
     if dtype is None:
         return torch.float32 if len(values) > SMALL and fits else torch.float64
+    if not isinstance(dtype, torch.dtype):
+        dtype = getattr(torch, np.dtype(dtype).name, dtype)
     if (dtype := as_dtype(dtype)) == torch.float32 and not fits:
         warn(
             f"float32 does not resolve entries of size {size:.3g} that differ by {spread:.3g}: "
@@ -243,8 +241,8 @@ def held_out(problem: Problem, entries: Entries, validation: Any) -> Problem:
     if not (isinstance(validation, tuple) and len(validation) == 3):
         raise TypeError("validation_entries must be a tuple (rows, cols, values)")
     rows, cols, values = validation
-    i, unknown_i = places_of(rows, entries.row_ids, entries.shape[0], "row")
-    j, unknown_j = places_of(cols, entries.col_ids, entries.shape[1], "column")
+    i, unknown_i = places_of(labels_of(rows, "row"), entries.row_ids, entries.shape[0], "row")
+    j, unknown_j = places_of(labels_of(cols, "column"), entries.col_ids, entries.shape[1], "column")
     y = as_float_tensor(values, "validation_entries", dtype=torch.float64).cpu().numpy()
     if not i.shape == j.shape == y.shape:
         raise ValueError(
@@ -266,9 +264,8 @@ def held_out(problem: Problem, entries: Entries, validation: Any) -> Problem:
     return replace(problem, rows=i, cols=j, values=y.to(problem.values), weights=None)
 
 
-def places_of(x: Any, ids: Ids | None, count: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+def places_of(labels: list[Name], ids: Ids | None, count: int, what: str) -> tuple[Any, Any]:
     """Return places of ids, and which of them are unknown (their place is 0)."""
-    labels = _labels(x, what)
     if ids is not None:
         unknown = np.array([label not in ids for label in labels], dtype=bool)
         places = np.zeros(len(labels), dtype=np.int64)
@@ -279,3 +276,42 @@ def places_of(x: Any, ids: Ids | None, count: int, what: str) -> tuple[np.ndarra
     unknown = np.array([not 0 <= label < count for label in labels], dtype=bool)  # pyright: ignore[reportOperatorIssue]
     places = [0 if no else label for label, no in zip(labels, unknown, strict=True)]
     return np.array(places, dtype=np.int64), unknown
+
+
+def share_of(validation: Any) -> float:
+    """Return the share of the entries that is held out."""
+    share = as_positive(validation, "validation", zero=True)
+    if not share < 1:
+        raise ValueError(f"validation must lie in [0, 1), got {validation!r}")
+    return share
+
+
+def choices_of(
+    depth: Any, rank: Any, decay: Any, shape: tuple[int, int], last: tuple[Any, Any, Any] | None
+) -> tuple[list[float], int | None, Any]:
+    """Return what is given, else what the `last` fit chose, or what is to be tried.
+
+    Of several depths there is one decay each.
+    """
+    least, several = min(shape), isinstance(depth, tuple | list)
+    known = isinstance(depth, str) and depth == "auto"
+    if several:
+        depths = [float(as_depth(one)) for one in depth]
+        if not depths or len(set(depths)) < len(depths):
+            raise ValueError(f"depth must be a number or different ones, got {depth!r}")
+    elif not known:
+        depths = [float(as_depth(depth))]
+    else:
+        one = None if last is None or isinstance(last[0], tuple) else last[0]
+        depths = list(DEPTHS) if one is None else [one]
+    bound = None if last is None else min(last[1], least)
+    if rank != "auto":
+        # A single row or column has rank 1, whatever its bound.
+        bound = as_count(rank, "rank") if least == 1 else rank
+        bound = 1 if least == 1 else as_rank(bound, least, "the smaller side of the table")
+    if decay != "auto":
+        return depths, bound, as_positive(decay, "decay", zero=True)
+    # A fit of other depths tells nothing about the decays of these.
+    of_last = None if last is None else last[0] if several else [last[0]]
+    same = of_last is not None and list(of_last) == depths
+    return depths, bound, last[2] if last is not None and same else None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.completion.problem import Problem
-from dln_geometry.completion.training import Choice, Model
+from dln_geometry.completion.fitting import Choice, Model, Problem
 from dln_geometry.support import warn
 
 LEVEL = 0.9
@@ -35,24 +35,44 @@ class Predictions:
         return np.sqrt(error**2 + self.spread**2 + self.missing)
 
 
-def predict_entries(
-    models: Sequence[Model],
-    problem: Problem,
-    rows: np.ndarray,
-    cols: np.ndarray,
-    unknown_rows: np.ndarray,
-    unknown_cols: np.ndarray,
-) -> Predictions:
+@dataclass(frozen=True)
+class Asked:
+    """Places of entries (k,), which of them the table does not have, and features of these (k, p).
+
+    Where no features are known, they are 0.
+    """
+
+    rows: np.ndarray
+    cols: np.ndarray
+    unknown_rows: np.ndarray
+    unknown_cols: np.ndarray
+    row_features: Tensor | None = None
+    col_features: Tensor | None = None
+
+    @classmethod
+    def known(cls, rows: np.ndarray, cols: np.ndarray) -> Asked:
+        """Return entries of the table itself."""
+        none = np.zeros(len(rows), dtype=bool)
+        return cls(rows, cols, none, none)
+
+
+def predict_entries(models: Sequence[Model], problem: Problem, asked: Asked) -> Predictions:
     """Predict entries; those of unknown rows or columns by what is left of the offsets."""
     like = problem.values
     i, j, no_row, no_col = (
         torch.from_numpy(np.ascontiguousarray(x)).to(like.device)
-        for x in (rows, cols, unknown_rows, unknown_cols)
+        for x in (asked.rows, asked.cols, asked.unknown_rows, asked.unknown_cols)
     )
     found = []
     for model in models:
         o = model.offsets
-        z = o.mean + torch.where(no_row, 0.0, o.rows[i]) + torch.where(no_col, 0.0, o.cols[j])
+        new_row = _by_features(asked.row_features, o.row_slopes)
+        new_col = _by_features(asked.col_features, o.col_slopes)
+        rows, cols = (
+            torch.where(no_row, new_row, o.rows[i]),
+            torch.where(no_col, new_col, o.cols[j]),
+        )
+        z = o.mean + rows + cols
         if model.point is not None and len(i):
             z = z + torch.where(no_row | no_col, 0.0, model.point.entries(i, j))
         found.append(problem.predicted(z).double())
@@ -60,6 +80,11 @@ def predict_entries(
     spread = all_.std(0) if len(models) > 1 else torch.zeros_like(all_[0])
     missing = _missing(models[0], problem, no_row, no_col)
     return Predictions(*(x.cpu().numpy() for x in (all_.mean(0), spread, missing)))
+
+
+def _by_features(features: Tensor | None, slopes: Tensor | None) -> Any:
+    """Return what the features of unknown rows or columns add to a prediction, shape (k,) or 0."""
+    return 0.0 if features is None or slopes is None else features @ slopes
 
 
 def _missing(model: Model, problem: Problem, no_row: Tensor, no_col: Tensor) -> Tensor:
@@ -85,19 +110,18 @@ def spread_quantile(
     if held is None or problem.link is not None or not choice.validated:
         return None, float("nan")
     i, j = held.rows.cpu().numpy(), held.cols.cpu().numpy()
-    none = np.zeros(len(i), dtype=bool)
     own = [fit for fit in choice.validated if fit.fold == 0]
-    found = predict_entries([fit.model for fit in own], problem, i, j, none, none)
+    found = predict_entries([fit.model for fit in own], problem, Asked.known(i, j))
     gap = np.abs(held.values.double().cpu().numpy() - found.mean)
     ratio = gap / np.maximum(found.scale(choice.best), 1e-300)
     if len(i) < 2:
-        return _Quantiles(ratio), float("nan")
+        return Quantiles(ratio), float("nan")
     coverage = float((ratio[1::2] <= np.quantile(ratio[::2], LEVEL)).mean())
-    return _Quantiles(np.sort(ratio)), coverage
+    return Quantiles(np.sort(ratio)), coverage
 
 
 @dataclass(frozen=True)
-class _Quantiles:
+class Quantiles:
     """Quantiles of a sample, corrected for its size, as conformal prediction does."""
 
     sample: np.ndarray
@@ -114,16 +138,25 @@ class _Quantiles:
         return float(self.sample[min(count, place) - 1])
 
 
-def folded(problem: Problem, model: Model, noise: float, known: Tensor, values: Tensor) -> Tensor:
+def folded(
+    problem: Problem,
+    model: Model,
+    noise: float,
+    known: Tensor,
+    values: Tensor,
+    features: Tensor | None = None,
+) -> Tensor:
     """Return predictions of whole rows (c, n), of which some entries are known.
 
     Each row is ``mean + b + cols_j + z . V_j`` with the right singular vectors V of X. Its b and z
     minimise its squares (or the log loss) with the ridge ``noise^2 m b^2 / |rows|^2`` and ``noise^2
     m z_i^2 / s_i^2``: the prior is the spread of the trained rows. `known` (c, n) is a mask,
-    `values` holds anything where it is False.
+    `values` holds anything where it is False. `features` (c, p) of the rows move the mean of each.
     """
     o = model.offsets
     base = o.mean + o.cols
+    shift = _by_features(features, o.row_slopes)
+    shift = base.new_zeros(len(known)) if isinstance(shift, float) else shift
     # Of rows that have no means, or all the same, new ones have none.
     design = torch.ones_like(base).unsqueeze(1)
     scale = o.rows.square().sum().clamp_min(torch.finfo(base.dtype).tiny)
@@ -137,7 +170,7 @@ def folded(problem: Problem, model: Model, noise: float, known: Tensor, values: 
     # Without noise the equations may be singular: roundings are a noise, too.
     ridge = ridge.clamp_min(100 * torch.finfo(base.dtype).eps * problem.shape[1])
     rows = [
-        _completed_row(problem, design, ridge, base, known[i], values[i])
+        _completed_row(problem, design, ridge, base + shift[i], known[i], values[i])
         for i in range(known.shape[0])
     ]
     return torch.stack(rows)

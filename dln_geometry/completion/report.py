@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from dln_geometry.completion.problem import Problem
-from dln_geometry.completion.training import Choice
+from dln_geometry.completion.fitting import Choice, Problem
 
 
 def trials_of(choice: Choice) -> dict[str, list[Any]]:
@@ -41,13 +40,13 @@ def trials_of(choice: Choice) -> dict[str, list[Any]]:
 
 def table_of(choice: Choice, problem: Problem, coverage: float) -> str:
     """Return a table of errors at the best and the last point, and of the choices."""
-    setting = choice.setting
+    depths, decays = ([f"{getattr(s, n):.3g}" for s in choice.settings] for n in ("depth", "decay"))
     what = "rms error" if problem.link is None else "log loss"
     m, n = problem.shape
     lines = [
         f"{m} x {n} table, {len(problem)} entries ({len(problem) / (m * n):.3%})",
-        f"depth {setting.depth:g}, rank <= {setting.rank}, decay {setting.decay:.3g}, "
-        f"{len(choice.fits)} start{'s' if len(choice.fits) > 1 else ''}",
+        f"depth {', '.join(depths)}, rank <= {choice.settings[0].rank}, decay {', '.join(decays)}, "
+        f"{len(choice.fits)} model{'s' if len(choice.fits) > 1 else ''}",
     ]
     if choice.validated:
         first = choice.validated[0]

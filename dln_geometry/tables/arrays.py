@@ -38,10 +38,11 @@ def as_table(x: Any, name: str = "x") -> Table:
     return Table(values, *_ids_of_frame(x, (values.shape[0], values.shape[1])))
 
 
-def as_entries(x: Any, name: str = "x") -> Entries:
+def as_entries(x: Any, name: str = "x", *, once: bool = True) -> Entries:
     """Return the known entries of a matrix; those that are stored, if it is sparse.
 
-    `Entries`, as files are read to, are returned as they are.
+    `Entries`, as files are read to, are returned as they are. With `once`, a sparse matrix that
+    stores an entry repeatedly is refused.
 
     Examples
     --------
@@ -51,7 +52,11 @@ def as_entries(x: Any, name: str = "x") -> Entries:
     """
     if isinstance(x, Entries):
         return x
-    return sparse_entries(x, name) if sparse_places(x, name) else as_table(x, name).entries()
+    return (
+        sparse_entries(x, name, once=once)
+        if sparse_places(x, name)
+        else as_table(x, name).entries()
+    )
 
 
 def sparse_entries(x: Any, name: str, *, once: bool = True) -> Entries:

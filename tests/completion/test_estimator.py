@@ -158,9 +158,29 @@ def test_constant_values_need_no_network():
     assert completer.models_[0].point is None
 
 
-def test_float32_on_request(table):
-    completer = MatrixCompleter(**QUICK, dtype=torch.float32).fit(table[1])
+@pytest.mark.parametrize("dtype", [torch.float32, np.float32, "float32"])
+def test_float32_on_request(dtype, table):
+    completer = MatrixCompleter(**QUICK, validation=0.0, dtype=dtype).fit(table[1])
     assert completer.models_[0].point.L.dtype == torch.float32
+
+
+def test_depths_and_starts_are_averaged_with_the_error_of_the_average(table):
+    x, holes = table
+    options = {**QUICK, "depth": (2, 3), "decay": "auto"}
+    completer = MatrixCompleter(**options, starts=2, validation=0.2, refit=False).fit(holes)
+    assert completer.depth_ == (2.0, 3.0)
+    assert len(completer.decay_) == 2
+    assert [float(model.point.depth) for model in completer.models_] == [2.0, 2.0, 3.0, 3.0]
+    parts = [model.offsets.matrix() + model.point.matrix for model in completer.models_]
+    assert completer.complete() == pytest.approx(np.mean([part.numpy() for part in parts], 0))
+    held = completer._memory_.held
+    rows, cols, values = (getattr(completer.entries_, n)[held] for n in ("rows", "cols", "values"))
+    gap = completer.predict(rows, cols) - values
+    assert_close(completer.validation_error_, np.sqrt(np.mean(gap**2)), ops=1000)
+    again = completer.partial_fit(x[:1])
+    assert again.depth_ == (2.0, 3.0)
+    with pytest.raises(ValueError, match="depth must be a number or different ones"):
+        MatrixCompleter((2, 2)).fit(holes)
 
 
 def test_errors_are_those_of_predictions_and_of_side_means(table):

@@ -38,8 +38,8 @@ def seen_and_held(monkeypatch, completer, fit):
         return train_together(folds, *arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr("dln_geometry.completion.search.train", spy)
-        patch.setattr("dln_geometry.completion.search.train_together", spy_together)
+        patch.setattr("dln_geometry.completion.fitting.search.train", spy)
+        patch.setattr("dln_geometry.completion.fitting.search.train_together", spy_together)
         fit()
     return next((seen, held) for seen, held in calls if held is not None)
 

@@ -272,3 +272,14 @@ def test_large_numbers_are_resolved(rng):
         MatrixCompleter(**QUICK, dtype=torch.float32).fit(x[:9, :9] + 1e7)
     with pytest.raises(ValueError, match="entries must be less than 1e.60"):
         MatrixCompleter(**QUICK).fit(x[:9, :9] * 1e100)
+
+
+def test_sparse_matrices_that_store_an_entry_twice_follow_the_rule(holes):
+    i, j = np.nonzero(~np.isnan(holes))
+    v, first = holes[i, j], holes[i[0], j[0]]
+    x = sparse.coo_matrix((np.r_[v, first + 2.0], (np.r_[i, i[0]], np.r_[j, j[0]])), holes.shape)
+    with pytest.raises(ValueError, match="repeatedly: give duplicates='mean' or 'last'"):
+        MatrixCompleter(**QUICK).fit(x)
+    for rule, expected in (("mean", first + 1.0), ("last", first + 2.0)):
+        completer = MatrixCompleter(**QUICK, duplicates=rule).fit(x)
+        assert completer.entries_.values[0] == expected

@@ -33,15 +33,20 @@ from dln_geometry.cli.program import command
 )
 def complete_command(
     data: Annotated[
-        Path,
+        Path | None,
         Argument(
             help="Known entries: .csv .tsv .txt .tab .dat .data (row,column,value, or a matrix "
             "with empty or NaN cells; also .gz), .npz (rows, cols, values[, shape], or a table, "
-            "or a sparse matrix of scipy), .npy (a table), .mtx, .parquet, .pt, .safetensors."
+            "or a sparse matrix of scipy), .npy (a table), .mtx, .parquet, .pt, .safetensors. "
+            "With --model these entries are new ones, or none."
         ),
-    ],
+    ] = None,
     depth: Annotated[
-        str, Option(help="Depth N >= 1, a real number or inf; auto tries some.")
+        str,
+        Option(
+            help="Depth N >= 1, a real number or inf; models of several (2,2.5) are averaged; "
+            "auto tries some."
+        ),
     ] = "auto",
     rank: Annotated[str, Option(help="Bound on the rank.")] = "auto",
     decay: Annotated[
@@ -49,6 +54,22 @@ def complete_command(
     ] = None,
     biases: Annotated[
         bool | None, Option("--biases/--no-biases", help="Fit means of rows and columns.")
+    ] = None,
+    shrink: Annotated[
+        str | None,
+        Option(help="As many entries as pull the mean of a row or column to 0 [default: auto]."),
+    ] = None,
+    row_features: Annotated[
+        Path | None,
+        Option(
+            help="Table of known numbers of the rows: a line each, their names first if they have "
+            "some. Rows that the entries lack are predicted from them."
+        ),
+    ] = None,
+    col_features: Annotated[Path | None, Option(help="The same of the columns.")] = None,
+    weights: Annotated[
+        Path | None,
+        Option(help="Weights of the entries, laid out as these are: 2 counts as two, 0 as none."),
     ] = None,
     bounds: Annotated[
         str | None, Option(help="Clip predictions: LOW,HIGH (one may be empty) or observed.")
@@ -71,6 +92,17 @@ def complete_command(
             "end of training; at last all are trained on [default: 0.1]."
         ),
     ] = None,
+    validation_entries: Annotated[
+        Path | None, Option(help="Choose by these entries, laid out as the others, instead.")
+    ] = None,
+    refit: Annotated[
+        bool | None,
+        Option("--refit/--no-refit", help="Train on all entries at last, or leave that out."),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        Option(help="Steps without a better validation error that end a flow [default: 12]."),
+    ] = None,
     starts: Annotated[
         int | None, Option(help="Random starts whose predictions are averaged [default: 1].")
     ] = None,
@@ -80,6 +112,27 @@ def complete_command(
     predict: Annotated[
         Path | None,
         Option(help="Text table of rows and columns; NAME-predictions.csv predicts them."),
+    ] = None,
+    interval: Annotated[
+        float | None,
+        Option(help="Share of new entries that should lie within low and high [default: 0.9]."),
+    ] = None,
+    recommend: Annotated[
+        int | None,
+        Option(
+            help="NAME-recommendations.csv has so many columns with the largest predictions for "
+            "every row, known entries left out."
+        ),
+    ] = None,
+    save_model: Annotated[
+        Path | None, Option(help="Write the fitted estimator to this .npz file.")
+    ] = None,
+    model: Annotated[
+        Path | None,
+        Option(
+            help="Use the estimator that --save-model wrote: to predict, or with DATA to train on "
+            "with further entries."
+        ),
     ] = None,
     duplicates: Annotated[
         str, Option(help="An entry that is given repeatedly: raise an error, mean, or last.")

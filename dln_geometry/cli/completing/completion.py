@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dln_geometry.cli.completing.entry_flow import SUFFIXES, FlowPlan, check_flow, complete_by_flow
 from dln_geometry.cli.completing.estimate import CompletionPlan, complete_by_estimator, results_of
+from dln_geometry.cli.completing.given import Beside, is_saved_model
 from dln_geometry.cli.completing.split import (
     are_results,
     check_limits,
@@ -16,11 +19,13 @@ from dln_geometry.cli.completing.split import (
     result_files,
     sides_of,
 )
+from dln_geometry.cli.completing.told import LEVEL
 from dln_geometry.cli.completing.values import (
     AUTO,
     as_decay,
     bounds_option,
     check_share,
+    depths_option,
     integrator_tolerance,
     number_or_auto,
     value_or,
@@ -38,8 +43,8 @@ from dln_geometry.cli.models import WEIGHTS
 from dln_geometry.cli.reading import array_of
 from dln_geometry.cli.report import read_integers
 from dln_geometry.cli.signals import continuable
-from dln_geometry.completion import LINKS
-from dln_geometry.support import as_count, as_depth
+from dln_geometry.completion import LINKS, PATIENCE
+from dln_geometry.support import as_count, as_depth, as_positive
 from dln_geometry.tables import TextFormat, as_duplicates, as_table, read_entries
 
 _LEAST_SECONDS = 1e-3
@@ -47,18 +52,29 @@ _LEAST_SECONDS = 1e-3
 
 
 def complete_matrix(
-    data: Path,
+    data: Path | None,
     depth: str,
     rank: str,
     decay: str | None,
     biases: bool | None,
+    shrink: str | None,
+    row_features: Path | None,
+    col_features: Path | None,
+    weights: Path | None,
     bounds: str | None,
     loss: str | None,
     holdout: float | None,
     validation: float | None,
+    validation_entries: Path | None,
+    refit: bool | None,
+    patience: int | None,
     starts: int | None,
     seconds: float | None,
     predict: Path | None,
+    interval: float | None,
+    recommend: int | None,
+    save_model: Path | None,
+    model: Path | None,
     duplicates: str,
     seed: int,
     device: str,
@@ -104,20 +120,27 @@ def complete_matrix(
     }
     of_flow = [name for name, value in asked.items() if value is not None]
     form, budget = text_format(header, index, delimiter, decimal), memory_budget(max_memory)
-    name = name_of_results(data, out, SUFFIXES)
+    if data is None and (model is None or of_flow):
+        raise ValueError("DATA must be a file of known entries, got none")
+    name = name_of_results(data or model or Path(), out, SUFFIXES)
+    # What the estimator alone takes; a saved one takes no choices.
+    choices = {
+        "decay": decay,
+        "biases": biases,
+        "shrink": shrink,
+        "bounds": bounds,
+        "loss": loss,
+        "validation": validation,
+        "validation-entries": validation_entries,
+        "refit": refit,
+        "patience": patience,
+        "starts": starts,
+    }
+    files = {"row-features": row_features, "col-features": col_features, "weights": weights}
+    later = {"predict": predict, "interval": interval, "recommend": recommend}
+    later |= {"save-model": save_model, "model": model}
     if of_flow:
-        others = {
-            "decay": decay,
-            "biases": biases,
-            "bounds": bounds,
-            "loss": loss,
-            "validation": validation,
-            "starts": starts,
-            "predict": predict,
-        }
-        for other, value in others.items():
-            if value is not None:
-                raise ValueError(f"--{other} must be left out of a flow, got it with {of_flow[0]}")
+        _refuse_with(choices | files | later, f"a flow, got it with {of_flow[0]}")
         limits = {"loss": until_loss, "gradient": until_gradient, "seconds": seconds}
         flow_plan = FlowPlan(
             depth=as_depth(value_or(number_or_auto(depth, "depth", float, as_depth), 3.0)),
@@ -133,8 +156,20 @@ def complete_matrix(
         check_flow(flow_plan)
         plan, results = None, result_files(name, SUFFIXES)
     else:
-        flow_plan, options = None, _options(depth, rank, decay, loss, validation, starts, seconds)
+        if model is not None:
+            given = {"depth": depth, "rank": rank}
+            fixed = {key: None if value == AUTO else value for key, value in given.items()}
+            _refuse_with(choices | fixed | {"rtol": rtol}, "a saved model, which has its own")
+            if data is None:
+                _refuse_with(files | {"holdout": holdout}, "a model that learns from no DATA")
+        flow_plan = None
+        options = _options(depth, rank, decay, loss, validation, starts, seconds, patience)
         options |= {"biases": biases is not False, "bounds": bounds_option(bounds)}
+        options |= {"refit": refit is not False, "shrink": _shrink(shrink)}
+        if interval is not None and not 0 < interval < 1:
+            raise ValueError(f"--interval must lie in (0, 1), got {interval}")
+        with option("recommend"):
+            as_count(value_or(recommend, 1), "recommend")
         options |= {"rtol": integrator_tolerance(value_or(rtol, 1e-3))}
         if dtype != "float64":
             options["dtype"] = machine.dtype
@@ -142,10 +177,35 @@ def complete_matrix(
             options["device"] = machine.device
         pairs_form = TextFormat(delimiter=form.delimiter, decimal=form.decimal)
         first = int(one_based)
-        plan = CompletionPlan(options, value_or(holdout, 0.0), seed, predict, pairs_form, first)
+        reading = {"layout": layout, "one_based": one_based, "shape": sides}
+        beside = Beside(
+            row_features, col_features, weights, validation_entries, pairs_form, reading
+        )
+        plan = CompletionPlan(
+            options,
+            value_or(holdout, 0.0),
+            seed,
+            predict,
+            pairs_form,
+            first,
+            beside,
+            value_or(interval, LEVEL),
+            recommend,
+            save_model,
+            model,
+        )
         results = results_of(name, plan)
-    check_store(store, data)
-    check_outputs(results, [data, store, predict], are_results, force=force)
+    read = [data, store, predict, *files.values(), validation_entries]
+    if data is not None:
+        check_store(store, data)
+    check_outputs(results, [*read, model, save_model], are_results, force=force)
+    if save_model is not None:
+        kinds = {"force": force, "suffixes": (".npz",), "name": "save-model"}
+        check_outputs([save_model], read, is_saved_model, **kinds)
+    if data is None:
+        assert plan is not None
+        complete_by_estimator(None, plan, name, budget=budget, as_json=as_json)
+        return
     with deciding():
         if key is not None or data.suffix.lower() in WEIGHTS:
             whole = as_table(array_of(data, key, budget), str(data)).entries()
@@ -182,21 +242,37 @@ def _options(
     validation: float | None,
     starts: int | None,
     seconds: float | None,
+    patience: int | None,
 ) -> dict[str, Any]:
     """Return the options of the estimator, checked by the names of the command line."""
     check_share("validation", validation)
     with option("starts"):
         as_count(value_or(starts, 1), "starts")
+    with option("patience"):
+        patience = as_count(value_or(patience, PATIENCE), "patience")
     check_limits({"seconds": seconds})
-
     if (loss := value_or(loss, "squared")) not in LINKS:
         raise ValueError(f"--loss must be one of {', '.join(LINKS)}, got {loss!r}")
     return {
-        "depth": value_or(number_or_auto(depth, "depth", float, as_depth), AUTO),
+        "depth": depths_option(depth),
         "rank": value_or(number_or_auto(rank, "rank", int, int), AUTO),
         "decay": value_or(number_or_auto(value_or(decay, AUTO), "decay", float, as_decay), AUTO),
         "loss": loss,
         "validation": value_or(validation, 0.1),
         "starts": value_or(starts, 1),
+        "patience": patience,
         "seconds": None if seconds is None else max(seconds, _LEAST_SECONDS),
     }
+
+
+def _shrink(text: str | None) -> Any:
+    """Return what pulls side means towards 0, or auto."""
+    check = partial(as_positive, name="shrink")
+    return value_or(number_or_auto(value_or(text, AUTO), "shrink", float, check), AUTO)
+
+
+def _refuse_with(options: Mapping[str, Any], what: str) -> None:
+    """Refuse options that do not go with something."""
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(f"--{name} must be left out of {what}")

@@ -72,6 +72,9 @@ def _draw_curve(completer: MatrixCompleter, ax: Axes) -> None:
     means = completer.side_means_error_
     ax.axhline(means, color="0.6", linestyle=":", label=f"side means alone, {means:.4g}")
     ax.plot(t[k], error[k], "o", color="C3", label=f"best, {error[k]:.4g}")
+    # The noise of a random start may lie far above all that is learned.
+    low, high = sorted((float(error[k]), means))
+    ax.set_ylim(low - 0.1 * (high - low), min(high + 0.3 * (high - low), 1.05 * error.max()))
     ax.legend(frameon=False)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from dln_geometry.cli.files import option
-from dln_geometry.support import as_positive
+from dln_geometry.support import as_depth, as_positive
 
 AUTO = "auto"
 _Value = TypeVar("_Value")
@@ -63,3 +63,18 @@ def number_or_auto(
         raise ValueError(f"--{name} must be {what} or {AUTO}, got {text}") from None
     with option(name):
         return check(value)
+
+
+def depths_option(text: str) -> Any:
+    """Return a depth, several as a tuple, or auto, as the estimator takes them."""
+    if "," in text:
+        with option("depth"):
+            return tuple(float(as_depth(_one_depth(part))) for part in text.split(","))
+    return value_or(number_or_auto(text, "depth", float, as_depth), AUTO)
+
+
+def _one_depth(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"depth must be numbers with commas between them, got {text!r}") from None

@@ -14,7 +14,8 @@ class PlacedEntries:
     """Values and weights on the pattern of a batch of matrices, which stand below one another.
 
     ``values`` are (k,) for all matrices or (blocks, k), ``weights`` (k,) or None; the factors are
-    ``left`` (blocks m, r) and ``right`` (blocks n, r).
+    ``left`` (blocks m, r) and ``right`` (blocks n, r). `pattern` is that of the places, if there is
+    one already.
     """
 
     def __init__(
@@ -25,8 +26,9 @@ class PlacedEntries:
         values: Tensor,
         weights: Tensor | None = None,
         blocks: int = 1,
+        pattern: Pattern | None = None,
     ) -> None:
-        self.pattern = Pattern(rows, cols, shape, blocks)
+        self.pattern = pattern or Pattern(rows, cols, shape, blocks)
         self.values, self.weights = values, weights
 
     @cached_property

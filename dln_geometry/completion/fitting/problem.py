@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.completion.offsets import SideMeans
+from dln_geometry.completion.fitting.offsets import SideMeans
 from dln_geometry.dynamics.entries import Pattern
 from dln_geometry.dynamics.losses import Completion, LinkLoss, Logistic, Poisson
 from dln_geometry.support import warn
@@ -155,8 +155,12 @@ class Units:
         return factor * self.noise * (0.01 * self.size) ** (1.0 - 2.0 / depth)
 
 
-def units_of(problem: Problem, slope: Tensor, curvature: Tensor, seed: int) -> Units:
+def units_of(
+    problem: Problem, slope: Tensor, curvature: Tensor, seed: int, pattern: Pattern | None = None
+) -> Units:
     """Return the units, from the slopes of the entries' losses at X = 0 and their curvatures.
+
+    `pattern` is that of the entries, if they are in row-major order and there is one already.
 
     Examples
     --------
@@ -170,9 +174,11 @@ def units_of(problem: Problem, slope: Tensor, curvature: Tensor, seed: int) -> U
     weights = torch.ones_like(slope) if problem.weights is None else problem.weights
     generator = torch.Generator(device=slope.device).manual_seed(seed)
     signs = torch.rand(slope.shape, generator=generator, device=slope.device) < 0.5
-    order = torch.argsort(problem.rows * n + problem.cols)
-    pattern = Pattern(problem.rows[order], problem.cols[order], problem.shape)
-    slope, signs = (weights * slope)[order], signs[order]
+    slope = weights * slope
+    if pattern is None:
+        order = torch.argsort(problem.rows * n + problem.cols)
+        pattern = Pattern(problem.rows[order], problem.cols[order], problem.shape)
+        slope, signs = slope[order], signs[order]
     norms = [
         _spectral_norm(pattern, x, n, generator) for x in (slope, torch.where(signs, slope, -slope))
     ]

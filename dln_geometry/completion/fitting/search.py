@@ -1,28 +1,30 @@
-"""Choose depth, rank and decay by the error on held-out entries, then train on everything."""
+"""Train models with what is given, and with what held-out entries choose."""
 
 from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
-import torch
-
-from dln_geometry.completion import training
-from dln_geometry.completion.models import Prepared, train, train_together
-from dln_geometry.completion.problem import SEARCH_RANK, Problem, default_rank, folds_of
-from dln_geometry.completion.training import Choice, Fit, Limits, Model, Setting
+from dln_geometry.completion.fitting.comparison import DECAY, Comparison
+from dln_geometry.completion.fitting.errors import average_error, noise_of, pooled
+from dln_geometry.completion.fitting.models import Prepared, train, train_together
+from dln_geometry.completion.fitting.problem import SEARCH_RANK, Problem, default_rank, folds_of
+from dln_geometry.completion.fitting.subtable import dense_part
+from dln_geometry.completion.fitting.training import (
+    Choice,
+    Fit,
+    Limits,
+    Model,
+    Setting,
+)
 from dln_geometry.support import warn
 
 DEPTHS = (2.0, 2.5, 3.0)
 """Depths that are tried: a convex problem, and two that prefer low rank more and more."""
-DECAY, FACTOR = 0.5, 4.0
-"""First factor of the decay, and the ratio between neighbours."""
-TOGETHER = (1.0, 1 / FACTOR, 1 / FACTOR**2)
-"""Ratios of the decays that are tried at once on small tables."""
 WORTH = 0.99
 """Share of the error of the side means that a model must stay below not to be warned of."""
 NOISE_ROUNDS, LOWER = 4, 0.7
@@ -30,10 +32,10 @@ NOISE_ROUNDS, LOWER = 4, 0.7
 NOISE_ALONE, THRESHOLD = 0.95, 1.0
 """Share of the residuals of the side means from which on noise explains them, and the decay that is
 chosen then: of noise alone, it leaves next to nothing at depth 2."""
+LARGE, PART = 300_000, 200_000
+"""Entries from which on settings are compared on a part of the table, and entries of this part."""
 SMALL_EVALUATIONS = 1500
 """Bound on a validated run of a small table."""
-ROUGHLY = {"improvement": 1e-3, "evaluations": 500}
-"""Limits of a run while settings are compared."""
 
 
 class Search:
@@ -66,63 +68,117 @@ class Search:
         self.budget = Limits(rtol, seconds, patience, progress=bar)
         self.tried: list[tuple[Setting, float, Fit]] = []
         self.prepared: Prepared = {}
-        self.rough: dict[Setting, list[Fit]] = {}  # of all folds, while settings are compared
         # The mask is that of the entries that the first fold holds out.
         self.folds, self.mask = folds_of(problem, held, seed)
+        self.parts = 1  # the choices that are still to be made
+        self._part: tuple[list[tuple[Problem, Problem]], Prepared] | None = None
 
     def choose(
         self,
         depths: Sequence[float],
         rank: int | None,
-        decay: float | None,
+        decay: float | Sequence[float] | None,
         *,
         refit: bool,
         starts: int,
+        average: bool = False,
         start: tuple[Model | None, Model | None] = (None, None),
     ) -> Choice:
         """Choose what is not given (a rank or a decay of None), and train the chosen models.
 
         `start` is where the chosen models begin, instead of small random matrices: one that has
-        not seen the held-out entries, and the one that is trained on all.
+        not seen the held-out entries, and the one that is trained on all. With `average` there are
+        models of every depth, each with its own decay; `decay` may be one for each depth.
         """
         self.start = start
+        groups = [[depth] for depth in depths] if average else [list(depths)]
+        decays = list(decay) if isinstance(decay, Sequence) else [decay] * len(groups)
+        sides, parts = None if self.problem.shrink is None else True, []
+        if not self.problem.biases:
+            sides = True  # there are none to leave out
+        for k, group in enumerate(groups):
+            self.parts = len(groups) - k
+            parts.append(self._chosen(group, rank, decays[k], sides, refit, starts))
+            if self.folds:
+                sides = parts[0].settings[0].sides
+        choice = self._joined(parts)
+        if choice.validated:
+            self._check(choice)
+        return choice
+
+    def _chosen(
+        self,
+        depths: Sequence[float],
+        rank: int | None,
+        decay: float | None,
+        sides: bool | None,
+        refit: bool,
+        starts: int,
+    ) -> Choice:
         final = rank or default_rank(self.problem.shape, len(self.problem), self.problem.is_small)
-        small = min(final, SEARCH_RANK)
+        first = DECAY if decay is None else decay
         if not self.folds:
             depth = depths[len(depths) // 2]
-            setting = Setting.of(depth, final, DECAY if decay is None else decay, self.seed)
+            setting = Setting.of(depth, final, first, self.seed)
             fits = self._everything(setting, None, starts)
-            if start[1] is None and self.problem.link is None:
+            if self.start[1] is None and self.problem.link is None:
                 free = (min(depths) if len(depths) > 1 else depth, decay is None)
                 setting, fits = self._by_the_noise(setting, fits, starts, *free)
-            return Choice(setting, fits, (), (), None, math.nan, math.nan)
-        first = DECAY if decay is None else decay
+            return Choice((setting,), fits, (), (), None, math.nan, math.nan)
+        comparison = self._comparison()
+        small = min(final, SEARCH_RANK, *comparison.folds[0][0].shape)
         settings = [Setting.of(depth, small, first, self.seed) for depth in depths]
-        chosen = settings[0]
-        if len(settings) > 1 or decay is None:
-            for setting in settings:
-                self._compare(setting, TOGETHER if decay is None else (1.0,))
-            settings += [setting for setting in self.rough if setting not in settings]
-            chosen = min(settings, key=self._error)
-            if decay is None:
-                chosen = self._refined(chosen)
-        if self.problem.biases and self.problem.shrink is None:
-            bare = replace(chosen, sides=False)
-            self._compare(bare, (1.0,) if decay is not None else (FACTOR, 1.0, 1 / FACTOR))
-            others = [setting for setting in self.rough if not setting.sides]
-            bare = self._refined(min((bare, *others), key=self._error), decay is None)
-            chosen = min((chosen, bare), key=self._error)
-        chosen = replace(chosen, rank=final)
-        validated = self._validated(chosen, starts, start[0])
-        error = training.pooled(validated[: len(self.folds)], self.folds)
+        chosen = replace(comparison.chosen(settings, decay, sides), rank=final)
+        rough = comparison.fits.get(chosen) if comparison.folds is self.folds else None
+        validated = self._validated(chosen, starts, rough)
+        error = pooled(validated[: len(self.folds)], self.folds)
         self._note(chosen, error, validated[0])
-        means = training.pooled(validated[: len(self.folds)], self.folds, "side_means")
-        if means > 0 and not error < WORTH * means and validated[0].status != "constant":
-            self._warn(error, means, validated[0].status)
+        means = pooled(validated[: len(self.folds)], self.folds, "side_means")
         own = tuple(fit for fit in validated if fit.fold == 0)
         fits = self._everything(chosen, validated, starts) if refit else own
         held = self.folds[0][1]
-        return Choice(chosen, fits, tuple(self.tried), validated, held, means, error)
+        return Choice((chosen,), fits, (), validated, held, means, error)
+
+    def _comparison(self) -> Comparison:
+        """Return where settings are compared: the folds, or those of a part of a large table."""
+        whole = self.folds[0][0]
+        if len(whole) <= LARGE:
+            return Comparison(self.folds, self._budget, self._note, self.prepared)
+        if self._part is None:
+            part = dense_part(whole, PART, self.seed)
+            share = max(len(self.folds[0][1]) / (len(whole) + len(self.folds[0][1])), 0.05)
+            self._part = folds_of(part, share, self.seed)[0], {}
+            self._say(
+                f"settings are compared on a part of {len(part)} entries, "
+                f"{part.shape[0]} x {part.shape[1]}"
+            )
+        folds, prepared = self._part
+        return Comparison(folds, self._budget, self._note, prepared)
+
+    def _joined(self, parts: list[Choice]) -> Choice:
+        """Return the choice of all parts, with the error of the average of their models."""
+        best = min(parts, key=lambda part: part.best) if self.folds else parts[0]
+        validated = tuple(fit for part in parts for fit in part.validated)
+        own = [fit for fit in validated if fit.fold == 0]
+        error, means = best.best, best.side_means
+        if len(own) > 1:
+            error = average_error([fit.model for fit in own], self.folds[0][1])
+            means = own[0].side_means
+        return replace(
+            best,
+            settings=tuple(part.settings[0] for part in parts),
+            fits=tuple(fit for part in parts for fit in part.fits),
+            tried=tuple(self.tried),
+            validated=validated,
+            side_means=means,
+            best=error,
+        )
+
+    def _check(self, choice: Choice) -> None:
+        """Warn if the models are hardly better than the side means."""
+        first, error, means = choice.validated[0], choice.best, choice.side_means
+        if means > 0 and not error < WORTH * means and first.status != "constant":
+            self._warn(error, means, first.status)
 
     def _by_the_noise(
         self, setting: Setting, fits: tuple[Fit, ...], starts: int, least: float, moves: bool
@@ -132,7 +188,7 @@ class Search:
         Of noise alone nothing is learned: the least depth and a large decay, where they are free.
         """
         first = self.problem.error(fits[0].alone.at(self.problem.rows, self.problem.cols))
-        share = training.noise_of(fits[0], self.problem) / max(float(first), 1e-300)
+        share = noise_of(fits[0], self.problem) / max(float(first), 1e-300)
         # Fewer entries than a mode of X has numbers leave no residuals to tell noise by.
         told = fits[0].model.point is not None and len(self.problem) > sum(self.problem.shape)
         chosen = moves or least < setting.depth  # else depth and decay are the user's
@@ -154,70 +210,18 @@ class Search:
                 self._train([(self.problem, None)], [setting.restarted(k)], 2.0, [fit.model])[0]
                 for k, fit in enumerate(fits)
             )
-            share = training.noise_of(fits[0], self.problem) / max(float(first), 1e-300)
+            share = noise_of(fits[0], self.problem) / max(float(first), 1e-300)
         return setting, fits
 
-    def _refined(self, setting: Setting, moves: bool = True) -> Setting:
-        """Go to smaller or larger decays while the error falls, if the decay may move."""
-        best = setting
-        known = [error for other, error, _ in self.tried if other.sides and not setting.sides]
-        if known and not self._error(setting) < min(known):
-            return best  # without side means it is worse: the decay will not change that
-        for ratio in (1 / FACTOR, FACTOR) if moves else ():
-            moved = False
-            while time.perf_counter() < self.end:
-                next_ = best.with_decay(best.decay * ratio)
-                if not self._error(next_) < self._error(best):
-                    break
-                best, moved = next_, True
-                if best.decay == 0:
-                    break
-            if moved:
-                break
-        return best
+    def _validated(self, chosen: Setting, starts: int, rough: list[Fit] | None) -> tuple[Fit, ...]:
+        """Train the chosen setting on all folds, and further starts on the first one.
 
-    def _error(self, setting: Setting) -> float:
-        """Return the pooled validation error of a setting, trained once."""
-        for known, error, _ in self.tried:
-            if known == setting:
-                return error
-        if self.tried and time.perf_counter() > self.end:
-            return math.inf
-        self._compare(setting, (1.0,))
-        if setting in self.rough:
-            return self._error(setting)
-        with warnings.catch_warnings():
-            # The search learns of a collapse by its error.
-            warnings.simplefilter("ignore", UserWarning)
-            fits = [train(a, setting, b, self._budget(6.0, **ROUGHLY)) for a, b in self.folds]
-        return self._keep(setting, fits)
-
-    def _compare(self, setting: Setting, ratios: Sequence[float]) -> None:
-        """Train settings of a small table, with decays of these ratios to one, in a batch."""
-        if self.tried and time.perf_counter() > self.end:
-            return
-        alike = dict.fromkeys(setting.with_decay(setting.decay * ratio) for ratio in ratios)
-        settings = list(alike)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            limits = self._budget(4.0, **ROUGHLY)
-            found = train_together(
-                self.folds, settings, limits, dtype=torch.float32, prepared=self.prepared
-            )
-        for k, other in enumerate(settings if found else ()):
-            assert found is not None
-            self._keep(other, [fits[k] for fits in found])
-
-    def _keep(self, setting: Setting, fits: list[Fit]) -> float:
-        """Note the fits of a setting on all folds, and return their error."""
-        error = training.pooled(fits, self.folds)
-        self.rough[setting] = fits
-        self._note(setting, error, fits[0])
-        return error
-
-    def _validated(self, chosen: Setting, starts: int, start: Model | None) -> tuple[Fit, ...]:
-        """Train the chosen setting on all folds, and further starts on the first one."""
-        rough = None if start is not None else self._rough_of(chosen)
+        Fits that were made to compare settings are trained on, if they got anywhere.
+        """
+        start = self.start[0]
+        far = rough and all(fit.times and fit.validation < WORTH * fit.side_means for fit in rough)
+        if start is not None or self.problem.link is not None or not far:
+            rough = None
         begun = [start] * len(self.folds) if rough is None else [fit.model for fit in rough]
         first = self._train(self.folds, [chosen], 3.0, begun)
         if rough is not None:
@@ -226,22 +230,17 @@ class Search:
         others = [chosen.restarted(k) for k in range(1, starts)]
         return (*first, *self._train(self.folds[:1], others, 3.0, [start]))
 
-    def _rough_of(self, chosen: Setting) -> list[Fit] | None:
-        """Return the fits that were made to compare settings, if they can be trained on."""
-        fits = self.rough.get(chosen)
-        if fits is None or self.problem.link is not None:
-            return None
-        went_on = all(fit.times and fit.validation < WORTH * fit.side_means for fit in fits)
-        return fits if went_on else None
-
     def _note(self, setting: Setting, error: float, fit: Fit) -> None:
         self.tried.append((setting, error, fit))
+        means = "" if setting.sides or not self.problem.biases else ", no side means"
+        self._say(
+            f"depth {setting.depth:g}, rank {setting.rank}, decay {setting.decay:.3g}{means}: "
+            f"validation error {error:.6g} after {fit.evaluations} evaluations"
+        )
+
+    def _say(self, text: str) -> None:
         if self.said is not None:
-            means = "" if setting.sides or not self.problem.biases else ", no side means"
-            self.said(
-                f"depth {setting.depth:g}, rank {setting.rank}, decay {setting.decay:.3g}{means}: "
-                f"validation error {error:.6g} after {fit.evaluations} evaluations"
-            )
+            self.said(text)
 
     def _everything(
         self, setting: Setting, validated: Sequence[Fit] | None, starts: int
@@ -249,8 +248,7 @@ class Search:
         """Train on all entries, as long as was best, in time that runs with their number."""
         problem, times = self.problem, None
         if validated is not None:
-            if isinstance(self.folds[0][1], Problem) and len(self.folds) == 1:
-                problem = self.folds[0][0].joined(self.folds[0][1])
+            problem = self._whole
             share = len(self.folds[0][0]) / len(problem)
             first = [fit.times for fit in validated[: len(self.folds)]]
             rounds = min(map(len, first))
@@ -260,6 +258,11 @@ class Search:
             )
         settings = [setting.restarted(k) for k in range(starts)]
         return tuple(self._train([(problem, None)], settings, 2.0, [self.start[1]], times))
+
+    @cached_property
+    def _whole(self) -> Problem:
+        """The entries that are trained on at last: held-out ones of the user too."""
+        return self.folds[0][0].joined(self.folds[0][1]) if len(self.folds) == 1 else self.problem
 
     def _train(
         self,
@@ -284,14 +287,17 @@ class Search:
         for (problem, held), start in pairs:
             for setting in settings:
                 budget = self._budget(share * (count - len(found)), **small)
-                fit = train(problem, setting, held, budget, times=times, start=start)
+                known = self.prepared if len(problem) <= LARGE else None
+                fit = train(
+                    problem, setting, held, budget, times=times, start=start, prepared=known
+                )
                 found.append(fit)
         return found
 
     def _budget(self, share: float, **limits: Any) -> Limits:
         """Return limits for the next run: a share of the time that is left."""
         left = max(self.end - time.perf_counter(), 0.0)
-        seconds = left / share if math.isfinite(left) else math.inf
+        seconds = left / (share * self.parts) if math.isfinite(left) else math.inf
         return replace(self.budget, seconds=seconds, **limits)
 
     def _warn(self, error: float, means: float, status: str) -> None:

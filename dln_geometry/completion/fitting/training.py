@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dln_geometry.completion.offsets import Offsets, SideMeans
-from dln_geometry.completion.problem import Problem, Units
+from dln_geometry.completion.fitting.offsets import Offsets, SideMeans
+from dln_geometry.completion.fitting.problem import Problem, Units
 from dln_geometry.dynamics.flows import gradient_flow
 from dln_geometry.geometry.points import Collapsed, EndToEnd
 from dln_geometry.support import ProgressCallback
@@ -115,10 +115,10 @@ class Fit:
 class Choice:
     """What was tried and chosen, and the models trained on everything."""
 
-    setting: Setting
+    settings: tuple[Setting, ...]  # one, or one for each depth of an average
     fits: tuple[Fit, ...]  # the models that predict
     tried: tuple[tuple[Setting, float, Fit], ...]  # setting, pooled validation error, first fold
-    validated: tuple[Fit, ...]  # the chosen setting, trained without the held-out entries
+    validated: tuple[Fit, ...]  # the chosen settings, trained without the held-out entries
     held: Problem | None
     side_means: float
     best: float
@@ -294,22 +294,3 @@ class ModelRun:
             0.0,
             tuple(self.curve),
         )
-
-
-def noise_of(fit: Fit, problem: Problem) -> float:
-    """Return the standard deviation of noise that explains the residuals of training."""
-    parameters = 0.0
-    if fit.model.point is not None:
-        s = fit.model.decomposed().s
-        parameters = float((s > 0.01 * s.max()).sum()) * sum(problem.shape)
-    free = max(1 - parameters / len(problem), 0.1)
-    return fit.train / free**0.5
-
-
-def pooled(fits: Sequence[Fit], folds: Sequence[Any], name: str = "validation") -> float:
-    """Return the error over all folds: squares are averaged, log losses too."""
-    errors = [getattr(fit, name) for fit in fits]
-    sizes = [len(held) for _, held in folds]
-    power = 2 if folds[0][1].link is None else 1
-    total = sum(s * e**power for s, e in zip(sizes, errors, strict=True)) / sum(sizes)
-    return total ** (1 / power) if power == 2 else total

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.entries import Pattern
+from dln_geometry.dynamics.entries import Pattern, PlacedEntries
 from dln_geometry.dynamics.losses import Completion, LinkLoss
 from dln_geometry.geometry.points import Collapsed, EndToEnd
 
@@ -26,7 +26,8 @@ DENSE, DENSE_WORK = 512, 10_000_000
 class Offsets:
     """What every entry has besides X: ``mean + rows_i + cols_j + F_i . f + G_j . g``.
 
-    `rows` (m,) and `cols` (n,) hold the side means with the slopes of the features in them.
+    `rows` (m,) and `cols` (n,) hold the side means with the slopes of the features in them, which
+    `row_slopes` (p,) and `col_slopes` (q,) are, for rows and columns that the table does not have.
 
     Examples
     --------
@@ -39,13 +40,21 @@ class Offsets:
     mean: Tensor
     rows: Tensor
     cols: Tensor
+    row_slopes: Tensor | None = None
+    col_slopes: Tensor | None = None
 
     def at(self, rows: Tensor, cols: Tensor) -> Tensor:
         """Return the offsets of entries, shape (k,)."""
         return self.mean + self.rows[rows] + self.cols[cols]
 
     def __add__(self, other: Offsets) -> Offsets:
-        return Offsets(self.mean + other.mean, self.rows + other.rows, self.cols + other.cols)
+        slopes = ((self.row_slopes, other.row_slopes), (self.col_slopes, other.col_slopes))
+        return Offsets(
+            self.mean + other.mean,
+            self.rows + other.rows,
+            self.cols + other.cols,
+            *(b if a is None else a if b is None else a + b for a, b in slopes),
+        )
 
     def matrix(self) -> Tensor:
         """Return the offsets of all places, shape (..., m, n)."""
@@ -53,7 +62,8 @@ class Offsets:
 
     def to(self, like: Tensor) -> Offsets:
         """Return the same in the dtype and on the device of a tensor."""
-        return Offsets(*(x.to(like) for x in (self.mean, self.rows, self.cols)))
+        moved = {name: x if x is None else x.to(like) for name, x in vars(self).items()}
+        return replace(self, **moved)
 
 
 class _Weighted:
@@ -120,8 +130,8 @@ class SideMeans:
         )
         key = rows * n + cols
         self._order = None if bool((key[1:] > key[:-1]).all()) else torch.argsort(key)
-        self._pattern = Pattern(self._sorted(rows), self._sorted(cols), shape)
-        self._own = _Weighted(self._pattern, self._sorted(self.weights))
+        self.pattern = Pattern(self._sorted(rows), self._sorted(cols), shape)
+        self._own = _Weighted(self.pattern, self._sorted(self.weights))
         self.precondition = 1.0 / (self._diagonal(self._own.counts) + self.ridge)
         self.inverse = self._dense_inverse()
 
@@ -130,11 +140,13 @@ class SideMeans:
         mean, rows, cols, *slopes = o.split(self.sizes, dim=-1)
         if not self.sides:
             rows, cols = torch.zeros_like(rows), torch.zeros_like(cols)
+        known: list[Tensor | None] = [None, None]
         for side, x in enumerate(self.features):
             if x:
-                part = slopes.pop(0) @ x[0].mT.to(o)
+                known[side] = slope = slopes.pop(0)
+                part = slope @ x[0].mT.to(o)
                 rows, cols = (rows + part, cols) if side == 0 else (rows, cols + part)
-        return Offsets(mean.squeeze(-1), rows, cols)
+        return Offsets(mean.squeeze(-1), rows, cols, *known)
 
     def spread(self, o: Tensor) -> Tensor:
         """Return the offsets of all entries, shape (..., k)."""
@@ -148,13 +160,18 @@ class SideMeans:
     def gathered(self, t: Tensor) -> Tensor:
         """Return the adjoint of `spread`, shape (..., number of parameters)."""
         if t.shape[:-1].numel() == 1:
-            return self.collected(*_sums(self._pattern, self._sorted(t.reshape(-1)))).view(
+            return self.collected(*_sums(self.pattern, self._sorted(t.reshape(-1)))).view(
                 *t.shape[:-1], -1
             )
         m, n = self.shape
         by_row = t.new_zeros(*t.shape[:-1], m).index_add_(-1, self.rows, t)
         by_col = t.new_zeros(*t.shape[:-1], n).index_add_(-1, self.cols, t)
         return self.collected(by_row, by_col)
+
+    @property
+    def is_sorted(self) -> bool:
+        """Whether the entries are in row-major order, as those of losses."""
+        return self._order is None
 
     def _sorted(self, t: Tensor) -> Tensor:
         """Return numbers of the entries (k,) in row-major order."""
@@ -223,7 +240,7 @@ class SideMeans:
             slope = self.weights * (loss.mean(at) - values)
             curvature = self.weights * loss.curvature(at)
             target = -self.gathered(slope) - self.ridge * o
-            kept, weighted = self.precondition, _Weighted(self._pattern, self._sorted(curvature))
+            kept, weighted = self.precondition, _Weighted(self.pattern, self._sorted(curvature))
             self.precondition = 1.0 / (self._diagonal(weighted.counts) + self.ridge)
             step = self._solve(target, weighted, FIT_STEPS)
             self.precondition = kept
@@ -258,6 +275,10 @@ class ProfiledCompletion(Completion):
         profiled = object.__new__(cls)
         profiled._fill(loss.shape, loss.rows, loss.cols, loss.values, loss.weights)
         profiled._model = model
+        if model.is_sorted:
+            # The places of large tables take more memory than their values.
+            kept = (loss.rows, loss.cols, loss.shape, loss.values, loss.weights)
+            profiled._kept[torch.Size(())] = PlacedEntries(*kept, pattern=model.pattern)
         return profiled
 
     def offsets_of(self, point: Collapsed | EndToEnd, steps: int = WATCH_STEPS) -> Offsets:
