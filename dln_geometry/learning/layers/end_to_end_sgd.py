@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from dln_geometry.geometry.metric import ProductFrame, cometric
 from dln_geometry.geometry.points import EndToEnd
-from dln_geometry.learning.layers.kept_layers import kept_step
+from dln_geometry.learning.layers.kept_layers import kept_step, restore_layers
 from dln_geometry.learning.rules import Rule
 from dln_geometry.support import Depth, as_depth, as_flag, as_positive, shown, warn
 
@@ -104,6 +104,12 @@ class EndToEndSGD(Optimizer):
         for group in self.param_groups:
             group.setdefault("momentum", 0.0)
             group.setdefault("nesterov", False)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+        super().load_state_dict(state_dict)
+        params = [p for group in self.param_groups for p in group["params"]]
+        restore_layers(self.state, params, state_dict)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, with its own options if it names any."""

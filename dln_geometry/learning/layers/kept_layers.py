@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,15 +23,15 @@ def kept_step(p: Tensor, gradient: Tensor, state: dict[str, Any], depth: Depth, 
     dtype = p.dtype if p.dtype.itemsize >= 4 else torch.float32
     x, g = p.flatten(1).to(dtype), gradient.flatten(1).to(dtype)
     layers = [w.to(dtype) for w in state.get("layers", ())]
-    bound = 100 * len(layers) * torch.finfo(p.dtype).eps * x.abs().max()
-    if not layers or bool((product(layers) - x).abs().max() > bound):
+    # The layers are kept in single precision at least: p is their product, rounded to its type.
+    rounding = 2 * torch.finfo(p.dtype).eps + 100 * len(layers) * torch.finfo(dtype).eps
+    if not layers or bool((product(layers) - x).abs().max() > rounding * x.abs().max()):
         if not bool(x.any()):
             return False
         point = EndToEnd.of(x, int(depth))
-        rounding = 4 * max(x.shape) * torch.finfo(dtype).eps * point.s[0]
-        point = EndToEnd(
-            point.u, torch.where(point.s > rounding, point.s, 0.0), point.vh, depth, check=False
-        )
+        least = 4 * max(x.shape) * torch.finfo(dtype).eps * point.s[0]
+        s = torch.where(point.s > least, point.s, 0.0)
+        point = EndToEnd(point.u, s, point.vh, depth, check=False)
         layers = list(balanced_factors(point, widths=min(x.shape)))
         state["buffers"] = []
     named = {str(k): w for k, w in enumerate(layers)}
@@ -40,3 +41,16 @@ def kept_step(p: Tensor, gradient: Tensor, state: dict[str, Any], depth: Depth, 
     state["layers"], state["buffers"] = list(moved.values()), list(velocities.values())
     p.copy_(product(state["layers"]).reshape(p.shape))
     return True
+
+
+def restore_layers(state: dict[Any, Any], params: Sequence[Tensor], saved: dict[str, Any]) -> None:
+    """Put the layers and buffers of a saved state back as they were.
+
+    ``Optimizer.load_state_dict`` rounds them to the type of the parameter.
+    """
+    numbers = [k for group in saved["param_groups"] for k in group["params"]]
+    for k, p in zip(numbers, params, strict=True):
+        kept = saved["state"].get(k, {})
+        for key in ("layers", "buffers"):
+            if key in kept:
+                state[p][key] = [w.detach().to(p.device, copy=True) for w in kept[key]]

@@ -75,6 +75,26 @@ def test_states_continue_and_moves_from_outside_begin_anew(generator):
     assert_close(p.detach(), fresh.detach(), ops=100)
 
 
+def test_layers_of_half_precision_keep_what_their_product_rounds_away(generator):
+    x = started((4, 3), 3, 2, generator).matrix
+    p = nn.Parameter(x.bfloat16())
+    optimizer = EndToEndSGD([p], lr=1e-5, depth=2, momentum=0.5)
+    wide = nn.Parameter(p.detach().float())
+    reference = EndToEndSGD([wide], lr=1e-5, depth=2, momentum=0.5)
+    for k in range(300):
+        for q, o in ((p, optimizer), (wide, reference)):
+            q.grad = torch.ones_like(q)
+            o.step()
+        if k == 150:
+            state = copy.deepcopy(optimizer.state_dict())
+            optimizer = EndToEndSGD([p], lr=1e-5, depth=2, momentum=0.5)
+            optimizer.load_state_dict(state)
+    assert_close(
+        torch.stack(optimizer.state[p]["layers"][:1])[0], reference.state[wide]["layers"][0]
+    )
+    assert torch.equal(p.detach(), wide.detach().bfloat16())
+
+
 def test_biases_have_the_momentum_of_torch():
     p, q = (nn.Parameter(torch.linspace(0, 1, 5, dtype=F64)) for _ in range(2))
     options = {"lr": 0.1, "momentum": 0.7, "nesterov": True, "weight_decay": 0.2}
