@@ -17,6 +17,9 @@ from dln_geometry.dynamics.dyson import (
     isospectral_flow as isospectral_flow,
     singular_dyson as singular_dyson,
 )
+from dln_geometry.dynamics.ensembles import (
+    ensemble as ensemble,
+)
 from dln_geometry.dynamics.flows import (
     FlowError as FlowError,
     FreeEnergy as FreeEnergy,

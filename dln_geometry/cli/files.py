@@ -57,6 +57,8 @@ def option(name: str) -> Iterator[None]:
         for begin in (f"{name} ", f"{inner} "):
             if text.startswith(begin):
                 raise ValueError(f"--{name} {text[len(begin) :]}") from None
+        if text.startswith("store "):
+            raise ValueError(f"--{text}") from None
         raise ValueError(f"--{name}: {text}") from None
 
 
@@ -112,8 +114,11 @@ def check_store(store: Path | None, data: Path) -> None:
     """Refuse a store that is the data."""
     if store is not None and _is_same(store, data):
         raise ValueError(f"--store must not be the data, got {store}")
-    if store is not None and store.is_dir():
-        raise ValueError(f"--store must be a file, got the folder {store}")
+    if store is not None:
+        from dln_geometry.dynamics.store import check_place
+
+        with option("store"):
+            check_place(store)
 
 
 def _is_same(path: Path, other: Path) -> bool:

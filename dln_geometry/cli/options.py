@@ -82,9 +82,12 @@ MatrixFile = Annotated[
 LayersFile = Annotated[
     Path, Option("--out", help="File of the layers W_1, ..., W_N: .npz, .pt or .safetensors.")
 ]
-Store = Annotated[Path | None, Option(help="File of the state, from which a killed run continues.")]
+Store = Annotated[
+    Path | None,
+    Option(help="Folder in the format of zarr, from which a killed run continues."),
+]
 Quick = Annotated[bool, Option("--quick", help="A small version, in seconds.")]
 PhotographFile = Annotated[Path, Option("--out", help="Figure to write: .png, .pdf or .svg.")]
 PhotographStore = Annotated[
-    Path | None, Option("--store", help="Folder of states, from which a killed job continues.")
+    Path | None, Option("--store", help="Folder of stores, from which a killed job continues.")
 ]

@@ -150,9 +150,9 @@ def _complete_all(
 
 
 def _state(store: Path, height: int, machine: Machine, depth: int) -> Path:
-    """Return the file of the state of one depth."""
+    """Return the store of one depth."""
     kind = "" if machine.dtype == torch.float32 else "-double"
-    return store / f"{height}-{machine.seed}{kind}-depth-{depth}.pt"
+    return store / f"{height}-{machine.seed}{kind}-depth-{depth}.zarr"
 
 
 def _told_of_depth(result: Result) -> dict[str, Any]:

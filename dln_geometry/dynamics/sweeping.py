@@ -5,21 +5,20 @@ from __future__ import annotations
 import itertools
 import math
 import numbers
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Executor, Future
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, as_completed
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
-from dln_geometry.dynamics.trajectory import Trajectory
-from dln_geometry.support import Progress, ProgressCallback, shown
+from dln_geometry.dynamics.cells import Cell, Cells, cell_of, name_of
+from dln_geometry.dynamics.store import Store
+from dln_geometry.support import EVERY, Every, Progress, ProgressCallback, Schedule, shown
 
 if TYPE_CHECKING:
     import xarray
-
-Cell = dict[str, tuple[tuple[str, ...], np.ndarray]]
-"""The results of one run: names, with the dimensions and the numbers of each."""
 
 
 class SweepError(RuntimeError):
@@ -48,6 +47,8 @@ def sweep(
     /,
     *,
     executor: Executor | None = None,
+    store: str | os.PathLike[str] | None = None,
+    every: Every = EVERY,
     progress: bool | ProgressCallback = False,
     **named: Any,
 ) -> xarray.Dataset:
@@ -65,7 +66,14 @@ def sweep(
         names that are options here.
     executor : concurrent.futures.Executor, optional
         Where the runs are made: threads, processes (`run` must be one that can be pickled), or a
-        cluster with this interface. The result is the same whatever the number of workers.
+        cluster with this interface, as ``dask.distributed.Client(...).get_executor()``. The result
+        is the same whatever the number of workers.
+    store : path, optional
+        Folder in the format of zarr that keeps the runs that are done: a killed sweep makes the
+        others. ``xarray.open_zarr`` reads them meanwhile, as a table with the dimension ``cell``.
+        The store knows the name of `run` and the labels of the axes, not what `run` does.
+    every : float or mapping
+        When they are written, as in `gradient_flow`; a step is a run.
     progress : bool or callable
         Show a progress bar; or call ``progress(fraction_done, info)``.
 
@@ -101,16 +109,42 @@ def sweep(
     values = {name: _axis(name, given) for name, given in {**(axes or {}), **named}.items()}
     if not values:
         raise ValueError("axes must hold at least one parameter, got none")
+    schedule = Schedule(every)
     labels = [list(axis) for axis in values.values()]
     places = [dict(zip(values, row, strict=True)) for row in itertools.product(*labels)]
     calls = [{name: values[name][label] for name, label in place.items()} for place in places]
-    cells: list[Cell] = []
+    axis_labels = dict(zip(values, labels, strict=True))
+    if store is None:
+        done = _done(run, calls, places, executor, progress, Cells(None, axis_labels))
+    else:
+        if not isinstance(store, str | os.PathLike):
+            raise TypeError(f"store must be a path, got {type(store).__name__}")
+        facts = {"run": "sweep", "of": name_of(run), "axes": list(axis_labels.items())}
+        with Store.held(store, facts, schedule) as kept:
+            done = _done(run, calls, places, executor, progress, Cells(kept, axis_labels))
+    return _gathered([done[k] for k in range(len(places))], axis_labels)
+
+
+def _done(
+    run: Callable[..., Any],
+    calls: list[dict[str, Any]],
+    places: list[dict[str, Any]],
+    executor: Executor | None,
+    progress: bool | ProgressCallback,
+    cells: Cells,
+) -> dict[int, Cell]:
+    """Make the runs that are not done yet; keep what is done whatever happens."""
+    missing = [k for k in range(len(places)) if k not in cells.done]
+    work = [{"run": run, "call": calls[k]} for k in missing]
     with Progress(progress, "sweep") as bar:
-        for k, cell in enumerate(_results(run, calls, places, executor)):
-            cells.append(cell)
-            if bar.callback is not None:
-                bar.callback((k + 1) / len(places), {"obs": [[math.nan]]})
-    return _gathered(cells, dict(zip(values, labels, strict=True)))
+        try:
+            for k, cell in each_done(_called, work, [places[k] for k in missing], executor):
+                cells.add(missing[k], cell)
+                if bar.callback is not None:
+                    bar.callback(len(cells.done) / len(places), {"obs": [[math.nan]]})
+        finally:
+            cells.flush()
+    return cells.done
 
 
 def _axis(name: Any, given: Any) -> dict[Any, Any]:
@@ -153,25 +187,25 @@ class _naming_the_run:
             raise SweepError(text, self.place) from error
 
 
-def _results(
-    run: Callable[..., Any],
-    calls: list[dict[str, Any]],
-    places: list[dict[str, Any]],
+def each_done(
+    work: Callable[..., Any],
+    calls: Sequence[dict[str, Any]],
+    places: Sequence[dict[str, Any]],
     executor: Executor | None,
-) -> Iterable[Cell]:
-    """Yield the results in the order of the calls."""
+) -> Iterator[tuple[int, Any]]:
+    """Yield the number of every call and its result, each once, when it is done."""
     if executor is None:
-        for call, place in zip(calls, places, strict=True):
+        for k, (call, place) in enumerate(zip(calls, places, strict=True)):
             with _naming_the_run(place):
-                cell = _called(run, call)
-            yield cell
+                result = work(**call)
+            yield k, result
         return
-    waiting: list[Future[Cell]] = [executor.submit(_called, run, call) for call in calls]
+    waiting = {executor.submit(work, **call): k for k, call in enumerate(calls)}
     try:
-        for future, place in zip(waiting, places, strict=True):
-            with _naming_the_run(place):
-                cell = future.result()
-            yield cell
+        for future in as_completed(waiting):
+            with _naming_the_run(places[waiting[future]]):
+                result = future.result()
+            yield waiting[future], result
     finally:
         for future in waiting:
             future.cancel()
@@ -179,33 +213,7 @@ def _results(
 
 def _called(run: Callable[..., Any], call: dict[str, Any]) -> Cell:
     """Make one run, here or in another process, which sends back plain arrays."""
-    return _cell_of(run(**call), getattr(run, "__name__", "value"))
-
-
-def _cell_of(result: Any, name: str) -> Cell:
-    """Return what a run gave as arrays with named dimensions."""
-    if isinstance(result, Trajectory):
-        result = result.to_xarray()
-    if hasattr(result, "data_vars"):
-        named = {
-            **result.data_vars,
-            **{d: result.coords[d] for d in result.dims if d in result.coords},
-        }
-        return {str(n): (tuple(map(str, x.dims)), np.asarray(x.values)) for n, x in named.items()}
-    if hasattr(result, "dims") and hasattr(result, "coords"):
-        return _cell_of(result.to_dataset(name=result.name or name), name)
-    if not isinstance(result, Mapping):
-        result = {name: result}
-    cell: Cell = {}
-    for key, value in result.items():
-        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-        if not isinstance(key, str) or array.dtype.kind not in "biufcUS":
-            raise TypeError(
-                "run must return numbers, arrays, a mapping of names to them, a Trajectory or "
-                f"xarray, got {shown(key)}: {shown(value)}"
-            )
-        cell[key] = tuple(f"{key}_{k}" for k in range(array.ndim)), array
-    return cell
+    return cell_of(run(**call), getattr(run, "__name__", "value"))
 
 
 def _gathered(cells: list[Cell], labels: dict[str, list[Any]]) -> xarray.Dataset:

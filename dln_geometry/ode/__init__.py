@@ -13,6 +13,7 @@ the members of `ExplicitStepper`, and lines in `methods.choice`.
 from __future__ import annotations
 
 from dln_geometry.ode.anderson import Secants
+from dln_geometry.ode.checkpoint import Keeper, ResumeError
 from dln_geometry.ode.collocation import GAUSS, Gauss, Journey, collocate
 from dln_geometry.ode.integrate import integrate
 from dln_geometry.ode.methods import (
@@ -35,7 +36,6 @@ from dln_geometry.ode.methods import (
 from dln_geometry.ode.recording import (
     MOST_EVALUATIONS,
     IntegrationError,
-    ResumeError,
     Solution,
     end_or_rules,
     save_times,
@@ -55,6 +55,7 @@ __all__ = [
     "Gauss",
     "IntegrationError",
     "Journey",
+    "Keeper",
     "KnownField",
     "Parts",
     "ResumeError",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,23 +14,53 @@ from dln_geometry.ode.control import StepControl
 from dln_geometry.ode.loop import Integration
 from dln_geometry.ode.methods import upload
 from dln_geometry.ode.narrowing import narrow, whole_run
-from dln_geometry.ode.recording import ResumeError
 from dln_geometry.ode.watch import rest
-from dln_geometry.support import Numbers, check_form
+from dln_geometry.support import Growing, Numbers, check_form, merged
 
-VERSION = 1
+VERSION = 2
 
 _ARRAYS = ("t", "code", "y_norms", "atol", "obs_host", "obs_first", "resting", "noisy")
 
 
-def state_of(run: Integration) -> dict[str, Any]:
-    """Return a copy of all that the next steps depend on, as tensors and plain numbers."""
+class ResumeError(ValueError):
+    """A stored state is not one of the run that is to be continued from it.
+
+    Its message says what differs: version, shapes, dtype, method, times or rules.
+
+    Examples
+    --------
+    >>> def decay(t, y, out):
+    ...     torch.neg(y, out=out)
+    >>> states = []
+    >>> _ = dln.ode.integrate(decay, torch.ones(1, 2), t_end=1.0, checkpoint=states.append)
+    >>> try:
+    ...     dln.ode.integrate(decay, torch.ones(1, 3), t_end=1.0, resume=states[-1])
+    ... except dln.ode.ResumeError as error:
+    ...     print(error)
+    resume must match y0 of shape (1, 3), torch.float32; got (1, 2), torch.float32
+    """
+
+
+class Keeper(ABC):
+    """Where an integration saves its state, given as its `checkpoint`; a store is one."""
+
+    @abstractmethod
+    def keep(self, state: dict[str, Any], rows: dict[tuple[str, ...], Growing]) -> None:
+        """Save a state; `rows` belong into it at their places, and are not copies."""
+
+
+def save_state(run: Integration, checkpoint: Keeper | Callable[[dict[str, Any]], None]) -> None:
+    """Hand over all that the next steps depend on, as tensors and plain numbers.
+
+    A function is given a copy of everything. A `Keeper` is given the rows apart.
+    """
     live = np.ones(len(whole_run(run).t), dtype=bool)
     if run.live is not None:
         live[:] = False
         live[run.live] = True
     run = whole_run(run)
-    return {
+    monitor = run.options.monitor
+    state = {
         "version": VERSION,
         "live": torch.from_numpy(live),
         "y": run.y.clone(),
@@ -40,8 +72,16 @@ def state_of(run: Integration) -> dict[str, Any]:
         "method": run.choice.state(),
         "recorder": run.recorder.state(),
         "watch": None if run.watch is None else run.watch.state(),
-        "monitor": None if run.options.monitor is None else run.options.monitor.state(),
+        "monitor": None if monitor is None else monitor.state(),
     }
+    rows = {("recorder", *place): x for place, x in run.recorder.growing().items()}
+    if monitor is not None:
+        rows |= {("monitor", *place): x for place, x in monitor.growing().items()}
+    if isinstance(checkpoint, Keeper):
+        checkpoint.keep(state, rows)
+    else:
+        whole = {place: x.part(0, len(x.rows)).clone() for place, x in rows.items()}
+        checkpoint(merged(state, whole))
 
 
 def resume_from(run: Integration, state: dict[str, Any]) -> None:

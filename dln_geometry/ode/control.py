@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from dln_geometry.ode.methods import Methods
 from dln_geometry.ode.monitoring import Monitor
+from dln_geometry.support import as_real, shown
 
 Array = np.ndarray
 SHRINK, GROW = 0.2, 10.0
@@ -112,3 +114,15 @@ class StepControl:
         control = cls(state["h"].numpy().copy())
         vars(control).update({name: value.numpy().copy() for name, value in state.items()})
         return control
+
+
+def limits_of(**limits: float | None) -> dict[str, float]:
+    """Return the limits that are not None."""
+    given = {name: value for name, value in limits.items() if value is not None}
+    for name, value in given.items():
+        number = as_real(value, f"max_{name}")
+        whole = name == "seconds" or number.is_integer() or math.isinf(number)
+        if not number >= 0 or not whole:
+            required = "at least 0" if whole else "a whole number"
+            raise ValueError(f"max_{name} must be {required}, got {shown(value)}")
+    return given

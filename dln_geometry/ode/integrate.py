@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.ode.checkpoint import resume_from, state_of
-from dln_geometry.ode.control import RESERVED, Options
+from dln_geometry.ode.checkpoint import Keeper, resume_from, save_state
+from dln_geometry.ode.control import RESERVED, Options, limits_of
 from dln_geometry.ode.loop import Integration
 from dln_geometry.ode.methods import (
     BlockNorms,
@@ -33,9 +33,11 @@ from dln_geometry.ode.recording import (
     save_times,
 )
 from dln_geometry.support import (
+    EVERY,
+    Every,
+    Schedule,
     as_flag,
     as_float_tensor,
-    as_positive,
     as_real,
     as_rtol,
     as_size,
@@ -67,8 +69,8 @@ def integrate(
     improvement: float = 0.0,
     keep_steps: bool = False,
     progress: Callable[[float, dict[str, Any]], None] | None = None,
-    checkpoint: Callable[[dict[str, Any]], None] | None = None,
-    checkpoint_every: float = 5.0,
+    checkpoint: Callable[[dict[str, Any]], None] | Keeper | None = None,
+    checkpoint_every: Every | Schedule = EVERY,
     resume: dict[str, Any] | None = None,
     jacobian: Jacobian | None = None,
     project: Projection | None = None,
@@ -130,9 +132,10 @@ def integrate(
         Keep the state at the start and after every step, in the solution's `steps`.
     progress : callable, optional
         ``progress(fraction_done, info)``, at most ten times a second, and at the end.
-    checkpoint, checkpoint_every : callable, optional, and float
-        ``checkpoint(state)`` every so many seconds, at the end, and when a keyboard interrupt or an
-        exit ends the run; the state holds tensors and plain numbers.
+    checkpoint, checkpoint_every : callable, optional, and float or mapping
+        ``checkpoint(state)`` every so many seconds, or ``{"steps": n}`` trial steps, at the end,
+        and when a keyboard interrupt or an exit ends the run; the state holds tensors and plain
+        numbers. A store of a run is given the rows apart, not copied.
     resume : dict, optional
         A state that `checkpoint` received: continue from there, to the same bits.
     jacobian : callable, optional
@@ -165,17 +168,20 @@ def integrate(
     [1.0, 0.606531, 0.367879]
     """
     _check_state(y0)
-    optional = {"record": record, "progress": progress, "checkpoint": checkpoint}
+    optional: dict[str, Any] = {"record": record, "progress": progress}
+    optional |= {} if isinstance(checkpoint, Keeper) else {"checkpoint": checkpoint}
     optional |= {"jacobian": jacobian, "project": project, "shift": shift, "narrowed": narrowed}
     _check_calls(field=field, **{name: f for name, f in optional.items() if f is not None})
     if correct is not None:
         if not isinstance(correct, Sequence) or len(correct) != 2:
             raise TypeError(f"correct must be a pair of functions, got {shown(correct)}")
         _check_calls(**{"correct[0]": correct[0], "correct[1]": correct[1]})
-    as_positive(checkpoint_every, "checkpoint_every", zero=True)
+    schedule = checkpoint_every
+    if not isinstance(schedule, Schedule):
+        schedule = Schedule(schedule, "checkpoint_every")
     batch, n = y0.shape
     norms, rules = BlockNorms(_block_sizes(blocks, n)), _stopping_rules(stop)
-    limits = _limits(steps=max_steps, evaluations=max_evaluations, seconds=max_seconds)
+    limits = limits_of(steps=max_steps, evaluations=max_evaluations, seconds=max_seconds)
     t_end = _end_of_time(t_end, bool(rules or limits))
     limits.setdefault("evaluations", MOST_EVALUATIONS)
     rtol = as_rtol(rtol, y0.dtype, default=1e-8)
@@ -194,18 +200,19 @@ def integrate(
         integration.start()
     else:
         resume_from(integration, resume)
-    return _run(integration, progress, checkpoint, checkpoint_every)
+    return _run(integration, progress, checkpoint, schedule)
 
 
 def _run(
     integration: Integration,
     progress: Callable[[float, dict[str, Any]], None] | None,
-    checkpoint: Callable[[dict[str, Any]], None] | None,
-    checkpoint_every: float,
+    checkpoint: Callable[[dict[str, Any]], None] | Keeper | None,
+    schedule: Schedule,
 ) -> Solution:
     """Advance until every sample has stopped, reporting on the way."""
     begun, before = time.perf_counter(), integration.seconds
-    reported, stored = -np.inf, begun
+    reported = -np.inf
+    schedule.restart(integration.trials)
     try:
         while integration.unfinished:
             if limit := integration.limit():
@@ -217,16 +224,16 @@ def _run(
             if progress is not None and now - reported >= 0.1:
                 reported = now
                 progress(whole_run(integration).fraction(), _info(whole_run(integration)))
-            if checkpoint is not None and now - stored >= checkpoint_every:
-                stored = now
-                checkpoint(state_of(integration))
+            if checkpoint is not None and schedule.due(integration.trials):
+                schedule.restart(integration.trials)
+                save_state(integration, checkpoint)
     except (KeyboardInterrupt, SystemExit):
         # Inside a trial the state is still that of the last whole step.
         if checkpoint is not None and not integration.committing:
-            checkpoint(state_of(integration))
+            save_state(integration, checkpoint)
         raise
     if checkpoint is not None:
-        checkpoint(state_of(integration))
+        save_state(integration, checkpoint)
     integration = whole_run(integration)
     if progress is not None:
         progress(integration.fraction(), _info(integration))
@@ -291,18 +298,6 @@ def _end_of_time(t_end: float, limited: bool) -> float:
     if math.isinf(t_end) and not limited:
         raise ValueError("t_end must be finite without a stopping rule or a limit, got inf")
     return t_end
-
-
-def _limits(**limits: float | None) -> dict[str, float]:
-    """Return the limits that are not None."""
-    given = {name: value for name, value in limits.items() if value is not None}
-    for name, value in given.items():
-        number = as_real(value, f"max_{name}")
-        whole = name == "seconds" or number.is_integer() or math.isinf(number)
-        if not number >= 0 or not whole:
-            required = "at least 0" if whole else "a whole number"
-            raise ValueError(f"max_{name} must be {required}, got {shown(value)}")
-    return given
 
 
 def _absolute(atol: float | Tensor | None, batch: int) -> np.ndarray | None:

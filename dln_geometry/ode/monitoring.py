@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.ode.methods import fetch
-from dln_geometry.support import Numbers
+from dln_geometry.support import Growing, Numbers
 
 Observable = Callable[[Tensor], Tensor]
 """``observable(y (B, n))`` returns a number for each sample, shape (B,); less is better."""
@@ -85,10 +85,17 @@ class Monitor:
         return Watched(t, values, best_t, best, self.y.clone())
 
     def state(self) -> dict[str, Any]:
-        """Return a copy of everything, as tensors."""
-        seen = self.result()
-        patience = {n: torch.from_numpy(getattr(self, n).copy()) for n in ("since", "level")}
-        return {**vars(seen), **patience}
+        """Return a copy of everything but what was seen, as tensors."""
+        names = ("best_t", "best", "since", "level")
+        return {
+            "y": self.y.clone(),
+            **{n: torch.from_numpy(getattr(self, n).copy()) for n in names},
+        }
+
+    def growing(self) -> dict[tuple[str, ...], Growing]:
+        """Return what was seen, not copied, by its places in `state`."""
+        seen = {"t": self._t, "values": self._values}
+        return {(name,): Growing(rows, len(self._t)) for name, rows in seen.items()}
 
     @staticmethod
     def form(y: Tensor) -> dict[str, Any]:

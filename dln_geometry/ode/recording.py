@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.ode.monitoring import Watched
-from dln_geometry.support import Numbers, as_real, read_array, shown
+from dln_geometry.support import Growing, Numbers, as_real, read_array, shown
 
 Record = Callable[[Tensor, Any], dict[str, Tensor]]
 """``record(y (b, n), obs (b, k))`` returns the tensors (b, ...) to save."""
@@ -54,25 +54,6 @@ class Solution:
     monitored: Watched | None = None
     steps: tuple[Tensor, Tensor] | None = None
     """Times (S, B) and states (S, B, n) at the start and after every step, if they were kept."""
-
-
-class ResumeError(ValueError):
-    """A stored state is not one of the run that is to be continued from it.
-
-    Its message says what differs: version, shapes, dtype, method, times or rules.
-
-    Examples
-    --------
-    >>> def decay(t, y, out):
-    ...     torch.neg(y, out=out)
-    >>> states = []
-    >>> _ = dln.ode.integrate(decay, torch.ones(1, 2), t_end=1.0, checkpoint=states.append)
-    >>> try:
-    ...     dln.ode.integrate(decay, torch.ones(1, 3), t_end=1.0, resume=states[-1])
-    ... except dln.ode.ResumeError as error:
-    ...     print(error)
-    resume must match y0 of shape (1, 3), torch.float32; got (1, 2), torch.float32
-    """
 
 
 class IntegrationError(ValueError):
@@ -272,16 +253,23 @@ class Recorder:
         return torch.from_numpy(np.stack(self._steps[0])), torch.stack(self._steps[1])
 
     def state(self) -> dict[str, Any]:
-        """Return a copy of everything saved."""
-        kept = self.steps
-        steps = {} if kept is None else {"steps": {"t": kept[0], "y": kept[1]}}
-        return {
-            **steps,
-            "times": list(self._times),
-            "rows": {name: torch.stack(rows) for name, rows in self._rows.items()},
-            "saved": {name: value.clone() for name, value in self._saved.items()},
-            "index": torch.from_numpy(self._index.copy()),
+        """Return all but the rows."""
+        empty = {
+            "times": torch.zeros(0, dtype=torch.float64, device="cpu"),
+            "rows": {},
+            "saved": {},
         }
+        steps = {} if self._steps is None else {"steps": {}}
+        return {**empty, **steps, "index": torch.from_numpy(self._index.copy())}
+
+    def growing(self) -> dict[tuple[str, ...], Growing]:
+        """Return the rows, not copied, by their places in `state`."""
+        count = len(self._times)
+        rows = {("rows", n): Growing(x, count) for n, x in self._rows.items()}
+        rows |= {("saved", n): Growing(x, self._index) for n, x in self._saved.items()}
+        for name, x in zip("ty", self._steps or (), strict=False):
+            rows["steps", name] = Growing(x, len(x))
+        return {**rows, **({("times",): Growing(self._times, count)} if count else {})}
 
     def form(self, state: Any, y: Tensor, obs: Tensor | None) -> dict[str, Any]:
         """Return the form that a copy must have, given any states and observables."""
@@ -295,7 +283,7 @@ class Recorder:
             steps = {"steps": {"t": each, "y": Numbers(y.dtype, (None, *y.shape))}}
         return {
             **steps,
-            "times": [float, ...],
+            "times": Numbers(torch.float64, (None,)),
             "rows": rows if every and count else {},
             "saved": {} if every else ({}, rows),
             "index": Numbers(torch.int64, (self._batch,)),
@@ -306,7 +294,7 @@ class Recorder:
         index = state["index"].numpy().copy()
         if (index < 0).any() or (index >= len(self._padded)).any():
             raise ValueError(f"index must lie within {len(self._padded) - 1} save times")
-        self._times = list(state["times"])
+        self._times = state["times"].tolist()
         rows, saved = state["rows"], state["saved"]
         self._rows = {name: list(x.to(device).clone().unbind(0)) for name, x in rows.items()}
         self._saved = {name: x.to(device).clone() for name, x in saved.items()}

@@ -27,10 +27,17 @@ from dln_geometry.support.arguments import (
 from dln_geometry.support.array_likes import read_array, sparse_places
 from dln_geometry.support.depth import Depth, as_depth, as_layer_count, as_normalized
 from dln_geometry.support.derivatives import is_differentiated, refuse_derivatives
-from dln_geometry.support.files import RUN_MARK, Lock, written_whole
-from dln_geometry.support.forms import Numbers, check_form
+from dln_geometry.support.files import RUN_MARK, Lock, replaced, written_whole
+from dln_geometry.support.forms import Growing, Numbers, check_form, merged
 from dln_geometry.support.memory import shared_pair
-from dln_geometry.support.progress import Progress, ProgressCallback, progress_bar
+from dln_geometry.support.progress import (
+    EVERY,
+    Every,
+    Progress,
+    ProgressCallback,
+    Schedule,
+    progress_bar,
+)
 from dln_geometry.support.random import (
     as_generator,
     as_index,
@@ -66,14 +73,18 @@ from dln_geometry.support.tensors import (
 from dln_geometry.support.warning import warn
 
 __all__ = [
+    "EVERY",
     "FIELDS",
     "RUN_MARK",
     "Array",
     "Depth",
+    "Every",
+    "Growing",
     "Lock",
     "Numbers",
     "Progress",
     "ProgressCallback",
+    "Schedule",
     "absolute_square",
     "as_alike",
     "as_choice",
@@ -112,6 +123,7 @@ __all__ = [
     "field_dimension",
     "is_differentiated",
     "least",
+    "merged",
     "namespace",
     "normal",
     "on_device",
@@ -122,6 +134,7 @@ __all__ = [
     "real_product",
     "refuse_complex",
     "refuse_derivatives",
+    "replaced",
     "shared_pair",
     "shown",
     "sparse_places",

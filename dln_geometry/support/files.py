@@ -38,24 +38,43 @@ def written_whole(path: Path, *, is_run: bool = False) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not is_run and _holds_run(path):
         raise ValueError(f"path must not be the store of a run, got {path}: give another name")
+    # In the same folder, for the replacement to be atomic, and with the permissions of any new
+    # file: the tempfile module would make it readable by its owner alone.
+    with replaced(path, _new_part(path)) as handle:
+        yield handle
+
+
+def _new_part(path: Path) -> Path:
+    """Return a new name beside a file, once what killed writers left there is removed."""
     stem = f".{os.fsencode(path.name)[:120].decode(errors='ignore')}"
     for old in path.parent.glob(f"{_escaped(stem)}.*.part"):
         owner = re.fullmatch(r"\.(.+)~(\d+)~[0-9a-f]{8}\.part", old.name[len(stem) :])
         if owner and _is_abandoned(old, owner[1], int(owner[2])):
             old.unlink(missing_ok=True)
-    # In the same folder, for the replacement to be atomic, and with the permissions of any new
-    # file: the tempfile module would make it readable by its owner alone.
     mark = f"{_host()}~{os.getpid()}~{uuid.uuid4().hex[:8]}"
-    part = path.with_name(f"{stem}.{mark}.part")
+    return path.with_name(f"{stem}.{mark}.part")
+
+
+@contextmanager
+def replaced(
+    path: Path, part: Path, *, lasting: bool = True, named: bool = True
+) -> Iterator[BinaryIO]:
+    """Open the file `part`, which replaces `path` once everything is written.
+
+    `lasting` waits until the disk has the content, `named` until it has the name too. An OSError
+    (a full disk) names the file.
+    """
     _held.add(str(part))
     try:
         with _naming(path):
-            with open(part, "xb") as handle:
+            with open(part, "wb") as handle:
                 yield handle
                 handle.flush()
-                os.fsync(handle.fileno())
+                if lasting:
+                    os.fsync(handle.fileno())
             os.replace(part, path)
-            _sync_folder(path.parent)
+            if lasting and named:
+                _sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
         _held.discard(str(part))
@@ -95,19 +114,24 @@ class Lock:
             os.utime(self.path)
 
     def _take(self) -> None:
+        part = _new_part(self.path)
         with _naming(self.path):
             try:
-                handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-            except FileExistsError:
-                self._refuse()
-            _held.add(str(self.path))
-            try:
-                os.write(handle, self.mark.encode())
-            except OSError:
-                self.path.unlink(missing_ok=True)
-                raise
+                part.write_text(self.mark)
+                try:
+                    # Signed from the first moment: a writer may be killed at any other.
+                    os.link(part, self.path)
+                except FileExistsError:
+                    self._refuse()
+                except OSError:
+                    # A file system without links.
+                    with contextlib.suppress(FileExistsError), open(self.path, "x") as handle:
+                        handle.write(self.mark)
+                    if self._content() != self.mark:
+                        self._refuse()
+                _held.add(str(self.path))
             finally:
-                os.close(handle)
+                part.unlink(missing_ok=True)
 
     def _refuse(self) -> None:
         host, pid, _ = self._owner()

@@ -1,12 +1,13 @@
-"""Forms: what the parts of a stored state must be, checked before any is used."""
+"""The parts of a stored state: rows that a run adds to, and forms, checked before any is used."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +24,36 @@ class Numbers:
     def like(cls, x: Tensor, *, rows: bool = False, finite: bool = False) -> Numbers:
         """Return the form of `x`, or of any number of rows like `x`."""
         return cls(x.dtype, (None, *x.shape) if rows else tuple(x.shape), finite)
+
+
+@dataclass(frozen=True)
+class Growing:
+    """Rows that a run adds to: the first `count` of them do not change any more.
+
+    Rows are numbers, arrays or tensors in a list, or a tensor (T, ...). An array of counts (B,)
+    stands for rows (T, B, ...), of which each sample has its own number.
+    """
+
+    rows: Any
+    count: int | np.ndarray
+
+    def part(self, first: int, last: int) -> Tensor:
+        """Return the rows from `first` on, before `last`, as one tensor."""
+        rows = self.rows[first:last]
+        if isinstance(rows, Tensor):
+            return rows.detach()
+        if rows and isinstance(rows[0], Tensor):
+            return torch.stack(list(rows))
+        return torch.from_numpy(np.array(rows, dtype=np.float64))
+
+
+def merged(state: dict[str, Any], rows: Mapping[tuple[str, ...], Tensor]) -> dict[str, Any]:
+    """Put rows into their places in a state, whose other parts are not copied."""
+    whole = dict(state)
+    for first in dict.fromkeys(path[0] for path in rows):
+        inner = {path[1:]: x for path, x in rows.items() if path[0] == first}
+        whole[first] = inner[()] if () in inner else merged(whole.get(first) or {}, inner)
+    return whole
 
 
 def check_form(value: Any, form: Any, name: str) -> None:

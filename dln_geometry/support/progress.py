@@ -1,11 +1,20 @@
-"""Progress bars, and the callback that an integrator is given for them."""
+"""How far a run has come: progress bars, their callback, and when a run saves its state."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
+
+from dln_geometry.support.arguments import as_positive, shown
+
+Every = float | Mapping[str, float]
+"""When a run saves its state: after so many seconds, or ``{"steps": n}``, or the first of both."""
+
+EVERY = 4.0
+"""A kill loses at most five seconds: a step and the writing come on top."""
 
 ProgressCallback = Callable[[float, dict[str, Any]], None]
 
@@ -60,3 +69,28 @@ class Progress:
             self._show(fraction, {**info, "loss": loss})
         else:
             self._tell(fraction, "" if math.isnan(loss) else f"loss {loss:.3e}")
+
+
+class Schedule:
+    """Tell when the state of a run is to be saved again: after so many seconds or steps."""
+
+    def __init__(self, every: Any, name: str = "every") -> None:
+        if not isinstance(every, Mapping):
+            limits = {"seconds": as_positive(every, name, zero=True)}
+        elif not every or not every.keys() <= {"seconds", "steps"}:
+            raise ValueError(f"{name} must hold seconds or steps, got {shown(every)}")
+        else:
+            limits = {n: as_positive(x, f"{name}[{n!r}]", zero=True) for n, x in every.items()}
+        self._seconds = limits.get("seconds", math.inf)
+        self._steps = limits.get("steps", math.inf)
+        self.restart(0)
+
+    def restart(self, steps: int) -> None:
+        """Count from now, where a run has made so many steps."""
+        self._at, self._from = time.monotonic(), steps
+
+    def due(self, steps: int) -> bool:
+        """Tell whether the state is to be saved after so many steps."""
+        if steps - self._from >= self._steps:
+            return True
+        return time.monotonic() - self._at >= self._seconds

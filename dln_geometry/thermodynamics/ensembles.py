@@ -65,7 +65,7 @@ def solvable(measure: SpectralMeasure, energy: Energy) -> bool:
     )
 
 
-def ensemble(measure: SpectralMeasure, energy: Energy, b: float) -> Ensemble:
+def polynomial_ensemble(measure: SpectralMeasure, energy: Energy, b: float) -> Ensemble:
     """Return the law, with nodes doubled until log Z stands still."""
     n, single = float(measure.depth), energy.single
     assert single is not None

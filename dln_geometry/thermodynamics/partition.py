@@ -23,7 +23,7 @@ from dln_geometry.support import (
 from dln_geometry.thermodynamics.annealing import Walk, by_chains
 from dln_geometry.thermodynamics.closed import log_closed
 from dln_geometry.thermodynamics.energies import Energy, energy_of
-from dln_geometry.thermodynamics.ensembles import ensemble, solvable
+from dln_geometry.thermodynamics.ensembles import polynomial_ensemble, solvable
 from dln_geometry.thermodynamics.existence import why_infinite
 from dln_geometry.thermodynamics.few import MOST, quadrature
 from dln_geometry.thermodynamics.measure import FIELDS, SpectralMeasure
@@ -226,7 +226,7 @@ def _with_moments(
 ) -> PartitionFunction:
     """Add the moments: from correlations, by quadrature, or for the entropy from chains."""
     if solvable(measure, energy):
-        law = ensemble(measure, energy, b)
+        law = polynomial_ensemble(measure, energy, b)
         x, n = law.log_lam, float(measure.depth)
         assert energy.single is not None
         e = energy.single((n * x).exp())

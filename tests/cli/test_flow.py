@@ -170,7 +170,7 @@ def test_results_store_and_data_are_apart(low_rank, capsys):
         (["--out", "link", "--force"], "must not overwrite the data"),
         (["--store", "x.npy"], "--store must not be the data"),
         (["--store", "x-completed.npz", "--force"], "must not overwrite the data or the store"),
-        (["--store", "."], "--store must be a file"),
+        (["--store", "."], "--store must be a new name or a folder written by a run"),
     ):
         assert said in refusal(["complete", "x.npy", *more], capsys)
     assert Path("x.npy").read_bytes() == before

@@ -16,6 +16,7 @@ from tests.doors.shared import (
     F64,
     FREE,
     HERMITIAN,
+    KEPT,
     LOSS,
     MOTION,
     NET,
@@ -121,6 +122,7 @@ CALLS: dict[str, list[Call]] = {
             {
                 "factors": wrong.lists_of(FREE, shaped=False),
                 "progress": wrong.PROGRESS,
+                **KEPT,
                 "t": [
                     *wrong.junk(),
                     None,

@@ -148,6 +148,7 @@ REAL_JUNK = [v for v in wrong.junk() if not isinstance(v, complex)]
 LIMIT = [*wrong.junk(), "ab", wrong.NAN, [], wrong.HUGE, True, -1, 2.7]
 END = without(wrong.POSITIVE, None)
 OBSERVE = [*(v for v in wrong.junk()), 3, "ab", {"a": 1}, {"loss": torch.sum}, {1: torch.sum}]
+KEPT = {"store": wrong.STORE, "every": [*wrong.FREE, -1.0, {"days": 1}, {"steps": "a"}]}
 RUN = {
     "observe": OBSERVE,
     "dense": wrong.FLAG,
@@ -157,7 +158,7 @@ RUN = {
     "method": [v for v in wrong.CHOICE if v is not None],
     "until": wrong.RULES,
     "progress": wrong.PROGRESS,
-    "store": wrong.STORE,
+    **KEPT,
 }
 MOTION = {
     "t_end": [*END, None],
@@ -165,6 +166,7 @@ MOTION = {
     "save_at": SAVED,
     "generator": wrong.GENERATOR,
     "progress": wrong.PROGRESS,
+    **KEPT,
 }
 START = [*wrong.lists_of(NET, shaped=False), torch.eye(2), dln.EndToEnd]
 SHARE = {
@@ -174,7 +176,7 @@ SHARE = {
     "widths": wrong.WIDTHS,
     "keep_points": wrong.FLAG,
     "observe": OBSERVE,
-    "store": wrong.STORE,
+    **KEPT,
 }
 STEPS = [
     *wrong.junk(),

@@ -14,11 +14,13 @@ from tests.doors.shared import (
     CHAINS,
     F64,
     FILE,
+    KEPT,
     KIND,
     LIMIT,
     LOSS,
     PAIR,
     PATH,
+    POINT,
     REAL_JUNK,
     SAVED,
     SPECTRUM,
@@ -47,6 +49,10 @@ def first_of(points):
 
 def len_of(a):
     return a
+
+
+def doubled(x, generator, store=None, every=None):
+    return 2 * x
 
 
 def swept(run, axes, **options):
@@ -250,6 +256,23 @@ CALLS: dict[str, list[Call]] = {
                 "run": [*(v for v in wrong.junk() if not callable(v)), None, 3],
                 "axes": [*(v for v in wrong.junk() if not isinstance(v, dict)), 3, {}],
                 "executor": [*wrong.junk(), 3, "ab"],
+                **KEPT,
+                "progress": wrong.PROGRESS,
+            },
+        )
+    ],
+    "ensemble": [
+        Call(
+            dln.ensemble,
+            {"run": doubled, "inputs": torch.ones(3, 2), "seed": 1},
+            {
+                "run": [*(v for v in wrong.junk() if not callable(v)), None, 3],
+                "inputs": [None, 3, "ab", [], {}, [None], torch.ones(()), POINT],
+                "executor": [*wrong.junk(), 3, "ab"],
+                "seed": [v for v in wrong.GENERATOR if v is not None],
+                "members": [v for v in wrong.COUNT if v is not None],
+                "store": wrong.STORE,
+                "every": [-1.0, "a", {"days": 1}],
                 "progress": wrong.PROGRESS,
             },
         )

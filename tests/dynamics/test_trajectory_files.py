@@ -135,6 +135,7 @@ def test_files_have_the_mode_the_umask_asks_for(mask, tmp_path):
     try:
         paths = [short_run().save(tmp_path / "run"), tmp_path / "new" / "state"]
         Store(paths[1], {}).save({"steps": 3})
+        paths[1] = paths[1] / "checkpoint" / "state"
         # Also where there was a file.
         short_run().save(paths[0])
     finally:
@@ -156,8 +157,9 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path):
     with pytest.raises(TypeError):
         dln.Trajectory(t=torch.ones(1), stats={"x": object()}).save(tmp_path / "run")
     with pytest.raises(Exception, match="pickle"):
-        Store(path, {}).save({"x": lambda: 0})
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+        Store(tmp_path / "state", {}).save({"x": lambda: 0})
+    assert [p.name for p in (tmp_path / "state" / "checkpoint").iterdir()] == ["zarr.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "state"]
     assert path.read_text() == "old"
 
 

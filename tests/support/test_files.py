@@ -65,3 +65,16 @@ def test_locks(tmp_path):
     lock.path.write_text("")
     with pytest.raises(ValueError, match="on an unknown host"):
         Lock(path).__enter__()
+
+
+def test_a_lock_is_signed_without_links_too(tmp_path, monkeypatch):
+    def none(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "link", none)
+    with Lock(tmp_path / "run") as lock:
+        assert (tmp_path / "run.lock").read_text() == lock.mark
+        with pytest.raises(ValueError, match="one run at a time"):
+            Lock(tmp_path / "run").__enter__()
+        assert [p.name for p in tmp_path.iterdir()] == ["run.lock"]
+    assert not list(tmp_path.iterdir())

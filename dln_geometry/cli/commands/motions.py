@@ -168,6 +168,7 @@ def dyson_command(
     save: SavedTimes = None,
     out: RunFile = None,
     figure: Figure = None,
+    store: Store = None,
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: Dtype = "float64",

@@ -22,6 +22,7 @@ from dln_geometry.cli.runs.finishing import (
     panels,
     positive_option,
 )
+from dln_geometry.cli.signals import continuable
 from dln_geometry.dynamics.dyson import dln_dyson, dyson, singular_dyson
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.support import as_depth, as_real
@@ -53,6 +54,7 @@ def follow_particles(
     save: int | None,
     out: Path | None,
     figure: Path | None,
+    store: Path | None,
     seed: int,
     device: str,
     dtype: str,
@@ -80,10 +82,10 @@ def follow_particles(
         if value is not None:
             raise ValueError(f"{name} must be left out here, got {value}")
     first = machine.tensor(_positions(start, count_option(particles, "particles"), sides, depth))
-    check_results(out, RUNS, figure, (), force=force)
-    options: Any = {**grid, "generator": machine.generator()}
+    check_results(out, RUNS, figure, (store,), force=force)
+    options: Any = {**grid, "generator": machine.generator(), "store": store}
     x = first.expand(paths, -1)
-    with shown_progress("dyson") as progress:
+    with continuable(store), shown_progress("dyson") as progress:
         options["progress"] = progress
         if depth is not None:
             with option("depth"):

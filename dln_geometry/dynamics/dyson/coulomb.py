@@ -11,8 +11,9 @@ from torch import Tensor
 
 from dln_geometry.dynamics.laws import hermite_zeros, laguerre_zeros
 from dln_geometry.dynamics.noise import time_grid
+from dln_geometry.dynamics.store import Store, foreign_state
 from dln_geometry.dynamics.trajectory import Trajectory
-from dln_geometry.ode import MOST_EVALUATIONS, integrate
+from dln_geometry.ode import MOST_EVALUATIONS, ResumeError, integrate
 
 Field = Callable[[Tensor], Tensor]
 
@@ -24,13 +25,14 @@ _TIED = 1e-12
 
 
 def deterministic_path(
-    path: Callable[[Tensor, list[float]], Tensor], x: Tensor, t_end: Any, save_at: Any
+    path: Callable[..., Tensor], x: Tensor, t_end: Any, save_at: Any, store: Store | None
 ) -> Trajectory:
-    """Follow particles of infinite index; `path` takes a batch of them and the times."""
+    """Follow particles of infinite index; `path` takes a batch of them, the times and a store."""
     times = time_grid(t_end, None, save_at, device=x.device).times
     at = times_to_end(times, t_end)
     with torch.no_grad():
-        rows = path(x.reshape(-1, x.shape[-1]).double(), at).to(x.dtype)
+        flat = x.reshape(-1, x.shape[-1]).double()
+        rows = path(flat, at, store=stored_rows(store, x)).to(x.dtype)
     rows, stats = rows.reshape(len(at), *x.shape), {"scheme": "ode"}
     return Trajectory(t=times, states=rows[: len(times)], final=rows[-1], stats=stats)
 
@@ -47,7 +49,20 @@ def singular_repulsion(s: Tensor, excess: int) -> Tensor:
     return 0.5 * (excess + 1) / s + s * repulsion(s.square())
 
 
-def coulomb_path(x0: Tensor, times: list[float], confinement: float, rtol: float) -> Tensor:
+def stored_rows(store: Store | None, x: Tensor) -> Store | None:
+    """Tell a store whether the particles (..., n) are a batch."""
+    if store is not None:
+        store.batch = None if x.ndim == 1 else 1
+    return store
+
+
+def coulomb_path(
+    x0: Tensor,
+    times: list[float],
+    confinement: float,
+    rtol: float,
+    store: Store | None = None,
+) -> Tensor:
     """Return the solutions of ``dx_i = sum dt/(x_i - x_j) - c x_i dt`` at increasing times.
 
     Shape (T, B, n) for `x0` of shape (B, n), ascending. Coinciding particles leave as ``sqrt(t)``
@@ -66,13 +81,19 @@ def coulomb_path(x0: Tensor, times: list[float], confinement: float, rtol: float
         def field(y: Tensor) -> Tensor:
             return repulsion(y) - confinement * y
 
-        rows = _rows_after(field, x, x0 - mean, times, first, rtol)
+        rows = _rows_after(field, x, x0 - mean, times, first, rtol, store)
     means = [mean * math.exp(-confinement * t) for t in times]
     return torch.stack([r + c for r, c in zip(rows, means, strict=True)])
 
 
 def singular_coulomb_path(
-    s0: Tensor, times: list[float], *, excess: int, confinement: float, rtol: float
+    s0: Tensor,
+    times: list[float],
+    *,
+    excess: int,
+    confinement: float,
+    rtol: float,
+    store: Store | None = None,
 ) -> Tensor:
     """Return the solutions of ``ds = singular_repulsion(s) dt - c s dt``, as `coulomb_path`."""
     n = s0.shape[-1]
@@ -91,7 +112,7 @@ def singular_coulomb_path(
         return singular_repulsion(s, excess) - confinement * s
 
     s = torch.stack([_separated(row, first, cluster) for row in s0])
-    return torch.stack(_rows_after(field, s, s0, times, first, rtol))
+    return torch.stack(_rows_after(field, s, s0, times, first, rtol, store))
 
 
 def early(t: float, confinement: float) -> float:
@@ -125,31 +146,58 @@ def _separated(x: Tensor, t: float, cluster: Callable[[float, int, float], Tenso
 
 
 def _rows_after(
-    field: Field, x: Tensor, x0: Tensor, times: list[float], first: float, rtol: float
+    field: Field,
+    x: Tensor,
+    x0: Tensor,
+    times: list[float],
+    first: float,
+    rtol: float,
+    store: Store | None,
 ) -> list[Tensor]:
     """Integrate from x at the time `first`; until then the rows are the start x0."""
     rows = [x0.sort(-1).values for t in times if t <= first]
     later = [t - first for t in times if t > first]
-    return [*rows, *ascending_rows(field, x, later, rtol)[0]] if later else rows
+    return [*rows, *ascending_rows(field, x, later, rtol, store, first)[0]] if later else rows
 
 
 def ascending_rows(
-    field: Field, x: Tensor, times: list[float], rtol: float
+    field: Field,
+    x: Tensor,
+    times: list[float],
+    rtol: float,
+    store: Store | None = None,
+    begun: float = 0.0,
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Integrate ``x' = field(x)``, x of shape (B, n); return (T, B, n), sorted, and statistics."""
+    """Integrate ``x' = field(x)``, x of shape (B, n); return (T, B, n), sorted, and statistics.
+
+    The store holds the rows, unsorted, from the time `begun` on.
+    """
 
     def write(t: Tensor, y: Tensor, out: Tensor) -> None:
         out.copy_(field(y))
 
-    path = integrate(
-        write, x, t_end=times[-1], rtol=rtol, save_at=times, record=lambda y, obs: {"y": y}
-    )
+    kept: dict[str, Any] = {}
+    if store is not None:
+        store.times = begun + torch.tensor(times, dtype=torch.float64, device="cpu")
+        kept = {"checkpoint": store, "checkpoint_every": store.schedule, "resume": store.load()}
+    try:
+        path = integrate(
+            write,
+            x,
+            t_end=times[-1],
+            rtol=rtol,
+            save_at=times,
+            record=lambda y, obs: {"states": y},
+            **kept,
+        )
+    except ResumeError as error:
+        raise foreign_state(store, error) from None
     if any(status != "t_end" for status in path.status):
         raise ValueError(
             f"t_end must be within reach of {MOST_EVALUATIONS} evaluations, got {times[-1]:g}: the "
             f"motion came to t = {float(path.t_final.min()):.3g}; end earlier or loosen rtol"
         )
-    return path.saved["y"].sort(-1).values, path.stats
+    return path.saved["states"].sort(-1).values, path.stats
 
 
 def times_to_end(times: Tensor, t_end: Any) -> list[float]:

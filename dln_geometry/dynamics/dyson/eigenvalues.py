@@ -13,6 +13,7 @@ over the reals, complex numbers and quaternions are exact for every h, hence for
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any
@@ -21,13 +22,17 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.dyson.coulomb import coulomb_path, deterministic_path
-from dln_geometry.dynamics.dyson.implicit import UNRESOLVED, implicit_step, proximal
+from dln_geometry.dynamics.dyson.implicit import implicit_step, proximal
+from dln_geometry.dynamics.dyson.paths import Step, as_particles, particle_grid, particle_path
 from dln_geometry.dynamics.laws import tridiagonal_eigenvalues
-from dln_geometry.dynamics.noise import OVERFLOW, Grid, Particles, simulate, time_grid
+from dln_geometry.dynamics.noise import time_grid
 from dln_geometry.dynamics.observing import as_observables, observed_path
+from dln_geometry.dynamics.store import opened, resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.kernel import small_eigvalsh, waitless
 from dln_geometry.support import (
+    EVERY,
+    Every,
     as_choice,
     as_float_tensor,
     as_generator,
@@ -36,18 +41,13 @@ from dln_geometry.support import (
     as_rtol,
     chi,
     normal,
-    warn,
 )
-
-Step = Callable[[Tensor, float], Tensor]
-
-# Fewer steps of a scheme that is not exact bring a warning.
-FEW_STEPS = 8
 
 # `tridiagonal_step` is not used where h times the rate of its drift is larger.
 STIFF = 0.75
 
 
+@resumable("observe")
 def dyson(
     start: Any,
     *,
@@ -62,6 +62,8 @@ def dyson(
     rtol: float = 1e-9,
     progress: bool = False,
     observe: Mapping[str, Callable[[Any], Any]] | None = None,
+    store: str | os.PathLike[str] | None = None,
+    every: Every = EVERY,
 ) -> Trajectory:
     r"""Simulate ``dx_i = sum_{j != i} dt/(x_i - x_j) - c x_i dt + sqrt(2/b) dW_i``.
 
@@ -102,6 +104,8 @@ def dyson(
     observe : mapping of str to callable, optional
         Observables ``f(positions (..., n)) -> numbers (..., *k)`` at the saved times, kept by name
         in `Trajectory.observed`.
+    store, every
+        As in `langevin`.
 
     Returns
     -------
@@ -133,7 +137,7 @@ def dyson(
         raise ValueError(f"{needed}, got {scheme!r} and {index:g}")
     if math.isinf(index):
         path = partial(coulomb_path, confinement=rate, rtol=rtol)
-        found = deterministic_path(path, x, t_end, save_at)
+        found = deterministic_path(path, x, t_end, save_at, opened(store))
         return observed_path(found, observables, found.states)
     if scheme == "exact" and index not in (1, 2, 4):
         raise ValueError(
@@ -148,51 +152,24 @@ def dyson(
                 f"{tuple(x.shape)}, got {tuple(dw.shape)}"
             )
         grid = time_grid(t_end, None, save_at, steps=len(dw), to_end=True, device=x.device)
-        drawn, h, noise = iter(dw), grid.sizes[0], math.sqrt(2 / index)
+        h, noise = grid.sizes[0], math.sqrt(2 / index)
 
-        def step(x: Tensor, tau: float) -> Tensor:
-            return proximal(x, x + noise * (math.sqrt(tau / h) * next(drawn)), tau)
+        def driven(x: Tensor, tau: float, k: int) -> Tensor:
+            return proximal(x, x + noise * (math.sqrt(tau / h) * dw[k]), tau)
 
-        found = particle_path(x.expand(dw.shape[1:]), step, grid, scheme, rate)
+        wide, kept = x.expand(dw.shape[1:]), opened(store)
+        found = particle_path(wide, driven, grid, scheme, rate, progress, None, kept)
         return observed_path(found, observables, found.states)
     exact = scheme == "exact" or (index == 1 and scheme == "isospectral")
     grid = particle_grid(x, t_end, dt, save_at, "Dyson Brownian motion", exact=exact)
     generator = as_generator(generator, x.device)
-    found = particle_path(x, SCHEMES[scheme](index, generator), grid, scheme, rate, progress)
+    made = SCHEMES[scheme](index, generator)
+
+    def step(x: Tensor, tau: float, k: int) -> Tensor:
+        return made(x, tau)
+
+    found = particle_path(x, step, grid, scheme, rate, progress, generator, opened(store))
     return observed_path(found, observables, found.states)
-
-
-def as_particles(start: Any, *, positive: bool = False) -> Tensor:
-    """Return positions (..., n), ascending."""
-    x = as_float_tensor(start, "start")
-    if x.ndim == 0 or x.shape[-1] == 0:
-        raise ValueError(f"start must have shape (..., n), n >= 1, got {tuple(x.shape)}")
-    if positive and bool((x < 0).any()):
-        raise ValueError(f"start must be non-negative, got {float(x.min())}")
-    return x.detach().sort(-1).values
-
-
-def particle_grid(x: Tensor, t_end: Any, dt: Any, save_at: Any, what: str, *, exact: bool) -> Grid:
-    """Return times and steps; unless they are exact, require `dt` and warn of few steps."""
-    if dt is None and not exact:
-        raise ValueError("dt must be given: steps of this index and scheme are not exact in law")
-    grid = time_grid(t_end, dt, save_at, to_end=True, device=x.device)
-    if not exact and t_end / dt < FEW_STEPS:
-        warn(
-            f"dt = {dt:g} makes {max(1, math.ceil(t_end / dt))} step(s) of {what}, which are not "
-            f"exact: the law of the gaps will be wrong; take dt below {t_end / FEW_STEPS:g}"
-        )
-    return grid
-
-
-def particle_path(
-    x: Tensor, step: Step, grid: Grid, scheme: str, rate: float, progress: bool = False
-) -> Trajectory:
-    """Follow particles with the confining drift ``-rate x``."""
-    path = simulate(Particles(step, scheme, rate), (x,), grid, label="Dyson", progress=progress)
-    if not (isinstance(path.final, Tensor) and bool(torch.isfinite(path.final).all())):
-        raise ValueError(UNRESOLVED if scheme == "implicit" else OVERFLOW)
-    return path
 
 
 def isospectral_step(index: float, generator: torch.Generator) -> Step:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,11 +11,15 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.dyson.coulomb import coulomb_path
-from dln_geometry.dynamics.dyson.eigenvalues import particle_grid, signed_modulus
+from dln_geometry.dynamics.dyson.eigenvalues import signed_modulus
+from dln_geometry.dynamics.dyson.paths import particle_grid
 from dln_geometry.dynamics.noise import OVERFLOW, Diverged, State, Stepper, simulate
+from dln_geometry.dynamics.store import opened, resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.kernel import small_eigh
 from dln_geometry.support import (
+    EVERY,
+    Every,
     as_flag,
     as_generator,
     as_index,
@@ -27,6 +32,7 @@ from dln_geometry.support import (
 )
 
 
+@resumable("observe")
 def isospectral_flow(
     start: Any,
     *,
@@ -39,6 +45,8 @@ def isospectral_flow(
     rtol: float = 1e-9,
     progress: bool = False,
     observe: Mapping[str, Callable[[Any], Any]] | None = None,
+    store: str | os.PathLike[str] | None = None,
+    every: Every = EVERY,
 ) -> Trajectory:
     r"""Simulate ``dM = P dH + sqrt(2/b) P_perp dH`` on Hermitian or real symmetric matrices.
 
@@ -55,7 +63,7 @@ def isospectral_flow(
         Real symmetric or complex Hermitian; the field is that of its dtype.
     dyson_index : float
         Index b in (0, inf].
-    t_end, dt, generator, save_at, rtol, progress, observe
+    t_end, dt, generator, save_at, rtol, progress, observe, store, every
         As in `dyson`, which warns of the same. The eigenvalues have weak order 2 (exact at
         infinity, where they are those of `dyson`), the eigenvectors weak order 1.
     keep_points : bool
@@ -99,6 +107,8 @@ def isospectral_flow(
         keep_points=keep_points,
         observe=observe,
         progress=progress,
+        generator=generator,
+        store=opened(store),
     )
 
 

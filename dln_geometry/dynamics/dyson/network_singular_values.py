@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,8 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.dyson.coulomb import Field, ascending_rows, times_to_end
-from dln_geometry.dynamics.dyson.eigenvalues import as_particles, isospectral_step
+from dln_geometry.dynamics.dyson.coulomb import (
+    Field,
+    ascending_rows,
+    stored_rows,
+    times_to_end,
+)
+from dln_geometry.dynamics.dyson.eigenvalues import isospectral_step
+from dln_geometry.dynamics.dyson.paths import as_particles
 from dln_geometry.dynamics.dyson.singular_values import real_singular_values
 from dln_geometry.dynamics.noise import (
     Diverged,
@@ -22,9 +29,12 @@ from dln_geometry.dynamics.noise import (
     time_grid,
 )
 from dln_geometry.dynamics.observing import as_observables, observed_path
+from dln_geometry.dynamics.store import opened, resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import entropy_slope
 from dln_geometry.support import (
+    EVERY,
+    Every,
     as_depth,
     as_flag,
     as_generator,
@@ -35,6 +45,7 @@ from dln_geometry.support import (
 )
 
 
+@resumable("observe")
 def dln_dyson(
     start: Any,
     depth: float,
@@ -52,6 +63,8 @@ def dln_dyson(
     rtol: float = 1e-9,
     progress: bool = False,
     observe: Mapping[str, Callable[[Any], Any]] | None = None,
+    store: str | os.PathLike[str] | None = None,
+    every: Every = EVERY,
 ) -> Trajectory:
     r"""Simulate the singular values of the end-to-end matrix at any depth.
 
@@ -84,7 +97,7 @@ def dln_dyson(
         an object with ``spectral_gradient(s)``, ``dE/ds`` of shape (..., r).
     shape : (int, int), optional
         Shape (m, n) of the matrices of rank r; by default r x r. Hidden widths are min(m, n).
-    t_end, dt, generator, save_at, progress, observe
+    t_end, dt, generator, save_at, progress, observe, store, every
         As in `dyson`; `dt` is optional without loss and entropy.
     normalized : bool, optional
         Use the metric of A/N, which makes time N times slower; `None` only at infinite depth.
@@ -134,6 +147,8 @@ def dln_dyson(
         _check_symmetry(gradient, s)
         if not bool(torch.isfinite(gradient(s)).all()):
             raise ValueError("loss must have a finite gradient at the start, got NaN or infinite")
+        if (kept := opened(store)) is not None:
+            kept.know(loss=gradient(_probes(s)))
     entropic = None
     if entropy and flat.depth > 1:
         entropic = beta, (flat.depth - 1) * (n - r) if n > r else 0.0
@@ -143,7 +158,8 @@ def dln_dyson(
             raise ValueError("kappa must be positive without loss and entropy: nothing moves")
         times = time_grid(t_end, None, save_at, device=s.device).times
         x, at = flat.of(s).reshape(-1, r), times_to_end(times, t_end)
-        rows, stats = ascending_rows(lambda y: drift(y) / slow, x, at, rtol)
+        kept = stored_rows(opened(store), s)
+        rows, stats = ascending_rows(lambda y: drift(y) / slow, x, at, rtol, kept)
         rows, known = rows.reshape(-1, *s.shape), {"evaluations": stats["evaluations"]}
         path = Trajectory(t=times, states=rows[: len(times)], stats=known, depth=flat.depth)
         values = flat.values(rows).flip(-1)
@@ -155,7 +171,8 @@ def dln_dyson(
     generator, noise = as_generator(generator, s.device), kappa / (beta * slow)
     watch = StepWatch(flat.depth)
     steps = SpectralSteps(flat, m + n - 2 * r, noise, drift, pull, slow, generator, watch)
-    path = simulate(steps, (flat.of(s),), grid, label="singular values", progress=progress)
+    shown: dict[str, Any] = {"progress": progress, "generator": generator, "store": opened(store)}
+    path = simulate(steps, (flat.of(s),), grid, label="singular values", **shown)
     path = replace(path, depth=flat.depth)
     return observed_path(path, observables, path.singular_values)
 
@@ -194,11 +211,15 @@ def _gradient(loss: Any) -> Field | None:
     return gradient
 
 
+def _probes(s: Tensor) -> Tensor:
+    """Return different values of the size of the start, at which losses are compared."""
+    size = s.amax(-1, keepdim=True).clamp_min(torch.finfo(s.dtype).tiny ** 0.25)
+    return size * torch.linspace(0.5, 1.0, s.shape[-1], dtype=s.dtype, device=s.device)
+
+
 def _check_symmetry(gradient: Field, s: Tensor) -> None:
     """Refuse a loss that changes with the order of singular values: it is none of matrices."""
-    r = s.shape[-1]
-    probe = s.amax(-1, keepdim=True).clamp_min(torch.finfo(s.dtype).tiny ** 0.25)
-    probe = probe * torch.linspace(0.5, 1.0, r, dtype=s.dtype, device=s.device)
+    r, probe = s.shape[-1], _probes(s)
     there, back = gradient(probe), gradient(probe.flip(-1)).flip(-1)
     bound = 1e3 * torch.finfo(s.dtype).eps * r * there.abs().amax(-1)
     # NaN passes: the motion reports it.

@@ -10,6 +10,7 @@ two opposite ones, hence complex entries above b = 1.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -18,17 +19,15 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.dyson.coulomb import deterministic_path, singular_coulomb_path
-from dln_geometry.dynamics.dyson.eigenvalues import (
-    Step,
-    as_particles,
-    particle_grid,
-    particle_path,
-    signed_modulus,
-)
+from dln_geometry.dynamics.dyson.eigenvalues import signed_modulus
+from dln_geometry.dynamics.dyson.paths import Step, as_particles, particle_grid, particle_path
 from dln_geometry.dynamics.observing import as_observables, observed_path
+from dln_geometry.dynamics.store import opened, resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.kernel import small_svdvals
 from dln_geometry.support import (
+    EVERY,
+    Every,
     as_flag,
     as_generator,
     as_index,
@@ -40,6 +39,7 @@ from dln_geometry.support import (
 )
 
 
+@resumable("observe")
 def singular_dyson(
     start: Any,
     shape: tuple[int, int],
@@ -54,6 +54,8 @@ def singular_dyson(
     rtol: float = 1e-9,
     progress: bool = False,
     observe: Mapping[str, Callable[[Any], Any]] | None = None,
+    store: str | os.PathLike[str] | None = None,
+    every: Every = EVERY,
 ) -> Trajectory:
     r"""Simulate the singular values of an m x n matrix Brownian motion, any index.
 
@@ -74,7 +76,7 @@ def singular_dyson(
     signed : bool
         Give the smallest singular value of a real square matrix the sign of the determinant, at
         the start too: it moves through 0. Otherwise the modulus of that motion is reflected at 0.
-    t_end, dt, generator, save_at, confinement, rtol, progress, observe
+    t_end, dt, generator, save_at, confinement, rtol, progress, observe, store, every
         As in `dyson`, whose result and warnings are the same.
 
     References
@@ -103,14 +105,19 @@ def singular_dyson(
         raise ValueError(f"start must have shape (..., {n}) for {m} x {n}, got {tuple(s.shape)}")
     if math.isinf(index):
         path = partial(singular_coulomb_path, excess=m - n, confinement=rate, rtol=rtol)
-        found = deterministic_path(path, s, t_end, save_at)
+        found = deterministic_path(path, s, t_end, save_at, opened(store))
         return observed_path(found, observables, found.states)
     grid = particle_grid(s, t_end, dt, save_at, "Dyson Brownian motion", exact=index == 1)
     generator = as_generator(generator, s.device)
-    step = singular_step(m - n, index, generator)
+    made = singular_step(m - n, index, generator)
     if signed:
-        step = partial(real_singular_values, excess=0, generator=generator, signed=True)
-    found = particle_path(s, step, grid, "isospectral", rate, progress)
+        made = partial(real_singular_values, excess=0, generator=generator, signed=True)
+
+    def step(s: Tensor, tau: float, k: int) -> Tensor:
+        return made(s, tau)
+
+    kept = opened(store)
+    found = particle_path(s, step, grid, "isospectral", rate, progress, generator, kept)
     return observed_path(found, observables, found.states)
 
 

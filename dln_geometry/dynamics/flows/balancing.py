@@ -20,11 +20,19 @@ from dln_geometry.dynamics.flows.balancing_path import (
     balancing_generator,
 )
 from dln_geometry.dynamics.flows.run import run_flow
-from dln_geometry.dynamics.store import resumable
+from dln_geometry.dynamics.store import opened, resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.points import Network
 from dln_geometry.ode import end_or_rules, until_rules
-from dln_geometry.support import Progress, ProgressCallback, as_double, as_factors, read_array
+from dln_geometry.support import (
+    EVERY,
+    Every,
+    Progress,
+    ProgressCallback,
+    as_double,
+    as_factors,
+    read_array,
+)
 
 
 def balancing_velocity(factors: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -60,10 +68,13 @@ def balancing_velocity(factors: Sequence[Any]) -> tuple[Tensor, ...]:
     return _shaped(stack.layers(velocity), layers)
 
 
+@resumable()
 def balancing_flow(
     factors: Sequence[Any],
     t: float | Sequence[float] | Tensor,
     *,
+    store: str | os.PathLike[str] | None = None,
+    every: Every = EVERY,
     progress: bool | ProgressCallback = False,
 ) -> tuple[Tensor, ...] | list[tuple[Tensor, ...]]:
     """Return the factors after a time t of the gradient flow of ``1/2 sum |W_p|^2`` on the fibre.
@@ -79,6 +90,9 @@ def balancing_flow(
     t : float or sequence of float, shape (T,)
         Time, at least 0, or ``math.inf``; or increasing times, which give a list of factors at
         the cost of one pass and of a step (12 evaluations of the velocity) for each time.
+    store, every
+        As in `gradient_flow`. The variable ``stack`` holds the layers in the form in which they are
+        integrated, before the moments are restored.
     progress : bool or callable
         Show a progress bar; or call ``progress(fraction_done, info)``, at most ten times a second
         (at infinite time, the fraction of the longest way).
@@ -115,7 +129,7 @@ def balancing_flow(
 
     with Progress(progress, "balancing") as bar:
         moves = len(layers) > 1 and layers[0].numel() > 0
-        flow = BalancingPath(_flat(layers), bar.callback) if moves else None
+        flow = BalancingPath(_flat(layers), bar.callback, opened(store)) if moves else None
         if flow is None:
             return [copy() for _ in times] if np.ndim(t) else copy()
         flow.until = max(min(times[-1], SNAP if math.isinf(times[-1]) else LATE), 1e-300)
@@ -143,6 +157,7 @@ def kirwan_ness_flow(
     observe: Mapping[str, Callable[[Any], Any]] | None = None,
     dense: bool = False,
     store: str | os.PathLike[str] | None = None,
+    every: Every = EVERY,
     progress: bool | ProgressCallback = False,
 ) -> Trajectory:
     r"""Integrate the gradient flow of ``1/2 sum_p |G_p|^2``, which ends at balanced factors.

@@ -14,11 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.flows.balancing_system import solved
-from dln_geometry.geometry.kernel import small_eigh, small_svd
+from dln_geometry.dynamics.flows.balancing_system import correction_generator, solved
+from dln_geometry.dynamics.store import Store
+from dln_geometry.geometry.kernel import small_svd
 from dln_geometry.geometry.points import chain_from_frames, chain_svd
-from dln_geometry.ode import integrate
-from dln_geometry.support import ProgressCallback, absolute_square, as_double
+from dln_geometry.ode import Keeper, integrate
+from dln_geometry.support import (
+    Growing,
+    Numbers,
+    ProgressCallback,
+    absolute_square,
+    as_double,
+    merged,
+)
 
 # Residual of the balancing velocity's equation, in units of c and relative to the right side.
 TOLERANCE = 1e-12
@@ -140,34 +148,25 @@ def balancing_generator(w: Tensor, alive: Tensor | None = None) -> Tensor:
     return left @ (scale * y) @ right.mH
 
 
-def correction_generator(w: Tensor, excess: Tensor) -> Tensor:
-    """Return symmetric x, ``L x + (L x)^T = excess`` to one per cent, shape (B, N-1, d, d).
-
-    It lowers the moments by `excess` to first order. Symmetric x reach every excess on the orbit.
-    Directions whose own moments are within 1e-5 of zero are left out: there an excess of the size
-    of rounding would need a large x, and the integrator's error is smaller.
-    """
-    before, after = w[:, :-1], w[:, 1:]
-    # x_k = E_k z_k E_k^T: the diagonal blocks of the symmetric part of L are (e_i + e_j)/2.
-    e, frame = small_eigh(before @ before.mH + after.mH @ after)
-    diagonal = 0.5 * (e.unsqueeze(-1) + e.unsqueeze(-2))
-    floor = 1e-5 * diagonal.amax((1, 2, 3), keepdim=True)
-    scale = torch.where(diagonal > floor, diagonal.abs().rsqrt(), 0.0)
-    inner = frame[:, 1:].mH @ w[:, 1:-1] @ frame[:, :-1]
-    right = frame.mH @ (0.5 * excess) @ frame
-    y = solved(scale * right, scale, inner, inner, 1e-2)
-    return frame @ (scale * y) @ frame.mH
-
-
-class BalancingPath:
+class BalancingPath(Keeper):
     """The balancing flow of layers (B, d_p, d_{p-1}), N >= 2; progress is relative to `until`."""
 
-    def __init__(self, layers: Sequence[Tensor], progress: ProgressCallback | None = None) -> None:
-        self.progress, self.until, self.time = progress, 1.0, 0.0
+    def __init__(
+        self,
+        layers: Sequence[Tensor],
+        progress: ProgressCallback | None = None,
+        store: Store | None = None,
+    ) -> None:
+        self.progress, self.until, self.time, self.store = progress, 1.0, 0.0, store
         self.evaluations, self.bound = 0, MOST_EVALUATIONS
         self.stack = Stack([as_double(w) for w in layers])
         self.w = self.stack.tensor
         self.start = moments_of(self.w)
+        self.met: list[Tensor] = []
+        """The stacks at those times, in their order, that were passed."""
+        self._piece_state: dict[str, Any] | None = None
+        if store is not None:
+            self._take_up(store)
 
     def layers_at(self, times: Sequence[float]) -> Iterator[list[Tensor]]:
         """Yield the layers at positive finite times, which do not decrease, of one pass.
@@ -176,16 +175,17 @@ class BalancingPath:
         """
         stops = sorted({min(time, LATE) for time in times})
         self.bound = MOST_EVALUATIONS + MOST_OF_A_STOP * len(stops[1:])
-        met: dict[float, Tensor] = {}
+        if self.store is not None:
+            self.store.times = torch.tensor(stops, dtype=torch.float64, device="cpu")
         for time in times:
-            stop = min(time, LATE)
-            while stop not in met:
-                met |= self._piece(stops[-1], [s for s in stops if s > self.time])
-            yield self.stack.layers(self._restored(met[stop], math.exp(-2.0 * time)))
+            place = stops.index(min(time, LATE))
+            while place >= len(self.met):
+                self._piece(stops[-1], stops[len(self.met) :])
+            yield self.stack.layers(self._restored(self.met[place], math.exp(-2.0 * time)))
 
     def balanced(self) -> tuple[Tensor, ...]:
         """Move on to infinite time and return the layers."""
-        while self.time < SNAP and not self._is_near():
+        while self._piece_state is not None or (self.time < SNAP and not self._is_near()):
             self._piece(SNAP)
         # The rest of the way is short and orthogonal to the balanced factors, so the limit has the
         # frames of the present layers, without the modes that vanish.
@@ -210,11 +210,31 @@ class BalancingPath:
             frames.append(a @ bh)
         return frames, u, s
 
-    def _piece(self, time: float, stops: Sequence[float] = ()) -> dict[float, Tensor]:
+    def _take_up(self, store: Store) -> None:
+        """Go on where a stored pass has come to."""
+        whole, rows = Numbers.like(self.w, finite=True), Numbers.like(self.w, rows=True)
+        form = {"w": whole, "time": float, "evaluations": int, "rows": ({}, {"stack": rows})}
+        held = store.load({**form, "piece": object})
+        if held is not None:
+            self.w, met = held["w"].to(self.w), held["rows"].get("stack", self.w[:0])
+            self.met, self.time = list(met.to(self.w).unbind(0)), held["time"]
+            self.evaluations, self._piece_state = held["evaluations"], held["piece"]
+
+    def keep(self, state: dict[str, Any], rows: dict[tuple[str, ...], Growing]) -> None:
+        """Save the pass together with the state of the piece that is being integrated."""
+        assert self.store is not None
+        now = {"w": self._before, "time": self.time, "evaluations": self.evaluations, "rows": {}}
+        inner = {("piece", *place): x.part(0, len(x.rows)) for place, x in rows.items()}
+        count = len(self.met)
+        met = {("rows", "stack"): Growing(self.met, count)} if count else {}
+        self.store.keep(merged({**now, "piece": state}, inner), met)
+
+    def _piece(self, time: float, stops: Sequence[float] = ()) -> None:
         """Integrate the changes of basis, no further than they stay well conditioned.
 
-        Return the stacks at those of the `stops`, increasing up to `time`, that were passed.
+        Keep the stacks at those of the `stops`, increasing up to `time`, that were passed.
         """
+        self._before = self.w
         u, s, vh = layer_svd(self.w)
         # Remove roundings, which would have grown by the next piece.
         alive = s > 0
@@ -239,6 +259,10 @@ class BalancingPath:
             coordinates(out).copy_(chart.rate(g, balancing_generator(moved, alive)))
             return 0.5 * absolute_square(moved).sum((1, 2, 3)).unsqueeze(-1)
 
+        kept: dict[str, Any] = {}
+        if self.store is not None:
+            kept = {"checkpoint": self, "checkpoint_every": self.store.schedule}
+            kept["resume"], self._piece_state = self._piece_state, None
         end = integrate(
             field,
             start,
@@ -250,6 +274,7 @@ class BalancingPath:
             save_at=spans,
             max_evaluations=max(1, self.bound - self.evaluations),
             progress=None if self.progress is None else self._report(span),
+            **kept,
         )
         self.evaluations += int(end.stats["evaluations"])
         if any(status != "t_end" for status in end.status):
@@ -259,7 +284,7 @@ class BalancingPath:
             )
         moved = [transformed(w, chart.basis(coordinates(y))) for y in end.saved["y"]]
         self.w, self.time = moved[-1], last
-        return {s: moved[spans.index(after)] for s, after in passed.items()}
+        self.met += [moved[spans.index(after)] for after in passed.values()]
 
     def _report(self, span: float) -> ProgressCallback:
         begun = self.time

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from dln_geometry.geometry.kernel import small_eigh
 from dln_geometry.support import real_product
 
 # Width up to which a factorisation by blocks of width^2 beats conjugate gradients.
@@ -101,3 +102,22 @@ def _backsolved(diagonal: list[Tensor], below: list[Tensor], b: Tensor) -> Tenso
 
 def _sample_dot(a: Tensor, b: Tensor) -> Tensor:
     return real_product(a, b).sum((1, 2, 3), keepdim=True)
+
+
+def correction_generator(w: Tensor, excess: Tensor) -> Tensor:
+    """Return symmetric x, ``L x + (L x)^T = excess`` to one per cent, shape (B, N-1, d, d).
+
+    It lowers the moments by `excess` to first order. Symmetric x reach every excess on the orbit.
+    Directions whose own moments are within 1e-5 of zero are left out: there an excess of the size
+    of rounding would need a large x, and the integrator's error is smaller.
+    """
+    before, after = w[:, :-1], w[:, 1:]
+    # x_k = E_k z_k E_k^T: the diagonal blocks of the symmetric part of L are (e_i + e_j)/2.
+    e, frame = small_eigh(before @ before.mH + after.mH @ after)
+    diagonal = 0.5 * (e.unsqueeze(-1) + e.unsqueeze(-2))
+    floor = 1e-5 * diagonal.amax((1, 2, 3), keepdim=True)
+    scale = torch.where(diagonal > floor, diagonal.abs().rsqrt(), 0.0)
+    inner = frame[:, 1:].mH @ w[:, 1:-1] @ frame[:, :-1]
+    right = frame.mH @ (0.5 * excess) @ frame
+    y = solved(scale * right, scale, inner, inner, 1e-2)
+    return frame @ (scale * y) @ frame.mH

@@ -18,6 +18,8 @@ from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.points import Collapsed, EndToEnd
 from dln_geometry.ode import end_or_rules, until_rules
 from dln_geometry.support import (
+    EVERY,
+    Every,
     ProgressCallback,
     as_count,
     as_flag,
@@ -60,6 +62,7 @@ def gradient_flow(
     precision: str | None = None,
     progress: bool | ProgressCallback = False,
     store: str | os.PathLike[str] | None = None,
+    every: Every = EVERY,
 ) -> Trajectory:
     r"""Integrate ``dX/dt = -A_{N,X}(E'(X))``.
 
@@ -141,10 +144,14 @@ def gradient_flow(
         `info` has ``"loss"`` (the largest of a batch), ``"t"``, ``"h"``, ``"steps"``,
         ``"evaluations"`` and ``"method"``.
     store : path, optional
-        File that holds the state of the run, renewed every few seconds. If it exists, the run
+        Folder in the format of zarr that holds the rows and the state of the run;
+        ``xarray.open_zarr`` reads the series while the run goes on. If it exists, the run
         continues from it, with the results of an uninterrupted run. A run that differs in anything
         that decides the result is refused: loss, start, options. `t_end` may be raised unless saved
         times depend on it, and `until` may be changed, but for the presence of ``"gradient"``.
+    every : float or mapping
+        When rows and state are written: after so many seconds, or ``{"steps": n}`` steps, or the
+        first of both. A checkpoint adds what is new.
 
     Returns
     -------

@@ -16,7 +16,7 @@ from dln_geometry.dynamics.dense import Dense, shaped_point
 from dln_geometry.dynamics.engines import GRADIENT, LOSS, Engine
 from dln_geometry.dynamics.monitored import monitored_of
 from dln_geometry.dynamics.observing import Observables, as_observables, observed_rows, split_rows
-from dln_geometry.dynamics.store import opened
+from dln_geometry.dynamics.store import foreign_state, opened
 from dln_geometry.dynamics.trajectory import FlowError, Trajectory
 from dln_geometry.ode import (
     MOST_EVALUATIONS,
@@ -28,6 +28,7 @@ from dln_geometry.ode import (
     integrate,
 )
 from dln_geometry.support import (
+    EVERY,
     Progress,
     ProgressCallback,
     as_count,
@@ -75,6 +76,7 @@ def run_flow(
         # The rule on the gradient decides what the engine watches, and so what the state holds.
         watched = ["gradient" in rules, type(engine).__name__]
         saved.know(until=watched, state=start, save_at=times, observe=sorted(observables))
+        saved.slow, saved.times, saved.batch = slow, times, 1 if batched else None
     system, correct = _known(engine, engine if rebalance is not None else None), None
     if rebalance is not None:
         bound = as_positive(rebalance, "rebalance")
@@ -117,7 +119,8 @@ def run_flow(
                 improvement=improvement,
                 keep_steps=dense,
                 progress=bar.callback,
-                checkpoint=None if saved is None else saved.save,
+                checkpoint=saved,
+                checkpoint_every=EVERY if saved is None else saved.schedule,
                 resume=None if saved is None else saved.load(),
                 jacobian=system.jacobian,
                 project=system.project,
@@ -125,7 +128,7 @@ def run_flow(
                 narrowed=system.narrowed,
             )
         except ResumeError as error:
-            raise ValueError(f"store must hold a state of this run, got {saved}: {error}") from None
+            raise foreign_state(saved, error) from None
         except IntegrationError as error:
             reached = _trajectory_of(error.solution, engine, slow, keep_points, observables)
             raise FlowError(str(error), reached) from error

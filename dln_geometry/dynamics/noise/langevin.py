@@ -26,6 +26,8 @@ from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import hidden_excess
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
 from dln_geometry.support import (
+    EVERY,
+    Every,
     as_choice,
     as_count,
     as_flag,
@@ -56,6 +58,7 @@ def langevin(
     observe: Mapping[str, Callable[[Any], Any]] | None = None,
     progress: Show = False,
     store: str | os.PathLike[str] | None = None,
+    every: Every = EVERY,
 ) -> Trajectory:
     r"""Simulate Riemannian Langevin dynamics of end-to-end matrices.
 
@@ -120,8 +123,11 @@ def langevin(
     progress : bool or callable
         Show a progress bar, or call this function with the fraction done at saved times.
     store : path, optional
-        File from which a killed run continues, to the same bits. A run that differs in anything is
+        Folder in the format of zarr from which a killed run continues, to the same bits, and which
+        ``xarray.open_zarr`` reads while the run goes on. A run that differs in anything is
         refused: loss, start, options, and the state of the generator when the run begins.
+    every : float or mapping
+        When rows and state are written, as in `gradient_flow`.
 
     Returns
     -------
@@ -228,8 +234,8 @@ def brownian_motion(
 
     With `upstairs` it is Brownian motion on the balanced manifold instead: pushed down, it has the
     additional drift ``1/2 grad_{g^N} S``, the mean curvature of the orbits. References and all
-    parameters, with ``increments, save_at, chains, widths, method, keep_points, progress, store``,
-    as in `langevin`.
+    parameters, with ``increments, save_at, chains, widths, method, keep_points, progress, store``
+    and ``every``, as in `langevin`.
 
     Examples
     --------

@@ -13,22 +13,24 @@ from dln_geometry.dynamics.noise.simulation import OVERFLOW, Diverged, State, St
 
 
 class Particles(Stepper):
-    """Positions (..., n) moved by ``step(x, h)`` and, exactly, by the drift ``-rate x``.
+    """Positions (..., n) moved by ``step(x, h, index)`` and, exactly, by the drift ``-rate x``.
 
     As repulsion is homogeneous of degree -1, ``e^{-ct} y((e^{2ct} - 1)/(2c))`` is the confined
     motion if y is the free one.
     """
 
-    def __init__(self, step: Callable[[Tensor, float], Tensor], scheme: str, rate: float) -> None:
+    def __init__(
+        self, step: Callable[[Tensor, float, int], Tensor], scheme: str, rate: float
+    ) -> None:
         self.step, self.scheme, self.rate = step, scheme, rate
 
     def advance(self, state: State, h: float, index: int) -> State:
         (x,), rate = state, self.rate
         try:
             if rate == 0:
-                return (self.step(x, h),)
+                return (self.step(x, h, index),)
             shrink, tau = math.exp(-rate * h), -math.expm1(-2 * rate * h) / (2 * rate)
-            return (self.step(shrink * x, tau),)
+            return (self.step(shrink * x, tau, index),)
         except torch.linalg.LinAlgError:
             finite = torch.isfinite(x).all(-1)
             raise Diverged(OVERFLOW, ~finite | finite.all()) from None

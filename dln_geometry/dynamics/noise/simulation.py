@@ -6,9 +6,9 @@ A motion is a `Stepper`; `simulate` makes its steps on a `Grid` and returns a `T
 from __future__ import annotations
 
 import math
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,12 +19,10 @@ from dln_geometry.dynamics.noise.watch import StepWatch
 from dln_geometry.dynamics.observing import Observables, as_observables, observed_rows, split_rows
 from dln_geometry.dynamics.store import Store
 from dln_geometry.dynamics.trajectory import FlowError, Trajectory
-from dln_geometry.support import Numbers, Progress, on_device
+from dln_geometry.support import Growing, Numbers, Progress, on_device
 
 State = tuple[Tensor, ...]
 Show = bool | Callable[[float, dict[str, Any]], None]
-
-SECONDS_BETWEEN_CHECKPOINTS = 5.0
 
 OVERFLOW = "start, t_end and the size of the noise must leave positions finite, got overflow"
 
@@ -111,15 +109,16 @@ def simulate(
     """Make all steps of a grid; `FlowError` if one diverges.
 
     The store holds the state of the generator: a run that was killed continues to the same bits.
-    It is renewed every few seconds, at the end, and when an interrupt or an exit ends the run.
+    It is renewed on its schedule, at the end, and when an interrupt or an exit ends the run.
 
     On a device the host waits for saved rows and checkpoints alone: whether all steps before were
     sound is asked then, and if they were not, they are made again with a look at each.
     """
     observables = as_observables(observe)
-    rows: list[dict[str, Tensor]] = []
-    kept: list[State] = []
-    first, done = 0, 0
+    rows: dict[str, list[Tensor]] = {}
+    # One list for each part of a start: points need no more of what a state may add to them.
+    kept: list[list[Tensor]] = [[] for _ in state]
+    first, done, saved = 0, 0, 0
     held = (
         None
         if store is None
@@ -128,43 +127,47 @@ def simulate(
     if held is not None:
         # Numbers that the host reads stay there.
         home = [x.device for x in (*state, state[0])]
-        state, *kept = [
-            tuple(x.to(place) for x, place in zip(z, home, strict=False))
-            for z in (held["state"], *held["kept"])
-        ]
-        rows = [{k: v.to(home[0]) for k, v in row.items()} for row in held["rows"]]
+        state = _moved(held["state"], home)
+        rows = {k: list(x.to(home[0]).unbind(0)) for k, x in held["rows"].items()}
+        parts = [(held["kept"][str(k)], home[k]) for k in range(len(held["kept"]))]
+        kept = [list(x.to(device).unbind(0)) for x, device in parts] or kept
         first, done = held["interval"], held["done"]
+        saved = min(first, len(grid.times))
     total = max(grid.steps, 1)
     taken = sum(grid.counts[:first]) + done
 
     def place(interval: int, done: int) -> tuple[Any, ...]:
         # All of one moment: an interrupt in a step finds the moment before it.
         memory = {} if generator is None else {"generator": generator.get_state()}
-        return state, len(rows), len(kept), {**memory, "interval": interval, "done": done}
+        return state, saved, {**memory, "interval": interval, "done": done}
 
     def checkpoint(reached: tuple[Any, ...]) -> None:
         if store is not None:
-            now, count, points, rest = reached
-            part = {"state": list(now), "rows": rows[:count]}
-            store.save({**part, "kept": [list(k) for k in kept[:points]], **rest})
+            now, count, rest = reached
+            parts = {("rows", name): x for name, x in rows.items()}
+            parts |= {("kept", str(k)): x for k, x in enumerate(kept) if keep_points}
+            growing = {where: Growing(x, count) for where, x in parts.items() if count}
+            store.keep({"state": list(now), "rows": {}, "kept": {}, **rest}, growing)
 
     def record(status: str | list[str]) -> Trajectory:
-        names = rows[0] if rows else ()
-        series, observed = split_rows({k: torch.stack([row[k] for row in rows]) for k in names})
+        series, observed = split_rows({k: torch.stack(x[:saved]) for k, x in rows.items()})
         own: dict[str, Any] = dict(series)
+        past = islice(zip(*kept, strict=False), saved)
         stats = {"steps": taken, "dt": max(grid.sizes), **stepper.summary(state, taken)}
         return Trajectory(
-            t=grid.times[: len(rows)],
+            t=grid.times[:saved],
             **own,
             observed=observed,
             final=stepper.point(state),
             status=status,
             stats=stats,
-            points=tuple(stepper.point(k) for k in kept) if keep_points else None,
+            points=tuple(map(stepper.point, past)) if keep_points else None,
             depth=stepper.depth,
         )
 
-    saved_at, loss, reached = time.monotonic(), math.nan, place(first, done)
+    loss, reached = math.nan, place(first, done)
+    if store is not None:
+        store.schedule.restart(taken)
     waitless = on_device(state[0])
     stepper.defer(waitless)
     try:
@@ -175,9 +178,7 @@ def simulate(
                     continue
                 k, base = done, None
                 while True:
-                    due = store is not None and (
-                        time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS
-                    )
+                    due = store is not None and store.schedule.due(taken)
                     if base is not None and (k == count or due) and not stepper.settled():
                         # Find the step that failed.
                         state, taken, k = base[:3]
@@ -185,9 +186,10 @@ def simulate(
                             generator.set_state(base[3])
                         base = None
                         stepper.defer(False)
-                    elif due and k > done:
+                    elif store is not None and due and k > done:
                         checkpoint(reached := place(interval, k))
-                        saved_at, base = time.monotonic(), None
+                        store.schedule.restart(taken)
+                        base = None
                     if k == count:
                         break
                     if stepper.defers and base is None:
@@ -208,13 +210,17 @@ def simulate(
                 done = 0
                 if interval == len(grid.times):
                     continue
-                rows.append(_observed_row(stepper, state, observables))
-                if keep_points:
-                    kept.append(state)
+                row = _observed_row(stepper, state, observables)
+                for name, x in row.items():
+                    rows.setdefault(name, []).append(x)
+                for part, x in zip(kept, state, strict=False):
+                    if keep_points:
+                        part.append(x)
+                saved += 1
                 if store is not None:
                     reached = place(interval + 1, 0)
                 if report is not None:
-                    loss = float(rows[-1]["loss"].mean()) if "loss" in rows[-1] else math.nan
+                    loss = float(row["loss"].mean()) if "loss" in row else math.nan
                     report(taken / total, {"obs": [[loss]]})
     except (KeyboardInterrupt, SystemExit):
         checkpoint(reached)
@@ -243,13 +249,16 @@ def _stored(
     observables: Observables,
 ) -> dict[str, Any] | None:
     """Return the checked state of a store, if it has one, and set the generator to its place."""
-    store.know(state=list(state), grid=[grid.counts, grid.sizes], save_at=grid.times)
-    store.know(observe=sorted(observables))
-    row = {name: Numbers.like(x) for name, x in _observed_row(stepper, state, observables).items()}
+    store.know(grid=[grid.counts, grid.sizes], save_at=grid.times, observe=sorted(observables))
+    row = _observed_row(stepper, state, observables)
+    # The time of a motion of particles has the batch of their positions.
+    like = row["singular_values"] if "singular_values" in row else row["states"]
+    store.batch, store.times = like.ndim - 1, grid.times
+    every = {str(k): Numbers.like(x, rows=True) for k, x in enumerate(state)}
     form: dict[str, Any] = {
         "state": stepper.form(state),
-        "rows": [row, ...],
-        "kept": [stepper.form(state), ...],
+        "rows": ({}, {name: Numbers.like(x, rows=True) for name, x in row.items()}),
+        "kept": ({}, every),
         "interval": int,
         "done": int,
     }
@@ -262,15 +271,21 @@ def _stored(
     def use() -> None:
         counts, at, done = (*grid.counts, 0), held["interval"], held["done"]
         rows = min(at, len(grid.times))
-        if at >= len(counts) or done > counts[at] or len(held["rows"]) != rows:
+        if at >= len(counts) or done > counts[at]:
             raise ValueError(f"it must lie on the grid, got step {done} of interval {at}")
-        if len(held["kept"]) != (rows if keep_points else 0):
-            raise ValueError(f"kept must hold {rows} points, got {len(held['kept'])}")
+        for name, wanted in (("rows", rows), ("kept", rows if keep_points else 0)):
+            found = [len(x) for x in held[name].values()] or [0]
+            if any(n != wanted for n in found):
+                raise ValueError(f"{name} must hold {wanted} rows, got {found}")
         if generator is not None:
             generator.set_state(held["generator"])
 
     store.check(use)
     return held
+
+
+def _moved(parts: list[Tensor], places: list[torch.device]) -> State:
+    return tuple(x.to(place) for x, place in zip(parts, places, strict=False))
 
 
 def _failure(samples: Tensor) -> tuple[str, str | list[str]]:

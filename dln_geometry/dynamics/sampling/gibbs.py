@@ -25,7 +25,7 @@ from dln_geometry.dynamics.store import opened, resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import hidden_excess
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
-from dln_geometry.support import as_count, as_flag, as_generator, as_positive, warn
+from dln_geometry.support import EVERY, Every, as_count, as_flag, as_generator, as_positive, warn
 
 # The acceptance at which such chains move fastest (Roberts, Rosenthal 1998).
 _BEST_ACCEPTANCE = 0.574
@@ -49,6 +49,7 @@ def sample_gibbs(
     observe: Mapping[str, Callable[[Any], Any]] | None = None,
     progress: Show = False,
     store: str | os.PathLike[str] | None = None,
+    every: Every = EVERY,
 ) -> Trajectory:
     r"""Sample ``exp(-(beta/kappa) F_beta(X)) dvol_g`` without discretisation error.
 
@@ -72,8 +73,10 @@ def sample_gibbs(
 
     Parameters
     ----------
-    loss, start, beta, kappa, entropy, generator, widths, keep_points, observe, progress, store
+    loss, start, beta, kappa, entropy, generator, widths, keep_points, observe, progress
         As in `langevin`, whose equilibrium this is; `kappa` is positive.
+    store, every
+        As in `langevin`.
     draws : int
         Number of samples kept from each chain.
     thin : int

@@ -59,8 +59,8 @@ def test_store_resumes_to_the_same_bits(generator, tmp_path):
     Killed.value = lambda self, x: loss.value(x) + 1.0
     with pytest.raises(ValueError, match="with other loss"):
         dln.gradient_flow(Killed(), point, t_end=1.0, store=path)
-    path.write_text("nothing")
-    with pytest.raises(ValueError, match="store must be a file written by a run"):
+    (path / "checkpoint" / "state").write_text("nothing")
+    with pytest.raises(ValueError, match="store must be a folder written by a run"):
         dln.gradient_flow(Killed(), point, t_end=1.0, store=path)
 
 

@@ -10,11 +10,8 @@ from dln_geometry.dynamics.noise import Particles, simulate, time_grid
 from dln_geometry.testing import assert_close
 from tests.dynamics.noise.routes import F64, Cliff, quadratic, start_at
 
-SIMULATION = "dln_geometry.dynamics.noise.simulation"
 
-
-def test_a_killed_run_continues_to_the_same_bits(generator, tmp_path, monkeypatch):
-    monkeypatch.setattr(f"{SIMULATION}.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+def test_a_killed_run_continues_to_the_same_bits(generator, tmp_path):
     p = start_at((3, 3), 3, 3, generator, chains=2)
     loss = quadratic((3, 3), generator)
     options = {
@@ -40,6 +37,7 @@ def test_a_killed_run_continues_to_the_same_bits(generator, tmp_path, monkeypatc
             generator=torch.Generator().manual_seed(1),
             progress=kill,
             store=store,
+            every=0.0,
             **options,
         )
     again = dln.langevin(
@@ -57,8 +55,7 @@ def test_a_killed_run_continues_to_the_same_bits(generator, tmp_path, monkeypatc
             dln.langevin(energy, p, generator=generator, store=store, **options, **change)
 
 
-def test_a_killed_run_of_splitting_steps_continues_too(generator, tmp_path, monkeypatch):
-    monkeypatch.setattr(f"{SIMULATION}.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+def test_a_killed_run_of_splitting_steps_continues_too(generator, tmp_path):
     p, loss = start_at((3, 3), 3, 4, generator), quadratic((3, 3), generator)
     options = {"beta": 3.0, "t_end": 0.5, "dt": 0.1, "chains": 2, "method": "splitting"}
     whole = dln.langevin(loss, p, generator=torch.Generator().manual_seed(1), **options)
@@ -74,6 +71,7 @@ def test_a_killed_run_of_splitting_steps_continues_too(generator, tmp_path, monk
             p,
             generator=torch.Generator().manual_seed(1),
             store=store,
+            every=0.0,
             progress=kill,
             **options,
         )
@@ -207,7 +205,7 @@ def test_particles_are_shrunk_by_the_confining_drift():
     """Without repulsion and noise ``x' = -c x``; a step sees the time ``(1 - e^{-2ch})/(2c)``."""
     seen = []
 
-    def still(x, h):
+    def still(x, h, index):
         seen.append(h)
         return x
 
@@ -220,7 +218,7 @@ def test_particles_are_shrunk_by_the_confining_drift():
 
 
 def test_particles_that_overflow_are_named():
-    def diverging(x, h):
+    def diverging(x, h, index):
         if bool((x[1] > 1).any()):
             raise torch.linalg.LinAlgError
         return torch.where(torch.tensor([[False], [True]]), torch.inf, x)

@@ -25,7 +25,11 @@ def digests(facts: Mapping[str, Any]) -> dict[str, str]:
     """
     start = facts.get("start")
     if start is not None and not isinstance(start, Collapsed | EndToEnd):
-        start = Network(start, "start")
+        try:
+            start = Network(start, "start")
+        except (TypeError, ValueError):
+            # Particles.
+            start = None
     return {
         name: hashlib.sha256(repr(_told(fact, start)).encode()).hexdigest()[:32]
         for name, fact in facts.items()
