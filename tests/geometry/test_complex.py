@@ -182,9 +182,8 @@ def test_moves_between_types(generator):
 
 
 REFUSED = {
-    "exponential": lambda p: dln.exponential(p, 0.1 * p.matrix),
-    "distance": lambda p: dln.distance(p, p),
-    "sectional_curvature": lambda p: dln.sectional_curvature(p, p.matrix, 1j * p.matrix),
+    "ricci_curvature": lambda p: dln.ricci_curvature(p, p.matrix),
+    "scalar_curvature": dln.scalar_curvature,
     "langevin": lambda p: dln.langevin(
         dln.losses.Quadratic(p.matrix), p, beta=1.0, t_end=0.1, dt=0.1
     ),

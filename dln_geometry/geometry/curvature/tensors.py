@@ -23,7 +23,7 @@ from torch import Tensor
 from dln_geometry.geometry.curvature.frames import CurvatureFrames, multiplied_by_powers
 from dln_geometry.geometry.curvature.planes import sum_of_planes
 from dln_geometry.geometry.metric import squared_length, tangent_argument, tangent_arguments
-from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
+from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point, real_form, real_point
 from dln_geometry.support import refuse_derivatives
 
 # Bounds the memory of a sum over a basis.
@@ -53,8 +53,11 @@ def sectional_curvature(point: EndToEnd | Collapsed, z: Any, w: Any) -> Tensor:
     >>> dln.sectional_curvature(p, eye, z)
     tensor(0.)
     """
-    p = as_point(point)
+    p = as_point(point, complex=True)
     z, w = tangent_arguments(p, z=z, w=w)
+    if z.is_complex():
+        # Of vectors that are longer by sqrt 2 in the real form.
+        return 2.0 * sectional_curvature(real_point(p), real_form(z), real_form(w))
     refuse_derivatives("sectional_curvature", *point.tensors, z, w)
     with torch.no_grad():
         frames, unit, _ = CurvatureFrames.at(p, z, w)
@@ -79,8 +82,10 @@ def riemann_curvature(point: EndToEnd | Collapsed, x: Any, y: Any, z: Any, w: An
     >>> dln.riemann_curvature(dln.EndToEnd.of(e, 1), e, e, e, e)
     tensor(0.)
     """
-    p = as_point(point)
+    p = as_point(point, complex=True)
     vectors = tangent_arguments(p, x=x, y=y, z=z, w=w)
+    if vectors[0].is_complex():
+        return 0.5 * riemann_curvature(real_point(p), *(real_form(v) for v in vectors))
     refuse_derivatives("riemann_curvature", *point.tensors, *vectors)
     with torch.no_grad():
         frames, unit, sizes = CurvatureFrames.at(p, *vectors)

@@ -26,7 +26,15 @@ from dln_geometry.geometry.metric import (
     tangent_argument,
     tangent_arguments,
 )
-from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
+from dln_geometry.geometry.points import (
+    Collapsed,
+    EndToEnd,
+    as_point,
+    complex_form,
+    complex_point,
+    real_form,
+    real_point,
+)
 from dln_geometry.support import broadcast_shapes, is_differentiated, refuse_derivatives
 
 
@@ -70,8 +78,10 @@ def geodesic(point: EndToEnd | Collapsed, z: Any, t: Any, *, rtol: float | None 
     >>> dln.geodesic(dln.EndToEnd.of([[8.0]], 3), [[12.0]], 2.0).matrix.round(decimals=3)
     tensor([[64.]])
     """
-    p = as_point(point)
+    p = as_point(point, complex=True)
     z = tangent_argument(p, z, "z")
+    if z.is_complex():
+        return complex_point(geodesic(real_point(p), real_form(z), t, rtol=rtol))
     times, rtol = as_times(t), as_tolerance(rtol, p.s.dtype)
     followed = is_differentiated(*point.tensors, z, times)
     if followed and p.depth == 1.0:
@@ -129,8 +139,11 @@ def parallel_transport(
     >>> dln.parallel_transport(dln.EndToEnd.of([[8.0]], 3), [[12.0]], [[4.0]])[1].round(decimals=3)
     tensor([[9.]])
     """
-    p = as_point(point)
+    p = as_point(point, complex=True)
     z, w = tangent_arguments(p, z=z, w=w)
+    if z.is_complex():
+        end, moved = parallel_transport(real_point(p), real_form(z), real_form(w), rtol=rtol)
+        return complex_point(end), complex_form(moved)
     refuse_derivatives("parallel_transport", *point.tensors, z, w)
     rtol = as_tolerance(rtol, p.s.dtype)
     with torch.no_grad():

@@ -18,7 +18,14 @@ from dln_geometry.geometry.geodesics.root_metric import RootCoordinate, Rooted
 from dln_geometry.geometry.geodesics.shooting import shoot
 from dln_geometry.geometry.geodesics.variations import Varied, logarithm_gradients
 from dln_geometry.geometry.metric import Box, doubled, metric
-from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point, last_derivatives
+from dln_geometry.geometry.points import (
+    Collapsed,
+    EndToEnd,
+    as_point,
+    complex_form,
+    last_derivatives,
+    real_point,
+)
 from dln_geometry.support import common_batch, is_differentiated
 
 
@@ -58,6 +65,8 @@ def logarithm(
     >>> dln.logarithm(dln.EndToEnd.of([[8.0]], 3), dln.EndToEnd.of([[27.0]], 3)).round(decimals=3)
     tensor([[12.]])
     """
+    if (pair := _real_pair(p, q)) is not None:
+        return complex_form(logarithm(*pair, rtol=rtol))
     start, end = _pair(p, q)
     tolerance = as_tolerance(rtol, start.s.dtype)
     if start.depth == 1.0:
@@ -88,6 +97,8 @@ def distance(
     >>> dln.distance(p, q).square().round(decimals=3)
     tensor(3.)
     """
+    if (pair := _real_pair(p, q)) is not None:
+        return distance(*pair, rtol=rtol) / math.sqrt(2.0)
     start, end = _pair(p, q)
     tolerance = as_tolerance(rtol, start.s.dtype)
     shape = *start.batch_shape, *start.shape
@@ -142,6 +153,15 @@ class _Distance(torch.autograd.Function):
             weight = gradients[0][..., None, None]
             found = weight * slope_p, weight * slope_q
         return (*last_derivatives(found, *ends, *gradients), None, None, None)
+
+
+def _real_pair(p: Any, q: Any) -> tuple[EndToEnd, EndToEnd] | None:
+    """Return the real forms of two complex points of one kind, or None."""
+    start, end = as_point(p, "p", complex=True), as_point(q, "q", complex=True)
+    alike = start.dtype == end.dtype and start.shape == end.shape
+    if not (start.dtype.is_complex and alike):
+        return None
+    return real_point(start), real_point(end)
 
 
 def _pair(p: EndToEnd | Collapsed, q: EndToEnd | Collapsed) -> tuple[EndToEnd, EndToEnd]:

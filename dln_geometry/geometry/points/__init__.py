@@ -34,6 +34,12 @@ from dln_geometry.geometry.points.layers import (
     product,
 )
 from dln_geometry.geometry.points.network import Network, balanced_network
+from dln_geometry.geometry.points.real_forms import (
+    complex_form,
+    complex_point,
+    real_form,
+    real_point,
+)
 from dln_geometry.geometry.points.smooth import (
     Nearby,
     last_derivatives,
@@ -58,6 +64,8 @@ __all__ = [
     "balanced_network",
     "chain_from_frames",
     "chain_svd",
+    "complex_form",
+    "complex_point",
     "described",
     "effective_rank",
     "end_to_end",
@@ -76,6 +84,8 @@ __all__ = [
     "polar",
     "product",
     "random_balanced",
+    "real_form",
+    "real_point",
     "separate",
     "smooth",
 ]
