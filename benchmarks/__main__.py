@@ -14,7 +14,8 @@ from benchmarks.timing import machine, write
 SUITES = {
     "right-hand-side": ("flows", "right_hand_side"),
     "batch": ("flows", "batch"),
-    "memory": ("flows", "memory"),
+    "small": ("flows", "small"),
+    "memory": ("completion", "memory"),
     "sparse": ("completion", "sparse_pass"),
     "completion": ("completion", "to_solution"),
     "stiff": ("completion", "stiff_phase"),

@@ -1,7 +1,9 @@
-"""Matrix completion: one sparse evaluation, time to solution, and the stiff late phase."""
+"""Matrix completion: a sparse evaluation, time to solution, the stiff late phase, and memory."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import torch
@@ -196,3 +198,66 @@ def sparse_pass(quick=False):
 def to_solution(quick=False):
     sparse_step(quick)
     time_to_solution(quick)
+
+
+def peak_of(code, *arguments):
+    """Return what a program of its own prints."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def memory_of_points(quick):
+    """The memory at the peak beyond the matrices given, over one matrix."""
+    code = """
+import sys, resource, torch
+import dln_geometry as dln
+d, what = int(sys.argv[1]), sys.argv[2]
+torch.set_num_threads(1)
+g = torch.Generator().manual_seed(0)
+near = lambda: dln.EndToEnd.of(torch.eye(6) + 0.1 * torch.randn(6, 6, generator=g), 3)
+run = dln.logarithm if what == "logarithm" else lambda p, x: dln.entropy(x.matrix, depth=3)
+run(near(), near())  # what is loaded on the first call
+x = torch.eye(d, dtype=torch.float64)
+points = [
+    dln.EndToEnd.of(x + 0.1 * torch.randn(d, d, generator=g, dtype=torch.float64) / d**0.5, 3)
+    for _ in "xy"
+]
+points[1].matrix
+peak = lambda: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+run(*points)
+print(f"{(peak() - before) / (8 * d * d):.1f}")
+"""
+    rows = []
+    for what, d in (("entropy", 2000), ("logarithm", 60 if quick else 150)):
+        rows.append([f"{what}, {d} x {d}, N = 3", peak_of(code, d, what)])
+    table("Memory beyond the points given, in matrices, float64", ["case", "matrices"], rows)
+
+
+def memory(quick=False):
+    """The memory at the peak of a flow beyond that at its start, over one state."""
+    memory_of_points(quick)
+    code = """
+import sys, resource, torch
+import dln_geometry as dln
+size, method = int(sys.argv[1]), sys.argv[2]
+torch.set_num_threads(1)
+g = torch.Generator().manual_seed(0)
+key = torch.unique(torch.randint(size * size, (10 * size,), generator=g))
+values = torch.randn(len(key), generator=g, dtype=torch.float64)
+loss = dln.losses.Completion(key // size, key % size, values, (size, size))
+start = dln.Collapsed.random(
+    (size, size), 20, 3, scale=0.01, generator=g, dtype=torch.float64
+)
+peak = lambda: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+until = {"evaluations": 20}
+dln.gradient_flow(loss, start, until=until, rtol=1e-3, method=method, save_at=[0.0])
+print(f"{(peak() - before) / (16 * 20 * size):.1f}")
+"""
+    rows = []
+    for size in (50_000,) if quick else (50_000, 100_000):
+        for method in ("rk5", "rkc", "rk8"):
+            name = f"{size} x {size}, rank 20, {10 * size} entries"
+            rows.append([name, method, peak_of(code, size, method)])
+    table("Memory of a flow in states, float64", ["case", "method", "states"], rows)

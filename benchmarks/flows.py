@@ -1,16 +1,16 @@
-"""Flows: the right-hand side against its products and peers, many flows at once, and memory."""
+"""Flows: the right-hand side against its products and peers, many flows at once, and small ones."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import math
 import time
 
+import numpy as np
 import torch
 from scipy.integrate import solve_ivp
 
 import dln_geometry as dln
-from benchmarks.timing import peer, side_by_side, table
+from benchmarks.timing import a_clock, peer, side_by_side, table
 from dln_geometry import losses
 from dln_geometry.dynamics.flows import collapsed_engine
 
@@ -118,11 +118,11 @@ BATCH, SIZE, DEPTH, TIME, RTOL = 64, 20, 3, 10.0, 1e-6
 
 
 def best(run, repeats=5):
-    times = []
+    times, clock = [], a_clock()
     for _ in range(repeats):
-        begun = time.perf_counter()
+        begun = clock()
         result = run()
-        times.append(time.perf_counter() - begun)
+        times.append(clock() - begun)
     return min(times), result
 
 
@@ -197,36 +197,72 @@ def batch(quick=False):
     )
 
 
-def memory(quick=False):
-    """The memory at the peak of a flow beyond that at its start, over one state."""
-    code = """
-import sys, resource, torch
-import dln_geometry as dln
-size, method = int(sys.argv[1]), sys.argv[2]
-torch.set_num_threads(1)
-g = torch.Generator().manual_seed(0)
-key = torch.unique(torch.randint(size * size, (10 * size,), generator=g))
-values = torch.randn(len(key), generator=g, dtype=torch.float64)
-loss = dln.losses.Completion(key // size, key % size, values, (size, size))
-start = dln.Collapsed.random(
-    (size, size), 20, 3, scale=0.01, generator=g, dtype=torch.float64
-)
-peak = lambda: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-before = peak()
-until = {"evaluations": 20}
-dln.gradient_flow(loss, start, until=until, rtol=1e-3, method=method, save_at=[0.0])
-print((peak() - before) / (16 * 20 * size))
-"""
+def small(quick=False):
+    """Thousands of 2 x 2 flows, and single flows of small matrices; processor time."""
+    loss = losses.Completion([0, 0, 1], [0, 1, 0], [0.0, 1.0, 1.0], (2, 2))
+    count, rows = 300 if quick else 3000, []
+    for depth in (3, math.inf) if quick else (2, 3, 5, 10, math.inf):
+        g = torch.Generator().manual_seed(0)
+        s = torch.rand(count, 2, generator=g, dtype=torch.float64) * 0.9 + 0.1
+        start = dln.Collapsed.random(
+            (2, 2), 2, depth, spectrum=s.sort(-1, descending=True).values, batch=(count,),
+            generator=g, dtype=torch.float64,
+        )  # fmt: skip
+        begun = time.process_time()
+        path = dln.gradient_flow(
+            loss, start, t_end=200.0, until={"loss": 1e-8}, rtol=1e-6, save_at=[0.0, 200.0]
+        )
+        seconds = time.process_time() - begun
+        ended = path.status.count("loss")
+        stats = path.stats
+        steps = [str(stats["evaluations"]), str(stats["steps"]), str(ended)]
+        rows.append([f"{depth:g}", f"{seconds:.1f}", *steps])
+    table(
+        f"{count} completions of 2 x 2, to loss 1e-8 or t = 200, rtol 1e-6",
+        ["depth", "CPU s", "evaluations", "steps", "ended by the loss"],
+        rows,
+    )
     rows = []
-    for size in (50_000,) if quick else (50_000, 100_000):
-        for method in ("rk5", "rkc", "rk8"):
-            command = [sys.executable, "-c", code, str(size), method]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            rows.append(
-                [
-                    f"{size} x {size}, rank 20, {10 * size} entries",
-                    method,
-                    f"{float(done.stdout):.1f}",
-                ]
-            )
-    table("Memory of a flow in states, float64", ["case", "method", "states"], rows)
+    for d in (2, 3, 5):
+        row = [f"{d} x {d}"]
+        for depth in (2, 3, 5, math.inf):
+            row.append(f"{1e6 * single(d, depth, 2 if quick else 6):.0f}")
+        rows.append([*row, f"{1e6 * single_by_scipy(d):.0f}"])
+    table(
+        "A single flow, rk8, microseconds an evaluation",
+        ["", *(f"N = {depth:g}" for depth in (2, 3, 5, math.inf)), "scipy's DOP853, N = 3"],
+        rows,
+    )
+
+
+def single(d, depth, repeats):
+    """Return the processor time of an evaluation in a whole flow, the best of several."""
+    g = torch.Generator().manual_seed(0)
+    loss = losses.Quadratic(torch.randn(d, d, generator=g, dtype=torch.float64))
+    start = dln.Collapsed.random((d, d), d, depth, scale=0.3, generator=g, dtype=torch.float64)
+    times = []
+    for _ in range(repeats):
+        begun = time.process_time()
+        path = dln.gradient_flow(loss, start, t_end=3.0, method="rk8", save_at=[0.0, 3.0])
+        times.append((time.process_time() - begun) / path.stats["evaluations"])
+    return min(times)
+
+
+def single_by_scipy(d):
+    """Return the same of scipy on three layers, in numpy."""
+    g = np.random.default_rng(0)
+    target, w = g.normal(size=(d, d)), 0.3 ** (1 / 3) * np.eye(d)[None].repeat(3, 0)
+
+    def rhs(_, y):
+        a, b, c = y.reshape(3, d, d)
+        ba = b @ a
+        back = target - c @ ba
+        low = c.T @ back
+        return np.concatenate(((b.T @ low).ravel(), (low @ a.T).ravel(), (back @ ba.T).ravel()))
+
+    times = []
+    for _ in range(6):
+        begun = time.process_time()
+        path = solve_ivp(rhs, (0, 3.0), w.ravel(), method="DOP853", rtol=1e-8, atol=1e-11)
+        times.append((time.process_time() - begun) / path.nfev)
+    return min(times)

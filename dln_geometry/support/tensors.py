@@ -283,6 +283,7 @@ def _of_type(dtype: Any) -> tuple[float, float]:
 
 def entries_of_product(left: Tensor, right: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
     """Return ``(left right^T)[..., rows, cols]``, shape (..., k), by gathering rows."""
+    rows, cols = (torch.as_tensor(x, device=left.device) for x in (rows, cols))
     # Pieces that stay in the cache are ten times faster than all entries at once.
     budget = 2**15 if left.device.type == "cpu" else 2**24
     wide = left.shape[-1] * max(left.shape[:-2].numel(), right.shape[:-2].numel(), 1)
