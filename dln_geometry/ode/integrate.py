@@ -75,6 +75,7 @@ def integrate(
     jacobian: Jacobian | None = None,
     project: Projection | None = None,
     shift: Projection | None = None,
+    outside: Observable | None = None,
     narrowed: Callable[[Tensor], KnownField | None] | None = None,
 ) -> Solution:
     """Integrate ``dy/dt = field(t, y)`` from 0 to `t_end`, every sample with its own steps.
@@ -145,6 +146,9 @@ def integrate(
         ``project(y, y_new) -> (B, n)`` restores the invariants of the new states of rodas, which
         may not be finite. Its move counts as an error of the step, in the distance
         ``shift(a, b) -> (B,)``, by default the norm of the difference.
+    outside : callable, optional
+        ``outside(y_new (B, n)) -> mask (B,)`` tells which accepted states of the other methods left
+        the set that the flow never leaves; `project`, then required, brings them back.
     narrowed : callable, optional
         ``narrowed(samples (k,)) -> KnownField or None``, the field of some samples alone: those
         that have stopped then leave the batch.
@@ -171,6 +175,7 @@ def integrate(
     optional: dict[str, Any] = {"record": record, "progress": progress}
     optional |= {} if isinstance(checkpoint, Keeper) else {"checkpoint": checkpoint}
     optional |= {"jacobian": jacobian, "project": project, "shift": shift, "narrowed": narrowed}
+    optional |= {"outside": outside}
     _check_calls(field=field, **{name: f for name, f in optional.items() if f is not None})
     if correct is not None:
         if not isinstance(correct, Sequence) or len(correct) != 2:
@@ -194,7 +199,9 @@ def integrate(
     recorder = Recorder(record, stops, batch, moves_end=save_at is None, every=every)
     # All steps, or all values of a monitor, are those of the whole batch.
     narrowed = None if every or watch is not None else narrowed
-    system = KnownField(field, jacobian, project, shift, autonomous, narrowed)
+    if outside is not None and project is None:
+        raise ValueError("outside needs project, which brings states back, got none")
+    system = KnownField(field, jacobian, project, shift, outside, autonomous, narrowed)
     integration = Integration(system, y0, norms, recorder, options)
     if resume is None:
         integration.start()

@@ -31,6 +31,7 @@ class Flags(NamedTuple):
     radii: np.ndarray | None  # (2, B): two estimates of the spectral radius
     obs: np.ndarray  # (k, B)
     faulty: np.ndarray | None  # (B,): samples to correct
+    outside: np.ndarray | None  # (B,): samples to project
 
 
 class Integration:
@@ -162,10 +163,13 @@ class Integration:
         # A state is not accepted if one of its observables (a loss) is NaN.
         err = np.where(np.isnan(flags.obs).any(axis=0), np.nan, err)
         accepted, evaluations = running & (err <= 1), stepper.evaluations
-        faulty = None if flags.faulty is None else flags.faulty & accepted
-        corrected = 0 if faulty is None else int(np.count_nonzero(faulty))
-        if faulty is not None and corrected:
-            self._correct(faulty, t_new)
+        corrected = 0
+        for wrong, change in ((flags.faulty, self._fix), (flags.outside, self._project)):
+            if wrong is not None and (count := int(np.count_nonzero(wrong & accepted))):
+                change(wrong & accepted)
+                corrected += count
+        if corrected:
+            stepper.obs_new = self.field(upload(t_new, self.y), stepper.y_new, stepper.f_new)
             evaluations += 1
 
         # An interrupt before this line leaves the state from before the trial.
@@ -205,27 +209,39 @@ class Integration:
     def _flags(self, pieces: list[Tensor]) -> Flags:
         """Wait once for the device, and sort the numbers that it sent."""
         stepper, correct, batch = self.stepper, self.options.correct, len(self.y)
-        rows, obs = stepper.rows, stepper.obs_new
+        rows, obs, outside = stepper.rows, stepper.obs_new, self.choice.system.outside
+        if isinstance(stepper, RosenbrockStepper):
+            outside = None  # its states are projected already
         if obs is not None:
             pieces.append(obs.T.to(self.y.dtype))
             if correct is not None:
                 pieces.append(correct[0](obs).to(self.y.dtype))
+        if outside is not None:
+            pieces.append(outside(stepper.y_new).to(self.y.dtype))
         flat, at = fetch(pieces), rows * self.norms.count * batch
         norms, rest, radii = self.norms.unpack(flat[:at], rows, batch), flat[at:], None
         rest = rest.reshape(-1, batch)
         if stepper.radius_rows:
             radii, rest = rest[:2], rest[2:]
+        faulty = left = None
+        if outside is not None:
+            rest, left = rest[:-1], rest[-1] != 0
         if obs is not None and correct is not None:
-            return Flags(norms, radii, rest[:-1], rest[-1] != 0)
-        return Flags(norms, radii, rest, None)
+            rest, faulty = rest[:-1], rest[-1] != 0
+        return Flags(norms, radii, rest, faulty, left)
 
-    def _correct(self, faulty: np.ndarray, t_new: np.ndarray) -> None:
-        """Replace the new states in the mask and evaluate the field there."""
+    def _fix(self, samples: np.ndarray) -> None:
+        """Replace the new states of some samples by their correction."""
         assert self.options.correct is not None
-        stepper = self.stepper
-        samples = torch.from_numpy(np.flatnonzero(faulty)).to(self.y.device, non_blocking=True)
-        stepper.y_new[samples] = self.options.correct[1](stepper.y_new[samples])
-        stepper.obs_new = self.field(upload(t_new, self.y), stepper.y_new, stepper.f_new)
+        where = torch.from_numpy(np.flatnonzero(samples)).to(self.y.device, non_blocking=True)
+        self.stepper.y_new[where] = self.options.correct[1](self.stepper.y_new[where])
+
+    def _project(self, samples: np.ndarray) -> None:
+        """Bring the new states of some samples back into the set that the flow never leaves."""
+        project, y = self.choice.system.project, self.stepper.y_new
+        assert project is not None
+        where = torch.from_numpy(samples[:, None]).to(self.y.device, non_blocking=True)
+        y.copy_(torch.where(where, project(self.y, y), y))
 
     def _accept(self, accepted: np.ndarray, all_: bool, t_new: np.ndarray, flags: Flags) -> None:
         stepper = self.stepper

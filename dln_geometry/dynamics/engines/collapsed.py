@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -77,6 +78,22 @@ class CollapsedEngine(Engine):
 
     def rebalanced(self, y: Tensor) -> Tensor:
         return self.rows_of(self.decomposed(y))
+
+    @property
+    def outside(self) -> Callable[[Tensor], Tensor] | None:
+        """Square matrices of full rank cannot go round a rank drop, and cross none from depth 2 on.
+
+        Near one the exact flow is unstable: unbalanced errors grow as fast as det X decays.
+        """
+        if self.depth < 2.0 or self.is_complex or any(a != b for a, b in self.shapes):
+            return None
+
+        def side(rows: Tensor) -> Tensor:
+            matrices = rows.reshape(len(rows), len(self.shapes), *self.shapes[0])
+            return torch.linalg.slogdet(matrices).sign.prod(-1)
+
+        own = side(self.rows() if self._first is None else self._first)
+        return lambda rows: side(rows) * own < 0
 
     def _balanced_rows(self, y: Tensor) -> Tensor:
         return self.join(*balanced_pair(*self.split(y)))

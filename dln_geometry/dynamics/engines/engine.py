@@ -195,6 +195,11 @@ class Engine(ABC):
         """
         return self.finite(self.rebalanced, y, y_new)
 
+    @property
+    def outside(self) -> Callable[[Tensor], Tensor] | None:
+        """Tell which rows (b, n) lie beyond a rank drop; None if the flow may get there."""
+        return None
+
     @staticmethod
     def finite(change: Callable[[Tensor], Tensor], y: Tensor, y_new: Tensor) -> Tensor:
         """Change the rows of `y_new` that are finite; decompositions refuse the others."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dln_geometry.dynamics import engines
@@ -30,6 +31,8 @@ from dln_geometry.support import (
 
 COLLAPSED = 1e-3
 """Below this share of its start, the largest singular value of a flow with decay has collapsed."""
+LOWEST = 1e-6
+"""Below this share of the largest, a singular value at a depth between 1 and 2 has reached zero."""
 
 
 FIXED_POINT = (
@@ -161,7 +164,9 @@ def gradient_flow(
         gradient, as of ``|x|``, and the end is out of reach), ``"stationary"`` (the velocity is
         exactly zero, at the start or, without `t_end`, later) and ``"stalled"`` (without `t_end`:
         the flow moves by rounding alone, and the rules are not met). Rows of a sample that stopped
-        early repeat its last state.
+        early repeat its last state. At depths between 1 and 2 singular values reach zero in finite
+        time, where the flow ceases to be unique: a warning tells of runs that went past that in the
+        rows that are kept.
         ``final`` of a run from factors is always a `Network`: the layers of the layered flow
         (those of `balanced_factors` if an engine on two matrices was asked for). From a point it is
         a `Collapsed`, but an `EndToEnd` at full rank and depth 1, and for an `EndToEnd` of a depth
@@ -217,6 +222,8 @@ def gradient_flow(
         )
     if chosen.decay is not None:
         _tell_of_collapse(path, chosen.decay)
+    if 1.0 < path.depth < 2.0:
+        _tell_of_rank_drop(path)
     return path
 
 
@@ -234,6 +241,26 @@ def _tell_of_collapse(path: Trajectory, decay: Tensor) -> None:
             f"decay drove X to zero{count}, which attracts small matrices at depths above 2: "
             "start larger, or take a smaller decay",
             UserWarning,
+        )
+
+
+def _tell_of_rank_drop(path: Trajectory) -> None:
+    """Warn of samples that went past a rank drop at a depth between 1 and 2.
+
+    There a singular value moves with ``s^{2-2/N}``, which is not Lipschitz at zero: it gets there
+    in finite time, and may leave at any later time, as rounding decides.
+    """
+    assert path.singular_values is not None
+    share = path.singular_values / path.singular_values[..., :1].clamp_min(
+        torch.finfo(path.singular_values.dtype).tiny
+    )
+    low = share.amin(0)
+    past = (share[0] > LOWEST) & (low < LOWEST) & (share[-1] > 100.0 * low)
+    if bool((hit := past.any(-1)).any()):
+        count = f" in {int(hit.sum())} of {hit.numel()} samples" if hit.ndim else ""
+        warn(
+            f"a singular value reached zero{count} and grew again: at depth {path.depth:g}, "
+            "between 1 and 2, a flow is not unique beyond a rank drop, rounding decides its course"
         )
 
 

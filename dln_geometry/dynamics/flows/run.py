@@ -125,6 +125,7 @@ def run_flow(
                 jacobian=system.jacobian,
                 project=system.project,
                 shift=system.shift,
+                outside=system.outside,
                 narrowed=system.narrowed,
             )
         except ResumeError as error:
@@ -153,7 +154,8 @@ def _known(engine: Engine, reader: Engine | None) -> KnownField:
         return None if small is None else _known(small, reader)
 
     own = engine.field if reader is None else field
-    return KnownField(own, engine.jacobian, engine.restored, engine.shift, True, narrowed)
+    known = engine.jacobian, engine.restored, engine.shift, engine.outside
+    return KnownField(own, *known, True, narrowed)
 
 
 def _tell(

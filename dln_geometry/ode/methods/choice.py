@@ -86,6 +86,7 @@ class KnownField:
     jacobian: Jacobian | None = None
     project: Projection | None = None
     shift: Projection | None = None
+    outside: Callable[[Tensor], Tensor] | None = None
     autonomous: bool = False
     narrowed: Callable[[Tensor], KnownField | None] | None = None
     """``narrowed(samples (k,))`` returns the field of some samples alone, None if it cannot."""
@@ -158,7 +159,7 @@ class MethodChoice:
         fit = methods.fitting(y, system)
         explicit, stiff = fit.explicit, fit.stabilised or fit.implicit
         self._methods = {m.name: m for m in (explicit, stiff) if m is not None}
-        self._system, self._y, self._norms = system, y, norms
+        self.system, self._y, self._norms = system, y, norms
         self._steppers: dict[str, Stepper] = {}
         self._switch = StiffnessSwitch(explicit, stiff) if explicit and stiff else None
         self.rho, self.switches = np.zeros(len(y)), 0
@@ -168,7 +169,7 @@ class MethodChoice:
 
     def _take(self, name: str) -> None:
         if name not in self._steppers:
-            method, system = self._methods[name], self._system
+            method, system = self._methods[name], self.system
             given: Any = method, system.field, self._y, self._norms
             if isinstance(method, Rosenbrock):
                 known = {n: getattr(system, n) for n in ("jacobian", "project", "shift")}
@@ -194,7 +195,7 @@ class MethodChoice:
     def narrow(self, system: KnownField, y: Tensor, state: dict[str, Any]) -> None:
         """Go on with a batch of fewer samples, given their part of the state of the stepper."""
         name = self.stepper.name
-        self._system, self._y = system, y
+        self.system, self._y = system, y
         self._steppers.clear()
         del self.stepper
         self._take(name)

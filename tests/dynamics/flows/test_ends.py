@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -130,6 +131,33 @@ def test_the_default_bound_is_told_and_a_given_one_is_not(generator, monkeypatch
     assert path.status == "evaluations"
     free = dln.gradient_flow(loss, point, t_end=3.0, until={"evaluations": math.inf})
     assert free.status == "t_end"
+
+
+BEHIND = torch.diag(torch.tensor([2.0, -1.0], dtype=F64))
+"""A target of negative determinant: for starts of a positive one, a rank drop is in the way."""
+
+
+@pytest.mark.parametrize("depth", [1, 1.5])
+def test_flows_past_a_rank_drop_are_told_between_depths_one_and_two(depth, generator):
+    x = torch.eye(2, dtype=F64) + 0.1 * torch.randn(2, 2, generator=generator, dtype=F64)
+    begin = dln.Collapsed.of(dln.EndToEnd.of(x, depth))
+    told = pytest.warns(UserWarning, match="reached zero and grew again: at depth 1.5")
+    with told if depth == 1.5 else nullcontext():
+        path = dln.gradient_flow(losses.Quadratic(BEHIND), begin, t_end=20.0)
+    assert float(torch.linalg.det(path.final.matrix)) < 0
+
+
+@pytest.mark.parametrize("method", ["auto", "rk5", "rkc", "rodas"])
+@pytest.mark.parametrize("depth", [2, 2.5, 3, math.inf])
+def test_flows_never_cross_a_rank_drop_from_depth_two_on(depth, method, generator):
+    """Unbalanced errors grow as fast as det X decays, and would lead to the other side."""
+    x = torch.eye(2, dtype=F64) + 0.1 * torch.randn(3, 2, 2, generator=generator, dtype=F64)
+    begin = dln.Collapsed.of(dln.EndToEnd.of(x, depth))
+    loss = losses.Quadratic(BEHIND)
+    path = dln.gradient_flow(loss, begin, t_end=40.0, method=method, rtol=1e-4)
+    assert path.status == ["t_end"] * 3
+    assert bool((torch.linalg.det(path.final.matrix) > -1e-7).all())
+    assert bool((path.loss[-1] > 0.49).all())
 
 
 def test_balanced_layers_rest_without_a_warning(generator):
