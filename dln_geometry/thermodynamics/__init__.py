@@ -9,5 +9,12 @@ from __future__ import annotations
 
 from dln_geometry.thermodynamics.mean_field import MeanFieldPath, mean_field_flow
 from dln_geometry.thermodynamics.partition import PartitionFunction, partition_function
+from dln_geometry.thermodynamics.phases import phase_diagram
 
-__all__ = ["MeanFieldPath", "PartitionFunction", "mean_field_flow", "partition_function"]
+__all__ = [
+    "MeanFieldPath",
+    "PartitionFunction",
+    "mean_field_flow",
+    "partition_function",
+    "phase_diagram",
+]

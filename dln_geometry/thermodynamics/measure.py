@@ -83,7 +83,9 @@ class SpectralMeasure:
         i, j = torch.triu_indices(self.rank, self.rank, 1, device=x.device)
         pairs = log_kernel_of_pairs(x[..., i], x[..., j], self.depth, False).sum(-1)
         one = f * self.excess + (f - 1) * (self.depth - 1)
-        each = one * log_lam.sum(-1) + 0.5 * (f - 1) * self.rank * self.depth.log
+        # One value may be zero where the entropy has no term of single values.
+        each = one * log_lam.sum(-1) if one else 0.0
+        each = each + 0.5 * (f - 1) * self.rank * self.depth.log
         return self.log_orbit + 0.5 * f * pairs + each
 
     def log_single(self, log_lam: Tensor) -> Tensor:

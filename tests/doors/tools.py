@@ -220,6 +220,22 @@ CALLS: dict[str, list[Call]] = {
             },
         )
     ],
+    "thermodynamics.phase_diagram": [
+        Call(
+            dln.thermodynamics.phase_diagram,
+            {"sizes": [2], "depths": [2, 3], "betas": 1.5, "integrals": False},
+            {
+                "loss": [v for v in wrong.junk() if not callable(v)],
+                "sizes": [*wrong.junk(), None, "ab", [0], [1.5], -1],
+                "depths": [*wrong.junk(), None, "ab", [0.5], wrong.NAN],
+                "betas": [*wrong.junk(), None, "ab", [0.0], wrong.NAN],
+                "kappa": wrong.POSITIVE,
+                "entropy": wrong.FLAG,
+                "field": wrong.CHOICE,
+                "integrals": wrong.FLAG,
+            },
+        )
+    ],
     "laws.fuss_catalan": [
         Call(laws.fuss_catalan, {"depth": 3}, {"depth": [*wrong.DEPTH, wrong.INF]})
     ],
