@@ -9,8 +9,8 @@ and Catalan. Left: singular values of products (bars), the law (lines) and the d
 mean-field flow has come (dots), in ``s^{1/N}``. Right: the way there from a quarter circle; the
 mean of ``s^2`` comes to 1 at every depth.
 
-As far as we know the coincidence is not in print; the two halves are. For products see N. Alexeev,
-F. Goetze, A. Tikhomirov, Lithuanian Math. J. 50 (2010); for the measure Menon, Yu, 2509.09088.
+Sources: for products N. Alexeev, F. Goetze, A. Tikhomirov, Lithuanian Math. J. 50 (2010); for the
+measure Menon, Yu, arXiv 2509.09088.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ import dln_geometry as dln
 from dln_geometry import gallery, plot
 
 run = gallery.begin(__doc__)
-SIZES = (3, 5, 6) if run.quick else (2, 3, 4, 5, 6, 7, 8)
+SIZES = (3, 5, 6) if run.quick else (3, 4, 5, 6, 7, 8)
 DEPTHS = (2, 3, 4, 6) if run.quick else (2, 3, 4, 5, 6, 7, 8)
 BETAS = np.geomspace(1e-4, 1e5, 10 if run.quick else 28)
 
