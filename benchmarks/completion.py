@@ -229,7 +229,7 @@ run(*points)
 print(f"{(peak() - before) / (8 * d * d):.1f}")
 """
     rows = []
-    for what, d in (("entropy", 2000), ("logarithm", 60 if quick else 150)):
+    for what, d in (("entropy", 2000), ("logarithm", 30 if quick else 60)):
         rows.append([f"{what}, {d} x {d}, N = 3", peak_of(code, d, what)])
     table("Memory beyond the points given, in matrices, float64", ["case", "matrices"], rows)
 

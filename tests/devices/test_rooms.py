@@ -1,8 +1,12 @@
-"""Rooms that the tables of calls do not name: the methods of `ode`, and completion."""
+"""Rooms that the tables of calls do not name: methods of `ode`, completion, and the hosts."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -132,3 +136,18 @@ def test_entries_and_steps_of_flows_on_the_device():
     for a, b in zip(here, far, strict=True):
         assert isinstance(b, PretendedTensor)
         assert torch.allclose(a, b.held, rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_spaces_of_geomstats_stay_on_the_device():
+    """With its torch backend, which needs a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.devices.hosts"],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "GEOMSTATS_BACKEND": "pytorch"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert len(done.stdout.split("\n")) > 10
