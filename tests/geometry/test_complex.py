@@ -184,8 +184,11 @@ def test_moves_between_types(generator):
 REFUSED = {
     "ricci_curvature": lambda p: dln.ricci_curvature(p, p.matrix),
     "scalar_curvature": dln.scalar_curvature,
-    "langevin": lambda p: dln.langevin(
-        dln.losses.Quadratic(p.matrix), p, beta=1.0, t_end=0.1, dt=0.1
+    "splitting": lambda p: dln.langevin(
+        dln.losses.Quadratic(p.matrix), p, beta=1.0, t_end=0.1, dt=0.1, method="splitting"
+    ),
+    "sample_gibbs": lambda p: dln.sample_gibbs(
+        dln.losses.Quadratic(p.matrix), p, beta=1.0, draws=2
     ),
     "balanced_distance": lambda p: dln.balanced_distance(
         dln.balanced_factors(p), dln.balanced_factors(p)

@@ -34,6 +34,7 @@ from dln_geometry.support import (
     as_float_tensor,
     as_generator,
     as_positive,
+    field_dimension,
 )
 
 
@@ -66,6 +67,9 @@ def langevin(
     + sqrt(2 kappa/beta) U (sqrt(a_ij) dB_ij) V^T``, whose equilibrium is
     ``exp(-(beta/kappa) F_beta) dvol_g``. With ``kappa = 0`` downstairs it is deterministic and is
     integrated adaptively (`free_energy_flow`; `dt`, `generator` and `method` are not used).
+
+    Complex points move by product steps: real and imaginary parts of B are independent, the entropy
+    is that of the unitary groups, and the third term vanishes.
 
     Square matrices of full rank pass through ``det X = 0`` at odd and at fractional depths; at even
     depths the sign of the determinant is conserved, as it is by networks of balanced layers, and
@@ -165,7 +169,7 @@ def langevin(
     if upstairs:
         point, frames, widths = network_start(start, widths)
     elif isinstance(start, Collapsed | EndToEnd):
-        point = as_point(start)
+        point = as_point(start, complex=method == "product")
     else:
         raise TypeError(
             "start must be a Collapsed or an EndToEnd (factors with upstairs=True), got "
@@ -197,7 +201,8 @@ def langevin(
     entropy, excess = entropy and point.depth > 1, 0.0
     # At full rank hidden layers of the default width are as wide as the rank.
     if entropy and (widths is not None or point.rank < min(point.shape)):
-        excess = hidden_excess(point.shape, point.rank, point.depth, widths)[1]
+        f = field_dimension(None, point.dtype)
+        excess = hidden_excess(point.shape, point.rank, point.depth, widths, f)[1]
     drive = Thermostat(loss, beta, kappa, entropy, excess)
     grid, noise = _randomness(point, t_end, dt, save_at, generator, increments, upstairs)
     stepper: Stepper
@@ -267,7 +272,8 @@ def _randomness(
         return grid, Gaussians(as_generator(generator, point.device))
     if upstairs or generator is not None or dt is not None:
         raise ValueError("increments must come without upstairs, generator and dt, got both")
-    given = as_float_tensor(increments, "increments", dtype=point.dtype, device=point.device)
+    kind: Any = {"dtype": point.dtype, "device": point.device}
+    given = as_float_tensor(increments, "increments", **kind, complex=point.dtype.is_complex)
     shape = (*point.batch_shape, *point.shape)
     if given.shape[1:] != shape or given.shape[0] == 0:
         raise ValueError(

@@ -43,24 +43,26 @@ class Gaussians:
         self.generator, self.increments = generator, increments
 
     def draw(self, shape: tuple[int, ...], like: Tensor, scale: float) -> Tensor:
-        """Return independent Gaussians of standard deviation `scale`."""
+        """Return independent Gaussians of standard deviation `scale`, of each part if complex."""
         source = self.generator
         assert source is not None
         z = torch.randn(shape, generator=source, dtype=like.dtype, device=source.device)
+        # Of complex numbers torch divides the variance among the parts.
+        scale = scale * math.sqrt(2.0) if like.is_complex() else scale
         return z.mul_(scale).to(like.device)
 
     def frames(self, point: EndToEnd, h: float, index: int, scale: float) -> list[Tensor | None]:
         """Return the increment in the frames of a point: core, left and right part."""
         (m, n), r = point.shape, point.rank
-        s, batch = point.s, point.s.shape[:-1]
+        like, batch = point.u, point.s.shape[:-1]
         if self.increments is not None:
             z = scale * self.increments[index]
-            zv = z @ point.vh.mT
-            right = point.u.mT @ z if n > r else None
-            return [point.u.mT @ zv, zv if m > r else None, right]
+            zv = z @ point.vh.mH
+            right = point.u.mH @ z if n > r else None
+            return [point.u.mH @ zv, zv if m > r else None, right]
         root = scale * math.sqrt(h)
         sizes = [(r, r), (m, r) if m > r else None, (r, n) if n > r else None]
-        return [None if d is None else self.draw((*batch, *d), s, root) for d in sizes]
+        return [None if d is None else self.draw((*batch, *d), like, root) for d in sizes]
 
 
 def gradient_parts(
@@ -74,9 +76,9 @@ def gradient_parts(
     scaled = point.u * point.s.unsqueeze(-2)
     if m == n == r:
         value, g = evaluate(loss, scaled @ point.vh if x is None else x)
-        return value, (point.u.mT @ g) @ point.vh.mT, None, g
-    value, gv, gu = contract(loss, scaled, point.vh.mT)
-    return value, point.u.mT @ gv, gv, gu.mT
+        return value, (point.u.mH @ g) @ point.vh.mH, None, g
+    value, gv, gu = contract(loss, scaled, point.vh.mH)
+    return value, point.u.mH @ gv, gv, gu.mH
 
 
 def observed(loss: Any, point: EndToEnd, x: Tensor | None = None) -> dict[str, Tensor]:
@@ -166,7 +168,11 @@ class ProductSteps(MatrixSteps):
 
     def _entropic(self, frame: ProductFrame, h: float) -> Tensor:
         """Return the entropic drift as a move in orthonormal coordinates, shape (..., r)."""
-        pull = frame.entropy_pull(self.drive.excess) * (h / self.drive.beta)
+        pull = frame.entropy_pull(self.drive.excess)
+        if frame.point.dtype.is_complex:
+            # Twice the pairs, and the kernel's diagonal.
+            pull = pull + frame.entropy_pull() + 0.5 * self.depth.exponent
+        pull = pull * (h / self.drive.beta)
         if self.depth.infinite:
             return pull
         if self.normalized:
@@ -203,7 +209,9 @@ def horizontal_step(
         noise = stepper.noise.frames(frame.point, h, index, drive.amplitude)
         parts = [z if g is None else z.add_(g) for z, g in zip(noise, parts, strict=True)]
     core, left, right = parts
-    return value, s.new_zeros(*s.shape, s.shape[-1]) if core is None else core, left, right
+    if core is None:
+        core = frame.point.u.new_zeros(*s.shape, s.shape[-1])
+    return value, core, left, right
 
 
 def descent(
@@ -225,7 +233,7 @@ def descent(
     if n > r:
         # Both vanish at s = 0, above depth 1.
         ratio = frame.root_mixed / torch.where(point.s > 0, point.s, math.inf)
-        gu = gu - (gu @ point.vh.mT) @ point.vh
+        gu = gu - (gu @ point.vh.mH) @ point.vh
         parts[2] = -h * ratio.unsqueeze(-1) * gu
     # At infinite depth zero is infinitely far.
     reach = frame.flat.square().sum(-1) / frame.flat_speed**2

@@ -185,6 +185,8 @@ class ProductFrame:
         exponent = flat_depth / q
         if exponent == 1.0:
             return moved, outside
+        if moved.is_complex():
+            return moved**exponent, outside * moved ** (exponent - 1.0)
         size = moved.abs()
         if exponent < 1.0:
             size = size.clamp_min(torch.finfo(size.dtype).tiny)
@@ -200,7 +202,7 @@ class ProductFrame:
         depth, q = self.flat_depth, self.layers
         once = q % 2 == 0 and depth != q and depth % 2 != 0
         for b, factor in enumerate(weights):
-            own = diagonal.abs() if once and b > 0 else diagonal
+            own = diagonal.abs() if once and b > 0 and not diagonal.is_complex() else diagonal
             factor.diagonal(dim1=-2, dim2=-1).copy_(own)
         return weights
 

@@ -34,6 +34,10 @@ from dln_geometry.support import (
 class EndToEnd(Batch):
     """An end-to-end matrix ``X = U diag(s) V^T`` together with a depth.
 
+    Complex matrices are allowed, here and wherever the documentation does not say otherwise: then
+    transposes are conjugate, inner products ``Re tr A* B``, and rotations unitary. A function that
+    is made for real matrices raises a TypeError.
+
     Attributes
     ----------
     u : Tensor, shape (..., m, r)

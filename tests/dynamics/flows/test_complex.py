@@ -213,7 +213,6 @@ def test_what_must_be_real(generator):
         lambda: losses.Logistic([0], [0], [1.0], (M, N)).value(p),
         lambda: losses.LpNorm(y, 3),
         lambda: dln.exact.two_layers([y.mH @ y, y], y, 1.0),
-        lambda: dln.langevin(losses.Quadratic(y), p, beta=1.0, t_end=1.0, dt=0.1),
     ):
         with pytest.raises(TypeError, match="must be real"):
             refused()
