@@ -112,17 +112,36 @@ def _first(places):
     return order[starts]
 
 
-def test_large_tables_are_compared_on_a_part(rng, monkeypatch):
+def test_large_tables_are_compared_on_a_part(rng, monkeypatch, capsys):
     search = "dln_geometry.completion.fitting.search"
     monkeypatch.setattr(f"{search}.LARGE", 2000)
     monkeypatch.setattr(f"{search}.PART", 1500)
-    said = []
-    monkeypatch.setattr(f"{search}.Search._say", lambda _, text: said.append(text))
     x = low_rank(rng, 120, 60)
     holes = np.where(rng.random(x.shape) < 0.5, x, np.nan)
-    completer = MatrixCompleter((2, 2.5), decay=0.2, rtol=1e-2).fit(holes)
-    assert sum("on a part of 1500 entries" in text for text in said) == 1
+    completer = MatrixCompleter((2, 2.5), decay=0.2, rtol=1e-2, verbose=True).fit(holes)
+    assert capsys.readouterr().out.count("on a part of 1500 entries") == 1
     hidden = np.nonzero(np.isnan(holes))
     error, means = completer.errors(hidden, x[hidden])
     assert error < 0.4 * means
+    assert completer.train_error_ < 0.4 * means  # with the entries that were held out, too
     assert completer.validation_error_ < 0.4 * completer.side_means_error_
+
+
+@pytest.mark.parametrize("refit", [True, False])
+def test_side_means_predict_where_the_model_is_worse(refit, rng):
+    """The held-out entries have the pattern of the others with the wrong sign."""
+    x = 3.0 * rng.normal(size=(30, 1)) @ rng.normal(size=(1, 20)) + rng.normal(size=20)
+    holes = np.where(rng.random(x.shape) < 0.6, x, np.nan)
+    hidden = np.nonzero(np.isnan(holes))
+    completer = MatrixCompleter(2, 8, 0.5, shrink=5.0, refit=refit, rtol=1e-2)
+    with pytest.warns(UserWarning, match="which predict now: the table may not be close to"):
+        completer.fit(holes, validation_entries=(*hidden, -x[hidden]))
+    assert completer.models_[0].point is None
+    assert completer.validation_error_ == completer.side_means_error_
+    gap = completer.predict(*hidden) + x[hidden]
+    if not refit:
+        assert np.sqrt(np.mean(gap**2)) == pytest.approx(completer.validation_error_)
+    assert np.isfinite(completer.transform(holes)).all()
+    _, low, high = completer.predict([0], [0], interval=0.9)
+    assert low < high
+    assert np.isfinite(completer.partial_fit(x[:2]).complete()).all()

@@ -9,8 +9,8 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from dln_geometry.completion.fitting.comparison import DECAY, Comparison
-from dln_geometry.completion.fitting.errors import average_error, noise_of, pooled
+from dln_geometry.completion.fitting.comparison import DECAY, ROUGHLY, Comparison
+from dln_geometry.completion.fitting.errors import WORTH, average_error, checked, noise_of, pooled
 from dln_geometry.completion.fitting.models import Prepared, train, train_together
 from dln_geometry.completion.fitting.problem import SEARCH_RANK, Problem, default_rank, folds_of
 from dln_geometry.completion.fitting.subtable import dense_part
@@ -25,8 +25,6 @@ from dln_geometry.support import warn
 
 DEPTHS = (2.0, 2.5, 3.0)
 """Depths that are tried: a convex problem, and two that prefer low rank more and more."""
-WORTH = 0.99
-"""Share of the error of the side means that a model must stay below not to be warned of."""
 NOISE_ROUNDS, LOWER = 4, 0.7
 """Without validation: how often the decay may follow the residuals, and what is worth a round."""
 NOISE_ALONE, THRESHOLD = 0.95, 1.0
@@ -34,6 +32,8 @@ NOISE_ALONE, THRESHOLD = 0.95, 1.0
 chosen then: of noise alone, it leaves next to nothing at depth 2."""
 LARGE, PART = 300_000, 200_000
 """Entries from which on settings are compared on a part of the table, and entries of this part."""
+GOES_ON = 0.25
+"""Share of the best time for which a validated model of a large table goes on with all entries."""
 SMALL_EVALUATIONS = 1500
 """Bound on a validated run of a small table."""
 
@@ -63,7 +63,7 @@ class Search:
         progress: Callable[[str], None] | None = None,
         bar: Any = False,
     ) -> None:
-        self.problem, self.seed, self.said = problem, seed, progress
+        self.problem, self.seed, self._say = problem, seed, progress or (lambda _: None)
         self.end = time.perf_counter() + seconds
         self.budget = Limits(rtol, seconds, patience, progress=bar)
         self.tried: list[tuple[Setting, float, Fit]] = []
@@ -102,9 +102,7 @@ class Search:
             if self.folds:
                 sides = parts[0].settings[0].sides
         choice = self._joined(parts)
-        if choice.validated:
-            self._check(choice)
-        return choice
+        return checked(choice, self._whole, refit) if choice.validated else choice
 
     def _chosen(
         self,
@@ -136,8 +134,7 @@ class Search:
         means = pooled(validated[: len(self.folds)], self.folds, "side_means")
         own = tuple(fit for fit in validated if fit.fold == 0)
         fits = self._everything(chosen, validated, starts) if refit else own
-        held = self.folds[0][1]
-        return Choice((chosen,), fits, (), validated, held, means, error)
+        return Choice((chosen,), fits, (), validated, self.folds[0][1], means, error)
 
     def _comparison(self) -> Comparison:
         """Return where settings are compared: the folds, or those of a part of a large table."""
@@ -173,12 +170,6 @@ class Search:
             side_means=means,
             best=error,
         )
-
-    def _check(self, choice: Choice) -> None:
-        """Warn if the models are hardly better than the side means."""
-        first, error, means = choice.validated[0], choice.best, choice.side_means
-        if means > 0 and not error < WORTH * means and first.status != "constant":
-            self._warn(error, means, first.status)
 
     def _by_the_noise(
         self, setting: Setting, fits: tuple[Fit, ...], starts: int, least: float, moves: bool
@@ -238,10 +229,6 @@ class Search:
             f"validation error {error:.6g} after {fit.evaluations} evaluations"
         )
 
-    def _say(self, text: str) -> None:
-        if self.said is not None:
-            self.said(text)
-
     def _everything(
         self, setting: Setting, validated: Sequence[Fit] | None, starts: int
     ) -> tuple[Fit, ...]:
@@ -257,7 +244,15 @@ class Search:
                 for r in range(rounds)
             )
         settings = [setting.restarted(k) for k in range(starts)]
-        return tuple(self._train([(problem, None)], settings, 2.0, [self.start[1]], times))
+        if times is None or len(problem) <= LARGE or self.problem.link is not None:
+            return tuple(self._train([(problem, None)], settings, 2.0, [self.start[1]], times))
+        # The few entries that it has not seen move a model of a large table little.
+        own = [fit for fit in validated or () if fit.fold == 0]
+        more = tuple(GOES_ON * t for t in times)
+        pairs = zip(settings, own, strict=True)
+        return tuple(
+            self._train([(problem, None)], [one], 2.0, [fit.model], more)[0] for one, fit in pairs
+        )
 
     @cached_property
     def _whole(self) -> Problem:
@@ -282,11 +277,14 @@ class Search:
             )
             if found is not None:
                 return [fit for fits in found for fit in fits]
-        small = {"evaluations": SMALL_EVALUATIONS} if self.problem.is_small and not times else {}
+        more: dict[str, Any] = {"improvement": ROUGHLY["improvement"]}
+        if len(folds[0][0]) <= LARGE:
+            small = self.problem.is_small and not times
+            more = {"evaluations": SMALL_EVALUATIONS} if small else {}
         found, pairs = [], zip(folds, begun, strict=True)
         for (problem, held), start in pairs:
             for setting in settings:
-                budget = self._budget(share * (count - len(found)), **small)
+                budget = self._budget(share * (count - len(found)), **more)
                 known = self.prepared if len(problem) <= LARGE else None
                 fit = train(
                     problem, setting, held, budget, times=times, start=start, prepared=known
@@ -299,14 +297,3 @@ class Search:
         left = max(self.end - time.perf_counter(), 0.0)
         seconds = left / (share * self.parts) if math.isfinite(left) else math.inf
         return replace(self.budget, seconds=seconds, **limits)
-
-    def _warn(self, error: float, means: float, status: str) -> None:
-        what = "side means" if self.problem.biases else "mean"
-        why = "the table may not be close to one of low rank, or have too few entries"
-        if status == "seconds":
-            why = "the time was too short"
-        warn(
-            f"the best validation error {error:.6g} is hardly better than that of the {what} "
-            f"alone, {means:.6g}: {why}",
-            UserWarning,
-        )
