@@ -13,11 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Optimizer
 
-from dln_geometry.learning.architecture import SymmetricGroup, symmetries_of
+from dln_geometry.learning.architecture import (
+    SymmetricGroup,
+    symmetries_by_graph,
+    symmetries_of,
+)
 from dln_geometry.learning.monitor.group_laws import GaugeLaw, LinearLaw, QuadraticLaw
 from dln_geometry.learning.monitor.laws import Groups, Law
 from dln_geometry.learning.monitor.products import Products, Snapshot, StepOptions, wide_dtype
 from dln_geometry.support import shown
+
+# Of a module with more parameters, a monitor follows the graph alone: the other groups take minutes
+# to find, and hardly any of them has a closed charge.
+_MOST_PROBED = 600
 
 
 def is_sgd(optimizer: Any) -> bool:
@@ -46,7 +54,9 @@ def watched_groups(
     owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
     trained = {n for n, p in named.items() if id(p) in owned and p.requires_grad}
     if groups is None:
-        found = symmetries_of(module, example_input, loss=loss)
+        small = sum(p.numel() for p in named.values()) <= _MOST_PROBED
+        search = symmetries_of if small else symmetries_by_graph
+        found = search(module, example_input, loss=loss)
         groups = [g for group in found for g in _trained_part(group, trained)]
     elif isinstance(groups, str) or not isinstance(groups, Iterable):
         raise TypeError(f"groups must be SymmetricGroups, got {shown(groups)}")

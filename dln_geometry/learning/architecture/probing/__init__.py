@@ -1,10 +1,12 @@
 """Symmetric groups from what a module computes: linear algebra decides about candidates.
 
 - `operators`: the table of operators, which propose groups, and those without a rule;
-- `jacobian`: the Jacobian of the outputs at random parameters, its null space, spans;
+- `jacobian`: the Jacobian of the outputs at random parameters; `ranks`: its null space, spans;
 - `families`: the groups that are found, `Family`, some after gains and shifts are folded away;
+  `terms`: the parts of a shift;
 - `slots`: candidates, and their combinations that change no output;
-- `stages`: translations, scalings, shifts, matrices; `finding`: the order of the search;
+- `stages`: scalings, shifts, matrices; `translations`; `fields`: the directions of groups;
+- `finding`: the order of the search, and the dimensions;
 - `coverage`: `symmetries_of` and `symmetry_coverage`.
 """
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +21,8 @@ from dln_geometry.learning.architecture.trials import trials_on
 from dln_geometry.learning.functional import as_arguments, parameters_of
 from dln_geometry.support import shown
 
-# The Jacobian of a module with more parameters is not held.
-_MOST_PARAMETERS = 600
+# Some hundred rows of the Jacobian of a module with more parameters are not held.
+_MOST_PARAMETERS = 20_000
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,9 @@ class SymmetryCoverage:
         Dimension of the span of all generators of the groups, at random parameters.
     true : int or None
         Number of parameters minus the rank of the Jacobian of the outputs over many inputs, at
-        random parameters; the least of several points if groups are missing. `None` if the module
-        has too many parameters to hold the Jacobian, or too few outputs.
+        random parameters; the least of several points if groups are missing. `None` if it is not
+        known, for the `reason` given: more than 5,000 parameters, too few outputs, a rank that is
+        not clear, or a module that fails at other parameters.
     groups : tuple of SymmetricGroup
         The groups, as `symmetries_of` returns them.
     missing : tuple of str
@@ -48,6 +51,9 @@ class SymmetryCoverage:
     gap : float
         Quotient of the singular values of the Jacobian on both sides of the rank: the larger, the
         more certain is `true`.
+    reason : str
+        Why `true` is `None`, and what was done instead; empty if it is known. If only the graph
+        was followed, `found` counts the generators of its groups, of which some may be the same.
 
     Examples
     --------
@@ -65,6 +71,7 @@ class SymmetryCoverage:
     stops: tuple[str, ...]
     parameters: int
     gap: float = float("nan")
+    reason: str = ""
 
     @property
     def is_complete(self) -> bool:
@@ -76,6 +83,7 @@ class SymmetryCoverage:
         lines = [f"{self.found} of {true} flat directions in {len(self.groups)} groups"]
         for what, names in (("in no group", self.missing), ("not understood", self.stops)):
             lines += [f"{what}: {', '.join(names)}"] if names else []
+        lines += [f"dimension: {self.reason}"] if self.reason else []
         return "\n".join(lines)
 
 
@@ -105,8 +113,8 @@ def symmetries_of(
     which combinations of them change no output to first order, at several random parameters and on
     many inputs. So it finds the groups of hand-written normalisations and attentions (grouped,
     rotary), gates, recurrent cells, message passing and tied weights, and three kinds more:
-    rotation, commutant and shift (see `Family`). This goes up to 600 parameters; in larger
-    modules only the graph is followed.
+    rotation, commutant and shift (see `Family`). This goes up to 20,000 parameters, and takes
+    seconds for a thousand, minutes for ten thousand; in larger modules only the graph is followed.
 
     Parameters
     ----------
@@ -187,17 +195,32 @@ def symmetry_coverage(
     call = _call_of(inputs, keyword_inputs)
     if call is None:
         raise ValueError("inputs must be the arguments of the module, got none")
-    groups, finder, proposals = _search(module, call, loss)
+    groups, finder, proposals, reason = _search(module, call, loss)
     named = parameters_of(module)
-    moved = {name for group in groups for name in group.names}
+    moved = {name for group in groups for name in _moved(group)}
     missing = tuple(name for name in named if name not in moved)
     count = sum(p.numel() for p in named.values() if p.is_floating_point())
     stops = tuple(proposals.stops)
     if finder is None:
-        return SymmetryCoverage(0, None, tuple(groups), missing, stops, count)
-    with finder.prober.generator.device:
+        count_of = sum(_generators(group, named) for group in groups)
+        own = tuple(groups)
+        return SymmetryCoverage(count_of, None, own, missing, stops, count, reason=reason)
+    with _on_device(finder.subject):
         found, true = finder.dimensions(groups)
-    return SymmetryCoverage(found, true, tuple(groups), missing, stops, count, finder.gap)
+    own = tuple(groups)
+    return SymmetryCoverage(found, true, own, missing, stops, count, finder.gap, finder.reason)
+
+
+def _generators(group: SymmetricGroup, params: Mapping[str, Any]) -> int:
+    """Return the number of generators of a group, none of a permutation."""
+    if group.kind == "permutation":
+        return 0
+    return math.prod(group.symmetry(dict(params)).shape(dict(params)))
+
+
+def _moved(group: SymmetricGroup) -> set[str]:
+    """Return the names of the parameters that a group moves, also by what it folds."""
+    return {*group.names, *(n for fold in getattr(group, "folds", ()) for n in fold.group.names)}
 
 
 def _call_of(inputs: tuple[Any, ...], keyword_inputs: Mapping[str, Any]) -> Call | None:
@@ -214,8 +237,8 @@ def _call_of(inputs: tuple[Any, ...], keyword_inputs: Mapping[str, Any]) -> Call
 
 def _search(
     module: nn.Module, call: Call | None, loss: str | None, *, probe: bool = True
-) -> tuple[list[SymmetricGroup], Finder | None, Proposals]:
-    """Return the groups, the search by linear algebra if there was one, and the proposals."""
+) -> tuple[list[SymmetricGroup], Finder | None, Proposals, str]:
+    """Return the groups, the search by linear algebra or why there was none, and the proposals."""
     if not parameters_of(module):
         raise ValueError(f"module must have parameters, got a {type(module).__name__} without any")
     if loss is not None and not (isinstance(loss, str) and loss == "cross_entropy"):
@@ -225,25 +248,37 @@ def _search(
     subject = None if call is None else Subject(twin, call, logits=logits)
     groups, guesses = groups_by_graph(twin, call, logits=logits)
     if subject is None:
-        return groups, None, Proposals()
+        return groups, None, Proposals(), "no inputs were given"
     groups = confirmed(groups, guesses, trials_on(subject))
     if not probe:
-        return groups, None, Proposals()
+        return groups, None, Proposals(), "only the graph was followed"
     proposals = recorded(subject)
     own = subject.own().params.values()
-    if any(p.is_complex() for p in own) or sum(p.numel() for p in own) > _MOST_PARAMETERS:
-        return groups, None, proposals
+    total = sum(p.numel() for p in own)
+    only = "only the graph was followed:"
+    if any(p.is_complex() for p in own):
+        return groups, None, proposals, f"{only} some parameters are complex"
+    if total > _MOST_PARAMETERS:
+        reason = f"{only} {total} parameters are more than {_MOST_PARAMETERS}"
+        return groups, None, proposals, reason
     subject.class_axis = proposals.class_axis
     try:
-        with torch.random.fork_rng(devices=subject.devices), subject.generator.device:
+        with torch.random.fork_rng(devices=subject.devices), _on_device(subject):
             finder = Finder(subject, proposals)
             for group in groups:
                 finder.add(group)
             before = len(finder.groups)
             if not finder.is_done:
                 finder.search()
-    except RuntimeError:
+    except RuntimeError as error:
         # A module may fail, or not end, at parameters that are not its own.
-        return groups, None, proposals
+        reason = f"{only} the module fails at other parameters ({error})"
+        return groups, None, proposals, reason
     groups += not_refuted(finder.groups[before:], trials_on(subject))
-    return groups, finder, proposals
+    return groups, finder, proposals, ""
+
+
+def _on_device(subject: Subject) -> AbstractContextManager[Any]:
+    """Make tensors on the device of a module; on that of torch's default they are anyway."""
+    device = subject.generator.device
+    return nullcontext() if device == torch.get_default_device() else device

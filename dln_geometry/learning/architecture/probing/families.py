@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
+from dln_geometry.learning.architecture.groups import SymmetricGroup
+from dln_geometry.learning.architecture.probing.terms import Term
 from dln_geometry.learning.functional import Tensors
 from dln_geometry.learning.symmetry import Symmetry
 from dln_geometry.support import as_generator
@@ -54,41 +55,6 @@ ALGEBRAS: dict[str, Projection] = {
     "rotary": _complex,
     "rotary neighbours": _complex_neighbours,
 }
-
-
-@dataclass(frozen=True)
-class Term:
-    """What a shift t does to one parameter.
-
-    It adds ``factor * t`` along an axis, constant along the others; or, with a weight, to a bias
-    ``factor * W t``, W contracted along its axis with t and summed over a kernel. With `over`, the
-    name of a vector v, it adds ``factor * W t (1, ..., 1) / sum(v)`` to the weight itself: a
-    layer that reads normalised entries plus v, whose sum is always that of v.
-    """
-
-    part: Part
-    factor: float
-    weight: Part | None = None
-    over: str = ""
-
-    def add(self, params: dict[str, Tensor], t: Tensor) -> None:
-        """Replace the parameter by the shifted one."""
-        x = params[self.part.name]
-        if self.weight is None:
-            own = self.part.slices(x) + self.factor * t[:, None, None]
-            params[self.part.name] = self.part.replaced(x, own)
-        elif self.over:
-            image = self.factor * self.image(params, t) / params[self.over].sum()
-            params[self.part.name] = x + image.unsqueeze(self.weight.axis)
-        else:
-            params[self.part.name] = x + self.factor * self.image(params, t).reshape(x.shape)
-
-    def image(self, params: Tensors, t: Tensor) -> Tensor:
-        """Return ``W t`` for the weight of the term."""
-        assert self.weight is not None
-        w, part = params[self.weight.name], self.weight
-        moved = w.movedim(part.axis, 0)[part.start : part.stop]
-        return torch.tensordot(t, moved.flatten(2).sum(2) if moved.ndim > 2 else moved, 1)
 
 
 @dataclass(frozen=True)
@@ -176,7 +142,8 @@ class Family(SymmetricGroup):
     def is_accurate(self, params: Tensors) -> bool:
         """Whether no gain or sum to divide by is so small that quotients are mostly rounding."""
         gains = [params[f.source].abs() for f in self.folds if f.group.kind != "shift"]
-        sums = [params[t.over] for t in self.terms if t.over]
+        gains += [params[t.under].abs() for t in self.terms if t.under]
+        sums = [params[t.over] for t in self.terms if t.over and not t.under]
         return all(float(g.min()) > 0.02 * float(g.max()) for g in gains) and all(
             abs(float(v.sum())) > float(v.norm()) for v in sums
         )
@@ -200,7 +167,7 @@ class Family(SymmetricGroup):
     def element_shape(self) -> tuple[int, ...] | None:
         """Return the shape of the elements of the new kinds."""
         if self.kind == "shift":
-            return (len(self.basis) or self.terms[0].part.units,)
+            return (len(self.basis) or self.terms[0].entries,)
         if self.kind in ("rotation", "commutant"):
             return (self.units, self.first[0].block, self.first[0].block)
         return None
@@ -258,7 +225,7 @@ class Family(SymmetricGroup):
             return super().symmetry(params)
         self.check(params)
         if shape is not None and not self.folds:
-            degree = 0 if all(t.weight is None for t in self.terms) else None
+            degree = 0 if not any(t.weight or t.under or t.kernel for t in self.terms) else None
             return _Linear(self, shape, 1 if self.kind != "shift" else degree)
         names = {*self.names, *(n for fold in self.folds for n in fold.group.names)}
 
@@ -301,6 +268,6 @@ class _Linear(Symmetry):
         return {name: after[name] for name in self.family.names}
 
     def generated(self, params: Any, s: Tensor) -> dict[str, Tensor]:
-        if self.family.terms and any(t.over for t in self.family.terms):
+        if any(t.over and not t.under for t in self.family.terms):
             return super().generated(params, s)
         return self.family.tangent(params, s)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,11 +10,24 @@ from torch import Tensor
 
 from dln_geometry.learning.architecture.groups import SymmetricGroup
 from dln_geometry.learning.architecture.probing.families import Family, Fold, all_folded, scaled
-from dln_geometry.learning.architecture.probing.jacobian import Prober, Span, null_space
+from dln_geometry.learning.architecture.probing.fields import fields_of, is_flat
+from dln_geometry.learning.architecture.probing.jacobian import Prober
 from dln_geometry.learning.architecture.probing.operators import Proposals
+from dln_geometry.learning.architecture.probing.ranks import Span, null_space, nullity_beyond
 from dln_geometry.learning.architecture.probing.slots import Sample
-from dln_geometry.learning.architecture.probing.stages import CLOSE, ROUGH, Stages, fields_of
+from dln_geometry.learning.architecture.probing.stages import CLOSE, Stages
 from dln_geometry.learning.architecture.subject import Subject
+
+# Up to so many parameters the null space is computed before the search, which ends when all of it
+# is found; up to so many the rank is computed afterwards.
+_MOST_AT_FIRST, _MOST_AT_LAST = 1500, 5000
+# A rank with singular values of about the same size on both sides of the cut is not known.
+_LEAST_GAP = 10.0
+_CLEAR, _MORE_POINTS = 1e6, 3
+# Sizes of noise and of gains where the rank is counted again if directions are missing.
+_ELSEWHERE = ((2.0, 1.0), (0.5, 4.0))
+# So many rows tell about all candidates of one stage.
+_ENOUGH_ROWS = 540
 
 
 class Finder:
@@ -25,41 +38,48 @@ class Finder:
         self.subject, self.generator = subject, subject.generator
         p = self.prober
         self.count = int(1.1 * p.total) + 10
+        self.true: int | None = None
+        self.gap, self.reason = float("nan"), ""
+        few = self.count if p.total <= _MOST_AT_FIRST else min(self.count, _ENOUGH_ROWS)
         # Units that are off on all inputs at one point may be on at another.
-        first, second = (Sample(q, p.rows(q, self.count)) for q in map(p.point, (0.5, 2.0)))
-        spaces = [null_space(sample.rows, p.tolerance) for sample in (first, second)]
-        if spaces[1][0].shape[1] < spaces[0][0].shape[1]:
-            first, second, spaces = second, first, spaces[::-1]
-        full, self.base = first.rows, first.params
-        self.enough = full.shape[0] >= p.total
-        self.null, self.gap = spaces[0]
-        self.true = self.null.shape[1]
+        first, second = (Sample(q, p.rows(q, few)) for q in map(p.point, (0.5, 2.0)))
+        null = None
+        if p.total <= _MOST_AT_FIRST:
+            known = [(*null_space(x.rows, p.tolerance), x) for x in (first, second)]
+            for _ in range(_MORE_POINTS):
+                # Most directions respond at the best point, and its rank is the clearest.
+                known.sort(key=lambda k: (k[0].shape[1], -k[1]))
+                if known[0][1] > _CLEAR:
+                    break
+                other = Sample(q := p.point(1.0), p.rows(q, few))
+                known.append((*null_space(other.rows, p.tolerance), other))
+            (null, self.gap, first), (_, _, second) = known[:2]
+            self.true = null.shape[1]
+        self.base, self.null = first.params, null
         self.samples = [first, second, self._sample(p.point(0.5))]
-        self.span = Span(p.total, full)
-        self.stages = Stages(p, proposals, full)
+        self.span = Span(p.total, first.rows)
+        self.stages = Stages(p, proposals, first.rows)
         self.groups: list[SymmetricGroup] = []
 
     def _sample(self, params: dict[str, Tensor]) -> Sample:
-        return Sample(params, self.prober.rows(params, min(self.count, 500 + self.true)))
+        more = _ENOUGH_ROWS if self.true is None else 500 + self.true
+        return Sample(params, self.prober.rows(params, min(self.count, more)))
 
     @property
     def is_done(self) -> bool:
         """Whether the groups leave no direction over."""
-        return self.span.dimension >= self.true
+        return self.true is not None and self.span.dimension >= self.true
 
     def fields(self, group: SymmetricGroup) -> Tensor:
         """Return all generators of a group at the base point, shape (total, count)."""
         return fields_of(self.prober, group, self.base)
 
     def add(self, group: SymmetricGroup) -> bool:
-        """Keep a group if it adds directions, all of which are in the null space."""
+        """Keep a group if it adds directions, none of which changes an output."""
         if group.kind == "permutation":
             return False
         fields = self.fields(group)
-        sizes = fields.norm(dim=0)
-        fields = fields[:, sizes > 0] / sizes[sizes > 0]
-        outside = fields - self.null @ (self.null.mT @ fields)
-        if not fields.shape[1] or float(outside.norm(dim=0).max()) > ROUGH:
+        if not bool(fields.any()) or not is_flat(self.samples[0].rows, fields):
             return False
         new = self.span.add(fields) > 0
         if new:
@@ -76,23 +96,54 @@ class Finder:
 
     def dimensions(self, groups: Sequence[SymmetricGroup]) -> tuple[int, int | None]:
         """Return the dimension that some groups have, and the one that they could have."""
-        span = Span(self.prober.total, self.null)
+        p = self.prober
+        span = Span(p.total, self.samples[0].rows)
         for group in groups:
             if group.kind != "permutation":
                 span.add(self.fields(group))
-        if span.dimension < self.true:
-            rows = self.prober.rows(self.prober.point(2.0), self.count)
-            self.true = min(self.true, null_space(rows, self.prober.tolerance)[0].shape[1])
-        return span.dimension, self.true if self.enough else None
+        found = span.dimension
+        if p.total > _MOST_AT_LAST:
+            self.reason = (
+                f"the rank of the outputs is not computed beyond {_MOST_AT_LAST} parameters"
+            )
+            return found, None
+        if found == self.true:
+            rows = self.samples[0].rows
+        else:
+            rows = p.rows(self.base, self.count)
+            more, self.gap = nullity_beyond(rows, span.basis, p.tolerance)
+            self.true = found + more
+            for size, gain in _ELSEWHERE:
+                if found < self.true:
+                    others = p.rows(p.point(size, gain), self.count)
+                    self.true = min(self.true, null_space(others, p.tolerance)[0].shape[1])
+        if rows.shape[0] < p.total:
+            self.reason = f"the outputs give {rows.shape[0]} equations for {p.total} parameters"
+            return found, None
+        if self.gap < _LEAST_GAP:
+            self.reason = f"the singular values of the outputs leave a gap of {self.gap:.1f} only"
+            return found, None
+        return found, self.true
 
     def search(self) -> None:
         """Find groups until nothing is left over, or nothing is left to try."""
-        self._stages(self.samples, self.null, ())
-        if self.is_done:
-            return
-        folds = self._folds()
-        if not folds:
-            return
+        found = self.stages.all(self.samples, self.null, self.span, self._elsewhere)
+        self._keep(found, self.samples, ())
+        folds = () if self.is_done else self._folds()
+        if folds:
+            self._search_folded(folds)
+        if not self.is_done:
+            self._keep(self.stages.kernels(self.groups), self.samples, ())
+        if not self.is_done:
+            self._keep(self.stages.under_gains(self.samples, self.span), self.samples, ())
+
+    def _elsewhere(self, count: int, folds: tuple[Fold, ...] = ()) -> Tensor:
+        """Return about `count` rows of the Jacobian at another point."""
+        params = all_folded(self.prober.point(1.0), folds)[0]
+        return self.prober.rows(params, min(count, self.count))
+
+    def _search_folded(self, folds: tuple[Fold, ...]) -> None:
+        """Find groups that act where gains are 1 and shifts 0."""
         gains = [f.group for f in folds if f.group.kind == "rescale"]
         sources = {f.source for f in folds}
         names = dict.fromkeys(p.name for group in gains for p in group.first)
@@ -100,23 +151,35 @@ class Finder:
         samples = []
         for k, sample in enumerate(self.samples):
             params = all_folded(sample.params, folds)[0]
-            rows = self.prober.rows(params, self.count) if k == 0 else self._sample(params).rows
+            whole = k == 0 and self.null is not None
+            rows = self.prober.rows(params, self.count) if whole else self._sample(params).rows
             samples.append(Sample(params, rows))
-        null, _ = null_space(samples[0].rows, self.prober.tolerance)
-        self._stages(samples, null, folds)
+        whole = self.null is not None
+        null = null_space(samples[0].rows, self.prober.tolerance)[0] if whole else None
+        known = Span(self.prober.total, samples[0].rows)
+        for group in self.groups:
+            known.add(fields_of(self.prober, group, samples[0].params))
 
-    def _stages(self, samples: list[Sample], null: Tensor, folds: tuple[Fold, ...]) -> None:
+        def elsewhere(count: int) -> Tensor:
+            return self._elsewhere(count, folds)
+
+        self._keep(self.stages.all(samples, null, known, elsewhere), samples, folds, known)
+
+    def _keep(
+        self,
+        found: Iterable[SymmetricGroup],
+        samples: list[Sample],
+        folds: tuple[Fold, ...],
+        known: Span | None = None,
+    ) -> None:
+        """Keep those of some groups that add directions, until no direction is left over."""
         params = samples[0].params
-        known = self.span
-        if folds:
-            known = Span(self.prober.total, samples[0].rows)
-            for group in self.groups:
-                known.add(fields_of(self.prober, group, params))
-        for group in self.stages.all(samples, null, known):
+        for group in found:
             if self.is_done:
                 return
-            new = self._is_new(group, known, params) and self.add(_with_folds(group, folds))
-            if new and folds:
+            new = self._is_new(group, known or self.span, params)
+            new = new and self.add(_with_folds(group, folds))
+            if new and known is not None:
                 known.add(fields_of(self.prober, group, params))
 
     def _folds(self) -> tuple[Fold, ...]:

@@ -1,8 +1,8 @@
-"""The Jacobian of the outputs of a module at random points, and its null space."""
+"""The Jacobian of the outputs of a module at random points."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,7 +23,6 @@ _MORE_ROWS = 1.1
 _LEAST_CALLS, _MOST_CALLS = 12, 300
 # Entries of a matrix that is held at once.
 _ENTRIES = 4e7
-Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 class Prober:
@@ -40,11 +39,17 @@ class Prober:
         self.tolerance = max(1e-9, 1e4 * subject.epsilon)
         self._draw = self._drawing()
 
-    def point(self, size: float) -> dict[str, Tensor]:
-        """Return random parameters like those of the module, further away if these work."""
-        own = self.subject.own().params
+    def point(self, size: float, gain: float = 1.0) -> dict[str, Tensor]:
+        """Return random parameters like those of the module, further away if these work.
+
+        Larger gains (positive vectors) reach the far ends of activations such as ReLU6.
+        """
+        own = {n: _raised(p) for n, p in self.subject.own().params.items()}
         draw = self.generator
         point = {n: shaken(p, size, draw, signs=size < 1) for n, p in own.items()}
+        for name, p in point.items():
+            if gain != 1 and p.ndim == 1 and p.is_floating_point() and bool((p > 0).all()):
+                point[name] = gain * p
         if size >= 1:
             value = self.subject.outputs(self._inputs(*self._draw).at(point))
             if float(torch.isfinite(value).double().mean()) < 0.5 * self.subject.finite:
@@ -124,7 +129,7 @@ class Prober:
                         materialize_grads=True,
                     )  # fmt: skip
                     pieces.append(torch.cat([g.flatten() for g in grads])[None])
-        return torch.cat(pieces).detach().nan_to_num(), n
+        return torch.cat(pieces).detach().nan_to_num(0.0, 0.0, 0.0), n
 
     def flat(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return tensors of (columns, *shape) as a matrix of shape (total, columns)."""
@@ -138,71 +143,16 @@ class Prober:
         return out
 
 
-def null_space(rows: Tensor, tolerance: float) -> tuple[Tensor, float]:
-    """Return an orthonormal basis of the null space, shape (columns, nullity), and the gap.
+def _raised(x: Tensor) -> Tensor:
+    """Return matrices of the size at which units respond, if they are smaller.
 
-    Columns are scaled first: parameters of different sizes would hide each other. The gap is the
-    quotient of the singular values on both sides of the cut.
+    With the small entries of many initialisations, attentions and gates hardly depend on their
+    parameters, and the rank of the Jacobian cannot be seen.
     """
-    n = rows.shape[1]
-    sizes = rows.norm(dim=0)
-    if not n or not bool(sizes.any()):
-        return torch.eye(n, dtype=rows.dtype, device=rows.device), float("inf")
-    off = sizes <= tolerance * 1e-3 * sizes.max()
-    scale = torch.where(off, 1.0, sizes)
-    live = torch.nonzero(~off).flatten()
-    a = rows[:, live] / scale[live]
-    if a.shape[0] > a.shape[1]:
-        a = torch.linalg.qr(a, mode="r")[1]
-    _, s, vh = torch.linalg.svd(a, full_matrices=a.shape[0] < a.shape[1])
-    rank = int((s > tolerance * s[0]).sum())
-    after = float(s[rank]) if rank < len(s) else 0.0
-    gap = float(s[rank - 1]) / max(after, 1e-300)
-    inner = rows.new_zeros(n, live.numel() - rank + int(off.sum()))
-    inner[live, : live.numel() - rank] = vh[rank:].mT / scale[live, None]
-    inner[torch.nonzero(off).flatten(), torch.arange(live.numel() - rank, inner.shape[1])] = 1.0
-    return (torch.linalg.qr(inner)[0] if inner.shape[1] else inner), gap
-
-
-def common_null_space(null: Tensor, rows: Sequence[Tensor]) -> Tensor:
-    """Return the part of a null space of the first rows that is in those of all others."""
-    sizes = torch.stack([r.norm(dim=0) / max(float(r.norm()), 1e-300) for r in rows]).amax(0)
-    scale = torch.where(sizes > 1e-9 * sizes.max(), sizes, 1.0)[:, None]
-    for r in rows[1:]:
-        if not null.shape[1]:
-            return null
-        scaled = torch.linalg.qr(scale * null)[0]
-        a = (r / scale.mT) @ scaled / max(float(r.norm()), 1e-300)
-        s, vh = torch.linalg.svd(a, full_matrices=a.shape[0] < a.shape[1])[1:]
-        null = torch.linalg.qr(scaled @ vh[int((s > 1e-6).sum()) :].mT / scale)[0]
-    return null
-
-
-class Span:
-    """A growing subspace of directions of the parameters."""
-
-    def __init__(self, total: int, like: Tensor) -> None:
-        self.basis = like.new_zeros(total, 0)
-
-    @property
-    def dimension(self) -> int:
-        """Number of independent directions."""
-        return self.basis.shape[1]
-
-    def rest(self, fields: Tensor) -> Tensor:
-        """Return the parts of some directions outside the span."""
-        for _ in range(2):
-            fields = fields - self.basis @ (self.basis.mT @ fields)
-        return fields
-
-    def add(self, fields: Tensor) -> int:
-        """Add directions, shape (total, count); return how many are new."""
-        sizes = fields.norm(dim=0)
-        fields = fields[:, sizes > 0] / sizes[sizes > 0]
-        if not fields.shape[1]:
-            return 0
-        u, s, _ = torch.linalg.svd(self.rest(fields), full_matrices=False)
-        new = u[:, s > 1e-6]
-        if new.shape[1]:
-            self.basis = torch.cat([self.basis, torch.linalg.qr(self.rest(new))[0]], 1)
-        return new.shape[1]
+    if x.ndim < 2 or not x.is_floating_point() or not bool(torch.isfinite(x).all()):
+        return x
+    wanted = x[0].numel() ** -0.5
+    size = float(x.square().mean().sqrt())
+    if size >= wanted:
+        return x
+    return x * (wanted / size) if size else x

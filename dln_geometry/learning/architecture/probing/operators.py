@@ -8,8 +8,9 @@ decides later whether they do; a rule that proposes too much costs time, never a
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -32,6 +33,8 @@ class Proposals:
     others: dict[str | Projection, dict[int, None]] = field(default_factory=dict)
     widths: tuple[int, ...] = ()
     stops: dict[str, None] = field(default_factory=dict)
+    # Start and size of the parts into which axes of a length are split.
+    segments: dict[int, dict[tuple[int, int], None]] = field(default_factory=dict)
     class_axis: int = -1  # where the last linear map puts its channels
 
     @property
@@ -148,7 +151,7 @@ _TABLE: dict[Rule, str] = {
         _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention
         _scaled_dot_product_efficient_attention _scaled_dot_product_attention_math
         _scaled_dot_product_attention_math_for_mps _sparse_mm _sparse_addmm mkldnn_rnn_layer
-        _fused_sdp_choice _embedding_bag _embedding_bag_forward_only einsum""",
+        _fused_sdp_choice _trilinear _embedding_bag _embedding_bag_forward_only einsum""",
     _kernels: "convolution _convolution conv1d conv2d conv3d",
     _layer_norm: "native_layer_norm layer_norm rms_norm _fused_rms_norm",
     _reduction: "mean sum var var_mean std linalg_vector_norm norm",
@@ -213,10 +216,29 @@ class _Recorder(TorchDispatchMode):
                 self.proposals.add(algebra, int(width))
         elif not (name.startswith(("aten::", "prim::")) and _is_entrywise(func)):
             self.proposals.stops[f"{name} ({_line()})"] = None
-        for x in tree_leaves(value):
-            if isinstance(x, Tensor):
-                self.sizes.update(dict.fromkeys(x.shape))
+        parts = [x for x in tree_leaves(value) if isinstance(x, Tensor)]
+        for x in parts:
+            self.sizes.update(dict.fromkeys(x.shape))
+        if name.rpartition("::")[2].startswith(("split", "slice", "narrow", "chunk", "unsafe_sp")):
+            self._note_parts(args[0], parts)
+        if name == "aten::cat" and len(parts) == 1:
+            self._note_joined(args[0], parts[0], *args[1:], **kwargs)
         return value
+
+    def _note_joined(self, parts: Sequence[Tensor], whole: Tensor, dim: int = 0) -> None:
+        """Note where the parts of a joined axis begin."""
+        sizes = [x.shape[dim] for x in parts if x.ndim == whole.ndim]
+        own = self.proposals.segments.setdefault(whole.shape[dim], {}) if whole.ndim else {}
+        own.update(dict.fromkeys(zip(accumulate([0, *sizes]), sizes, strict=False)))
+
+    def _note_parts(self, whole: Tensor, parts: Sequence[Tensor]) -> None:
+        """Note where the parts of a split axis begin."""
+        for x in parts:
+            cut = [k for k in range(x.ndim) if x.ndim == whole.ndim and x.shape[k] < whole.shape[k]]
+            if len(cut) == 1 and x.numel() and x.stride() == whole.stride():
+                n, size, stride = whole.shape[cut[0]], x.shape[cut[0]], x.stride(cut[0])
+                start = (x.storage_offset() - whole.storage_offset()) // max(stride, 1)
+                self.proposals.segments.setdefault(n, {})[start, size] = None
 
 
 def _is_entrywise(func: Any) -> bool:
@@ -244,6 +266,8 @@ def recorded(subject: Subject) -> Proposals:
     # Widths of channels divide an axis of some parameter.
     fitting = [d for d in recorder.sizes if d > 1 and any(n % d == 0 for n in axes)]
     found = recorder.proposals
+    found.segments = {n: parts for n, parts in found.segments.items() if n in axes}
+    fitting += [d for parts in found.segments.values() for _, d in parts if d > 1]
     found.widths = tuple(sorted({*(n for n in axes if n > 1), *fitting}, reverse=True))
     found.linear = {d: None for d in sorted(found.linear, reverse=True) if d in found.widths}
     found.others = {

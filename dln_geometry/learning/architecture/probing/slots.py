@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from dln_geometry.learning.architecture.groups import Part
-from dln_geometry.learning.architecture.probing.families import Term
-from dln_geometry.learning.architecture.probing.jacobian import Prober, Span, null_space
+from dln_geometry.learning.architecture.probing.jacobian import Prober
+from dln_geometry.learning.architecture.probing.ranks import Span, null_space
+from dln_geometry.learning.architecture.probing.terms import Term
 
 _NOTHING = 1e-7
+_MOST_PIECES = 8
+_MOST_ROWS = 40
 
 
 @dataclass(frozen=True)
@@ -34,17 +38,39 @@ class Strip:
         return out
 
 
-def slots_of(shapes: Mapping[str, torch.Size], d: int, *, strided: bool) -> Iterator[Strip]:
-    """Yield all runs of `d` entries along all axes, from multiples of d on; and with strides."""
+Segments = Mapping[int, Sequence[tuple[int, int]]]
+
+
+def slots_of(
+    shapes: Mapping[str, torch.Size], d: int, *, strided: bool, segments: Segments | None = None
+) -> Iterator[Strip]:
+    """Yield all runs of `d` entries along all axes, from multiples of d on; and with strides.
+
+    Segments are start and size of the parts into which axes of a length are split: runs begin
+    there too.
+    """
     for name, shape in shapes.items():
         for axis, n in enumerate(shape):
-            if n % d:
-                continue
-            for k in range(n // d):
-                yield Strip(name, axis, k * d, 1, d)
-            if strided and d < n and d > 1:
+            starts = dict.fromkeys(range(0, n, d) if n % d == 0 else ())
+            for start, size in (segments or {}).get(n, ()):
+                starts.update(dict.fromkeys(range(start, start + size, d) if size % d == 0 else ()))
+            for k in starts:
+                yield Strip(name, axis, k, 1, d)
+            if strided and d < n and d > 1 and n % d == 0:
                 for k in range(n // d):
                     yield Strip(name, axis, k, n // d, d)
+
+
+def wholes_of(shapes: Mapping[str, torch.Size], segments: Segments) -> Iterator[Strip]:
+    """Yield the parameters that can be scaled as one, or the parts into which one is split."""
+    for name, shape in shapes.items():
+        split = next((axis for axis, n in enumerate(shape) if n in segments), 0)
+        if shape:
+            own = segments.get(shape[split], ())
+            ends = {0, shape[split], *(s for s, _ in own), *(s + size for s, size in own)}
+            ends = sorted(ends) if len(ends) <= _MOST_PIECES else [0, shape[split]]
+            for start, stop in pairwise(ends):
+                yield Strip(name, split, start, 1, stop - start)
 
 
 @dataclass
@@ -67,15 +93,16 @@ def combinations(
     the span of what is known are left out.
     """
     blocks, sizes = [], torch.zeros(len(fields), dtype=torch.float64)
-    like = samples[0].rows
-    vectors = like.new_zeros(prober.total, len(fields))
-    for k, field in enumerate(fields):
+    like, own = samples[0].rows, []
+    for field in fields:
         name, change = field(samples[0].params)
         start = prober.offsets[name]
-        vectors[start : start + change.numel(), k] = change.flatten()
-    lengths = vectors.norm(dim=0)
-    vectors /= lengths.clamp(min=1e-300)
-    novel = known.rest(vectors).norm(dim=0) > _NOTHING
+        own.append((slice(start, start + change.numel()), change.flatten()))
+    novel = torch.zeros(len(fields), dtype=torch.bool)
+    for place in dict.fromkeys((p.start, p.stop) for p, _ in own):
+        here = [k for k, (p, _) in enumerate(own) if (p.start, p.stop) == place]
+        inside = known.holds(slice(*place), torch.stack([own[k][1] for k in here], 1))
+        novel[here] = ~inside.cpu()
     candidates = torch.nonzero(novel).flatten().tolist()
     # The rows are random combinations: somewhat more of them than unknowns tell as much as all.
     most = len(candidates) // 2 + 40
@@ -93,7 +120,7 @@ def combinations(
                 block[:, k] = part @ change.flatten()
                 sizes[k] += norms.setdefault(name, float(part.norm())) * size
         blocks.append(block)
-    live = torch.nonzero((sizes > 0) & novel.cpu()).flatten()
+    live = torch.nonzero((sizes > 0) & novel).flatten()
     if not live.numel():
         return []
     a = torch.cat(blocks)[:, live] / sizes[live].to(blocks[0])
@@ -106,10 +133,17 @@ def combinations(
     null, _ = null_space(a[:, rest], 1e-8)
     # Coefficients of the fields as they are, not of the scaled columns.
     null = null / sizes[live[rest]].to(null)[:, None]
-    for vector in _sparse(null):
-        direction = vectors[:, live[rest]] @ (vector * lengths[live[rest]])
-        if float(known.rest(direction[:, None]).norm()) < 1e-6 * float(direction.norm()):
-            continue
+    sparse = _with_units(list(_sparse(null)))
+    directions = like.new_zeros(prober.total, len(sparse))
+    lengths = like.new_zeros(len(sparse))
+    for column, vector in enumerate(sparse):
+        for k in torch.nonzero(vector).flatten().tolist():
+            place, change = own[int(live[rest[k]])]
+            directions[place, column] += vector[k] * change
+            lengths[column] += float(vector[k] * change.norm()) ** 2
+    # Overlapping slots may also cancel each other.
+    new = known.rest(directions).norm(dim=0) >= 1e-6 * lengths.sqrt()
+    for vector in (v for v, is_new in zip(sparse, new.tolist(), strict=True) if is_new):
         entries = {int(live[rest[k]]): float(vector[k]) for k in torch.nonzero(vector).flatten()}
         largest = max(entries.values(), key=abs)
         found.append({k: _whole(c / largest) for k, c in entries.items()})
@@ -133,6 +167,29 @@ def _sparse(null: Tensor) -> Iterator[Tensor]:
             vector = null.new_zeros(null.shape[0])
             vector[members] = row
             yield vector
+
+
+def _with_units(rows: list[Tensor]) -> list[Tensor]:
+    """Add to each row, if its entries have different sizes, one that makes them all the same."""
+    if not 1 < len(rows) <= _MOST_ROWS:
+        return rows
+    whole = torch.stack([_least_one(row) for row in rows])
+    out = []
+    for row in whole:
+        if bool((row.abs() > 1.5).any()):
+            sums = _least_one(torch.cat([row + whole, row - whole]))
+            good = (sums.abs() < 1.5).all(1) & sums.any(1)
+            row = sums[int(good.int().argmax())] if bool(good.any()) else row
+        out.append(row)
+    return out
+
+
+def _least_one(rows: Tensor) -> Tensor:
+    """Divide rows by their least entries, without those that are rounding."""
+    largest = rows.abs().amax(-1, keepdim=True)
+    rows = torch.where(rows.abs() < 1e-6 * largest, 0.0, rows)
+    least = torch.where(rows == 0, torch.inf, rows.abs()).amin(-1, keepdim=True)
+    return rows / least
 
 
 def echelon(rows: Tensor) -> Tensor:
@@ -172,6 +229,9 @@ def terms_of(params: Mapping[str, Tensor], n: int, over: str = "") -> Iterator[T
     for slot in slots_of(shapes, n, strided=False):
         yield Term(Part(slot.name, slot.axis, n, 1, slot.start), 1.0)
     for name, shape in shapes.items():
+        if shape and shape[0] == n and shape[1:2] in ((), (1,)):
+            for bias in [b for b in _biases(shapes, name, n) if b != name][:_MOST_PIECES]:
+                yield Term(Part(bias, 0, n), 1.0, Part(name, 0, n), each=True)
         if len(shape) < 2:
             continue
         for axis in (1, 0):

@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby, product
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
-from dln_geometry.learning.architecture.probing.families import ALGEBRAS, Family, Projection
-from dln_geometry.learning.architecture.probing.jacobian import (
-    Prober,
-    Span,
-    common_null_space,
+from dln_geometry.learning.architecture.probing.families import (
+    ALGEBRAS,
+    Family,
+    Projection,
 )
+from dln_geometry.learning.architecture.probing.jacobian import Prober
 from dln_geometry.learning.architecture.probing.operators import Proposals
+from dln_geometry.learning.architecture.probing.ranks import Span
 from dln_geometry.learning.architecture.probing.slots import (
     Sample,
     Strip,
     combinations,
-    echelon,
     slots_of,
     terms_of,
+    wholes_of,
 )
+from dln_geometry.learning.architecture.probing.terms import Term
+from dln_geometry.learning.architecture.probing.translations import translations
 
 # Directions have no part outside a space, up to this.
 CLOSE = 1e-6
-# The null space is known less well if small singular values are kept.
-ROUGH = 1e-3
 # More candidates than this are not tried at once.
 _MOST_SLOTS = 1000
 
@@ -41,76 +42,24 @@ class Stages:
 
     def __init__(self, prober: Prober, proposals: Proposals, like: Tensor) -> None:
         self.prober, self.proposals, self._like = prober, proposals, like
+        self.segments = {n: list(parts) for n, parts in proposals.segments.items()}
         # Shifts of normalisations whose gains are folded.
         self.partners: tuple[str, ...] = ()
 
-    def all(self, samples: Sequence[Sample], null: Tensor, known: Span) -> Iterator[SymmetricGroup]:
+    def all(
+        self,
+        samples: Sequence[Sample],
+        null: Tensor | None,
+        known: Span,
+        more: Callable[[int], Tensor],
+    ) -> Iterator[SymmetricGroup]:
         """Yield the groups of all stages; `known` may grow meanwhile."""
-        yield from self._translations(samples, null)
+        yield from translations(self.prober, samples, null, more)
         yield from self._matrices(samples, known, "linear")
         yield from self._scalings(samples, known)
         yield from self._shifts(samples, known)
         for algebra in self.proposals.algebras:
             yield from self._matrices(samples, known, algebra)
-
-    def _translations(self, samples: Sequence[Sample], null: Tensor) -> Iterator[SymmetricGroup]:
-        """Yield groups of the constant vectors that are flat everywhere."""
-        null = common_null_space(null, [sample.rows for sample in samples])
-        left = Span(null.shape[0], null)
-        for group in self._named_translations(null):
-            yield group
-            left.add(fields_of(self.prober, group, samples[0].params))
-        rest = left.rest(null)
-        u, s, _ = torch.linalg.svd(rest, full_matrices=False)
-        yield from self._opposed(u[:, s > ROUGH])
-
-    def _named_translations(self, null: Tensor) -> Iterator[SymmetricGroup]:
-        if not null.shape[1]:
-            return
-        free = null.square().sum(1) > 1 - ROUGH
-        for name, shape in self.prober.shapes.items():
-            start = self.prober.offsets[name]
-            own = null[start : start + shape.numel()]
-            alone = free[start : start + shape.numel()].reshape(shape)
-            if not own.any() or not shape:
-                continue
-            for axis, n in enumerate(shape):
-                whole = alone.movedim(axis, 0).reshape(n, -1).all(1).tolist()
-                for u, units in _runs(whole):
-                    yield Family("translation", (Part(name, axis, units, 1, u),))
-                if all(whole):
-                    break
-                for units in (k for k in range(n - 1, 0, -1) if n % k == 0):
-                    part = Part(name, axis, units, n // units)
-                    group = Family("translation", (part,))
-                    fields = _indicators(self.prober, part, self._like)
-                    fields = fields / fields.norm(dim=0)
-                    if float((fields - null @ (null.mT @ fields)).norm(dim=0).max()) < ROUGH:
-                        yield group
-                        break
-
-    def _opposed(self, rest: Tensor) -> Iterator[SymmetricGroup]:
-        """Yield one group for each set of parameters that only move together."""
-        if not rest.shape[1]:
-            return
-        names = [n for n, s in self.prober.shapes.items() if s]
-        rows = echelon(rest.mT)
-        # Most are whole numbers; what is left of the others must pass the trials.
-        rows = torch.where((rows - rows.round()).abs() < ROUGH, rows.round(), rows)
-        pieces = []
-        for row in rows:
-            vectors = {}
-            for name in names:
-                start, shape = self.prober.offsets[name], self.prober.shapes[name]
-                v = row[start : start + shape.numel()]
-                if bool(v.any()):
-                    vectors[name] = v.reshape(shape)
-            pieces.append(vectors)
-        pieces.sort(key=sorted)
-        for key, members in groupby(pieces, key=lambda v: tuple(n for n in names if n in v)):
-            first = tuple(Part(n, 0, 1, self.prober.shapes[n][0]) for n in key)
-            if key:
-                yield Family("shift", first, basis=tuple(members))
 
     def _real(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
         return {n: params[n] for n in self.prober.shapes}
@@ -123,12 +72,15 @@ class Stages:
 
     def _scalings(self, samples: Sequence[Sample], known: Span) -> Iterator[SymmetricGroup]:
         """Yield scales and rescales, first of the units, then of whole parameters."""
-        shapes = self.prober.shapes
-        for d in (*self.proposals.widths, 1):
+        shapes, segments = self.prober.shapes, self.segments
+        # Runs with strides are combinations of others: what needs them comes last.
+        for strided, d in product((False, True), (*self.proposals.widths, 1)):
             if d == 1:
-                slots = [Strip(n, 0, 0, 1, s[0]) for n, s in shapes.items() if s]
+                slots = [] if strided else list(wholes_of(shapes, segments))
             else:
-                slots = list(slots_of(shapes, d, strided=True))
+                slots = list(slots_of(shapes, d, strided=strided, segments=segments))
+            if strided and all(slot.stride == 1 for slot in slots):
+                continue
             if not 1 < len(slots) <= _MOST_SLOTS:
                 continue
             matrices = {s.size: self.normal(s.size).diag() for s in slots}
@@ -150,21 +102,64 @@ class Stages:
                 continue
             if not 1 < len(terms) <= _MOST_SLOTS:
                 continue
-            t = self.normal(n)
+            for group in self._of_terms(terms, n, samples, known):
+                # Weights that take shifts of their inputs up are no translations of their own.
+                if any(t.weight is None for t in group.terms):
+                    yield group
 
-            def field(params: Mapping[str, Tensor], term: Any, t: Tensor = t) -> Any:
-                moved = dict(params)
-                term.add(moved, t)
-                return term.part.name, moved[term.part.name] - params[term.part.name]
+    def _of_terms(
+        self, terms: Sequence[Term], n: int, samples: Sequence[Sample], known: Span
+    ) -> Iterator[Family]:
+        """Yield the shifts of n entries that some terms make together."""
+        t = self.normal(n)
 
-            fields = [lambda p, term=term, f=field: f(p, term) for term in terms]
-            for found in combinations(self.prober, samples, fields, known):
-                own = tuple(replace(terms[k], factor=c) for k, c in sorted(found.items()))
-                constant = [x for x in own if x.weight is None]
-                if constant:
-                    parts = [t.part for t in constant]
-                    parts += [t.part for t in own if t.weight is not None]
-                    yield Family("shift", tuple(dict.fromkeys(parts)), terms=own)
+        def field(params: Mapping[str, Tensor], term: Term) -> tuple[str, Tensor]:
+            moved = dict(params)
+            term.add(moved, t)
+            return term.part.name, moved[term.part.name] - params[term.part.name]
+
+        fields = [lambda p, term=term: field(p, term) for term in terms]
+        for found in combinations(self.prober, samples, fields, known):
+            own = tuple(replace(terms[k], factor=c) for k, c in sorted(found.items()))
+            parts = [t.part for t in own if t.weight is None]
+            parts += [t.part for t in own if t.weight is not None]
+            yield Family("shift", tuple(dict.fromkeys(parts)), terms=own)
+
+    def under_gains(self, samples: Sequence[Sample], known: Span) -> Iterator[SymmetricGroup]:
+        """Yield shifts along the direction that normalised entries never take, below gains."""
+        shapes = self.prober.shapes
+        vectors = [n for n, s in shapes.items() if len(s) == 1]
+        for n, gain in product(self.proposals.of("orthogonal fixing ones"), vectors):
+            if shapes[gain].numel() != n:
+                continue
+            near = gain.rpartition(".")[0]
+            others = [v for v in vectors if v != gain and shapes[v] == shapes[gain]]
+            beside = next((v for v in others if v.rpartition(".")[0] == near), "")
+            readers: dict[int, list[Term]] = {}
+            for slot in slots_of(shapes, n, strided=False, segments=self.segments):
+                m = shapes[slot.name].numel() // shapes[slot.name][slot.axis]
+                if len(shapes[slot.name]) > 1:
+                    part = Part(slot.name, slot.axis, n, 1, slot.start)
+                    readers.setdefault(m, []).append(Term(part, 1.0, under=gain, size=m))
+            for m, terms in readers.items():
+                biases = [Part(v, 0, m) for v in vectors if beside and shapes[v].numel() == m]
+                terms += [Term(b, 1.0, None, beside, gain, m) for b in biases]
+                yield from self._of_terms(terms, m, samples, known)
+
+    def kernels(self, groups: Sequence[SymmetricGroup]) -> Iterator[Family]:
+        """Yield shifts of one side of a gauge by what the other side maps to 0."""
+        shapes = self.prober.shapes
+        for group in groups:
+            for side, other in ((group.first, group.second), (group.second, group.first)):
+                block, readers = group.first[0].block, 0
+                for part in other:
+                    readers += shapes[part.name].numel() // shapes[part.name][part.axis]
+                if group.kind != "gauge" or readers >= block:
+                    continue
+                for part in side:
+                    rest = shapes[part.name].numel() // shapes[part.name][part.axis]
+                    term = Term(part, 1.0, size=part.units * block * rest, kernel=other)
+                    yield Family("shift", (part, *other), terms=(term,))
 
     def _matrices(
         self, samples: Sequence[Sample], known: Span, algebra: str | Projection
@@ -175,7 +170,7 @@ class Stages:
         for d in self.proposals.of(algebra):
             if d < 2:
                 continue
-            slots = list(slots_of(self.prober.shapes, d, strided=False))
+            slots = list(slots_of(self.prober.shapes, d, strided=False, segments=self.segments))
             if not 1 < len(slots) * (1 if rotates else 2) <= _MOST_SLOTS:
                 continue
             m = project(self.normal(d, d))
@@ -213,44 +208,6 @@ class Stages:
             yield from _merged(groups)
 
 
-def fields_of(prober: Prober, group: SymmetricGroup, params: dict[str, Tensor]) -> Tensor:
-    """Return the generators of a group at some parameters, one for each entry of its elements."""
-    if group.kind == "translation" and not getattr(group, "folds", ()):
-        return torch.cat([_indicators(prober, part, params[part.name]) for part in group.first], 1)
-    symmetry = group.symmetry(params)
-    shape = symmetry.shape(params)
-    own = {n: params[n] for n in params if n in prober.offsets}
-    like = next(iter(own.values()))
-    unit = torch.eye(math.prod(shape), dtype=like.dtype, device=like.device)
-    directions = unit.reshape(-1, *shape)
-    found = [
-        prober.flat(torch.func.vmap(lambda s: symmetry.generated(params, s))(some))
-        for some in directions.split(256)
-    ]
-    return torch.cat(found, 1)
-
-
-def _indicators(prober: Prober, part: Part, like: Tensor) -> Tensor:
-    """Return the translations of a part, shape (total, units * rest)."""
-    shape = prober.shapes[part.name]
-    places = torch.arange(shape.numel(), device=like.device).reshape(shape)
-    moved = part.slices(places).movedim(1, 0).reshape(part.block, -1)
-    out = like.new_zeros(prober.total, moved.shape[1])
-    columns = torch.arange(moved.shape[1], device=like.device).expand_as(moved)
-    out[prober.offsets[part.name] + moved, columns] = 1.0
-    return out
-
-
-def _runs(flags: Sequence[bool]) -> Iterator[tuple[int, int]]:
-    """Yield start and length of each run of true flags."""
-    start = 0
-    for flag, members in groupby(flags):
-        count = len(list(members))
-        if flag:
-            yield start, count
-        start += count
-
-
 def _scaling(
     found: Mapping[Strip, float], d: int, shapes: Mapping[str, torch.Size]
 ) -> SymmetricGroup | None:
@@ -265,7 +222,7 @@ def _scaling(
     for slot in slots:
         second = found[slot] * sign < 0
         if d == 1:
-            sides[second].append(Part(slot.name, 0, 1, slot.size))
+            sides[second].append(Part(slot.name, slot.axis, 1, slot.size, slot.start))
         elif slot.stride == 1:
             sides[second].append(Part(slot.name, slot.axis, d, 1, slot.start))
         else:

@@ -1,0 +1,136 @@
+"""Translations that change no output: of one parameter, or opposed ones of several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby, repeat
+
+import torch
+from torch import Tensor
+
+from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
+from dln_geometry.learning.architecture.probing.families import Family
+from dln_geometry.learning.architecture.probing.fields import fields_of
+from dln_geometry.learning.architecture.probing.jacobian import Prober
+from dln_geometry.learning.architecture.probing.ranks import Span, common_null_space, null_space
+from dln_geometry.learning.architecture.probing.slots import Sample, echelon
+
+# The null space is known less well if small singular values are kept.
+_ROUGH = 1e-3
+_FRACTIONS, _CLOSE = 60, 1e-6
+# Each candidate is tried alone: a few combinations of outputs tell.
+_ROWS = 60
+# Entries of vectors that are searched for opposed translations at once.
+_VECTORS = 1000
+
+
+def translations(
+    prober: Prober,
+    samples: Sequence[Sample],
+    null: Tensor | None,
+    more: Callable[[int], Tensor],
+) -> Iterator[SymmetricGroup]:
+    """Yield groups of the constant vectors that are flat everywhere.
+
+    Without a null space of all parameters, opposed translations are searched among vectors.
+    `more` returns some rows of the Jacobian at another point.
+    """
+    left = Span(prober.total, samples[0].rows)
+    for group in _named(prober, samples):
+        yield group
+        left.add(fields_of(prober, group, samples[0].params))
+    rows = [sample.rows for sample in samples]
+    spaces = [common_null_space(null, rows[1:])] if null is not None else _of_vectors(prober, rows)
+    for space in spaces:
+        # A few null spaces of low rank have directions in common that are not flat elsewhere.
+        before = space.shape[1] + 1
+        while 0 < space.shape[1] < before:
+            before = space.shape[1]
+            space = common_null_space(space, [more(before + 10)])
+        yield from _opposed(prober, space, left)
+
+
+def _of_vectors(prober: Prober, rows: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield constant directions of vectors, and of parameters with one row, of some at once."""
+    bunches: list[list[int]] = [[]]
+    for name, shape in prober.shapes.items():
+        if shape.numel() <= _VECTORS and (len(shape) == 1 or shape[:1] == (1,)):
+            start = prober.offsets[name]
+            if len(bunches[-1]) + shape.numel() > _VECTORS:
+                bunches.append([])
+            bunches[-1] += range(start, start + shape.numel())
+    for places in bunches:
+        own = [r[: 2 * len(places) + 20, places] for r in rows]
+        if places:
+            null = common_null_space(null_space(torch.cat(own), 1e-9)[0], own)
+            out = null.new_zeros(prober.total, null.shape[1])
+            out[places] = null
+            yield out
+
+
+def _named(prober: Prober, samples: Sequence[Sample]) -> Iterator[SymmetricGroup]:
+    sizes = torch.stack([sample.rows.norm(dim=0) for sample in samples])
+    least = [1e-12 * float(s.rows[:_ROWS].norm()) for s in samples]
+    off = (sizes <= 1e-9 * sizes.amax(1, keepdim=True)).all(0)
+    for name, shape in prober.shapes.items():
+        start = prober.offsets[name]
+        alone = off[start : start + shape.numel()].reshape(shape)
+        own = [s.rows[:_ROWS, start : start + shape.numel()] for s in samples]
+        for axis, n in enumerate(shape):
+            whole = alone.movedim(axis, 0).reshape(n, -1).all(1).tolist()
+            for u, units in _runs(whole):
+                yield Family("translation", (Part(name, axis, units, 1, u),))
+            if all(whole):
+                break
+            for units in (k for k in range(n - 1, 0, -1) if n % k == 0):
+                part = Part(name, axis, units, n // units)
+                if all(map(_is_flat, own, repeat(shape), repeat(part), least)):
+                    yield Family("translation", (part,))
+                    break
+
+
+def _is_flat(rows: Tensor, shape: torch.Size, part: Part, least: float) -> bool:
+    """Tell whether all translations of a part are flat, from rows of that parameter."""
+    blocks = rows.reshape(-1, *shape).movedim(part.axis + 1, 1)
+    blocks = blocks.reshape(rows.shape[0], part.units, part.block, -1).movedim(2, 0)
+    response = blocks.sum(0).square().sum(0).sqrt()
+    return bool((response <= 1e-8 * blocks.square().sum((0, 1)).sqrt() + least).all())
+
+
+def _opposed(prober: Prober, null: Tensor, known: Span) -> Iterator[SymmetricGroup]:
+    """Yield one group for each set of parameters that only move together."""
+    names = [n for n, s in prober.shapes.items() if s]
+    rows = echelon(null.mT)
+    # Most are whole numbers or simple fractions; what is left of the others must pass the trials.
+    simple = (_FRACTIONS * rows).round() / _FRACTIONS
+    rows = torch.where((rows - simple).abs() < _CLOSE, simple, rows)
+    rows = rows[known.rest(rows.mT).norm(dim=0) > _ROUGH * rows.norm(dim=1)]
+    # Sparse ones first; then those that add something.
+    order = rows.count_nonzero(1).argsort(stable=True).tolist()
+    own = Span(prober.total, null)
+    own.basis = known.basis
+    rows = [rows[k] for k in order if own.add(rows[k][:, None])]
+    pieces = []
+    for row in rows:
+        vectors = {}
+        for name in names:
+            start, shape = prober.offsets[name], prober.shapes[name]
+            v = row[start : start + shape.numel()]
+            if bool(v.any()):
+                vectors[name] = v.reshape(shape)
+        pieces.append(vectors)
+    pieces.sort(key=sorted)
+    for key, members in groupby(pieces, key=lambda v: tuple(n for n in names if n in v)):
+        first = tuple(Part(n, 0, 1, prober.shapes[n][0]) for n in key)
+        if key:
+            yield Family("shift", first, basis=tuple(members))
+
+
+def _runs(flags: Sequence[bool]) -> Iterator[tuple[int, int]]:
+    """Yield start and length of each run of true flags."""
+    start = 0
+    for flag, members in groupby(flags):
+        count = len(list(members))
+        if flag:
+            yield start, count
+        start += count
