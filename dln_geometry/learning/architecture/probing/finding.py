@@ -25,7 +25,7 @@ _MOST_AT_FIRST, _MOST_AT_LAST = 1500, 5000
 _LEAST_GAP = 10.0
 _CLEAR, _MORE_POINTS = 1e6, 3
 # Sizes of noise and of gains where the rank is counted again if directions are missing.
-_ELSEWHERE = ((2.0, 1.0), (0.5, 4.0))
+_ELSEWHERE = ((2.0, 1.0), (0.5, 4.0), (0.5, 10.0))
 # So many rows tell about all candidates of one stage.
 _ENOUGH_ROWS = 540
 
