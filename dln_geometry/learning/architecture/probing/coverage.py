@@ -197,7 +197,7 @@ def symmetry_coverage(
         raise ValueError("inputs must be the arguments of the module, got none")
     groups, finder, proposals, reason = _search(module, call, loss)
     named = parameters_of(module)
-    moved = {name for group in groups for name in _moved(group)}
+    moved = {name for group in groups for name in _names_moved(group)}
     missing = tuple(name for name in named if name not in moved)
     count = sum(p.numel() for p in named.values() if p.is_floating_point())
     stops = tuple(proposals.stops)
@@ -218,7 +218,7 @@ def _generators(group: SymmetricGroup, params: Mapping[str, Any]) -> int:
     return math.prod(group.symmetry(dict(params)).shape(dict(params)))
 
 
-def _moved(group: SymmetricGroup) -> set[str]:
+def _names_moved(group: SymmetricGroup) -> set[str]:
     """Return the names of the parameters that a group moves, also by what it folds."""
     return {*group.names, *(n for fold in getattr(group, "folds", ()) for n in fold.group.names)}
 

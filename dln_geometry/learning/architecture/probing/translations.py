@@ -36,7 +36,7 @@ def translations(
     `more` returns some rows of the Jacobian at another point.
     """
     left = Span(prober.total, samples[0].rows)
-    for group in _named(prober, samples):
+    for group in _single_translations(prober, samples):
         yield group
         left.add(fields_of(prober, group, samples[0].params))
     rows = [sample.rows for sample in samples]
@@ -68,7 +68,7 @@ def _of_vectors(prober: Prober, rows: Sequence[Tensor]) -> Iterator[Tensor]:
             yield out
 
 
-def _named(prober: Prober, samples: Sequence[Sample]) -> Iterator[SymmetricGroup]:
+def _single_translations(prober: Prober, samples: Sequence[Sample]) -> Iterator[SymmetricGroup]:
     sizes = torch.stack([sample.rows.norm(dim=0) for sample in samples])
     least = [1e-12 * float(s.rows[:_ROWS].norm()) for s in samples]
     off = (sizes <= 1e-9 * sizes.amax(1, keepdim=True)).all(0)
@@ -84,12 +84,12 @@ def _named(prober: Prober, samples: Sequence[Sample]) -> Iterator[SymmetricGroup
                 break
             for units in (k for k in range(n - 1, 0, -1) if n % k == 0):
                 part = Part(name, axis, units, n // units)
-                if all(map(_is_flat, own, repeat(shape), repeat(part), least)):
+                if all(map(_answers_nothing, own, repeat(shape), repeat(part), least)):
                     yield Family("translation", (part,))
                     break
 
 
-def _is_flat(rows: Tensor, shape: torch.Size, part: Part, least: float) -> bool:
+def _answers_nothing(rows: Tensor, shape: torch.Size, part: Part, least: float) -> bool:
     """Tell whether all translations of a part are flat, from rows of that parameter."""
     blocks = rows.reshape(-1, *shape).movedim(part.axis + 1, 1)
     blocks = blocks.reshape(rows.shape[0], part.units, part.block, -1).movedim(2, 0)
