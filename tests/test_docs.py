@@ -58,6 +58,17 @@ def test_the_names_on_the_pages_are_public():
             assert name in known, f"{page.name} speaks of {name}"
 
 
+def test_every_name_of_the_package_and_of_learning_is_in_prose():
+    """As code, with a dot or a quote before it: many names are words too."""
+    rooms_of_parts = {f"dln_geometry.{room}" for room in ("completion", "tables", "ode")}
+    shown = {face for face in topics.FACES if face.startswith("dln_geometry")} - rooms_of_parts
+    read = "\n".join(page.read_text() for page in PAGES if page.name != "changelog.md")
+    words = set(re.findall(r"(?<=[`.~])\w+", read))
+    names = [name for name in topics.public_names() if name.rpartition(".")[0] in shown]
+    assert len(names) > 150
+    assert not [name for name in names if name.rpartition(".")[2] not in words], "docs/which.md"
+
+
 def test_the_gallery_shows_a_figure_where_it_was_saved_and_no_path(tmp_path):
     """Figures are drawn by several cells: taken after each, they would be half empty."""
     pytest.importorskip("sphinx_gallery")

@@ -3,9 +3,9 @@
 Open `app` first: it holds `main`. `commands` declares the commands and their options (those that
 several share stand in `options`) and starts without torch; `program` imports what does the work
 when it is asked for: `photograph`, `completing`, `matrices`, `runs` (flows, random motions,
-geodesics), `models` (checkpoints), `experiments` (the gallery). `reading` takes matrices from
-files, `outputs` writes results, `files` checks names, `report` prints, `machine` reads device, type
-and seed, `signals` turns signals into interrupts.
+geodesics), `models` (checkpoints), `experiments` (the gallery). `exchange` reads files and
+writes results, `files` reads options about them, `report` prints, `machine` reads device, type and
+seed, `signals` turns signals into interrupts.
 """
 
 from __future__ import annotations

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import Option
@@ -98,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.Exit as end:
         return end.exit_code
     except _UsageError as error:
-        return _refuse(error.format_message())
+        return _refuse(_worded(error, given))
     except BrokenPipeError:
         # The reader has left, as `head` does: nothing more can be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -115,6 +116,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{str(interrupt) or 'interrupted'}\n")
         return 143 if isinstance(interrupt, Terminated) else 130
     return 0
+
+
+def _worded(error: Any, given: Sequence[str]) -> str:
+    """Return what typer says; of a value of the wrong kind, what was required and what came."""
+    said, param = error.format_message(), getattr(error, "param", None)
+    kind = re.search(r"valid (integer|number|float)", said)
+    for name in getattr(param, "opts", ()) if kind else ():
+        for k, word in enumerate(given):
+            value = given[k + 1 : k + 2] if word == name else [word.removeprefix(f"{name}=")]
+            if value and (word == name or word != value[0]):
+                required = "a whole number" if kind and kind[1] == "integer" else "a number"
+                about = (getattr(param, "help", None) or "").partition(" [default")[0].rstrip(".")
+                return f"{name} must be {required}, got {value[0]}{about and f' ({about})'}"
+    return said
 
 
 def _refuse(message: str, code: int = 2) -> int:

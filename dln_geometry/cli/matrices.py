@@ -10,10 +10,17 @@ import numpy as np
 import torch
 
 from dln_geometry import plot
-from dln_geometry.cli.files import deciding, memory_budget, option, save_figure
+from dln_geometry.cli.exchange import (
+    ARRAYS,
+    MATRICES,
+    check_results,
+    read_input,
+    save_figure,
+    write_arrays,
+    write_matrix,
+)
+from dln_geometry.cli.files import deciding, memory_budget, option
 from dln_geometry.cli.machine import Machine, as_machine
-from dln_geometry.cli.outputs import ARRAYS, MATRICES, check_results, write_arrays, write_matrix
-from dln_geometry.cli.reading import read_input
 from dln_geometry.cli.report import (
     depth_in_json,
     number,
@@ -68,7 +75,9 @@ def write_balanced(
     names = {f"W_{p}": w for p, w in enumerate(layers, start=1)}
     write_arrays(out, {name: w.cpu().numpy() for name, w in names.items()})
     x = machine.tensor(table.values)
-    gap = float(torch.linalg.norm(end_to_end(layers) - x) / torch.linalg.norm(x))
+    # 0/0 counts as 0.
+    size = float(torch.linalg.norm(x)) or 1.0
+    gap = float(torch.linalg.norm(end_to_end(layers) - x)) / size
     drift = max((float(g.abs().max()) for g in moments(layers)), default=0.0)
     told = [
         {"name": name, "shape": list(w.shape), "norm": float(torch.linalg.norm(w))}
@@ -116,15 +125,17 @@ def print_entropy(
         plot.spectrum(point, ax)
         save_figure(made, figure, 200)
     found: dict[str, Any] = {"matrix": " x ".join(map(str, point.shape))}
-    found |= {"rank": point.rank if as_json else f"{point.rank} ({_origin(rank)})"}
+    found |= {"rank": point.rank if as_json else f"{point.rank} ({_origin(rank, point)})"}
     found |= {"depth": depth_in_json(depth), "entropy": value if as_json else number(value, 10)}
     found |= {"effective_rank": float(effective_rank(point.s)), "singular_values": point.s}
     found["written"] = [path for path in (out, figure) if path is not None]
     print_found(f"Entropy of {matrix.name}", found, json=as_json)
 
 
-def _origin(rank: int | None) -> str:
-    return "numerical" if rank is None else "given"
+def _origin(rank: int | None, point: EndToEnd) -> str:
+    if rank is not None:
+        return "given"
+    return "numerical" if bool(point.s.any()) else "least; numerically 0"
 
 
 def point_of(table: Table, depth: float, rank: int | None, machine: Machine) -> EndToEnd:

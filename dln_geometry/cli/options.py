@@ -91,3 +91,17 @@ PhotographFile = Annotated[Path, Option("--out", help="Figure to write: .png, .p
 PhotographStore = Annotated[
     Path | None, Option("--store", help="Folder of stores, from which a killed job continues.")
 ]
+
+# What many commands take, by name: type and default. `program.command` appends them.
+SEED = {"seed": (Seed, 0)}
+MACHINE = {"device": (Device, "cpu"), "dtype": (Dtype, "float64")}
+READING = {
+    "key": (Key, None),
+    "header": (Header, None),
+    "index": (Index, None),
+    "delimiter": (Delimiter, None),
+    "decimal": (Decimal, "."),
+    "max_memory": (MaxMemory, None),
+}
+LIMITED = {"max_memory": READING["max_memory"]}
+PRINTING = {"as_json": (AsJson, False), "force": (Force, False)}

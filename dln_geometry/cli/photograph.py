@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from dln_geometry import plot
-from dln_geometry.cli.files import check_outputs, is_ours, save_figure
+from dln_geometry.cli.exchange import FIGURES, check_outputs, is_ours, save_figure
 from dln_geometry.cli.machine import Machine, as_machine
-from dln_geometry.cli.outputs import FIGURES
 from dln_geometry.cli.report import (
     Outcome,
     decibel,

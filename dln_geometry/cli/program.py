@@ -6,7 +6,7 @@ import functools
 import inspect
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -20,18 +20,32 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_NAMED = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
 WORKERS: dict[str, tuple[str, Callable[..., None]]] = {}
 """The worker of every command, as ``module:function`` of this folder, and its declaration."""
 
 
-def command(work: str, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def command(
+    work: str, example: str, *shared: Mapping[str, tuple[Any, Any]]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add a command: its function declares the options, `work` (``module:function``) does it.
 
-    The worker has the same arguments and is imported when the command runs: it may need torch. The
-    help ends with the example, which works as pasted.
+    Groups of `shared` options, ``{name: (type, default)}``, follow its own. The worker has the same
+    arguments and is imported when the command runs: it may need torch. The help ends with the
+    example, which works as pasted.
     """
 
     def added(declared: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(declared, eval_str=True)
+        parameters = list(own.parameters.values()) + [
+            inspect.Parameter(option, _NAMED, default=default, annotation=kind)
+            for group in shared
+            for option, (kind, default) in group.items()
+        ]
+        # typer reads both.
+        declared.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
+        setattr(declared, "__signature__", own.replace(parameters=parameters))  # noqa: B010
         name = declared.__name__.removesuffix("_command").replace("_", "-")
         WORKERS[name] = work, declared
         app.command(name, help=help_with(declared, example))(deferred(declared, work))

@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dln_geometry.support import shown
-
-Observables = dict[str, Callable[[Any], Any]]
+from dln_geometry.support import Observables, as_observable_value
 
 PREFIX = "observed."
 """What the names of observables begin with among the rows of a run."""
-
-_TAKEN = {"t", "time", "loss", "singular_values", "states", "defect", "mode", "particle", "batch"}
-
-
-def as_observables(observe: Mapping[str, Callable[[Any], Any]] | None) -> Observables:
-    """Return the functions by name; refuse names that a run uses itself."""
-    if observe is None:
-        return {}
-    if not isinstance(observe, Mapping):
-        raise TypeError(f"observe must be a mapping of names to functions, got {shown(observe)}")
-    for name, f in observe.items():
-        if not isinstance(name, str) or not callable(f) or isinstance(f, type):
-            raise TypeError(
-                f"observe must map names to functions of a point, got {shown(name)}: {shown(f)}"
-            )
-        if not name.isidentifier() or name in _TAKEN or name.startswith("batch_"):
-            raise ValueError(f"observe must use names that a run does not, got {shown(name)}")
-    return dict(observe)
 
 
 def observed_rows(
@@ -41,15 +21,7 @@ def observed_rows(
     """Return the values (*batch, ...) at a point, under prefixed names."""
     rows = {}
     for name, f in observables.items():
-        value = f(point)
-        value = value.detach() if isinstance(value, Tensor) else torch.tensor(value, device="cpu")
-        if value.is_complex() or tuple(value.shape[: len(batch)]) != batch:
-            raise ValueError(
-                f"observe[{name!r}] must return real numbers of shape {(*batch, '...')}, got "
-                f"{value.dtype} {tuple(value.shape)}"
-            )
-        value = value if value.is_floating_point() else value.double()
-        rows[PREFIX + name] = value.to(device)
+        rows[PREFIX + name] = as_observable_value(f(point), name, batch).to(device)
     return rows
 
 

@@ -69,6 +69,7 @@ def style(width: str | float = "column", *, aspect: float = 0.72) -> Iterator[No
         "ytick.labelsize": 7.0,
         "legend.fontsize": 7.0,
         "figure.titlesize": 8.0,
+        "figure.labelsize": 8.0,
         "legend.frameon": False,
         "legend.handlelength": 1.8,
         "axes.linewidth": 0.6,

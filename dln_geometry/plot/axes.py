@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from dln_geometry.support import as_real, refuse_complex, shown
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 POINTS = (Collapsed, EndToEnd, Network)
 
@@ -58,6 +60,24 @@ def values_over_time(trajectory: Any, name: str) -> np.ndarray:
     if values is None:
         raise ValueError(f"trajectory must hold {name}, got none")
     return float_array(values)
+
+
+def draw_lines(ax: Axes, x: Any, y: Any, style: Mapping[str, Any], **defaults: Any) -> list[Line2D]:
+    """Draw the columns of y; the user's options win, also by their short names.
+
+    A label stands once in the legend, for all columns. A default colour draws whole lines: cycles
+    of line styles would dash them as if that had a meaning.
+    """
+    from matplotlib.cbook import normalize_kwargs
+    from matplotlib.lines import Line2D
+
+    whole = {"linestyle": "-"} if "color" in defaults else {}
+    options = {**whole, **defaults, **normalize_kwargs(dict(style), Line2D)}
+    name = options.pop("label", None)
+    lines = ax.plot(x, y, **options, **({} if isinstance(name, str | None) else {"label": name}))
+    if isinstance(name, str) and lines:
+        lines[0].set_label(name)
+    return lines
 
 
 def tight_time(ax: Axes, t: np.ndarray) -> None:

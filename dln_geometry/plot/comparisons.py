@@ -11,7 +11,7 @@ from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.points import Network, layer_moments
 from dln_geometry.learning.monitor import ChargeRecord
 from dln_geometry.plot.appearance import depth_color, depth_label
-from dln_geometry.plot.axes import axes_of, check_trajectory, float_array, tight_time
+from dln_geometry.plot.axes import axes_of, check_trajectory, draw_lines, float_array, tight_time
 from dln_geometry.plot.runs import observable
 from dln_geometry.support import as_depth, shown
 
@@ -45,11 +45,13 @@ def depths(
         raise TypeError(f"runs must be a mapping of depths to trajectories, got {shown(runs)}")
     if not all(isinstance(path, Trajectory) for path in runs.values()):
         raise TypeError(f"runs must hold trajectories, got {shown(runs)}")
+    from matplotlib.cbook import normalize_kwargs
+    from matplotlib.lines import Line2D
+
     ax = axes_of(ax)
     for depth in sorted(map(as_depth, runs)):
-        before = len(ax.lines)
-        observable(runs[depth], name, ax, **{"color": depth_color(depth), **style})
-        ax.lines[before].set_label(depth_label(depth))
+        own = {"linestyle": "-", "color": depth_color(depth), "label": depth_label(depth)}
+        observable(runs[depth], name, ax, **{**own, **normalize_kwargs(style, Line2D)})
     ax.legend()
     return ax
 
@@ -78,7 +80,7 @@ def charges(record: ChargeRecord, ax: Axes | None = None, **style: Any) -> Axes:
     ax, steps = axes_of(ax), float_array(record.steps)
     measured, predicted = float_array(record.charge), float_array(record.predicted)
     for k, label in enumerate(record.labels):
-        ax.plot(steps, measured[:, k], **{"linewidth": 2.2, "alpha": 0.6, "label": label, **style})
+        draw_lines(ax, steps, measured[:, k], style, linewidth=2.2, alpha=0.6, label=label)
     for k in range(len(record.labels)):
         name = None if k else "predicted"
         ax.plot(steps, predicted[:, k], "k--", linewidth=0.8, label=name)
@@ -110,9 +112,8 @@ def balancedness(trajectory: Trajectory, ax: Axes | None = None, **style: Any) -
     for p in range(len(points[0]) - 1):
         sizes = torch.stack([torch.linalg.matrix_norm(row[p]) for row in moments])
         positive &= bool((sizes > 0).all())
-        drawn = ax.plot(t, float_array(sizes).reshape(len(t), -1), **style)
-        if "label" not in style:
-            drawn[0].set_label(f"layers {p + 1}, {p + 2}")
+        values, label = float_array(sizes).reshape(len(t), -1), f"layers {p + 1}, {p + 2}"
+        draw_lines(ax, t, values, style, label=label)
     ax.set(xlabel="time $t$", ylabel="$|G_p|$ (squared weights)")
     if positive:
         ax.set_yscale("log")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dln_geometry.plot.axes import POINTS, axes_of, float_array
+from dln_geometry.plot.axes import POINTS, axes_of, draw_lines, float_array
 from dln_geometry.support import as_matrix, read_array
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ def matrix(x: Any, ax: Axes | None = None, **style: Any) -> Axes:
         raise ValueError(f"x must have shape (m, n), got {values.shape}")
     ax = axes_of(ax)
     known = np.isfinite(values)
-    if "cmap" not in style:
+    if not {"cmap", "norm"} & set(style):
         bound = float(np.abs(values[known]).max(initial=0.0)) or 1.0
         style = {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound, **style}
-    cmap = style.pop("cmap")
+    cmap = style.pop("cmap", None) or "viridis"
     cmap = (colormaps[cmap] if isinstance(cmap, str) else cmap).with_extremes(bad="#f2e3c6")
     ax.imshow(np.ma.masked_where(~known, values), cmap=cmap, **style)
     ax.set(xticks=[], yticks=[])
@@ -65,7 +65,7 @@ def spectrum(x: Any, ax: Axes | None = None, **style: Any) -> Axes:
     if values.ndim != 1:
         raise ValueError(f"x must be a single matrix, got a batch of shape {values.shape[:-1]}")
     ax, kept = axes_of(ax), values > 0
-    ax.plot(1 + kept.nonzero()[0], values[kept], **{"marker": ".", "linewidth": 0.8, **style})
+    draw_lines(ax, 1 + kept.nonzero()[0], values[kept], style, marker=".", linewidth=0.8)
     ax.set(xlabel="index", ylabel="singular values")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if kept.any():

@@ -13,6 +13,7 @@ from dln_geometry.plot.axes import (
     as_calls,
     axes_of,
     check_trajectory,
+    draw_lines,
     float_array,
     tight_time,
     values_over_time,
@@ -52,7 +53,7 @@ def particles(
     (law,) = as_calls(law=law)
     ax, t = axes_of(ax), float_array(trajectory.t)
     lines = values.reshape(len(t), -1)
-    ax.plot(t, lines, **{"linewidth": 0.6, "color": "#004488", "alpha": 0.8, **style})
+    draw_lines(ax, t, lines, style, linewidth=0.6, color="#004488", alpha=0.8)
     if law is not None:
         found = law(trajectory.t)
         for k, curve in enumerate(found if isinstance(found, tuple) else (found,)):
@@ -97,9 +98,13 @@ def histogram(
     if not sample.size:
         raise ValueError("values must hold at least one number, got none")
     (density,) = as_calls(density=density)
+    from matplotlib.cbook import normalize_kwargs
+    from matplotlib.patches import Patch
+
     ax = axes_of(ax)
     drawn = {"density": True, "color": "#DDAA33", "edgecolor": "white", "linewidth": 0.3}
-    ax.hist(sample, bins=bins, **{"label": "sample", **drawn, **style})
+    own = normalize_kwargs(style, Patch)
+    ax.hist(sample, bins=bins, **{"label": "sample", **drawn, **own})
     if density is not None:
         low, high = ax.get_xlim()
         x = torch.linspace(low, high, 501, dtype=torch.float64, device="cpu")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.trajectory import Trajectory
-from dln_geometry.plot.axes import POINTS, as_calls, as_span, axes_of, float_array
+from dln_geometry.plot.axes import POINTS, as_calls, as_span, axes_of, draw_lines, float_array
 from dln_geometry.support import as_count, as_flag, as_float_tensor
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def spectral_plane(
         raise ValueError(f"path must have shape (k, ..., r), got {tuple(s.shape)}")
     ax, values = axes_of(ax), float_array(s.as_subclass(Tensor))
     a, b = (values[..., k].reshape(len(values), -1) for k in (i, j))
-    for k, line in enumerate(ax.plot(a, b, **style)):
+    for k, line in enumerate(draw_lines(ax, a, b, style)):
         ax.plot(a[:1, k], b[:1, k], "o", color=line.get_color(), markersize=3.5)
     ax.set(xlabel=f"$s_{{{i + 1}}}$", ylabel=f"$s_{{{j + 1}}}$")
     return ax

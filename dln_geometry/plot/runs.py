@@ -16,6 +16,7 @@ from dln_geometry.plot.axes import (
     POINTS,
     axes_of,
     check_trajectory,
+    draw_lines,
     float_array,
     tight_time,
     values_over_time,
@@ -67,7 +68,9 @@ def singular_values(
     # From the last to the first: matplotlib draws later lines on top.
     for mode in reversed(range(modes)):
         colour, width = (colours[mode], 1.4) if mode < count else ("0.75", 0.5)
-        ax.plot(t, values[..., mode], **{"color": colour, "linewidth": width, **style})
+        # One entry of the legend for the run, that of the leading mode.
+        own = {k: x for k, x in style.items() if mode == 0 or k != "label"}
+        draw_lines(ax, t, values[..., mode], own, color=colour, linewidth=width)
     if colorbar and colours.size:
         from matplotlib.cm import ScalarMappable
         from matplotlib.colors import BoundaryNorm, ListedColormap
@@ -103,7 +106,7 @@ def loss(trajectory: Trajectory, ax: Axes | None = None, **style: Any) -> Axes:
     """
     values = values_over_time(trajectory, "loss")
     ax, t = axes_of(ax), float_array(trajectory.t)
-    ax.plot(t, values.reshape(len(t), -1), **style)
+    draw_lines(ax, t, values.reshape(len(t), -1), style)
     ax.set(xlabel="time $t$", ylabel="loss $E$")
     if (values > 0).all():
         ax.set_yscale("log")
@@ -153,7 +156,7 @@ def observable(
     if log is None:
         log = name in ("loss", "defect") and bool((values > 0).all())
     ax, t, log = axes_of(ax), float_array(path.t), as_flag(log, "log")
-    ax.plot(t, values.reshape(len(t), -1), **style)
+    draw_lines(ax, t, values.reshape(len(t), -1), style)
     ax.set(xlabel="time $t$", ylabel=name.replace("_", " "))
     if log:
         ax.set_yscale("log")
@@ -197,7 +200,7 @@ def entropy(
     if relative:
         values = values - values[0]
     ax, count = axes_of(ax), len(energy)
-    ax.plot(energy.reshape(count, -1), values.reshape(count, -1), **style)
+    draw_lines(ax, energy.reshape(count, -1), values.reshape(count, -1), style)
     label = "entropy since the start (nats)" if relative else "entropy $S$ (nats)"
     ax.set(xlabel="loss $E$", ylabel=label)
     if (energy > 0).all():

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from dln_geometry.support.archives import read_archive, write_archive
 from dln_geometry.support.arguments import (
+    Observables,
     as_choice,
     as_count,
     as_flag,
     as_matrix_shape,
+    as_observable_value,
+    as_observables,
     as_positive,
     as_rank,
     as_real,
@@ -82,6 +85,7 @@ __all__ = [
     "Growing",
     "Lock",
     "Numbers",
+    "Observables",
     "Progress",
     "ProgressCallback",
     "Schedule",
@@ -104,6 +108,8 @@ __all__ = [
     "as_matrix_shape",
     "as_module_generator",
     "as_normalized",
+    "as_observable_value",
+    "as_observables",
     "as_positive",
     "as_rank",
     "as_real",

@@ -28,8 +28,14 @@ UNSUMMED = 1
 def write_archive(
     path: _Path, version: int, arrays: Mapping[str, Tensor | None], attributes: Mapping[str, Any]
 ) -> Path:
-    """Write tensors (not None) and JSON attributes to one ``.npz`` file; return its path."""
+    """Write tensors (not None) and JSON attributes to one ``.npz`` file; return its path.
+
+    ValueError for the suffix of another format; ``lr0.1`` is a name without a suffix.
+    """
     target = _with_suffix(_as_path(path))
+    suffix = target.with_suffix("").suffix
+    if suffix[1:2].isalpha() and target != _as_path(path):
+        raise ValueError(f"path must end in .npz or have no suffix, got {path}")
     given = {k: x for k, x in arrays.items() if x is not None}
     stored: dict[str, Any] = {k: x.detach().cpu().numpy() for k, x in given.items()}
     meta = {"format": version, "version": __version__, **attributes}
@@ -109,4 +115,4 @@ def _as_path(path: Any) -> Path:
 
 
 def _with_suffix(path: Path) -> Path:
-    return path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
+    return path if path.suffix.lower() == ".npz" else path.with_name(path.name + ".npz")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -16,6 +16,12 @@ from dln_geometry.support.warning import warn
 
 # The largest size that torch can name.
 LARGEST = 2**63 - 1
+
+Observables = dict[str, Callable[[Any], Any]]
+# What runs call their own series, which observables must not.
+RUN_NAMES = frozenset(
+    ["t", "time", "loss", "singular_values", "states", "defect", "mode", "particle", "batch"],
+)
 
 
 def shown(value: Any) -> str:
@@ -191,3 +197,30 @@ def _listed(x: Any) -> Any:
         return x.tolist() if array and not isinstance(x, np.generic) else x
     except (RuntimeError, NotImplementedError):  # a sparse tensor, or one without values
         return x
+
+
+def as_observables(observe: Any, taken: Collection[str] = RUN_NAMES) -> Observables:
+    """Return the functions by name; refuse names that a run uses itself."""
+    if observe is None:
+        return {}
+    if not isinstance(observe, Mapping):
+        raise TypeError(f"observe must be a mapping of names to functions, got {shown(observe)}")
+    for name, f in observe.items():
+        if not isinstance(name, str) or not callable(f) or isinstance(f, type):
+            raise TypeError(
+                f"observe must map names to functions of a point, got {shown(name)}: {shown(f)}"
+            )
+        if not name.isidentifier() or name in taken or name.startswith("batch_"):
+            raise ValueError(f"observe must use names that a run does not, got {shown(name)}")
+    return dict(observe)
+
+
+def as_observable_value(value: Any, name: str, batch: tuple[int, ...] = ()) -> Tensor:
+    """Return what an observable gave as real numbers (*batch, ...), without gradients."""
+    value = value.detach() if isinstance(value, Tensor) else torch.tensor(value, device="cpu")
+    if value.is_complex() or tuple(value.shape[: len(batch)]) != batch:
+        raise ValueError(
+            f"observe[{name!r}] must return real numbers of shape {(*batch, '...')}, got "
+            f"{value.dtype} {tuple(value.shape)}"
+        )
+    return value if value.is_floating_point() else value.double()

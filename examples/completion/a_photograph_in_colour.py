@@ -50,13 +50,13 @@ assert error["all colours"] < 0.95 * error["each colour alone"]
 assert error["all colours"] < 0.5 * error["colour means"]
 
 # %%
-# Known numbers stay; lost ones are black in the first picture.
-figure, axes = run.figure(1, 4, aspect=height / width)
+# Known numbers stay; lost ones are black in the first picture. Errors are of numbers from 0 to 1.
+figure, axes = run.figure(2, 2, aspect=height / width + 0.08)
 shown = {name: np.where(known, truth, x) for name, x in found.items() if name != "colour means"}
 shown = {"known": np.where(known, truth, 0.0), **shown, "truth": truth}
-for ax, (name, x) in zip(axes, shown.items(), strict=True):
+for ax, (name, x) in zip(axes.flat, shown.items(), strict=True):
     ax.imshow(x, interpolation="nearest")
-    ax.set(xticks=[], yticks=[])
-    told = f"\nrms error {error[name]:.3f}" if name in error else "\n"
-    ax.set_xlabel(name + told, fontsize="small")
+    told = f": rms error {error[name]:.3f} of the lost" if name in error else ""
+    ax.set(title=name + told)
+    ax.set_axis_off()
 run.save(figure)

@@ -70,19 +70,12 @@ for depth in DEPTHS:
     if depth > 1:
         plot.singular_values(path, axes[depth - 2], count=rank, log=True, linestyle="-")
         axes[depth - 2].set(title=plot.depth_label(depth), xlim=(0, 4.5), ylim=(1e-4, 200))
-        axes[depth - 2].text(
-            0.97,
-            0.03,
-            f"grey: beyond {rank}",
-            transform=axes[depth - 2].transAxes,
-            ha="right",
-            fontsize=7,
-        )
 for ax in axes[1:3]:
     ax.set_ylabel("")
 axes[3].invert_xaxis()
 axes[3].set(xlabel="mean square, seen", ylabel="relative error, unseen")
 axes[3].legend()
+figure.supxlabel(f"a to c, coloured: the {rank} largest, from dark to light; grey: the others")
 run.save(figure)
 
 # %%

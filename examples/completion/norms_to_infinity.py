@@ -77,5 +77,5 @@ entry.set(xlabel="loss", ylabel="$|w_{11}|$, the entry that is not known", ylim=
 rank.set(xlabel="loss", ylabel="effective rank", ylim=(0.98, 2.02))
 for ax in (entry, rank):
     ax.set_xlim(1.5, 1e-3 if run.quick else 1e-4)
-entry.legend(loc="upper left")
+figure.legend(*entry.get_legend_handles_labels(), loc="outside lower center", ncols=5)
 run.save(figure)

@@ -65,7 +65,7 @@ for ax, values, title in (
         title=title,
     )
     ax.set_xticklabels([f"$10^{{{x:.0f}}}$" for x in SCALES.log10()[::every]])
-    ax.set(xlabel="scale of the start", ylabel="depth" if ax is axes[0] else "")
+    ax.set(xlabel="scale of the start", ylabel="depth")
     figure.colorbar(image, ax=ax, location="bottom", shrink=0.9)
 for depth in (1, 2, 3):
     k = DEPTHS.index(depth)
@@ -73,7 +73,7 @@ for depth in (1, 2, 3):
     axes[2].errorbar(SCALES, mean[k], 2 * error[k], label=plot.depth_label(depth), **style)
 axes[2].axhline(truth, color="k", ls=":", lw=0.8, label="true matrix")
 axes[2].set(xscale="log", xlabel="scale of the start", ylabel="effective rank", ylim=(0.9, None))
-axes[2].legend(loc="center left")
+axes[2].legend(loc="center left", title=f"mean of {SEEDS}, ± 2 s.e.")
 run.save(figure)
 
 # %%

@@ -66,7 +66,9 @@ for ax, depth in zip(axes.flat, DEPTHS, strict=False):
     place = x[:, 0, 1].abs().quantile(torch.tensor([0.05, 0.5, 0.95], dtype=F64)).tolist()
     print(f"{depth:<6g} {seconds[depth]:>5.1f}  {' '.join(f'{q:.2f}' for q in place)}", end="")
     print(f" {float(ranks[depth].median()):>22.4f} {spreads[depth][0]:>15.3f}")
-axes[0, 0].legend(loc="upper right", markerscale=1.5, handlelength=1.2)
+figure.legend(
+    *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, markerscale=1.5
+)
 last, law = axes[1, 1], axes[1, 2]
 for k, depth in enumerate(DEPTHS):
     color, (width, error) = plot.depth_color(depth), spreads[depth]
@@ -76,7 +78,9 @@ for k, depth in enumerate(DEPTHS):
     law.plot(excess, share, color=color, ls="-", label=plot.depth_label(depth))
 last.set(xticks=range(4), xticklabels=[plot.depth_label(d, "") for d in DEPTHS], xlabel="depth")
 last.set(
-    ylabel="half width of 90 %", title=r"spread of $\frac{1}{2}\log|w_{12}/w_{21}|$", ylim=(0, None)
+    ylabel="half width of 90 %, ± 2 s.e.",
+    title=r"spread of $\frac{1}{2}\log|w_{12}/w_{21}|$",
+    ylim=(0, None),
 )
 law.set(
     xscale="log",

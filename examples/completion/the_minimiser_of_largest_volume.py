@@ -88,7 +88,7 @@ for k, (ax, depth) in enumerate(zip(axes, DEPTHS, strict=False)):
     assert (best - VERTICES[0]).norm() < 0.01
     assert share[0] - 4 * error[0] > 0.5, "most runs end at the largest volume"
     assert (rank <= 2).double().mean() > 0.7
-axes[0].legend(loc="upper right")
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 names = ("(1, 1)\nlarger volume", "(0.28, 0.28)\nsmaller volume")
 axes[2].set(
     xticks=(0.05, 1.05),

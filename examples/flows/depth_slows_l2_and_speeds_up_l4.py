@@ -73,9 +73,9 @@ for ax, power in zip(axes, (2, 4), strict=True):
         )  # fmt: skip
         print(f"l{power:<4} {depth:<6} {low[-1]:.0f}  {middle[-1]:.0f}  {high[-1]:.0f}")
     ax.set(xscale="log", xlabel="loss / loss of the start", title=f"l{power} loss", ylim=(0, None))
+    ax.set_ylabel("steps of gradient descent")
     ax.invert_xaxis()
     ax.legend(title="median and quartiles", loc="upper left")
-axes[0].set_ylabel("steps of gradient descent")
 run.save(figure)
 
 # %%

@@ -72,8 +72,8 @@ for ax, moment in zip(axes[0], (0.0, 10.0), strict=True):
     assert_close(g, moment * torch.eye(SIZE, dtype=F64), scale=10.0, ops=1e6)
     ax.plot([], [], "o", color="0.4", label="half, by quadrature of the law")
     ax.set(title=rf"$\lambda$ = {moment:g}", xlabel="time", xlim=(0, float(t[-1])))
+    ax.set_ylabel("singular value / target m")
 axes[0, 1].legend(loc="lower right")
-axes[0, 0].set_ylabel("singular value / target m")
 
 
 # %%

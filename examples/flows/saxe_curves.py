@@ -68,7 +68,7 @@ for ax, depth in zip(axes, DEPTHS, strict=True):
             label=f"closed form, m = {mode:g}",
         )
         ax.plot(t[few] / halves[2], path.singular_values[few, k], f"C{k}o", ms=2.2)
-    ax.plot([], [], "o", color="0.4", ms=2.2, label="flow of the 3 x 5 matrix")
+    ax.plot([], [], "o", color="0.4", ms=2.2, label="flow of the 3 × 5 matrix")
     ax.set(title=plot.depth_label(depth), xlabel=r"time / $t_{1/2}$ of m = 1", xlim=(0, 1.6))
 axes[0].set(ylabel="singular values", ylim=(0, 4.3))
 handles, labels = axes[0].get_legend_handles_labels()

@@ -82,7 +82,7 @@ for ax, depth in zip(axes, DEPTHS, strict=False):
     found = minimiser(d, depth, generator)
     print(f"{depth:<6} {volumes:>28} {best:>12.6f}   {found[-1]:.6f} {found[0]:.6f}")
     image = ax.contourf(axis, axis, s, levels, extend="min", cmap="viridis")
-    ax.contour(axis, axis, s, levels, colors="w", linewidths=0.3)
+    ax.contour(axis, axis, s, levels, colors="w", linewidths=0.3, linestyles="-")
     ax.set(title=plot.depth_label(depth), xlabel="$s_1$", ylabel="$s_2$")
     ax.set(xticks=(0, 1), yticks=(0, 1))
     free, least = axis**2 - s.diagonal() / BETA, best / math.sqrt(d - 1)
@@ -105,7 +105,8 @@ span = np.array([0.95 * moved.get_xlim()[0], 1.02 * moved.get_xlim()[1]])
 moved.plot(span, span, "k:", lw=0.8, label="equal")
 moved.plot([], [], "_", color="0.4", ms=9, mew=1.5, label="largest, smallest found")
 moved.set(
-    xlabel="$s^*$ by the formula", ylabel="$s$ of the best matrix", title=f"{d} x {d}, minimised"
+    xlabel="$s^*$ by the formula", ylabel="$s$ of the best matrix", title=f"{d} × {d}, minimised"
 )
-moved.legend(loc="lower right")
+moved.set_ylim(None, moved.get_ylim()[1] + 0.3 * np.ptp(moved.get_ylim()))
+moved.legend(loc="upper left")
 run.save(figure)

@@ -67,10 +67,10 @@ for depth in DEPTHS:
     assert abs(found[0] / length - 1) < 1e-9
 same.plot([], [], "o", color="0.4", ms=2.5, label="closed form")
 for ax, title in ((same, "vectors fixed"), (other, "vectors turn")):
-    for (top, bottom), mark in ((FIRST, "ks"), (SECOND, "kD")):
-        ax.plot(bottom, top, mark, ms=4)
+    for (top, bottom), mark, name in ((FIRST, "ks", "start"), (SECOND, "kD", "end")):
+        ax.plot(bottom, top, mark, ms=4, label=name)
     ax.set(xlabel="$s_2$", ylabel="$s_1$", title=title, xlim=(0, 1.15), ylim=(0.9, 3.1))
-figure.legend(*same.get_legend_handles_labels(), loc="outside lower center", ncols=5)
+figure.legend(*same.get_legend_handles_labels(), loc="outside lower center", ncols=7)
 
 # %%
 # Curvature against depth at matrices of norm 1: one row (a cone, in closed form), and the scalar
@@ -86,11 +86,11 @@ for size, mark in ((2, "C2"), (3, "C1")):
     x = torch.diag(torch.tensor([0.8, 0.5, 0.3][:size], dtype=F64))
     x = x / torch.linalg.matrix_norm(x)
     scalar = [float(dln.scalar_curvature(dln.EndToEnd.of(x, n, normalized=True))) for n in grid]
-    square.plot(grid, scalar, mark, ls="-", label=f"{size} x {size}")
+    square.plot(grid, scalar, mark, ls="-", label=f"{size} × {size}")
     assert abs(scalar[0]) < 1e-9, "depth 1 is flat"
     assert max(map(abs, scalar[1:])) > 0.01
 curved.set(ylabel="sectional curvature", title="one row")
-square.set(ylabel="scalar curvature", title="square, g / N")
+square.set(ylabel="scalar curvature of g / N", title="square")
 for ax in (curved, square):
     ax.set(xlabel="depth N", xlim=(1, 12), xticks=(1, 4, 8, 12), ylim=(0, None))
     ax.legend(loc="lower right" if ax is curved else "center right")

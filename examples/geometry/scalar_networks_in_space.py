@@ -78,6 +78,8 @@ assert abs(velocity @ (w.prod() / w)) < 1e-12 * np.linalg.norm(velocity) * np.li
 figure, axes = run.figure(1, 2, aspect=0.9, subplot_kw={"projection": "3d"})
 axes[1].remove()
 space, plane = axes[0], figure.add_subplot(1, 2, 2)
+# Curves are drawn over the surface that they lie on, and not by the distance of their middles.
+space.computed_zorder = False
 grid = np.geomspace(0.35, 2.4, 40)
 a, b = np.meshgrid(grid, grid)
 c = X / (a * b)
@@ -94,9 +96,13 @@ space.set(
     xlabel="$w_1$", ylabel="$w_2$", zlabel="$w_3$", xlim=(0, 2.4), ylim=(0, 2.4), zlim=(0, 2.4)
 )
 space.view_init(24, 38)
-space.tick_params(pad=-2)
-space.set_title("three layers, product 1", pad=0)
-space.legend(loc="upper left", bbox_to_anchor=(-0.05, 1.0))
+space.tick_params(pad=-3)
+for axis in (space.xaxis, space.yaxis, space.zaxis):
+    axis.set_rotate_label(False)
+    axis.labelpad = -4
+space.set_box_aspect((1, 1, 1), zoom=1.0)
+space.set_title("three layers, surface: product 1", pad=0)
+space.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=3)
 u = np.linspace(-3, 3, 301)
 for k, x in enumerate((0.25, 1.0, 2.25)):
     for sign in (-1, 1):

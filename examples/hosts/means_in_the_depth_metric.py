@@ -86,7 +86,7 @@ geometric = np.exp(np.log(np.linalg.det(points)).mean())
 assert np.allclose(determinants[-1], geometric, rtol=1e-6)
 
 left.set(xlabel="time along the geodesic", ylabel="smallest singular value", xlim=(0, 1))
-middle.legend(loc="upper right")
+figure.legend(*middle.get_legend_handles_labels(), loc="outside lower center", ncols=7)
 middle.set(xlabel="$s_2$ of the mean", ylabel="$s_1$ of the mean")
 right.plot([1 / d for d in depths], determinants, "0.6", ls="-", lw=0.8, zorder=0)
 right.axhline(geometric, color="k", ls=":", label="geometric mean")

@@ -76,7 +76,7 @@ for k, gamma in enumerate((0.0, 0.05, 0.2, 0.5)):
                 grid = torch.linspace(0, 2.2, 221, dtype=F64)
                 curve = [float(decayed_singular_values(phi, g, depth)) for g in grid.tolist()]
                 label = f"depth {depth}" if phi == 2 else None
-                style = {"color": plot.depth_color(depth), "ls": "-" if depth == 2 else "--"}
+                style = {"color": plot.depth_color(depth), "ls": ("-", "--", ":")[depth - 2]}
                 middle.plot(grid, curve, **style, label=label)
 
 # %%

@@ -64,6 +64,8 @@ def follow(field, params, times):
 # %%
 run = gallery.begin(__doc__)
 g = torch.Generator().manual_seed(0)
+# Black are the iterates.
+COLORS = ("C0", "C1", "C2", "0.5")
 lr, steps, names = 0.12, 16, ("gradient flow", "order 0", "order 1", "order 2")
 start = {"q": torch.tensor([-0.9, 1.75], dtype=F64)}
 iterates = descend(valley, lr, start, steps)
@@ -73,12 +75,12 @@ for order in range(-1, 3):
     path = follow(learning.equation_of_motion(valley, lr, order, generator=g), start, fine)
     distance = (path[::4] - iterates).norm(dim=1)
     errors.append(float(distance.max()))
-    plane.plot(path[:, 0], path[:, 1], f"C{(order + 1) % 3}", ls=("-", "--", ":", "-.")[order + 1])
+    plane.plot(path[:, 0], path[:, 1], COLORS[order + 1], ls=("-", "--", ":", "-.")[order + 1])
     style = {"ls": ("-", "--", ":", "-.")[order + 1], "marker": "os^D"[order + 1], "ms": 2.5}
     near.semilogy(
-        range(1, steps + 1), distance[1:], f"C{(order + 1) % 3}", **style, label=names[order + 1]
+        range(1, steps + 1), distance[1:], COLORS[order + 1], **style, label=names[order + 1]
     )
-plane.plot(iterates[:, 0], iterates[:, 1], "ko", ms=3, label="gradient descent; curves as in b")
+plane.plot(iterates[:, 0], iterates[:, 1], "ko", ms=3, label="iterates; curves as in b")
 
 # %%
 # Digits: the flow from differences of J iterates, without a Hessian.

@@ -58,7 +58,7 @@ for ax, index in zip(paths, INDICES, strict=True):
         ax.plot(
             torch.ones(n), zeros, "C2_", ms=9, mew=1.5, clip_on=False, label="zeros of $H_{10}$"
         )
-        ax.legend(loc="lower left")
+        ax.legend(handles=[ax.lines[-1]], loc="upper left")
         assert (path.final - zeros).abs().max() < 1e-12
         continue
     start = torch.zeros(count, n, dtype=F64)
@@ -88,7 +88,7 @@ error = np.sqrt(mean / (many * np.diff(edges)))
 centre = (edges[1:] + edges[:-1]) / 2
 law.errorbar(centre, mean, error, fmt="o", ms=2.5, capsize=1.5, lw=0.8, label="300 particles")
 law.plot(grid, laws.semicircle_density(grid), "k", ls="-", label="semicircle")
-law.set(title="index 3.3", xlabel=r"$x / \sqrt{n t}$", ylabel="density", ylim=(0, 0.5))
+law.set(title="index 3.3, one s.e.", xlabel=r"$x / \sqrt{n t}$", ylabel="density", ylim=(0, 0.5))
 law.legend(loc="lower center")
 for ax in paths:
     ax.set_ylabel("position")

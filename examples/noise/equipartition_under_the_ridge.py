@@ -78,5 +78,5 @@ right.set(
 right.set_xticks(BETAS, [f"{beta:g}" for beta in BETAS])
 right.set_yticks((3, 10, 30), ("3", "10", "30"))
 right.minorticks_off()
-left.legend(loc="upper left")
+left.legend(loc="upper left", title="mean ± 4 s.e.")
 run.save(figure)

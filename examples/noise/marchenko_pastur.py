@@ -37,7 +37,7 @@ axes[0].plot(path.t, path.states, color="C0", ls="-", lw=0.7)
 axes[0].plot([], [], color="C0", ls="-", lw=0.7, label="12 paths")
 for k, edge in enumerate(laws.marchenko_pastur_edges((24, 12))):
     axes[0].plot(t, edge * t.sqrt(), "k:", label=None if k else "edges")
-axes[0].set(xlabel="time", ylabel="singular values", title="24 x 12", xlim=(0, 1), ylim=(0, None))
+axes[0].set(xlabel="time", ylabel="singular values", title="24 × 12", xlim=(0, 1), ylim=(0, None))
 axes[0].legend(loc="upper left")
 
 # %%
@@ -60,7 +60,9 @@ for ax, shape in zip(axes[1:], SHAPES, strict=True):
     )
     grid = torch.linspace(float(low), float(high), 400, dtype=F64)
     ax.plot(grid, laws.marchenko_pastur_density(grid, shape), "k-", label="law")
-    ax.set(title=f"{shape[0]} x {shape[1]}", xlabel="singular value at time 1", ylim=(0, None))
+    ax.set(
+        title=f"{shape[0]} × {shape[1]}", xlabel="value at time 1", ylabel="density", ylim=(0, None)
+    )
     exact = laws.beta_laguerre(shape, INDEX, size=20 * COPIES, generator=generator)
     p = stats.ks_2samp(ends.max(-1).values.numpy(), exact.max(-1).values.numpy()).pvalue
     rank = torch.arange(1, n + 1, dtype=F64)

@@ -65,7 +65,7 @@ for index, color in ((2.0, "C1"), (math.inf, "C0")):
 for t in (0.0, 0.5, 1.0, t_end):
     circles.add_patch(Circle((0, 0), math.sqrt(r0**2 + t), fill=False, color="k", ls=":"))
 circles.plot([], [], "k:", label="orbits at times 0, ½, 1, 2")
-circles.set(title="2 x 2, trace 0", xlabel="$(M_{11} - M_{22})/2$", ylabel="$M_{12}$")
+circles.set(title="2 × 2, trace 0", xlabel="$(M_{11} - M_{22})/2$", ylabel="$M_{12}$")
 circles.set(aspect="equal", xlim=(-2.2, 2.2), ylim=(-2.2, 3.4), yticks=(-2, 0, 2))
 circles.legend(loc="upper left")
 
@@ -86,7 +86,7 @@ spectrum.plot(t, spectra[:, 0], color="C0", ls="-")[0].set_label("eigenvalues of
 spectrum.plot(t[::10], flow.states[::10], "k.")[0].set_label("deterministic flow")
 low, high = float(flow.states.min()), float(flow.states.max())
 spectrum.set(
-    title="5 x 5, Hermitian", xlabel="time", ylabel="eigenvalues; matrix entry", xlim=(0, t_end)
+    title="5 × 5, Hermitian", xlabel="time", ylabel="eigenvalues; matrix entry", xlim=(0, t_end)
 )
 spectrum.set_ylim(low - 0.5, high + 0.55 * (high - low))
 spectrum.legend(loc="upper left")
@@ -94,7 +94,7 @@ gaps = torch.stack([(x[:, None] - x)[*torch.tril_indices(5, 5, -1)] for x in flo
 log_volume = 2 * (gaps / gaps[0]).log().sum(-1)
 volume.plot(t, log_volume, color="C0", ls="-")
 volume.set(
-    title="5 x 5, orbit", xlabel="time", ylabel="log (volume / volume at 0)", xlim=(0, t_end)
+    title="5 × 5, orbit", xlabel="time", ylabel="log (volume / volume at 0)", xlim=(0, t_end)
 )
 run.save(figure)
 

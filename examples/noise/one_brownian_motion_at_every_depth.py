@@ -100,7 +100,7 @@ flat_paths.set(
     xlim=(0, 1),
 )
 flat_paths.set_ylim(0, 5.5)
-flat_paths.legend(loc="upper left", ncols=3, columnspacing=0.8, handlelength=1)
+flat_paths.legend(loc="upper left", ncols=3, columnspacing=0.6, handlelength=0.8, handletextpad=0.4)
 law.set(title=r"law of $\rho$", xlabel=r"$\rho$ at time 1", ylabel="distribution function")
 last.set(title=r"law of $\log s$", xlabel=r"$\log s$ at time 1", xlim=(-6, 8))
 last.set_ylabel("distribution function")

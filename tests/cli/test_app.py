@@ -255,3 +255,31 @@ def test_module_runs_as_a_program(tmp_path):
     out, said = process.communicate(timeout=60)
     assert (process.returncode, out) == (2, "")
     assert said == "error: No such file or directory: missing.npy\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "flow Y.npy --depth two",
+            "--depth must be a number, got two (Depth N >= 1, a real number",
+        ),
+        ("flow Y.npy --rank=2.5", "--rank must be a whole number, got 2.5 (Rank of X)"),
+        ("flow Y.npy --t-end soon", "--t-end must be a number, got soon (End of time)"),
+        ("langevin Y.npy --chains many", "--chains must be a whole number, got many (Number of"),
+        ("balance Y.npy --depth 2.5", "--depth must be a whole number, got 2.5 (Number of layers)"),
+        ("flow folder", "folder must be a file, got a folder"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_told_what_was_required(line, expected, capsys):
+    np.save("Y.npy", np.eye(2))
+    Path("folder").mkdir()
+    assert expected in refusal(line.split(), capsys)
+
+
+def test_the_matrix_zero_has_layers_and_no_nan(capsys):
+    np.save("zero.npy", np.zeros((3, 2)))
+    assert main(["balance", "zero.npy", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["product_error"] == 0.0
+    assert main(["entropy", "zero.npy"]) == 0
+    assert "numerically 0" in capsys.readouterr().out

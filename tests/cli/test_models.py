@@ -12,7 +12,7 @@ from torch import nn
 
 import dln_geometry as dln
 from dln_geometry.cli import main
-from dln_geometry.cli.models import read_weights
+from dln_geometry.cli.exchange import read_weights
 from dln_geometry.tables import Budget
 from dln_geometry.testing import assert_close
 from tests.cli.routes import refusal

@@ -6,10 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xarray
+from safetensors import safe_open
 
+import dln_geometry as dln
 from dln_geometry.cli import main
-from dln_geometry.cli.outputs import MATRICES, write_matrix
-from dln_geometry.cli.reading import read_input
+from dln_geometry.cli.exchange import (
+    ARRAYS,
+    FIGURES,
+    MATRICES,
+    RUNS,
+    is_ours,
+    read_input,
+    write_arrays,
+    write_matrix,
+    write_run,
+)
 from tests.cli.routes import refusal
 
 
@@ -59,3 +71,72 @@ def test_a_warning_is_one_line(rng, capsys):
     assert main(["langevin", "Y.npy", "--depth", "3", "--dt", "1", "--json"]) in (0, 2)
     line = capsys.readouterr().err.splitlines()[0]
     assert line.startswith("warning: dt = 1")
+
+
+def some_run(name):
+    t, values = np.array([0.0, 1.0]), np.arange(4.0).reshape(2, 2)
+    if name == "charges":
+        coords = {"time": t, "group": ["scale(0.weight)", "rescale"]}
+        return xarray.Dataset({"charge": (("time", "group"), values)}, coords=coords)
+    s = torch.from_numpy(values).flip(-1)
+    return dln.Trajectory(t=torch.from_numpy(t), loss=s[:, 0], singular_values=s)
+
+
+@pytest.mark.parametrize("name", ["flow", "charges"])
+@pytest.mark.parametrize("suffix", RUNS)
+def test_a_run_in_every_format_is_known_again_and_holds_its_numbers(name, suffix):
+    if suffix == ".zarr":
+        pytest.importorskip("zarr")
+    path, run = Path(f"run{suffix}"), some_run(name)
+    for _ in range(2):
+        write_run(path, run)
+        assert is_ours([path])
+    assert [file.name for file in Path().iterdir()] == [path.name], "nothing is left beside it"
+    data = run if name == "charges" else run.to_xarray()
+    key = "charge" if name == "charges" else "singular_values"
+    if suffix in (".nc", ".zarr"):
+        opened = xarray.open_dataset if suffix == ".nc" else xarray.open_zarr
+        with opened(path, **({"consolidated": False} if suffix == ".zarr" else {})) as found:
+            xarray.testing.assert_equal(found.load()[key].astype(float), data[key].astype(float))
+    elif suffix == ".pt":
+        held = torch.load(path, weights_only=True)
+        assert np.array_equal(held[key].numpy(), data[key].values)
+        assert name == "flow" or held["group"] == data["group"].values.tolist()
+    elif suffix == ".safetensors":
+        with safe_open(path, "np") as file:
+            assert np.array_equal(file.get_tensor(key), data[key].values)
+            told = file.metadata()
+        assert name == "flow" or json.loads(told["group"]) == data["group"].values.tolist()
+
+
+@pytest.mark.parametrize("suffix", sorted({*ARRAYS, *MATRICES}))
+def test_results_are_known_where_the_format_has_room_for_a_mark(suffix):
+    path, x = Path(f"x{suffix}"), np.eye(2)
+    write_matrix(path, x)
+    assert is_ours([path]) == (suffix not in (".npy", ".csv", ".tsv"))
+    if suffix in ARRAYS:
+        write_arrays(path, {"G_1": x, "G_2": x})
+        assert is_ours([path])
+
+
+def test_files_of_others_are_not_taken_for_results(rng, capsys):
+    pytest.importorskip("zarr")
+    np.save("Y.npy", rng.normal(size=(3, 2)))
+    np.savez("a.npz", t=np.ones(2))
+    torch.save({"t": torch.ones(2)}, "a.pt")
+    Path("a.csv").write_text("time,temperature\n0,1\n")
+    Path("a.tsv").write_text("time\tloss of water\n0\t1\n")
+    xarray.Dataset({"loss": ("time", [1.0])}).to_netcdf("a.nc", engine="scipy")
+    xarray.Dataset({"loss": ("time", [1.0])}).to_zarr("a.zarr", consolidated=False)
+    for suffix in (".npz", ".pt", ".csv", ".tsv", ".nc", ".zarr"):
+        said = refusal(["flow", "Y.npy", "--t-end", "0.1", "--out", f"a{suffix}"], capsys)
+        assert "--force overwrites it" in said
+    assert main(["flow", "Y.npy", "--t-end", "0.1", "--out", "a.zarr", "--force"]) == 0
+    with xarray.open_zarr("a.zarr", consolidated=False) as found:
+        assert found.sizes["mode"] == 2
+    Path("b.zarr").mkdir()
+    said = refusal(["flow", "Y.npy", "--t-end", "0.1", "--out", "b.zarr", "--force"], capsys)
+    assert "must be a file, got the folder" in said
+    for suffix in FIGURES:
+        Path(f"a{suffix}").write_bytes(b"drawn by hand")
+        assert not is_ours([Path(f"a{suffix}")])

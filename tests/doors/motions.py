@@ -20,6 +20,7 @@ from tests.doors.shared import (
     LOSS,
     MOTION,
     NET,
+    OBSERVE,
     PAIR,
     PARTICLES,
     RUN,
@@ -121,6 +122,7 @@ CALLS: dict[str, list[Call]] = {
             {"factors": FREE, "t": 0.1},
             {
                 "factors": wrong.lists_of(FREE, shaped=False),
+                "observe": OBSERVE,
                 "progress": wrong.PROGRESS,
                 **KEPT,
                 "t": [

@@ -33,6 +33,10 @@ RUNS = {
     "layers": lambda g, **o: dln.gradient_flow(LOSS, layers(g), t_end=0.3, **o),
     "free": lambda g, **o: dln.free_energy_flow(LOSS, point(g), beta=2.0, t_end=0.3, **o),
     "kirwan": lambda g, **o: dln.kirwan_ness_flow(layers(g), t_end=0.3, **o),
+    "balancing": lambda g, keep_points, **o: dln.balancing_flow(layers(g), [0.0, 0.2, 0.5], **o),
+    "several": lambda g, keep_points, **o: dln.balancing_flow(
+        [torch.stack([w, 1.5 * w]) for w in layers(g)], [0.1, math.inf], **o
+    ),
     "langevin": lambda g, **o: dln.langevin(
         LOSS, point(g), beta=2.0, t_end=0.1, dt=0.02, chains=3, generator=g, **o
     ),
@@ -103,3 +107,36 @@ def test_bad_observables_are_refused(observe, error, words, generator):
     for run in (RUNS["langevin"], RUNS["batch"]):
         with pytest.raises(error, match=words):
             run(generator, observe=observe)
+
+
+def test_observing_the_balancing_flow_does_not_change_it(generator):
+    start, times = layers(generator), [0.0, 0.3, 0.3, 4.0]
+    path = dln.balancing_flow(start, times, observe={"first": lambda w: w[0]})
+    for point, first, plain in zip(
+        path.points, path.observed["first"], dln.balancing_flow(start, times), strict=True
+    ):
+        assert all(torch.equal(a, b) for a, b in zip(point, plain, strict=True))
+        assert torch.equal(first, plain[0])
+    assert path.t.tolist() == times
+    assert torch.equal(path.loss[0], sum(w.square().sum() for w in start) / 2)
+    assert (path.loss.diff() <= 0).all()
+    assert path.defect.max() < 1e-12
+    alone = dln.balancing_flow(start, math.inf, observe={})
+    assert (len(alone), alone.observed) == (1, {})
+    assert bool(dln.is_balanced(alone.final))
+
+
+def test_the_central_flow_is_observed(generator):
+    loss = lambda p: (p["a"] * p["b"] - 1).square().sum() / 2  # noqa: E731
+    start = {name: torch.rand(3, generator=generator, dtype=F64) for name in ("a", "b")}
+    flow = dln.learning.central_flow(loss, 0.1)
+    seen = {"product": lambda p: p["a"] * p["b"], "size": lambda p: float(p["a"].norm())}
+    path = flow(start, 6, save_every=2, observe=seen)
+    products = [p["a"] * p["b"] for p in path.params]
+    assert torch.equal(path.observed["product"], torch.stack(products))
+    assert path.observed["size"].shape == (4,)
+    assert flow(start, 1).observed == {}
+    with pytest.raises(TypeError, match="observe must map names"):
+        flow(start, 1, observe={"a": 3})
+    with pytest.raises(ValueError, match="names that a run does not"):
+        flow(start, 1, observe={"sharpness": lambda p: p["a"]})

@@ -181,3 +181,20 @@ def test_trajectories_that_do_not_fit_are_refused(tmp_path, generator):
         written = replace(whole, **change).save(tmp_path / "run")
         with pytest.raises(ValueError, match=f"saved trajectory, got {written}: .*{message}"):
             dln.Trajectory.load(written)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "nc", "pt", "zarr", "json", "npy", "best"])
+def test_the_suffix_of_another_format_is_refused(suffix, tmp_path):
+    with pytest.raises(ValueError, match=rf"\.npz or have no suffix, .*\.{suffix}"):
+        short_run().save(tmp_path / f"run.{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("lr0.1", "lr0.1.npz"), ("run.NPZ", "run.NPZ"), ("a.csv.npz", "a.csv.npz"), ("v", "v.npz")],
+)
+def test_a_number_after_a_dot_is_no_suffix(name, file, tmp_path):
+    written = short_run().save(tmp_path / name)
+    assert written.name == file
+    assert len(dln.Trajectory.load(tmp_path / name)) == len(short_run())

@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from cycler import cycler
+from matplotlib import rc_context
 from PIL import Image
 
 import dln_geometry as dln
@@ -107,3 +109,29 @@ def test_films_have_their_frames(kept, tmp_path):
     file = plot.animation(flow(**{kept: True}), tmp_path / "flow.gif", frames=3, width=3.0)
     with Image.open(file) as film:
         assert film.n_frames == 3
+
+
+def test_options_of_the_user_win_by_any_name_and_one_label_names_all(generator):
+    """Under a cycle of dashes, lines with colours of their own are whole."""
+    start = dln.Collapsed.random((4, 3), 3, 3, batch=(2,), scale=0.3, generator=generator)
+    loss = dln.losses.Quadratic(torch.ones(4, 3))
+    run = dln.gradient_flow(loss, start, t_end=0.2, save_at=5)
+    cycle = cycler(color=["r", "g"]) + cycler(linestyle=["-", "--"])
+    with rc_context({"axes.prop_cycle": cycle}):
+        for draw in (
+            plot.singular_values,
+            plot.loss,
+            plot.particles,
+            plot.entropy,
+            lambda run, **style: plot.observable(run, "effective_rank", **style),
+        ):
+            ax = draw(run, c="k", lw=3, label="both")
+            assert {line.get_linewidth() for line in ax.lines} == {3}
+            assert {line.get_color() for line in ax.lines} == {"k"}
+            assert ax.get_legend_handles_labels()[1] == ["both"]
+        for ax in (plot.singular_values(run), plot.particles(run), plot.depths({2: run, 3: run})):
+            assert {line.get_linestyle() for line in ax.lines} == {"-"}
+        assert plot.depths({2: run}, lw=2, ls=":").lines[0].get_linestyle() == ":"
+    assert plot.spectrum(torch.eye(2), c="k", marker="x").lines[0].get_marker() == "x"
+    assert plot.histogram(torch.ones(3), ec="k", lw=2).patches[0].get_linewidth() == 2
+    assert plot.matrix(torch.eye(2), norm="log").images[0].norm.vmin == 1

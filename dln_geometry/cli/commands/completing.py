@@ -7,20 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from dln_geometry.cli.options import (
-    AsJson,
-    Decimal,
-    Delimiter,
-    Device,
-    Dtype,
-    Force,
-    Header,
-    Index,
-    Key,
-    MaxMemory,
-    Seed,
-    Store,
-)
+from dln_geometry.cli.options import MACHINE, PRINTING, READING, SEED, Store
 from dln_geometry.cli.program import command
 
 
@@ -30,6 +17,10 @@ from dln_geometry.cli.program import command
     printf '0,0,1\\n0,1,2\\n0,2,3\\n1,0,2\\n1,2,6\\n2,1,6\\n2,2,9\\n' > ratings.csv
     dln complete ratings.csv --depth 2 --rank 1
     """,
+    SEED,
+    MACHINE,
+    READING,
+    PRINTING,
 )
 def complete_command(
     data: Annotated[
@@ -137,9 +128,6 @@ def complete_command(
     duplicates: Annotated[
         str, Option(help="An entry that is given repeatedly: raise an error, mean, or last.")
     ] = "raise",
-    seed: Seed = 0,
-    device: Device = "cpu",
-    dtype: Dtype = "float64",
     rtol: Annotated[
         float | None,
         Option(help="Tolerance of the integrator [default: 0.001; 1e-6 with --flow]."),
@@ -158,23 +146,15 @@ def complete_command(
         str | None,
         Option(help="Shape m,n of triples, whose ids are places then [default: the ids]."),
     ] = None,
-    key: Key = None,
-    header: Header = None,
-    index: Index = None,
-    delimiter: Delimiter = None,
-    decimal: Decimal = ".",
-    max_memory: MaxMemory = None,
     out: Annotated[
         Path | None, Option(help="Name of the results without suffix, or a folder for them.")
     ] = None,
-    as_json: AsJson = False,
-    force: Force = False,
     flow: Annotated[
         bool,
         Option(
             "--flow",
             help="Follow the gradient flow of the known entries to its end, instead: no "
-            "validation, decay or side means. The options below ask for it too.",
+            "validation, decay or side means. --store and what is marked Flow ask for it too.",
         ),
     ] = False,
     scale: Annotated[

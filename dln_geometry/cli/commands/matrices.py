@@ -8,25 +8,18 @@ from typing import Annotated
 from typer import Option
 
 from dln_geometry.cli.options import (
-    AsJson,
-    Decimal,
-    Delimiter,
+    MACHINE,
+    PRINTING,
+    READING,
+    SEED,
     DepthNumber,
-    Device,
-    Dtype,
     Figure,
-    Force,
-    Header,
-    Index,
-    Key,
     LayerCount,
     LayersFile,
     Matrix,
     MatrixFile,
-    MaxMemory,
     Rank,
     RunFile,
-    Seed,
     Widths,
 )
 from dln_geometry.cli.program import command
@@ -38,6 +31,10 @@ from dln_geometry.cli.program import command
     printf '2.5,0.1\\n0.3,1.5\\n-0.2,0.4\\n' > X.csv
     dln balance X.csv --depth 3 --out W.npz
     """,
+    SEED,
+    MACHINE,
+    READING,
+    PRINTING,
 )
 def balance_command(
     matrix: Matrix,
@@ -48,17 +45,6 @@ def balance_command(
     haar: Annotated[
         bool, Option("--haar", help="Draw the hidden gauges instead of the canonical ones.")
     ] = False,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    dtype: Dtype = "float64",
-    key: Key = None,
-    header: Header = None,
-    index: Index = None,
-    delimiter: Delimiter = None,
-    decimal: Decimal = ".",
-    max_memory: MaxMemory = None,
-    as_json: AsJson = False,
-    force: Force = False,
 ) -> None:
     """Write balanced factors W_1, ..., W_N of a matrix, input side first."""
 
@@ -69,6 +55,9 @@ def balance_command(
     printf '2.5,0.1\\n0.3,1.5\\n-0.2,0.4\\n' > X.csv
     dln entropy X.csv --depth 3 --figure spectrum.png
     """,
+    MACHINE,
+    READING,
+    PRINTING,
 )
 def entropy_command(
     matrix: Matrix,
@@ -77,16 +66,6 @@ def entropy_command(
     rank: Rank = None,
     out: MatrixFile = None,
     figure: Figure = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float64",
-    key: Key = None,
-    header: Header = None,
-    index: Index = None,
-    delimiter: Delimiter = None,
-    decimal: Decimal = ".",
-    max_memory: MaxMemory = None,
-    as_json: AsJson = False,
-    force: Force = False,
 ) -> None:
     """Print the entropy of a matrix: the logarithm of the volume of its balanced factorisations.
 
@@ -101,6 +80,9 @@ def entropy_command(
     printf '1.0,0.4\\n-0.2,3.0\\n' > Y.csv
     dln geodesic X.csv Y.csv --depth 3 --figure geodesic.png
     """,
+    MACHINE,
+    READING,
+    PRINTING,
 )
 def geodesic_command(
     matrix: Matrix,
@@ -111,16 +93,6 @@ def geodesic_command(
     rtol: Annotated[float | None, Option(help="Error allowed, relative to the distance.")] = None,
     out: RunFile = None,
     figure: Figure = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float64",
-    key: Key = None,
-    header: Header = None,
-    index: Index = None,
-    delimiter: Delimiter = None,
-    decimal: Decimal = ".",
-    max_memory: MaxMemory = None,
-    as_json: AsJson = False,
-    force: Force = False,
 ) -> None:
     """Follow the geodesic of g^N from one matrix to another, and print its length.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from dln_geometry.cli.options import AsJson, Device, Dtype, Figure, Force, MaxMemory
+from dln_geometry.cli.options import LIMITED, MACHINE, PRINTING, Figure
 from dln_geometry.cli.program import command
 
 
@@ -18,6 +18,9 @@ from dln_geometry.cli.program import command
     dln balance X.csv --depth 3 --out W.npz --force
     dln moments W.npz --figure spectra.png
     """,
+    MACHINE,
+    LIMITED,
+    PRINTING,
 )
 def moments_command(
     model: Annotated[
@@ -34,11 +37,6 @@ def moments_command(
         Path | None, Option(help="File of the moments G_p: .npz, .pt or .safetensors.")
     ] = None,
     figure: Figure = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float64",
-    max_memory: MaxMemory = None,
-    as_json: AsJson = False,
-    force: Force = False,
 ) -> None:
     """Print spectra of the layers of a checkpoint, and how far from balanced they are.
 
@@ -56,6 +54,9 @@ def moments_command(
     dln balance X.csv --depth 3 --out after.npz --haar --force
     dln charges before.npz after.npz
     """,
+    MACHINE,
+    LIMITED,
+    PRINTING,
 )
 def charges_command(
     files: Annotated[
@@ -83,14 +84,10 @@ def charges_command(
         Path | None, Option(help="File of all charges over time: as the runs of dln flow.")
     ] = None,
     figure: Figure = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float64",
-    max_memory: MaxMemory = None,
-    as_json: AsJson = False,
-    force: Force = False,
 ) -> None:
     """Print the charges of a model's symmetries along its training.
 
-    Gradient flow conserves them. Finite steps, momentum and weight decay move them: in a loop with
-    SGD, learning.ChargeMonitor predicts them exactly, and this command reads its records.
+    Gradient flow conserves them. Finite steps, momentum, weight decay and preconditioners move
+    them: in a training loop learning.ChargeMonitor predicts by how much, under SGD from gradients,
+    under other optimisers from the steps taken; this command reads its records.
     """

@@ -8,28 +8,21 @@ from typing import Annotated
 from typer import Argument, Option
 
 from dln_geometry.cli.options import (
-    AsJson,
+    MACHINE,
+    PRINTING,
+    READING,
+    SEED,
     Beta,
-    Decimal,
-    Delimiter,
     DepthNumber,
-    Device,
-    Dtype,
     EndOfTime,
     Entropy,
     Figure,
-    Force,
-    Header,
-    Index,
     Kappa,
-    Key,
     Matrix,
-    MaxMemory,
     RankBound,
     RunFile,
     SavedTimes,
     Scale,
-    Seed,
     Store,
     TimeStep,
     Widths,
@@ -43,6 +36,10 @@ from dln_geometry.cli.program import command
     printf '2.5,0.1\\n0.3,1.5\\n-0.2,0.4\\n' > Y.csv
     dln flow Y.csv --depth 3 --out run.nc --figure flow.png
     """,
+    SEED,
+    MACHINE,
+    READING,
+    PRINTING,
 )
 def flow_command(
     matrix: Matrix,
@@ -73,17 +70,6 @@ def flow_command(
     out: RunFile = None,
     figure: Figure = None,
     store: Store = None,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    dtype: Dtype = "float64",
-    key: Key = None,
-    header: Header = None,
-    index: Index = None,
-    delimiter: Delimiter = None,
-    decimal: Decimal = ".",
-    max_memory: MaxMemory = None,
-    as_json: AsJson = False,
-    force: Force = False,
 ) -> None:
     """Follow the gradient flow of 1/2 |X - Y|^2 at a depth from a small balanced start."""
 
@@ -94,6 +80,10 @@ def flow_command(
     printf '1.5,0.1\\n0.3,0.8\\n' > Y.csv
     dln langevin Y.csv --depth 2 --beta 10 --t-end 2 --dt 0.02 --chains 20 --figure chains.png
     """,
+    SEED,
+    MACHINE,
+    READING,
+    PRINTING,
 )
 def langevin_command(
     matrix: Annotated[
@@ -116,17 +106,6 @@ def langevin_command(
     out: RunFile = None,
     figure: Figure = None,
     store: Store = None,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    dtype: Dtype = "float64",
-    key: Key = None,
-    header: Header = None,
-    index: Index = None,
-    delimiter: Delimiter = None,
-    decimal: Decimal = ".",
-    max_memory: MaxMemory = None,
-    as_json: AsJson = False,
-    force: Force = False,
 ) -> None:
     """Simulate Riemannian Langevin dynamics of end-to-end matrices."""
 
@@ -137,6 +116,9 @@ def langevin_command(
     dln dyson --particles 20 --index 2 --t-end 1 --dt 0.01 --figure dyson.png --out dyson.csv
     dln dyson --shape 6,4 --depth 3 --beta 2 --start 1,1,1,1 --figure depth.png
     """,
+    SEED,
+    MACHINE,
+    PRINTING,
 )
 def dyson_command(
     particles: Annotated[
@@ -169,10 +151,5 @@ def dyson_command(
     out: RunFile = None,
     figure: Figure = None,
     store: Store = None,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    dtype: Dtype = "float64",
-    as_json: AsJson = False,
-    force: Force = False,
 ) -> None:
     """Simulate Dyson Brownian motion: eigenvalues, or singular values with --shape or --depth."""

@@ -9,28 +9,29 @@ from typer import Argument, Option
 
 from dln_geometry.cli.experiments import completed_experiments
 from dln_geometry.cli.options import (
+    MACHINE,
+    PRINTING,
+    SEED,
     AsJson,
-    Device,
     Dtype,
-    Force,
     PhotographFile,
     PhotographStore,
     Quick,
-    Seed,
 )
 from dln_geometry.cli.program import command
 
 
-@command("photograph:complete_photograph", "dln photograph --quick --out photograph.png")
+@command(
+    "photograph:complete_photograph",
+    "dln photograph --quick --out photograph.png",
+    SEED,
+    {**MACHINE, "dtype": (Dtype, "float32")},
+    PRINTING,
+)
 def photograph_command(
     out: PhotographFile = Path("dln-photograph.png"),
     store: PhotographStore = None,
     quick: Quick = False,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
-    as_json: AsJson = False,
-    force: Force = False,
 ) -> None:
     """Complete a photograph from 40 % of its pixels at depths 1 to 4."""
 

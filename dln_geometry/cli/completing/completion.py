@@ -30,17 +30,9 @@ from dln_geometry.cli.completing.values import (
     number_or_auto,
     value_or,
 )
-from dln_geometry.cli.files import (
-    check_outputs,
-    check_store,
-    deciding,
-    memory_budget,
-    option,
-    text_format,
-)
+from dln_geometry.cli.exchange import WEIGHTS, array_of, check_outputs, check_store
+from dln_geometry.cli.files import deciding, memory_budget, option, text_format
 from dln_geometry.cli.machine import as_machine
-from dln_geometry.cli.models import WEIGHTS
-from dln_geometry.cli.reading import array_of
 from dln_geometry.cli.report import read_integers
 from dln_geometry.cli.signals import continuable
 from dln_geometry.completion import LINKS, PATIENCE

@@ -20,7 +20,8 @@ from dln_geometry.cli.completing.split import (
     robust_bound,
     sides_of,
 )
-from dln_geometry.cli.files import deciding, option, save_array, save_figure
+from dln_geometry.cli.exchange import save_array, save_figure
+from dln_geometry.cli.files import deciding, option
 from dln_geometry.cli.machine import Machine
 from dln_geometry.cli.report import (
     Outcome,

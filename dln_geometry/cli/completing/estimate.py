@@ -26,7 +26,8 @@ from dln_geometry.cli.completing.split import (
     sides_of,
 )
 from dln_geometry.cli.completing.told import print_choices, told_choices
-from dln_geometry.cli.files import deciding, option, save_array, save_figure
+from dln_geometry.cli.exchange import save_array, save_figure
+from dln_geometry.cli.files import deciding, option
 from dln_geometry.cli.report import print_json
 from dln_geometry.completion import MatrixCompleter, default_rank
 from dln_geometry.support import as_rank, written_whole

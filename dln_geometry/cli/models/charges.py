@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dln_geometry.cli.files import deciding, memory_budget, save_figure
+from dln_geometry.cli.exchange import RUNS, check_results, read_weights, save_figure, write_run
+from dln_geometry.cli.files import deciding, memory_budget
 from dln_geometry.cli.machine import as_machine
-from dln_geometry.cli.models.weights import read_weights
-from dln_geometry.cli.outputs import RUNS, check_results, write_run
 from dln_geometry.cli.report import number, print_json, print_table
 
 if TYPE_CHECKING:
@@ -115,8 +114,8 @@ def _of_record(path: Path) -> tuple[xarray.Dataset, list[dict[str, Any]], str]:
         limit = None if allowed is None else allowed.tolist()
         groups.append({"label": label, **told, "tolerance": limit, "broken": broken})
     caption = (
-        "Residual: the largest deviation from the law of SGD that a symmetric loss obeys;\n"
-        "broken: above what rounding leaves."
+        "Residual: the largest deviation from the law of the optimiser's steps that a\n"
+        "symmetric loss obeys; broken: above what rounding leaves."
     )
     return record.to_xarray(), groups, caption
 

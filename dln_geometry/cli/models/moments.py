@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from dln_geometry import plot
-from dln_geometry.cli.files import deciding, memory_budget, save_figure
+from dln_geometry.cli.exchange import ARRAYS, check_results, read_weights, save_figure, write_arrays
+from dln_geometry.cli.files import deciding, memory_budget
 from dln_geometry.cli.machine import as_machine
 from dln_geometry.cli.models.chains import chains_of, matrices_of
-from dln_geometry.cli.models.weights import read_weights
-from dln_geometry.cli.outputs import ARRAYS, check_results, write_arrays
 from dln_geometry.cli.report import number, print_json, print_table
 from dln_geometry.geometry.points import effective_rank, end_to_end, is_balanced, moments
 

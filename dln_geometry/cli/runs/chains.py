@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dln_geometry.cli.files import check_store, option
+from dln_geometry.cli.exchange import RUNS, check_results, check_store, read_input
+from dln_geometry.cli.files import option
 from dln_geometry.cli.machine import as_machine
 from dln_geometry.cli.matrices import read_widths
-from dln_geometry.cli.outputs import RUNS, check_results
-from dln_geometry.cli.reading import read_input
 from dln_geometry.cli.report import depth_in_json, read_integers, shown_progress
 from dln_geometry.cli.runs.finishing import (
     count_option,

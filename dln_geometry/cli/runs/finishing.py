@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dln_geometry.cli.files import option, save_figure
-from dln_geometry.cli.outputs import write_run
+from dln_geometry.cli.exchange import save_figure, write_run
+from dln_geometry.cli.files import option
 from dln_geometry.cli.report import print_found
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.support import as_count, as_positive

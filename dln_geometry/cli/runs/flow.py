@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dln_geometry import plot
-from dln_geometry.cli.files import check_store, option
+from dln_geometry.cli.exchange import RUNS, check_results, check_store, read_input
+from dln_geometry.cli.files import option
 from dln_geometry.cli.machine import Machine, as_machine
-from dln_geometry.cli.outputs import RUNS, check_results
-from dln_geometry.cli.reading import read_input
 from dln_geometry.cli.report import depth_in_json, outcome_of, shown_progress, worst_defect
 from dln_geometry.cli.runs.finishing import count_option, finish, panels, positive_option
 from dln_geometry.cli.signals import continuable

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from dln_geometry.cli.exchange import RUNS, check_results
 from dln_geometry.cli.files import option
 from dln_geometry.cli.machine import as_machine
-from dln_geometry.cli.outputs import RUNS, check_results
 from dln_geometry.cli.report import depth_in_json, shown_progress
 from dln_geometry.cli.runs.chains import size_option
 from dln_geometry.cli.runs.finishing import (

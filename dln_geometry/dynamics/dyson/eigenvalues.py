@@ -26,7 +26,7 @@ from dln_geometry.dynamics.dyson.implicit import implicit_step, proximal
 from dln_geometry.dynamics.dyson.paths import Step, as_particles, particle_grid, particle_path
 from dln_geometry.dynamics.laws import tridiagonal_eigenvalues
 from dln_geometry.dynamics.noise import time_grid
-from dln_geometry.dynamics.observing import as_observables, observed_path
+from dln_geometry.dynamics.observing import observed_path
 from dln_geometry.dynamics.store import opened, resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.kernel import small_eigvalsh, waitless
@@ -37,6 +37,7 @@ from dln_geometry.support import (
     as_float_tensor,
     as_generator,
     as_index,
+    as_observables,
     as_positive,
     as_rtol,
     chi,

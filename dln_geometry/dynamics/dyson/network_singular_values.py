@@ -28,7 +28,7 @@ from dln_geometry.dynamics.noise import (
     simulate,
     time_grid,
 )
-from dln_geometry.dynamics.observing import as_observables, observed_path
+from dln_geometry.dynamics.observing import observed_path
 from dln_geometry.dynamics.store import opened, resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import entropy_slope
@@ -39,6 +39,7 @@ from dln_geometry.support import (
     as_flag,
     as_generator,
     as_normalized,
+    as_observables,
     as_positive,
     as_rtol,
     as_sides,

@@ -21,7 +21,7 @@ from torch import Tensor
 from dln_geometry.dynamics.dyson.coulomb import deterministic_path, singular_coulomb_path
 from dln_geometry.dynamics.dyson.eigenvalues import signed_modulus
 from dln_geometry.dynamics.dyson.paths import Step, as_particles, particle_grid, particle_path
-from dln_geometry.dynamics.observing import as_observables, observed_path
+from dln_geometry.dynamics.observing import observed_path
 from dln_geometry.dynamics.store import opened, resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.kernel import small_svdvals
@@ -31,6 +31,7 @@ from dln_geometry.support import (
     as_flag,
     as_generator,
     as_index,
+    as_observables,
     as_positive,
     as_rtol,
     as_sides,

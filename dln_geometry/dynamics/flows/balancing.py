@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from dln_geometry.dynamics.flows.balancing_path import (
     balancing_generator,
 )
 from dln_geometry.dynamics.flows.run import run_flow
+from dln_geometry.dynamics.observing import observed_rows, split_rows
 from dln_geometry.dynamics.store import opened, resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.points import Network
@@ -27,10 +28,12 @@ from dln_geometry.ode import end_or_rules, until_rules
 from dln_geometry.support import (
     EVERY,
     Every,
+    Observables,
     Progress,
     ProgressCallback,
     as_double,
     as_factors,
+    as_observables,
     read_array,
 )
 
@@ -68,15 +71,36 @@ def balancing_velocity(factors: Sequence[Any]) -> tuple[Tensor, ...]:
     return _shaped(stack.layers(velocity), layers)
 
 
-@resumable()
+@overload
 def balancing_flow(
     factors: Sequence[Any],
     t: float | Sequence[float] | Tensor,
     *,
+    observe: None = None,
     store: str | os.PathLike[str] | None = None,
     every: Every = EVERY,
     progress: bool | ProgressCallback = False,
-) -> tuple[Tensor, ...] | list[tuple[Tensor, ...]]:
+) -> tuple[Tensor, ...] | list[tuple[Tensor, ...]]: ...
+@overload
+def balancing_flow(
+    factors: Sequence[Any],
+    t: float | Sequence[float] | Tensor,
+    *,
+    observe: Mapping[str, Callable[[Any], Any]],
+    store: str | os.PathLike[str] | None = None,
+    every: Every = EVERY,
+    progress: bool | ProgressCallback = False,
+) -> Trajectory: ...
+@resumable("observe")
+def balancing_flow(
+    factors: Sequence[Any],
+    t: float | Sequence[float] | Tensor,
+    *,
+    observe: Mapping[str, Callable[[Any], Any]] | None = None,
+    store: str | os.PathLike[str] | None = None,
+    every: Every = EVERY,
+    progress: bool | ProgressCallback = False,
+) -> tuple[Tensor, ...] | list[tuple[Tensor, ...]] | Trajectory:
     """Return the factors after a time t of the gradient flow of ``1/2 sum |W_p|^2`` on the fibre.
 
     X is held fixed, the moments decay like ``G_p(t) = e^{-2t} G_p(0)``, both exactly up to
@@ -90,6 +114,11 @@ def balancing_flow(
     t : float or sequence of float, shape (T,)
         Time, at least 0, or ``math.inf``; or increasing times, which give a list of factors at
         the cost of one pass and of a step (12 evaluations of the velocity) for each time.
+    observe : mapping of str to callable, optional
+        Functions of the factors by name, as in `gradient_flow`. The result is then a `Trajectory`
+        with their values at the times; its ``points`` are the factors, ``loss`` is
+        ``1/2 sum |W_p|^2``, ``singular_values`` those of X, ``defect`` the drift of X relative to
+        its norm.
     store, every
         As in `gradient_flow`. The variable ``stack`` holds the layers in the form in which they are
         integrated, before the moments are restored.
@@ -119,9 +148,22 @@ def balancing_flow(
     >>> import math
     >>> dln.balancing_flow(([[1.0]], [[4.0]]), math.inf)
     (tensor([[2.]]), tensor([[2.]]))
+    >>> path = dln.balancing_flow(([[1.0]], [[4.0]]), [0.0, 1.0], observe={"first": lambda w: w[0]})
+    >>> path.observed["first"].flatten()
+    tensor([1.0000, 1.7640])
     """
-    layers = as_factors(factors, complex=True)
+    layers, observables = as_factors(factors, complex=True), as_observables(observe)
     times = _checked_times(t)
+    states = _states_at(layers, times, progress, store)
+    if observe is not None:
+        return _record_of(layers, times, states, observables)
+    return states if np.ndim(t) else states[0]
+
+
+def _states_at(
+    layers: Sequence[Tensor], times: list[float], progress: bool | ProgressCallback, store: Any
+) -> list[tuple[Tensor, ...]]:
+    """Return the factors at times that do not decrease, in one pass."""
     states = []
 
     def copy() -> tuple[Tensor, ...]:
@@ -131,7 +173,7 @@ def balancing_flow(
         moves = len(layers) > 1 and layers[0].numel() > 0
         flow = BalancingPath(_flat(layers), bar.callback, opened(store)) if moves else None
         if flow is None:
-            return [copy() for _ in times] if np.ndim(t) else copy()
+            return [copy() for _ in times]
         flow.until = max(min(times[-1], SNAP if math.isinf(times[-1]) else LATE), 1e-300)
         on_the_way = flow.layers_at([time for time in times if 0 < time < math.inf])
         for time in times:
@@ -140,7 +182,41 @@ def balancing_flow(
             else:
                 moved = flow.balanced() if math.isinf(time) else next(on_the_way)
                 states.append(_shaped(moved, layers))
-    return states if np.ndim(t) else states[0]
+    return states
+
+
+def _record_of(
+    layers: Sequence[Tensor],
+    times: list[float],
+    states: Sequence[Sequence[Tensor]],
+    observables: Observables,
+) -> Trajectory:
+    """Return the factors at the times as a run, with the values of the observables."""
+    points, start = [Network(w).detach() for w in states], Network(layers).detach()
+    batch, device = start.batch_shape, start.matrix.device
+    size = torch.linalg.matrix_norm(start.matrix)
+    rows = []
+    for point in points:
+        gap = torch.linalg.matrix_norm(point.matrix - start.matrix)
+        row = {
+            "loss": 0.5 * sum(w.abs().square().sum((-2, -1)) for w in point),
+            "singular_values": point.singular_values,
+            "defect": gap / torch.where(size > 0, size, 1.0),
+        }
+        rows.append(row | observed_rows(observables, point, tuple(batch), device))
+    series = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    own, observed = split_rows(series)
+    return Trajectory(
+        t=torch.tensor(times, dtype=torch.float64, device=device),
+        loss=own["loss"],
+        singular_values=own["singular_values"],
+        defect=own["defect"],
+        final=points[-1],
+        status=["t_end"] * batch.numel() if batch else "t_end",
+        points=tuple(points),
+        depth=float(len(layers)),
+        observed=observed,
+    )
 
 
 @resumable("t_end", "until", "observe")

@@ -15,7 +15,7 @@ from torch import Tensor
 from dln_geometry.dynamics.dense import Dense, shaped_point
 from dln_geometry.dynamics.engines import GRADIENT, LOSS, Engine
 from dln_geometry.dynamics.monitored import monitored_of
-from dln_geometry.dynamics.observing import Observables, as_observables, observed_rows, split_rows
+from dln_geometry.dynamics.observing import observed_rows, split_rows
 from dln_geometry.dynamics.store import foreign_state, opened
 from dln_geometry.dynamics.trajectory import FlowError, Trajectory
 from dln_geometry.ode import (
@@ -29,10 +29,12 @@ from dln_geometry.ode import (
 )
 from dln_geometry.support import (
     EVERY,
+    Observables,
     Progress,
     ProgressCallback,
     as_count,
     as_flag,
+    as_observables,
     as_positive,
     read_array,
     warn,

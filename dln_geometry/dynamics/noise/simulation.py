@@ -16,10 +16,10 @@ from torch import Tensor
 
 from dln_geometry.dynamics.noise.grids import Grid
 from dln_geometry.dynamics.noise.watch import StepWatch
-from dln_geometry.dynamics.observing import Observables, as_observables, observed_rows, split_rows
+from dln_geometry.dynamics.observing import observed_rows, split_rows
 from dln_geometry.dynamics.store import Store
 from dln_geometry.dynamics.trajectory import FlowError, Trajectory
-from dln_geometry.support import Growing, Numbers, Progress, on_device
+from dln_geometry.support import Growing, Numbers, Observables, Progress, as_observables, on_device
 
 State = tuple[Tensor, ...]
 Show = bool | Callable[[float, dict[str, Any]], None]

@@ -13,7 +13,8 @@ matrix that holds them below ``2/lr``, from a small convex quadratic programme.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from dln_geometry.learning.functional import (
     with_exact_derivatives,
 )
 from dln_geometry.learning.motion.spectrum import DENSE_HESSIAN, flat_product, top_eigenpairs
-from dln_geometry.support import as_count, as_positive
+from dln_geometry.support import as_count, as_observable_value, as_observables, as_positive
 
 _ITERATIONS = 500
 
@@ -53,6 +54,8 @@ class CentralPath:
         Sigma in the eigenvectors of these; its trace is the variance of the iterates.
     params : list of dict
         The centres, one for each time.
+    observed : dict of Tensor, shape (T, ...)
+        The observables that were asked for, by name.
 
     Examples
     --------
@@ -69,6 +72,7 @@ class CentralPath:
     sharpness: Tensor
     covariance: Tensor
     params: list[Parameters]
+    observed: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,13 +98,21 @@ class CentralFlow:
         return unflatten(self._at(q, 1.0)[0], q)
 
     def __call__(
-        self, params: Any, steps: int, *, substeps: int = 4, save_every: int = 1
+        self,
+        params: Any,
+        steps: int,
+        *,
+        substeps: int = 4,
+        save_every: int = 1,
+        observe: Mapping[str, Callable[[Parameters], Any]] | None = None,
     ) -> CentralPath:
         """Follow the flow for some steps of gradient descent, each by `substeps` Euler steps.
 
         One Euler step for each would be gradient descent itself, which oscillates: two at least.
-        The state is saved every `save_every` steps, and at the start.
+        The state is saved every `save_every` steps, and at the start, with the values of the
+        functions `observe` of the parameters, by name.
         """
+        observables = as_observables(observe, [one.name for one in fields(CentralPath)])
         q = {name: x.detach() for name, x in as_finite(params).items()}
         steps, substeps = as_count(steps, "steps"), as_count(substeps, "substeps", 2)
         every = as_count(save_every, "save_every")
@@ -110,14 +122,16 @@ class CentralFlow:
                 velocity, value, top, x = self._at(q, 1.0 / substeps)
                 if k == 0 and n % every == 0:
                     average = value + (top * x.diagonal()).sum() / 2
-                    saved.append((float(n), value, average, top, x, q))
+                    seen = {k: as_observable_value(f(q), k) for k, f in observables.items()}
+                    saved.append((float(n), value, average, top, x, q, seen))
                 if n < steps:
                     q = unflatten(flatten(q) + velocity / substeps, q)
-        t, loss, average, top, x, points = zip(*saved, strict=True)
+        t, loss, average, top, x, points, rows = zip(*saved, strict=True)
         like = loss[0]
         times = torch.tensor(t, dtype=like.dtype, device=like.device)
         stacked = [torch.stack(list(values)) for values in (loss, average, top, x)]
-        return CentralPath(times, *stacked, params=list(points))
+        observed = {k: torch.stack([row[k] for row in rows]) for k in observables}
+        return CentralPath(times, *stacked, params=list(points), observed=observed)
 
     def _at(self, q: Parameters, dt: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return velocity, loss, top eigenvalues and X, such that a step of dt keeps the bound."""

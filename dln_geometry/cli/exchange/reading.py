@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dln_geometry.cli.exchange.weights import WEIGHTS, read_weights
 from dln_geometry.cli.files import deciding, memory_budget, text_format
-from dln_geometry.cli.models import WEIGHTS, read_weights
 from dln_geometry.tables import Budget, Table, read_matrix
 
 
@@ -25,6 +25,8 @@ def read_input(
 ) -> Table:
     """Read a whole matrix, if it and its singular values fit into memory; print the notes."""
     form, budget = text_format(header, index, delimiter, decimal), memory_budget(max_memory)
+    if path.is_dir():
+        raise ValueError(f"{path} must be a file, got a folder")
     with deciding():
         if key is not None or path.suffix.lower() in WEIGHTS:
             table = Table(array_of(path, key, budget))

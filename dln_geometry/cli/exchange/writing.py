@@ -1,76 +1,53 @@
-"""Results as files: matrices, layers and runs, by the suffix of their names."""
+"""Results as files: matrices, layers, runs and figures, by the suffix of their names."""
 
 from __future__ import annotations
 
 import io
+import json
+import os
+import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from dln_geometry.cli.files import check_outputs, is_ours, save_array
+from dln_geometry.cli.exchange.names import ARRAYS, MAKER, TABLES
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.support import written_whole
 
 if TYPE_CHECKING:
     import xarray
-
-ARRAYS = (".npz", ".pt", ".safetensors")
-TABLES = (".csv", ".tsv", ".parquet")
-MATRICES = (".npy", *ARRAYS, *TABLES, ".mtx")
-RUNS = (".npz", ".nc", ".zarr", ".pt", ".safetensors", *TABLES)
-FIGURES = (".png", ".pdf", ".svg")
-_SOFTWARE = "dln_geometry"
-
-
-def check_results(
-    out: Path | None,
-    suffixes: tuple[str, ...],
-    figure: Path | None,
-    kept: tuple[Path | None, ...],
-    *,
-    force: bool,
-) -> None:
-    """Refuse names of results that cannot be written, before the work begins."""
-    if out is not None:
-        check_outputs([out], [*kept, figure], is_ours, force=force, suffixes=suffixes)
-    if figure is not None:
-        check_outputs([figure], kept, is_ours, force=force, suffixes=FIGURES, name="figure")
-    for path in (out, figure):
-        _check_library(path)
-
-
-def _check_library(path: Path | None) -> None:
-    """Refuse a format whose library is not installed, before the work begins."""
-    wanted = {".parquet": "pyarrow", ".safetensors": "safetensors", ".zarr": "zarr"}
-    library = wanted.get("" if path is None else path.suffix.lower())
-    if library is not None:
-        from importlib.util import find_spec
-
-        if find_spec(library) is None:
-            extra = {"pyarrow": "dln-geometry[parquet]", "safetensors": "dln-geometry[safetensors]"}
-            raise ValueError(
-                f"--out: {path} must be written by {library}, which is not installed: "
-                f'pip install "{extra.get(library, library)}"'
-            )
+    from matplotlib.figure import Figure
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write named arrays to ``.npz``, ``.pt`` or ``.safetensors``."""
+    """Write named arrays to ``.npz``, ``.pt`` or ``.safetensors``.
+
+    Texts are lists in ``.pt``, and JSON in the metadata of ``.safetensors``.
+    """
     suffix = path.suffix.lower()
     held = {name: np.array(x, order="C") for name, x in arrays.items()}
+    texts = {name: x.tolist() for name, x in held.items() if x.dtype.kind in "UO"}
+    numbers = {name: x for name, x in held.items() if name not in texts}
     content = io.BytesIO()
     if suffix == ".npz":
         named: dict[str, Any] = held
         np.savez(content, **named)
     elif suffix == ".pt":
-        torch.save({name: torch.from_numpy(x) for name, x in held.items()}, content)
+        torch.save({name: torch.from_numpy(x) for name, x in numbers.items()} | texts, content)
     else:
         from safetensors.numpy import save
 
-        content.write(save(held, metadata={"software": _SOFTWARE}))
+        about = {name: json.dumps(x) for name, x in texts.items()}
+        content.write(save(numbers, metadata={"software": MAKER, **about}))
+    if suffix in (".npz", ".pt"):
+        # The comment of the archive, which readers pass over.
+        with zipfile.ZipFile(content, "a") as archive:
+            archive.comment = MAKER.encode()
     with written_whole(path) as handle:
         handle.write(content.getbuffer())
 
@@ -86,7 +63,7 @@ def write_matrix(path: Path, x: Any, name: str = "X") -> None:
         from scipy.io import mmwrite
 
         content = io.BytesIO()
-        mmwrite(content, x, precision=17)
+        mmwrite(content, x, comment=MAKER, precision=17)
         with written_whole(path) as handle:
             handle.write(content.getbuffer())
     else:
@@ -99,8 +76,9 @@ def write_table(path: Path, columns: Mapping[str, np.ndarray], *, header: bool =
     if suffix == ".parquet":
         import pandas as pd
 
-        content = io.BytesIO()
-        pd.DataFrame(dict(columns)).to_parquet(content)
+        content, frame = io.BytesIO(), pd.DataFrame(dict(columns))
+        frame.attrs["software"] = MAKER
+        frame.to_parquet(content)
         with written_whole(path) as handle:
             handle.write(content.getbuffer())
         return
@@ -125,18 +103,36 @@ def write_run(path: Path, run: Trajectory | xarray.Dataset) -> None:
         run.save(path)
         return
     data = run.to_xarray() if isinstance(run, Trajectory) else run
-    data.attrs["software"] = _SOFTWARE
+    data.attrs["software"] = MAKER
     if suffix == ".nc":
         # scipy's writer is always there; it makes NetCDF 3, which every reader takes.
         content = bytes(data.to_netcdf(engine="scipy"))
         with written_whole(path) as handle:
             handle.write(content)
     elif suffix == ".zarr":
-        data.to_zarr(path, mode="w", consolidated=False)
+        _replace_folder(path, data)
     elif suffix in TABLES:
         write_table(path, _columns_of(data))
     else:
         write_arrays(path, {str(name): x.values for name, x in data.variables.items()})
+
+
+def _replace_folder(path: Path, data: xarray.Dataset) -> None:
+    """Write a zarr store beside the old one, and let it take its place when it is whole."""
+    made = path.with_name(f".{path.name}.{os.getpid()}")
+    # Version 3 of zarr has a type for texts of any length, but none for those of a fixed one.
+    texts = {name: x.astype(object) for name, x in data.variables.items() if x.dtype.kind == "U"}
+    data = data.assign({name: x for name, x in texts.items() if name in data.data_vars})
+    data = data.assign_coords({name: x for name, x in texts.items() if name in data.coords})
+    try:
+        data.to_zarr(made, mode="w", consolidated=False)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        made.replace(path)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def _columns_of(data: xarray.Dataset) -> dict[str, np.ndarray]:
@@ -159,3 +155,19 @@ def _columns_of(data: xarray.Dataset) -> dict[str, np.ndarray]:
         columns |= {label: flat[:, k] for k, label in enumerate(names)} if name != "time" else {}
     at_times = data["time"].values[columns["time"]]
     return {"time": at_times, **{k: v for k, v in columns.items() if k != "time"}}
+
+
+def save_figure(figure: Figure, path: Path, dpi: int) -> None:
+    """Write a figure whole or not at all; it says that it is ours."""
+    kind = path.suffix[1:].lower()
+    about: dict[str, Any] = {"metadata": {"Software" if kind == "png" else "Creator": MAKER}}
+    with written_whole(path) as handle:
+        figure.savefig(handle, format=kind, dpi=dpi, **about)
+
+
+def save_array(path: Path, x: Any) -> None:
+    """Write an array of numpy whole or not at all."""
+    with written_whole(path) as handle:
+        # A file itself numpy would write past Python, and not notice that the disk is full.
+        sink: Any = SimpleNamespace(write=handle.write)
+        np.save(sink, np.asarray(x), allow_pickle=False)
