@@ -42,7 +42,18 @@ class ResumeError(ValueError):
 
 
 class Keeper(ABC):
-    """Where an integration saves its state, given as its `checkpoint`; a store is one."""
+    """Where an integration saves its state, given as its `checkpoint`; a store is one.
+
+    Examples
+    --------
+    >>> def decay(t, y, out):
+    ...     torch.neg(y, out=out)
+    >>> class Told(dln.ode.Keeper):
+    ...     def keep(self, state, rows):
+    ...         print(float(state["arrays"]["t"]))
+    >>> _ = dln.ode.integrate(decay, torch.ones(1, 2), t_end=1.0, checkpoint=Told())
+    1.0
+    """
 
     @abstractmethod
     def keep(self, state: dict[str, Any], rows: dict[tuple[str, ...], Growing]) -> None:

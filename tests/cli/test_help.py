@@ -15,7 +15,7 @@ from tests.cli.routes import ENVIRONMENT, ROOT
 
 COMMANDS = {
     "balance", "charges", "complete", "dyson", "entropy", "experiments", "flow", "geodesic",
-    "langevin", "moments", "photograph",
+    "langevin", "moments", "photograph", "sweep",
 }  # fmt: skip
 
 

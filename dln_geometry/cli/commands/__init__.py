@@ -2,8 +2,9 @@
 
 `pictures` declares the photograph and the gallery, `completing` the completion of tables,
 `matrices` what takes one or two matrices, `motions` flows and random motions, `models` what takes
-checkpoints. A function declares and has no body: `program.command` names the worker that is
-imported and called with the same arguments. Nothing here imports torch.
+checkpoints, `sweeping` runs of a command over its options. A function declares and has no body:
+`program.command` names the worker that is imported and called with the same arguments. Nothing here
+imports torch.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dln_geometry.cli.commands.matrices import balance_command, entropy_command,
 from dln_geometry.cli.commands.models import charges_command, moments_command
 from dln_geometry.cli.commands.motions import dyson_command, flow_command, langevin_command
 from dln_geometry.cli.commands.pictures import experiments_command, photograph_command
+from dln_geometry.cli.commands.sweeping import sweep_command
 
 __all__ = [
     "balance_command",
@@ -26,4 +28,5 @@ __all__ = [
     "langevin_command",
     "moments_command",
     "photograph_command",
+    "sweep_command",
 ]
