@@ -80,7 +80,15 @@ def methods_of(method: Method, rtol: float, dtype: torch.dtype) -> Methods:
 
 @dataclass(frozen=True)
 class KnownField:
-    """A field, and what is known of it: its Jacobian, and how its invariants are restored."""
+    """A field, and what is known of it: its Jacobian, and how its invariants are restored.
+
+    Examples
+    --------
+    >>> def decay(t, y, out):
+    ...     torch.neg(y, out=out)
+    >>> dln.ode.KnownField(decay, autonomous=True).jacobian is None
+    True
+    """
 
     field: Field
     jacobian: Jacobian | None = None
