@@ -179,7 +179,7 @@ def test_claims_about_random_networks_hold(rng, generator):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:not everything could be traced", "ignore:symmetries that")
 def test_claims_about_many_random_networks_hold(rng, generator):
-    count = int(os.environ.get("DLN_ARCHITECTURES", "25"))
+    count = int(os.environ.get("DLN_ARCHITECTURES", "10"))
     assert check_claims(count, rng, generator) > 2 * count
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -9,11 +11,14 @@ from dln_geometry import learning
 from tests.learning.architecture import zoo
 
 QUICK = ("llama, tied", "mamba")
+# All of them take minutes: the others run if DLN_ARCHITECTURES is set.
+SLOW = ("mobilenet", "timm vit, mean", "gpt2", "bert", "t5")
+NAMES = zoo.ZOO if "DLN_ARCHITECTURES" in os.environ else (*QUICK, *SLOW)
 
 
 @pytest.mark.filterwarnings("ignore:not everything could be traced")
 @pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in zoo.ZOO]
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 )
 def test_all_flat_directions_are_found(name):
     with torch.random.fork_rng():

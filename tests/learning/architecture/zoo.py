@@ -92,12 +92,12 @@ def vit_torchvision():
     return _images(net, 9)
 
 
-def vit_timm():
+def vit_timm(depth=2, **more):
     torchvision_models()
     import timm
 
     net = timm.models.VisionTransformer(
-        8, 4, num_classes=3, embed_dim=8, depth=2, num_heads=2, mlp_ratio=1.5
+        8, 4, num_classes=3, embed_dim=8, depth=depth, num_heads=2, mlp_ratio=1.5, **more
     )
     return _images(net, 9)
 
@@ -170,6 +170,7 @@ ZOO = {
     "mobilenet": mobilenet,
     "vit": vit_torchvision,
     "timm vit": vit_timm,
+    "timm vit, mean": lambda: vit_timm(1, class_token=False, global_pool="avg"),
     "gpt2": gpt2,
     "gpt2, two layers": lambda: gpt2(2),
     "gpt2, untied": lambda: gpt2(tie_word_embeddings=False),
