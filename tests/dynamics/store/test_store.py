@@ -175,7 +175,7 @@ RUNS = {
     "balancing_flow": (
         {"factors": unbalanced(), "t": [0.1, 0.3]},
         {"factors": unbalanced(8), "t": [0.1, 0.4]},
-        set(),
+        {"observe"},
     ),
 }  # fmt: skip
 
