@@ -147,8 +147,8 @@ def integrate(
         may not be finite. Its move counts as an error of the step, in the distance
         ``shift(a, b) -> (B,)``, by default the norm of the difference.
     outside : callable, optional
-        ``outside(y_new (B, n)) -> mask (B,)`` tells which accepted states of the other methods left
-        the set that the flow never leaves; `project`, then required, brings them back.
+        ``outside(y_new (B, n)) -> mask (B,)`` tells which states of the other methods left the set
+        that the flow never leaves; `project`, then required, brings them back.
     narrowed : callable, optional
         ``narrowed(samples (k,)) -> KnownField or None``, the field of some samples alone: those
         that have stopped then leave the batch.
@@ -172,10 +172,9 @@ def integrate(
     [1.0, 0.606531, 0.367879]
     """
     _check_state(y0)
-    optional: dict[str, Any] = {"record": record, "progress": progress}
+    optional: dict[str, Any] = {"record": record, "progress": progress, "narrowed": narrowed}
     optional |= {} if isinstance(checkpoint, Keeper) else {"checkpoint": checkpoint}
-    optional |= {"jacobian": jacobian, "project": project, "shift": shift, "narrowed": narrowed}
-    optional |= {"outside": outside}
+    optional |= {"jacobian": jacobian, "project": project, "shift": shift, "outside": outside}
     _check_calls(field=field, **{name: f for name, f in optional.items() if f is not None})
     if correct is not None:
         if not isinstance(correct, Sequence) or len(correct) != 2:

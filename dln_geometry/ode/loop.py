@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dln_geometry.ode.control import RESERVED, TINY, Options, StepControl, first_step
+from dln_geometry.ode.flags import Flags, wait_for
 from dln_geometry.ode.methods import (
     BlockNorms,
     ChebyshevStepper,
@@ -22,16 +23,6 @@ from dln_geometry.ode.methods import (
 from dln_geometry.ode.narrowing import let_leave, whole_run
 from dln_geometry.ode.recording import IntegrationError, Recorder, Solution
 from dln_geometry.ode.watch import Watch, look_for_rest
-
-
-class Flags(NamedTuple):
-    """Numbers that a trial step sends to the host."""
-
-    norms: np.ndarray  # (rows, blocks, B)
-    radii: np.ndarray | None  # (2, B): two estimates of the spectral radius
-    obs: np.ndarray  # (k, B)
-    faulty: np.ndarray | None  # (B,): samples to correct
-    outside: np.ndarray | None  # (B,): samples to project
 
 
 class Integration:
@@ -153,7 +144,7 @@ class Integration:
         trial, hits = control.propose(self.t, stop, running)
         if isinstance(stepper, ChebyshevStepper):
             stepper.prepare(float((trial * self.choice.rho).max()))
-        flags = self._flags(stepper.step(self.t, trial, self.y))
+        flags = wait_for(self, stepper.step(self.t, trial, self.y))
         t_new = np.where(hits, stop, self.t + trial)
         with np.errstate(all="ignore"):
             scale = self.atol + opt.rtol * np.maximum(self.y_norms, flags.norms[-1])
@@ -205,30 +196,6 @@ class Integration:
                 self._fail(int(lost.argmax()), float(h_before[lost.argmax()]))
         if moved:
             let_leave(self)
-
-    def _flags(self, pieces: list[Tensor]) -> Flags:
-        """Wait once for the device, and sort the numbers that it sent."""
-        stepper, correct, batch = self.stepper, self.options.correct, len(self.y)
-        rows, obs, outside = stepper.rows, stepper.obs_new, self.choice.system.outside
-        if isinstance(stepper, RosenbrockStepper):
-            outside = None  # its states are projected already
-        if obs is not None:
-            pieces.append(obs.T.to(self.y.dtype))
-            if correct is not None:
-                pieces.append(correct[0](obs).to(self.y.dtype))
-        if outside is not None:
-            pieces.append(outside(stepper.y_new).to(self.y.dtype))
-        flat, at = fetch(pieces), rows * self.norms.count * batch
-        norms, rest, radii = self.norms.unpack(flat[:at], rows, batch), flat[at:], None
-        rest = rest.reshape(-1, batch)
-        if stepper.radius_rows:
-            radii, rest = rest[:2], rest[2:]
-        faulty = left = None
-        if outside is not None:
-            rest, left = rest[:-1], rest[-1] != 0
-        if obs is not None and correct is not None:
-            rest, faulty = rest[:-1], rest[-1] != 0
-        return Flags(norms, radii, rest, faulty, left)
 
     def _fix(self, samples: np.ndarray) -> None:
         """Replace the new states of some samples by their correction."""
