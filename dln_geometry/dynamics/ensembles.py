@@ -193,7 +193,7 @@ def _as_batch(inputs: Any) -> Any:
     if not isinstance(inputs, Sequence) or isinstance(inputs, str) or not len(inputs):
         raise TypeError(f"inputs must be a batch or a sequence of starts, got {shown(inputs)}")
     if all(isinstance(x, int | float) and not isinstance(x, bool) for x in inputs):
-        return torch.tensor(inputs)
+        return torch.tensor(inputs, device="cpu")
     try:
         return _put_together(inputs, torch.stack)
     except (TypeError, RuntimeError, AttributeError):

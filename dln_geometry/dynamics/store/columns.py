@@ -86,7 +86,9 @@ class Column:
         x, at = rows.part(first, last), block * self.wide
         x = x if self.sampled else x.unsqueeze(1)
         x = x[:, at : at + self.wide].cpu().resolve_conj().resolve_neg()
-        chunk = torch.full((self.long, self.wide, *self.own), self._fill, dtype=self.dtype)
+        chunk = torch.full(
+            (self.long, self.wide, *self.own), self._fill, dtype=self.dtype, device="cpu"
+        )
         known = torch.from_numpy(np.arange(first, last)[:, None] < count)
         known = known.view(*known.shape, *(1,) * len(self.own))
         held = chunk[: last - first, : x.shape[1]]
@@ -109,7 +111,7 @@ class Column:
         """Return the rows, zero where a sample has fewer than others; ValueError if damaged."""
         self.count = count
         most = self.total or int(count.max())
-        x = torch.zeros((most, self.samples, *self.own), dtype=self.dtype)
+        x = torch.zeros((most, self.samples, *self.own), dtype=self.dtype, device="cpu")
         for block, at in enumerate(range(0, self.samples, self.wide)):
             here = count[at : at + self.wide]
             for k in range(-(-int(here.max()) // self.long) if 0 not in self.own else 0):
