@@ -89,7 +89,7 @@ class Subject:
             other = Subject.__new__(Subject)
             other.__dict__ |= self.__dict__
             other.double = True
-            other.module = bare_copy(module).requires_grad_(False)._apply(in_double)
+            other.module = bare_copy(module)._apply(in_double).requires_grad_(False)
             other.call = tree_map(in_double, self.call)
             base, watch = other.evaluated(other.own().watched(), grad=True)
             self.module, self.call, self.double = other.module, other.call, True

@@ -76,7 +76,7 @@ class Trial:
         """Return about how much noise changes the outputs, as long as a move and where it is."""
         if self._gradient is None:
             return 0.0
-        steps = {n: moved[n] - p for n, p in self.params.items() if moved[n] is not p}
+        steps = {n: (moved[n] - p).detach() for n, p in self.params.items() if moved[n] is not p}
         found = [self._gradient[n][s.ne(0)].abs().square().sum() for n, s in steps.items()]
         square = sum(float(s.abs().square().sum()) for s in steps.values())
         count = sum(int(s.ne(0).sum()) for s in steps.values())

@@ -44,7 +44,7 @@ class Prober:
 
         Larger gains (positive vectors) reach the far ends of activations such as ReLU6.
         """
-        own = {n: _enlarged(p) for n, p in self.subject.own().params.items()}
+        own = {n: _enlarged(p.detach()) for n, p in self.subject.own().params.items()}
         draw = self.generator
         point = {n: shaken(p, size, draw, signs=size < 1) for n, p in own.items()}
         for name, p in point.items():

@@ -117,7 +117,7 @@ def _opposed(prober: Prober, null: Tensor, known: Span) -> Iterator[SymmetricGro
             start, shape = prober.offsets[name], prober.shapes[name]
             v = row[start : start + shape.numel()]
             if bool(v.any()):
-                vectors[name] = v.reshape(shape)
+                vectors[name] = v.detach().reshape(shape)
         pieces.append(vectors)
     pieces.sort(key=sorted)
     for key, members in groupby(pieces, key=lambda v: tuple(n for n in names if n in v)):
