@@ -104,7 +104,7 @@ class Subject:
     def own(self) -> Point:
         """Return the parameters, buffers and arguments of the module and the call."""
         params, buffers = self.module.named_parameters(), self.module.named_buffers()
-        return Point(dict(params), dict(buffers), self.call)
+        return Point({n: p.detach() for n, p in params}, dict(buffers), self.call)
 
     def shaken(self, size: float, spread: float, rows: bool) -> Point:
         """Return noisy parameters, buffers and inputs, in a batch of another size if asked for."""
