@@ -34,7 +34,7 @@ TEXTS = {
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["complete"], "argument 'data'"),
+        (["complete"], "DATA must be a file of known entries"),
         (["nothing"], "nothing"),
         (["--nothing"], "--nothing"),
         (["--out", "figure.txt"], "--out must end in one of .png"),

@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from dln_geometry.cli.outputs import check_results, write_run
+from dln_geometry.cli.exchange import check_results, write_run
 from dln_geometry.cli.program import WORKERS
 from dln_geometry.cli.report import print_json, shown_progress
 from dln_geometry.cli.signals import continuable
