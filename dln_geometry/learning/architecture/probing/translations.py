@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby, repeat
+from itertools import groupby, islice, repeat
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from dln_geometry.learning.architecture.probing.slots import Sample, echelon
 # The null space is known less well if small singular values are kept.
 _ROUGH = 1e-3
 _FRACTIONS, _CLOSE = 60, 1e-6
+_MOST_SETS = 40
 # Each candidate is tried alone: a few combinations of outputs tell.
 _ROWS = 60
 # Entries of vectors that are searched for opposed translations at once.
@@ -120,7 +121,9 @@ def _opposed(prober: Prober, null: Tensor, known: Span) -> Iterator[SymmetricGro
                 vectors[name] = v.detach().reshape(shape)
         pieces.append(vectors)
     pieces.sort(key=sorted)
-    for key, members in groupby(pieces, key=lambda v: tuple(n for n in names if n in v)):
+    sets = groupby(pieces, key=lambda v: tuple(n for n in names if n in v))
+    # Hundreds of sets are no symmetries: the inputs are too few to tell parameters apart.
+    for key, members in islice(sets, _MOST_SETS):
         first = tuple(Part(n, 0, 1, prober.shapes[n][0]) for n in key)
         if key:
             yield Family("shift", first, basis=tuple(members))
