@@ -32,6 +32,7 @@ PARTS = {
     "BlockNorms",
     "ChebyshevStepper",
     "ExplicitStepper",
+    "Keeper",
     "KnownField",
     "Parts",
     "RosenbrockStepper",

@@ -129,6 +129,7 @@ def mean_field_flow(
     Returns
     -------
     MeanFieldPath
+        On the CPU, in double precision.
 
     Raises
     ------

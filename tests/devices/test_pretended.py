@@ -32,6 +32,7 @@ LEARNING = {**rules.RULES, **motion.MOTION, **networks.NETWORKS}
 # Results that lie on the CPU by intention.
 ON_THE_CPU = {
     "Trajectory": "files are read to the CPU",
+    "mean_field_flow": "quantiles of a density are moved on the host",
     "ode.integrate": "flags of the start are for the host",
     "Mirror.permutation": "indices and frames of a mirror are small, and follow the parameters",
     "mirrors_of": "indices and frames of a mirror are small, and follow the parameters",

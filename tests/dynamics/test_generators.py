@@ -30,6 +30,10 @@ CALLS = {
     "singular_dyson": lambda f, **g: f([0.5, 1.0], (2, 2), dyson_index=1, **SHORT, **g),
     "dln_dyson": lambda f, **g: f([0.5, 1.0], 3, beta=2.0, **SHORT, **g),
     "isospectral_flow": lambda f, **g: f(X + X.T, dyson_index=1, **SHORT, **g),
+    "ProbabilityLaw.sample": lambda f, **g: f(laws.quarter_circle(), 3, **g),
+    "gauge_noise": lambda f, **g: f(
+        (X, torch.eye(2, dtype=F64)), beta=2.0, t_end=0.1, steps=4, **g
+    ),
     "beta_hermite": lambda f, **g: f(3, 2.0, **g),
     "beta_laguerre": lambda f, **g: f((3, 2), 2.0, **g),
     "balanced_factors": lambda f, **g: f(POINT, gauge="haar", **g),

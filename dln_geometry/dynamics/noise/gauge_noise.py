@@ -93,7 +93,7 @@ def gauge_noise(
         a = q @ a @ q.mT
         first, second = first + a @ first, second - second @ a
         note(first, second)
-    t = torch.linspace(0.0, t_end, steps + 1, dtype=torch.float64, device="cpu")
+    t = torch.linspace(0.0, t_end, steps + 1, dtype=torch.float64, device=first.device)
     return Trajectory(
         t=t,
         singular_values=torch.stack(values),

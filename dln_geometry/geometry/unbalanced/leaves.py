@@ -70,8 +70,8 @@ def leaf_log_volume_density(factors: Sequence[Any]) -> Tensor:
 
     Examples
     --------
-    >>> dln.leaf_log_volume_density(([[1.0]], [[3.0]])).exp() ** -2
-    tensor(10.0000)
+    >>> dln.leaf_log_volume_density(([[1.0]], [[3.0]])).exp().pow(-2).round()
+    tensor(10.)
     """
     network = Network(factors)
     _, e, v = _eigenvectors(network)

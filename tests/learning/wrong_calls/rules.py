@@ -44,8 +44,8 @@ RULES: dict[str, Call] = {
             "weight_decay": 0.1,
         },
         {
-            "data": {"nested", "names", "missing", "nan dict", "scalars", "integers", "complex"}
-            | {"shape", "nan tensor", "array", "sparse", "strings", "frozen", "twice", "meta"},
+            # Tensors and mappings are no sequences of minibatches, though they can be iterated.
+            "data": {"nested", "names", "array", "strings", "frozen", "twice"},
             "lr": POSITIVE,
             "weight_decay": NUMBER,
         },
