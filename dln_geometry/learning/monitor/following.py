@@ -18,6 +18,7 @@ from dln_geometry.learning.architecture import (
     symmetries_by_graph,
     symmetries_of,
 )
+from dln_geometry.learning.functional import parameters_of
 from dln_geometry.learning.monitor.group_laws import GaugeLaw, LinearLaw, QuadraticLaw
 from dln_geometry.learning.monitor.laws import Groups, Law
 from dln_geometry.learning.monitor.products import Products, Snapshot, StepOptions, wide_dtype
@@ -54,7 +55,7 @@ def watched_groups(
     owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
     trained = {n for n, p in named.items() if id(p) in owned and p.requires_grad}
     if groups is None:
-        small = sum(p.numel() for p in named.values()) <= _MOST_PROBED
+        small = sum(p.numel() for p in parameters_of(module).values()) <= _MOST_PROBED
         search = symmetries_of if small else symmetries_by_graph
         found = search(module, example_input, loss=loss)
         groups = [g for group in found for g in _trained_part(group, trained)]

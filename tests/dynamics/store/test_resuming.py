@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import traceback
 
 import pytest
 import torch
@@ -72,6 +73,7 @@ def in_child(work):
         try:
             work()
         except BaseException:
+            traceback.print_exc()
             os._exit(1)
         os._exit(0)
     status = os.waitpid(pid, 0)[1]
