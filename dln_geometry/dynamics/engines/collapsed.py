@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.engines.engine import Engine, Pairing, Shapes
-from dln_geometry.dynamics.engines.terms import balanced_pair, observables, orientation, squares
+from dln_geometry.dynamics.engines.terms import (
+    balanced_pair,
+    observables,
+    orientation,
+    squares,
+    turned_back,
+)
 from dln_geometry.dynamics.losses import Loss
 from dln_geometry.geometry.kernel import small_svd
 from dln_geometry.geometry.points import Collapsed, EndToEnd
@@ -80,20 +85,10 @@ class CollapsedEngine(Engine):
         return self.rows_of(self.decomposed(y))
 
     @property
-    def outside(self) -> Callable[[Tensor], Tensor] | None:
-        """Square matrices of full rank cannot go round a rank drop, and cross none from depth 2 on.
-
-        Near one the exact flow is unstable: unbalanced errors grow as fast as det X decays.
-        """
-        if self.depth < 2.0 or self.is_complex or any(a != b for a, b in self.shapes):
-            return None
-
-        def side(rows: Tensor) -> Tensor:
-            matrices = rows.reshape(len(rows), len(self.shapes), *self.shapes[0])
-            return torch.linalg.slogdet(matrices).sign.prod(-1)
-
-        own = side(self.rows() if self._first is None else self._first)
-        return lambda rows: side(rows) * own < 0
+    def keeps_side(self) -> bool:
+        """From depth 2 on; real matrices of lower rank, and complex ones, pass a rank drop by."""
+        square = all(a == b for a, b in self.shapes)
+        return self.depth >= 2.0 and not self.is_complex and square
 
     def _balanced_rows(self, y: Tensor) -> Tensor:
         return self.join(*balanced_pair(*self.split(y)))
@@ -143,9 +138,7 @@ class CollapsedEngine(Engine):
                 return self.join(left, new[1])
             if not on_device(rows) and bool((side > 0).all()):
                 return rows
-            u, s, vh = small_svd(new[0])
-            least = s[..., -1, None, None] * u[..., -1:] * vh[..., -1:, :]
-            turned = self.join(new[0] - 2.0 * least, *new[1:])
+            turned = self.join(turned_back(new[0]), *new[1:])
             return torch.where((side < 0).unsqueeze(-1), turned, rows)
 
         return self.finite(change, y, y_new)

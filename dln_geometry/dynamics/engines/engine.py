@@ -196,9 +196,25 @@ class Engine(ABC):
         return self.finite(self.rebalanced, y, y_new)
 
     @property
+    def keeps_side(self) -> bool:
+        """Whether X is square, of full rank, and never crosses a rank drop."""
+        return False
+
+    @property
     def outside(self) -> Callable[[Tensor], Tensor] | None:
-        """Tell which rows (b, n) lie beyond a rank drop; None if the flow may get there."""
-        return None
+        """Tell which rows (b, n) lie beyond a rank drop; None if the flow may get there.
+
+        Near one the exact flow is unstable: unbalanced errors grow as fast as det X decays.
+        """
+        if not self.keeps_side:
+            return None
+
+        def side(rows: Tensor) -> Tensor:
+            matrices = rows.reshape(len(rows), len(self.shapes), *self.shapes[0])
+            return torch.linalg.slogdet(matrices).sign.prod(-1)
+
+        own = side(self.rows() if self._first is None else self._first)
+        return lambda rows: side(rows) * own < 0
 
     @staticmethod
     def finite(change: Callable[[Tensor], Tensor], y: Tensor, y_new: Tensor) -> Tensor:

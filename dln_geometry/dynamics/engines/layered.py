@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.engines.engine import Engine
-from dln_geometry.dynamics.engines.terms import minus, minus_product, observables, squares
+from dln_geometry.dynamics.engines.terms import (
+    minus,
+    minus_product,
+    observables,
+    squares,
+    turned_back,
+)
 from dln_geometry.dynamics.losses import Loss, contract, evaluate
 from dln_geometry.geometry.points import (
     EndToEnd,
@@ -154,6 +160,23 @@ class ThinEngine(LayeredEngine):
 
     def rebalanced(self, y: Tensor) -> Tensor:
         return self.join(*balance(self.split(y)))
+
+    @property
+    def keeps_side(self) -> bool:
+        return not self.is_complex and all(a == b for a, b in self.shapes)
+
+    def restored(self, y: Tensor, y_new: Tensor) -> Tensor:
+        outside = self.outside
+
+        def change(rows: Tensor) -> Tensor:
+            rows = self.rebalanced(rows)
+            if outside is None:
+                return rows
+            *others, last = self.split(rows)
+            turned = self.join(*others, turned_back(last))
+            return torch.where(outside(rows).unsqueeze(-1), turned, rows)
+
+        return self.finite(change, y, y_new)
 
 
 class MomentEngine(FactorEngine):

@@ -66,3 +66,9 @@ def balanced_pair(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     v, b, ph = small_svd(right)
     root = (a * b).sqrt().unsqueeze(-2)
     return u * root, (v @ (ph @ qh.mH)) * root
+
+
+def turned_back(a: Tensor) -> Tensor:
+    """Return a matrix with the sign of its smallest singular value changed."""
+    u, s, vh = small_svd(a)
+    return a - 2.0 * s[..., -1, None, None] * u[..., -1:] * vh[..., -1:, :]

@@ -160,6 +160,23 @@ def test_flows_never_cross_a_rank_drop_from_depth_two_on(depth, method, generato
     assert bool((path.loss[-1] > 0.49).all())
 
 
+@pytest.mark.parametrize("method", ["auto", "rk5", "rodas"])
+@pytest.mark.parametrize("width", [2, 4])
+def test_layers_never_cross_a_rank_drop(width, method, generator):
+    """Balanced ones; the smallest value decays below the rounding of a layer at depth 2."""
+    x = torch.eye(2, dtype=F64) + 0.1 * torch.randn(3, 2, 2, generator=generator, dtype=F64)
+    layers = dln.balanced_factors(
+        dln.EndToEnd.of(x, 2), widths=(2, width, 2), gauge="haar", generator=generator
+    )
+    path = dln.gradient_flow(losses.Quadratic(BEHIND), layers, t_end=60.0, method=method)
+    assert isinstance(path.final, dln.Network)
+    assert bool((torch.linalg.det(path.final.matrix) > -1e-12).all())
+    assert bool((path.loss[-1] > 0.49).all())
+    one = dln.gradient_flow(losses.Quadratic(BEHIND), dln.EndToEnd.of(x, 2), t_end=60.0)
+    gap = path.final.matrix - one.final.matrix
+    assert float(gap.norm() / one.final.matrix.norm()) < 1e-6
+
+
 def test_balanced_layers_rest_without_a_warning(generator):
     layers = [torch.eye(3, dtype=F64)] * 3
     path = kirwan_ness_flow(layers, 1.0)
