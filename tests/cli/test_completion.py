@@ -248,6 +248,22 @@ def test_an_interrupt_is_one_line(ratings, tmp_path):
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [([], "--seconds ends a run and keeps the best so far"),
+     (["--flow", "--store", "x.zarr"], "the same command continues from x.zarr")],
+)  # fmt: skip
+def test_an_interrupt_at_the_first_line_is_the_same_one(
+    ratings, options, hint, capsys, monkeypatch
+):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "print", interrupted, raising=False)
+    assert main(["complete", "ratings.csv", *options]) == 130
+    assert capsys.readouterr().err == f"interrupted: {hint}\n"
+
+
 def sides_with_features(rng):
     """Write ratings whose rows have means that features tell, and features of further rows."""
     f = rng.normal(size=(35, 2))

@@ -212,17 +212,18 @@ def complete_matrix(
                 max_memory=budget,
                 duplicates=duplicates,
             )
-    known = f"{len(entries.values)} known entries of {sides_of(entries.shape)}"
-    # JSON stands alone on the standard output.
-    aside = sys.stderr if as_json else sys.stdout
-    print(f"layout: {entries.layout}; {known}", file=aside)
-    for note in entries.notes:
-        print(f"note: {note}", file=aside)
-    if flow_plan is not None:
-        with continuable(store):
+    # Before anything is printed: whoever reads it may interrupt at once.
+    hint = "--seconds ends a run and keeps the best so far"
+    with continuable(store) if flow_plan is not None else continuable(None, hint):
+        known = f"{len(entries.values)} known entries of {sides_of(entries.shape)}"
+        # JSON stands alone on the standard output.
+        aside = sys.stderr if as_json else sys.stdout
+        print(f"layout: {entries.layout}; {known}", file=aside)
+        for note in entries.notes:
+            print(f"note: {note}", file=aside)
+        if flow_plan is not None:
             complete_by_flow(entries, flow_plan, name, budget=budget, store=store, as_json=as_json)
-    elif plan is not None:
-        with continuable(None, "--seconds ends a run and keeps the best so far"):
+        elif plan is not None:
             complete_by_estimator(entries, plan, name, budget=budget, as_json=as_json)
 
 
