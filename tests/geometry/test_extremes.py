@@ -24,10 +24,11 @@ BATCHES = ((), (2,), (0,))
 KINDS = (torch.float32, torch.float64)
 
 
-def spectra(dtype: torch.dtype) -> list[tuple[float, float]]:
+def spectra(dtype: torch.dtype, rank: int) -> list[tuple[float, ...]]:
     big, denormal = (1e30, 1e-40) if dtype == torch.float32 else (1e150, 1e-310)
     pairs = [(1.0, 1.0), (1.0, 1e-12), (1.0, 1.0 / big), (big, 1.0), (big, big), (big, 1.0 / big)]
-    return [*pairs, (1.0 / big, 1.0 / big), (denormal, denormal), (1.0, 0.0), (0.0, 0.0)]
+    pairs += [(1.0 / big, 1.0 / big), (denormal, denormal), (1.0, 0.0), (0.0, 0.0)]
+    return list(dict.fromkeys(pair[:rank] for pair in pairs))
 
 
 def orthonormal(sizes: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
@@ -37,7 +38,7 @@ def orthonormal(sizes: tuple[int, ...], like: Tensor, generator: torch.Generator
 
 def point_at(
     shape: tuple[int, int],
-    spectrum: tuple[float, float],
+    spectrum: tuple[float, ...],
     depth: float,
     batch: tuple[int, ...],
     dtype: torch.dtype,
@@ -45,7 +46,7 @@ def point_at(
 ) -> tuple[EndToEnd, Tensor, Tensor]:
     """Return a point, a covector, and a tangent vector about as large as the point."""
     r = min(shape)
-    s = torch.tensor(spectrum[:r], dtype=dtype).expand(*batch, r)
+    s = torch.tensor(spectrum, dtype=dtype).expand(*batch, r)
     u, v = (orthonormal((*batch, size, r), s, generator) for size in shape)
     p = EndToEnd(u, s, v.mT, depth)
     g = torch.randn(*batch, *shape, dtype=torch.float64, generator=generator).to(s)
@@ -108,7 +109,7 @@ def faults(calls: dict[str, Call], cases: Any, generator: torch.Generator) -> li
     for shape, spectrum, depth, batch, dtype in cases:
         p, g, z = point_at(shape, spectrum, depth, batch, dtype, generator)
         for name, call in calls.items():
-            what = f"{name} {shape} {spectrum[: min(shape)]} {depth:g} {batch} {dtype}"
+            what = f"{name} {shape} {spectrum} {depth:g} {batch} {dtype}"
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
@@ -129,7 +130,7 @@ def cases(generator: torch.Generator, count: int | None) -> list[Any]:
         (shape, spectrum, depth, batch, dtype)
         for dtype in KINDS
         for shape in SHAPES
-        for spectrum in spectra(dtype)
+        for spectrum in spectra(dtype, min(shape))
         for depth in DEPTHS
         for batch in BATCHES
     ]
@@ -164,6 +165,16 @@ def test_float32_gives_the_values_of_float64(depth, generator):
     for call in (dln.connection, dln.inner):
         found, wanted = call(p, z, z), call(exact, z.double(), z.double())
         assert float((found - wanted).norm()) <= 1e-4 * float(wanted.norm())
+
+
+@pytest.mark.parametrize("depth", [2.0, 3.0, 1e6, math.inf])
+@pytest.mark.parametrize("dtype", KINDS)
+def test_a_point_is_at_distance_zero_from_itself(dtype, depth, generator):
+    for spectrum in spectra(dtype, 2):
+        if min(spectrum) > 0.0:
+            p, _, _ = point_at((3, 2), spectrum, depth, (), dtype, generator)
+            assert not dln.distance(p, p), spectrum
+            assert not dln.logarithm(p, p).any(), spectrum
 
 
 def test_values_are_never_nan_in_silence(generator):

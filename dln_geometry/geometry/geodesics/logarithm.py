@@ -73,7 +73,7 @@ def logarithm(
         return end.matrix - start.matrix
     with torch.no_grad():
         box, goal, unit = _common_box(start, end)
-        z = Chart(box.point).matrix(_shoot(box.point, goal, tolerance))
+        z = Chart(box.point).matrix(_shoot(box.point, goal, _equal(start, end), tolerance))
         z = (unit.unsqueeze(-1) * box.embed_matrix(z)).to(start.s.dtype)
     if not is_differentiated(*p.tensors, *q.tensors):
         return z
@@ -110,7 +110,7 @@ def distance(
         return torch.where(apart, length, length.detach())
     with torch.no_grad():
         box, goal, unit = _common_box(start, end)
-        coordinates = _shoot(box.point, goal, tolerance)
+        coordinates = _shoot(box.point, goal, _equal(start, end), tolerance)
         length = coordinates.norm(dim=-1)
         # Lengths scale like the roots of the matrices.
         units = unit ** (1.0 / start.depth)
@@ -130,10 +130,19 @@ def distance(
     return _Distance.apply(*sources, *(x.to(start.s.dtype) for x in (scaled, *slopes)))
 
 
-def _shoot(p: EndToEnd, goal: Rooted, rtol: float) -> Tensor:
+def _equal(p: EndToEnd, q: EndToEnd) -> Tensor:
+    """Return which points are equal, (...).
+
+    Shooting need not find that: where spectra span many decades, the roundings of frames are long.
+    """
+    pairs = ((p.u, q.u), (p.s.unsqueeze(-1), q.s.unsqueeze(-1)), (p.vh, q.vh))
+    return torch.stack([(a == b).flatten(-2).all(-1) for a, b in pairs]).all(0)
+
+
+def _shoot(p: EndToEnd, goal: Rooted, there: Tensor, rtol: float) -> Tensor:
     """Return the velocity at p that reaches the goal, in the coordinates of the chart."""
     goal = goal.map(lambda x: x.reshape(-1, *x.shape[-2:]))
-    return shoot([PointAim(Chart(p.flatten()), goal)], rtol, p.batch_shape)
+    return shoot([PointAim(Chart(p.flatten()), goal)], rtol, p.batch_shape, there.flatten())
 
 
 class _Distance(torch.autograd.Function):

@@ -73,22 +73,28 @@ class Aim(ABC):
         raise NotImplementedError
 
 
-def shoot(aims: Sequence[Aim], rtol: float, batch: Sequence[int]) -> Tensor:
+def shoot(
+    aims: Sequence[Aim], rtol: float, batch: Sequence[int], there: Tensor | None = None
+) -> Tensor:
     """Return the velocities that reach the goals, in coordinates, shape (*batch, k).
 
     Try the aims, which have the same goals, in turn: later ones cost more and succeed more often.
+    Samples that are `there`, (B,), start at their goals: their velocity is zero.
     """
     found = aims[0].guess()
     lost = torch.arange(len(found), device=found.device)
-    missed = torch.zeros_like(found[:, 0])
+    if there is not None:
+        found[there] = 0.0
+        lost = lost[~there]
+    missed = found.new_zeros(len(lost))
     for aim in aims:
+        if not len(lost):
+            break
         aim = aim.of_samples(lost) if len(lost) < len(found) else aim
         velocity, done, missed = _correct(aim, aim.guess(), rtol)
         done &= ~aim.crosses(velocity, rtol)
         found[lost] = velocity
         lost, missed = lost[~done], missed[~done]
-        if not len(lost):
-            break
     for i, error in zip(lost.tolist(), missed.tolist(), strict=True):
         where = ""
         if batch:
