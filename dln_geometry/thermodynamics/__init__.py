@@ -2,7 +2,7 @@
 
 Open `partition` first. `measure` holds the density of singular values with all constants, `closed`,
 `ensembles`, `few` and `annealing` are the ways to its mass, `existence` tells where it is infinite;
-`mean_field` follows the density of singular values at infinite width.
+`mean_field` follows the density of singular values at infinite width; `regression` is Bayesian.
 """
 
 from __future__ import annotations
@@ -10,11 +10,19 @@ from __future__ import annotations
 from dln_geometry.thermodynamics.mean_field import MeanFieldPath, mean_field_flow
 from dln_geometry.thermodynamics.partition import PartitionFunction, partition_function
 from dln_geometry.thermodynamics.phases import phase_diagram
+from dln_geometry.thermodynamics.regression import (
+    BayesianRegression,
+    bayesian_regression,
+    renormalized_scales,
+)
 
 __all__ = [
+    "BayesianRegression",
     "MeanFieldPath",
     "PartitionFunction",
+    "bayesian_regression",
     "mean_field_flow",
     "partition_function",
     "phase_diagram",
+    "renormalized_scales",
 ]

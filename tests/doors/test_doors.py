@@ -88,6 +88,7 @@ INSIDE = {"losses." + name for name in (
 )}  # fmt: skip
 # Made by functions; and a function that two faces show.
 INSIDE |= {"laws.ProbabilityLaw"}
+INSIDE |= {"thermodynamics.BayesianRegression"}
 INSIDE |= {f"thermodynamics.{n}" for n in ("MeanFieldPath", "PartitionFunction", "mean_field_flow")}
 
 

@@ -68,6 +68,8 @@ def entered(**arguments):
 # Times and radii may be arrays, and zero.
 LATER = [*wrong.junk(), None, "1.5", wrong.NAN, wrong.INF, wrong.HUGE, -1.0, [wrong.NAN], True]
 
+VARIANCES = [v for v in wrong.POSITIVE if not isinstance(v, list | None)]
+
 CALLS: dict[str, list[Call]] = {
     "laws.beta_hermite": [
         Call(
@@ -218,6 +220,36 @@ CALLS: dict[str, list[Call]] = {
                 "steps": [*wrong.COUNT, 3],
                 "generator": wrong.GENERATOR,
             },
+        )
+    ],
+    "thermodynamics.bayesian_regression": [
+        Call(
+            lambda **options: (
+                dln.thermodynamics.bayesian_regression(**options).posterior_covariance
+            ),
+            {"inputs": normal(2, 3), "outputs": normal(2), "widths": (3, 4, 1)},
+            {
+                "inputs": [*wrong.matrices(normal(2, 3)), normal(4, 2, 3)],
+                "outputs": [*wrong.vectors(normal(2)), normal(3), normal(2, 2)],
+                "widths": [*wrong.SEQUENCE, (2, 4, 1), (3, 4, 2)],
+                "noise": [*wrong.FREE, -1.0],
+                "variances": [*VARIANCES, [1.0], [1.0, -1.0]],
+                "method": wrong.CHOICE,
+            },
+            ("inputs", "outputs"),
+        )
+    ],
+    "thermodynamics.renormalized_scales": [
+        Call(
+            dln.thermodynamics.renormalized_scales,
+            {"inputs": normal(3, 5), "outputs": normal(3, 2), "widths": (5, 4, 2)},
+            {
+                "inputs": [*wrong.matrices(normal(3, 5)), normal(4, 3, 5)],
+                "outputs": [*wrong.vectors(normal(3)), normal(4, 2), normal(2, 3, 2)],
+                "widths": [*wrong.SEQUENCE, (2, 4, 2), (5, 4, 1)],
+                "variances": [*VARIANCES, [1.0], [1.0, -1.0]],
+            },
+            ("inputs", "outputs"),
         )
     ],
     "thermodynamics.phase_diagram": [
