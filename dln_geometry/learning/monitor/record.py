@@ -145,8 +145,10 @@ class ChargeReport:
     drift : dict of str to float
         Under optimisers other than SGD, how much each cause moved the charge in the last step that
         was followed: "decay" (decoupled), "preconditioner", "orthogonalisation", "sign",
-        "momentum" or "step" (what turns the step away from the gradient: it breaks the symmetry),
-        and "square" (the size of the step). Of a translation the norms.
+        "momentum", "averaging" or "step" (what turns the step away from the gradient: it breaks
+        the symmetry), and "square" (the size of the step). Of a translation the norms. There is no
+        "decay" of an optimiser that is not torch's and does not say ``decoupled_weight_decay`` in
+        its groups: "step" then has all of it.
 
     Examples
     --------

@@ -16,6 +16,7 @@ is told by ``B(q, g)``, relative to ``|q| |g|``, which is part of the residual (
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -27,7 +28,9 @@ from dln_geometry.learning.monitor.group_laws import GaugeLaw, LinearLaw
 from dln_geometry.learning.monitor.laws import BilinearLaw, Groups, Law
 from dln_geometry.learning.monitor.products import Products, Snapshot, wide_dtype
 
-_ALWAYS_DECOUPLED = ("AdamW", "Muon", "Lion", "SGDW")
+# Optimisers whose decay multiplies the parameters, and those whose decay is part of the gradient.
+_DECOUPLED = ("AdamW", "Muon", "Adafactor", "Lion", "SGDW")
+_COUPLED = ("Adam", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta", "SGD")
 _CAUSES = {
     "preconditioner": (
         "Adam",
@@ -38,10 +41,12 @@ _CAUSES = {
         "RMSprop",
         "Adagrad",
         "Adadelta",
+        "Adafactor",
     ),
     "orthogonalisation": ("Muon",),
     "sign": ("Rprop", "Lion"),
     "momentum": ("SGD",),
+    "averaging": ("ASGD",),
 }
 
 
@@ -71,6 +76,8 @@ class StepFollower(Follower):
         self.drifts: dict[str, Tensor] = {}
         self._off: list[Tensor] | None = None
         self._before: StepSnapshot | None = None
+        # Of an optimiser that is not known decay cannot be told from the rest of its steps.
+        self._is_decay_known = True
 
     def snapshot(self) -> StepSnapshot:
         """Return copies of the parameters and gradients of this moment."""
@@ -92,7 +99,10 @@ class StepFollower(Follower):
         for name, p in self.params.items():
             group = self._group_of_name[name]
             gradients[name] = None if p.grad is None else self._wide(p.grad)
-            rate = 0.0 if name in held else _decoupled(self.optimizer, group)
+            state = self.optimizer.state.get(p, {})
+            rate = 0.0 if name in held else _decoupled(self.optimizer, group, state)
+            if rate is None:
+                rate, self._is_decay_known = 0.0, False
             # A rate that is a tensor may be on the device.
             decays[name] = None if isinstance(rate, float) and not rate else q[name] * -rate
         kinds = {"q": q, "g": gradients, "d": decays}
@@ -133,7 +143,11 @@ class StepFollower(Follower):
 
     def drift_of(self, index: int) -> dict[str, float]:
         """Return the drifts of one group in the last step that was followed."""
-        return {name: float(values[index]) for name, values in self.drifts.items()}
+        return {
+            name: float(values[index])
+            for name, values in self.drifts.items()
+            if name != "decay" or self._is_decay_known
+        }
 
     def _wide(self, x: Tensor) -> Tensor:
         return x.detach().to(wide_dtype(x.device), copy=True)
@@ -180,13 +194,25 @@ def _largest_norms(law: Law, q: Mapping[str, Any], g: Mapping[str, Any]) -> Tens
     return torch.stack(sizes)
 
 
-def _decoupled(optimizer: Optimizer, group: Mapping[str, Any]) -> Any:
-    """Return ``eta k`` of decoupled decay, 0 where decay is part of the gradient or absent."""
-    decoupled = group.get("decoupled_weight_decay", False)
-    names = {kind.__name__ for kind in type(optimizer).__mro__}
-    if not (decoupled or names.intersection(_ALWAYS_DECOUPLED)):
-        return 0.0
-    rate = group.get("lr", 0.0) * group.get("weight_decay", 0.0)
+def _decoupled(optimizer: Optimizer, group: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
+    """Return the share ``eta k`` by which decoupled decay shrinks a parameter in the next step.
+
+    0 where decay is part of the gradient or absent, `None` of an optimiser that is not known.
+    """
+    own = unwrap(type(optimizer).step)
+    # A subclass with steps of its own is another optimiser.
+    bases = [k for k in type(optimizer).__mro__ if issubclass(k, Optimizer)]
+    kinds = [k for k in bases if unwrap(k.step) is own]
+    names = {k.__name__ for k in kinds}
+    if "ASGD" in names:
+        # The step's own rate, which falls from step to step.
+        return group["lambd"] * state.get("eta", group["lr"])
+    decay, decoupled = group.get("weight_decay", 0.0), group.get("decoupled_weight_decay")
+    if decoupled is None:
+        decoupled = not names.isdisjoint(_DECOUPLED)
+        if not decoupled and names.isdisjoint(_COUPLED) and (isinstance(decay, Tensor) or decay):
+            return None
+    rate = group.get("lr", 0.0) * decay if decoupled else 0.0
     return rate if isinstance(rate, Tensor) else float(rate)
 
 

@@ -5,7 +5,7 @@ whose gradient flow momentum and minibatches follow to first order, `discretizat
 the flow from the iterates, `iterates` the field of any optimiser from differences of its iterates,
 `rates` closed forms for symmetric parameters under weight decay, `spectrum` products with the
 Hessian and its largest eigenvalues, `hessian_spectrum` all of them over data. `central_flow` is the
-average of the iterates at the edge of stability.
+average of the iterates at the edge of stability, `minibatches` that of SGD under noise.
 """
 
 from __future__ import annotations

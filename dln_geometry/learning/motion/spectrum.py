@@ -22,6 +22,8 @@ from dln_geometry.learning.functional import (
 
 # Up to this many parameters the Hessian is made as a matrix.
 DENSE_HESSIAN = 256
+# Products with so many vectors are made at once.
+_ROWS = 32
 
 
 def hessian_product(loss: Loss, params: Tensors) -> Callable[[Tensors], Parameters]:
@@ -79,17 +81,54 @@ def sharpness(
     return largest_eigenvalue(matvec, flatten(params), rtol=rtol, **options)[0]
 
 
-def flat_product(loss: Loss, params: Parameters) -> Callable[[Tensor], Tensor]:
+class FlatProduct:
+    """The product with the Hessian of a loss as a map of flat vectors."""
+
+    def __init__(self, loss: Loss, params: Parameters) -> None:
+        self._params = params
+        _, self._pull = torch.func.vjp(gradient_of(with_exact_derivatives(loss)), params)[:2]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return ``H x``."""
+        return flatten(self._pull(unflatten(x, self._params))[0]).to(x.dtype)
+
+    def of_rows(self, x: Tensor) -> Tensor:
+        """Return the products of all rows of x, shape (n, p), some at once."""
+        return torch.func.vmap(self, chunk_size=_ROWS)(x)
+
+
+def flat_product(loss: Loss, params: Parameters) -> FlatProduct:
     """Return the map ``x -> H x`` of flat vectors."""
-    product = hessian_product(loss, params)
-    return lambda x: flatten(product(unflatten(x, params))).to(x.dtype)
+    return FlatProduct(loss, as_finite(params))
 
 
 def dense_hessian(product: Callable[[Tensor], Tensor], w: Tensor) -> Tensor:
     """Return the symmetric matrix of a product with flat vectors like w."""
     eye = torch.eye(len(w), dtype=w.dtype, device=w.device)
-    dense = torch.stack([product(row) for row in eye])
+    if isinstance(product, FlatProduct):
+        dense = product.of_rows(eye)
+    else:
+        dense = torch.stack([product(row) for row in eye])
     return (dense + dense.mT) / 2
+
+
+def curvature_slopes(loss: Loss, params: Parameters, first: Tensor, second: Tensor) -> Tensor:
+    """Return the gradients of ``<a_i, H b_i>`` for constant flat vectors, shapes (n, p).
+
+    `loss` has exact derivatives.
+    """
+    w = flatten(params)
+
+    def turn(a: Tensor, b: Tensor) -> Tensor:
+        def slope(y: Tensor) -> Tensor:
+            return torch.func.grad(lambda v: loss(unflatten(v, params)))(y) @ a
+
+        return torch.func.grad(lambda z: torch.func.grad(slope)(z) @ b)(w)
+
+    if len(w) <= DENSE_HESSIAN:
+        return torch.func.vmap(turn)(first, second)
+    # Together they would take the memory of all at once.
+    return torch.stack([turn(*pair) for pair in zip(first, second, strict=True)])
 
 
 def top_eigenpairs(

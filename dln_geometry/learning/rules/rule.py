@@ -106,6 +106,16 @@ class Rule:
         return 1 - self.momentum
 
     @property
+    def edge(self) -> float:
+        """Curvature of the loss above which steps oscillate away from a minimum.
+
+        With the decay k, ``2 (1 + b) / lr - k``, or with Nesterov's momentum
+        ``2 (1 + b) / ((1 + 2 b) lr) - k``: a root of the step's polynomial is -1 there.
+        """
+        slack = 1 + 2 * self.momentum if self.nesterov else 1.0
+        return 2 * (1 + self.momentum) / (slack * self.time_step) - self.weight_decay
+
+    @property
     def is_overdamped(self) -> bool:
         """Whether weight decay makes charges decay without oscillation.
 

@@ -113,6 +113,65 @@ def test_the_drifts_are_those_of_the_written_law(kind, generator):
     monitor.close()
 
 
+DECAYS = {
+    "adafactor": lambda p: torch.optim.Adafactor(p, lr=0.02, weight_decay=0.7),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.02, weight_decay=0.7),
+    "coupled adamw": lambda p: torch.optim.AdamW([
+        {"params": list(p), "decoupled_weight_decay": False}
+    ], lr=0.02, weight_decay=0.7),
+    "asgd": lambda p: torch.optim.ASGD(p, lr=0.02, lambd=0.7),
+    "radam": lambda p: torch.optim.RAdam(p, lr=0.02, decoupled_weight_decay=True, weight_decay=0.7),
+    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.02, weight_decay=0.7),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DECAYS)
+def test_the_drift_of_decay_is_that_of_a_twin_without_it(name, generator):
+    """The same first step with and without decay: what multiplies the parameters is the decay."""
+    steps = []
+    for decay in (True, False):
+        net = two_layers(torch.Generator().manual_seed(5))
+        optimizer = DECAYS[name](net.parameters())
+        if not decay:
+            for group in optimizer.param_groups:
+                group.update({k: 0.0 for k in ("weight_decay", "lambd") if k in group})
+        old = [p.detach().clone() for p in net.parameters()]
+        with watched(net, optimizer, window=1) as monitor:
+            x = torch.randn(6, 3, generator=torch.Generator().manual_seed(2), dtype=F64)
+            net(x).square().mean().backward()
+            optimizer.step()
+        steps.append([p.detach() - q for p, q in zip(net.parameters(), old, strict=True)])
+        if decay:
+            found = monitor.report()[0].drift["decay"]
+    d = [a - b for a, b in zip(*steps, strict=True)]
+    expected = 2 * float((old[0] @ d[0].mT - d[1].mT @ old[1]).trace())
+    decoupled = name not in ("coupled adamw", "adagrad")
+    # ASGD keeps its rate in single precision.
+    assert found == (pytest.approx(expected, rel=1e-7) if decoupled else 0.0)
+
+
+class Own(torch.optim.AdamW):
+    """A known class whose steps are its own: nobody knows what it does with its decay."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p -= group["lr"] * p.grad
+
+
+def test_decay_is_not_told_of_optimizers_that_are_not_known(generator):
+    for decay in (0.0, 0.1):
+        net = two_layers(generator)
+        optimizer = Own(net.parameters(), lr=0.1, weight_decay=decay)
+        for group in optimizer.param_groups:
+            del group["decoupled_weight_decay"]
+        with watched(net, optimizer, window=1) as monitor:
+            net(torch.ones(1, 3, dtype=F64)).square().mean().backward()
+            optimizer.step()
+        assert ("decay" in monitor.report()[0].drift) == (not decay)
+
+
 @pytest.mark.parametrize("dtype", [F64, torch.float32, torch.bfloat16])
 def test_broken_symmetries_are_found_and_rounding_is_not(dtype, generator):
     net = two_layers(generator).to(dtype)

@@ -23,26 +23,42 @@ def started():
     return {k: 0.7 * torch.randn(5, generator=g, dtype=F64) for k in ("u", "c", "w")}
 
 
-def valley(p):
-    """Return a loss that steepens along b, which is pulled past the edge of stability."""
-    return p["a"].square() * (1 + p["b"]) + 0.1 * (p["b"] - 1.5).square()
+RULES = {
+    "plain": {"lr": 0.5},
+    "dampened": {"lr": 0.5, "momentum": 0.3, "dampening": 0.2, "weight_decay": 0.01},
+    "nesterov": {"lr": 0.25, "momentum": 0.4, "nesterov": True},
+}
 
 
-def test_averages_of_iterates_follow_it_past_the_edge():
+@pytest.mark.parametrize("name", RULES)
+def test_averages_of_iterates_follow_it_past_the_edge(name):
     """Centre, variance and loss of real iterates, averaged over many periods, within 3 per cent."""
-    lr = 0.5
-    start = {k: torch.tensor(x, dtype=F64) for k, x in (("a", 0.3), ("b", 0.9))}
-    path = learning.central_flow(valley, lr)(start, 80, substeps=2, save_every=20)
-    q, points, losses = start, [], []
+    rule = learning.Rule(**RULES[name])
+    # Where the curvature along a is at the edge.
+    edge = rule.edge / 2 - 1
+
+    def valley(p):
+        """Return a loss that steepens along b, which is pulled past the edge of stability."""
+        return p["a"].square() * (1 + p["b"]) + 0.1 * (p["b"] - edge - 0.3).square()
+
+    start = {k: torch.tensor(x, dtype=F64) for k, x in (("a", 0.3), ("b", edge - 0.1))}
+    path = learning.central_flow(valley, rule)(start, 40, substeps=2, save_every=20)
+    params = {k: torch.nn.Parameter(x.clone()) for k, x in start.items()}
+    options = {k: x for k, x in RULES[name].items() if k != "lr"}
+    optimizer = torch.optim.SGD(params.values(), rule.lr, **options)
+    points, losses = [], []
     for n in range(800):
-        g = torch.func.grad(valley)(q)
-        q = {k: x - lr * g[k] for k, x in q.items()}
+        optimizer.zero_grad()
+        value = valley(params)
+        value.backward()
         if n >= 200:
-            points.append(learning.flatten(q))
-            losses.append(valley(q))
+            points.append(learning.flatten(params).detach().clone())
+            penalty = rule.weight_decay / 2 * points[-1].square().sum()
+            losses.append(value.detach() + penalty)
+        optimizer.step()
     points, losses = torch.stack(points), torch.stack(losses)
-    # Gradient flow would go on to b = 1.5.
-    assert path.sharpness[-1] == pytest.approx(2 / lr, rel=1e-2)
+    # Gradient flow would go on to edge + 0.3.
+    assert path.sharpness[-1] == pytest.approx(rule.edge + rule.weight_decay, rel=1e-2)
     assert (learning.flatten(path.params[-1]) - points.mean(0)).abs().max() < 0.03
     assert path.covariance[-1, 0, 0] == pytest.approx(float(points[:, 0].square().mean()), rel=3e-2)
     assert path.average_loss[-1] == pytest.approx(float(losses.mean()), rel=3e-2)
