@@ -76,7 +76,9 @@ class Data:
         return value - 0.5 * rest * np.log(2 * np.pi * noise**2) - 0.5 * (self.missed / noise) ** 2
 
 
-def data_of(inputs: Any, outputs: Any, widths: Sequence[int], *, several: bool = False) -> Data:
+def data_of(
+    inputs: Any, outputs: Any, widths: Sequence[int], noise: float = 0.0, *, several: bool = False
+) -> Data:
     """Check inputs, outputs and widths, and decompose the inputs."""
     like = as_matrix(inputs, "inputs").detach()
     if like.ndim != 2:
@@ -97,6 +99,12 @@ def data_of(inputs: Any, outputs: Any, widths: Sequence[int], *, several: bool =
     eps = np.finfo(np.float64 if like.dtype.itemsize >= 8 else np.float32).eps
     k = int((s > 4 * max(a.shape) * eps * s[0]).sum()) if s[0] > 0 else 0
     coordinates = u[:, :k].T @ c
+    steepest = max(float(np.abs(c).max()) / least for least in (1.0, *s[k - 1 : k], noise or 1.0))
+    if not steepest < 1e150:
+        raise ValueError(
+            "outputs must have squares that do not overflow, in units of inputs and of noise, got "
+            f"a quotient of {steepest:.1e}"
+        )
     return Data(
         like=like,
         widths=resolved,
