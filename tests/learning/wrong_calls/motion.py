@@ -32,7 +32,7 @@ MOTION: dict[str, Call] = {
     "central_flow": Call(
         lambda **k: L.central_flow(k["loss"], k["lr"], k["modes"])(k["params"], k["steps"]),
         lambda: {"loss": loss, "lr": 0.1, "modes": 1, "params": q(), "steps": 1},
-        {"loss": MODULES, "lr": POSITIVE},
+        {"loss": MODULES, "lr": POSITIVE | RULE},
     ),
     "hessian_spectrum": Call(
         L.hessian_spectrum,
