@@ -16,7 +16,7 @@ EPS = 1e-200
 class Attention(nn.Module):
     """Two blocks of attention, normalised before, with a residual stream."""
 
-    def __init__(self, width=8, heads=2, classes=3, layers=2, tokens=11):
+    def __init__(self, width=6, heads=2, classes=3, layers=2, tokens=9):
         super().__init__()
         self.embed = nn.Embedding(tokens, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
@@ -184,7 +184,7 @@ NETWORKS = {
     "weight norm": (weight_norm_net, _normal(9, 5)),
     "linear": (linear_net, _normal(9, 5)),
     "prelu": (prelu_net, _normal(9, 5)),
-    "attention": (Attention, lambda g: torch.randint(11, (6, 5), generator=g)),
+    "attention": (Attention, lambda g: torch.randint(9, (6, 5), generator=g)),
     "encoder": (encoder_net, _normal(4, 6, 5)),
     "conv1d": (conv1d_net, _normal(5, 2, 6)),
 }

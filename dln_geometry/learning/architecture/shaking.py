@@ -60,12 +60,17 @@ def shaken_data(x: Any, size: float, generator: torch.Generator) -> Any:
     return x if mask else shaken(x, size, generator)
 
 
-def resampled(x: Any, generator: torch.Generator) -> Any:
-    """Return whole numbers drawn anew among those of a tensor, anything else as it is."""
+def resampled(x: Any, generator: torch.Generator, rows: int = 0) -> Any:
+    """Return whole numbers drawn anew among those of a tensor, anything else as it is.
+
+    If they are the rows of a table, all its rows are drawn from.
+    """
     kinds = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
-    if not isinstance(x, Tensor) or x.dtype not in kinds or x.numel() < 2:
+    if not isinstance(x, Tensor) or x.dtype not in kinds or (x.numel() < 2 and not rows):
         return x
     options: Any = {"generator": generator, "device": generator.device}
+    if rows:
+        return torch.randint(rows, x.shape, **options).to(x)
     chosen = torch.randint(x.numel(), (x.numel(),), **options).to(x.device)
     return x.flatten()[chosen].reshape(x.shape)
 

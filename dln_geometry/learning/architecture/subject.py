@@ -73,7 +73,7 @@ class Subject:
         self.generator = torch.Generator(next(self.module.parameters()).device).manual_seed(0)
         self.most_calls: int | None = None
         self.epsilons: frozenset[int] | None = None
-        self.slack, self.double = 0.0, False
+        self.slack, self.double, self.tables = 0.0, False, dict[int, int]()
         self.class_axis: int | None = None
         try:
             base, watch = self.evaluated(self.own())
@@ -85,6 +85,7 @@ class Subject:
         # A module may iterate until its values say so, which need not end at other parameters.
         self.most_calls = 1000 + 100 * watch.calls
         self.epsilons, self.slack = frozenset(watch.roots), watch.slack
+        self.tables = watch.tables
         try:
             other = Subject.__new__(Subject)
             other.__dict__ |= self.__dict__
@@ -129,6 +130,9 @@ class Subject:
         buffers = {name: b.clone() for name, b in point.buffers.items()}
         args, kwargs = tree_map(_copied, point.call)
         watch = _Watch(self.most_calls, self.epsilons, double=self.double)
+        for k, x in enumerate(tree_leaves((args, kwargs))):
+            if isinstance(x, Tensor) and x.layout is torch.strided and x.numel():
+                watch.places[x.untyped_storage().data_ptr()] = k
         with (
             same_draws(self.devices),
             torch.inference_mode(False),
@@ -184,6 +188,8 @@ class _Watch(TorchFunctionMode):
         # Sums with a small number, and roots: whether one feeds the other is not known before.
         self._sums, self._roots = dict[int, tuple[Any, int]](), dict[int, Any]()
         self.slack_of = dict[int, float]()
+        # Which arguments are rows of tables, by their numbers, and how many rows there are.
+        self.places, self.tables = dict[int, int](), dict[int, int]()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the function."""
@@ -193,6 +199,7 @@ class _Watch(TorchFunctionMode):
         if self.most is not None and count > self.most:
             raise RuntimeError("the module takes far longer at other parameters")
         if func is functional.embedding:
+            self._note_table(*args[:2])
             # The row of a padding has no gradient, though the outputs depend on it.
             args, kwargs = args[:2], {**kwargs, "padding_idx": None}
         elif func in _NORMS:
@@ -209,6 +216,14 @@ class _Watch(TorchFunctionMode):
         if seen and (value.requires_grad or not torch.is_grad_enabled()):
             self.epsilon = max(self.epsilon, torch.finfo(value.dtype).eps)
         return value
+
+    def _note_table(self, x: Any, table: Any) -> None:
+        """Note that an argument, in whatever shape, is looked up in a table."""
+        if isinstance(x, Tensor) and isinstance(table, Tensor) and x.layout is torch.strided:
+            place = self.places.get(x.untyped_storage().data_ptr())
+            if place is not None:
+                rows = table.shape[0]
+                self.tables[place] = min(rows, self.tables.get(place, rows))
 
     def _note_root(self, name: str, args: tuple[Any, ...], value: Tensor, count: int) -> None:
         """Note the numbers of the calls that add the epsilon of a hand-written normalisation."""

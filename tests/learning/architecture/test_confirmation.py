@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from dln_geometry.learning import symmetries_of
+from dln_geometry.learning import symmetries_of, symmetry_coverage
+from dln_geometry.learning.architecture import symmetries_by_graph
 from tests.learning.architecture.routes import (
     by_graph,
     claimed_directions,
@@ -113,9 +114,21 @@ def test_a_small_batch_keeps_all_groups(name, rows, generator):
     net, x = build(name, generator)
     if rows == 1 and name in ("batch norm",):
         with pytest.raises(ValueError, match="example_input must be what the module can be called"):
-            symmetries_of(net, x[:1])
+            symmetries_by_graph(net, x[:1])
         return
-    assert by_graph(symmetries_of(net, x[:rows])) == by_graph(symmetries_of(net, x))
+    assert symmetries_by_graph(net, x[:rows]) == symmetries_by_graph(net, x)
+
+
+def test_one_short_row_of_tokens_tells_as_much_as_many(generator):
+    """Tokens are drawn from all rows of the embedding, not from those of the example alone."""
+    with torch.random.fork_rng():
+        net = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(12, 3)).double()
+    report = symmetry_coverage(net, torch.tensor([[2, 2, 5]]))
+    # Matrices on the embedding and the layer, and shifts that the bias takes up.
+    assert (report.found, report.true) == (20, 20)
+    other = torch.randint(7, (60, 3), generator=generator)
+    params = parameters(net)
+    assert rank_of(lambda at: torch.func.functional_call(net, at, (other,)), params) == 47
 
 
 def test_a_batch_of_two_through_batch_norm_keeps_all_groups(generator):

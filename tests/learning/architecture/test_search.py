@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from dln_geometry.learning import functionalize, symmetries_of, symmetry_residual
+from dln_geometry.learning.architecture import symmetries_by_graph
 from dln_geometry.testing import assert_close
 from tests.learning.architecture.routes import (
     CE,
@@ -26,6 +27,8 @@ def test_every_claim_leaves_the_loss_unchanged(name, example, generator):
     params = parameters(net)
     base = outputs(net, params, x)
     assert groups
+    if example:
+        assert by_graph(groups) == symmetries_by_graph(net, x, loss=CE)
     for group in groups:
         for _ in range(2):
             element = group.random_element(params, generator)
@@ -44,7 +47,7 @@ def test_an_example_contradicts_nothing_and_changes_nothing(name, generator):
     net, x = build(name, generator)
     before = {k: v.clone() for k, v in net.state_dict().items()}
     state = torch.random.get_rng_state()
-    without, with_example = symmetries_of(net, loss=CE), symmetries_of(net, x, loss=CE)
+    without, with_example = symmetries_of(net, loss=CE), symmetries_by_graph(net, x, loss=CE)
     assert set(without) <= set(with_example)
     assert torch.equal(torch.random.get_rng_state(), state)
     for key, value in net.state_dict().items():

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from dln_geometry.learning import mirrors_of, symmetries_of
+from dln_geometry.learning.architecture import symmetries_by_graph
 from tests.learning.architecture.routes import CE, by_graph, found
 from tests.learning.networks import build
 
@@ -44,11 +45,11 @@ def test_what_cannot_be_traced_is_said_and_tried(nested, generator):
 
 def test_defaults_of_forward_are_taken_as_they_are(generator):
     net, x = build("attention", generator)
-    groups = by_graph(symmetries_of(net, x, loss=CE))
+    groups = symmetries_by_graph(net, x, loss=CE)
     assert groups == symmetries_of(net, loss=CE)
     mask = 1 + torch.rand(6, 5, 1, generator=generator, dtype=torch.float64)
     # With a mask the residual stream is no longer only added to and normalised.
-    assert len(by_graph(symmetries_of(net, (x, mask), loss=CE))) < len(groups)
+    assert len(symmetries_by_graph(net, (x, mask), loss=CE)) < len(groups)
 
 
 def test_modules_of_torch_themselves_are_read():

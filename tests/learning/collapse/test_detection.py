@@ -89,11 +89,11 @@ def test_what_is_found_in_attention(generator):
     families = [f for f in mirrors_of(net, x) if "blocks.0" in f.names[0]]
     rotations = [f for f in families if f.kind == "rotation"]
     # Two heads, each with the pair of queries and keys and that of values and outputs.
-    assert [f.units for f in rotations] == [4] * 4
+    assert [f.units for f in rotations] == [3] * 4
     assert sum("blocks.0.attention.out_proj.weight" in f.names for f in rotations) == 2
     heads = [f for f in families if f.kind == "permutation" and f.units == 2]
     assert len(heads) == 1
-    assert_close(float(heads[0].axes["blocks.0.attention.in_proj_weight"][1].numel()), 24.0)
+    assert_close(float(heads[0].axes["blocks.0.attention.in_proj_weight"][1].numel()), 18.0)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,12 @@ from dln_geometry.learning.architecture.probing.families import Family, Fold, al
 from dln_geometry.learning.architecture.probing.fields import fields_of, is_flat
 from dln_geometry.learning.architecture.probing.jacobian import Prober
 from dln_geometry.learning.architecture.probing.operators import Proposals
-from dln_geometry.learning.architecture.probing.ranks import Span, null_space, nullity_beyond
+from dln_geometry.learning.architecture.probing.ranks import (
+    Span,
+    null_space,
+    nullity,
+    nullity_beyond,
+)
 from dln_geometry.learning.architecture.probing.slots import Sample
 from dln_geometry.learning.architecture.probing.stages import CLOSE, Stages
 from dln_geometry.learning.architecture.subject import Subject
@@ -45,15 +50,16 @@ class Finder:
         first, second = (Sample(q, p.rows(q, few)) for q in map(p.point, (0.5, 2.0)))
         null = None
         if p.total <= _MOST_AT_FIRST:
-            known = [(*null_space(x.rows, p.tolerance), x) for x in (first, second)]
+            known = [(*nullity(x.rows, p.tolerance), x) for x in (first, second)]
             for _ in range(_MORE_POINTS):
                 # Most directions respond at the best point, and its rank is the clearest.
-                known.sort(key=lambda k: (k[0].shape[1], -k[1]))
+                known.sort(key=lambda k: (k[0], -k[1]))
                 if known[0][1] > _CLEAR:
                     break
                 other = Sample(q := p.point(1.0), p.rows(q, few))
-                known.append((*null_space(other.rows, p.tolerance), other))
-            (null, self.gap, first), (_, _, second) = known[:2]
+                known.append((*nullity(other.rows, p.tolerance), other))
+            first, second = known[0][2], known[1][2]
+            null, self.gap = null_space(first.rows, p.tolerance)
             self.true = null.shape[1]
         self.base, self.null = first.params, null
         self.samples = [first, second, self._sample(p.point(0.5))]
@@ -116,7 +122,7 @@ class Finder:
             for size, gain in _ELSEWHERE:
                 if found < self.true:
                     others = p.rows(p.point(size, gain), self.count)
-                    self.true = min(self.true, null_space(others, p.tolerance)[0].shape[1])
+                    self.true = min(self.true, nullity(others, p.tolerance)[0])
         if rows.shape[0] < p.total:
             self.reason = f"the outputs give {rows.shape[0]} equations for {p.total} parameters"
             return found, None

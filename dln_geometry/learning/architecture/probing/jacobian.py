@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from dln_geometry.learning.architecture.shaking import (
     resampled,
@@ -56,20 +56,29 @@ class Prober:
                 return self.point(0.5)
         return point
 
-    def _inputs(self, rows: bool, whole: bool, spread: float) -> Point:
+    def _inputs(self, rows: bool, whole: int, spread: float) -> Point:
         own = self.subject.own()
         call = with_some_rows(own.call) if rows else own.call
         call = tree_map(lambda x: shaken_data(x, spread, self.generator), call)
         if whole:
-            call = tree_map(lambda x: resampled(x, self.generator), call)
+            leaves, form = tree_flatten(call)
+            tables = self.subject.tables if whole > 1 else {}
+            drawn = [resampled(x, self.generator, tables.get(k, 0)) for k, x in enumerate(leaves)]
+            call = tree_unflatten(drawn, form)
         buffers = {n: shaken_data(b, 0.3, self.generator) for n, b in own.buffers.items()}
         return Point(own.params, buffers, call)
 
-    def _drawing(self) -> tuple[bool, bool, float]:
-        """Return how inputs can be drawn: more rows, other whole numbers, size of the noise."""
+    def _drawing(self) -> tuple[bool, int, float]:
+        """Return how inputs can be drawn: more rows, other whole numbers, size of the noise.
+
+        Whole numbers are drawn from all rows of the tables that they select from (2), otherwise
+        from those of the example (1), or stay (0).
+        """
+        levels = (2, 1, 0) if self.subject.tables else (1, 0)
         for rows, whole, spread in (
-            *((r, w, 2.0) for r in (True, False) for w in (True, False)),
-            *((False, False, s) for s in (0.3, 0.0)),
+            *((r, w, 2.0) for w in levels[:-1] for r in (True, False)),
+            *((r, 0, 2.0) for r in (True, False)),
+            *((False, 0, s) for s in (0.3, 0.0)),
         ):
             try:
                 value = self.subject.outputs(self._inputs(rows, whole, spread))
@@ -77,7 +86,7 @@ class Prober:
                 continue
             if float(torch.isfinite(value).double().mean()) >= 0.5 * self.subject.finite:
                 return rows, whole, spread
-        return False, False, 0.0
+        return False, 0, 0.0
 
     def rows(self, params: Mapping[str, Tensor], count: int) -> Tensor:
         """Return about `count` combinations of rows of the Jacobian, each of many inputs."""

@@ -12,29 +12,49 @@ _AT_ONCE = 256
 
 
 def null_space(rows: Tensor, tolerance: float) -> tuple[Tensor, float]:
-    """Return an orthonormal basis of the null space, shape (columns, nullity), and the gap.
+    """Return a basis of the null space, shape (columns, nullity), and the gap.
 
-    Columns are scaled first: parameters of different sizes would hide each other. The gap is the
+    Columns are scaled first: parameters of different sizes would hide each other. The basis is
+    orthonormal in the scaled coordinates, where it is accurate. The gap is the
     quotient of the singular values on both sides of the cut.
     """
     n = rows.shape[1]
-    sizes = rows.norm(dim=0)
-    if not n or not bool(sizes.any()):
+    a, scale, live, off = _scaled(rows, tolerance)
+    if not live.numel():
         return torch.eye(n, dtype=rows.dtype, device=rows.device), float("inf")
-    off = sizes <= tolerance * 1e-3 * sizes.max()
-    scale = torch.where(off, 1.0, sizes)
-    live = torch.nonzero(~off).flatten()
-    a = rows[:, live] / scale[live]
+    _, s, vh = torch.linalg.svd(a, full_matrices=a.shape[0] < a.shape[1])
+    rank, gap = _cut(s, tolerance)
+    inner = rows.new_zeros(n, live.numel() - rank + off.numel())
+    inner[live, : live.numel() - rank] = vh[rank:].mT / scale[:, None]
+    inner[off, torch.arange(live.numel() - rank, inner.shape[1])] = 1.0
+    return inner, gap
+
+
+def nullity(rows: Tensor, tolerance: float) -> tuple[int, float]:
+    """Return the dimension of the null space, and the gap, as `null_space` tells them."""
+    a, _, live, off = _scaled(rows, tolerance)
+    if not live.numel():
+        return rows.shape[1], float("inf")
+    rank, gap = _cut(torch.linalg.svdvals(a), tolerance)
+    return live.numel() - rank + off.numel(), gap
+
+
+def _scaled(rows: Tensor, tolerance: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the columns that are not 0, scaled, their sizes, their places, and the others'."""
+    sizes = rows.norm(dim=0)
+    small = sizes <= tolerance * 1e-3 * sizes.max() if sizes.numel() else sizes > 0
+    live, off = torch.nonzero(~small).flatten(), torch.nonzero(small).flatten()
+    a = rows[:, live] / sizes[live]
     if a.shape[0] > a.shape[1]:
         a = torch.linalg.qr(a, mode="r")[1]
-    _, s, vh = torch.linalg.svd(a, full_matrices=a.shape[0] < a.shape[1])
+    return a, sizes[live], live, off
+
+
+def _cut(s: Tensor, tolerance: float) -> tuple[int, float]:
+    """Return the rank that singular values tell, and the quotient of those beside the cut."""
     rank = int((s > tolerance * s[0]).sum())
     after = float(s[rank]) if rank < len(s) else 0.0
-    gap = float(s[rank - 1]) / max(after, 1e-300)
-    inner = rows.new_zeros(n, live.numel() - rank + int(off.sum()))
-    inner[live, : live.numel() - rank] = vh[rank:].mT / scale[live, None]
-    inner[torch.nonzero(off).flatten(), torch.arange(live.numel() - rank, inner.shape[1])] = 1.0
-    return (torch.linalg.qr(inner)[0] if inner.shape[1] else inner), gap
+    return rank, float(s[rank - 1]) / max(after, 1e-300)
 
 
 def common_null_space(null: Tensor, rows: Sequence[Tensor]) -> Tensor:
@@ -47,7 +67,7 @@ def common_null_space(null: Tensor, rows: Sequence[Tensor]) -> Tensor:
         scaled = torch.linalg.qr(scale * null)[0]
         a = (r / scale.mT) @ scaled / max(float(r.norm()), 1e-300)
         s, vh = torch.linalg.svd(a, full_matrices=a.shape[0] < a.shape[1])[1:]
-        null = torch.linalg.qr(scaled @ vh[int((s > 1e-6).sum()) :].mT / scale)[0]
+        null = scaled @ vh[int((s > 1e-6).sum()) :].mT / scale
     return null
 
 

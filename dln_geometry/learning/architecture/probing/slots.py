@@ -17,6 +17,9 @@ from dln_geometry.learning.architecture.probing.terms import Term
 _NOTHING = 1e-7
 _MOST_PIECES = 8
 _MOST_ROWS = 40
+# Candidates have a share in a combination from this on.
+_ANY = 1e-8
+_MORE_ROWS = 20
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,6 @@ def combinations(
     Each field gives the name of a parameter and its change. Fields and combinations that are in
     the span of what is known are left out.
     """
-    blocks, sizes = [], torch.zeros(len(fields), dtype=torch.float64)
     like, own = samples[0].rows, []
     for field in fields:
         name, change = field(samples[0].params)
@@ -104,50 +106,79 @@ def combinations(
         inside = known.holds(slice(*place), torch.stack([own[k][1] for k in here], 1))
         novel[here] = ~inside.cpu()
     candidates = torch.nonzero(novel).flatten().tolist()
-    # The rows are random combinations: somewhat more of them than unknowns tell as much as all.
-    most = len(candidates) // 2 + 40
-    for sample in samples:
-        rows = sample.rows[:most]
-        block = rows.new_zeros(rows.shape[0], len(fields))
-        norms = dict[str, float]()
-        for k in candidates:
-            name, change = fields[k](sample.params)
-            start = prober.offsets[name]
-            part = rows[:, start : start + change.numel()]
-            # Rounding is no change: gains of 1, turned about (1, ..., 1).
-            size = float(change.norm())
-            if size > _NOTHING:
-                block[:, k] = part @ change.flatten()
-                sizes[k] += norms.setdefault(name, float(part.norm())) * size
-        blocks.append(block)
-    live = torch.nonzero((sizes > 0) & novel).flatten()
-    if not live.numel():
+    changes = [(p.start, change) for p, change in own]
+    # What one sample rules out need not be tried on the others.
+    if 0 < len(candidates) <= like.shape[0] - _MORE_ROWS:
+        rows = like[: len(candidates) + _MORE_ROWS]
+        responses, sizes = _responses(rows, [changes[k] for k in candidates])
+        scaled = responses / torch.where(sizes > 0, sizes, 1.0)
+        shares = null_space(scaled, 1e-8)[0].norm(dim=1).tolist()
+        candidates = [k for k, share in zip(candidates, shares, strict=True) if share > _ANY]
+    if not candidates:
         return []
-    a = torch.cat(blocks)[:, live] / sizes[live].to(blocks[0])
+    # The rows are random combinations: somewhat more of them than unknowns tell as much as all.
+    most = len(candidates) // 2 + 2 * _MORE_ROWS
+    blocks, sizes = [], like.new_zeros(len(candidates))
+    for sample in samples:
+        if sample is not samples[0]:
+            found = [fields[k](sample.params) for k in candidates]
+            own_here = [(prober.offsets[name], change.flatten()) for name, change in found]
+        else:
+            own_here = [changes[k] for k in candidates]
+        responses, more = _responses(sample.rows[:most], own_here)
+        blocks.append(responses)
+        sizes += more
+    kept = torch.nonzero(sizes > 0).flatten()
+    if not kept.numel():
+        return []
+    live, sizes = [candidates[k] for k in kept.tolist()], sizes[kept]
+    a = torch.cat(blocks)[:, kept] / sizes
     norms = a.norm(dim=0)
     alone = norms < 1e-3 * _NOTHING * max(float(norms.max()), 1e-30)
-    found = [{int(live[k]): 1.0} for k in torch.nonzero(alone).flatten()]
+    found = [{live[k]: 1.0} for k in torch.nonzero(alone).flatten().tolist()]
     rest = torch.nonzero(~alone).flatten()
-    if rest.numel() < 2:
+    names = [live[k] for k in rest.tolist()]
+    if len(names) < 2:
         return found
     null, _ = null_space(a[:, rest], 1e-8)
     # Coefficients of the fields as they are, not of the scaled columns.
-    null = null / sizes[live[rest]].to(null)[:, None]
+    null = null / sizes[rest, None]
     sparse = _with_units(list(_sparse(null)))
     directions = like.new_zeros(prober.total, len(sparse))
     lengths = like.new_zeros(len(sparse))
     for column, vector in enumerate(sparse):
         for k in torch.nonzero(vector).flatten().tolist():
-            place, change = own[int(live[rest[k]])]
+            place, change = own[names[k]]
             directions[place, column] += vector[k] * change
             lengths[column] += float(vector[k] * change.norm()) ** 2
     # Overlapping slots may also cancel each other.
     new = known.rest(directions).norm(dim=0) >= 1e-6 * lengths.sqrt()
     for vector in (v for v, is_new in zip(sparse, new.tolist(), strict=True) if is_new):
-        entries = {int(live[rest[k]]): float(vector[k]) for k in torch.nonzero(vector).flatten()}
+        entries = {names[k]: float(vector[k]) for k in torch.nonzero(vector).flatten().tolist()}
         largest = max(entries.values(), key=abs)
         found.append({k: _whole(c / largest) for k, c in entries.items()})
     return sorted(found, key=len)
+
+
+def _responses(rows: Tensor, changes: Sequence[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return what rows answer to changes of entries from a start on, and the usual sizes of that.
+
+    One column and one size belong to each change.
+    """
+    places: dict[tuple[int, int], list[int]] = {}
+    for k, (start, change) in enumerate(changes):
+        places.setdefault((start, change.numel()), []).append(k)
+    responses = rows.new_zeros(rows.shape[0], len(changes))
+    sizes = rows.new_zeros(len(changes))
+    for (start, count), members in places.items():
+        part = rows[:, start : start + count]
+        own = torch.stack([changes[k][1] for k in members], 1)
+        # Rounding is no change: gains of 1, turned about (1, ..., 1).
+        norms = own.norm(dim=0)
+        norms = torch.where(norms > _NOTHING, norms, 0.0)
+        responses[:, members] = part @ own * (norms > 0)
+        sizes[members] = float(part.norm()) * norms
+    return responses, sizes
 
 
 def _whole(c: float) -> float:
@@ -229,7 +260,8 @@ def terms_of(params: Mapping[str, Tensor], n: int, over: str = "") -> Iterator[T
     for slot in slots_of(shapes, n, strided=False):
         yield Term(Part(slot.name, slot.axis, n, 1, slot.start), 1.0)
     for name, shape in shapes.items():
-        if shape and shape[0] == n and shape[1:2] in ((), (1,)):
+        # A gain that is folded away maps a shift on itself: that is a term already.
+        if shape and shape[0] == n and shape[1:2] in ((), (1,)) and not _is_one(params[name]):
             for bias in [b for b in _biases(shapes, name, n) if b != name][:_MOST_PIECES]:
                 yield Term(Part(bias, 0, n), 1.0, Part(name, 0, n), each=True)
         if len(shape) < 2:
@@ -244,6 +276,11 @@ def terms_of(params: Mapping[str, Tensor], n: int, over: str = "") -> Iterator[T
             if whole and shape[axis] == n and len(shape) == 2:
                 weight = Part(name, axis, n)
                 yield Term(weight, 1.0, weight, over)
+
+
+def _is_one(x: Tensor) -> bool:
+    """Tell whether all entries are 1, up to rounding."""
+    return float((x - 1).abs().max()) < _NOTHING
 
 
 def _has_sum(v: Tensor) -> bool:
