@@ -70,7 +70,7 @@ def _of_loss(loss: Any, shape: tuple[int, int], r: int) -> Energy:
     x = normal((3, m, r), source, torch.float64) @ normal((3, r, n), source, torch.float64)
     left = torch.linalg.qr(normal((3, m, m), source, torch.float64)).Q
     right = torch.linalg.qr(normal((3, n, n), source, torch.float64)).Q
-    if not _equal(loss.value(left @ x @ right), loss.value(x)):
+    if not _are_same(loss.value(left @ x @ right), loss.value(x)):
         return Energy(None, None, _degree(loss.value, x), None, loss)
 
     def value(s: Tensor) -> Tensor:
@@ -94,17 +94,15 @@ def _of_values(value: Callable[[Tensor], Tensor], r: int, loss: Any) -> Energy:
     s = torch.rand(5, r, generator=source, dtype=torch.float64, device="cpu") + 0.3
     zero = float(value(s.new_zeros(1, r))[0])
     degree = _degree(lambda x: value(x.squeeze(-1)), s.unsqueeze(-1))
-    if not math.isfinite(zero):
-        # A wall at zero: only a sum that is given as one for a single value could be split.
-        return Energy(
-            value, (lambda t: value(t.unsqueeze(-1))) if r == 1 else None, degree, None, loss
-        )
+    # Beside the others at zero, or at 1 where zero has an infinite energy.
+    rest = 0.0 if math.isfinite(zero) else 1.0
+    share = (r - 1) / r * (zero if rest == 0 else float(value(s.new_ones(1, r))[0]))
 
     def single(t: Tensor) -> Tensor:
-        rows = torch.cat((t.unsqueeze(-1), t.new_zeros(*t.shape, r - 1)), -1)
-        return value(rows) - (r - 1) / r * zero
+        rows = torch.cat((t.unsqueeze(-1), t.new_full((*t.shape, r - 1), rest)), -1)
+        return value(rows) - share
 
-    if not _equal(single(s).sum(-1), value(s)):
+    if not _are_same(single(s).sum(-1), value(s)):
         return Energy(value, None, degree, None, loss)
     coefficient = None if degree is None else float(single(torch.ones_like(s[:1, 0]))[0])
     return Energy(value, single, degree, coefficient, loss)
@@ -119,8 +117,8 @@ def _degree(value: Callable[[Tensor], Tensor], x: Tensor) -> float | None:
     # Powers are mostly simple numbers, which rounding hides.
     near = round(q * 5040) / 5040
     q = near if abs(q - near) < 1e-11 else q
-    return q if q > 0 and _equal(two, one * 2.0**q) and _equal(five, one * 5.0**q) else None
+    return q if q > 0 and _are_same(two, one * 2.0**q) and _are_same(five, one * 5.0**q) else None
 
 
-def _equal(a: Tensor, b: Tensor) -> bool:
+def _are_same(a: Tensor, b: Tensor) -> bool:
     return bool(((a - b).abs() <= _SAME * torch.maximum(a.abs(), b.abs())).all())

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dln_geometry.thermodynamics.energies import Energy
 from dln_geometry.thermodynamics.measure import SpectralMeasure
-from dln_geometry.thermodynamics.nodes import gauss_panels, running, support
+from dln_geometry.thermodynamics.nodes import gauss_panels, running, support, wide_support
 
 _MOST_NODES = 12_000
 
@@ -29,15 +29,19 @@ class Ensemble:
     """Log Z of a determinantal or Pfaffian law and its correlations of one and two values.
 
     `one` is ``rho_1``, (n,); ``two(rows)`` is ``rho_2`` on a slice of the nodes and all of them,
-    times the weights of the latter; `weights` and `log_lam` belong to the nodes. `digits` tells by
-    how much log Z moved when the nodes were doubled.
+    times the weights of the latter; `x`, `weights` and `matrix` belong to the `nodes`. `kernel`
+    holds the factors (r, n) of the kernel of a determinantal law. `digits` tells by how much log Z
+    moved when the nodes were doubled.
     """
 
     log_z: float
-    log_lam: Tensor
+    nodes: Tensor
+    x: Tensor
     weights: Tensor
+    matrix: Tensor
     one: Tensor
     two: Callable[[slice], Tensor]
+    kernel: tuple[Tensor, Tensor] | None = None
     digits: float = 0.0
 
     def mean(self, values: Tensor) -> float:
@@ -67,21 +71,26 @@ def solvable(measure: SpectralMeasure, energy: Energy) -> bool:
 
 def polynomial_ensemble(measure: SpectralMeasure, energy: Energy, b: float) -> Ensemble:
     """Return the law, with nodes doubled until log Z stands still."""
-    n, single = float(measure.depth), energy.single
+    span, single = measure.span, energy.single
     assert single is not None
 
     def log_weight(x: Tensor) -> Tensor:
-        return measure.power * x - b * single((n * x).exp())
+        return measure.power * x - b * single((span * x).exp())
 
-    most = (2 if measure.nu == 0 else 2 * n) * (measure.rank - 1) * max(measure.index, 1)
-    if measure.nu == 0.5:
-        most = (2 + 2 * n) * (measure.rank - 1)
-    low, high = support(log_weight, (0.0, most))
+    # Powers up to which polynomials grow.
+    count = (measure.rank - 1) * max(measure.index, 1)
+    first = 0.0 if measure.deep else 2.0
+    most = count * {0.0: first, 0.5: first + 2 * span, 1.0: 2 * span}[measure.nu]
+    powers = (0.0, most)
+    if measure.deep:
+        low, high = wide_support(log_weight, powers, 2.0 * count if measure.nu < 1 else 0.0)
+    else:
+        low, high = support(log_weight, powers)
     count, before = 8 + measure.rank // 2, None
     while True:
         found = _on_nodes(measure, log_weight, low, high, count)
         lost = abs(found.mean(torch.ones_like(found.one)) - measure.rank)
-        if not lost < 1e-6:
+        if not (lost < 1e-6 and found.digits < 1e-6):
             raise ArithmeticError("the polynomials leave the range of floating-point numbers")
         if before is not None:
             move = abs(found.log_z - before.log_z)
@@ -93,30 +102,31 @@ def polynomial_ensemble(measure: SpectralMeasure, energy: Energy, b: float) -> E
 
 def _on_nodes(measure: Any, log_weight: Any, low: float, high: float, count: int) -> Ensemble:
     nodes, weights, matrix = gauss_panels(low, high, count)
-    x, r, f = nodes.log(), measure.rank, measure.index
+    x, r, f = measure.coordinates(nodes), measure.rank, measure.index
     w = log_weight(x)
     shift = float(w.max())
-    w = w - shift
-    power = 2.0 if measure.nu == 0 else 2.0 * float(measure.depth)
+    w, variables = w - shift, measure.variables(x)
     if f == 1:
-        log, one, two, lost = _real_law(x, w, weights, matrix, power, r)
+        law = _real_law(w, weights, matrix, variables[-1], r)
     elif f == 4:
-        log, one, two, lost = _quaternion_law(x, w, weights, power, r)
+        law = _quaternion_law(w, weights, variables[-1], r)
     else:
-        powers = (2.0, 2.0 * float(measure.depth)) if measure.nu == 0.5 else (power, power)
-        log, one, two, lost = _complex_law(x, w, weights, powers, r)
-    return Ensemble(measure.log_constant + log + r * shift, x, weights, one, two, lost)
+        law = _complex_law(w, weights, variables, r)
+    log, one, two, kernel, lost = law
+    log += measure.log_constant + r * shift
+    return Ensemble(log, nodes, x, weights, matrix, one, two, kernel, lost)
 
 
-def _orthonormal(x: Tensor, start: Tensor, power: float, count: int) -> tuple[Tensor, float, Any]:
-    """Return orthonormal vectors of polynomials in ``exp(power x)`` times `start`, (count, n).
+def _orthonormal(
+    variable: tuple[Tensor, float], start: Tensor, count: int
+) -> tuple[Tensor, float, Any]:
+    """Return orthonormal vectors of polynomials in a variable times `start`, (count, n).
 
     And the log of the product of ``monic / orthonormal``, and the three-term recurrence.
     """
-    top = float(x[-1])
-    z = (power * (x - top)).exp()
+    z, size = variable
     norm = float(start.norm())
-    rows, log, scales = [start / norm], math.log(norm), [norm]
+    rows, log = [start / norm], math.log(norm)
     recurrence, total = [], log
     for j in range(1, count):
         v = z * rows[-1]
@@ -131,14 +141,14 @@ def _orthonormal(x: Tensor, start: Tensor, power: float, count: int) -> tuple[Te
         recurrence.append((along, norm))
         rows.append(v / norm)
         log += math.log(norm)
-        total += log + j * power * top
-    return torch.stack(rows), total, (z, recurrence, scales[0], power * top)
+        total += log + j * size
+    return torch.stack(rows), total, recurrence
 
 
-def _real_law(x: Tensor, w: Tensor, weights: Tensor, matrix: Tensor, power: float, r: int) -> Any:
+def _real_law(w: Tensor, weights: Tensor, matrix: Tensor, variable: Any, r: int) -> Any:
     """De Bruijn: ``Z = Pf[ int int sgn(y - x) psi_j(x) psi_k(y) ]``, bordered for odd r."""
     root = weights.sqrt()
-    rows, log, _ = _orthonormal(x, w.exp() * root, power, r)
+    rows, log, _ = _orthonormal(variable, w.exp() * root, r)
     psi = rows / root
     up_to = running(psi, weights, matrix)
     total = (psi * weights).sum(-1, keepdim=True)
@@ -153,11 +163,12 @@ def _real_law(x: Tensor, w: Tensor, weights: Tensor, matrix: Tensor, power: floa
     return _pfaffian(0.5 * (form - form.T), log, psi, after, weights, matrix)
 
 
-def _quaternion_law(x: Tensor, w: Tensor, weights: Tensor, power: float, r: int) -> Any:
+def _quaternion_law(w: Tensor, weights: Tensor, variable: Any, r: int) -> Any:
     """``Z = Pf[ int (phi_j phi_k' - phi_j' phi_k) w ]`` of size 2r."""
     root = weights.sqrt()
-    rows, log, (z, recurrence, _, top) = _orthonormal(x, (0.5 * w).exp() * root, power, 2 * r)
-    slopes = [torch.zeros_like(x)]
+    rows, log, recurrence = _orthonormal(variable, (0.5 * w).exp() * root, 2 * r)
+    z, size = variable
+    slopes = [torch.zeros_like(z)]
     for j, (along, norm) in enumerate(recurrence):
         v = rows[j] + (z - along) * slopes[j]
         if j:
@@ -165,7 +176,7 @@ def _quaternion_law(x: Tensor, w: Tensor, weights: Tensor, power: float, r: int)
         slopes.append(v / norm)
     slope = torch.stack(slopes)
     form = rows @ slope.T
-    log = log - r * top
+    log = log - r * size
     return _pfaffian(form - form.T, log, rows / root, slope / root, weights, None)
 
 
@@ -196,18 +207,18 @@ def _pfaffian(
             sign[inside, own] = weights[own].sum() * matrix - weights[own]
         return pairs + sign * d
 
-    return found, one, two, _lost(form)
+    return found, one, two, None, _lost(form)
 
 
-def _complex_law(x: Tensor, w: Tensor, weights: Tensor, powers: tuple[float, float], r: int) -> Any:
+def _complex_law(w: Tensor, weights: Tensor, variables: Any, r: int) -> Any:
     """``Z = det[ int phi_j chi_k w ]``."""
     root = weights.sqrt()
     start = (0.5 * w).exp() * root
-    rows, log, _ = _orthonormal(x, start, powers[0], r)
-    if powers[0] == powers[1]:
+    rows, log, _ = _orthonormal(variables[0], start, r)
+    if len(variables) == 1:
         other, log = rows, 2 * log
     else:
-        other, more, _ = _orthonormal(x, start, powers[1], r)
+        other, more, _ = _orthonormal(variables[1], start, r)
         log += more
     gram = rows @ other.T
     log += float(torch.linalg.slogdet(gram).logabsdet)
@@ -218,7 +229,7 @@ def _complex_law(x: Tensor, w: Tensor, weights: Tensor, powers: tuple[float, flo
         kernel, back = first[:, part].T @ second, second[:, part].T @ first
         return (one[part, None] * one - kernel * back) * weights
 
-    return log, one, two, _lost(gram)
+    return log, one, two, (first, second), _lost(gram)
 
 
 def _lost(form: Tensor) -> float:

@@ -10,9 +10,49 @@ from torch import Tensor
 
 from dln_geometry.dynamics.sampling import falloff, infinite_measure
 from dln_geometry.geometry.points import EndToEnd
-from dln_geometry.support import normal
-from dln_geometry.thermodynamics.energies import Energy
-from dln_geometry.thermodynamics.measure import SpectralMeasure
+from dln_geometry.support import (
+    as_choice,
+    as_count,
+    as_depth,
+    as_flag,
+    as_matrix_shape,
+    as_positive,
+    as_sides,
+    normal,
+)
+from dln_geometry.thermodynamics.energies import Energy, energy_of
+from dln_geometry.thermodynamics.measure import FIELDS, SpectralMeasure
+
+
+def equilibrium_of(
+    loss: Any, shape: Any, depth: Any, *, beta: Any, kappa: Any, entropy: Any, field: Any, rank: Any
+) -> tuple[SpectralMeasure, Energy, float, tuple[int, int]]:
+    """Check the arguments of `partition_function`, and that the measure is finite.
+
+    Return the measure, the energy, beta/kappa and the shape.
+    """
+    whole, sides = as_matrix_shape(shape), as_sides(shape)
+    depth, beta, kappa = as_depth(depth), as_positive(beta, "beta"), as_positive(kappa, "kappa")
+    entropy, index = as_flag(entropy, "entropy"), FIELDS[as_choice(field, FIELDS, "field")]
+    r = sides[1] if rank is None else as_count(rank, "rank")
+    if r > sides[1]:
+        raise ValueError(f"rank must be at most {sides[1]}, got {r}")
+    if depth.infinite and loss is None:
+        raise ValueError("loss must be given at infinite depth, where the ridge has no limit")
+    energy = energy_of(loss, whole, r, depth)
+    measure = SpectralMeasure(sides, r, depth, kappa, entropy, index)
+    if energy.value is None and index > 1:
+        raise ValueError(
+            f"field must be 'real' for a loss that is no function of singular values, got {field!r}"
+        )
+    if energy.value is None and depth.infinite and not r == whole[0] == whole[1]:
+        raise ValueError(
+            "shape must be square and rank full at infinite depth, where row and column spaces "
+            f"stand still, for a loss that sees them, got shape {whole} and rank {r}"
+        )
+    if reason := why_infinite(measure, energy, whole, beta):
+        raise ValueError(f"the partition function is infinite: {reason}")
+    return measure, energy, beta / kappa, whole
 
 
 def why_infinite(
@@ -20,12 +60,12 @@ def why_infinite(
 ) -> str | None:
     r"""Return why the measure is infinite, None if no reason is known.
 
-    At infinite depth the entropy must hold the smallest singular value: ``(r-1)(1/(2 kappa) - 1) >
-    1``. At finite depth zero is integrable, and if k values of ``lam = s^{1/N}`` grow like t, the
+    At finite depth zero is integrable, and if k values of ``lam = s^{1/N}`` grow like t, the
     mass grows like ``t^D_k``, so that the loss must grow faster than ``(kappa/beta) D_k log t``.
+    At infinite depth zero is infinitely far: see `_at_infinite_depth`.
     """
-    if measure.depth.infinite:
-        return _at_infinite_depth(measure, energy, shape)
+    if measure.deep:
+        return _at_infinite_depth(measure, energy, shape, beta / measure.kappa)
     if energy.value is None:
         return _along_flat_directions(measure, energy.loss, shape)
     r, n = measure.rank, float(measure.depth)
@@ -44,25 +84,46 @@ def why_infinite(
     return None
 
 
-def _at_infinite_depth(measure: Any, energy: Energy, shape: tuple[int, int]) -> str | None:
-    r, nu = measure.rank, 0.5 / measure.kappa if measure.entropy else 0.0
-    power = (r - 1) * (nu - 1.0)
-    if power > 1:
-        return None
-    if energy.value is not None:
-        s = torch.ones(2, r, dtype=torch.float64, device="cpu")
-        s[:, -1] = s.new_tensor([1e-100, 1e-200])
-        first, second = energy.value(s).tolist()
-        if not abs(second - first) <= 1e-6 * (1 + abs(first)):
-            return None
-        given = f"1/(2 kappa) = {nu:g}" if measure.entropy else "0 for 1/(2 kappa) without entropy"
-        return (
-            "the loss is finite where a singular value vanishes, infinitely far at infinite depth: "
-            f"(r-1)(1/(2 kappa) - 1) > 1 fails with r = {r} and {given}"
-        )
-    return infinite_measure(
-        energy.loss, _point(shape, measure), measure.kappa, measure.entropy, 0.0
-    )
+def _at_infinite_depth(
+    measure: SpectralMeasure, energy: Energy, shape: tuple[int, int], b: float
+) -> str | None:
+    r"""Let k values of ``u = log s`` go to plus or minus infinity, like T.
+
+    A pair of which one value goes there adds ``T^{f(1-nu)}``, and ``e^{2 f nu T}`` if its larger
+    value does; integration adds ``T^k``. One value that vanishes while the loss stays finite needs,
+    over the real numbers, ``(r-1)(1/(2 kappa) - 1) > 1``.
+    """
+    if energy.value is None:
+        share = measure.entropy
+        return infinite_measure(energy.loss, _point(shape, measure), measure.kappa, share, 0.0)
+    r, f, nu = measure.rank, measure.index, measure.nu
+    far = torch.tensor([60.0, 120.0], dtype=torch.float64, device="cpu")
+    for k in range(1, r + 1):
+        pairs = 0.5 * k * (k - 1)
+        need = k + f * (1.0 - nu) * (pairs + k * (r - k))
+        apart = 1.0 - 0.01 * torch.arange(k, dtype=torch.float64, device="cpu") / k
+        for sign in (1.0, -1.0):
+            s = torch.full((2, r), 0.5, dtype=torch.float64, device="cpu")
+            s[:, :k] = (sign * far[:, None] * apart).exp()
+            low, high = energy.value(s).tolist()
+            if not math.isfinite(high):
+                continue
+            gain = measure.dimension(k) if sign > 0 else -k * measure.power - 2 * f * nu * pairs
+            rate = (b * (high - low) - gain * 60.0) / math.log(2.0)
+            if rate > need * (1 + 1e-9) + 1e-9:
+                continue
+            if f == k == -sign and abs(high - low) <= 1e-6 * (1 + abs(low)):
+                given = f"1/(2 kappa) = {nu:g}" if measure.entropy else "no entropy"
+                return (
+                    "the loss is finite where a singular value vanishes, infinitely far at "
+                    f"infinite depth: (r-1)(1/(2 kappa) - 1) > 1 fails with r = {r} and {given}"
+                )
+            where = "grow like e^T" if sign > 0 else "fall like e^-T"
+            return (
+                f"where {k} singular values {where} the density with its volume is T^({need:.3g} - "
+                f"{rate:.3g}) dT/T: {rate:.3g} > {need:.3g} fails"
+            )
+    return None
 
 
 def _point(shape: tuple[int, int], measure: SpectralMeasure) -> EndToEnd:

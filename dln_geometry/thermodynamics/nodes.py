@@ -31,6 +31,24 @@ def support(
     return (0.0 if low < 0.05 * high else low), high
 
 
+def wide_support(
+    log_weight: Callable[[Tensor], Tensor], powers: tuple[float, float], order: float
+) -> tuple[float, float]:
+    """Return (low, high) outside which ``e^{k u} (1 + |u|)^order weight`` is negligible."""
+    u = 300.0 * torch.linspace(-5.0, 5.0, 6001, dtype=torch.float64, device="cpu").sinh() / 74.2
+    w, inside = log_weight(u) + order * torch.log1p(u.abs()), []
+    for k in powers:
+        total = (w + k * u).nan_to_num(-math.inf, neginf=-math.inf)
+        inside.append((total > total.max() - _NOTHING).nonzero().flatten())
+    first, last = int(inside[0][0]), int(inside[1][-1])
+    if first == 0 or last == len(u) - 1:
+        raise ValueError(
+            "loss must confine log s to -300 ... 300 at infinite depth, got one whose weight "
+            "does not fall off there"
+        )
+    return float(u[first - 1]), float(u[last + 1])
+
+
 def gauss_panels(low: float, high: float, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return nodes and weights of Gauss-Legendre panels, and the matrix of one's integrals.
 
@@ -65,8 +83,71 @@ def running(values: Tensor, weights: Tensor, matrix: Tensor) -> Tensor:
     return (half * (pieces @ matrix.T) + before.unsqueeze(-1)).flatten(-2)
 
 
+def invert(
+    panels: tuple[Tensor, Tensor, Tensor], density: Tensor, share: Tensor
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Return where distribution functions reach shares (k,) of their mass, and the places.
+
+    Densities on the nodes of `gauss_panels`, (n,) or (k, n), not normalised, are polynomials in
+    every panel. A place is the number of a panel and the weights (k, 16) of its nodes with which
+    functions are interpolated there.
+    """
+    nodes, weights, _ = panels
+    pieces, w = (
+        density.expand(len(share), -1).unflatten(-1, (-1, _POINTS)),
+        weights.view(-1, _POINTS),
+    )
+    masses = (pieces * w).sum(-1)
+    sums = masses.cumsum(-1)
+    target = share * sums[:, -1]
+    panel = torch.searchsorted(sums, target.unsqueeze(-1)).squeeze(-1).clamp_max(len(w) - 1)
+    rows = torch.arange(len(share), device="cpu")
+    half = 0.5 * w.sum(-1)
+    rest = (target - (sums - masses)[rows, panel]) / half[panel]
+    x, gauss = np.polynomial.legendre.leggauss(_POINTS)
+    order = np.arange(_POINTS)
+    to_series = np.polynomial.legendre.legvander(x, _POINTS - 1) * gauss[:, None] * (order + 0.5)
+    series = pieces[rows, panel] @ torch.from_numpy(to_series)
+    low, high = -torch.ones_like(rest), torch.ones_like(rest)
+    for _ in range(54):
+        z = 0.5 * (low + high)
+        p = _legendre(z)
+        integral = (p[2:] - p[:-2]).T / torch.from_numpy(2.0 * order[1:] + 1)
+        mass = series[:, 0] * (z + 1) + (series[:, 1:] * integral).sum(-1)
+        left = mass < rest
+        low, high = torch.where(left, z, low), torch.where(left, high, z)
+    first = nodes.view(-1, _POINTS)[:, 0] - half * (float(x[0]) + 1)
+    basis = _legendre(high)[:_POINTS].T @ torch.from_numpy(to_series).T
+    return first[panel] + half[panel] * (high + 1), (panel, basis)
+
+
+def interpolate(values: Tensor, place: tuple[Tensor, Tensor]) -> Tensor:
+    """Return functions (r, n) at places of `invert`, (k, r)."""
+    panel, basis = place
+    return (values.unflatten(-1, (-1, _POINTS))[:, panel] * basis).sum(-1).T
+
+
+def _legendre(z: Tensor) -> Tensor:
+    """Return Legendre polynomials of degree 0 to 16, (17, k)."""
+    found = [torch.ones_like(z), z]
+    for k in range(1, _POINTS):
+        found.append(((2 * k + 1) * z * found[k] - k * found[k - 1]) / (k + 1))
+    return torch.stack(found)
+
+
 def unit_nodes() -> tuple[Tensor, Tensor]:
     """Return nodes in (0, 1) that crowd at both ends (double exponential), and weights."""
     y = torch.linspace(-3.6, 3.6, 97, dtype=torch.float64, device="cpu")
     u = torch.sigmoid(math.pi * y.sinh())
     return u, u * torch.sigmoid(-math.pi * y.sinh()) * math.pi * y.cosh() * (y[1] - y[0])
+
+
+def gap_nodes(end: float) -> tuple[Tensor, Tensor]:
+    """Return nodes in ``(0, e^end)`` that crowd at 0 (Takahasi, Mori: ``exp(y - e^-y)``), weights.
+
+    Errors are small for functions that fall off like powers or like exponentials.
+    """
+    y = torch.arange(-3.7, end + 0.25, 0.125, dtype=torch.float64, device="cpu")
+    fall = (-y).exp()
+    u = (y - fall).exp()
+    return u, u * (1 + fall) * 0.125

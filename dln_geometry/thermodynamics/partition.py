@@ -10,23 +10,14 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.losses import Loss
-from dln_geometry.support import (
-    as_choice,
-    as_count,
-    as_depth,
-    as_flag,
-    as_generator,
-    as_matrix_shape,
-    as_positive,
-    as_sides,
-)
-from dln_geometry.thermodynamics.annealing import Walk, by_chains
+from dln_geometry.support import as_choice, as_count, as_generator
+from dln_geometry.thermodynamics.chains import Walk, by_chains
 from dln_geometry.thermodynamics.closed import log_closed
-from dln_geometry.thermodynamics.energies import Energy, energy_of
+from dln_geometry.thermodynamics.energies import Energy
 from dln_geometry.thermodynamics.ensembles import polynomial_ensemble, solvable
-from dln_geometry.thermodynamics.existence import why_infinite
+from dln_geometry.thermodynamics.existence import equilibrium_of
 from dln_geometry.thermodynamics.few import MOST, quadrature
-from dln_geometry.thermodynamics.measure import FIELDS, SpectralMeasure
+from dln_geometry.thermodynamics.measure import SpectralMeasure
 
 METHODS = ("auto", "closed", "pfaffian", "quadrature", "annealing", "integration")
 
@@ -98,6 +89,12 @@ def partition_function(
     Over the complex numbers and quaternions bases are unitary and symplectic, and the inner product
     of matrices is the real part of ``tr(A^* B)``.
 
+    At infinite depth Z is that of the r x r matrices in fixed row and column spaces, with the
+    divided operator A and the entropy without its constant, as `dln.entropy` has it. Zero is
+    infinitely far there: if the loss is finite where a singular value vanishes, Z is finite, over
+    the real numbers, only with entropy and ``(r-1)(1/(2 kappa) - 1) > 1``; complex and quaternion
+    orbits shrink fast enough at every kappa.
+
     Parameters
     ----------
     loss : Loss, callable or None
@@ -106,7 +103,7 @@ def partition_function(
     shape : (int, int)
         Shape (m, n) of the matrices.
     depth : float
-        A finite depth N >= 1, not necessarily an integer.
+        Depth N >= 1, not necessarily an integer, or infinity.
     beta, kappa, entropy
         As in `langevin`; kappa is positive.
     field : str
@@ -154,28 +151,13 @@ def partition_function(
     >>> deep.method, deep.error, deep.heat_capacity  # (d^2 + (N-1) d (d-1)) / (2N)
     ('closed', 0.0, 4962.5)
     """
-    whole, sides = as_matrix_shape(shape), as_sides(shape)
-    depth, beta, kappa = as_depth(depth), as_positive(beta, "beta"), as_positive(kappa, "kappa")
-    entropy, method = as_flag(entropy, "entropy"), as_choice(method, METHODS, "method")
-    index = FIELDS[as_choice(field, FIELDS, "field")]
-    r = sides[1] if rank is None else as_count(rank, "rank")
-    if r > sides[1]:
-        raise ValueError(f"rank must be at most {sides[1]}, got {r}")
+    method = as_choice(method, METHODS, "method")
+    measure, energy, b, whole = equilibrium_of(
+        loss, shape, depth, beta=beta, kappa=kappa, entropy=entropy, field=field, rank=rank
+    )
     steps = as_count(steps, "steps", 20)
     source = as_generator(generator, torch.device("cpu"))
-    if depth.infinite and loss is None:
-        raise ValueError("loss must be given at infinite depth, where the ridge has no limit")
-    energy = energy_of(loss, whole, r, depth)
-    measure = SpectralMeasure(sides, r, depth, kappa, entropy, index)
-    if energy.value is None and index > 1:
-        raise ValueError(
-            f"field must be 'real' for a loss that is no function of singular values, got {field!r}"
-        )
-    if reason := why_infinite(measure, energy, whole, beta):
-        raise ValueError(f"the partition function is infinite: {reason}")
-    if depth.infinite:
-        raise ValueError("depth must be finite for a partition function, got inf")
-    return _computed(measure, energy, beta / kappa, method, whole, steps, source)
+    return _computed(measure, energy, b, method, whole, steps, source)
 
 
 def _computed(
@@ -227,9 +209,9 @@ def _with_moments(
     """Add the moments: from correlations, by quadrature, or for the entropy from chains."""
     if solvable(measure, energy):
         law = polynomial_ensemble(measure, energy, b)
-        x, n = law.log_lam, float(measure.depth)
+        x = law.x
         assert energy.single is not None
-        e = energy.single((n * x).exp())
+        e = energy.single((measure.span * x).exp())
         volume = measure.log_orbit + law.mean(measure.log_single(x))
         volume += 0.5 * law.pair_mean(lambda rows: measure.log_pair(x[rows, None], x))
         heat = b * b * law.variance(e)
@@ -249,7 +231,7 @@ def _result(
     """Return the result; homogeneous losses have exact energies at every temperature."""
     errors = {"energy": 0.0, "heat_capacity": 0.0, "entropy": 0.0} | found.pop("errors", {})
     if energy.degree is not None:
-        capacity = measure.dimension(measure.rank) / (energy.degree * float(measure.depth))
+        capacity = measure.dimension(measure.rank) / (energy.degree * measure.span)
         found |= {"energy": capacity / b, "heat_capacity": capacity}
         errors |= {"energy": 0.0, "heat_capacity": 0.0}
     return PartitionFunction(method=name, errors=errors, **found)

@@ -252,6 +252,25 @@ CALLS: dict[str, list[Call]] = {
             ("inputs", "outputs"),
         )
     ],
+    "thermodynamics.sample_exact": [
+        Call(
+            dln.thermodynamics.sample_exact,
+            {"loss": None, "shape": (3, 2), "depth": 3, "beta": 1.3, "generator": 3}
+            | {"entropy": False},
+            {
+                "loss": [v for v in wrong.junk() if not callable(v)],
+                "shape": wrong.SHAPE,
+                "depth": [*wrong.DEPTH, wrong.INF],
+                "beta": wrong.POSITIVE,
+                "kappa": wrong.POSITIVE,
+                "entropy": wrong.FLAG,
+                "field": wrong.CHOICE,
+                "rank": [*(v for v in wrong.COUNT if v is not None), 3],
+                "size": [*wrong.junk(), -1, (2, -1)],
+                "generator": wrong.GENERATOR,
+            },
+        )
+    ],
     "thermodynamics.phase_diagram": [
         Call(
             dln.thermodynamics.phase_diagram,

@@ -196,6 +196,17 @@ def test_chains_agree_at_size_10(method, steps, generator):
     assert abs(found.log_z - exact.log_z) < 4 * found.error
 
 
+@pytest.mark.slow
+def test_short_chains_at_size_20_know_their_lag(generator):
+    """Too few steps to follow: the error must say so."""
+    loss = dln.losses.Quadratic(torch.zeros(20, 20, dtype=F64))
+    options = {"beta": 1.3, "kappa": 0.5}
+    exact = partition_function(loss, (20, 20), 3, **options)
+    chains = {"method": "integration", "steps": 40, "generator": generator}
+    found = partition_function(loss, (20, 20), 3, **options, **chains)
+    assert abs(found.log_z - exact.log_z) < 4 * found.error
+
+
 def test_losses_that_see_directions(generator):
     """At depth 1 a Gaussian integral; deeper, at ``kappa = 1/2``, a mean of ``|det X|^{1/N-1}``."""
     target = torch.randn(2, 2, generator=generator, dtype=F64)
@@ -238,8 +249,20 @@ def test_losses_that_see_directions(generator):
             r"\(r-1\)\(1/\(2 kappa\) - 1\) > 1 fails with r = 3",
         ),
         (
-            lambda: partition_function(square, (9, 9), math.inf, beta=1.0, kappa=0.2),
-            "depth must be",
+            lambda: partition_function(together, (2, 2), math.inf, beta=1.0, entropy=False),
+            "fails with r = 2 and no entropy",
+        ),
+        (
+            lambda: partition_function(
+                lambda s: s.log().abs().sum(-1), (2, 2), math.inf, beta=1.0, kappa=0.5
+            ),
+            r"1 singular values grow like e\^T .* fails",
+        ),
+        (
+            lambda: partition_function(
+                dln.losses.Quadratic(torch.ones(2, 3)), (2, 3), math.inf, beta=1.0
+            ),
+            "shape must be square",
         ),
         (lambda: partition_function(None, (2, 2), math.inf, beta=1.0), "loss must be given"),
         (lambda: partition_function(together, (4, 4), 2, beta=1.0, method="closed"), "'closed'"),
