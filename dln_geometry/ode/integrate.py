@@ -77,6 +77,7 @@ def integrate(
     shift: Projection | None = None,
     outside: Observable | None = None,
     narrowed: Callable[[Tensor], KnownField | None] | None = None,
+    steady: bool = False,
 ) -> Solution:
     """Integrate ``dy/dt = field(t, y)`` from 0 to `t_end`, every sample with its own steps.
 
@@ -93,8 +94,7 @@ def integrate(
     t_end : float
         May be infinite if there is a stopping rule, or a limit other than the default.
     rtol : float
-        Relative tolerance; between 4 eps of the dtype and 1: a warning tells if it is moved there,
-        except for the default.
+        Relative tolerance; a warning tells if it is moved between 4 eps of the dtype and 1.
     atol : float or Tensor of shape (B,), optional
         Absolute tolerance; by default ``1e-3 rtol |y0|`` of each sample, `rtol` where y0 = 0.
     blocks : sequence of int, optional
@@ -113,8 +113,8 @@ def integrate(
     stop : dict, optional
         ``{name: (column, threshold)}``: a sample stops where ``obs[:, column] <= threshold``.
     max_steps, max_evaluations, max_seconds : int, int and float, optional
-        Limits on trial steps of the batch, evaluations of the field (200 000 by default,
-        ``math.inf`` for no limit; the step that passes it is finished) and the wall clock.
+        Limits on trial steps of the batch, evaluations of the field (200 000 by default, infinity
+        for none; the step that passes it is finished) and the wall clock.
     autonomous : bool
         The field does not depend on t. Then a sample also ends with the status ``"stationary"``
         where the velocity is exactly zero at the start (its rows are its state at all their times),
@@ -152,6 +152,8 @@ def integrate(
     narrowed : callable, optional
         ``narrowed(samples (k,)) -> KnownField or None``, the field of some samples alone: those
         that have stopped then leave the batch.
+    steady : bool
+        The field makes the same operations at every state: numpy may repeat those of small states.
 
     Raises
     ------
@@ -194,18 +196,16 @@ def integrate(
     options = Options(t_end, rtol, tolerance, methods, rules, limits, correct, autonomous, watch)
     stops = save_times(save_at, t_end, batch)
     record = record or (lambda y, obs: {"y": y})
-    every = as_flag(keep_steps, "keep_steps")
+    every, steady = as_flag(keep_steps, "keep_steps"), as_flag(steady, "steady")
     recorder = Recorder(record, stops, batch, moves_end=save_at is None, every=every)
     # All steps, or all values of a monitor, are those of the whole batch.
     narrowed = None if every or watch is not None else narrowed
     if outside is not None and project is None:
         raise ValueError("outside needs project, which brings states back, got none")
-    system = KnownField(field, jacobian, project, shift, outside, autonomous, narrowed)
+    known = jacobian, project, shift, outside, autonomous, narrowed
+    system = KnownField(field, *known, steady)
     integration = Integration(system, y0, norms, recorder, options)
-    if resume is None:
-        integration.start()
-    else:
-        resume_from(integration, resume)
+    integration.start() if resume is None else resume_from(integration, resume)
     return _run(integration, progress, checkpoint, schedule)
 
 

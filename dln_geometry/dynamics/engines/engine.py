@@ -8,19 +8,31 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.dense import READERS
 from dln_geometry.dynamics.engines.derivative import derivative_agrees, derivative_of
 from dln_geometry.dynamics.engines.terms import complex_view
-from dln_geometry.dynamics.losses import narrowed_loss
+from dln_geometry.dynamics.losses import (
+    Completion,
+    Huber,
+    LpNorm,
+    Quadratic,
+    Regression,
+    Sensing,
+    narrowed_loss,
+)
 from dln_geometry.ode import Parts, differences
-from dln_geometry.support import Depth
+from dln_geometry.support import Depth, on_device
 
 LOSS, GRADIENT = 0, 1
 CUT = 1024
 """Numbers of a row up to which the views of its matrices are made once for a tensor."""
+
+STEADY = (type(None), Quadratic, Completion, Regression, Sensing, LpNorm, Huber)
+"""Losses, or none, with which a velocity makes the same operations at every state."""
 
 Shapes = Sequence[tuple[int, int]]
 Pairing = tuple[Tensor, Tensor]
@@ -135,6 +147,14 @@ class Engine(ABC):
     def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
         """Write the velocity into `out`; return columns: the loss and, if watched, |grad|."""
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether every velocity makes the same operations: so it is with losses of this package.
+
+        A function of the user's own may count its calls, or decide by what it finds.
+        """
+        return not self.is_complex and type(getattr(self, "loss", None)) in STEADY
+
     def decayed(self, y: Tensor, out: Tensor) -> None:
         """Add ``-k W_p`` to the velocity of every layer, if there is a decay."""
         if self.decay is not None:
@@ -209,12 +229,24 @@ class Engine(ABC):
         if not self.keeps_side:
             return None
 
+        count, shape = len(self.shapes), self.shapes[0]
+        start = self.rows() if self._first is None else self._first
+        if not on_device(start):
+            # Of small matrices the calls are the cost: those of numpy cost less.
+            own = np.linalg.slogdet(start.numpy().reshape(-1, count, *shape))[0]
+
+            def differs(rows: Tensor) -> Tensor:
+                sign = np.linalg.slogdet(rows.numpy().reshape(-1, count, *shape))[0]
+                return torch.from_numpy((sign * own).prod(-1) < 0)
+
+            return differs
+
         def side(rows: Tensor) -> Tensor:
-            matrices = rows.reshape(len(rows), len(self.shapes), *self.shapes[0])
+            matrices = rows.reshape(len(rows), count, *shape)
             return torch.linalg.slogdet(matrices).sign.prod(-1)
 
-        own = side(self.rows() if self._first is None else self._first)
-        return lambda rows: side(rows) * own < 0
+        first = side(start)
+        return lambda rows: side(rows) * first < 0
 
     @staticmethod
     def finite(change: Callable[[Tensor], Tensor], y: Tensor, y_new: Tensor) -> Tensor:

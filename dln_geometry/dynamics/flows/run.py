@@ -129,6 +129,7 @@ def run_flow(
                 shift=system.shift,
                 outside=system.outside,
                 narrowed=system.narrowed,
+                steady=system.steady,
             )
         except ResumeError as error:
             raise foreign_state(saved, error) from None
@@ -157,7 +158,7 @@ def _known(engine: Engine, reader: Engine | None) -> KnownField:
 
     own = engine.field if reader is None else field
     known = engine.jacobian, engine.restored, engine.shift, engine.outside
-    return KnownField(own, *known, True, narrowed)
+    return KnownField(own, *known, True, narrowed, engine.is_steady and reader is None)
 
 
 def _tell(

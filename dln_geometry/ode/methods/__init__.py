@@ -1,11 +1,13 @@
 """The methods of `integrate` as values, and the steppers that try one step of a batch.
 
 `runge_kutta` holds explicit methods, `chebyshev` a stabilised one, `rosenbrock` a linearly implicit
-one, and `choice` the switch between them during a run.
+one, and `choice` the switch between them during a run. `repeated` makes explicit steps of a small
+state by calls of numpy, noted on a `tape`; `calls` says which call repeats which operation.
 """
 
 from __future__ import annotations
 
+from dln_geometry.ode.methods.calls import TapeError
 from dln_geometry.ode.methods.chebyshev import (
     RKC,
     SAFETY,
@@ -24,6 +26,7 @@ from dln_geometry.ode.methods.choice import (
 )
 from dln_geometry.ode.methods.jacobians import Jacobian, Parts, differences
 from dln_geometry.ode.methods.norms import BlockNorms, move_pieces, norms_by_pieces, pieces_of
+from dln_geometry.ode.methods.repeated import RepeatedStepper
 from dln_geometry.ode.methods.rosenbrock import (
     MOST_NUMBERS,
     RODAS,
@@ -36,9 +39,9 @@ from dln_geometry.ode.methods.runge_kutta import (
     ExplicitStepper,
     Field,
     RungeKutta,
-    fetch,
-    upload,
 )
+from dln_geometry.ode.methods.tape import Tape
+from dln_geometry.ode.methods.transfers import fetch, upload
 
 __all__ = [
     "METHODS",
@@ -58,10 +61,13 @@ __all__ = [
     "Methods",
     "Parts",
     "Projection",
+    "RepeatedStepper",
     "Rosenbrock",
     "RosenbrockStepper",
     "RungeKutta",
     "Stepper",
+    "Tape",
+    "TapeError",
     "coefficients",
     "differences",
     "fetch",

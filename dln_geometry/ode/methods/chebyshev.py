@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from dln_geometry.ode.methods.norms import BlockNorms
-from dln_geometry.ode.methods.runge_kutta import Field, upload
+from dln_geometry.ode.methods.runge_kutta import Field
+from dln_geometry.ode.methods.transfers import upload
 
 SAFETY = 1.2  # factor on the spectral radius, which power iteration approaches from below
 

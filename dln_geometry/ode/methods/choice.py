@@ -13,6 +13,7 @@ from torch import Tensor
 from dln_geometry.ode.methods.chebyshev import RKC, SAFETY, Chebyshev, ChebyshevStepper
 from dln_geometry.ode.methods.jacobians import Jacobian
 from dln_geometry.ode.methods.norms import BlockNorms
+from dln_geometry.ode.methods.repeated import RepeatedStepper, repeats
 from dln_geometry.ode.methods.rosenbrock import (
     MOST_COST,
     MOST_NUMBERS,
@@ -22,7 +23,8 @@ from dln_geometry.ode.methods.rosenbrock import (
     RosenbrockStepper,
     step_cost,
 )
-from dln_geometry.ode.methods.runge_kutta import METHODS, ExplicitStepper, Field, RungeKutta, fetch
+from dln_geometry.ode.methods.runge_kutta import METHODS, ExplicitStepper, Field, RungeKutta
+from dln_geometry.ode.methods.transfers import fetch
 from dln_geometry.support import shown
 
 Array = np.ndarray
@@ -98,6 +100,8 @@ class KnownField:
     autonomous: bool = False
     narrowed: Callable[[Tensor], KnownField | None] | None = None
     """``narrowed(samples (k,))`` returns the field of some samples alone, None if it cannot."""
+    steady: bool = False
+    """Whether the field makes the same operations of torch at every state."""
 
 
 class StiffnessSwitch:
@@ -185,7 +189,7 @@ class MethodChoice:
             elif isinstance(method, Chebyshev):
                 made = ChebyshevStepper(*given)
             else:
-                made = ExplicitStepper(*given)
+                made = (RepeatedStepper if repeats(system, self._y) else ExplicitStepper)(*given)
             self._steppers[name] = made
         self.stepper = self._steppers[name]
 

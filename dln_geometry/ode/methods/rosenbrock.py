@@ -16,7 +16,8 @@ from torch import Tensor
 
 from dln_geometry.ode.methods.jacobians import Jacobian, Parts, differences, solver
 from dln_geometry.ode.methods.norms import BlockNorms
-from dln_geometry.ode.methods.runge_kutta import Field, Row, upload
+from dln_geometry.ode.methods.runge_kutta import Field, Row
+from dln_geometry.ode.methods.transfers import upload
 
 Projection = Callable[[Tensor, Tensor], Tensor]
 """``project(y, y_new)`` returns new states (B, n) on the invariants of the field; with ``shift``

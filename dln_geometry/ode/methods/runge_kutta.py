@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.ode.methods.norms import BlockNorms, move_pieces, norms_by_pieces, pieces_of
+from dln_geometry.ode.methods.transfers import upload
 
 Row = tuple[float, ...]
 
@@ -48,12 +49,15 @@ class RungeKutta:
 class Tableau(NamedTuple):
     """Coefficients of a method as tensors; stage 0 is ``f(y)``, the last stage ``f(y_new)``.
 
-    ``rows[i - 1]``, of length ``i``, gives the argument of stage ``i``. ``weights`` has a row per
-    error estimate; where the last two stages both stand at the end of the step, two rows follow,
-    for the differences of their arguments (over h) and of their derivatives: the ratio of the norms
-    estimates the spectral radius.
+    Stage i lies in the place ``places[i]`` of the buffer: stages that few others use lie apart.
+    ``rows[i - 1]`` weighs the places ``spans[i - 1]`` for the argument of stage ``i``. ``weights``
+    has a row per error estimate; where the last two stages both stand at the end of the step, two
+    rows follow, for the differences of their arguments (over h) and of their derivatives: the ratio
+    of the norms estimates the spectral radius.
     """
 
+    places: tuple[int, ...]
+    spans: tuple[slice, ...]
     rows: tuple[Tensor, ...]
     weights: Tensor
     nodes: tuple[float, ...]
@@ -74,8 +78,43 @@ def tableau(method: RungeKutta, dtype: torch.dtype, device: torch.device) -> Tab
         before, last = ((*row, *(0.0,) * (len(c) - len(row))) for row in a[-2:])
         weights.append([x - y for x, y in zip(last, before, strict=True)])
         weights.append([0.0] * (len(c) - 2) + [-1.0, 1.0])
-    rows = tuple(torch.tensor(row, dtype=dtype, device=device) for row in a[1:])
-    return Tableau(rows, torch.tensor(weights, dtype=dtype, device=device), tuple(c), stiff)
+    places = _slots_of(a)
+    spans = [_used_slots(places, row) for row in a[1:]]
+    order = np.argsort(places)
+    rows = tuple(
+        torch.tensor([row[k] for k in order[span]], dtype=dtype, device=device)
+        for row, span in zip(a[1:], spans, strict=True)
+    )
+    estimates = torch.tensor(np.array(weights)[:, order], dtype=dtype, device=device)
+    return Tableau(places, tuple(spans), rows, estimates, tuple(c), stiff)
+
+
+def _slots_of(a: Sequence[Row]) -> tuple[int, ...]:
+    """Return the places of the stages that make the spans of all arguments shortest.
+
+    Stage 0 goes behind the first k, in reverse: those that are soon not used any more.
+    """
+
+    def length(k: int) -> float:
+        places, total = _behind(k, len(a)), 0.0
+        for i, row in enumerate(a[1:], start=1):
+            span = _used_slots(places, row)
+            made = {places[j] for j in range(i)}
+            # What lies between must have been written: zero times NaN is NaN.
+            total += span.stop - span.start if made.issuperset(range(*span.indices(99))) else 99
+        return total
+
+    return _behind(min(range(len(a) - 1), key=length), len(a))
+
+
+def _behind(k: int, stages: int) -> tuple[int, ...]:
+    return (k, *reversed(range(k)), *range(k + 1, stages))
+
+
+def _used_slots(places: Sequence[int], row: Row) -> slice:
+    """Return the places from the first to the last stage that has a weight."""
+    used = [places[j] for j, weight in enumerate(row) if weight]
+    return slice(min(used), max(used) + 1)
 
 
 BOGACKI_SHAMPINE_3 = RungeKutta(
@@ -179,23 +218,6 @@ METHODS: dict[str, RungeKutta] = {
 }
 
 
-def upload(x: np.ndarray, like: Tensor) -> Tensor:
-    """Copy a host array to the dtype and device of a tensor without waiting for the device."""
-    return torch.from_numpy(x).to(like.device, like.dtype, non_blocking=True)
-
-
-def fetch(pieces: list[Tensor]) -> np.ndarray:
-    """Copy numbers to the host: only here does the host wait for the device.
-
-    Examples
-    --------
-    >>> dln.ode.fetch([torch.ones(2), torch.zeros(1)])
-    array([1., 1., 0.])
-    """
-    flat = pieces[0].reshape(-1) if len(pieces) == 1 else torch.cat([x.reshape(-1) for x in pieces])
-    return flat.cpu().numpy().astype(np.float64)
-
-
 class ExplicitStepper:
     """Step with an explicit Runge-Kutta method.
 
@@ -230,8 +252,8 @@ class ExplicitStepper:
         self._pieces = pieces_of(y, norms.bounds())
         buffer = y.new_zeros((stages + 1 + (0 if self._pieces else estimates), *y.shape))
         self._buffer, flat = buffer, buffer.view(len(buffer), -1)
-        self._slopes = list(buffer[:stages].unbind(0))
-        self.f, self.f_new, self.y_new = buffer[0], buffer[stages - 1], buffer[-1]
+        self._slopes = [buffer[k] for k in self._tableau.places]
+        self.f, self.f_new, self.y_new = self._slopes[0], self._slopes[-1], buffer[-1]
         self.obs_new: Tensor | None = None
         self._all_stages, self._estimates = flat[:stages], flat[stages:-1]
         self._views = norms.views(buffer[stages - 1 :])
@@ -240,7 +262,7 @@ class ExplicitStepper:
             return
         self._sum = y.new_empty(y.numel())
         self._sum_wide = self._sum.view(y.shape)
-        self._columns = [flat[:i].T for i in range(1, stages)]
+        self._columns = [flat[span].T for span in self._tableau.spans]
 
     def step(self, t: np.ndarray, h: np.ndarray, y: Tensor) -> list[Tensor]:
         """Try a step of sizes h (B,) from (t, y); rows: f_new, estimates, y_new."""
@@ -251,7 +273,8 @@ class ExplicitStepper:
         argument = self.y_new  # The argument of the last stage is the new state.
         for i, weights in enumerate(self._tableau.rows, start=1):
             if self._pieces:
-                move_pieces(self._pieces, self._buffer[:i], weights, step, y, argument)
+                made = self._buffer[self._tableau.spans[i - 1]]
+                move_pieces(self._pieces, made, weights, step, y, argument)
             else:
                 torch.mv(self._columns[i - 1], weights, out=self._sum)
                 torch.addcmul(y, self._sum_wide, step, out=argument)
@@ -266,7 +289,7 @@ class ExplicitStepper:
     @property
     def df(self) -> Tensor:
         """The difference of the derivatives of the last two stages."""
-        return self.f_new - self._buffer[len(self._tableau.nodes) - 2]
+        return self.f_new - self._slopes[-2]
 
     def error(self, h: np.ndarray, norms: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """Return the largest over the blocks of the error estimate over its tolerance."""
@@ -274,7 +297,7 @@ class ExplicitStepper:
         if len(self.method.e) == 2:
             other = h * norms[2] / scale
             total = np.hypot(error, 0.1 * other)
-            error = np.divide(error * error, total, out=np.zeros_like(total), where=total != 0)
+            error = error * error / np.where(total == 0, 1.0, total)
         return error.max(axis=0)
 
     def stiffness(self, norms: np.ndarray) -> np.ndarray | None:
@@ -284,8 +307,8 @@ class ExplicitStepper:
         """
         if not self._tableau.has_stiffness_rows:
             return None
-        dy, df = np.linalg.norm(norms[-3], axis=0), np.linalg.norm(norms[-2], axis=0)
-        return np.divide(df, dy, out=np.zeros_like(df), where=dy > 0)
+        dy, df = np.sqrt(np.square(norms[-3:-1]).sum(axis=1))
+        return np.where(dy > 0, df / np.where(dy > 0, dy, 1.0), 0.0)
 
     def state(self) -> dict[str, Any]:
         """Return a copy of all that the next step needs."""

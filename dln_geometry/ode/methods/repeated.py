@@ -1,0 +1,129 @@
+"""`RepeatedStepper`: explicit Runge-Kutta steps of a small state whose field is a tape."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from dln_geometry.ode.methods.calls import Call, TapeError
+from dln_geometry.ode.methods.norms import BlockNorms
+from dln_geometry.ode.methods.runge_kutta import ExplicitStepper
+from dln_geometry.ode.methods.tape import Tape, moved
+
+if TYPE_CHECKING:
+    from dln_geometry.ode.methods.choice import KnownField
+
+MOST = 2**17
+"""Numbers of a batch of states up to which the calls of numpy are the quicker ones."""
+
+ALONE = 2**13
+"""The same where torch has several threads, which numpy has not."""
+
+
+def repeats(system: KnownField, y: Tensor) -> bool:
+    """Tell whether a tape of the field pays, and nothing asks for the operations of torch."""
+    if not (system.steady and y.device.type == "cpu" and y.dtype in (torch.float32, torch.float64)):
+        return False
+    whole = y.dtype == torch.float64 or torch.get_float32_matmul_precision() == "highest"
+    most = MOST if torch.get_num_threads() == 1 else ALONE
+    # Products of batches of matrices smaller than 4 x 4 are quicker in torch.
+    return (
+        whole
+        and y.numel() <= most
+        and len(y) <= 4 * y.shape[-1]
+        and not is_in_torch_dispatch_mode()
+    )
+
+
+SMALL = 2**12
+"""Numbers up to which a call costs more than a pass over the state."""
+
+
+class RepeatedStepper(ExplicitStepper):
+    """Step as the base class does, to rounding, the field repeated by numpy.
+
+    The tape is made at the first step. Where the field takes another way than then, torch evaluates
+    it; where it cannot be noted, always.
+
+    Examples
+    --------
+    >>> import math
+    >>> import numpy as np
+    >>> y, norms = torch.ones(1, 1, dtype=torch.float64), dln.ode.BlockNorms([1])
+    >>> def decay(t, y, out):
+    ...     torch.neg(y, out=out)
+    >>> stepper = dln.ode.RepeatedStepper(dln.ode.METHODS["rk5"], decay, y, norms)
+    >>> decay(None, y, stepper.f)
+    >>> _ = stepper.step(np.array([0.0]), np.array([0.1]), y)
+    >>> abs(float(stepper.y_new) / math.exp(-0.1) - 1) < 1e-8
+    True
+    """
+
+    _calls: list[tuple[np.ndarray, np.ndarray, list[Call]]] | None = None
+    """Weights, the stages that they weigh, and the calls of the field, for every stage."""
+    _fails = False
+
+    def step(self, t: np.ndarray, h: np.ndarray, y: Tensor) -> list[Tensor]:
+        """Try a step of sizes h (B,) from (t, y); rows: f_new, estimates, y_new."""
+        if self._calls is None and not self._fails:
+            self._note(y)
+        if self._calls is None:
+            return super().step(t, h, y)
+        times = t + self._nodes[:-1] * h
+        step, start, argument = h[:, None].astype(self._now.dtype), y.numpy(), self._argument
+        small, wide = self._small, torch.from_numpy(step)
+        dot, multiply, add, total, now = np.dot, np.multiply, np.add, self._total, self._now
+        with np.errstate(all="ignore"):
+            for i, (weights, stages, calls) in enumerate(self._calls, start=1):
+                dot(weights, stages, total[0])
+                if small:
+                    multiply(total[1], step, argument)
+                    add(argument, start, argument)
+                else:
+                    torch.addcmul(y, self._sum_wide, wide, out=self.y_new)
+                now[...] = times[i]
+                try:
+                    for f, arguments in calls:
+                        f(*arguments)
+                    self.obs_new = self._seen
+                except (TapeError, np.linalg.LinAlgError):
+                    self.obs_new = self.field(self._time, self.y_new, self._slopes[i])
+            if small:
+                dot(*self._of_estimates)
+            else:
+                torch.mm(self._tableau.weights, self._all_stages, out=self._estimates)
+        return BlockNorms.of(self._views)
+
+    def _note(self, y: Tensor) -> None:
+        """Make the tape, at a state where the field is known to be fine."""
+        self.y_new.copy_(y)
+        # A copy of a small slope costs less than calls for every place of one.
+        self._small = y.numel() <= SMALL
+        self._time = y.new_zeros(len(y))
+        slope = y.new_zeros(y.shape) if self._small else self._slopes[1]
+        try:
+            if self._pieces:
+                raise TapeError("a large state")
+            with Tape(self._time, self.y_new) as tape:
+                self._seen = self.field(self._time, self.y_new, slope)
+        except TapeError:
+            self._fails = True
+            return
+        stages, (spans, rows) = self._all_stages.numpy(), self._tableau[1:3]
+        made, slopes = slope.numpy(), [x.numpy() for x in self._slopes[1:]]
+        if self._small:
+            programs = [[*tape.calls, (np.copyto, (out, made))] for out in slopes]
+        else:
+            programs = moved(tape.calls, made, slopes)
+        self._calls = [
+            (weights.numpy(), stages[span], calls)
+            for weights, span, calls in zip(rows, spans, programs, strict=True)
+        ]
+        self._tape = tape  # Its tensors are the memory of the calls.
+        self._now, self._argument = self._time.numpy(), self.y_new.numpy()
+        self._total = self._sum.numpy(), self._sum_wide.numpy()
+        self._of_estimates = self._tableau.weights.numpy(), stages, self._estimates.numpy()
