@@ -18,12 +18,13 @@ from dln_geometry.learning.architecture import (
     symmetries_by_graph,
     trials,
 )
+from dln_geometry.learning.collapse.members import ensembles_of
 from dln_geometry.learning.functional import as_arguments
-from dln_geometry.learning.mirror import Mirror, named
+from dln_geometry.learning.mirror import Mirror, as_places, named
 from dln_geometry.learning.symmetry import check_names
 from dln_geometry.support import as_choice, as_count, shown
 
-Kind = Literal["permutation", "opposition", "rescaling", "rotation"]
+Kind = Literal["permutation", "opposition", "rescaling", "rotation", "ensemble"]
 # Up to this many parts all subsets are tried for changes of sign; above, only all parts together.
 _LARGEST_SEARCH = 6
 
@@ -35,7 +36,9 @@ class MirrorFamily:
     - ``"permutation"``: one for every pair of units; collapsed, the two are equal;
     - ``"opposition"``: one for every pair of odd units (tanh); collapsed, the two are opposite;
     - ``"rescaling"``: one for every unit, its change of sign; collapsed, the unit is off;
-    - ``"rotation"``: one for every direction of units; collapsed, they have lost that dimension.
+    - ``"rotation"``: one for every direction of units; collapsed, they have lost that dimension;
+    - ``"ensemble"``: one for every pair of members, modules of one kind whose outputs are added or
+      read alike; collapsed, the two are equal. `members` names the parameters of each.
 
     `axes` says where the units live, as in `Mirror.permutation`, `units` how many they are, and
     `through` which modules or functions stand between the parameters, and `readers` names those
@@ -55,31 +58,46 @@ class MirrorFamily:
     units: int
     through: tuple[str, ...] = ()
     readers: tuple[str, ...] = ()
+    members: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         as_choice(self.kind, get_args(Kind), "kind")
         as_count(self.units, "units")
         check_names(self.through, "through")
         check_names(self.readers, "readers")
-        if not isinstance(self.axes, Mapping) or not self.axes:
+        for own in self.members:
+            check_names(own, "members")
+        if bool(self.members) != (self.kind == "ensemble") or (
+            self.members
+            and (len(self.members) != self.units or len({len(m) for m in self.members}) > 1)
+        ):
+            required = "the names of as many parameters of each unit of an ensemble"
+            raise ValueError(f"members must be {required}, got {shown(self.members)}")
+        if not isinstance(self.axes, Mapping) or not (self.axes or self.members):
             required = "a non-empty mapping from names to axes"
             raise TypeError(f"axes must be {required}, got {shown(self.axes)}")
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the parameters that the units own."""
-        return tuple(self.axes)
+        return (*sum(self.members, ()), *self.axes)
 
     @property
     def _sign(self) -> float:
         """1 if the members are exchanges of units, -1 with a change of sign, 0 otherwise."""
-        return {"permutation": 1.0, "opposition": -1.0}.get(self.kind, 0.0)
+        return {"permutation": 1.0, "ensemble": 1.0, "opposition": -1.0}.get(self.kind, 0.0)
 
     def mirror(self, params: Mapping[str, Tensor], member: Any) -> Mirror:
         """Return one mirror: `member` is a pair of units, a unit (rescaling) or a direction."""
         if self._sign:
             if not isinstance(member, Sequence) or isinstance(member, str) or len(member) != 2:
                 raise TypeError(f"member must be a pair of units, got {shown(member)}")
+            if self.members:
+                i, j = (int(k) for k in as_places(member, self.units, "member"))
+                pairs = zip(self.members[i], self.members[j], strict=True)
+                swaps = [Mirror.swap(params, a, b) for a, b in pairs]
+                rest = [Mirror.permutation(params, self.axes, i, j)] if self.axes else []
+                return Mirror.join(*swaps, *rest)
             return Mirror.permutation(params, self.axes, *member, sign=self._sign)
         if self.kind == "rescaling":
             return Mirror.rescaling(params, self.axes, member)
@@ -124,14 +142,20 @@ class MirrorFamily:
         i, j = torch.triu_indices(self.units, self.units, 1, device=rough.device)
         chosen = rough[i, j].topk(min(4 * count + 16, len(i)), largest=False).indices
         i, j = i[chosen], j[chosen]
+        scale = scale[i, j] if isinstance(scale, Tensor) else scale
         exact = torch.linalg.vector_norm(rows[i] - other[j], dim=-1) * (scale / math.sqrt(2))
         values, order = exact.sort(stable=True)
         pairs = zip(i[order].tolist(), j[order].tolist(), strict=True)
         return list(zip(values.tolist(), pairs, strict=True))[:count]
 
-    def _rows(self, params: Mapping[str, Tensor]) -> tuple[Tensor, float]:
-        """Return all parameters of each unit as a row, and the factor from norms to defects."""
+    def _rows(self, params: Mapping[str, Tensor]) -> tuple[Tensor, Any]:
+        """Return all parameters of each unit as a row, and the factor from norms to defects.
+
+        The factor is one for each pair of members of an ensemble: others are not touched.
+        """
         pieces, square, size = [], 0.0, 0
+        for alike in zip(*self.members, strict=True):
+            pieces.append(torch.stack([named(params, n).detach().flatten() for n in alike]))
         for name, (axis, positions) in self.axes.items():
             q = named(params, name).detach()
             flat = q.movedim(axis, 0).reshape(q.shape[axis], -1)
@@ -139,6 +163,12 @@ class MirrorFamily:
             square += float(q.square().sum())
             size += q.numel()
         rows = torch.cat(pieces, -1)
+        if self.members:
+            own = torch.cat(pieces[: len(self.members[0])], -1)
+            sums = own.square().sum(-1)
+            squares = square + sums[:, None] + sums
+            count = (size + 2 * own.shape[1]) / rows.shape[1]
+            return rows, torch.where(squares > 0, count / squares, 0.0).sqrt()
         return rows, math.sqrt(size / (rows.shape[1] * square)) if square > 0 else 0.0
 
 
@@ -150,8 +180,11 @@ def mirrors_of(
     Its symmetric groups that follow from the graph (see `symmetries_of`) give exchanges of hidden
     units, channels and heads, and rotations between two consecutive linear layers, also in every
     head of an attention. On an example input it also tries changes of the sign of units: odd ones
-    (tanh), and those before a normalisation whose own weight undoes it. Without one there are no
-    rescalings and oppositions.
+    (tanh), and those before a normalisation whose own weight undoes it; and it exchanges parts of
+    the module with the same names and shapes inside, members of an ensemble, alone and with blocks
+    of other parameters (of a layer that reads them all, of a gate). Without one there are no
+    rescalings, oppositions and ensembles. In evaluation mode members with running statistics of
+    their own cannot be exchanged.
 
     Parameters
     ----------
@@ -170,8 +203,9 @@ def mirrors_of(
     """
     families: list[MirrorFamily] = []
     groups = symmetries_by_graph(module, example_input, loss=loss)
-    tries = None if example_input is None else trials(module, as_arguments(example_input))
-    for group, changes in zip(groups, _sign_changes(groups, tries or ()), strict=True):
+    made = () if example_input is None else trials(module, as_arguments(example_input))
+    tries = list(itertools.islice(made, 3))
+    for group, changes in zip(groups, _sign_changes(groups, tries), strict=True):
         if group.kind == "gauge":
             block, readers = group.first[0].block, _names(group.second)
             for unit in range(group.units):
@@ -184,6 +218,9 @@ def mirrors_of(
             family = MirrorFamily("rescaling", _unit_axes(parts), group.units, group.through)
             if not _is_among(family, families):
                 families.append(family)
+    for one in ensembles_of(tries) if tries else ():
+        options = {"readers": tuple(one.axes), "members": one.members}
+        families.append(MirrorFamily("ensemble", one.axes, len(one.members), **options))
     # Units with both symmetries, exchange and change of sign, also have the two combined.
     return families + [
         replace(family, kind="opposition")
@@ -213,7 +250,7 @@ def _sign_changes(
 ) -> list[list[tuple[Part, ...]]]:
     """Return the smallest sets of parts of each group on which the units can change their signs."""
     kept: list[list[tuple[Part, ...]]] | None = None
-    for trial in itertools.islice(tries, 3):
+    for trial in tries:
         if kept is None:
             kept = [list(_candidates(group, trial)) for group in groups]
         else:
