@@ -20,7 +20,7 @@ Axes = dict[str, tuple[int, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
-class Ensemble:
+class Members:
     """Exchangeable members: the parameters of each, and axes of others where they have blocks."""
 
     members: tuple[tuple[str, ...], ...]
@@ -42,23 +42,23 @@ class Ensemble:
         orders = [[*range(1, n), 0], *([[1, 0, *range(2, n)]] if n > 2 else [])]
         return all(trial.verdict(self.moved(trial.params, order)) is True for order in orders)
 
-    def joined(self, other: Ensemble) -> Ensemble:
+    def joined(self, other: Members) -> Members:
         """Return the ensemble whose members have the parts of both."""
         pairs = zip(self.members, other.members, strict=True)
-        return Ensemble(tuple(a + b for a, b in pairs), self.axes | other.axes)
+        return Members(tuple(a + b for a, b in pairs), self.axes | other.axes)
 
 
-def ensembles_of(tries: Sequence[Trial]) -> list[Ensemble]:
+def ensembles_of(tries: Sequence[Trial]) -> list[Members]:
     """Return the ensembles that all of these trials find, the outermost members first."""
     first, budget = tries[0], _IN_ALL
-    found: list[Ensemble] = []
+    found: list[Members] = []
     sets = list(_sets_of_siblings(first.params))
     for members in sets:
         taken = {name for one in found for own in one.members for name in own}
         if any(not taken.isdisjoint(own) for own in members):
             continue
-        alone = Ensemble(members, {})
-        accepted: list[Ensemble] = []
+        alone = Members(members, {})
+        accepted: list[Members] = []
         if alone.is_exchanged(first):
             accepted = [alone]
         else:
@@ -94,11 +94,11 @@ def _sets_of_siblings(params: Mapping[str, Tensor]) -> Iterator[tuple[tuple[str,
 
 
 def _with_readers(
-    alone: Ensemble, sets: Sequence[tuple[tuple[str, ...], ...]], params: Mapping[str, Tensor]
-) -> Iterator[Ensemble]:
+    alone: Members, sets: Sequence[tuple[tuple[str, ...], ...]], params: Mapping[str, Tensor]
+) -> Iterator[Members]:
     """Yield the ensemble with one or two of other sets, and of axes that fall into its blocks."""
     n, own = len(alone.members), {name for names in alone.members for name in names}
-    others = [Ensemble(m, {}) for m in sets if len(m) == n and own.isdisjoint(sum(m, ()))]
+    others = [Members(m, {}) for m in sets if len(m) == n and own.isdisjoint(sum(m, ()))]
     blank = tuple(() for _ in range(n))
     for name, p in params.items():
         head, _, leaf = name.rpartition(".")
@@ -113,7 +113,7 @@ def _with_readers(
             # The rows of a weight go with its bias.
             if leaf == "weight" and axis == 0 and bias in params and len(params[bias]) == length:
                 axes[bias] = (0, places)
-            others.append(Ensemble(blank, axes))
+            others.append(Members(blank, axes))
     for size in (1, 2):
         for chosen in itertools.combinations(others, size):
             names = [{*sum(one.members, ()), *one.axes} for one in chosen]
@@ -124,7 +124,7 @@ def _with_readers(
                 yield whole
 
 
-def _classes(alone: Ensemble, trial: Trial) -> list[Ensemble]:
+def _classes(alone: Members, trial: Trial) -> list[Members]:
     """Return the classes of members that can be exchanged among each other alone."""
     members = alone.members
     if not 2 < len(members) <= _LARGEST_SET:
@@ -132,9 +132,9 @@ def _classes(alone: Ensemble, trial: Trial) -> list[Ensemble]:
     classes: list[list[tuple[str, ...]]] = []
     for one in members:
         for own in classes:
-            if Ensemble((own[0], one), {}).is_exchanged(trial):
+            if Members((own[0], one), {}).is_exchanged(trial):
                 own.append(one)
                 break
         else:
             classes.append([one])
-    return [Ensemble(tuple(own), {}) for own in classes if len(own) > 1]
+    return [Members(tuple(own), {}) for own in classes if len(own) > 1]
