@@ -19,6 +19,7 @@ Noise       `langevin`, `brownian_motion`, `sample_gibbs`, `diagnostics`; `dyson
 Landscape   `landscape`: critical points and their kinds, strata of fibres, learning coefficients.
 Heat        `thermodynamics`: partition functions, energies, heat capacities.
 Models      `learning`: any torch module, its symmetries, charges, equation of motion, mirrors.
+Large       `sharded`: the same flows on rows that several processes hold.
 Tables      `dln_geometry.completion`: matrices with holes; `dln_geometry.tables`: their files.
 Work        `sweep`: one run for many parameters; `plot`: figures in one style; `testing`: checks.
 

@@ -10,6 +10,7 @@ from dln_geometry import (
 from dln_geometry.dynamics import (
     laws as laws,
     losses as losses,
+    sharded as sharded,
 )
 from dln_geometry.dynamics.dyson import (
     dln_dyson as dln_dyson,

@@ -55,6 +55,9 @@ class Keeper(ABC):
     1.0
     """
 
+    is_alone = True
+    """Whether this process can save a state while others do something else."""
+
     @abstractmethod
     def keep(self, state: dict[str, Any], rows: dict[tuple[str, ...], Growing]) -> None:
         """Save a state; `rows` belong into it at their places, and are not copies."""

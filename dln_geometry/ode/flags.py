@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from dln_geometry.ode.methods import RosenbrockStepper, fetch
+from dln_geometry.ode.methods import RosenbrockStepper
 
 if TYPE_CHECKING:
     from dln_geometry.ode.loop import Integration
@@ -26,6 +26,7 @@ class Flags(NamedTuple):
 def wait_for(run: Integration, pieces: list[Tensor]) -> Flags:
     """Wait once for the device, and sort the numbers that it sent."""
     stepper, correct, batch = run.stepper, run.options.correct, len(run.y)
+    count = len(pieces) - stepper.radius_rows
     rows, obs, outside = stepper.rows, stepper.obs_new, run.choice.system.outside
     if isinstance(stepper, RosenbrockStepper):
         outside = None  # its states are projected already
@@ -35,7 +36,7 @@ def wait_for(run: Integration, pieces: list[Tensor]) -> Flags:
             pieces.append(correct[0](obs).to(run.y.dtype))
     if outside is not None:
         pieces.append(outside(stepper.y_new).to(run.y.dtype))
-    flat, at = fetch(pieces), rows * run.norms.count * batch
+    flat, at = run.norms.fetch(pieces, count), rows * run.norms.count * batch
     norms, rest, radii = run.norms.unpack(flat[:at], rows, batch), flat[at:], None
     rest = rest.reshape(-1, batch)
     if stepper.radius_rows:

@@ -22,6 +22,7 @@ from dln_geometry.ode.methods import (
     Method,
     Projection,
     methods_of,
+    norms_of,
 )
 from dln_geometry.ode.monitoring import Monitor, Observable
 from dln_geometry.ode.narrowing import whole_run
@@ -40,7 +41,6 @@ from dln_geometry.support import (
     as_float_tensor,
     as_real,
     as_rtol,
-    as_size,
     read_array,
     shown,
 )
@@ -54,7 +54,7 @@ def integrate(
     t_end: float,
     rtol: float = 1e-8,
     atol: float | Tensor | None = None,
-    blocks: Sequence[int] | None = None,
+    blocks: Sequence[int] | BlockNorms | None = None,
     method: Method = "auto",
     save_at: Any = None,
     record: Record | None = None,
@@ -97,8 +97,8 @@ def integrate(
         Relative tolerance; a warning tells if it is moved between 4 eps of the dtype and 1.
     atol : float or Tensor of shape (B,), optional
         Absolute tolerance; by default ``1e-3 rtol |y0|`` of each sample, `rtol` where y0 = 0.
-    blocks : sequence of int, optional
-        Sizes of the blocks that make up the n numbers; by default one block.
+    blocks : sequence of int or BlockNorms, optional
+        Sizes of the blocks that make up the n numbers, or their norms; by default one block.
     method : str or method value
         ``"rk3"``, ``"rk5"``, ``"rk8"``; for stiff problems ``"rkc"``, stabilised, or ``"rodas"``,
         linearly implicit, for small states; ``"auto"`` starts with rk8 in double precision at
@@ -173,7 +173,7 @@ def integrate(
     >>> [round(x, 6) for x in solution.saved["y"][:, 0, 0].tolist()]
     [1.0, 0.606531, 0.367879]
     """
-    _check_state(y0)
+    _check_state(y0, may_be_empty=isinstance(blocks, BlockNorms) and blocks.is_shared)
     optional: dict[str, Any] = {"record": record, "progress": progress, "narrowed": narrowed}
     optional |= {} if isinstance(checkpoint, Keeper) else {"checkpoint": checkpoint}
     optional |= {"jacobian": jacobian, "project": project, "shift": shift, "outside": outside}
@@ -186,12 +186,13 @@ def integrate(
     if not isinstance(schedule, Schedule):
         schedule = Schedule(schedule, "checkpoint_every")
     batch, n = y0.shape
-    norms, rules = BlockNorms(_block_sizes(blocks, n)), _stopping_rules(stop)
+    norms, rules = norms_of(blocks, n), _stopping_rules(stop)
     limits = limits_of(steps=max_steps, evaluations=max_evaluations, seconds=max_seconds)
     t_end = _end_of_time(t_end, bool(rules or limits))
     limits.setdefault("evaluations", MOST_EVALUATIONS)
     rtol = as_rtol(rtol, y0.dtype, default=1e-8)
-    methods, tolerance = methods_of(method, rtol, y0.dtype), _absolute(atol, batch)
+    methods = methods_of(method, rtol, y0.dtype, shared=norms.is_shared)
+    tolerance = _absolute(atol, batch)
     watch = None if monitor is None else Monitor(monitor, patience, improvement)
     options = Options(t_end, rtol, tolerance, methods, rules, limits, correct, autonomous, watch)
     stops = save_times(save_at, t_end, batch)
@@ -226,16 +227,20 @@ def _run(
                 break
             integration.advance()
             now = time.perf_counter()
-            integration.seconds = before + now - begun
+            due = checkpoint is not None and schedule.due(integration.trials)
+            # Where processes share the state, all go by the clock of one.
+            took, due = integration.norms.agreed(before + now - begun, due)
+            integration.seconds = took
             if progress is not None and now - reported >= 0.1:
                 reported = now
                 progress(whole_run(integration).fraction(), _info(whole_run(integration)))
-            if checkpoint is not None and schedule.due(integration.trials):
+            if checkpoint is not None and due:
                 schedule.restart(integration.trials)
                 save_state(integration, checkpoint)
     except (KeyboardInterrupt, SystemExit):
         # Inside a trial the state is still that of the last whole step.
-        if checkpoint is not None and not integration.committing:
+        alone = not isinstance(checkpoint, Keeper) or checkpoint.is_alone
+        if checkpoint is not None and alone and not integration.committing:
             save_state(integration, checkpoint)
         raise
     if checkpoint is not None:
@@ -257,10 +262,12 @@ def _info(integration: Integration) -> dict[str, Any]:
     }
 
 
-def _check_state(y0: Tensor) -> None:
+def _check_state(y0: Tensor, *, may_be_empty: bool) -> None:
     if not (isinstance(y0, Tensor) and y0.is_floating_point()):
         got = getattr(y0, "dtype", type(y0).__name__)
         raise TypeError(f"y0 must be a floating tensor, got {got}")
+    if may_be_empty and y0.ndim == 2 and y0.numel() == 0:
+        return
     read_array(y0, "y0")
     if y0.ndim != 2 or y0.numel() == 0:
         raise ValueError(f"y0 must have shape (B, n) with B, n >= 1, got {tuple(y0.shape)}")
@@ -270,13 +277,6 @@ def _check_calls(**calls: Any) -> None:
     for name, f in calls.items():
         if not callable(f) or isinstance(f, type):
             raise TypeError(f"{name} must be a function, got {shown(f)}")
-
-
-def _block_sizes(blocks: Sequence[int] | None, n: int) -> Sequence[int]:
-    sizes = [n] if blocks is None else as_size(blocks, "blocks")
-    if sum(sizes) != n:
-        raise ValueError(f"blocks must be positive and sum to {n}, got {sizes}")
-    return sizes
 
 
 def _stopping_rules(stop: Mapping[str, tuple[int, float]] | None) -> dict[str, tuple[int, float]]:

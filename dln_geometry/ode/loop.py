@@ -17,7 +17,6 @@ from dln_geometry.ode.methods import (
     MethodChoice,
     RosenbrockStepper,
     Stepper,
-    fetch,
     upload,
 )
 from dln_geometry.ode.narrowing import let_leave, whole_run
@@ -72,9 +71,10 @@ class Integration:
             known = f"columns of the field's observables, which are {columns}"
             raise ValueError(f"stop must name {known}, got {opt.rules}")
         pieces = [x for row in (y, f) for x in BlockNorms.of(self.norms.views(row[None]))]
+        count = len(pieces)
         if self.obs is not None:
             pieces.append(self.obs.T.to(y.dtype))
-        flat, at = fetch(pieces), 2 * self.norms.count * batch
+        flat, at = self.norms.fetch(pieces, count), 2 * self.norms.count * batch
         halves = [self.norms.unpack(x, 1, batch) for x in np.split(flat[:at], 2)]
         norms, self.obs_first = np.concatenate(halves), flat[at:].reshape(-1, batch)
         self.obs_host = self.obs_first
@@ -111,7 +111,8 @@ class Integration:
         torch.mul(f, h[:, None], out=moved).add_(y)
         self.field(h, moved, slope)
         self.count(1)
-        flat = fetch(BlockNorms.of(self.norms.views(slope.sub_(f)[None])))
+        pieces = BlockNorms.of(self.norms.views(slope.sub_(f)[None]))
+        flat = self.norms.fetch(pieces, len(pieces))
         d2 = (self.norms.unpack(flat, 1, len(y))[0] / scale).max(axis=0) / h0
         d2 = np.where(np.isfinite(d2), d2, 0.0)
         return first_step(d0, h0, d1, d2, self.stepper.error_order + 1)

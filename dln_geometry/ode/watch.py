@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dln_geometry.ode.methods import fetch, upload
 
@@ -48,7 +47,7 @@ class Watch:
         # The only evaluations come first: what an interrupt leaves is unchanged.
         jumps, noisy = self._jumps(run), noise_alone(run) if endless else None
         if noisy is not None:
-            rest(run, (run.code < 0) & (fetch(_lengths(run.stepper.f)) == 0))
+            rest(run, (run.code < 0) & (fetch([run.norms.lengths(run.stepper.f)]) == 0))
             again = np.isfinite(self.noisy_since) & (run.t >= 10.0 * self.t)
             since = np.minimum(self.noisy_since, run.evaluations)
             self.noisy_since = np.where(noisy, since, np.inf)
@@ -65,7 +64,7 @@ class Watch:
     def _jumps(self, run: Integration) -> np.ndarray:
         """Return the samples (B,) with tiny steps along which the field jumps."""
         h, f = run.control.h, run.stepper.f
-        speed, size = fetch([*_lengths(f), *_lengths(run.y)]).reshape(2, -1)
+        speed, size = fetch([run.norms.lengths(f), run.norms.lengths(run.y)]).reshape(2, -1)
         # The longer probe stays within a tenth of the state, where smooth fields are nearly linear.
         tiny = (run.code < 0) & (1e3 * h * speed <= 0.1 * size) & (speed > 0)
         if not tiny.any():
@@ -77,7 +76,7 @@ class Watch:
             step = upload(np.where(tiny, factor * h, 0.0), run.y).unsqueeze(-1)
             torch.mul(f, step, out=moved).add_(run.y)
             run.field(t, moved, slope)
-            norms += _lengths(slope.sub_(f))
+            norms.append(run.norms.lengths(slope.sub_(f)))
         run.count(2)
         near, far = fetch(norms).reshape(2, -1)
         # A smooth field gives near = far/100; NaN, outside of its domain, counts as smooth.
@@ -121,16 +120,12 @@ def rest(run: Integration, samples: np.ndarray) -> None:
 def noise_alone(run: Integration) -> np.ndarray:
     """Return the samples (B,) whose velocity changes by a quarter when y changes by 16 eps."""
     f, y, slope, moved = run.stepper.f, run.y, run.stepper.f_new, run.stepper.y_new
-    index = torch.arange(1, y.shape[-1] + 1, dtype=torch.float64, device=y.device)
+    index = run.norms.places(y)
     # Fractional parts of multiples of the golden ratio: no two neighbours are alike.
     pattern = index.mul_(0.6180339887498949).frac_().sub_(0.5).to(y.dtype)
     torch.mul(y, pattern.mul_(32 * torch.finfo(y.dtype).eps).add_(1.0), out=moved)
     run.field(upload(run.t, y), moved, slope)
     run.count(1)
-    change, speed = fetch([*_lengths(slope.sub_(f)), *_lengths(f)]).reshape(2, -1)
+    lengths = run.norms.lengths(slope.sub_(f)), run.norms.lengths(f)
+    change, speed = fetch([*lengths]).reshape(2, -1)
     return (run.code < 0) & (change >= 0.25 * speed) & (speed > 0)
-
-
-def _lengths(x: Tensor) -> list[Tensor]:
-    """Return the norms of rows in the form that `fetch` takes."""
-    return [torch.linalg.vector_norm(x, dim=-1)]

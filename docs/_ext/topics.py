@@ -18,6 +18,7 @@ FACES = (
     "dln_geometry.losses",
     "dln_geometry.laws",
     "dln_geometry.exact",
+    "dln_geometry.sharded",
     "dln_geometry.landscape",
     "dln_geometry.diagnostics",
     "dln_geometry.thermodynamics",
@@ -131,6 +132,12 @@ TOPICS = (
         "dln_geometry.laws",
     ),
     Topic(
+        "sharded",
+        "Matrices larger than a device",
+        "Points and losses cut by rows over processes.",
+        "dln_geometry.sharded",
+    ),
+    Topic(
         "landscape",
         "The landscape of quadratic losses",
         "Critical points and their kinds, strata of the layers with one product, and how the "
@@ -223,6 +230,7 @@ GROUPS = {
         "dyson",
         "laws",
         "landscape",
+        "sharded",
     ),
     "Models in torch": (
         "layers",

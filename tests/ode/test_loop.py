@@ -122,7 +122,7 @@ def test_one_wait_for_the_device_per_step(monkeypatch):
         waits += 1
         return fetch(pieces)
 
-    monkeypatch.setattr("dln_geometry.ode.loop.fetch", counted)
+    monkeypatch.setattr("dln_geometry.ode.methods.norms.fetch", counted)
     n = 60
     for method in ("rk5", "rk8", "auto"):
         waits = 0

@@ -50,13 +50,13 @@ class CollapsedEngine(Engine):
             return observables(value, squared)
         a, b = pairing
         k = self.decay.view(squared.shape)
-        slope = self.depth.unit(True) * real_product(a, b).sum((-2, -1))
+        slope = self.depth.unit(True) * self.total(real_product(a, b).sum((-2, -1)))
         size = self.norm_squared(y).view(squared.shape)
         return observables(value, squared + 2.0 * k * slope + k.square() * size)
 
     def norm_squared(self, y: Tensor) -> Tensor:
         """Return ``sum |W_p|^2`` of rows (b, n), shape (b,)."""
-        return self.depth * squares(self.split(y)[0])
+        return self.depth * self.total(squares(self.split(y)[0]))
 
     def pair(self, y: Tensor) -> Collapsed:
         """Return the two matrices of rows (b, n)."""

@@ -97,6 +97,7 @@ class Engine(ABC):
         self._places = self._placed(self.batch)
         self._cut: dict[tuple[int, int], list[Tensor]] = {}
         self.decay: Tensor | None = None  # (B,): the factor k of the decay, or none
+        self.ranks: Any = None  # the processes that hold further rows of the matrices, if any
         self._wide: Engine | None = None
         self._first: Tensor | None = None
         self._differentiates: bool | None = None
@@ -130,14 +131,37 @@ class Engine(ABC):
         """Return views of any rows `y` (b, n), (b, a, b) each."""
         if self.is_complex:
             places = self._places
-            return [complex_view(y[:, i:j], (-1, *shape[-2:])) for i, j, shape in places]
-        return [y[:, start:end].view(-1, *shape[-2:]) for start, end, shape in self._places]
+            return [complex_view(y[:, i:j], (len(y), *shape[-2:])) for i, j, shape in places]
+        return [y[:, i:j].view(len(y), *shape[-2:]) for i, j, shape in self._places]
 
     def join(self, *matrices: Tensor) -> Tensor:
         """Return rows (B, n) from matrices."""
         if self.is_complex:
             matrices = tuple(torch.view_as_real(w.resolve_conj()).flatten(-2) for w in matrices)
-        return torch.cat([w.reshape(-1, w.shape[-2] * w.shape[-1]) for w in matrices], dim=1)
+        # A process may hold no rows: sizes are told, not inferred.
+        flat = [w.reshape(w.shape[:-2].numel(), w.shape[-2:].numel()) for w in matrices]
+        return torch.cat(flat, dim=1)
+
+    def gram(self, *pairs: Pairing) -> Any:
+        """Return ``a^T b`` of every pair of thin matrices, over the rows of all processes."""
+        products = [a.mH @ b for a, b in pairs]
+        if self.ranks is not None:
+            products = self.ranks.summed(*products)
+        return products[0] if len(products) == 1 else products
+
+    def total(self, x: Tensor) -> Tensor:
+        """Return a number of each sample, added up over the processes that hold rows."""
+        return x if self.ranks is None else self.ranks.summed(x)[0]
+
+    @property
+    def kind(self) -> str:
+        """The name of the engine, by which a store knows how states are held."""
+        return type(self).__name__
+
+    @property
+    def blocks(self) -> Any:
+        """The sizes of the blocks whose errors an integrator bounds, or their norms."""
+        return self.sizes
 
     @abstractmethod
     def rows(self) -> Tensor:

@@ -46,7 +46,7 @@ class PlainEngine(Engine):
         value, g = evaluate(self.loss, x)
         minus(d_x, g)
         self.decayed(y, out)
-        return observables(value, squares(d_x) if self.watch else None)
+        return observables(value, self.total(squares(d_x)) if self.watch else None)
 
     def singular_values(self, y: Tensor) -> Tensor:
         return torch.linalg.svdvals(self.split(y)[0])

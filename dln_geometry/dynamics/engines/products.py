@@ -38,15 +38,17 @@ class ProductEngine(CollapsedEngine):
         d_left, d_middle, d_right = self.views(out)
         top = left @ middle
         value, g_right, g_left = contract(self.loss, top, right)
-        total = k = left.mH @ g_right
         if self.terms > 1:
-            total = geometric_sum(left.mH @ left, k, right.mH @ right, self.terms)
+            k, c, d = self.gram((left, g_right), (left, left), (right, right))
+            total = geometric_sum(c, k, d, self.terms)
+        else:
+            total = k = self.gram((left, g_right))
         minus(d_middle, total)
         minus_product(d_left, g_right, middle.mH)
         minus(d_right, g_left)
         squared = None
         if self.watch:
-            squared = squares(d_left) + squares(g_left)
+            squared = self.total(squares(d_left) + squares(g_left))
             squared = squared + real_product(k, total).sum((-2, -1))
         return self.finished(y, out, value, squared, (g_right, top))
 

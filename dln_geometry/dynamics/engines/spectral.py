@@ -62,11 +62,11 @@ class SpectralEngine(CollapsedEngine):
             value, g_right, g_left = contract(self.loss, left, right)
             minus(d_left, g_right)
             minus(d_right, g_left)
-            squared = squares(g_right) + squares(g_left) if self.watch else None
+            squared = self.total(squares(g_right) + squares(g_left)) if self.watch else None
             return self.finished(y, out, value, squared, (g_right, left))
         if left.requires_grad:
             return self._differentiable(y, out)
-        c, q = finite_eigh(left.mH @ left)
+        c, q = finite_eigh(self.gram((left, left)))
         c = c.clamp_min(0.0)
         f = c**self.exponent
         if self.exponent < 0:
@@ -75,7 +75,7 @@ class SpectralEngine(CollapsedEngine):
         left, right = left @ q, right @ q
         top = left * f
         value, g_right, g_left = contract(self.loss, top, right)
-        k = left.mH @ g_right
+        k = self.gram((left, g_right))
         gauge = _weighted(power_divided_difference(c, self.exponent), k - k.mH, self.exponent)
         minus_product(d_left, g_right * f, q.mH)
         minus_product(d_right, g_left - right @ gauge, q.mH)
@@ -83,7 +83,7 @@ class SpectralEngine(CollapsedEngine):
         if self.watch:
             twice = 2.0 * self.exponent
             inside = _weighted(power_divided_difference(c, twice), absolute_square(k), twice)
-            squared = squares(d_left) + squares(g_left) + inside.sum((-2, -1))
+            squared = self.total(squares(d_left) + squares(g_left)) + inside.sum((-2, -1))
         return self.finished(y, out, value, squared, (g_right, top))
 
     def _differentiable(self, y: Tensor, out: Tensor) -> Tensor:
@@ -109,10 +109,10 @@ class EvenEngine(SpectralEngine):
     def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
         left, right = self.views(y)
         d_left, d_right = self.views(out)
-        powers = _binary_powers(left.mH @ left, int(self.exponent))
+        powers = _binary_powers(self.gram((left, left)), int(self.exponent))
         middle = powers[-1]
         value, g_right, g_left = contract(self.loss, left @ middle, right)
-        k = left.mH @ g_right
+        k = self.gram((left, g_right))
         gauge = _antisymmetric_sum(k - k.mH, powers, int(self.exponent))
         minus_product(d_left, g_right, middle)
         if torch.is_grad_enabled():
@@ -177,14 +177,15 @@ class PairEngine(CollapsedEngine):
             minus(d_left, g_right @ w + left @ rest[0])
             minus(d_right, g_left @ w + right @ rest[1])
             return self.finished(y, out, value, None, (g_right, left))
-        s, q = finite_eigh(left.mH @ left)
+        c, k = self.gram((left, left), (left, g_right))
+        s, q = finite_eigh(c)
         # Eigenvalues below the rounding of the largest are unknown: do not divide by them.
         s = torch.maximum(s, torch.finfo(s.dtype).eps * s[..., -1:])
         x = s.log()
         w = torch.exp((1.0 - 2.0 / self.depth) * x).unsqueeze(-2)
         a = log_kernel_of_log(x, self.depth, False).exp()
         inside = (a / (s.unsqueeze(-1) + s.unsqueeze(-2)) - w) / s.unsqueeze(-1)
-        k = q.mH @ (left.mH @ g_right) @ q
+        k = q.mH @ k @ q
         outer = (q * w) @ q.mH
         minus_product(d_left, g_right, outer)
         minus_product(d_right, g_left, outer)
@@ -193,7 +194,7 @@ class PairEngine(CollapsedEngine):
         squared = None
         if self.watch:
             squared = -real_product(g_right, d_left).sum((-2, -1))
-            squared = squared - real_product(g_left, d_right).sum((-2, -1))
+            squared = self.total(squared - real_product(g_left, d_right).sum((-2, -1)))
         return self.finished(y, out, value, squared, (g_right, left))
 
     def point(self, y: Tensor) -> Collapsed | EndToEnd:
@@ -231,9 +232,11 @@ class CoreEngine(CollapsedEngine):
 
     own = reads = ("u", "v")
 
-    def __init__(self, loss: Loss, start: Collapsed, watch: bool = False) -> None:
+    def __init__(
+        self, loss: Loss, start: Collapsed, watch: bool = False, point: EndToEnd | None = None
+    ) -> None:
         super().__init__(loss, start, watch, [(start.rank, start.rank)])
-        point = start.point()
+        point = start.point() if point is None else point
         self.u, self.s, self.v = point.u, point.s, point.vh.mH
 
     def rows(self) -> Tensor:
@@ -241,7 +244,8 @@ class CoreEngine(CollapsedEngine):
 
     def field(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor:
         (core,), (d_core,) = self.views(y), self.views(out)
-        value, g_right, _ = contract(self.loss, self.u @ core, self.v)
+        top = self.u @ core
+        value, g_right, _ = contract(self.loss, top, self.v)
         if core.requires_grad:
             # Autograd through the decomposition is NaN at equal singular values.
             inner = self.u.mH @ g_right
@@ -251,11 +255,11 @@ class CoreEngine(CollapsedEngine):
         finite = torch.isfinite(core).all(-1).all(-1)[..., None, None]
         p, s, qh = small_svd(torch.where(finite, core, 0.0))
         p = torch.where(finite, p, torch.nan)
-        k = p.mH @ (self.u.mH @ g_right) @ qh.mH
+        k = p.mH @ self.gram((self.u, g_right)) @ qh.mH
         moved = log_kernel_of_log(s.log(), self.depth, True).exp() * k
         minus_product(d_core, p @ moved, qh)
         squared = real_product(moved, k).sum((-2, -1)) if self.watch else None
-        return self.finished(y, out, value, squared, (g_right, self.u @ core))
+        return self.finished(y, out, value, squared, (g_right, top))
 
     def numbers_of_matrix(self) -> int:
         return self.u.shape[-2] * self.v.shape[-2]
@@ -266,7 +270,7 @@ class CoreEngine(CollapsedEngine):
 
     def pair(self, y: Tensor) -> Collapsed:
         p, s, qh = torch.linalg.svd(self.split(y)[0])
-        u, v = (w.reshape(-1, *w.shape[-2:]) for w in (self.u, self.v))
+        u, v = (w.reshape(w.shape[:-2].numel(), *w.shape[-2:]) for w in (self.u, self.v))
         return Collapsed.of(EndToEnd(u @ p, s, qh @ v.mH, self.depth, check=False))
 
     def singular_values(self, y: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from dln_geometry.dynamics.flows.balancing import (
     kirwan_ness_flow,
 )
 from dln_geometry.dynamics.flows.balancing_path import balancing_generator, moments_of
-from dln_geometry.dynamics.flows.choice import collapsed_engine
+from dln_geometry.dynamics.flows.choice import collapsed_engine, sharded_engine
 from dln_geometry.dynamics.flows.free_energy import FreeEnergy, free_energy_flow
 from dln_geometry.dynamics.flows.gradient_flow import gradient_flow
 from dln_geometry.dynamics.flows.validation import Validation
@@ -32,4 +32,5 @@ __all__ = [
     "gradient_flow",
     "kirwan_ness_flow",
     "moments_of",
+    "sharded_engine",
 ]

@@ -10,12 +10,19 @@ import torch
 from dln_geometry.dynamics import engines
 from dln_geometry.dynamics.losses import Loss, as_dense, prepared
 from dln_geometry.geometry.points import Collapsed, EndToEnd, Network
-from dln_geometry.support import as_choice, broadcast_shapes
+from dln_geometry.support import as_choice, broadcast_shapes, check_loss
+
+SPREAD = "several processes hold the start"
 
 ENGINES = ("auto", "spectral", "products", "layers")
 
 LARGE_DEPTH = 100
 """Depth above which s^{1/N} resolves s too coarsely: N eps of relative error."""
+
+
+def is_spread(start: Any) -> bool:
+    """Tell whether several processes hold the rows of a point."""
+    return isinstance(start, Collapsed) and hasattr(start.L, "device_mesh")
 
 
 def engine_for(loss: Loss, start: Any, name: str, watch: bool) -> engines.Engine:
@@ -41,6 +48,43 @@ def engine_for(loss: Loss, start: Any, name: str, watch: bool) -> engines.Engine
     chosen = _engine(loss, point, name, watch)
     chosen.widths = None if isinstance(point, Network) else widths
     return chosen
+
+
+def sharded_engine(loss: Any, start: Any, name: str, watch: bool, store: Any) -> engines.Engine:
+    """Return the engine of a flow on the rows that this process holds; loss and start fit.
+
+    A store is told how states are cut.
+    """
+    from dln_geometry.dynamics import sharded  # Its imports take half a second.
+
+    if as_choice(name, ENGINES, "engine") == "layers":
+        raise ValueError(f'engine must not be "layers" where {SPREAD}, got {name!r}')
+    check_loss(loss, start.shape, "value", "gradient")
+    ranks, shape, whole = loss.ranks, start.shape, math.prod(start.batch_shape)
+    if whole == 0:
+        got = tuple(start.batch_shape)
+        raise ValueError(f"start must hold at least one sample, got leading dimensions {got}")
+    own = sharded.own_rows(start, ranks)
+    ready = loss.to(dtype=own.dtype, device=own.device)
+    right = ranks.gathered(own.R, shape[1])
+    value = ranks.together(lambda: ready.own_value(own.L @ own.M, right))
+    if not bool(torch.isfinite(ranks.summed(value)[0]).all()):
+        raise ValueError("loss must be finite at the start, got NaN or infinity: start smaller")
+    depth = own.depth
+    if depth == 1.0 and start.rank == min(shape):
+        local: Any = engines.PlainEngine(ready, own.L @ own.M @ right.mH, watch)
+    elif depth.infinite:
+        local = engines.CoreEngine(ready, own, watch, sharded.frames(own, ranks))
+    elif depth > LARGE_DEPTH and name != "products":
+        local = engines.PairEngine(ready, sharded.frames(own, ranks), watch)
+    elif depth == 1.0:
+        local = engines.SpectralEngine(ready, own, watch)
+    else:
+        local = collapsed_engine(ready, own, name, watch=watch)
+    engine = sharded.ShardedEngine(local, shape, ranks)
+    if store is not None:
+        store.norms = engine.norms
+    return engine
 
 
 def _engine(loss: Loss, point: Any, name: str, watch: bool) -> engines.Engine:

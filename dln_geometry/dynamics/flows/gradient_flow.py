@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics import engines
-from dln_geometry.dynamics.flows.choice import engine_for
+from dln_geometry.dynamics.flows.choice import engine_for, is_spread, sharded_engine
 from dln_geometry.dynamics.flows.precision import products_in
 from dln_geometry.dynamics.flows.run import run_flow
 from dln_geometry.dynamics.losses import Loss
-from dln_geometry.dynamics.store import resumable
+from dln_geometry.dynamics.store import opened, resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.points import Collapsed, EndToEnd
 from dln_geometry.ode import end_or_rules, until_rules
@@ -193,7 +193,19 @@ def gradient_flow(
     keep_points = as_flag(keep_points, "keep_points")
     rules = until_rules(until, ("loss", "gradient", "steps", "evaluations", "seconds"))
     t_end = end_or_rules(t_end, rules)
-    chosen = engine_for(loss, start, engine, watch="gradient" in rules)
+    watch, shared = "gradient" in rules, hasattr(loss, "ranks") or is_spread(start)
+    if shared:
+        from dln_geometry.dynamics import sharded  # Its imports take half a second.
+
+        options = {"t_end": t_end, "until": rules, "decay": decay, "save_at": save_at, "rtol": rtol}
+        options |= {"atol": atol, "method": method, "engine": engine, "rebalance": rebalance}
+        options |= {"keep_points": keep_points, "dense": dense, "precision": precision}
+        options |= {"patience": patience, "improvement": improvement, "store": store}
+        options |= {"observe": observe, "monitor": monitor, "progress": progress}
+        progress, monitor, observe = sharded.shared_options(loss, start, options)
+        chosen = sharded_engine(loss, start, engine, watch, opened(store))
+    else:
+        chosen = engine_for(loss, start, engine, watch)
     chosen.decay = _decay_of(decay, chosen)
     monitor, patience = _checked_monitor(monitor, patience)
     # The flow of the metric divided by N is N times as slow.

@@ -76,7 +76,7 @@ def run_flow(
     saved = opened(store)
     if saved is not None:
         # The rule on the gradient decides what the engine watches, and so what the state holds.
-        watched = ["gradient" in rules, type(engine).__name__]
+        watched = ["gradient" in rules, engine.kind]
         saved.know(until=watched, state=start, save_at=times, observe=sorted(observables))
         saved.slow, saved.times, saved.batch = slow, times, 1 if batched else None
     system, correct = _known(engine, engine if rebalance is not None else None), None
@@ -108,7 +108,7 @@ def run_flow(
                 t_end=t_end / slow,
                 rtol=rtol,
                 atol=atol,
-                blocks=engine.sizes,
+                blocks=engine.blocks,
                 method="auto" if method is None else method,
                 save_at=None if times is None else times / slow,
                 record=record,

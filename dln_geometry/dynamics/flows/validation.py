@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -35,12 +37,18 @@ class Validation:
 
     def __init__(self, rows: Any, cols: Any, values: Any, shape: tuple[int, int]) -> None:
         self.loss = Completion(rows, cols, values, shape)
-        self.shape = self.loss.shape
+        self.shape, self.count = self.loss.shape, len(self.loss.rows)
+
+    def distributed(self, cut: Callable[[Completion], Any]) -> Validation:
+        """Return the same, its loss cut by rows."""
+        other = copy.copy(self)
+        other.loss = cut(self.loss)
+        return other
 
     def __call__(self, point: Any) -> Tensor:
         """Return the error of a point or matrix, shape (...)."""
         x = point.matrix if isinstance(point, Network) else point
-        return (2.0 / len(self.loss.rows) * self.loss.value(x)).sqrt()
+        return (2.0 / self.count * self.loss.value(x)).sqrt()
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the held-out entries, by which a store knows them."""
@@ -48,4 +56,4 @@ class Validation:
 
     def __repr__(self) -> str:
         m, n = self.shape
-        return f"Validation({m} x {n}, {len(self.loss.rows)} entries)"
+        return f"Validation({m} x {n}, {self.count} entries)"

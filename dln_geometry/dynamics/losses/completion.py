@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.entries import PlacedEntries, has_compressed_kernels, in_coordinates
-from dln_geometry.dynamics.losses.loss import DataLoss, Thin, as_text, half_square
+from dln_geometry.dynamics.losses.loss import DataLoss, as_text
+from dln_geometry.dynamics.losses.products import Thin, half_square
 from dln_geometry.support import (
     as_float_tensor,
     as_matrix_shape,
@@ -59,6 +61,8 @@ class Completion(DataLoss):
     _caches = (*DataLoss._caches, "_kept")
     complex_numbers = True
     _own: ClassVar = {"values": 1}
+    entries: ClassVar = ("rows", "cols", "values", "weights")
+    """Data of every entry; its row is that of X."""
 
     def __init__(
         self,
@@ -126,6 +130,17 @@ class Completion(DataLoss):
         known = ~torch.isnan(x)
         rows, cols = known.nonzero(as_tuple=True)
         return cls(rows, cols, _some(x[known]), tuple(x.shape), reduction=reduction)
+
+    def of_rows(self, first: int, last: int) -> Self:
+        """Return the loss of the entries in some rows of X alone, their rows counted from there."""
+        ends = torch.tensor([first, last], device=self.device)
+        i, j = torch.searchsorted(self.rows, ends).tolist()
+        held = {name: x for name in self.entries if (x := getattr(self, name)) is not None}
+        alone = copy.copy(self)
+        cut = {name: x[..., i:j].clone() for name, x in held.items()}
+        vars(alone).update(shape=(last - first, self.shape[1]), **cut)
+        alone.rows -= first
+        return alone
 
     @property
     def mask(self) -> Tensor:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.losses.loss import DataLoss, Thin, as_text, half_square
-from dln_geometry.dynamics.losses.products import products
+from dln_geometry.dynamics.losses.loss import DataLoss, as_text
+from dln_geometry.dynamics.losses.products import Thin, half_square, products
 from dln_geometry.support import as_float_tensor, as_matrix, common_batch
 
 # Measured on CPUs with one and two threads: below this size in bytes, or above this rank, one
@@ -36,6 +36,7 @@ class Quadratic(DataLoss):
     residual_dimensions = 2
     complex_numbers = True
     _own: ClassVar = {"target": 2}
+    by_row: ClassVar = {"target": -2}
 
     def __init__(self, target: Any, *, reduction: str = "sum") -> None:
         self.target = as_matrix(target, "target", complex=True)
@@ -183,6 +184,7 @@ class Regression(DataLoss):
     complex_numbers = True
     _derived = (*DataLoss._derived, "_inputs", "_outputs", "_unreachable")
     _own: ClassVar = {"inputs": 2, "outputs": 2, "_inputs": 2, "_outputs": 2, "_unreachable": 0}
+    by_row: ClassVar = {"outputs": -1, "_outputs": -1}
 
     def __init__(self, inputs: Any, outputs: Any, *, reduction: str = "sum") -> None:
         self.inputs = like = as_matrix(inputs, "inputs", complex=True)
@@ -201,8 +203,18 @@ class Regression(DataLoss):
         if k > n:
             q, self._inputs = torch.linalg.qr(self.inputs)
             self._outputs = q.mH @ self.outputs
-            rest = self.outputs - q @ self._outputs
-            self._unreachable = self._reduced(half_square(rest, 2), rest)[0]
+            self._leave(q)
+
+    def _leave(self, q: Tensor) -> None:
+        """Set the loss that no X avoids, of the outputs outside of the column space of q."""
+        rest = self.outputs - q @ self._outputs
+        self._unreachable = self._reduced(half_square(rest, 2), rest)[0]
+
+    def of_rows(self, first: int, last: int) -> Self:
+        alone = super().of_rows(first, last)
+        if self._unreachable is not None:
+            alone._leave(torch.linalg.qr(self.inputs)[0])
+        return alone
 
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # X = L R* and residual rows X x_k - y_k: of real matrices nothing is conjugate.

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.losses.dense import Regression
-from dln_geometry.dynamics.losses.loss import DataLoss, Thin, as_text
-from dln_geometry.dynamics.losses.products import products
+from dln_geometry.dynamics.losses.loss import DataLoss, as_text
+from dln_geometry.dynamics.losses.products import Thin, products
 from dln_geometry.support import as_matrix, as_positive, as_real, common_batch
 
 
@@ -40,6 +40,8 @@ class ElementwiseLoss(Regression):
     _derived = (*DataLoss._derived, "_inputs", "_outputs")
     complex_numbers = False
     _own: ClassVar = {"target": 2, **Regression._own}
+    # Without inputs the outputs are the rows of X.
+    by_row: ClassVar = {"target": -2, "_outputs": -2}
 
     def __init__(self, target: Any, inputs: Any, reduction: str) -> None:
         given: Any = None if inputs is None else as_matrix(inputs, "inputs")
@@ -54,6 +56,7 @@ class ElementwiseLoss(Regression):
                 )
             common_batch(inputs=self.inputs.shape[:-2], target=self.target.shape[:-2])
             self._inputs, m, n = self.inputs, n, self.inputs.shape[-1]
+            self.by_row = dict.fromkeys(ElementwiseLoss.by_row, -1)  # pyright: ignore
         DataLoss.__init__(self, (m, n), self.target)
         self._reduce(reduction, self.target.shape[-2] * self.target.shape[-1])
 

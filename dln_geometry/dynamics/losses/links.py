@@ -37,6 +37,7 @@ class LinkLoss(Completion):
     _range: ClassVar[str]
     complex_numbers = False
     _own: ClassVar = {"values": 1, "offsets": 1}
+    entries: ClassVar = (*Completion.entries, "offsets")
 
     def __init__(
         self,

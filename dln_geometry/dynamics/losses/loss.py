@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from dln_geometry.dynamics.losses.products import products
+from dln_geometry.dynamics.losses.products import Thin, half_square, products
 from dln_geometry.geometry.points import Collapsed, EndToEnd
-from dln_geometry.support import absolute_square, as_choice, as_matrix, check_loss
+from dln_geometry.support import as_choice, as_matrix, check_loss
 
 _WIDE = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
@@ -143,20 +143,13 @@ def prepared(loss: Any, shape: tuple[int, int], *, dtype: Any = None, device: An
     torch.float64
     """
     check_loss(loss, shape, "value", "gradient")
+    if hasattr(loss, "ranks"):
+        got = type(loss).__name__
+        raise TypeError(
+            f"loss must be whole, only gradient_flow runs on several processes, got {got}"
+        )
     move = getattr(loss, "to", None)
     return loss if move is None else move(dtype=dtype, device=device)
-
-
-class Thin(NamedTuple):
-    """The factors of a matrix ``X = left right^T``."""
-
-    left: Tensor
-    right: Tensor
-
-    @property
-    def dense(self) -> Tensor:
-        """The matrix itself, shape (..., m, n)."""
-        return self.left @ self.right.mH
 
 
 class DataLoss(ABC):
@@ -176,9 +169,11 @@ class DataLoss(ABC):
     # Caches, which copies leave behind, and what is computed from other data: neither tells losses
     # apart.
     _caches: ClassVar[tuple[str, ...]] = ("_converted",)
-    _derived: ClassVar[tuple[str, ...]] = ("device", "_share")
+    _derived: ClassVar[tuple[str, ...]] = ("device", "_share", "by_row")
     _own: ClassVar[dict[str, int]] = {}
     """Data that may have leading dimensions, and how many others they have."""
+    by_row: ClassVar[dict[str, int]] = {}
+    """Data that belong to rows of X, and the axis of the rows."""
 
     def __init__(self, shape: tuple[int, int], data: Tensor) -> None:
         self.shape, self.dtype, self.device = shape, data.dtype, data.device
@@ -257,6 +252,16 @@ class DataLoss(ABC):
             setattr(alone, name, wide[samples.to(x.device)])
         return alone
 
+    def of_rows(self, first: int, last: int) -> Self:
+        """Return the loss of some rows of X alone; those of all blocks of rows add up to E."""
+        if not self.by_row:
+            raise TypeError(f"loss must be a sum over the rows of X, got {type(self).__name__}")
+        alone, count = copy.copy(self), last - first
+        alone.shape = count, self.shape[1]
+        for name, axis in self.by_row.items():
+            setattr(alone, name, getattr(self, name).narrow(axis, first, count).clone())
+        return alone
+
     @abstractmethod
     def _to(self, dtype: torch.dtype, device: torch.device) -> Self: ...
 
@@ -307,14 +312,3 @@ def as_text(loss: Any, *facts: str, batch: Sequence[int] = ()) -> str:
     mean = ("mean",) if getattr(loss, "reduction", "sum") == "mean" else ()
     parts = ", ".join((f"{loss.shape[0]} x {loss.shape[1]}", *facts, *mean, *held))
     return f"{type(loss).__name__}({parts})"
-
-
-def half_square(residual: Tensor, ndim: int) -> Tensor:
-    """Return ``1/2 |residual|^2`` over the last `ndim` dimensions."""
-    if torch.is_grad_enabled() and residual.requires_grad:
-        return 0.5 * absolute_square(residual).sum(tuple(range(-ndim, 0)))
-    flat = residual.flatten(-ndim)
-    if flat.ndim == 1:
-        return 0.5 * (torch.vdot(flat, flat).real if flat.is_complex() else torch.dot(flat, flat))
-    # One pass without a temporary: of a batch, only `vector_norm` reduces so.
-    return 0.5 * torch.linalg.vector_norm(flat, dim=-1).square()

@@ -1,13 +1,38 @@
-"""Products of a gradient, dense or sparse, with thin factors."""
+"""Products of a gradient, dense or sparse, with thin factors; squares of residuals."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.entries import in_coordinates
+from dln_geometry.support import absolute_square
+
+
+class Thin(NamedTuple):
+    """The factors of a matrix ``X = left right^T``."""
+
+    left: Tensor
+    right: Tensor
+
+    @property
+    def dense(self) -> Tensor:
+        """The matrix itself, shape (..., m, n)."""
+        return self.left @ self.right.mH
+
+
+def half_square(residual: Tensor, ndim: int) -> Tensor:
+    """Return ``1/2 |residual|^2`` over the last `ndim` dimensions."""
+    if torch.is_grad_enabled() and residual.requires_grad:
+        return 0.5 * absolute_square(residual).sum(tuple(range(-ndim, 0)))
+    flat = residual.flatten(-ndim)
+    if flat.ndim == 1:
+        return 0.5 * (torch.vdot(flat, flat).real if flat.is_complex() else torch.dot(flat, flat))
+    # One pass without a temporary: of a batch, only `vector_norm` reduces so.
+    return 0.5 * torch.linalg.vector_norm(flat, dim=-1).square()
 
 
 def products(gradient: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dln_geometry.dynamics.store.columns import Column, write_json
 from dln_geometry.dynamics.store.files import check_place, read_sealed, write_sealed
+from dln_geometry.dynamics.store.identity import digests
 from dln_geometry.dynamics.store.resuming import foreign_state, opened, resumable
 from dln_geometry.dynamics.store.store import Store
 
@@ -15,6 +16,7 @@ __all__ = [
     "Column",
     "Store",
     "check_place",
+    "digests",
     "foreign_state",
     "opened",
     "read_sealed",

@@ -50,7 +50,9 @@ def resumable(*free: str) -> Callable[[Callable[P, Returned]], Callable[P, Retur
                 if isinstance(value, torch.Generator):
                     # Before the run draws from it.
                     facts[name] = [value.device.type, value.get_state()]
-            with Store.held(path, {"run": run.__name__, **facts}, schedule) as store:
+            # A loss on several processes opens the stores of its runs: one process writes.
+            held = next((x.held for x in facts.values() if hasattr(x, "held")), Store.held)
+            with held(path, {"run": run.__name__, **facts}, schedule) as store:
                 options["store"] = store
                 return run(*args, **options)
 

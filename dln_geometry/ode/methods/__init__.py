@@ -25,7 +25,13 @@ from dln_geometry.ode.methods.choice import (
     methods_of,
 )
 from dln_geometry.ode.methods.jacobians import Jacobian, Parts, differences
-from dln_geometry.ode.methods.norms import BlockNorms, move_pieces, norms_by_pieces, pieces_of
+from dln_geometry.ode.methods.norms import (
+    BlockNorms,
+    move_pieces,
+    norms_by_pieces,
+    norms_of,
+    pieces_of,
+)
 from dln_geometry.ode.methods.repeated import RepeatedStepper
 from dln_geometry.ode.methods.rosenbrock import (
     MOST_NUMBERS,
@@ -74,6 +80,7 @@ __all__ = [
     "methods_of",
     "move_pieces",
     "norms_by_pieces",
+    "norms_of",
     "pieces_of",
     "stage_number",
     "upload",

@@ -162,7 +162,7 @@ class ChebyshevStepper:
         self._recursion = (flat[0], high, self._even), (flat[3], low, self._odd)
         final = y.new_tensor([-0.8, 0.4, 0.4])
         self._final, self._flat_estimate = ((low, final), (high, final.flip(0))), flat[5]
-        self._views = norms.views(buffer[4:7])
+        self._views, self._norms = norms.views(buffer[4:7]), norms
         self.eigenvector = torch.empty_like(y)
         self._found: Tensor | None = None
         self.evaluations = self.iterations = 0
@@ -223,12 +223,11 @@ class ChebyshevStepper:
     def seed(self, direction: Tensor) -> None:
         """Start the next power iteration from a direction, and let it begin at once."""
         # Add a rough vector: a smooth one has almost no component along the stiff modes.
-        n = direction.shape[-1]
-        index = torch.arange(1, n + 1, dtype=torch.float64, device=direction.device)
+        index = self._norms.places(direction)
         # Fractional parts of multiples of the golden ratio: no two neighbours are alike.
         rough = (torch.frac(index * 0.6180339887498949) - 0.5).to(direction.dtype)
-        rough = 0.1 * rough / torch.linalg.vector_norm(rough)
-        size = torch.linalg.vector_norm(direction, dim=-1, keepdim=True)
+        rough = 0.1 * rough / self._norms.lengths(rough[None])
+        size = self._norms.lengths(direction)[:, None]
         unit = torch.where((size > 0) & torch.isfinite(size), direction / size, 0.0)
         self.eigenvector = unit + rough
         self._found, self.age = None, self.due
@@ -246,17 +245,17 @@ class ChebyshevStepper:
     def power(self, t: Tensor, y: Tensor) -> list[Tensor]:
         """Return the last two estimates of the spectral radius, (B,) each."""
         eps = torch.finfo(y.dtype).eps
-        size = torch.linalg.vector_norm(y, dim=-1, keepdim=True)
+        size = self._norms.lengths(y)[:, None]
         distance = math.sqrt(eps) * torch.where(size > 0, size, 1.0)
         v = self.eigenvector
         radii: list[Tensor] = []
         for _ in range(self.iterations):
-            length = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
+            length = self._norms.lengths(v)[:, None]
             torch.add(y, v * (distance / torch.where(length > 0, length, 1.0)), out=self._argument)
             self.field(t, self._argument, self._slope)
             v = self._slope - self.f
-            radii.append((torch.linalg.vector_norm(v, dim=-1, keepdim=True) / distance).squeeze(-1))
+            radii.append((self._norms.lengths(v)[:, None] / distance).squeeze(-1))
         # Keep the old eigenvector where the new direction is zero or not finite.
-        size = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
+        size = self._norms.lengths(v)[:, None]
         self._found = torch.where((size > 0) & torch.isfinite(size), v, self.eigenvector)
         return radii[-2:]

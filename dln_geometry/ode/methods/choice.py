@@ -62,7 +62,7 @@ class Methods:
         return Methods(self.explicit, self.stabilised, None)
 
 
-def methods_of(method: Method, rtol: float, dtype: torch.dtype) -> Methods:
+def methods_of(method: Method, rtol: float, dtype: torch.dtype, *, shared: bool = False) -> Methods:
     """Return the method of this name, or those that `auto` chooses among."""
     if method == "auto":
         # In single precision round-off, not the order, would set the steps of the eighth order.
@@ -75,6 +75,9 @@ def methods_of(method: Method, rtol: float, dtype: torch.dtype) -> Methods:
     if isinstance(value, Chebyshev):
         return Methods(stabilised=value)
     if isinstance(value, Rosenbrock):
+        if shared:
+            required = "explicit or stabilised where several processes hold the state"
+            raise ValueError(f"method must be {required}, got {value.name!r}")
         return Methods(implicit=value)
     names = ["auto", *named]
     raise ValueError(f"method must be one of {names} or a method value, got {shown(method)}")

@@ -9,12 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dln_geometry.ode.methods.transfers import fetch
+from dln_geometry.support import as_size
+
 Piece = tuple[int, slice, slice]
 """Block, sample and columns of a part of one block of one sample."""
 
 
 class BlockNorms:
     """Take 2-norms over consecutive blocks of the last axis, blocks of equal size together.
+
+    It is all that an integration asks of a whole state: where processes hold a part of the numbers
+    each, a subclass adds up over them.
 
     Examples
     --------
@@ -23,10 +29,13 @@ class BlockNorms:
     [torch.Size([5, 1, 2]), torch.Size([5, 1, 1])]
     """
 
-    def __init__(self, sizes: Sequence[int]) -> None:
-        self.count, start = len(sizes), 0
+    is_shared = False
+    """Whether other processes hold further numbers of the same states."""
+
+    def __init__(self, sizes: Sequence[int], *, together: bool = True) -> None:
+        self.count, self.size, start = len(sizes), sum(sizes), 0
         self._runs: list[tuple[int, int, int]] = []
-        for size, run in groupby(sizes):
+        for size, run in groupby(sizes) if together else ((size, [size]) for size in sizes):
             number = len(list(run))
             self._runs.append((start, number, size))
             start += number * size
@@ -49,6 +58,22 @@ class BlockNorms:
         """Return the norms of such views, (..., number) each."""
         return [torch.linalg.vector_norm(view, dim=-1) for view in views]
 
+    def lengths(self, x: Tensor) -> Tensor:
+        """Return the norms of whole rows (B, n), shape (B,)."""
+        return torch.linalg.vector_norm(x, dim=-1)
+
+    def places(self, x: Tensor) -> Tensor:
+        """Return the places of the numbers of a row, from 1, in double precision."""
+        return torch.arange(1, x.shape[-1] + 1, dtype=torch.float64, device=x.device)
+
+    def fetch(self, pieces: list[Tensor], count: int) -> np.ndarray:
+        """Return numbers on the host, of which the first `count` pieces are from `of`."""
+        return fetch(pieces)
+
+    def agreed(self, *numbers: float) -> tuple[float, ...]:
+        """Return numbers on which all processes act alike, such as those of a clock."""
+        return numbers
+
     def unpack(self, flat: np.ndarray, rows: int, batch: int) -> np.ndarray:
         """Return norms of shape (rows, blocks, B) from the flattened, concatenated ones."""
         parts, at = [], 0
@@ -57,6 +82,18 @@ class BlockNorms:
             parts.append(part.transpose(0, 2, 1))
             at += rows * batch * k
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def norms_of(blocks: Sequence[int] | BlockNorms | None, n: int) -> BlockNorms:
+    """Return the norms of states of n numbers, given those or the sizes of their blocks."""
+    if isinstance(blocks, BlockNorms):
+        if blocks.size != n:
+            raise ValueError(f"blocks must sum to {n}, got {blocks.size}")
+        return blocks
+    sizes = [n] if blocks is None else as_size(blocks, "blocks")
+    if sum(sizes) != n:
+        raise ValueError(f"blocks must be positive and sum to {n}, got {sizes}")
+    return BlockNorms(sizes)
 
 
 def pieces_of(y: Tensor, bounds: Sequence[tuple[int, int]]) -> list[Piece]:
