@@ -25,7 +25,8 @@ def renormalized_scales(
     widths, ``u = t^{N-1}``, this is ``1 - t = alpha (1 - r/(k u))``, ``alpha = k/d``.
 
     For one output it is the limit of `BayesianRegression.scale` at every depth. For several outputs
-    all layers are taken to share the eigenvectors of R.
+    all layers are taken to share the eigenvectors of R (as in samples of one and two hidden
+    layers they do).
 
     Parameters
     ----------
