@@ -5,17 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dln_geometry.learning.layers.deep_linear import DeepLinear
-from dln_geometry.learning.layers.filling import fill_balanced
-from dln_geometry.support import as_layer_count, as_positive, shown
+from dln_geometry.support import as_layer_count, shown
 
 M = TypeVar("M", bound=nn.Module)
-T = TypeVar("T")
 
 
 def deepen(
@@ -113,68 +111,6 @@ def flatten_depth(model: nn.Module) -> nn.Module:
                 flat.bias.requires_grad_(layer.bias.requires_grad)
             made[id(layer)] = flat
     return _replaced(twin, made)
-
-
-def balanced_adapter_(
-    adapter: T, update: Any, *, scaling: float | None = None, name: str = "default"
-) -> T:
-    """Fill an adapter with the balanced factors of an update of a weight, in place; return it.
-
-    The factors of ``update = scaling B A`` are balanced, ``B^T B = A A^T``, and of least norm; of
-    an update of larger rank they make the nearest matrix of the rank of the adapter. Usual
-    adapters start at ``B = 0``, where only B learns.
-
-    Parameters
-    ----------
-    adapter : Module or sequence
-        A layer of LoRA as PEFT makes it, with ``lora_A`` and ``lora_B``, or the linear layers or
-        weights themselves, input side first: two or more.
-    update : array_like, shape (m, n)
-        The change of the weight that the adapter is to make.
-    scaling : float, optional
-        Factor of the product; by default the one that the layer holds, otherwise 1.
-    name : str
-        Which adapter of the layer.
-
-    Examples
-    --------
-    >>> a, b = torch.zeros(1, 2), torch.zeros(2, 1)
-    >>> _ = dln.learning.balanced_adapter_((a, b), [[0.0, 4.0], [0.0, 0.0]])
-    >>> b @ a, (b.mT @ b - a @ a.mT).abs().max() < 1e-6
-    (tensor([[0., 4.],
-            [0., 0.]]), tensor(True))
-    """
-    if update is None:
-        raise TypeError("update must be a matrix, got None")
-    own: Any = 1.0
-    parts: Any = adapter
-    if isinstance(adapter, nn.Module) and not isinstance(adapter, DeepLinear):
-        maps = [getattr(adapter, key, None) for key in ("lora_A", "lora_B")]
-        if not all(isinstance(m, Mapping | nn.ModuleDict) for m in maps):
-            raise TypeError(
-                f"adapter must have lora_A and lora_B, or be a sequence, got {shown(adapter)}"
-            )
-        held = [cast("nn.ModuleDict", m) for m in maps]
-        if not isinstance(name, str) or any(name not in m for m in held):
-            raise ValueError(f"name must be one of {list(held[0].keys())}, got {name!r}")
-        parts = [m[name] for m in held]
-        own = getattr(adapter, "scaling", {name: 1.0})[name]
-    elif isinstance(adapter, DeepLinear):
-        parts = list(adapter.weights)
-    if isinstance(parts, Tensor | str | bytes) or not isinstance(parts, Sequence) or not parts:
-        raise TypeError(f"adapter must be a layer of LoRA or a sequence, got {shown(adapter)}")
-    weights: list[Tensor] = []
-    for k, part in enumerate(parts):
-        weight = part.weight if isinstance(part, nn.Linear) else part
-        if not isinstance(weight, Tensor) or weight.ndim != 2:
-            raise TypeError(f"adapter[{k}] must be a linear layer or a matrix, got {shown(part)}")
-        weights.append(weight)
-    factor = as_positive(own if scaling is None else scaling, "scaling")
-    rank = min(weights[0].shape[-1], *(w.shape[-2] for w in weights))
-    fill_balanced(
-        weights, end_to_end=update, rank=rank, scale=1.0 / factor, gauge=None, name="update"
-    )
-    return adapter
 
 
 def _own_copy(model: Any) -> nn.Module:

@@ -86,7 +86,7 @@ RULES: dict[str, Call] = {
             "scaling": 1.0,
         },
         {"scaling": POSITIVE | OPTIONAL},
-        {"adapter": "adapter|weights"},
+        {"adapter": "adapter|weights|update"},
     ),
     "DeepLinear": Call(
         L.DeepLinear,
