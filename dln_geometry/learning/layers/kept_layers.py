@@ -23,9 +23,7 @@ def kept_step(p: Tensor, gradient: Tensor, state: dict[str, Any], depth: Depth, 
     dtype = p.dtype if p.dtype.itemsize >= 4 else torch.float32
     x, g = p.flatten(1).to(dtype), gradient.flatten(1).to(dtype)
     layers = [w.to(dtype) for w in state.get("layers", ())]
-    # The layers are kept in single precision at least: p is their product, rounded to its type.
-    rounding = 2 * torch.finfo(p.dtype).eps + 100 * len(layers) * torch.finfo(dtype).eps
-    if not layers or bool((product(layers) - x).abs().max() > rounding * x.abs().max()):
+    if not layers or not _is_product(x, layers, p, state.get("version")):
         if not bool(x.any()):
             return False
         point = EndToEnd.of(x, int(depth))
@@ -40,7 +38,24 @@ def kept_step(p: Tensor, gradient: Tensor, state: dict[str, Any], depth: Depth, 
     moved, velocities = rule.update(slopes, named, old or None)
     state["layers"], state["buffers"] = list(moved.values()), list(velocities.values())
     p.copy_(product(state["layers"]).reshape(p.shape))
+    state["version"] = p._version
     return True
+
+
+def _is_product(x: Tensor, layers: Sequence[Tensor], p: Tensor, version: int | None) -> bool:
+    """Tell whether x, p in the precision of the layers, is their product rounded to the type of p.
+
+    Where nothing that torch counts has written p since its last step, the image of one vector is
+    compared: only edits of ``p.data`` are left to be found.
+    """
+    seen, most, parts = x, x.abs().max(), list(layers)
+    if version == p._version:
+        signs = torch.frac(torch.arange(1, x.shape[1] + 1, device=x.device) * 0.6180339887498949)
+        v = torch.where(signs < 0.5, -1.0, 1.0).to(x.dtype).unsqueeze(-1)
+        seen, most, parts = x @ v, most * 2.0 * x.shape[1] ** 0.5, [v, *parts]
+    eps = torch.finfo(p.dtype).eps, torch.finfo(x.dtype).eps
+    rounding = 2 * eps[0] + 100 * len(layers) * eps[1]
+    return bool((product(parts) - seen).abs().max() <= rounding * most)
 
 
 def restore_layers(state: dict[Any, Any], params: Sequence[Tensor], saved: dict[str, Any]) -> None:
@@ -54,3 +69,5 @@ def restore_layers(state: dict[Any, Any], params: Sequence[Tensor], saved: dict[
         for key in ("layers", "buffers"):
             if key in kept:
                 state[p][key] = [w.detach().to(p.device, copy=True) for w in kept[key]]
+        if kept:
+            state[p].pop("version", None)

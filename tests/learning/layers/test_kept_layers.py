@@ -33,25 +33,30 @@ def stepped(optimizer, p, count):
         optimizer.step()
 
 
-@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.8, "nesterov"])
 @pytest.mark.parametrize(
     ("shape", "rank", "depth"), [((6, 4), 4, 2), ((4, 5), 2, 3), ((4, 4), 4, 5)], ids=str
 )
-def test_steps_are_those_of_the_network(shape, rank, depth, nesterov, generator):
+def test_steps_are_those_of_the_network(shape, rank, depth, momentum, generator, monkeypatch):
     point = started(shape, rank, depth, generator)
     widths = min(shape) + 1
-    options = {"lr": 0.03, "momentum": 0.8, "nesterov": nesterov, "weight_decay": 0.1}
+    nesterov = momentum == "nesterov"
+    options = {"lr": 0.03, "momentum": 0.8 if nesterov else momentum, "nesterov": nesterov}
+    options["weight_decay"] = 0.1
     # Any balanced layers behind the matrix, of any gauge and larger widths.
     factors = dln.balanced_factors(point, widths=widths, gauge="haar", generator=generator)
     layers = [nn.Parameter(w.clone()) for w in factors]
     network = torch.optim.SGD(layers, **options)
     p = nn.Parameter(point.matrix)
-    optimizer = EndToEndSGD([p], depth=depth, **options)
+    optimizer = EndToEndSGD([p], depth=depth, rebalance=momentum == 0.8, **options)
     for _ in range(12):
         network.zero_grad()
         loss(dln.end_to_end(layers)).backward()
         network.step()
-    stepped(optimizer, p, 12)
+    stepped(optimizer, p, 1)
+    # By products alone from the second step on.
+    monkeypatch.delattr(torch.linalg, "svd")
+    stepped(optimizer, p, 11)
     assert_close(p.detach(), dln.end_to_end(layers).detach(), ops=1e4)
 
 
@@ -108,6 +113,10 @@ def test_momentum_needs_layers_and_something_to_start_from():
     for depth in (2.5, float("inf")):
         with pytest.raises(ValueError, match="momentum must come with an integer depth"):
             EndToEndSGD([p], lr=0.1, depth=depth, momentum=0.5)
+        with pytest.raises(ValueError, match="rebalance=False must come with an integer depth"):
+            EndToEndSGD([p], lr=0.1, depth=depth, rebalance=False)
+    with pytest.raises(TypeError, match="rebalance must be"):
+        EndToEndSGD([p], lr=0.1, depth=2, rebalance="never")
     with pytest.raises(ValueError, match="nesterov must go with positive momentum"):
         EndToEndSGD([p], lr=0.1, depth=2, nesterov=True)
     zero = nn.Parameter(torch.zeros(2, 2))
@@ -132,3 +141,18 @@ def test_adam_on_layers_is_no_function_of_the_product(kind, generator):
         ends.append(dln.end_to_end(layers).detach())
     gap = float((ends[0] - ends[1]).norm() / (ends[0] - point.matrix).norm())
     assert (gap < 1e-12) if kind == "SGD" else (gap > 0.1)
+
+
+@pytest.mark.parametrize("through_data", [False, True])
+def test_a_move_from_outside_is_seen_however_it_is_made(through_data, generator):
+    p = nn.Parameter(started((6, 4), 4, 3, generator).matrix)
+    optimizer = EndToEndSGD([p], lr=0.05, depth=3, rebalance=False)
+    stepped(optimizer, p, 3)
+    kept = optimizer.state[p]["layers"]
+    with torch.no_grad():
+        (p.data if through_data else p)[2, 1] += 1e-6
+    q = nn.Parameter(p.detach().clone())
+    stepped(optimizer, p, 1)
+    stepped(EndToEndSGD([q], lr=0.05, depth=3, rebalance=False), q, 1)
+    assert_close(p.detach(), q.detach(), ops=100)
+    assert not torch.equal(optimizer.state[p]["layers"][0], kept[0])
