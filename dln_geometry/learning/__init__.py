@@ -40,10 +40,12 @@ from dln_geometry.learning.constraints import (
 )
 from dln_geometry.learning.functional import (
     ModuleLoss,
+    TrainingRegime,
     flatten,
     functionalize,
     kernel_distance,
     tangent_kernel,
+    training_regime,
     unflatten,
 )
 from dln_geometry.learning.layers import (
@@ -148,6 +150,7 @@ __all__ = [
     "Symmetry",
     "SymmetryCoverage",
     "SymmetryError",
+    "TrainingRegime",
     "Translation",
     "acceleration",
     "accumulated_error",
@@ -208,6 +211,7 @@ __all__ = [
     "symmetry_residual",
     "syre_",
     "tangent_kernel",
+    "training_regime",
     "translation_rate",
     "unflatten",
     "with_velocity",

@@ -22,7 +22,7 @@ RETURNED = {
     "CentralFlow", "CentralPath", "ChargeRecord", "ChargeReport", "Charges", "Collapse",
     "CollapseReport", "DeadUnit", "Lyapunov", "MirrorFamily", "ModuleLoss", "NoiseEquilibrium",
     "RMSPropState", "Sparsified", "Stability", "SymmetryError", "bridge", "closed_forms",
-    "Family", "HessianSpectrum", "SymmetryCoverage",
+    "Family", "HessianSpectrum", "SymmetryCoverage", "TrainingRegime",
 }  # fmt: skip
 
 # Functions that users write raise their own errors.

@@ -40,6 +40,7 @@ from dln_geometry.learning.functional.parameters import (
     functionalize,
     parameters_of,
 )
+from dln_geometry.learning.functional.regimes import TrainingRegime, training_regime
 from dln_geometry.learning.functional.tangent_kernel import kernel_distance, tangent_kernel
 from dln_geometry.learning.functional.wrappers import Bare, bare_copy
 
@@ -50,6 +51,7 @@ __all__ = [
     "ModuleLoss",
     "Parameters",
     "Tensors",
+    "TrainingRegime",
     "as_arguments",
     "as_finite",
     "as_like",
@@ -69,6 +71,7 @@ __all__ = [
     "norm",
     "parameters_of",
     "tangent_kernel",
+    "training_regime",
     "unflatten",
     "with_exact_derivatives",
 ]

@@ -65,6 +65,15 @@ RULES: dict[str, Call] = {
             "inputs": "inputs|data",
         },
     ),
+    "training_regime": Call(
+        L.training_regime,
+        lambda: {"before": net(), "after": net(), "inputs": data()},
+        words={
+            "before": "before|after|module|inputs",
+            "after": "after|before|module|inputs",
+            "inputs": "inputs|data",
+        },
+    ),
     # Layers.
     "deepen": Call(
         L.deepen,
