@@ -26,7 +26,7 @@ from dln_geometry.testing import assert_close, assert_mean
 run = gallery.begin(__doc__)
 F64, DEPTH, TIME = torch.float64, 3, 1.0
 FIELDS = {"real": (1, F64), "complex": (2, torch.complex128), "quaternion": (4, None)}
-chains = 1500 if run.quick else 20000
+chains, step = (1000, 0.1) if run.quick else (20000, 0.05)
 figure, (left, right) = run.figure(1, 2, aspect=0.75)
 
 
@@ -36,11 +36,11 @@ def ratio_of_noise(f, dtype):
     """Return u of many runs."""
     if dtype is None:
         start = torch.full((chains, 2), 1e-3, dtype=F64)
-        motion = dln.singular_dyson(start, (2, 2), dyson_index=f, t_end=TIME, dt=0.05, generator=f)
+        motion = dln.singular_dyson(start, (2, 2), dyson_index=f, t_end=TIME, dt=step, generator=f)
         squares = motion.states[-1].square().sort(descending=True).values
     else:
         start = dln.Collapsed.random((2, 2), 2, DEPTH, scale=1e-9, dtype=dtype, generator=f)
-        motion = dln.brownian_motion(start, t_end=TIME, dt=0.05, chains=chains, generator=f)
+        motion = dln.brownian_motion(start, t_end=TIME, dt=step, chains=chains, generator=f)
         squares = motion.singular_values[-1].pow(2 / DEPTH)
     return squares[..., 1] / squares[..., 0]
 

@@ -34,9 +34,9 @@ def two_values(d0, d1, d2, log_beta):
     ``W W^T`` have the Wishart law. In ``x_2 = x_1 e^{-t}``, by the trapezoidal rule.
     """
     k = abs(d0 - d1)
-    x = torch.arange(-90.0, 6.0, 0.1, dtype=F64)
+    x = torch.arange(-90.0, 6.0, 0.2, dtype=F64)
     # Of t the logarithm near 0, t itself far away.
-    u = torch.arange(-40.0, 130.0, 0.1, dtype=F64)
+    u = torch.arange(-40.0, 130.0, 0.2, dtype=F64)
     t = torch.nn.functional.softplus(u)
     y = x[:, None] - t
     weight = 0.5 * (k - 1) * (x[:, None] + y) - 0.5 * (x.exp()[:, None] + y.exp())
@@ -56,7 +56,7 @@ def one_value(d0, d2, log_beta):
 
 def three_layers(d1, d2, d3, log_beta):
     """Return the same for widths (1, d1, d2, d3): ``|W_2 W_1|^2`` is a product of two norms."""
-    x = torch.arange(-100.0, 6.0, 0.1, dtype=F64)
+    x = torch.arange(-100.0, 6.0, 0.2, dtype=F64)
     weight = [0.5 * d * x - 0.5 * x.exp() for d in (d1, d2)]
     total = weight[0][:, None] + weight[1]
     both = torch.log1p(math.exp(log_beta) * (x[:, None] + x).exp())
