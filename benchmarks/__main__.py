@@ -22,6 +22,7 @@ SUITES = {
     "tables": ("tables", "tables"),
     "noise": ("noise", "noise"),
     "dyson": ("noise", "dyson_motion"),
+    "soak": ("soak", "soak"),
     "geodesics": ("geodesics", "geodesics"),
     "network-geodesics": ("manifolds", "network_geodesics"),
     "entropy": ("manifolds", "entropies"),

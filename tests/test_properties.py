@@ -1,6 +1,6 @@
 """Properties over shapes, ranks, depths, types and spectra that hypothesis chooses, and fuzzing.
 
-``HYPOTHESIS_PROFILE=night`` tries a hundred times as many.
+The profiles stand in conftest.py; ``--hypothesis-profile=night`` tries a hundred times as many.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ import math
 import os
 from pathlib import Path
 
-import hypothesis
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import strategies as some
 
 import dln_geometry as dln
@@ -21,16 +20,6 @@ from dln_geometry import losses
 from dln_geometry.cli import main
 from dln_geometry.dynamics.store import Column
 from dln_geometry.support import Growing
-
-QUICK, NIGHT = 12, 1200
-SETTINGS = {
-    "deadline": None,
-    "suppress_health_check": list(HealthCheck),
-    "database": None,
-}
-hypothesis.settings.register_profile("ci", max_examples=QUICK, derandomize=True, **SETTINGS)
-hypothesis.settings.register_profile("night", max_examples=NIGHT, **SETTINGS)
-hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 DTYPES = some.sampled_from([torch.float64, torch.float32])
 DEPTHS = some.one_of(some.integers(1, 6).map(float), some.floats(1.0, 50.0), some.just(math.inf))

@@ -153,8 +153,9 @@ def _matched(values: list[float], target: Tensor, rtol: float) -> tuple[int, ...
     free = list(range(len(target)))
     modes = []
     for value in values:
-        nearest = min(free, key=lambda k: (round(abs(float(target[k]) - value), 12), k))
-        if abs(float(target[nearest]) - value) > rtol**0.5 * float(target[0]):
+        gaps = {k: abs(float(target[k]) - value) / float(target[0]) for k in free}
+        nearest = min(free, key=lambda k: (round(gaps[k], 12), k))
+        if gaps[nearest] > rtol**0.5:
             raise ValueError(
                 "factors must be a critical point of the loss, got a singular value "
                 f"{value:.6g} of X that the target has not"

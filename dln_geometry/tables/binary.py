@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
+import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -21,6 +25,11 @@ _DAMAGED = (
     ValueError, EOFError, ArithmeticError, RuntimeError, LookupError, AttributeError, TypeError,
     MemoryError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
+
+
+# What lines of numbers consist of, infinite ones and comments aside; exponents without digits.
+_NUMERIC = b"0123456789+-.eEdD \t\r\nnaNAifIFtyTY"
+_CUT_SHORT = re.compile(rb"[0-9.][eE][+-]?\s")
 
 
 @contextmanager
@@ -72,9 +81,12 @@ class Archive:
         return self.read(self.names)[self.names[0]]
 
 
-def check_market(path: Path, budget: Budget) -> None:
-    """Refuse a Matrix Market file whose first lines claim more than it holds or memory allows."""
-    from scipy.io import mminfo
+def read_market(path: Path, budget: Budget) -> Any:
+    """Read a Matrix Market file: an array, or a sparse matrix.
+
+    Files whose first lines claim more than they hold or memory allows are refused.
+    """
+    from scipy.io import mminfo, mmread
 
     with reading(path, "a Matrix Market file", told=True):
         m, n, count, kind, *_ = mminfo(path)
@@ -84,6 +96,37 @@ def check_market(path: Path, budget: Budget) -> None:
         # An entry takes two bytes at least, of which gzip makes a thousandth at best.
         if (m * n if dense else count) > size * (1 if path.suffix.lower() == ".mtx" else 1000):
             raise ValueError(f"its first lines promise {count} entries, the file is too short")
+        if _is_closed(path):
+            return mmread(path)
+        with _opened(path) as file:
+            return mmread(io.BytesIO(file.read() + b"\n"))
+
+
+def _opened(path: Path) -> Any:
+    packed = {".gz": gzip.open, ".bz2": bz2.open}.get(path.suffix.lower())
+    return open(path, "rb") if packed is None else packed(path, "rb")
+
+
+def _is_closed(path: Path) -> bool:
+    """Tell whether the last line of a Matrix Market file ends; refuse what holds no numbers.
+
+    The reader of scipy leaves memory, and crashes, where something stands behind a number and no
+    line ends after it; it reads "5E-" as 5.
+    """
+    last, tail = b"\n", b""
+    with _opened(path) as file:
+        for line in file:
+            last = line
+            if not line.startswith(b"%") and line.strip():
+                break  # the sizes
+        while chunk := file.read(2**24):
+            if chunk.translate(None, _NUMERIC) or _CUT_SHORT.search(tail + chunk):
+                raise ValueError("an entry is no number")
+            # Up to the last space, where no number is cut.
+            last, tail = chunk, chunk[max(chunk.rfind(b" "), chunk.rfind(b"\n")) + 1 :]
+    if _CUT_SHORT.search(tail + b"\n"):
+        raise ValueError("the last entry is no number")
+    return last.endswith(b"\n")
 
 
 class _TooLarge(Exception):

@@ -19,7 +19,7 @@ from dln_geometry.tables.arrays import (
     sparse_entries,
     triples_of,
 )
-from dln_geometry.tables.binary import Archive, check_market, read_array_file, reading
+from dln_geometry.tables.binary import Archive, read_array_file, read_market, reading
 from dln_geometry.tables.entries import Entries, Shape, Table
 from dln_geometry.tables.ids import Ids, Name
 from dln_geometry.tables.memory import Budget, as_budget
@@ -152,7 +152,7 @@ def _read_entries(
     if suffix == ".parquet":
         return _frame_entries(_read_parquet(file, budget), file, layout, first, shape, once=once)
     if suffix == ".mtx":
-        table = _read_market(file, budget)
+        table = read_market(file, budget)
         if not isinstance(table, np.ndarray):
             return sparse_entries(table, str(file), once=once)
     elif suffix == ".npz":
@@ -195,7 +195,7 @@ def read_matrix(
     if suffix == ".parquet":
         table = as_table(_read_parquet(file, budget), str(file))
     elif suffix == ".mtx":
-        x = _read_market(file, budget)
+        x = read_market(file, budget)
         if not isinstance(x, np.ndarray):
             budget.need(16.0 * x.shape[0] * x.shape[1], f"{file.name} as a dense matrix")
             x = x.toarray()
@@ -256,15 +256,6 @@ def _sparse_of(archive: Archive) -> Any:
     archive.read(["format", *(name for name in _SPARSE if name in archive.names)])
     with reading(archive.path, "a sparse matrix of scipy", told=True):
         return sparse.load_npz(archive.path)
-
-
-def _read_market(path: Path, budget: Budget) -> Any:
-    """Read a Matrix Market file: an array, or a sparse matrix."""
-    from scipy.io import mmread
-
-    check_market(path, budget)
-    with reading(path, "a Matrix Market file", told=True):
-        return mmread(path)
 
 
 def _read_parquet(path: Path, budget: Budget) -> Any:

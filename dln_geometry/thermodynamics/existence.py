@@ -70,11 +70,14 @@ def why_infinite(
         return _along_flat_directions(measure, energy.loss, shape)
     r, n = measure.rank, float(measure.depth)
     for k in range(1, r + 1):
-        s = torch.full((2, r), 0.5, dtype=torch.float64, device="cpu")
+        s = torch.full((3, 2, r), 0.5, dtype=torch.float64, device="cpu")
         apart = 1.0 - 0.01 * torch.arange(k, dtype=torch.float64, device="cpu") / k
-        s[:, :k] = s.new_tensor([[1e4], [1e6]]) * apart
-        low, high = energy.value(s).tolist()
-        rate = (beta / measure.kappa) * (high - low) / (math.log(1e2) / n)
+        # A small beta shows only far out how a loss grows.
+        s[..., :k] = s.new_tensor([1e4, 1e40, 1e120])[:, None, None] * apart
+        s[:, 1, :k] *= 1e2
+        low, high = energy.value(s).unbind(-1)
+        gain = torch.where(torch.isinf(high), math.inf, high - low).max()
+        rate = (beta / measure.kappa) * float(gain) / (math.log(1e2) / n)
         need = measure.dimension(k)
         if not rate > need * (1 + 1e-9):
             return (

@@ -17,12 +17,20 @@ _POINTS = 16
 def support(
     log_weight: Callable[[Tensor], Tensor], powers: tuple[float, float]
 ) -> tuple[float, float]:
-    """Return (low, high) outside which ``lam^k weight`` is negligible, k between two powers."""
+    """Return (low, high) outside which ``lam^k weight`` is negligible, k between two powers.
+
+    Raises ValueError if the weight does not fall off, or is nothing between e^-60 and e^60.
+    """
     x = torch.linspace(-60.0, 60.0, 4801, dtype=torch.float64, device="cpu")
     w = log_weight(x)
     ends = []
     for k in powers:
         total = (w + (k + 1) * x).nan_to_num(-math.inf, neginf=-math.inf)
+        if not bool(torch.isfinite(total.max())):
+            raise ValueError(
+                "beta must leave a weight where lam = s^(1/N) is between e^-60 and e^60, got one "
+                "whose logarithm overflows there: choose units in which the loss is about 1"
+            )
         if int(total.argmax()) == len(x) - 1:
             raise ValueError("loss must grow at infinity, got one whose weight does not fall off")
         inside = (total > total.max() - _NOTHING).nonzero().flatten()

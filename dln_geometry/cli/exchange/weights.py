@@ -77,8 +77,11 @@ def _named_tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 def _unpacked_size(path: Path, size: int) -> int:
     if not zipfile.is_zipfile(path):
         return size
-    with zipfile.ZipFile(path) as archive:
-        return sum(member.file_size for member in archive.infolist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sum(member.file_size for member in archive.infolist())
+    except Exception:  # a damaged table of contents, which the reader refuses in words
+        return size
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

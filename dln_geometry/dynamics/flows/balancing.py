@@ -23,7 +23,7 @@ from dln_geometry.dynamics.flows.run import run_flow
 from dln_geometry.dynamics.observing import observed_rows, split_rows
 from dln_geometry.dynamics.store import opened, resumable
 from dln_geometry.dynamics.trajectory import Trajectory
-from dln_geometry.geometry.points import Network
+from dln_geometry.geometry.points import Network, by_power_of_two, exponent_of, is_ordinary
 from dln_geometry.ode import end_or_rules, until_rules
 from dln_geometry.support import (
     EVERY,
@@ -154,7 +154,14 @@ def balancing_flow(
     """
     layers, observables = as_factors(factors, complex=True), as_observables(observe)
     times = _checked_times(t)
-    states = _states_at(layers, times, progress, store)
+    small, size = layers, None
+    if not is_ordinary(layers):
+        # The flow scales with the layers, whose squares are in range then.
+        size = exponent_of(*layers)
+        small = tuple(by_power_of_two(w, -size) for w in layers)
+    states = _states_at(small, times, progress, store)
+    if size is not None:
+        states = [tuple(by_power_of_two(w, size) for w in state) for state in states]
     if observe is not None:
         return _record_of(layers, times, states, observables)
     return states if np.ndim(t) else states[0]

@@ -162,7 +162,8 @@ def gradient_flow(
         ``status`` is ``"t_end"`` or the rule that was met. A warning tells of the others:
         ``"evaluations"`` (the default bound), ``"nonsmooth"`` (steps shrink at a jump of the
         gradient, as of ``|x|``, and the end is out of reach), ``"stationary"`` (the velocity is
-        exactly zero, at the start or, without `t_end`, later) and ``"stalled"`` (without `t_end`:
+        zero, or its square below the range of the type, at the start or, without `t_end`, later: in
+        float64 velocities below 1e-154) and ``"stalled"`` (without `t_end`:
         the flow moves by rounding alone, and the rules are not met). Rows of a sample that stopped
         early repeat its last state. At depths between 1 and 2 singular values reach zero in finite
         time, where the flow ceases to be unique: a warning tells of runs that went past that in the

@@ -41,7 +41,8 @@ def semicircle_density(x: Any, radius: Any = 2.0, *, n: int | None = None, t: An
     """
     x = as_float_tensor(x, "x")
     radius = one_or_more(_radius(radius, n, t), "radius", zero=False, beside=x)
-    return 2.0 * (radius**2 - x * x).clamp_min(0.0).sqrt() / (math.pi * radius**2)
+    u = x / radius
+    return 2.0 * (1.0 - u * u).clamp_min(0.0).sqrt() / math.pi / radius
 
 
 def semicircle_distribution(
@@ -101,11 +102,15 @@ def marchenko_pastur_density(s: Any, shape: tuple[int, int], t: Any = 1.0) -> Te
     """
     s = as_float_tensor(s, "s")
     t = one_or_more(t, zero=False, beside=s)
-    (low, high), (m, n) = marchenko_pastur_edges(shape, t), as_sides(shape)
+    (low, high), (m, n) = marchenko_pastur_edges(shape), as_sides(shape)
+    unit = root(t)
+    s = s / unit
     if m == n:
-        return torch.where(s >= 0, (high**2 - s * s).clamp_min(0.0).sqrt(), 0.0) / (math.pi * n * t)
-    inside = ((high**2 - s * s) * (s * s - low**2)).clamp_min(0.0).sqrt()
-    return torch.where(s > 0, inside / torch.where(s > 0, s, 1.0), 0.0) / (math.pi * n * t)
+        found = torch.where(s >= 0, (high**2 - s * s).clamp_min(0.0).sqrt(), 0.0)
+    else:
+        inside = ((high**2 - s * s) * (s * s - low**2)).clamp_min(0.0).sqrt()
+        found = torch.where(s > 0, inside / torch.where(s > 0, s, 1.0), 0.0)
+    return found / (math.pi * n) / unit
 
 
 def marchenko_pastur_distribution(s: Any, shape: tuple[int, int], t: Any = 1.0) -> Tensor:

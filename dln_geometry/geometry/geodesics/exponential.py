@@ -30,8 +30,11 @@ from dln_geometry.geometry.points import (
     Collapsed,
     EndToEnd,
     as_point,
+    by_power_of_two,
     complex_form,
     complex_point,
+    exponent_of,
+    is_ordinary,
     real_form,
     real_point,
 )
@@ -150,10 +153,31 @@ def parallel_transport(
         if p.depth == 1.0:
             end = _trajectory(p, z, torch.ones((), dtype=torch.float64, device="cpu"), rtol)
             return end, w.expand(broadcast_shapes(end.matrix.shape, w.shape))
+        if not is_ordinary((w, w)):
+            size = exponent_of(w)
+            end, moved = parallel_transport(p, z, by_power_of_two(w, -size), rtol=rtol)
+            return end, by_power_of_two(moved, size)
+        if (size := _unit_of(p, z)) is not None:
+            # Linear in w, which keeps its size.
+            small = _resized(p, -size), by_power_of_two(z, -size)
+            end, moved = parallel_transport(*small, w, rtol=rtol)
+            return _resized(end, size), moved
         box = Box.around(p, z, w, frozen=_is_deep(p, z, w))
         ends, vectors, lost = follow_geodesic(box, [1.0], rtol)
         lost.refuse(1.0)
         return box.embed(ends[0].point(p)), box.embed_matrix(vectors[0])
+
+
+def _unit_of(p: EndToEnd, *vectors: Tensor) -> Tensor | None:
+    """Return the exponent of a power of two near the point, or None if squares are in range."""
+    s = p.s.detach().unsqueeze(-1)
+    if all(is_ordinary((x, x)) for x in (s, *vectors)):
+        return None
+    return size if bool(((size := exponent_of(s)) != 0).any()) else None
+
+
+def _resized(p: EndToEnd, exponent: Tensor) -> EndToEnd:
+    return p.replace(s=by_power_of_two(p.s, exponent, 1), check=False)
 
 
 def _is_deep(p: EndToEnd, *vectors: Tensor) -> bool:
@@ -177,6 +201,9 @@ def _trajectory(p: EndToEnd, z: Tensor, times: Tensor, rtol: float) -> EndToEnd:
         x, z = torch.broadcast_tensors(p.matrix, z)
         t = times.to(z).reshape(*times.shape, *(1,) * z.ndim)
         return EndToEnd.of(x + t * z, 1.0, normalized=p.normalized)
+    if (size := _unit_of(p, z)) is not None:
+        small = _trajectory(_resized(p, -size), by_power_of_two(z, -size), times, rtol)
+        return _resized(small, size)
     box = Box.around(p, z, frozen=_is_deep(p, z))
     aligned = _aligned(box)
     if aligned is not None:

@@ -22,7 +22,9 @@ from dln_geometry.geometry.points import (
     Collapsed,
     EndToEnd,
     as_point,
+    by_power_of_two,
     complex_form,
+    exponent_of,
     last_derivatives,
     real_point,
 )
@@ -104,8 +106,12 @@ def distance(
     shape = *start.batch_shape, *start.shape
     sources = [as_point(x).differentiable_matrix.expand(shape) for x in (p, q)]
     if start.depth == 1.0:
-        length = torch.linalg.vector_norm(end.matrix - start.matrix, dim=(-2, -1))
-        apart = length > 100.0 * torch.finfo(length.dtype).eps * start.s.detach().norm(dim=-1)
+        gap = end.matrix - start.matrix
+        size = exponent_of(gap)
+        length = torch.linalg.vector_norm(by_power_of_two(gap, -size), dim=(-2, -1))
+        length = by_power_of_two(length, size, 0)
+        whole = start.rank**0.5 * start.s.detach()[..., 0]
+        apart = length > 100.0 * torch.finfo(length.dtype).eps * whole
         # Points that differ by rounding only have no direction: the derivative is 0.
         return torch.where(apart, length, length.detach())
     with torch.no_grad():

@@ -221,12 +221,15 @@ def sum_of_log_kernels(x: Tensor, depth: Depth) -> Tensor:
     and products, one logarithm for several pairs.
     """
     r = x.shape[-1]
-    if not depth.is_integer() or not 2 <= depth <= _MOST_LAYERS_SUMMED or is_differentiated(x):
+    root = torch.exp((2.0 / depth) * x)
+    # Inverses of denormal numbers leave the range.
+    denormal = (root > 0) & (root < torch.finfo(x.dtype).tiny)
+    summed = depth.is_integer() and 2 <= depth <= _MOST_LAYERS_SUMMED
+    if not summed or is_differentiated(x) or bool(denormal.any()):
         i, j = torch.triu_indices(r, r, 1, device=x.device)
         return log_kernel_of_pairs(x[..., i], x[..., j], depth, depth.infinite).sum(-1)
     below = torch.arange(r - 1, 0, -1, dtype=x.dtype, device=x.device)
     total = depth.exponent * (below * x[..., :-1]).sum(-1)
-    root = torch.exp((2.0 / depth) * x)
     inverse = torch.where(root > 0, root, 1.0).reciprocal()
     rows = max(8, _PAIRS_AT_ONCE // r // 8 * 8)
     for start in range(0, r - 1, rows):

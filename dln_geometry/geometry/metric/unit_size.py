@@ -95,8 +95,8 @@ def in_range(
             f"got values that differ by a factor {ratio:.1e}"
         )
     # By turns, because the product of all factors may leave the range when the result does not.
-    halves = [unit ** (0.5 * degree)] * 2
-    for factor in (halves[0], *sizes[:1], halves[1], *sizes[1:]):
+    part = unit ** (0.25 * degree)
+    for factor in (part, *sizes[:1], part, part, *sizes[1:], part):
         value = value * factor[(..., *(None,) * axes)]
     return value.to(p.dtype if value.is_complex() else p.s.dtype)
 

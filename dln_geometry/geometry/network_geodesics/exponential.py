@@ -17,7 +17,9 @@ from dln_geometry.geometry.geodesics import as_times, as_tolerance
 from dln_geometry.geometry.network_geodesics.frames import (
     LayerBox,
     Velocity,
+    of_unit_size_together,
     padded_stack,
+    resized,
     tangent_blocks,
 )
 from dln_geometry.geometry.network_geodesics.motion import MovingNetwork, travel
@@ -71,11 +73,12 @@ def balanced_geodesic(
     v = as_ambient(v, network)
     refuse_derivatives("balanced_geodesic", *network, *v, t)
     with torch.no_grad():
+        size, network, v = of_unit_size_together(network, v)
         box, start = starting(network, v)
         ways = _ways(start, times.reshape(-1).tolist(), as_tolerance(rtol, start.k.dtype))
         if times.ndim == 0:
-            return box.network(ways[0].frames, ways[0].k)
-        layers = (box.network(way.frames, way.k) for way in ways)
+            return resized(box.network(ways[0].frames, ways[0].k), size)
+        layers = (resized(box.network(way.frames, way.k), size) for way in ways)
         return tuple(torch.stack(layer) for layer in zip(*layers, strict=True))
 
 
@@ -108,9 +111,11 @@ def balanced_transport(
     v, w = as_ambient_pair(v, w, network)
     refuse_derivatives("balanced_transport", *network, *v, *w)
     with torch.no_grad():
+        size, network, v, w = of_unit_size_together(network, v, w)
         box, start = starting(network, v, w)
         (end,) = travel(start, [1.0], as_tolerance(rtol, start.k.dtype))
-        return box.network(end.frames, end.k), box.vector(end.frames, end.vectors[1])
+        there, moved = box.network(end.frames, end.k), box.vector(end.frames, end.vectors[1])
+        return resized(there, size), resized(moved, size)
 
 
 def _ways(start: MovingNetwork, times: list[float], rtol: float) -> list[MovingNetwork]:

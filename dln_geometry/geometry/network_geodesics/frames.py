@@ -11,12 +11,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.points import orthonormalized
+from dln_geometry.geometry.points import (
+    Network,
+    by_power_of_two,
+    exponent_of,
+    is_ordinary,
+    orthonormalized,
+)
 from dln_geometry.geometry.submersion import jacobi_solve
 from dln_geometry.support import broadcast_shapes
 
@@ -142,3 +148,26 @@ def straightened(frames: Tensor, lam: Tensor, v: Velocity) -> Velocity:
         slope = slope - cores[..., :-1, :, :] * lam[..., None, None, :]
         cores = cores - normal_cores(slope + slope.mT, lam, depth)
     return Velocity(cores, v.outers - frames @ (frames.mT @ v.outers))
+
+
+def of_unit_size_together(network: Network, *others: Sequence[Tensor]) -> tuple[Any, ...]:
+    """Return an exponent, or None, and a network and vectors or networks over that power of two.
+
+    Geodesics scale with their layers, whose squares are in range then.
+    """
+    if all(map(is_ordinary, (network, *others))):
+        return None, network, *others
+    size = exponent_of(*network)
+    for other in others:
+        if isinstance(other, Network):
+            size = torch.maximum(size, exponent_of(*other))
+    small = (resized(x, -size) for x in (network, *others))
+    kinds = zip((network, *others), small, strict=True)
+    return size, *(Network(w) if isinstance(x, Network) else list(w) for x, w in kinds)
+
+
+def resized(layers: Sequence[Tensor], exponent: Tensor | None) -> tuple[Tensor, ...]:
+    """Return layers multiplied by a power of two, shape (...), if there is one."""
+    if exponent is None:
+        return tuple(layers)
+    return tuple(by_power_of_two(w, exponent) for w in layers)

@@ -21,13 +21,20 @@ from dln_geometry.geometry.geodesics import Aim, as_tolerance, shoot
 from dln_geometry.geometry.network_geodesics.frames import (
     LayerBox,
     Velocity,
+    of_unit_size_together,
     padded_stack,
     projected,
+    resized,
     straightened,
 )
 from dln_geometry.geometry.network_geodesics.motion import MovingNetwork, attempt
 from dln_geometry.geometry.network_geodesics.rank_one import cone_logarithm
-from dln_geometry.geometry.points import Network, balanced_network, orthonormalized
+from dln_geometry.geometry.points import (
+    Network,
+    balanced_network,
+    by_power_of_two,
+    orthonormalized,
+)
 from dln_geometry.support import common_batch, refuse_derivatives
 
 # Networks are near if most of their chord is tangent.
@@ -74,9 +81,10 @@ def balanced_logarithm(
     start, end = balanced_network(factors), balanced_network(other, "other")
     refuse_derivatives("balanced_logarithm", *start, *end)
     with torch.no_grad():
+        size, start, end = of_unit_size_together(start, end)
         box, aim, batch = aim_at(start, end)
         frames = aim.frames.reshape(*batch, *aim.frames.shape[-3:])
-        return box.vector(frames, aim.velocity(_coordinates(aim, rtol, batch)))
+        return resized(box.vector(frames, aim.velocity(_coordinates(aim, rtol, batch))), size)
 
 
 def balanced_distance(
@@ -95,8 +103,10 @@ def balanced_distance(
     start, end = balanced_network(factors), balanced_network(other, "other")
     refuse_derivatives("balanced_distance", *start, *end)
     with torch.no_grad():
+        size, start, end = of_unit_size_together(start, end)
         _, aim, batch = aim_at(start, end)
-        return torch.linalg.vector_norm(_coordinates(aim, rtol, batch), dim=-1)
+        length = torch.linalg.vector_norm(_coordinates(aim, rtol, batch), dim=-1)
+        return length if size is None else by_power_of_two(length, size, 0)
 
 
 @dataclass(frozen=True)

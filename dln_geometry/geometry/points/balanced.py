@@ -20,7 +20,16 @@ from dln_geometry.geometry.points.gauges import (
     chain_from_frames,
     haar_frames,
 )
-from dln_geometry.geometry.points.layers import chain_svd, layer_moments, moment_size, product
+from dln_geometry.geometry.points.layers import (
+    by_power_of_two,
+    chain_svd,
+    exponent_of,
+    is_ordinary,
+    moment_size,
+    moments_in_range,
+    over_units,
+    product_in_range,
+)
 from dln_geometry.geometry.points.network import Network
 from dln_geometry.support import (
     as_count,
@@ -42,7 +51,7 @@ def end_to_end(factors: Sequence[Any]) -> Tensor:
     >>> dln.end_to_end(([[2.0]], [[3.0]]))
     tensor([[6.]])
     """
-    return product(Network(factors))
+    return product_in_range(Network(factors))
 
 
 def moments(factors: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -60,7 +69,7 @@ def moments(factors: Sequence[Any]) -> tuple[Tensor, ...]:
     >>> dln.moments(([[2.0]], [[3.0]]))
     (tensor([[5.]]),)
     """
-    return layer_moments(Network(factors))
+    return moments_in_range(Network(factors))
 
 
 def is_balanced(factors: Sequence[Any], rtol: float | None = None) -> Tensor:
@@ -243,26 +252,37 @@ def balance(factors: Sequence[Any], *, sweeps: int = 100) -> Network:
     balanced = is_balanced(layers)[..., None, None]
     if bool(balanced.all()):
         return layers
-    u, s, vh = chain_svd(layers)
+    turned, own, rise = tuple(layers), tuple(layers), None
+    if not is_ordinary(layers):
+        # The largest layers decide on the gauge; X is made of layers of unit size each.
+        turned = tuple(by_power_of_two(w, -exponent_of(*layers)) for w in layers)
+        own, exponents = over_units(layers)
+        total = sum(exponents[1:], exponents[0])
+        rise = (total / depth).floor()
+    u, s, vh = chain_svd(own)
+    if rise is not None:
+        s = by_power_of_two(s, total - depth * rise, 1)
     root = s ** (1.0 / depth)
     frames = [vh.mH, u]
-    for w in layers[:-1]:
+    for w in own[:-1]:
         # Exact where the factors are balanced, at every rank.
         frames.insert(-1, polar(w @ (frames[-2] * root.unsqueeze(-2))))
     eps = torch.finfo(s.dtype).eps
     for _ in range(sweeps if depth > 2 else 1):
         moved = torch.zeros((), dtype=s.dtype, device=s.device)
         for p in range(1, depth):
-            target = layers[p - 1] @ frames[p - 1] + layers[p].mH @ frames[p + 1]
+            target = turned[p - 1] @ frames[p - 1] + turned[p].mH @ frames[p + 1]
             frame = polar(target * root.unsqueeze(-2))
             # Columns of zero modes are arbitrary: do not count how they move.
             moved = torch.maximum(moved, ((frame - frames[p]) * root.unsqueeze(-2)).abs().max())
             frames[p] = frame
         if float(moved.detach()) <= 10 * eps * float(root.detach().max()):
             break
+    made = chain_from_frames(frames, s)
+    if rise is not None:
+        made = tuple(by_power_of_two(w, rise) for w in made)
     return Network.from_layers(
-        torch.where(balanced, w, new)
-        for w, new in zip(layers, chain_from_frames(frames, s), strict=True)
+        torch.where(balanced, w, new) for w, new in zip(layers, made, strict=True)
     )
 
 

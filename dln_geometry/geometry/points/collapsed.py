@@ -13,7 +13,7 @@ from torch import Tensor
 from dln_geometry.geometry.points.batch import Batch, check_alike, check_field
 from dln_geometry.geometry.points.end_to_end import EndToEnd
 from dln_geometry.geometry.points.gauges import as_spectrum, balanced_chain, haar_frames
-from dln_geometry.geometry.points.layers import chain_svd
+from dln_geometry.geometry.points.layers import by_power_of_two, chain_svd, is_ordinary, over_units
 from dln_geometry.geometry.points.network import Network
 from dln_geometry.geometry.points.smooth_functions import frames_and_root, gram_power
 from dln_geometry.support import (
@@ -120,7 +120,17 @@ class Collapsed(Batch):
             frames, lam = factors.balanced_parts()
             root = lam.unsqueeze(-2)
             return cls(frames[-1] * root, frames[0] * root, depth, check=False)
-        u, s, vh = chain_svd(factors)
+        if is_ordinary(factors):
+            u, s, vh = chain_svd(factors)
+        else:
+            small, exponents = over_units(factors)
+            u, s, vh = chain_svd(small)
+            s = by_power_of_two(s, sum(exponents[1:], exponents[0]), 1)
+            if not bool(torch.isfinite(s.detach()).all()):
+                raise ValueError(
+                    f"point must have a product in the range of {factors.dtype}, got layers whose "
+                    "product overflows"
+                )
         r = max(1, int((s > 0).sum(-1).max())) if s.numel() else s.shape[-1]
         parts = u[..., :r], s[..., :r], vh[..., :r, :]
         return cls.of(EndToEnd(*parts, depth, False, check=False))

@@ -1,9 +1,16 @@
-"""Algebra of chains of layers, without checks: product, singular values, moments, frames."""
+"""Algebra of chains of layers, without checks: product, singular values, moments, frames.
+
+Products and squares of layers may leave the range of their type where results do not, and make
+NaN or zeros of them. `at_unit_size` and the functions `..._in_range` divide layers by powers of two
+near their largest entries, which rounds nothing: results are infinite, or zero, only where they
+leave the range themselves.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +30,101 @@ def product(factors: Sequence[Tensor]) -> Tensor:
     for w in reversed(factors[:-1]):
         x = x @ w
     return x
+
+
+def exponent_of(*x: Tensor) -> Tensor:
+    """Return the exponent of a power of two near the largest entry of matrices, shape (...)."""
+    top = torch.stack([part.detach().abs().amax((-2, -1)) for part in x]).amax(0)
+    return torch.where(top > 0, top, 1.0).log2().floor()
+
+
+def common_exponent(layers: Sequence[Tensor]) -> Tensor:
+    """Return the exponent of the power of two nearest to the largest norm of layers, shape (...).
+
+    Of the spectral norm, which is near 1 then: products of many such layers stay in range.
+    """
+    norms = [torch.linalg.matrix_norm(w.detach(), ord=2) for w in layers]
+    top = torch.stack(norms).amax(0)
+    return torch.where(top > 0, top, 1.0).log2().round()
+
+
+def is_ordinary(layers: Sequence[Tensor]) -> bool:
+    """Tell whether products of all layers, and the squares of these, are in the range."""
+    if layers[0].numel() == 0:
+        return True
+    top = torch.stack([w.detach().abs().amax((-2, -1)) for w in layers])
+    bound = torch.finfo(top.dtype).max ** (0.4 / len(layers))
+    return bool(((top < bound) & (top > 1.0 / bound) | (top == 0)).all())
+
+
+def by_power_of_two(x: Tensor, exponent: Tensor, axes: int = 2) -> Tensor:
+    """Return ``x 2^exponent``, the exponent whole, of shape (...) with so many `axes` less than x.
+
+    Four factors are multiplied: the whole power may leave the range where the result does not.
+    """
+    most = 1000.0 if torch.finfo(x.dtype).eps < 1e-10 else 120.0
+    whole = exponent[(..., *(None,) * axes)]
+    part = (whole / 4).floor()
+    for power in (part, part, part, whole - 3 * part):
+        x = x * torch.exp2(power.clamp(-most, most))
+    return x
+
+
+def at_unit_size(
+    f: Callable[..., Sequence[Tensor]],
+    degree: float,
+    layers: Sequence[Tensor],
+    *vectors: Sequence[Tensor],
+) -> tuple[Tensor, ...]:
+    """Return ``f(layers, *vectors)``, matrices, in range.
+
+    f is linear in each vector, and of this degree if all layers are multiplied by a number.
+    """
+    if all(map(is_ordinary, (layers, *vectors))):
+        return tuple(f(layers, *vectors))
+    sizes = [common_exponent(layers), *(exponent_of(*x) for x in vectors)]
+    small = (
+        [by_power_of_two(w, -size) for w in x]
+        for x, size in zip((layers, *vectors), sizes, strict=True)
+    )
+    total: Any = sum(sizes[1:], degree * sizes[0])
+    return tuple(by_power_of_two(x, total) for x in f(*small))
+
+
+def product_in_range(layers: Sequence[Tensor]) -> Tensor:
+    """Return `product`, whatever leaves the range on the way."""
+    if is_ordinary(layers):
+        return product(layers)
+    small, exponents = over_units(layers)
+    x = small[0]
+    for w in small[1:]:
+        x = w @ x
+    return by_power_of_two(x, sum(exponents[1:], exponents[0]))
+
+
+def over_units(layers: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return layers over a power of two each, and the exponents.
+
+    They are chosen so that all products from the input side on are near 1.
+    """
+    small, exponents, x = [], [], None
+    for w in layers:
+        own = exponent_of(w)
+        w = by_power_of_two(w, -own)
+        x = w if x is None else w @ x.detach()
+        more = exponent_of(x)
+        x = by_power_of_two(x, -more)
+        small.append(by_power_of_two(w, -more))
+        exponents.append(own + more)
+    return small, exponents
+
+
+def moments_in_range(layers: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return `layer_moments`, whatever leaves the range on the way."""
+    if is_ordinary(layers):
+        return layer_moments(layers)
+    pairs = (at_unit_size(layer_moments, 2.0, pair) for pair in pairwise(layers))
+    return tuple(g for (g,) in pairs)
 
 
 def chain_svd(factors: Sequence[Tensor], *, keep: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,6 +202,8 @@ def balanced_frames(layers: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
     widest = max(max(w.shape[-2:]) for w in layers)
     lam = torch.where(lam > 10 * eps * widest * lam[..., :1], lam, 0.0)
     r = max(1, int((lam > 0).sum(-1).max())) if lam.numel() else lam.shape[-1]
+    # What a first layer of a narrower network has beyond its rank is rounding.
+    r = min(r, *(w.shape[-2] for w in layers))
     lam, frames = lam[..., :r], [vh[..., :r, :].mH]
     scale = torch.where(lam > 0, lam, 1.0).unsqueeze(-2)
     for w in layers:

@@ -12,7 +12,16 @@ from torch.utils import _pytree as pytree
 
 from dln_geometry.geometry.points.batch import Batch
 from dln_geometry.geometry.points.end_to_end import EndToEnd
-from dln_geometry.geometry.points.layers import balanced_frames, chain_svd, moment_size, product
+from dln_geometry.geometry.points.layers import (
+    balanced_frames,
+    by_power_of_two,
+    chain_svd,
+    is_ordinary,
+    moment_size,
+    over_units,
+    product,
+    product_in_range,
+)
 from dln_geometry.support import Depth, as_factors, refuse_complex
 
 
@@ -100,7 +109,7 @@ class Network(tuple[Tensor, ...], Batch):
     @property
     def matrix(self) -> Tensor:
         """The end-to-end matrix ``X = W_N ... W_1``, shape (..., m, n)."""
-        return product(self)
+        return product_in_range(self)
 
     @property
     def imbalance(self) -> Tensor:
@@ -137,7 +146,13 @@ class Network(tuple[Tensor, ...], Batch):
         """Singular values of X, shape (..., min(widths)) or (..., r) if balanced; descending."""
         if self.is_balanced:
             return self.spectrum ** float(len(self))
-        return self._kept("values", lambda: chain_svd(self)[1])
+        return self._kept("values", self._values_of_product)
+
+    def _values_of_product(self) -> Tensor:
+        if is_ordinary(self):
+            return chain_svd(self)[1]
+        small, exponents = over_units(self)
+        return by_power_of_two(chain_svd(small)[1], sum(exponents[1:], exponents[0]), 1)
 
     def point(self) -> EndToEnd:
         """Return the end-to-end matrix of balanced layers, small singular values included."""

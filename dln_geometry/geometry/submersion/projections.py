@@ -16,7 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.points import balanced_network
+from dln_geometry.geometry.points import (
+    balanced_network,
+    by_power_of_two,
+    exponent_of,
+    is_ordinary,
+    over_units,
+)
 from dln_geometry.geometry.submersion.frames import (
     complement,
     cores_of,
@@ -41,7 +47,16 @@ def pushforward(factors: Sequence[Any], v: Sequence[Any]) -> Tensor:
     tensor([[23.]])
     """
     layers = as_factors(factors, complex=True)
-    return push_layers(layers, as_ambient(v, layers))
+    v = as_ambient(v, layers)
+    if is_ordinary(layers) and is_ordinary(v):
+        return push_layers(layers, v)
+    small, own = over_units(layers)
+    moves, sizes = over_units(v)
+    # Every term is the product of all units, times that of a move over that of its layer.
+    gaps = [size - e for size, e in zip(sizes, own, strict=True)]
+    most = torch.stack(torch.broadcast_tensors(*gaps)).amax(0)
+    moves = [by_power_of_two(a, gap - most) for a, gap in zip(moves, gaps, strict=True)]
+    return by_power_of_two(push_layers(small, moves), sum(own, most))
 
 
 def push_layers(layers: Sequence[Tensor], v: Sequence[Tensor]) -> Tensor:
@@ -69,7 +84,13 @@ def lift(factors: Sequence[Any], z: Any) -> tuple[Tensor, ...]:
     """
     layers = as_factors(factors, complex=True)
     shape = layers[-1].shape[-2], layers[0].shape[-1]
-    return lift_layers(layers, as_covector(z, layers[0], shape, "z", layers[0].shape[:-2]))
+    z = as_covector(z, layers[0], shape, "z", layers[0].shape[:-2])
+    if is_ordinary(layers) and is_ordinary((z,)):
+        return lift_layers(layers, z)
+    small, own = over_units(layers)
+    size = exponent_of(z)
+    parts = lift_layers(small, by_power_of_two(z, -size))
+    return tuple(by_power_of_two(a, sum(own, size) - e) for a, e in zip(parts, own, strict=True))
 
 
 def lift_layers(layers: Sequence[Tensor], g: Tensor) -> tuple[Tensor, ...]:

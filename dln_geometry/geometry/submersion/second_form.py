@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.metric import blocks_of, metric, tangent_matrix
-from dln_geometry.geometry.points import EndToEnd, balanced_network
+from dln_geometry.geometry.points import EndToEnd, Network, at_unit_size, balanced_network
 from dln_geometry.geometry.submersion.frames import jacobi_solve
 from dln_geometry.geometry.submersion.projections import (
     as_ambient_pair,
@@ -23,6 +23,7 @@ from dln_geometry.geometry.submersion.projections import (
     push_layers,
     vertical_part,
 )
+from dln_geometry.support import as_covector
 
 _Layers = Sequence[Tensor]
 
@@ -53,7 +54,11 @@ def second_fundamental_form(
     """
     network = balanced_network(factors, complex=True)
     v, w = as_ambient_pair(v, w, network)
-    return _normal(*network.balanced_parts(), v, w)
+
+    def normal(network: _Layers, v: _Layers, w: _Layers) -> tuple[Tensor, ...]:
+        return _normal(*Network(network).balanced_parts(), v, w)
+
+    return at_unit_size(normal, -1.0, network, v, w)
 
 
 def horizontal_lift(factors: Sequence[Any], z: Any) -> tuple[Tensor, ...]:
@@ -67,7 +72,12 @@ def horizontal_lift(factors: Sequence[Any], z: Any) -> tuple[Tensor, ...]:
     (tensor([[1.]]), tensor([[1.]]))
     """
     network = balanced_network(factors, complex=True)
-    return lift_layers(network, metric(network.point(), z))
+    z = as_covector(z, network[0], network.shape, "z", network.batch_shape)
+
+    def lifted(layers: _Layers, z: _Layers) -> tuple[Tensor, ...]:
+        return lift_layers(layers, metric(Network(layers).point(), z[0]))
+
+    return at_unit_size(lifted, 1.0 - len(network), network, (z,))
 
 
 def integrability(factors: Sequence[Any], v: Sequence[Any], w: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -93,6 +103,12 @@ def integrability(factors: Sequence[Any], v: Sequence[Any], w: Sequence[Any]) ->
     """
     network = balanced_network(factors, complex=True)
     v, w = as_ambient_pair(v, w, network)
+    return at_unit_size(_integrability, -1.0, network, v, w)
+
+
+def _integrability(layers: _Layers, v: list[Tensor], w: list[Tensor]) -> tuple[Tensor, ...]:
+    """Return `integrability` of balanced layers, without checks."""
+    network = Network(layers)
     parts, p = network.balanced_parts(), network.point()
     across, level = horizontal_part(*parts, v), horizontal_part(*parts, w)
     along = vertical_part(*parts, w)

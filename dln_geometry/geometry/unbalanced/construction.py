@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.points import Network
+from dln_geometry.geometry.points import Network, by_power_of_two
 from dln_geometry.geometry.unbalanced.chains import (
     Chain,
     layers_of_chains,
@@ -66,8 +67,12 @@ def lambda_balanced(x: Any, lam: Any, widths: Sequence[int]) -> Network:
         raise ValueError(f"lam must hold depth - 1 = {depth - 1} numbers, got {len(values)}")
     eps = torch.finfo(matrix.dtype).eps
     samples = matrix.double().reshape(-1, *matrix.shape[-2:])
-    made = [_scalar(one, values, widths, eps) for one in samples]
-    return _network(made, matrix)
+
+    def scalar(x: Tensor, numbers: Sequence[Any]) -> tuple[Tensor, ...]:
+        return _scalar(x, [float(v) for v in numbers], widths, eps)
+
+    given = [torch.tensor(v, dtype=torch.float64) for v in values]
+    return _network([_at_unit_size(one, given, scalar) for one in samples], matrix)
 
 
 def with_moments(x: Any, moments: Sequence[Any], widths: Sequence[int] | None = None) -> Network:
@@ -140,7 +145,11 @@ moments[0] force eigenvalue 2 to be at least 1: no layers of widths (1, 2, 1) ha
         ((g + g.mT) / 2).expand(*batch, d, d).reshape(-1, d, d)
         for g, d in zip(given, widths[1:-1], strict=True)
     ]
-    made = [_one(one, [g[k] for g in each], widths, eps) for k, one in enumerate(samples)]
+
+    def one(x: Tensor, moments: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return _one(x, moments, widths, eps)
+
+    made = [_at_unit_size(x, [g[k] for g in each], one) for k, x in enumerate(samples)]
     return _network(made, full.to(matrix.dtype))
 
 
@@ -158,6 +167,23 @@ def _network(made: list[tuple[Tensor, ...]], like: Tensor) -> Network:
     return Network.from_layers(
         torch.stack(list(w)).reshape(*batch, *w[0].shape).to(like.dtype) for w in layers
     )
+
+
+def _at_unit_size(
+    x: Tensor,
+    moments: Sequence[Tensor],
+    make: Callable[[Tensor, Sequence[Tensor]], tuple[Tensor, ...]],
+) -> tuple[Tensor, ...]:
+    """Make layers over a power of two near their size, if their squares leave the range."""
+    depth = len(moments) + 1
+    sizes = [math.log2(float(x.abs().max()) or 1.0) / depth]
+    sizes += [0.5 * math.log2(float(g.abs().max())) for g in moments if bool((g != 0).any())]
+    unit = x.new_tensor(math.floor(max(sizes)))
+    if abs(float(unit)) * depth < 400:
+        return make(x, moments)
+    small = [by_power_of_two(g, -2.0 * unit, 0) for g in moments]
+    made = make(by_power_of_two(x, -depth * unit, 0), small)
+    return tuple(by_power_of_two(w, unit, 0) for w in made)
 
 
 def _one(

@@ -16,7 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.points import Network
+from dln_geometry.geometry.points import (
+    Network,
+    at_unit_size,
+    by_power_of_two,
+    common_exponent,
+    is_ordinary,
+)
 from dln_geometry.support import as_covector
 
 
@@ -50,6 +56,12 @@ def leaf_metric(factors: Sequence[Any], z: Any) -> Tensor:
     """
     network = Network(factors)
     z = as_covector(z, network[0], network.shape, "z", network.batch_shape)
+    return at_unit_size(_inverted, 2.0 - 2.0 * len(network), network, (z,))[0]
+
+
+def _inverted(layers: Sequence[Tensor], vectors: Sequence[Tensor]) -> tuple[Tensor]:
+    """Return `leaf_metric` of layers, without checks of z."""
+    network, z = Network(layers), vectors[0]
     u, e, v = _eigenvectors(network)
     if not bool((e.detach() > 1e3 * torch.finfo(e.dtype).eps * e.detach().amax()).all()):
         raise ValueError(
@@ -57,15 +69,24 @@ def leaf_metric(factors: Sequence[Any], z: Any) -> Tensor:
             f"eigenvalue {float(e.detach().min()):.1e}"
         )
     if v is not None:
-        return u @ ((u.mH @ z @ v) / e) @ v.mH
+        return (u @ ((u.mH @ z @ v) / e) @ v.mH,)
     flat = (u.mH @ z.flatten(-2).unsqueeze(-1)).squeeze(-1) / e
-    return (u @ flat.unsqueeze(-1)).squeeze(-1).unflatten(-1, network.shape)
+    return ((u @ flat.unsqueeze(-1)).squeeze(-1).unflatten(-1, network.shape),)
+
+
+def _of_unit_size(network: Network) -> tuple[Network, Tensor | float]:
+    """Return layers over a power of two, and its logarithm; 0 where squares are in range."""
+    if is_ordinary(network):
+        return network, 0.0
+    size = common_exponent(network)
+    return Network([by_power_of_two(w, -size) for w in network]), math.log(2.0) * size
 
 
 def leaf_log_volume_density(factors: Sequence[Any]) -> Tensor:
     """Return ``-1/2 log det D``, the density of the leaf's metric over X, shape (...).
 
-    ``-inf`` becomes ``inf`` where the layers lose rank. On balanced square layers of full rank it
+    ``-inf`` becomes ``inf`` where the layers lose rank, or their sizes differ so much that the
+    smallest eigenvalue of D vanishes beside the others. On balanced square layers of full rank it
     is `log_volume_density`. Complex layers have twice the sum. Layers as in `leaf_metric`.
 
     Examples
@@ -73,9 +94,10 @@ def leaf_log_volume_density(factors: Sequence[Any]) -> Tensor:
     >>> dln.leaf_log_volume_density(([[1.0]], [[3.0]])).exp().pow(-2).round()
     tensor(10.)
     """
-    network = Network(factors)
+    network, unit = _of_unit_size(Network(factors))
     _, e, v = _eigenvectors(network)
     total = e.log().sum(-1 if v is None else (-2, -1))
+    total = total + (2.0 * len(network) - 2.0) * math.prod(network.shape) * unit
     return -0.5 * (1 + network.dtype.is_complex) * total
 
 
@@ -124,14 +146,15 @@ def orbit_log_volume(factors: Sequence[Any]) -> Tensor:
     >>> dln.orbit_log_volume(factors).exp() ** 2  # ((1 + 9) + (4 + 16)) / 2
     tensor(15.0000)
     """
-    network = Network(factors)
+    network, unit = _of_unit_size(Network(factors))
     f = 1 + network.dtype.is_complex
+    turns = sum(f * d * (d - 1) // 2 + (f - 1) * d for d in network.widths[1:-1]) * unit
     if len(network) == 2:
         p = _hidden_squares(*network)
         total = torch.linalg.eigvalsh(p).clamp_min(0.0)
         i, j = torch.triu_indices(p.shape[-1], p.shape[-1], 1, device=p.device)
         pairs = (0.5 * (total[..., i] + total[..., j])).log().sum(-1)
-        return 0.5 * f * pairs + (0.5 * total.log().sum(-1) if f == 2 else 0.0)
+        return 0.5 * f * pairs + (0.5 * total.log().sum(-1) if f == 2 else 0.0) + turns
     moves = []
     for p, (before, after) in enumerate(pairwise(network)):
         for g in _rotations(before.shape[-2], network[0]):
@@ -142,7 +165,7 @@ def orbit_log_volume(factors: Sequence[Any]) -> Tensor:
     if not moves:
         return network[0].real.new_zeros(network.batch_shape)
     rows = torch.stack(moves, -2)
-    return torch.linalg.svdvals(rows).log().sum(-1)
+    return torch.linalg.svdvals(rows).log().sum(-1) + turns
 
 
 def _hidden_squares(before: Tensor, after: Tensor) -> Tensor:
@@ -188,7 +211,7 @@ def gauge_eigenvalues(factors: Sequence[Any]) -> Tensor:
     network = Network(factors)
     if len(network) != 2:
         raise ValueError(f"factors must be two layers, got {len(network)}")
-    before, after = network
+    before, after = _of_unit_size(network)[0]
     e, q = torch.linalg.eigh(_hidden_squares(before, after))
     if not bool((e.detach() > 10 * torch.finfo(e.dtype).eps * e.detach()[..., -1:]).all()):
         raise ValueError(
