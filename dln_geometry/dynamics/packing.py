@@ -25,6 +25,11 @@ def pack_point(name: str, point: Any, arrays: dict[str, Any], meta: dict[str, An
     """Add the arrays of a point and its kind to what is written."""
     if point is None:
         return
+    if hasattr(getattr(point, "L", None), "device_mesh"):
+        raise TypeError(
+            "a trajectory must be whole to be saved, got rows that several processes hold: "
+            "sharded.gather(path) puts them together"
+        )
     if isinstance(point, Tensor):
         parts, meta[name] = {"x": point}, {"kind": "tensor"}
     elif isinstance(point, tuple):

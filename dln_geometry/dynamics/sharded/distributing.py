@@ -21,7 +21,6 @@ from dln_geometry.dynamics.sharded.points import (
     as_mesh,
     cut_point,
     is_sharded,
-    mapped,
     sharded_point,
 )
 from dln_geometry.dynamics.sharded.ranks import Ranks
@@ -231,7 +230,11 @@ def random(
         # With a positive diagonal of T the frame is unique, and Haar.
         sides.append(turn(torch.diag_embed(torch.diagonal(t).sgn())) * root)
     own_left, own_right = sides
-    return sharded_point(own_left, own_right, depth, square.normalized, ranks, (m, n))
+    point = sharded_point(own_left, own_right, depth, square.normalized, ranks, (m, n))
+    # Other processes make it to rounding: a store knows it by what it was drawn from.
+    told = {"scale": scale, "spectrum": spectrum, "seed": seed, "dtype": square.dtype}
+    vars(point)["origin"] = {"shape": (m, n), "rank": r, "depth": point.depth, **told}
+    return point
 
 
 def _seed_of(generator: Any, ranks: Ranks) -> int:
@@ -272,7 +275,8 @@ def gather(x: Any) -> Any:
     'Tensor'
     """
     if is_sharded(x):
-        return mapped(x, lambda part: part.full_tensor())
+        left, right = x.L.full_tensor(), x.R.full_tensor()
+        return Collapsed(left, right, x.depth, x.normalized, check=False)
     if isinstance(x, Trajectory):
         points = None if x.points is None else tuple(gather(p) for p in x.points)
         final = gather(x.final) if is_sharded(x.final) else x.final

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +13,40 @@ from dln_geometry.dynamics.sharded.ranks import Ranks
 from dln_geometry.dynamics.sharded.rows import rows_of
 from dln_geometry.geometry.points import Collapsed, EndToEnd
 from dln_geometry.support import as_depth
+
+
+class ShardedPoint(Collapsed):
+    """A `Collapsed` of DTensors: several processes hold the rows of L and R.
+
+    All processes ask together for its singular values and its defect. What needs all rows of a
+    matrix in one process is refused in words.
+    """
+
+    L: Any
+    R: Any
+
+    def _small(self) -> Collapsed:
+        """Return the point of the triangular factors, which every process has."""
+        ranks = Ranks(self.L.device_mesh)
+        a, b = (ranks.triangle(x.detach().to_local())[0] for x in (self.L, self.R))
+        return Collapsed(a, b, self.depth, self.normalized, check=False)
+
+    @property
+    def singular_values(self) -> Any:
+        return self._small().singular_values
+
+    def defect(self) -> Tensor:
+        return self._small().defect()
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise TypeError(
+            "point must be whole, got rows that several processes hold: sharded.gather(point) puts "
+            "them together"
+        )
+
+    M: Any = property(_refuse)
+    matrix: Any = property(_refuse)
+    point = factors = entries = power = __array__ = _refuse
 
 
 def is_sharded(point: Any) -> bool:
@@ -29,7 +62,8 @@ def cut(x: Tensor, ranks: Ranks) -> DTensor:
 
 def cut_point(point: Collapsed, ranks: Ranks) -> Collapsed:
     """Return a point that every process has, cut by rows."""
-    return mapped(point, lambda x: cut(x.detach(), ranks))
+    left, right = (cut(x.detach(), ranks) for x in (point.L, point.R))
+    return ShardedPoint(left, right, point.depth, point.normalized, check=False)
 
 
 def by_rows(rows: Tensor, count: int, ranks: Ranks) -> DTensor:
@@ -48,9 +82,8 @@ def point_by_rows(
 ) -> Collapsed:
     """Return the point of the own rows of L and R, with depth and normalisation of another."""
     m, n = shape
-    return Collapsed(
-        by_rows(left, m, ranks), by_rows(right, n, ranks), like.depth, like.normalized, check=False
-    )
+    parts = by_rows(left, m, ranks), by_rows(right, n, ranks)
+    return ShardedPoint(*parts, like.depth, like.normalized, check=False)
 
 
 def own_rows(point: Collapsed, ranks: Ranks) -> Collapsed:
@@ -113,11 +146,6 @@ def sharded_point(
     # Raises unless the two are balanced.
     Collapsed(a, b, own.depth, own.normalized)
     return point_by_rows(own.L, own.R, own, counts, ranks)
-
-
-def mapped(point: Collapsed, f: Callable[[Any], Tensor]) -> Collapsed:
-    """Return a point with ``f(L), f(R)``."""
-    return Collapsed(f(point.L), f(point.R), point.depth, point.normalized, check=False)
 
 
 def as_mesh(mesh: Any) -> DeviceMesh:

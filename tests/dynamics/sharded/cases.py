@@ -94,7 +94,7 @@ CASES = {
         start(7, 5, 2, 2.5),
         {"method": None, "rtol": 1e-7, "keep_points": True},
     ),
-    "until": (quadratic(7, 5), start(7, 5, 2, 2), {"t_end": 0.5, "until": {"loss": 24.0}}),
+    "until": (quadratic(7, 5), start(7, 5, 2, 2), {"t_end": 0.5, "until": {"loss": 12.0}}),
 }
 
 
@@ -156,6 +156,8 @@ def watched(mesh):
         "values": seen.values,
         "value": loss.value(point),
         "rows": loss.gradient(point),
+        "singular values": point.singular_values,
+        "defect": point.defect(),
         "traffic": dict(loss.ranks.traffic),
     }
 
@@ -171,7 +173,8 @@ def stored(mesh, folder, steps, die=None):
             os._exit(1)
         return torch.zeros(())
 
-    cut = sharded.distribute(LOSS, mesh), sharded.distribute(POINT, mesh)
+    point = sharded.random((9, 7), 2, 2.5, mesh, spectrum=[1.0, 0.5], generator=3, dtype=F64)
+    cut = sharded.distribute(LOSS, mesh), point
     more = {"store": folder, "every": {"steps": 1}, "observe": {"norm": norm}}
     until = {"steps": steps} if steps else {"loss": 0.0}
     monitor = sharded.distribute(VALIDATION, mesh)

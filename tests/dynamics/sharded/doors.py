@@ -136,6 +136,26 @@ WRONG = {
         ),
         "only gradient_flow runs on several processes",
     ),
+    "Langevin from rows": (
+        lambda mesh: dln.langevin(
+            cases.LOSS,
+            sharded.distribute(cases.POINT, mesh),
+            beta=1.0,
+            t_end=0.1,
+            dt=0.1,
+            generator=0,
+        ),
+        "point must be whole",
+    ),
+    "geometry": (
+        lambda mesh: dln.cometric(sharded.distribute(cases.POINT, mesh), cases.target(9, 7)),
+        "point must be whole",
+    ),
+    "a loss at rows": (
+        lambda mesh: cases.LOSS.value(sharded.distribute(cases.POINT, mesh)),
+        "point must be whole",
+    ),
+    "a file": (lambda mesh: _flow(mesh, t_end=0.0).save("path"), "a trajectory must be whole"),
     "gathering what is whole": (lambda mesh: sharded.gather(cases.POINT), "must be a distributed"),
     "a store that is none": (lambda mesh: _flow(mesh, store="/dev/null"), "store must be"),
 }

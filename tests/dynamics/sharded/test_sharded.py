@@ -60,8 +60,10 @@ def test_monitors_observables_and_points_that_no_process_has(tmp_path):
             ("values", seen.values),
             ("value", path.loss[0]),
             ("norm", path.observed["norm"]),
+            ("singular values", torch.tensor([1.0, 0.5])),
         ):
             assert_close(result[part], expected, ops=1000, condition=1e4)
+        assert result["defect"] < 1e-14
     for results in (found, again):
         rows = torch.cat([result["rows"] for result in results])
         assert_close(rows, loss.gradient(first["start"]), ops=1000)
