@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from dln_geometry.ode.methods.calls import Call, TapeError
 from dln_geometry.ode.methods.norms import BlockNorms
@@ -35,7 +34,8 @@ def repeats(system: KnownField, y: Tensor) -> bool:
         whole
         and y.numel() <= most
         and len(y) <= 4 * y.shape[-1]
-        and not is_in_torch_dispatch_mode()
+        # Of this thread: is_in_torch_dispatch_mode() tells of all, and rounding would depend on it.
+        and torch._C._len_torch_dispatch_stack() == 0
     )
 
 
