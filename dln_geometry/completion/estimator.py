@@ -68,11 +68,13 @@ class MatrixCompleter(SavedCompleter):
     duplicates : {"raise", "mean", "last"}
         What to do with a pair that is given repeatedly.
     patience : int
-        Accepted steps without a better validation error that end a flow.
+        Accepted steps without a better validation error that end a flow; half as many above
+        300,000 entries.
     rtol : float
         Tolerance of the flows.
     seconds : float, optional
-        Limit of the time of `fit`; the best so far is kept.
+        Limit of the time of `fit`; the best so far is kept. Flows end between two evaluations;
+        what comes before the first one, reading and side means, is not cut.
     warm_start : bool
         Begin `fit` with the choices and the matrix of the last one.
     random_state : None, int or numpy random state

@@ -20,7 +20,7 @@ from dln_geometry.completion.base import (
 from dln_geometry.completion.features import SideFeatures
 from dln_geometry.completion.fitting import Model, Problem, side_means_alone
 from dln_geometry.completion.growing import Memory
-from dln_geometry.completion.intake import is_pair, labels_of, places_of
+from dln_geometry.completion.labels import is_pair, labels_of, places_of
 from dln_geometry.completion.prediction import Asked, Predictions, folded, predict_entries
 from dln_geometry.support import as_count, as_flag, as_float_tensor, sparse_places, warn
 from dln_geometry.tables import Entries, Ids, Table, as_entries, as_table

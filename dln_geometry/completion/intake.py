@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dln_geometry.completion.base import read_in_words
 from dln_geometry.completion.features import SideFeatures
 from dln_geometry.completion.fitting import DEPTHS, LINKS, Problem
+from dln_geometry.completion.labels import is_pair, labels_of, places_of
 from dln_geometry.support import (
     as_count,
     as_depth,
@@ -20,25 +20,22 @@ from dln_geometry.support import (
     as_float_tensor,
     as_positive,
     as_rank,
-    shown,
     sparse_places,
     warn,
 )
 from dln_geometry.tables import (
     Entries,
     Ids,
-    Name,
     as_duplicates,
     as_entries,
     first_duplicate,
-    in_iso,
     without_duplicates,
 )
 
 SMALL = 10_000
 """Up to so many entries double precision is the default."""
 LARGEST = 1e60
-"""Bound on entries: fourth powers of their sums must not overflow."""
+"""Bound on entries, and on their inverses: fourth powers of sums must not overflow or vanish."""
 
 
 def entries_of(x: Any, y: Any, duplicates: str) -> Entries:
@@ -52,7 +49,7 @@ def entries_of(x: Any, y: Any, duplicates: str) -> Entries:
                 f"X must hold every entry once, got ({i[twice[0]]}, {j[twice[0]]}) repeatedly: "
                 "give duplicates='mean' or 'last'"
             )
-        return without_duplicates(entries, rule)
+        return entries if rule == "raise" else without_duplicates(entries, rule)
     rows, cols = x
     values = as_float_tensor(y, "y", dtype=torch.float64).cpu().numpy()
     sides = [labels_of(side, what) for side, what in ((rows, "row"), (cols, "column"))]
@@ -71,34 +68,8 @@ def entries_of(x: Any, y: Any, duplicates: str) -> Entries:
             f"{col_ids[int(j[twice[0]])]!r} repeatedly: give duplicates='mean' or 'last'"
         )
     shape = len(row_ids), len(col_ids)
-    return without_duplicates(Entries(i, j, values, shape, "pairs", row_ids, col_ids), rule)
-
-
-def is_pair(x: Any) -> bool:
-    """Tell whether an argument is a tuple ``(rows, cols)``."""
-    return isinstance(x, tuple) and len(x) == 2
-
-
-def labels_of(x: Any, what: str) -> list[Name]:
-    """Return ids as strings and integers: dates in ISO format, whole floats as integers."""
-    if isinstance(x, Tensor):
-        x = x.cpu().numpy()
-    labels = np.asarray(x, dtype=None if hasattr(x, "dtype") else object)
-    if labels.ndim != 1:
-        raise ValueError(f"{what} ids must be a vector, got shape {labels.shape}")
-    names = list(labels) if labels.dtype.kind in "mM" else labels.tolist()
-    return names if labels.dtype.kind in "iuU" else [_label(name, what) for name in names]
-
-
-def _label(name: Any, what: str) -> str | int:
-    name = in_iso(name)
-    if isinstance(name, np.generic):
-        name = name.item()
-    if isinstance(name, float) and name.is_integer():
-        return int(name)
-    if isinstance(name, bool) or not isinstance(name, str | int):
-        raise TypeError(f"{what} ids must be strings or integers, got {shown(name)}")
-    return name
+    entries = Entries(i, j, values, shape, "pairs", row_ids, col_ids)
+    return entries if rule == "raise" else without_duplicates(entries, rule)
 
 
 def counted(entries: Entries, weight: Any) -> tuple[Entries, np.ndarray | None]:
@@ -216,6 +187,8 @@ def _check_values(values: np.ndarray, loss: str) -> None:
         raise ValueError("entries must be at least 0 for the Poisson loss")
     if not (size := float(np.abs(values).max())) < LARGEST:
         raise ValueError(f"entries must be less than {LARGEST:g} in size, got {size:g}")
+    if 0 < size < 1 / LARGEST:
+        raise ValueError(f"the largest entry must be at least {1 / LARGEST:g} or 0, got {size:g}")
 
 
 def _dtype(dtype: Any, values: np.ndarray) -> torch.dtype:
@@ -262,20 +235,6 @@ def held_out(problem: Problem, entries: Entries, validation: Any) -> Problem:
         )
     i, j, y = (torch.from_numpy(x).to(problem.values.device) for x in (i, j, y))
     return replace(problem, rows=i, cols=j, values=y.to(problem.values), weights=None)
-
-
-def places_of(labels: list[Name], ids: Ids | None, count: int, what: str) -> tuple[Any, Any]:
-    """Return places of ids, and which of them are unknown (their place is 0)."""
-    if ids is not None:
-        unknown = np.array([label not in ids for label in labels], dtype=bool)
-        places = np.zeros(len(labels), dtype=np.int64)
-        places[~unknown] = ids.places([label for label in labels if label in ids])
-        return places, unknown
-    if names := [label for label in labels if isinstance(label, str)]:
-        raise TypeError(f"{what} ids must be places, integers from 0, got {names[0]!r}")
-    unknown = np.array([not 0 <= label < count for label in labels], dtype=bool)  # pyright: ignore[reportOperatorIssue]
-    places = [0 if no else label for label, no in zip(labels, unknown, strict=True)]
-    return np.array(places, dtype=np.int64), unknown
 
 
 def share_of(validation: Any) -> float:

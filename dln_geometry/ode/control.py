@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.ode.methods import Methods
+from dln_geometry.ode.methods import KnownField, Methods
 from dln_geometry.ode.monitoring import Monitor
 from dln_geometry.support import as_real, shown
 
@@ -126,3 +127,33 @@ def limits_of(**limits: float | None) -> dict[str, float]:
             required = "at least 0" if whole else "a whole number"
             raise ValueError(f"max_{name} must be {required}, got {shown(value)}")
     return given
+
+
+class TimeIsUp(Exception):
+    """Leaves a trial whose time is up: the state is still that of the last whole step."""
+
+
+class Deadline:
+    """A field that lets a trial go on until ``end``, by the clock `time.perf_counter`."""
+
+    def __init__(self, field: Any) -> None:
+        self.field, self.end = field, math.inf
+
+    def __call__(self, t: Tensor, y: Tensor, out: Tensor) -> Tensor | None:
+        """Evaluate the field, or raise `TimeIsUp`."""
+        if time.perf_counter() > self.end:
+            raise TimeIsUp
+        return self.field(t, y, out)
+
+
+def with_deadline(system: KnownField, limits: dict[str, float]) -> KnownField:
+    """Return the system, with a deadline if seconds are limited: trials of large ones take long."""
+    if not math.isfinite(limits.get("seconds", math.inf)):
+        return system
+    return replace(system, field=Deadline(system.field))
+
+
+def give_time(field: Any, limits: dict[str, float], begun: float, before: float) -> None:
+    """Let trials go on until the seconds since `begun`, and those before, reach the limit."""
+    if isinstance(field, Deadline):
+        field.end = begun + limits["seconds"] - before

@@ -225,7 +225,7 @@ def _run(
             if limit := integration.limit():
                 integration.close(limit)
                 break
-            integration.advance()
+            integration.advance(begun, before)
             now = time.perf_counter()
             due = checkpoint is not None and schedule.due(integration.trials)
             # Where processes share the state, all go by the clock of one.

@@ -8,7 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.ode.control import RESERVED, TINY, Options, StepControl, first_step
+from dln_geometry.ode.control import (
+    RESERVED,
+    TINY,
+    Options,
+    StepControl,
+    TimeIsUp,
+    first_step,
+    give_time,
+    with_deadline,
+)
 from dln_geometry.ode.flags import Flags, wait_for
 from dln_geometry.ode.methods import (
     BlockNorms,
@@ -37,6 +46,7 @@ class Integration:
         recorder: Recorder,
         options: Options,
     ) -> None:
+        system = with_deadline(system, options.limits)
         self.system, self.field, self.norms, self.recorder = system, system.field, norms, recorder
         self.options = options
         self.y = y0.detach().clone(memory_format=torch.contiguous_format)
@@ -127,7 +137,15 @@ class Integration:
         """Whether a sample has not stopped."""
         return bool(np.count_nonzero(self.code < 0))
 
-    def advance(self) -> None:
+    def advance(self, begun: float, before: float) -> None:
+        """Try one step; stop in it if seconds are limited and, with those before, are over."""
+        give_time(self.field, self.options.limits, begun, before)
+        try:
+            self._try()
+        except TimeIsUp:
+            self.close("seconds")
+
+    def _try(self) -> None:
         """Try one step of every running sample and keep the accepted ones."""
         control, stepper, opt = self.control, self.stepper, self.options
         free = isinstance(stepper, RosenbrockStepper) and np.isinf(opt.t_end)

@@ -32,10 +32,16 @@ def as_table(x: Any, name: str = "x") -> Table:
            [0.5, 2. ]])
     """
     tensor, _ = read_array(x, name, holes=True)
-    values = as_real_matrix(tensor.detach().cpu().numpy(), name)
+    values = as_real_matrix(_array_of(tensor), name)
     if np.isinf(values).any():
         raise ValueError(f"{name} must hold finite numbers or NaN, got infinite entries")
     return Table(values, *_ids_of_frame(x, (values.shape[0], values.shape[1])))
+
+
+def _array_of(x: Any) -> np.ndarray:
+    """Return the numbers of a tensor; numpy has no type for those of bfloat16."""
+    x = x.detach().cpu()
+    return (x.float() if x.is_floating_point() and x.itemsize < 4 else x).numpy()
 
 
 def as_entries(x: Any, name: str = "x", *, once: bool = True) -> Entries:
@@ -67,7 +73,7 @@ def sparse_entries(x: Any, name: str, *, once: bool = True) -> Entries:
     rows, cols = places.cpu().numpy()
     if rows.size == 0:
         raise ValueError(f"{name} must hold an entry, got none")
-    values = read_array(stored, name)[0].detach().cpu().numpy()
+    values = _array_of(read_array(stored, name)[0])
     twice = first_duplicate(rows, cols, n)
     if once and twice is not None:
         place = int(rows[twice[0]]), int(cols[twice[0]])

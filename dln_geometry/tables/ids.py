@@ -39,6 +39,9 @@ class Ids:
     @classmethod
     def of(cls, labels: Sequence[Any] | np.ndarray, what: str = "id") -> tuple[Ids, np.ndarray]:
         """Return the sorted names among labels, and the place of each label."""
+        if isinstance(labels, np.ndarray) and labels.dtype.kind in "iu" and len(labels):
+            found, codes = _distinct(labels)
+            return cls.sorted(found.tolist(), codes, what)
         first: dict[Any, int] = {}
         codes = np.fromiter((first.setdefault(x, len(first)) for x in labels), dtype=np.int64)
         return cls.sorted(list(first), codes, what)
@@ -162,3 +165,14 @@ def _as_name(name: Any, what: str) -> Name:
     if isinstance(name, bool) or not isinstance(name, str | int):
         raise TypeError(f"{what}s must be strings or integers, got {name!r}")
     return name
+
+
+def _distinct(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the integers in a vector in order, and the place of each; without a sort if close."""
+    least, most = int(x.min()), int(x.max())
+    if most - least > 4 * len(x) or most >= 2**63:
+        return np.unique(x, return_inverse=True)
+    place = x.astype(np.int64) - least
+    occurs = np.zeros(most - least + 1, dtype=bool)
+    occurs[place] = True
+    return np.flatnonzero(occurs) + least, (np.cumsum(occurs) - 1)[place]

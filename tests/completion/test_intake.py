@@ -272,6 +272,34 @@ def test_large_numbers_are_resolved(rng):
         MatrixCompleter(**QUICK, dtype=torch.float32).fit(x[:9, :9] + 1e7)
     with pytest.raises(ValueError, match="entries must be less than 1e.60"):
         MatrixCompleter(**QUICK).fit(x[:9, :9] * 1e100)
+    with pytest.raises(ValueError, match="the largest entry must be at least 1e-60 or 0"):
+        MatrixCompleter(**QUICK).fit(x[:9, :9] * 1e-100)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, object])
+def test_arrays_of_ids_are_lists_of_ids(kind, pairs):
+    """Close integers are found without a sort, others by one; places of unknown ones too."""
+    rows, cols, values = pairs
+    far = rows.astype(np.int64) * 10**15
+    asked = np.array([5, 200, 5, 3], dtype=kind)
+    plain = MatrixCompleter(**QUICK).fit((rows.astype(kind), cols), values)
+    spread = MatrixCompleter(**QUICK).fit((far, cols), values)
+    with pytest.warns(UserWarning, match="1 of 4 entries have a row or column"):
+        found = plain.predict(asked, np.array([0, 1, 2, 3]))
+    with pytest.warns(UserWarning, match="1 of 4 entries have a row or column"):
+        again = spread.predict(10**15 * asked.astype(np.int64), np.array([0, 1, 2, 3]))
+    assert np.array_equal(found, again)
+
+
+def test_tensors_of_any_kind_are_tables(holes):
+    table = torch.from_numpy(holes).to(torch.bfloat16)
+    expected = MatrixCompleter(**QUICK).fit(table.double().numpy()).complete()
+    assert np.array_equal(MatrixCompleter(**QUICK).fit(table).complete(), expected)
+    stored = torch.nan_to_num(table).to_sparse_csr()
+    fitted = MatrixCompleter(**QUICK).fit(stored)
+    assert len(fitted.entries_.values) == len(stored.values())
+    ids = torch.tensor([0.0, 1.0], dtype=torch.bfloat16, requires_grad=True)
+    assert MatrixCompleter(**QUICK).fit(table).predict(ids, ids).shape == (2,)
 
 
 def test_sparse_matrices_that_store_an_entry_twice_follow_the_rule(holes):

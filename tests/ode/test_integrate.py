@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -219,6 +220,20 @@ def test_limits_stop_with_their_names():
     assert run.stats["steps"] + run.stats["rejected"] >= 7
     assert run.t[1] == run.t_final.max()
     assert integrate(Decay(one), one, t_end=1.0, max_seconds=0.0).status == ["seconds", "seconds"]
+
+
+def test_a_limit_of_time_ends_a_trial_between_two_evaluations():
+    one, counted = torch.ones(1, 1, dtype=torch.float64), []
+
+    def slow(t, y, out):
+        counted.append(time.sleep(0.02 if len(counted) > 20 else 0.0))
+        torch.neg(y, out=out)
+
+    run = integrate(slow, one, t_end=math.inf, max_seconds=0.05, method="rk8")
+    assert run.status == ["seconds"]
+    # A trial takes 13 evaluations; of these at most three fit into the time, and one is begun.
+    assert len(counted) <= 25
+    assert_close(run.y, torch.exp(-run.t_final)[:, None], ops=1e9)
 
 
 @pytest.mark.parametrize("method", ["rk5", "rk8", "rkc", "auto"])

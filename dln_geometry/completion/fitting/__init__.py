@@ -1,8 +1,8 @@
 """Train models of a table with holes, and choose among them by held-out entries.
 
-Open `problem` first: the entries and their units. `offsets` are the means of the sides, `training`
-a run and its settings, `models` what is trained (small tables as `dense` matrices), `errors` their
-errors, `comparison` tries depths and decays (on a
+Open `problem` first: the entries and their units. `offsets` are the means of the sides,
+`equations` how they are found, `training` a run and its settings, `models` what is trained (small
+tables as `dense` matrices), `errors` their errors, `comparison` tries depths and decays (on a
 `subtable` if there are very many entries), `search` trains what was chosen.
 """
 

@@ -56,8 +56,9 @@ def train(
         run = Squares(problem, setting, held, budget)
     else:
         run = _prepared(problem, setting, held, budget, prepared)
+    made = time.perf_counter() - begun
     fit = run.trained(times, start)
-    return replace(fit, seconds=time.perf_counter() - begun)
+    return replace(fit, seconds=time.perf_counter() - begun, prepared=made)
 
 
 class Squares(ModelRun):

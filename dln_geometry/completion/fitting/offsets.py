@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from dln_geometry.completion.fitting.equations import NormalEquations, sums_of
 from dln_geometry.dynamics.entries import Pattern, PlacedEntries
 from dln_geometry.dynamics.losses import Completion, LinkLoss
 from dln_geometry.geometry.points import Collapsed, EndToEnd
 
 FIT_STEPS, NEWTON_STEPS = 60, 25
-PROFILE_STEPS = 4
+PROFILE_STEPS = 1
 """Steps of conjugate gradients for the little that a flow moves the offsets from their start."""
-WATCH_STEPS = 8
+WATCH_STEPS = 2
 """The same, where held-out entries are predicted on the way."""
 SLOPE_SHRINKAGE = 1.0
 DENSE, DENSE_WORK = 512, 10_000_000
@@ -66,27 +68,6 @@ class Offsets:
         return replace(self, **moved)
 
 
-class _Weighted:
-    """Weights (k,) of entries as an operator on numbers a_i of the rows and b_j of the columns."""
-
-    def __init__(self, pattern: Pattern, weights: Tensor) -> None:
-        self.counts = _sums(pattern, weights)
-        self._matrices = pattern.matrices(weights)
-
-    def __call__(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sums of ``w_ij (a_i + b_j)`` over the rows and over the columns."""
-        by_row, by_col = self.counts
-        w, wt = self._matrices
-        return by_row * a + w @ b, by_col * b + wt @ a
-
-
-def _sums(pattern: Pattern, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sums of numbers of the entries over the rows (m,) and over the columns (n,)."""
-    (m, n), ones = pattern.shape, t.new_ones(max(pattern.shape), 1)
-    by_row, by_col = pattern.products(t, ones[:m], ones[:n])
-    return by_row.squeeze(-1), by_col.squeeze(-1)
-
-
 class SideMeans:
     """The linear model of offsets on a set of entries, with ridge penalties.
 
@@ -131,8 +112,6 @@ class SideMeans:
         key = rows * n + cols
         self._order = None if bool((key[1:] > key[:-1]).all()) else torch.argsort(key)
         self.pattern = Pattern(self._sorted(rows), self._sorted(cols), shape)
-        self._own = _Weighted(self.pattern, self._sorted(self.weights))
-        self.precondition = 1.0 / (self._diagonal(self._own.counts) + self.ridge)
         self.inverse = self._dense_inverse()
 
     def split(self, o: Tensor) -> Offsets:
@@ -148,19 +127,20 @@ class SideMeans:
                 rows, cols = (rows + part, cols) if side == 0 else (rows, cols + part)
         return Offsets(mean.squeeze(-1), rows, cols, *known)
 
+    def sides_of(self, o: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what parameters add to every entry of the rows (..., m), and of the columns."""
+        part = self.split(o)
+        return part.mean.unsqueeze(-1) + part.rows, part.cols
+
     def spread(self, o: Tensor) -> Tensor:
         """Return the offsets of all entries, shape (..., k)."""
-        part = self.split(o)
-        return (
-            part.mean.unsqueeze(-1)
-            + part.rows.index_select(-1, self.rows)
-            + part.cols.index_select(-1, self.cols)
-        )
+        rows, cols = self.sides_of(o)
+        return rows.index_select(-1, self.rows) + cols.index_select(-1, self.cols)
 
     def gathered(self, t: Tensor) -> Tensor:
         """Return the adjoint of `spread`, shape (..., number of parameters)."""
         if t.shape[:-1].numel() == 1:
-            return self.collected(*_sums(self.pattern, self._sorted(t.reshape(-1)))).view(
+            return self.collected(*sums_of(self.pattern, self._sorted(t.reshape(-1)))).view(
                 *t.shape[:-1], -1
             )
         m, n = self.shape
@@ -185,12 +165,10 @@ class SideMeans:
             return torch.cat((kept.sum(-1, keepdim=True), by_row, by_col, *slopes), dim=-1)
         return torch.cat((by_row.sum(-1, keepdim=True), by_row, by_col, *slopes), dim=-1)
 
-    def _diagonal(self, counts: tuple[Tensor, Tensor]) -> Tensor:
-        """Return the diagonal of the normal equations from the sums of the weights."""
-        by_row, by_col = counts
-        pairs = zip(counts, self.features, strict=True)
-        slopes = [s @ x[0].square() for s, x in pairs if x]
-        return torch.cat((by_row.sum()[None], by_row, by_col, *slopes)).clamp_min(1e-12)
+    @cached_property
+    def own_equations(self) -> NormalEquations:
+        """The normal equations of squares."""
+        return NormalEquations(self, self._sorted(self.weights))
 
     def _dense_inverse(self) -> Tensor | None:
         """Return the inverse of the normal equations if they are few: the solutions are exact."""
@@ -203,32 +181,13 @@ class SideMeans:
 
     def solve(self, residual: Tensor, steps: int) -> Tensor:
         """Return the parameters that minimise the penalised square of ``residual + o``."""
-        target = self.gathered(-self.weights * residual)
+        return self.solved(self.gathered(-self.weights * residual), steps)
+
+    def solved(self, target: Tensor, steps: int) -> Tensor:
+        """Return the solution of the normal equations for a right-hand side as `gathered`."""
         if self.inverse is not None:
             return target @ self.inverse
-        return self._solve(target.reshape(-1), self._own, steps).view_as(target)
-
-    def _solve(self, target: Tensor, weights: _Weighted, steps: int) -> Tensor:
-        """Solve the normal equations by conjugate gradients with a diagonal preconditioner."""
-
-        def normal(o: Tensor) -> Tensor:
-            part = self.split(o)
-            return self.collected(*weights(part.mean + part.rows, part.cols)) + self.ridge * o
-
-        o, r = torch.zeros_like(target), target
-        z = self.precondition * r
-        p, rho = z, (r * z).sum(-1, keepdim=True)
-        least = torch.finfo(o.dtype).eps ** 2 * rho
-        for k in range(steps):
-            if steps == FIT_STEPS and k % 10 == 9 and bool((rho < least).all()):
-                break  # further steps would move it by roundings alone
-            q = normal(p)
-            alpha = rho / (p * q).sum(-1, keepdim=True).clamp_min(torch.finfo(o.dtype).tiny)
-            o, r = o + alpha * p, r - alpha * q
-            z = self.precondition * r
-            new = (r * z).sum(-1, keepdim=True)
-            p, rho = z + new / rho.clamp_min(torch.finfo(o.dtype).tiny) * p, new
-        return o
+        return self.own_equations.solve(target.reshape(-1), steps).view_as(target)
 
     def fit_squares(self, residual: Tensor, steps: int = FIT_STEPS) -> Offsets:
         """Return the offsets that fit ``-residual`` best."""
@@ -243,10 +202,7 @@ class SideMeans:
             slope = self.weights * (loss.mean(at) - values)
             curvature = self.weights * loss.curvature(at)
             target = -self.gathered(slope) - self.ridge * o
-            kept, weighted = self.precondition, _Weighted(self.pattern, self._sorted(curvature))
-            self.precondition = 1.0 / (self._diagonal(weighted.counts) + self.ridge)
-            step = self._solve(target, weighted, FIT_STEPS)
-            self.precondition = kept
+            step = NormalEquations(self, self._sorted(curvature)).solve(target, FIT_STEPS)
             largest = float(step.abs().max())
             o = o + step * min(1.0, 2.0 / max(largest, 1e-300))
             if largest < 1e-4:
@@ -284,9 +240,36 @@ class ProfiledCompletion(Completion):
             profiled._kept[torch.Size(())] = PlacedEntries(*kept, pattern=model.pattern)
         return profiled
 
+    def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``(E, G R, G^T L)`` at ``X = L R^T``, in one pass where it is compiled."""
+        placed = self._whole(left, right)
+        if placed is None:
+            return super().contract(left, right)
+        o = self._solved(placed, left, right, PROFILE_STEPS)
+        done = placed.contract(left, right, self._model.sides_of(o))
+        assert done is not None
+        penalty = 0.5 * (self._model.ridge * o.square()).sum()
+        return done[0].reshape(()) + penalty, *done[1:]
+
+    def _whole(self, left: Tensor, right: Tensor) -> PlacedEntries | None:
+        """Return the entries, if the compiled pass takes these factors of one matrix."""
+        if left.ndim > 2 or left.is_complex():
+            return None
+        placed = self._placed(left.shape[:-2])[1]
+        return placed if placed.is_compiled(left, right) else None
+
+    def _solved(self, placed: PlacedEntries, left: Tensor, right: Tensor, steps: int) -> Tensor:
+        """Return the parameters of the best offsets from sums over the sides, without residuals."""
+        sums = placed.sums(left, right)
+        return self._model.solved(-self._model.collected(*sums), steps)
+
     def offsets_of(self, point: Collapsed | EndToEnd, steps: int = WATCH_STEPS) -> Offsets:
         """Return the best offsets, given X."""
-        return self._model.fit_squares(self._residual(self._enter(point)[1]), steps)
+        thin: Any = self._enter(point)[1]
+        left, right = thin
+        if (placed := self._whole(left, right)) is not None:
+            return self._model.split(self._solved(placed, left, right, steps))
+        return self._model.fit_squares(self._residual(thin), steps)
 
     def _measured(self, residual: Tensor) -> tuple[Tensor, Tensor]:
         o = self._model.solve(residual, PROFILE_STEPS)

@@ -19,7 +19,8 @@ LINKS: dict[str, type[LinkLoss] | None] = {
     "logistic": Logistic,
     "poisson": Poisson,
 }
-POWER_STEPS = 40
+LANCZOS_STEPS = 14
+TINY = 1e-300
 PLACES, FILLED = 2**16, 0.04
 """Most places of a table that is held as a dense matrix, and the least share of known ones."""
 SHRINK = 5.0
@@ -188,19 +189,24 @@ def units_of(
 
 
 def _spectral_norm(pattern: Pattern, x: Tensor, n: int, generator: torch.Generator) -> float:
-    """Return the spectral norm of a sparse matrix, to a few per cent, by power iteration."""
+    """Return the spectral norm of a sparse matrix, to a per cent, by bidiagonalisation."""
     v = torch.randn(n, 1, generator=generator, dtype=x.dtype, device=x.device)
     u = torch.zeros(pattern.shape[0], 1, dtype=x.dtype, device=x.device)
-    norm = 0.0
-    for _ in range(POWER_STEPS):
-        u = pattern.products(x, u, v)[0]
-        if not float(length := torch.linalg.vector_norm(u)) > 0:
-            return 0.0
-        u = u / length
-        v = pattern.products(x, u, v)[1]
-        norm = float(torch.linalg.vector_norm(v))
-        v = v / max(norm, 1e-300)
-    return norm
+    v /= torch.linalg.vector_norm(v)
+    diagonal, beside = [], [0.0]
+    for _ in range(LANCZOS_STEPS):
+        u = pattern.products(x, u, v)[0] - beside[-1] * u
+        diagonal.append(float(torch.linalg.vector_norm(u)))
+        u /= max(diagonal[-1], TINY)
+        v = pattern.products(x, u, v)[1] - diagonal[-1] * v
+        beside.append(float(torch.linalg.vector_norm(v)))
+        if not min(diagonal[-1], beside[-1]) > 1e-3 * max(diagonal):
+            break  # what is left lies in a space of its own
+        v /= beside[-1]
+    steps: Any = {"dtype": torch.float64, "device": "cpu"}
+    b = torch.diag(torch.tensor(diagonal, **steps))
+    b += torch.diag(torch.tensor(beside[1 : len(diagonal)], **steps), 1)
+    return float(torch.linalg.matrix_norm(b, 2))
 
 
 def default_rank(shape: tuple[int, int], count: int, small: bool = False) -> int:

@@ -34,6 +34,8 @@ LARGE, PART = 300_000, 200_000
 """Entries from which on settings are compared on a part of the table, and entries of this part."""
 GOES_ON = 0.25
 """Share of the best time for which a validated model of a large table goes on with all entries."""
+FIRST, LAST = 1.5, 1.1
+"""The time that is left over that of the validated run, and over that of the last one."""
 SMALL_EVALUATIONS = 1500
 """Bound on a validated run of a small table."""
 
@@ -198,7 +200,7 @@ class Search:
                 break
             setting = replace(setting, decay=decay)
             fits = tuple(
-                self._train([(self.problem, None)], [setting.restarted(k)], 2.0, [fit.model])[0]
+                self._train([(self.problem, None)], [setting.restarted(k)], LAST, [fit.model])[0]
                 for k, fit in enumerate(fits)
             )
             share = noise_of(fits[0], self.problem) / max(float(first), 1e-300)
@@ -214,12 +216,12 @@ class Search:
         if start is not None or self.problem.link is not None or not far:
             rough = None
         begun = [start] * len(self.folds) if rough is None else [fit.model for fit in rough]
-        first = self._train(self.folds, [chosen], 3.0, begun)
+        first = self._train(self.folds, [chosen], FIRST, begun)
         if rough is not None:
             first = [fit.after(other) for fit, other in zip(first, rough, strict=True)]
         first = [replace(fit, fold=fold) for fold, fit in enumerate(first)]
         others = [chosen.restarted(k) for k in range(1, starts)]
-        return (*first, *self._train(self.folds[:1], others, 3.0, [start]))
+        return (*first, *self._train(self.folds[:1], others, FIRST, [start]))
 
     def _note(self, setting: Setting, error: float, fit: Fit) -> None:
         self.tried.append((setting, error, fit))
@@ -243,15 +245,17 @@ class Search:
                 share * math.exp(sum(math.log(max(t[r], 1e-300)) for t in first) / len(first))
                 for r in range(rounds)
             )
+        own = tuple(fit for fit in validated or () if fit.fold == 0)
+        if own and self.end - time.perf_counter() < max(fit.prepared for fit in own):
+            return own  # there is no time for more
         settings = [setting.restarted(k) for k in range(starts)]
         if times is None or len(problem) <= LARGE or self.problem.link is not None:
-            return tuple(self._train([(problem, None)], settings, 2.0, [self.start[1]], times))
+            return tuple(self._train([(problem, None)], settings, LAST, [self.start[1]], times))
         # The few entries that it has not seen move a model of a large table little.
-        own = [fit for fit in validated or () if fit.fold == 0]
         more = tuple(GOES_ON * t for t in times)
         pairs = zip(settings, own, strict=True)
         return tuple(
-            self._train([(problem, None)], [one], 2.0, [fit.model], more)[0] for one, fit in pairs
+            self._train([(problem, None)], [one], LAST, [fit.model], more)[0] for one, fit in pairs
         )
 
     @cached_property
@@ -277,7 +281,9 @@ class Search:
             )
             if found is not None:
                 return [fit for fits in found for fit in fits]
-        more: dict[str, Any] = {"improvement": ROUGHLY["improvement"]}
+        # The last steps are the longest, and of large tables change the least.
+        few = math.ceil(self.budget.patience / 2)
+        more: dict[str, Any] = {"improvement": ROUGHLY["improvement"], "patience": few}
         if len(folds[0][0]) <= LARGE:
             small = self.problem.is_small and not times
             more = {"evaluations": SMALL_EVALUATIONS} if small else {}

@@ -98,6 +98,7 @@ class Fit:
     seconds: float
     curve: tuple[tuple[float, float], ...] = ()  # times and validation errors
     fold: int = 0
+    prepared: float = 0.0  # seconds before the flow
 
     def after(self, other: Fit) -> Fit:
         """Return this fit by squares, which began at the model of another, as one long flow."""
@@ -208,7 +209,12 @@ class ModelRun:
         if start is not None and start.point is not None:
             return start.point
         generator = torch.Generator(device=values.device).manual_seed(setting.seed)
-        rows, cols = self.problem.rows.unique(), self.problem.cols.unique()
+        rows, cols = (
+            torch.bincount(places, minlength=count).nonzero().squeeze(1)
+            for places, count in zip(
+                (self.problem.rows, self.problem.cols), self.problem.shape, strict=True
+            )
+        )
         small = Collapsed.random(
             (len(rows), len(cols)),
             min(setting.rank, len(rows), len(cols)),

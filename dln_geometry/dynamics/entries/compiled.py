@@ -64,7 +64,7 @@ def _load(compiler: list[str], real: str, rank: int) -> ctypes.CDLL | None:
         loaded = ctypes.CDLL(str(file))
     except (OSError, RuntimeError, subprocess.SubprocessError):
         return None
-    for name in ("contract", "sample", "spread"):
+    for name in ("contract", "sample", "spread", "sums"):
         getattr(loaded, name).restype = None
     return loaded
 

@@ -43,12 +43,26 @@ class PlacedEntries:
         weights = None if self.weights is None else tiles.ordered(self.weights)
         return tiles, tiles.ordered(self.values), weights
 
-    def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Return ``(E (blocks,), G R, G^T L)`` of half the weighted squares, if one pass can."""
-        if not is_compiled(self.pattern.work(left), left, right, self.values, self.weights):
+    def is_compiled(self, left: Tensor, right: Tensor) -> bool:
+        """Whether `contract` takes these factors."""
+        return is_compiled(self.pattern.work(left), left, right, self.values, self.weights)
+
+    def contract(
+        self, left: Tensor, right: Tensor, shifts: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Return ``(E (blocks,), G R, G^T L)`` of half the weighted squares, if one pass can.
+
+        `shifts` (blocks m,) of the rows and (blocks n,) of the columns are added to X.
+        """
+        if not self.is_compiled(left, right):
             return None
         tiles, values, weights = self._ordered
-        return tiles.contract(values, weights, left, right)
+        return tiles.contract(values, weights, left, right, shifts)
+
+    def sums(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weighted residuals summed over rows (blocks m,) and columns (blocks n,)."""
+        tiles, values, weights = self._ordered
+        return tiles.sums(values, weights, left, right)
 
     def residual(self, left: Tensor, right: Tensor) -> Tensor:
         """Return ``left right^T - values`` on the pattern, shape (blocks k,)."""

@@ -19,21 +19,23 @@ typedef struct {
     const int32_t *rows, *cols, *places;  /* places: where callers keep an entry, or null */
     const real *values, *weights;         /* in the order of the tiles; weights or null */
     const real *left, *right;             /* (samples, m, rank), (samples, n, rank) */
+    const real *row_shifts, *col_shifts;  /* (samples, m), (samples, n): added to X; or null */
     real *slopes;                         /* (samples, count), in the order of the callers */
-    real *g_right, *g_left;               /* G R and G^T L, shaped as left and right */
+    real *g_right, *g_left;               /* G R and G^T L, shaped as left and right; or sums */
     double *energies;                     /* (samples, row_bands * col_bands) */
     int32_t *finished;                    /* (samples, col_bands), 0: bands of rows done */
     int64_t next;                         /* 0: the next band of rows of any sample */
 } Job;
 
-enum { CONTRACT, SAMPLE, SPREAD, AHEAD = 8 };
+enum { CONTRACT, SAMPLE, SPREAD, SUMS, AHEAD = 8 };
 
 /* The entries first..last-1 of one sample; returns twice the energy. */
 #define ARGUMENTS                                                                                 \
     int64_t first, int64_t end, int64_t last, int64_t rank, const int32_t *rows,                  \
         const int32_t *cols, const int32_t *places, const real *values, const real *weights,      \
-        const real *restrict left, const real *restrict right, real *restrict slopes,             \
-        real *restrict g_right, real *restrict g_left
+        const real *restrict left, const real *restrict right, const real *row_shifts,            \
+        const real *col_shifts, real *restrict slopes, real *restrict g_right,                    \
+        real *restrict g_left
 
 static inline __attribute__((always_inline)) double entries(const int task, ARGUMENTS)
 {
@@ -45,7 +47,7 @@ static inline __attribute__((always_inline)) double entries(const int task, ARGU
         for (int64_t k = 0; k < r; k += 64 / (int64_t)sizeof(real)) {
             __builtin_prefetch(left + up + k, 0, 3);
             __builtin_prefetch(right + down + k, 0, 3);
-            if (task != SAMPLE) {
+            if (task == CONTRACT || task == SPREAD) {
                 __builtin_prefetch(g_right + up + k, 1, 3);
                 __builtin_prefetch(g_left + down + k, 1, 3);
             }
@@ -58,9 +60,18 @@ static inline __attribute__((always_inline)) double entries(const int task, ARGU
             for (int64_t k = 0; k < r; k++)
                 s += left[i + k] * right[j + k];
             s -= values[e];
+            if (row_shifts)
+                s += row_shifts[rows[e]] + col_shifts[cols[e]];
         }
         if (task == SAMPLE) {
             slopes[at] = s;
+            continue;
+        }
+        if (task == SUMS) {
+            if (weights)
+                s *= weights[e];
+            g_right[rows[e]] += s;
+            g_left[cols[e]] += s;
             continue;
         }
         if (task == CONTRACT) {
@@ -82,23 +93,27 @@ static inline __attribute__((always_inline)) double entries(const int task, ARGU
     static __attribute__((noinline)) double NAME(ARGUMENTS)                                       \
     {                                                                                             \
         return entries(TASK, first, end, last, rank, rows, cols, places, values, weights, left,   \
-                       right, slopes, g_right, g_left);                                           \
+                       right, row_shifts, col_shifts, slopes, g_right, g_left);                   \
     }
 DEFINE(contract_tile, CONTRACT)
 DEFINE(sample_tile, SAMPLE)
 DEFINE(spread_tile, SPREAD)
+DEFINE(sums_tile, SUMS)
 
 static inline __attribute__((always_inline)) void
 tile(const Job *job, const int task, const int64_t sample, const int64_t number)
 {
     const int64_t r = RANK ? RANK : job->rank, tiles = job->row_bands * job->col_bands;
     const int64_t up = sample * job->m * r, down = sample * job->n * r;
-    const int64_t at = sample * job->count;
-    double energy = (task == CONTRACT ? contract_tile : task == SAMPLE ? sample_tile : spread_tile)(
+    const int64_t at = sample * job->count, wide = task == SUMS ? 1 : r;
+    double energy = (task == CONTRACT ? contract_tile : task == SAMPLE ? sample_tile
+                     : task == SPREAD ? spread_tile : sums_tile)(
         job->starts[number], job->starts[number + 1], job->starts[tiles] - 1, r, job->rows,
         job->cols, job->places, job->values + (job->shared ? 0 : at), job->weights,
-        job->left + up, job->right + down, job->slopes + at, job->g_right + up,
-        job->g_left + down);
+        job->left + up, job->right + down,
+        job->row_shifts ? job->row_shifts + sample * job->m : 0,
+        job->row_shifts ? job->col_shifts + sample * job->n : 0, job->slopes + at,
+        job->g_right + sample * job->m * wide, job->g_left + sample * job->n * wide);
     if (task == CONTRACT)
         job->energies[sample * tiles + number] = energy;
 }
@@ -114,7 +129,7 @@ static void clear(real *x, int64_t r, int64_t rows, int64_t size, int64_t band)
 
 static inline __attribute__((always_inline)) void work(Job *job, const int task)
 {
-    const int64_t r = RANK ? RANK : job->rank, bands = job->row_bands;
+    const int64_t r = task == SUMS ? 1 : RANK ? RANK : job->rank, bands = job->row_bands;
     for (;;) {
         const int64_t claim = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED);
         if (claim >= job->samples * bands)
@@ -141,3 +156,4 @@ static inline __attribute__((always_inline)) void work(Job *job, const int task)
 void contract(Job *job) { work(job, CONTRACT); }
 void sample(Job *job) { work(job, SAMPLE); }
 void spread(Job *job) { work(job, SPREAD); }
+void sums(Job *job) { work(job, SUMS); }

@@ -28,7 +28,7 @@ _NUMBERS = (
 )
 _ARRAYS = (
     *("starts", "rows", "cols", "places", "values", "weights", "left", "right"),
-    *("slopes", "g_right", "g_left", "energies"),
+    *("row_shifts", "col_shifts", "slopes", "g_right", "g_left", "energies"),
 )
 
 
@@ -104,21 +104,38 @@ class Tiles:
         return (x if self.order is None else x.index_select(-1, self.order)).contiguous()
 
     def contract(
-        self, values: Tensor, weights: Tensor | None, left: Tensor, right: Tensor
+        self,
+        values: Tensor,
+        weights: Tensor | None,
+        left: Tensor,
+        right: Tensor,
+        shifts: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return ``(E, G R, G^T L)`` of half the weighted squares, for matrices below one another.
 
         `values` (k,) or (samples, k) and `weights` (k,) are `ordered`; `left` is (samples m, r) and
-        `right` (samples n, r). E has shape (samples,).
+        `right` (samples n, r). E has shape (samples,). `shifts` of the rows (samples m,) and of the
+        columns (samples n,) are added to X.
         """
         left, right = left.contiguous(), right.contiguous()
         gr, gl = torch.empty_like(left), torch.empty_like(right)
         samples = len(left) // self.shape[0]
         energies = np.zeros((samples, self.bands[0] * self.bands[1]))
         at = {"g_right": gr, "g_left": gl, "weights": weights}
+        if shifts is not None:
+            at |= {"row_shifts": shifts[0].contiguous(), "col_shifts": shifts[1].contiguous()}
         self._run("contract", values, left, right, energies=energies, **at)
         # Added on one thread: torch would split a long sum by the number of threads.
         return torch.from_numpy(0.5 * energies.sum(-1)).to(left.dtype), gr, gl
+
+    def sums(
+        self, values: Tensor, weights: Tensor | None, left: Tensor, right: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the weighted residuals summed over rows (samples m,) and columns (samples n,)."""
+        left, right = left.contiguous(), right.contiguous()
+        by_row, by_col = (x.new_empty(len(x)) for x in (left, right))
+        self._run("sums", values, left, right, g_right=by_row, g_left=by_col, weights=weights)
+        return by_row, by_col
 
     def residual(self, values: Tensor, left: Tensor, right: Tensor) -> Tensor:
         """Return ``left right^T - values`` on the entries, (samples k,), in row-major order."""

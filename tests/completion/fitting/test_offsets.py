@@ -40,19 +40,92 @@ def model_and_design(entries, generator, sides, features):
 
 @pytest.mark.parametrize("sides", [True, False])
 @pytest.mark.parametrize("features", [(0, 0), (2, 0), (1, 3)])
-@pytest.mark.parametrize("iterated", [False, True])
-def test_side_means_are_the_least_squares_solution(sides, features, iterated, entries, generator):
+@pytest.mark.parametrize("way", ["inverse", "eliminated", "iterated"])
+@pytest.mark.parametrize("wide", [False, True])
+def test_side_means_are_the_least_squares_solution(
+    sides, features, way, wide, entries, generator, monkeypatch
+):
     rows, cols, r, w = entries
     model, a, ridge = model_and_design(entries, generator, sides, features)
-    if iterated:
+    if wide:  # the other side is eliminated
+        turned = torch.argsort(cols * SHAPE[0] + rows)
+        model = SideMeans(
+            *(cols, rows, SHAPE[::-1], w),
+            shrink=1.7,
+            sides=sides,
+            features=tuple(x[0] if x else None for x in model.features[::-1]),
+            like=r,
+        )
+        assert not model.is_sorted or turned.equal(torch.arange(23))
+    if way != "inverse":
         model.inverse = None
+    if way == "iterated":
+        monkeypatch.setattr("dln_geometry.completion.fitting.equations.MOST", 0)
     expected = torch.linalg.solve(a.mT @ (w[:, None] * a) + ridge, -a.mT @ (w * r))
     condition = float(torch.linalg.cond(a.mT @ (w[:, None] * a) + ridge))
     found = model.solve(r, 200)
-    assert_close(found, expected, ops=300 * condition)
     offsets = model.fit_squares(r, 200)
+    if wide:
+        mean, c, b, *slopes = found.split(model.sizes)
+        slopes = slopes[::-1] if all(features) else slopes
+        assert_close(torch.cat((mean, b, c, *slopes)), expected, ops=300 * condition)
+        assert_close(offsets.at(cols, rows), a @ expected, ops=300 * condition)
+        return
+    assert_close(found, expected, ops=300 * condition)
     assert_close(offsets.at(rows, cols), a @ expected, ops=300 * condition)
     assert_close(model.spread(found), a @ expected, ops=300 * condition)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("shrink", [5.0, 0.01])
+def test_two_steps_are_enough_for_many_entries(shrink, dtype, generator, monkeypatch):
+    """What the ridge alone decides would take conjugate gradients many steps."""
+    monkeypatch.setattr("dln_geometry.completion.fitting.equations.MOST", 0)
+    key = torch.randperm(300 * 200, generator=generator)[:20_000].sort().values
+    rows, cols, r = key // 200, key % 200, torch.randn(20_000, generator=generator).to(dtype)
+    model = SideMeans(rows, cols, (300, 200), shrink=shrink, like=r)
+    model.inverse = None
+    r = r + 3.0 + model.spread(torch.randn(501, generator=generator).to(dtype))
+    exact, few = (model.spread(model.solve(r, steps)) for steps in (100, 2))
+    assert float((few - exact).norm()) < 2e-3 * float(exact.norm())
+
+
+def test_means_that_nothing_decides_are_zero_or_agree(generator, monkeypatch):
+    """Without a ridge the equations are singular; row 3 and column 4 have no entries."""
+    rows, cols = torch.tensor([0, 0, 1, 2, 2]), torch.tensor([0, 1, 1, 2, 3])
+    r = torch.randn(5, generator=generator, dtype=torch.float64)
+    for most in (0, 1024):
+        monkeypatch.setattr("dln_geometry.completion.fitting.equations.MOST", most)
+        model = SideMeans(rows, cols, (4, 5), shrink=0.0, like=r)
+        model.inverse = None
+        o = model.fit_squares(r)
+        assert_close(o.at(rows, cols), -r, ops=1e6)
+        assert float(o.rows[3]) == 0.0
+        assert float(o.cols[4]) == 0.0
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("features", [(0, 0), (2, 1)])
+def test_one_pass_is_the_same_as_residuals(weighted, features, generator, monkeypatch):
+    """The compiled pass adds offsets to X; else the entries are gone through one by one."""
+    monkeypatch.setattr("dln_geometry.dynamics.losses.completion.DENSE", 0)
+    monkeypatch.setattr("dln_geometry.dynamics.entries.tiles.LEAST_WORK", 1)
+    key = torch.randperm(60 * 40, generator=generator)[:900].sort().values
+    rows, cols = key // 40, key % 40
+    v, w = torch.randn(2, 900, generator=generator, dtype=torch.float64)
+    f, g = (
+        torch.randn(count, p, generator=generator, dtype=torch.float64) if p else None
+        for count, p in zip((60, 40), features, strict=True)
+    )
+    w = w.exp() if weighted else None
+    model = SideMeans(rows, cols, (60, 40), w, shrink=1.7, features=(f, g), like=v)
+    loss = ProfiledCompletion.of(Completion(rows, cols, v, (60, 40), weights=w), model)
+    left, right = (torch.randn(k, 3, generator=generator, dtype=torch.float64) for k in (60, 40))
+    found = loss.contract(left, right)
+    if loss._whole(left, right) is not None:
+        monkeypatch.setattr(ProfiledCompletion, "_whole", lambda *_: None)
+    for one, other in zip(found, loss.contract(left, right), strict=True):
+        assert_close(one, other, ops=1e4)
 
 
 def test_spread_and_gathered_are_adjoint(entries, generator):

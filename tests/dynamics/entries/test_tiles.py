@@ -68,6 +68,33 @@ def dense(loss, left, right):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("rank", [1, 7, 65])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_shifts_and_sums_are_those_of_dense_matrices(
+    rank, dtype, weighted, generator, many_tiles, calls
+):
+    """Of two matrices below one another: shifts are two more columns of the factors."""
+    loss, left, right = problem(generator, 37, 23, 200, rank, dtype, (2,), (2,), weighted)
+    a, b = (torch.randn(2, k, 1, generator=generator, dtype=dtype) for k in loss.shape)
+    ones, others = (torch.ones(2, k, 1, dtype=dtype) for k in loss.shape)
+    placed = loss._placed(torch.Size((2,)))[1]
+    flat = left.flatten(0, 1), right.flatten(0, 1)
+    by_row, by_col = placed.sums(*flat)
+    value, g_right, g_left = placed.contract(*flat, (a.flatten(), b.flatten()))
+    energy, gr, gl = dense(loss, torch.cat((left, a, ones), -1), torch.cat((right, others, b), -1))
+    # Columns of ones against columns of zeros leave X as it is, and sum its residuals.
+    rows = dense(loss, torch.cat((left, 0 * ones), -1), torch.cat((right, others), -1))[1][..., -1]
+    cols = dense(loss, torch.cat((left, ones), -1), torch.cat((right, 0 * others), -1))[2][..., -1]
+    pairs = [(value, energy), (by_row, rows), (by_col, cols)]
+    pairs += [(g_right, gr[..., :rank]), (g_left, gl[..., :rank])]
+    for found, one in pairs:
+        assert_close(
+            found, one.to(dtype).reshape(found.shape), ops=1000, scale=float(one.abs().max())
+        )
+    assert calls == ["sums", "contract"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("rank", [1, 3, 8, 21, 65])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_pass_is_that_of_dense_matrices(rank, dtype, weighted, generator, many_tiles, calls):
