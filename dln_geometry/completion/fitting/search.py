@@ -104,7 +104,10 @@ class Search:
             if self.folds:
                 sides = parts[0].settings[0].sides
         choice = self._joined(parts)
-        return checked(choice, self._whole, refit) if choice.validated else choice
+        if not choice.validated:
+            return choice
+        again = refit and time.perf_counter() < self.end
+        return checked(choice, self._whole if again else self.problem, again)
 
     def _chosen(
         self,
