@@ -208,8 +208,10 @@ def central_flow(
     by the steps themselves, of independent batches, to second order in the distance from the
     centre, on the top eigenvectors: ``X+ = mean (1 - lr H_b) X (1 - lr H_b) + lr^2 cov(g_b)``. It
     is exact for quadratic losses if `modes` are all parameters. Its average is one over many runs,
-    without the transient of the first momentum buffers; batches in random order, each once an
-    epoch, have less noise along the flat directions that are left out (see `modified_loss`).
+    without the transient of the first momentum buffers; where little noise lets oscillations come
+    in bursts, it has the first one alone, since later ones come at another time in each run.
+    Batches in random order, each once an epoch, have less noise along the flat directions that are
+    left out (see `modified_loss`).
 
     Parameters
     ----------

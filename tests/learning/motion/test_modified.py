@@ -73,15 +73,33 @@ def test_momentum_follows_its_modified_loss_to_second_order(name, generator):
     assert float((flow(decayed, q, t) - end).norm()) > 5 * errors[-1]
 
 
-@pytest.mark.parametrize("m", [3])
-def test_an_epoch_of_shuffled_batches_has_the_covariance_of_gradients(m, generator):
+def by_hand(generator, m):
+    batches = data(generator, m)
+    return curved, started(generator), batches, [lambda p, b=b: curved(p, b) for b in batches]
+
+
+def a_module(generator, m):
+    """A network of torch with four parameters, and batches as a loader gives them."""
+    torch.manual_seed(4)
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.GELU(), torch.nn.Linear(2, 1))
+    batches = [
+        tuple(2 * torch.randn(4, n, generator=generator, dtype=F64) for n in (2, 1))
+        for _ in range(m)
+    ]
+    loss, params = learning.functionalize(net.double(), torch.nn.functional.mse_loss, batches[0])
+    return loss, params, batches, [loss.on(b) for b in batches]
+
+
+@pytest.mark.parametrize("kind", [by_hand, a_module])
+def test_an_epoch_of_shuffled_batches_has_the_covariance_of_gradients(kind, generator):
     """The mean over all orders after one epoch, on a loss that is not quadratic."""
-    q, batches = started(generator), data(generator, m)
+    m = 3
+    loss, q, batches, parts = kind(generator, m)
 
     def mean(p):
-        return sum(curved(p, b) for b in batches) / m
+        return sum(f(p) for f in parts) / m
 
-    gradients = [torch.func.grad(lambda p, b=b: curved(p, b)) for b in batches]
+    gradients = [torch.func.grad(f) for f in parts]
     errors = []
     rates = [0.08 * 0.5**k for k in range(4)]
     for h in rates:
@@ -93,7 +111,7 @@ def test_an_epoch_of_shuffled_batches_has_the_covariance_of_gradients(m, generat
                 p = {n: x - h * g[n] for n, x in p.items()}
             ends.append(learning.flatten(p))
         end = torch.stack(ends).mean(0)
-        modified = learning.modified_loss(curved, h, batches=batches)
+        modified = learning.modified_loss(loss, h, batches=batches)
         errors.append(float((flow(modified, q, m * h) - end).norm()))
     assert_order(rates, errors, 3, tol=0.25)
     full = learning.modified_loss(mean, h)
