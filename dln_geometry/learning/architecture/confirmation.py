@@ -56,7 +56,8 @@ def not_refuted(groups: Sequence[SymmetricGroup], trials: Iterable[Trial]) -> li
     They must come from elsewhere with a proof to first order.
     """
     records = [_Record(group) for group in groups]
-    for _, trial in zip(range(3 if records else 0), trials, strict=False):
+    # The fourth and the fifth turn signs: units that were off before may be on.
+    for _, trial in zip(range(5 if records else 0), trials, strict=False):
         for record in (r for r in records if not r.refuted):
             accurate = getattr(record.group, "is_accurate", None)
             if accurate is None or accurate(trial.params):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -24,14 +24,17 @@ Element = Tensor | tuple[Tensor, ...]
 class Part:
     """Slices of one parameter along one axis, one for each unit of a group.
 
-    Unit u owns the indices ``start + u * block, ..., start + (u + 1) * block - 1`` of `axis`.
+    Unit u owns the indices ``start + u * block, ..., start + (u + 1) * block - 1`` of `axis`. With
+    `inner`, each index is a run of so many entries (channels of a flattened image); with `span`, so
+    many axes from `axis` on count as one (heads and their entries).
 
     Parameters
     ----------
     name : str
         Name of the parameter, as in ``named_parameters()``.
-    axis, units, block, start : int
-        Axis (not negative), number of units, indices that each owns, and the first index of all.
+    axis, units, block, start, inner, span : int
+        Axis (not negative), number of units, indices that each owns, the first entry of all,
+        entries of an index, and number of axes.
 
     Examples
     --------
@@ -47,34 +50,51 @@ class Part:
     units: int
     block: int = 1
     start: int = 0
+    inner: int = 1
+    span: int = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
             raise TypeError(f"name must be a string, got {self.name!r}")
-        for field, least in (("axis", 0), ("units", 1), ("block", 1), ("start", 0)):
+        least_of = {"axis": 0, "units": 1, "block": 1, "start": 0, "inner": 1, "span": 1}
+        for field, least in least_of.items():
             object.__setattr__(self, field, as_count(getattr(self, field), field, least))
 
     @property
     def stop(self) -> int:
-        """One past the last index that a unit owns."""
-        return self.start + self.units * self.block
+        """One past the last entry that a unit owns."""
+        return self.start + self.units * self.block * self.inner
+
+    def _fits(self, shape: Sequence[int]) -> bool:
+        """Tell whether tensors of this shape have the part."""
+        own = tuple(shape or (1,))[self.axis : self.axis + self.span]
+        return len(own) == self.span and self.stop <= math.prod(own)
+
+    def _along(self, tensor: Tensor) -> Tensor:
+        """Return the tensor with its axis first; a view where possible."""
+        if not tensor.ndim:
+            return tensor.reshape(1)
+        if self.span > 1:
+            tensor = tensor.flatten(self.axis, self.axis + self.span - 1)
+        return tensor.movedim(self.axis, 0)
 
     def slices(self, tensor: Tensor) -> Tensor:
         """Return the slices of the units, shape (units, block, rest); a view where possible."""
         if not isinstance(tensor, Tensor):
             raise TypeError(f"tensor must be a torch.Tensor, got {shown(tensor)}")
-        if self.axis >= tensor.ndim or self.stop > tensor.shape[self.axis]:
+        if not self._fits(tensor.shape):
             required = f"{self.stop} entries along axis {self.axis}"
             raise ValueError(f"tensor must have {required}, got shape {tuple(tensor.shape)}")
-        moved = tensor.movedim(self.axis, 0)[self.start : self.stop]
+        moved = self._along(tensor)[self.start : self.stop]
         # -1 would be ambiguous for an empty tensor.
-        return moved.reshape(self.units, self.block, moved[0].numel())
+        return moved.reshape(self.units, self.block, self.inner * moved[0].numel())
 
     def replaced(self, tensor: Tensor, slices: Tensor) -> Tensor:
         """Return the tensor with other slices, shape (units, block, rest); nothing in place."""
-        moved = tensor.movedim(self.axis, 0)
+        moved = self._along(tensor)
         own = slices.reshape(self.stop - self.start, *moved.shape[1:])
-        return torch.cat([moved[: self.start], own, moved[self.stop :]]).movedim(0, self.axis)
+        whole = torch.cat([moved[: self.start], own, moved[self.stop :]]).movedim(0, self.axis)
+        return whole if whole.shape == tensor.shape else whole.reshape(tensor.shape)
 
     def merged(self) -> Part:
         """Return the same indices as one unit."""
@@ -91,7 +111,7 @@ class Part:
         if self.name not in params:
             raise ValueError(f"params must hold {self.name!r}, which a symmetric group names")
         shape = tuple(params[self.name].shape)
-        if self.axis >= len(shape) or self.stop > shape[self.axis]:
+        if not self._fits(shape):
             raise ValueError(
                 f"{self.name} must have at least {self.stop} entries along axis {self.axis}, "
                 f"got shape {shape}"
@@ -185,7 +205,8 @@ class SymmetricGroup:
     @property
     def is_plain(self) -> bool:
         """Whether it is one of the five kinds above, on the parameters as they are."""
-        return self.kind not in ("rotation", "commutant", "shift")
+        simple = all(p.inner == p.span == 1 for p in self.parts)
+        return simple and self.kind not in ("rotation", "commutant", "shift")
 
     def total(self) -> SymmetricGroup:
         """Return a scale or rescale with one factor for all units; other kinds as they are."""

@@ -8,6 +8,8 @@ from torch.func import functional_call
 
 from dln_geometry import learning
 from tests.learning.architecture import models
+from tests.learning.architecture.outsiders import OUTSIDERS
+from tests.learning.architecture.routes import rank_of
 
 F64 = torch.float64
 
@@ -41,6 +43,33 @@ def test_all_flat_directions_are_found(name, generator):
     for group in report.groups:
         # The epsilon of a normalisation breaks a scale a little.
         assert acted(net, group, generator, args) < 1e-9, (name, group)
+
+
+@pytest.mark.parametrize("name", OUTSIDERS)
+def test_no_more_and_no_less_is_found_than_there_is(name, generator):
+    """Against the rank of a Jacobian that is computed without the search."""
+    make, width, true = OUTSIDERS[name]
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(1)
+        net = make().double()
+    x = torch.randn(20, width, generator=generator, dtype=F64)
+    report = learning.symmetry_coverage(net, x)
+    assert (report.found, report.true, report.stops) == (true, true, ()), report
+    if name != "spectral":
+        # The singular vectors of a spectral norm are no functions of the weight for autograd.
+        far = 2 * torch.randn(60, width, generator=generator, dtype=F64)
+        own = {n: p.detach() for n, p in net.named_parameters()}
+        ranks = []
+        # A unit may be on for all inputs at one point.
+        for _ in range(2):
+            noise = {
+                n: torch.randn(p.shape, generator=generator, dtype=F64) for n, p in own.items()
+            }
+            params = {n: p + noise[n] / 2 for n, p in own.items()}
+            ranks.append(rank_of(lambda at: functional_call(net, at, (far,)), params))
+        assert sum(p.numel() for p in own.values()) - max(ranks) == true
+        for group in report.groups:
+            assert acted(net, group, generator, (far,)) < 1e-9, (name, group)
 
 
 def test_what_is_not_understood_is_told(generator):

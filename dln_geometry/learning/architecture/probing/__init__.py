@@ -1,11 +1,12 @@
 """Symmetric groups from what a module computes: linear algebra decides about candidates.
 
 - `operators`: the table of operators, which propose groups, and those without a rule;
-- `jacobian`: the Jacobian of the outputs at random parameters; `ranks`: its null space, spans;
+- `jacobian`: the Jacobian of the outputs at random parameters, the directions of groups; `ranks`:
+  its null space, spans;
 - `families`: the groups that are found, `Family`, some after gains and shifts are folded away;
-  `terms`: the parts of a shift;
-- `slots`: candidates, and their combinations that change no output;
-- `stages`: scalings, shifts, matrices; `translations`; `fields`: the directions of groups;
+  `terms`: candidates, and the parts of a shift;
+- `slots`: the combinations of candidates that change no output;
+- `stages`: scalings, shifts, matrices; `translations`; `leftovers`: what is tried last;
 - `finding`: the order of the search, and the dimensions;
 - `coverage`: `symmetries_of` and `symmetry_coverage`.
 """

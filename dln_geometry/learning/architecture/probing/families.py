@@ -225,7 +225,7 @@ class Family(SymmetricGroup):
             return super().symmetry(params)
         self.check(params)
         if shape is not None and not self.folds:
-            degree = 0 if not any(t.weight or t.under or t.kernel for t in self.terms) else None
+            degree = 0 if all(t.is_constant for t in self.terms) else None
             return _Linear(self, shape, 1 if self.kind != "shift" else degree)
         names = {*self.names, *(n for fold in self.folds for n in fold.group.names)}
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dln_geometry.learning.architecture.groups import SymmetricGroup
 from dln_geometry.learning.architecture.probing.families import Family, Fold, all_folded, scaled
-from dln_geometry.learning.architecture.probing.fields import fields_of, is_flat
-from dln_geometry.learning.architecture.probing.jacobian import Prober
+from dln_geometry.learning.architecture.probing.jacobian import Prober, fields_of, is_flat
+from dln_geometry.learning.architecture.probing.leftovers import between, kernels, under_gains
 from dln_geometry.learning.architecture.probing.operators import Proposals
 from dln_geometry.learning.architecture.probing.ranks import (
     Span,
@@ -30,7 +30,7 @@ _MOST_AT_FIRST, _MOST_AT_LAST = 1500, 5000
 _LEAST_GAP = 10.0
 _CLEAR, _MORE_POINTS = 1e6, 3
 # Sizes of noise and of gains where the rank is counted again if directions are missing.
-_ELSEWHERE = ((2.0, 1.0), (0.5, 4.0), (0.5, 10.0))
+_ELSEWHERE = ((2.0, 1.0), (0.5, 4.0), (0.5, 10.0), (1.0, 1.0), (2.0, 1.0))
 # So many rows tell about all candidates of one stage.
 _ENOUGH_ROWS = 540
 
@@ -139,9 +139,11 @@ class Finder:
         if folds:
             self._search_folded(folds)
         if not self.is_done:
-            self._keep(self.stages.kernels(self.groups), self.samples, ())
+            self._keep(kernels(self.stages, self.samples, self.groups), self.samples, ())
         if not self.is_done:
-            self._keep(self.stages.under_gains(self.samples, self.span), self.samples, ())
+            self._keep(under_gains(self.stages, self.samples, self.span), self.samples, ())
+        if not self.is_done:
+            self._keep(between(self.stages, self.samples, self.span), self.samples, ())
 
     def _elsewhere(self, count: int, folds: tuple[Fold, ...] = ()) -> Tensor:
         """Return about `count` rows of the Jacobian at another point."""
@@ -170,6 +172,8 @@ class Finder:
             return self._elsewhere(count, folds)
 
         self._keep(self.stages.all(samples, null, known, elsewhere), samples, folds, known)
+        if not self.is_done:
+            self._keep(kernels(self.stages, samples, self.groups), samples, folds, known)
 
     def _keep(
         self,
@@ -203,7 +207,8 @@ class Finder:
         below: list[Fold] = []
         for group in self.groups:
             whole = group.kind == "rescale" and all(
-                tuple(shapes[p.name]) == (group.units,) for p in group.first
+                len(shapes[p.name]) < 2 and shapes[p.name].numel() == group.units
+                for p in group.first
             )
             if not whole or not self._is_linear(group):
                 continue

@@ -1,7 +1,8 @@
-"""The Jacobian of the outputs of a module at random points."""
+"""The Jacobian of the outputs of a module at random points, and the directions of groups."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
 from dln_geometry.learning.architecture.shaking import (
     resampled,
     same_draws,
@@ -23,6 +25,10 @@ _MORE_ROWS = 1.1
 _LEAST_CALLS, _MOST_CALLS = 12, 300
 # Entries of a matrix that is held at once.
 _ENTRIES = 4e7
+
+# Responses are rounding if they are so many times smaller than those of noise in the same entries.
+_FLAT = 1e-7
+_ROUNDING = 1e-12
 
 
 class Prober:
@@ -130,7 +136,7 @@ class Prober:
                     value, tensors, some, retain_graph=True, allow_unused=True,
                     materialize_grads=True, is_grads_batched=True,
                 )  # fmt: skip
-                pieces.append(torch.cat([g.flatten(1) for g in grads], 1))
+                pieces.append(torch.cat([g.reshape(len(some), -1) for g in grads], 1))
             except RuntimeError:
                 for one in some:
                     grads = torch.autograd.grad(
@@ -165,3 +171,39 @@ def _enlarged(x: Tensor) -> Tensor:
     if size >= wanted:
         return x
     return x * (wanted / size) if size else x
+
+
+def fields_of(prober: Prober, group: SymmetricGroup, params: dict[str, Tensor]) -> Tensor:
+    """Return the generators of a group at some parameters, one for each entry of its elements."""
+    if group.kind == "translation" and not getattr(group, "folds", ()):
+        return torch.cat([indicators(prober, part, params[part.name]) for part in group.first], 1)
+    symmetry = group.symmetry(params)
+    shape = symmetry.shape(params)
+    own = {n: params[n] for n in params if n in prober.offsets}
+    like = next(iter(own.values()))
+    unit = torch.eye(math.prod(shape), dtype=like.dtype, device=like.device)
+    directions = unit.reshape(-1, *shape)
+    found = [
+        prober.flat(torch.func.vmap(lambda s: symmetry.generated(params, s))(some))
+        for some in directions.split(256)
+    ]
+    return torch.cat(found, 1)
+
+
+def is_flat(rows: Tensor, fields: Tensor) -> bool:
+    """Tell whether rows of a Jacobian show no response to directions, shape (total, count)."""
+    response = (rows @ fields).norm(dim=0)
+    usual = (rows.square().sum(0) @ fields.square()).sqrt()
+    least = _ROUNDING * float(rows.norm()) * fields.norm(dim=0)
+    return bool((response <= _FLAT * usual + least).all())
+
+
+def indicators(prober: Prober, part: Part, like: Tensor) -> Tensor:
+    """Return the translations of a part, shape (total, units * rest)."""
+    shape = prober.shapes[part.name]
+    places = torch.arange(shape.numel(), device=like.device).reshape(shape)
+    moved = part.slices(places).movedim(1, 0).reshape(part.block, -1)
+    out = like.new_zeros(prober.total, moved.shape[1])
+    columns = torch.arange(moved.shape[1], device=like.device).expand_as(moved)
+    out[prober.offsets[part.name] + moved, columns] = 1.0
+    return out

@@ -10,7 +10,8 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
+from math import prod
 from typing import Any
 
 import torch
@@ -35,6 +36,8 @@ class Proposals:
     stops: dict[str, None] = field(default_factory=dict)
     # Start and size of the parts into which axes of a length are split.
     segments: dict[int, dict[tuple[int, int], None]] = field(default_factory=dict)
+    # Entries of each index of an axis of a length that is made by merging, or will be split.
+    inners: dict[int, dict[int, None]] = field(default_factory=dict)
     class_axis: int = -1  # where the last linear map puts its channels
 
     @property
@@ -113,6 +116,10 @@ def _contraction(*args: Any, **kwargs: Any) -> Iterator[tuple[str, int]]:
 def _kernels(x: Tensor, weight: Tensor, *rest: Any, **kwargs: Any) -> Iterator[tuple[str, int]]:
     yield "linear", x.shape[1]
     yield "linear", weight.shape[0]
+    # The channels of one group.
+    yield "linear", weight.shape[1]
+    groups = x.shape[1] // max(weight.shape[1], 1)
+    yield "linear", weight.shape[0] // max(groups, 1)
 
 
 def _layer_norm(x: Tensor, shape: Any, *rest: Any, **kwargs: Any) -> Iterator[tuple[str, int]]:
@@ -147,7 +154,7 @@ def _nothing(*args: Any, **kwargs: Any) -> tuple[()]:
 
 
 _TABLE: dict[Rule, str] = {
-    _contraction: """mm addmm bmm baddbmm addbmm addmv mv dot linear matmul embedding
+    _contraction: """vdot mm addmm bmm baddbmm addbmm addmv mv dot linear matmul embedding
         _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention
         _scaled_dot_product_efficient_attention _scaled_dot_product_attention_math
         _scaled_dot_product_attention_math_for_mps _sparse_mm _sparse_addmm mkldnn_rnn_layer
@@ -191,6 +198,9 @@ for _rule, _names in _TABLE.items():
 _RULES["aten::_local_scalar_dense"] = _nothing
 
 
+_VIEWS = {"aten::view", "aten::_unsafe_view", "aten::reshape", "aten::_reshape_alias"}
+
+
 class _Recorder(TorchDispatchMode):
     """Note the operators of a call: what they propose, and where those without a rule stand."""
 
@@ -221,6 +231,9 @@ class _Recorder(TorchDispatchMode):
             self.sizes.update(dict.fromkeys(x.shape))
         if name.rpartition("::")[2].startswith(("split", "slice", "narrow", "chunk", "unsafe_sp")):
             self._note_parts(args[0], parts)
+        if name in _VIEWS and parts:
+            self._note_merged(args[0].shape, parts[0].shape)
+            self._note_merged(parts[0].shape, args[0].shape)
         if name == "aten::cat" and len(parts) == 1:
             self._note_joined(args[0], parts[0], *args[1:], **kwargs)
         return value
@@ -229,7 +242,24 @@ class _Recorder(TorchDispatchMode):
         """Note where the parts of a joined axis begin."""
         sizes = [x.shape[dim] for x in parts if x.ndim == whole.ndim]
         own = self.proposals.segments.setdefault(whole.shape[dim], {}) if whole.ndim else {}
-        own.update(dict.fromkeys(zip(accumulate([0, *sizes]), sizes, strict=False)))
+        for start, size in zip(accumulate([0, *sizes]), sizes, strict=False):
+            # The parts may have been joined from others before.
+            inner = list(self.proposals.segments.get(size, ())) if size != whole.shape[dim] else []
+            own.update(dict.fromkeys([(start, size), *((start + s, n) for s, n in inner)]))
+
+    def _note_merged(self, before: Sequence[int], after: Sequence[int]) -> None:
+        """Note how many entries the indices of merged axes have."""
+        k = 0
+        for n in after:
+            own: list[int] = []
+            while k < len(before) and prod(own) < n:
+                own.append(before[k])
+                k += 1
+            if prod(own) != n:
+                return
+            for j in range(1, len(own)):
+                if 1 < prod(own[j:]) < n:
+                    self.proposals.inners.setdefault(n, {})[prod(own[j:])] = None
 
     def _note_parts(self, whole: Tensor, parts: Sequence[Tensor]) -> None:
         """Note where the parts of a split axis begin."""
@@ -263,8 +293,9 @@ def recorded(subject: Subject) -> Proposals:
         subject.outputs(own)
     shapes = [p.shape for p in own.params.values() if p.is_floating_point()]
     axes = {n for shape in shapes for n in shape}
-    # Widths of channels divide an axis of some parameter.
-    fitting = [d for d in recorder.sizes if d > 1 and any(n % d == 0 for n in axes)]
+    # Widths of channels divide an axis of some parameter, or are two of its axes.
+    both = axes | {m * n for shape in shapes if len(shape) > 2 for m, n in pairwise(shape)}
+    fitting = [d for d in recorder.sizes if d > 1 and any(n % d == 0 for n in both)]
     found = recorder.proposals
     found.segments = {n: parts for n, parts in found.segments.items() if n in axes}
     fitting += [d for parts in found.segments.values() for _, d in parts if d > 1]

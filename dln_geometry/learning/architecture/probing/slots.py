@@ -2,78 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.architecture.groups import Part
 from dln_geometry.learning.architecture.probing.jacobian import Prober
 from dln_geometry.learning.architecture.probing.ranks import Span, null_space
-from dln_geometry.learning.architecture.probing.terms import Term
 
 _NOTHING = 1e-7
-_MOST_PIECES = 8
 _MOST_ROWS = 40
 # Candidates have a share in a combination from this on.
 _ANY = 1e-8
 _MORE_ROWS = 20
-
-
-@dataclass(frozen=True)
-class Strip:
-    """Entries ``start, start + stride, ...`` of one axis of a parameter, on which a matrix acts."""
-
-    name: str
-    axis: int
-    start: int
-    stride: int
-    size: int
-
-    def field(self, x: Tensor, matrix: Tensor) -> Tensor:
-        """Return the change of the parameter under a matrix on these entries."""
-        out = torch.zeros_like(x)
-        at = slice(self.start, self.start + self.size * self.stride, self.stride)
-        moved = x.movedim(self.axis, 0)[at]
-        out.movedim(self.axis, 0)[at] = torch.tensordot(matrix, moved, 1)
-        return out
-
-
-Segments = Mapping[int, Sequence[tuple[int, int]]]
-
-
-def slots_of(
-    shapes: Mapping[str, torch.Size], d: int, *, strided: bool, segments: Segments | None = None
-) -> Iterator[Strip]:
-    """Yield all runs of `d` entries along all axes, from multiples of d on; and with strides.
-
-    Segments are start and size of the parts into which axes of a length are split: runs begin
-    there too.
-    """
-    for name, shape in shapes.items():
-        for axis, n in enumerate(shape):
-            starts = dict.fromkeys(range(0, n, d) if n % d == 0 else ())
-            for start, size in (segments or {}).get(n, ()):
-                starts.update(dict.fromkeys(range(start, start + size, d) if size % d == 0 else ()))
-            for k in starts:
-                yield Strip(name, axis, k, 1, d)
-            if strided and d < n and d > 1 and n % d == 0:
-                for k in range(n // d):
-                    yield Strip(name, axis, k, n // d, d)
-
-
-def wholes_of(shapes: Mapping[str, torch.Size], segments: Segments) -> Iterator[Strip]:
-    """Yield the parameters that can be scaled as one, or the parts into which one is split."""
-    for name, shape in shapes.items():
-        split = next((axis for axis, n in enumerate(shape) if n in segments), 0)
-        if shape:
-            own = segments.get(shape[split], ())
-            ends = {0, shape[split], *(s for s, _ in own), *(s + size for s, size in own)}
-            ends = sorted(ends) if len(ends) <= _MOST_PIECES else [0, shape[split]]
-            for start, stop in pairwise(ends):
-                yield Strip(name, split, start, 1, stop - start)
+# What is not flat answers by so much of its usual response, at the least.
+_LEAST = 1e-3
 
 
 @dataclass
@@ -112,6 +56,7 @@ def combinations(
         rows = like[: len(candidates) + _MORE_ROWS]
         responses, sizes = _responses(rows, [changes[k] for k in candidates])
         scaled = responses / torch.where(sizes > 0, sizes, 1.0)
+        scaled = torch.where(scaled.norm(dim=0) > 1e-3 * _NOTHING * _LEAST, scaled, 0.0)
         shares = null_space(scaled, 1e-8)[0].norm(dim=1).tolist()
         candidates = [k for k, share in zip(candidates, shares, strict=True) if share > _ANY]
     if not candidates:
@@ -134,7 +79,7 @@ def combinations(
     live, sizes = [candidates[k] for k in kept.tolist()], sizes[kept]
     a = torch.cat(blocks)[:, kept] / sizes
     norms = a.norm(dim=0)
-    alone = norms < 1e-3 * _NOTHING * max(float(norms.max()), 1e-30)
+    alone = norms < 1e-3 * _NOTHING * max(float(norms.max()), _LEAST)
     found = [{live[k]: 1.0} for k in torch.nonzero(alone).flatten().tolist()]
     rest = torch.nonzero(~alone).flatten()
     names = [live[k] for k in rest.tolist()]
@@ -251,45 +196,3 @@ def _components(linked: Tensor) -> Iterator[Tensor]:
             members = more
         left &= ~members
         yield torch.nonzero(members).flatten()
-
-
-def terms_of(params: Mapping[str, Tensor], n: int, over: str = "") -> Iterator[Term]:
-    """Yield the terms that a shift of n entries may have, some over the sum of one vector."""
-    shapes = {name: p.shape for name, p in params.items()}
-    whole = bool(over) and tuple(shapes[over]) == (n,) and _has_sum(params[over])
-    for slot in slots_of(shapes, n, strided=False):
-        yield Term(Part(slot.name, slot.axis, n, 1, slot.start), 1.0)
-    for name, shape in shapes.items():
-        # A gain that is folded away maps a shift on itself: that is a term already.
-        if shape and shape[0] == n and shape[1:2] in ((), (1,)) and not _is_one(params[name]):
-            for bias in [b for b in _biases(shapes, name, n) if b != name][:_MOST_PIECES]:
-                yield Term(Part(bias, 0, n), 1.0, Part(name, 0, n), each=True)
-        if len(shape) < 2:
-            continue
-        for axis in (1, 0):
-            m = shape[1 - axis]
-            if shape[axis] % n:
-                continue
-            for bias in _biases(shapes, name, m):
-                for k in range(shape[axis] // n):
-                    yield Term(Part(bias, 0, m), 1.0, Part(name, axis, n, 1, k * n))
-            if whole and shape[axis] == n and len(shape) == 2:
-                weight = Part(name, axis, n)
-                yield Term(weight, 1.0, weight, over)
-
-
-def _is_one(x: Tensor) -> bool:
-    """Tell whether all entries are 1, up to rounding."""
-    return float((x - 1).abs().max()) < _NOTHING
-
-
-def _has_sum(v: Tensor) -> bool:
-    """Tell whether the sum of a vector is no rounding."""
-    return abs(float(v.sum())) > 1e-3 * float(v.norm())
-
-
-def _biases(shapes: Mapping[str, torch.Size], weight: str, m: int) -> Iterable[str]:
-    """Return the vectors of m entries beside a weight, or else all that there are."""
-    vectors = [n for n, s in shapes.items() if tuple(s) == (m,)]
-    beside = [n for n in vectors if n.rpartition(".")[0] == weight.rpartition(".")[0]]
-    return beside or vectors

@@ -20,15 +20,15 @@ from dln_geometry.learning.architecture.probing.families import (
 from dln_geometry.learning.architecture.probing.jacobian import Prober
 from dln_geometry.learning.architecture.probing.operators import Proposals
 from dln_geometry.learning.architecture.probing.ranks import Span
-from dln_geometry.learning.architecture.probing.slots import (
-    Sample,
+from dln_geometry.learning.architecture.probing.slots import Sample, combinations
+from dln_geometry.learning.architecture.probing.terms import (
     Strip,
-    combinations,
+    Term,
     slots_of,
     terms_of,
+    views_of,
     wholes_of,
 )
-from dln_geometry.learning.architecture.probing.terms import Term
 from dln_geometry.learning.architecture.probing.translations import translations
 
 # Directions have no part outside a space, up to this.
@@ -60,6 +60,8 @@ class Stages:
         yield from self._shifts(samples, known)
         for algebra in self.proposals.algebras:
             yield from self._matrices(samples, known, algebra)
+        for algebra in ("linear", *self.proposals.algebras):
+            yield from self._matrices(samples, known, algebra, views=True)
 
     def _real(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
         return {n: params[n] for n in self.prober.shapes}
@@ -81,7 +83,7 @@ class Stages:
                 slots = list(slots_of(shapes, d, strided=strided, segments=segments))
             if strided and all(slot.stride == 1 for slot in slots):
                 continue
-            if not 1 < len(slots) <= _MOST_SLOTS:
+            if not 0 < len(slots) <= _MOST_SLOTS:
                 continue
             matrices = {s.size: self.normal(s.size).diag() for s in slots}
             if d == 1:
@@ -97,17 +99,18 @@ class Stages:
     def _shifts(self, samples: Sequence[Sample], known: Span) -> Iterator[SymmetricGroup]:
         """Yield shifts of a vector that biases after a linear map compensate."""
         for n, over in product(self.proposals.widths, ("", *self.partners)):
-            terms = list(terms_of(self._real(samples[0].params), n, over))
+            inners = {} if over else self.proposals.inners
+            terms = list(terms_of(self._real(samples[0].params), n, over, inners, self.segments))
             if over and not any(term.over for term in terms):
                 continue
             if not 1 < len(terms) <= _MOST_SLOTS:
                 continue
-            for group in self._of_terms(terms, n, samples, known):
+            for group in self.of_terms(terms, n, samples, known):
                 # Weights that take shifts of their inputs up are no translations of their own.
                 if any(t.weight is None for t in group.terms):
                     yield group
 
-    def _of_terms(
+    def of_terms(
         self, terms: Sequence[Term], n: int, samples: Sequence[Sample], known: Span
     ) -> Iterator[Family]:
         """Yield the shifts of n entries that some terms make together."""
@@ -125,52 +128,31 @@ class Stages:
             parts += [t.part for t in own if t.weight is not None]
             yield Family("shift", tuple(dict.fromkeys(parts)), terms=own)
 
-    def under_gains(self, samples: Sequence[Sample], known: Span) -> Iterator[SymmetricGroup]:
-        """Yield shifts along the direction that normalised entries never take, below gains."""
-        shapes = self.prober.shapes
-        vectors = [n for n, s in shapes.items() if len(s) == 1]
-        for n, gain in product(self.proposals.of("orthogonal fixing ones"), vectors):
-            if shapes[gain].numel() != n:
-                continue
-            near = gain.rpartition(".")[0]
-            others = [v for v in vectors if v != gain and shapes[v] == shapes[gain]]
-            beside = next((v for v in others if v.rpartition(".")[0] == near), "")
-            readers: dict[int, list[Term]] = {}
-            for slot in slots_of(shapes, n, strided=False, segments=self.segments):
-                m = shapes[slot.name].numel() // shapes[slot.name][slot.axis]
-                if len(shapes[slot.name]) > 1:
-                    part = Part(slot.name, slot.axis, n, 1, slot.start)
-                    readers.setdefault(m, []).append(Term(part, 1.0, under=gain, size=m))
-            for m, terms in readers.items():
-                biases = [Part(v, 0, m) for v in vectors if beside and shapes[v].numel() == m]
-                terms += [Term(b, 1.0, None, beside, gain, m) for b in biases]
-                yield from self._of_terms(terms, m, samples, known)
-
-    def kernels(self, groups: Sequence[SymmetricGroup]) -> Iterator[Family]:
-        """Yield shifts of one side of a gauge by what the other side maps to 0."""
-        shapes = self.prober.shapes
-        for group in groups:
-            for side, other in ((group.first, group.second), (group.second, group.first)):
-                block, readers = group.first[0].block, 0
-                for part in other:
-                    readers += shapes[part.name].numel() // shapes[part.name][part.axis]
-                if group.kind != "gauge" or readers >= block:
-                    continue
-                for part in side:
-                    rest = shapes[part.name].numel() // shapes[part.name][part.axis]
-                    term = Term(part, 1.0, size=part.units * block * rest, kernel=other)
-                    yield Family("shift", (part, *other), terms=(term,))
-
     def _matrices(
-        self, samples: Sequence[Sample], known: Span, algebra: str | Projection
+        self,
+        samples: Sequence[Sample],
+        known: Span,
+        algebra: str | Projection,
+        *,
+        views: bool = False,
     ) -> Iterator[SymmetricGroup]:
-        """Yield gauges, rotations and commutants of the widths that operators propose."""
+        """Yield gauges, rotations and commutants of the widths that operators propose.
+
+        With `views`, also on axes that are merged or split on the way.
+        """
         project = ALGEBRAS[algebra] if isinstance(algebra, str) else algebra
         rotates = isinstance(algebra, str) and algebra.startswith("orthogonal")
         for d in self.proposals.of(algebra):
             if d < 2:
                 continue
             slots = list(slots_of(self.prober.shapes, d, strided=False, segments=self.segments))
+            if views:
+                more = list(views_of(self.prober.shapes, d, self.proposals.inners))
+                if not more:
+                    continue
+                # The heads apart tell more than all of them as one.
+                apart = {(s.name, s.axis + 1) for s in more if s.span > 1}
+                slots = [s for s in slots if (s.name, s.axis) not in apart] + more
             if not 1 < len(slots) * (1 if rotates else 2) <= _MOST_SLOTS:
                 continue
             m = project(self.normal(d, d))
@@ -183,7 +165,7 @@ class Stages:
                 sides: tuple[list[Part], list[Part]] = ([], [])
                 for k, c in sorted(found.items()):
                     slot = both[k][0]
-                    sides[k >= len(slots)].append(Part(slot.name, slot.axis, 1, d, slot.start))
+                    sides[k >= len(slots)].append(slot.part())
                     if abs(abs(c) - 1) > CLOSE:
                         break
                 else:
@@ -244,10 +226,10 @@ def _merged(groups: Sequence[SymmetricGroup]) -> list[SymmetricGroup]:
 
     def layout(group: SymmetricGroup) -> Any:
         sides = (group.first, group.second)
-        return group.kind, tuple(tuple((p.name, p.axis, p.block) for p in s) for s in sides)
+        return group.kind, tuple(tuple(replace(p, units=1, start=0) for p in s) for s in sides)
 
     def shifted(group: Any, by: int) -> Any:
-        return tuple(p.start + by * p.block for p in group.parts)
+        return tuple(p.start + by * p.block * p.inner for p in group.parts)
 
     out: list[SymmetricGroup] = []
     for group in sorted(groups, key=lambda g: (str(layout(g)), [p.start for p in g.parts])):

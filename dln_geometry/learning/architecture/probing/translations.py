@@ -10,8 +10,7 @@ from torch import Tensor
 
 from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
 from dln_geometry.learning.architecture.probing.families import Family
-from dln_geometry.learning.architecture.probing.fields import fields_of
-from dln_geometry.learning.architecture.probing.jacobian import Prober
+from dln_geometry.learning.architecture.probing.jacobian import Prober, fields_of
 from dln_geometry.learning.architecture.probing.ranks import Span, common_null_space, null_space
 from dln_geometry.learning.architecture.probing.slots import Sample, echelon
 

@@ -1,0 +1,157 @@
+"""The last stages of the search: shifts inside kernels, under gains, and between two layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations_with_replacement, product
+
+import torch
+
+from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
+from dln_geometry.learning.architecture.probing.families import Family
+from dln_geometry.learning.architecture.probing.jacobian import is_flat
+from dln_geometry.learning.architecture.probing.ranks import Span
+from dln_geometry.learning.architecture.probing.slots import Sample
+from dln_geometry.learning.architecture.probing.stages import Stages
+from dln_geometry.learning.architecture.probing.terms import Strip, Term, slots_of
+
+# More terms are not tried at once.
+_MOST_TERMS = 400
+
+
+def under_gains(stages: Stages, samples: Sequence[Sample], known: Span) -> Iterator[SymmetricGroup]:
+    """Yield shifts along the direction that normalised entries never take, below gains."""
+    shapes = stages.prober.shapes
+    vectors = [n for n, s in shapes.items() if len(s) == 1]
+    for n, gain in product(stages.proposals.of("orthogonal fixing ones"), vectors):
+        if shapes[gain].numel() != n:
+            continue
+        near = gain.rpartition(".")[0]
+        others = [v for v in vectors if v != gain and shapes[v] == shapes[gain]]
+        beside = next((v for v in others if v.rpartition(".")[0] == near), "")
+        readers: dict[int, list[Term]] = {}
+        for slot in slots_of(shapes, n, strided=False, segments=stages.segments):
+            m = shapes[slot.name].numel() // shapes[slot.name][slot.axis]
+            if len(shapes[slot.name]) > 1:
+                part = Part(slot.name, slot.axis, n, 1, slot.start)
+                readers.setdefault(m, []).append(Term(part, 1.0, under=gain, size=m))
+        for m, terms in readers.items():
+            biases = [Part(v, 0, m) for v in vectors if beside and shapes[v].numel() == m]
+            terms += [Term(b, 1.0, None, beside, gain, m) for b in biases]
+            yield from stages.of_terms(terms, m, samples, known)
+
+
+def kernels(
+    stages: Stages, samples: Sequence[Sample], groups: Sequence[SymmetricGroup]
+) -> Iterator[Family]:
+    """Yield shifts by what the layers that follow map to 0, one layer or several in a chain."""
+    shapes = stages.prober.shapes
+    gauges = [g for g in groups if g.kind == "gauge"]
+    for group in gauges:
+        for side, other in ((group.first, group.second), (group.second, group.first)):
+            for through in (*_chains(gauges, side, other, shapes), ()):
+                yield from _inside(stages, samples, side, other, through)
+    # Layers that read a stream alone, which others still need as it is.
+    for n in stages.proposals.widths:
+        slots = list(slots_of(shapes, n, strided=False, segments=stages.segments))
+        narrow = [s for s in slots if shapes[s.name].numel() // shapes[s.name][s.axis] < n]
+        if len(slots) * len(narrow) > _MOST_TERMS:
+            continue
+        for reader in narrow:
+            side = [s.part() for s in slots if s.name != reader.name]
+            yield from _inside(stages, samples, side, (reader.part(),), ())
+
+
+def _inside(
+    stages: Stages,
+    samples: Sequence[Sample],
+    side: Sequence[Part],
+    other: tuple[Part, ...],
+    through: tuple[tuple[Part, ...], ...],
+) -> Iterator[Family]:
+    """Yield the shifts of parts by what others map to 0, if a random one is flat."""
+    params = samples[0].params
+    readers = Term(other[0], 1.0, kernel=other, through=through).matrix_of(params)
+    if readers.shape[-1] >= readers.shape[-2]:
+        return
+    for part in side:
+        entries = part.slices(params[part.name]).numel()
+        term = Term(part, 1.0, size=entries, kernel=other, through=through)
+        inner = tuple(p for level in through for p in level)
+        family = Family("shift", tuple(dict.fromkeys((part, *other, *inner))), terms=(term,))
+        change = family.tangent(params, stages.normal(entries))
+        field = stages.prober.flat({part.name: change[part.name][None]})
+        if is_flat(samples[0].rows, field):
+            yield family
+
+
+def _chains(
+    gauges: Sequence[SymmetricGroup],
+    side: tuple[Part, ...],
+    other: tuple[Part, ...],
+    shapes: Mapping[str, torch.Size],
+) -> Iterator[tuple[tuple[Part, ...], ...]]:
+    """Yield the further maps that follow the parts of one side of a gauge, the longest first."""
+
+    def width(part: Part) -> int:
+        return shapes[part.name].numel() // (part.units * part.block)
+
+    found: list[tuple[Part, ...]] = []
+    seen, last = {p.name for p in (*side, *other)}, other
+    while True:
+        after = None
+        for group in gauges:
+            for before, beyond in ((group.first, group.second), (group.second, group.first)):
+                shared = {p.name for p in before} & {p.name for p in last}
+                fits = beyond[0].block in map(width, last)
+                if shared and fits and not seen & {p.name for p in beyond}:
+                    after = after or beyond
+        if after is None:
+            break
+        found.append(after)
+        seen |= {p.name for p in after}
+        last = after
+    for count in range(len(found), 0, -1):
+        yield tuple(found[:count])
+
+
+def between(stages: Stages, samples: Sequence[Sample], known: Span) -> Iterator[Family]:
+    """Yield shifts of one layer by multiples of another beside it, which their readers undo.
+
+    The matrix of multiples may have any entries, or be diagonal.
+    """
+    shapes, widths = stages.prober.shapes, stages.proposals.widths
+
+    def slots(n: int) -> list[Strip]:
+        return list(slots_of(shapes, n, strided=False, segments=stages.segments))
+
+    def rest(slot: Strip) -> int:
+        return shapes[slot.name].numel() // shapes[slot.name][slot.axis]
+
+    for n in widths:
+        own = [s for s in slots(n) if s.start == 0 and s.axis == 0]
+        terms = [Term(s.part(n), 1.0) for s in own if rest(s) == 1]
+        for s in own:
+            alike = [o for o in own if o.name != s.name and shapes[o.name] == shapes[s.name]]
+            terms += [Term(s.part(n), 1.0, beside=o.part(n)) for o in alike]
+        if 1 < len(terms) <= _MOST_TERMS:
+            yield from stages.of_terms(terms, n, samples, known)
+    for m, n in combinations_with_replacement(widths, 2):
+        terms, shape = [], (m, n)
+        for count, other, turned in ((m, n, False), (n, m, True)):
+            for s in slots(count):
+                size = {"matrix": shape, "size": m * n, "turned": turned}
+                if rest(s) == other:
+                    terms.append(Term(s.part(), 1.0, **size))
+                alike = [o for o in slots(other) if _are_apart(o, s) and rest(o) == rest(s)]
+                terms += [Term(s.part(), 1.0, beside=o.part(), **size) for o in alike]
+            if m == n:
+                break
+        if 1 < len(terms) <= _MOST_TERMS:
+            yield from stages.of_terms(terms, m * n, samples, known)
+
+
+def _are_apart(one: Strip, other: Strip) -> bool:
+    """Tell whether two runs of entries have none in common."""
+    ends = one.start + one.size <= other.start or other.start + other.size <= one.start
+    return one.name != other.name or (one.axis == other.axis and ends)
