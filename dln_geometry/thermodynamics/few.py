@@ -14,7 +14,6 @@ from dln_geometry.thermodynamics.nodes import (
     gap_nodes,
     gauss_panels,
     support,
-    unit_nodes,
     wide_support,
 )
 
@@ -22,13 +21,13 @@ MOST = 3
 
 
 def quadrature(measure: SpectralMeasure, energy: Energy, b: float) -> dict[str, float]:
-    """Return log Z, its error, and moments: nodes in the largest value and in quotients."""
+    """Return log Z, its error, and moments: nodes in the largest value and in gaps."""
     value = energy.value
     assert value is not None
     low, high = extent(measure, value, b)
-    quotient = (
-        gap_nodes(_depth_of_falloff(measure, value, b, high)) if measure.deep else unit_nodes()
-    )
+    # At finite depth the density falls at least like e^-gap.
+    end = _depth_of_falloff(measure, value, b, high) if measure.deep else math.log(80.0)
+    quotient = gap_nodes(end, 0.0625 if measure.rank < 3 else 0.1)
     last, count = None, 3
     while True:
         nodes, weights, _ = gauss_panels(low, high, count)
@@ -81,16 +80,14 @@ def _depth_of_falloff(measure: SpectralMeasure, value: Any, b: float, high: floa
 
 
 def _moments(measure: Any, value: Any, b: float, largest: Any, quotient: Any) -> dict[str, float]:
-    r, (t, w), (u, v) = measure.rank, largest, quotient
-    # Gaps between neighbours in x.
-    gaps, speed = (u, v) if measure.deep else (-u.log(), v)
+    r, (t, w), (gaps, speed) = measure.rank, largest, quotient
     grids = torch.meshgrid(measure.coordinates(t), *[-gaps] * (r - 1), indexing="ij")
     logs = torch.meshgrid(w.log(), *[speed.log()] * (r - 1), indexing="ij")
     x = torch.stack(grids, -1).cumsum(-1)
     log_w = torch.stack(logs, -1).sum(-1) + measure.power * x.sum(-1)
     if not measure.deep:
-        # The Jacobian of (t, u) -> (t, t u_1, t u_1 u_2).
-        log_w = log_w + x[..., :-1].sum(-1)
+        # dlam of all but the largest, whose nodes are in lam.
+        log_w = log_w + x[..., 1:].sum(-1)
     pairs = torch.zeros_like(log_w)
     for i in range(r):
         for j in range(i + 1, r):

@@ -143,19 +143,12 @@ def _legendre(z: Tensor) -> Tensor:
     return torch.stack(found)
 
 
-def unit_nodes() -> tuple[Tensor, Tensor]:
-    """Return nodes in (0, 1) that crowd at both ends (double exponential), and weights."""
-    y = torch.linspace(-3.6, 3.6, 97, dtype=torch.float64, device="cpu")
-    u = torch.sigmoid(math.pi * y.sinh())
-    return u, u * torch.sigmoid(-math.pi * y.sinh()) * math.pi * y.cosh() * (y[1] - y[0])
-
-
-def gap_nodes(end: float) -> tuple[Tensor, Tensor]:
+def gap_nodes(end: float, step: float) -> tuple[Tensor, Tensor]:
     """Return nodes in ``(0, e^end)`` that crowd at 0 (Takahasi, Mori: ``exp(y - e^-y)``), weights.
 
     Errors are small for functions that fall off like powers or like exponentials.
     """
-    y = torch.arange(-3.7, end + 0.25, 0.125, dtype=torch.float64, device="cpu")
+    y = torch.arange(-3.9, end + 2 * step, step, dtype=torch.float64, device="cpu")
     fall = (-y).exp()
     u = (y - fall).exp()
-    return u, u * (1 + fall) * 0.125
+    return u, u * (1 + fall) * step

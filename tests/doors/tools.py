@@ -290,6 +290,16 @@ CALLS: dict[str, list[Call]] = {
     "laws.fuss_catalan": [
         Call(laws.fuss_catalan, {"depth": 3}, {"depth": [*wrong.DEPTH, wrong.INF]})
     ],
+    "laws.gaussian_product": [
+        Call(
+            laws.gaussian_product,
+            {"widths": (3, 2, 4)},
+            {
+                "widths": [*wrong.SEQUENCE, (3,), (3, 0), (3, -1), (3, wrong.NAN)],
+                "variances": [*wrong.junk(), (1.0,), (1.0, -1.0), 0.0],
+            },
+        )
+    ],
     "laws.ullman": [
         Call(laws.ullman, {"exponent": 0.5}, {"exponent": wrong.POSITIVE, "radius": wrong.POSITIVE})
     ],

@@ -102,6 +102,37 @@ def test_rectangular_matrices_spread_by_marchenko_and_pastur():
     assert far(path, exact) < 2e-5
 
 
+@pytest.mark.parametrize(
+    ("depth", "aspect", "kappa", "entropy"), [(2, 2.5, 1.0, True), (3, 1.5, 0.7, True)]
+)
+def test_rectangular_ridge_has_the_energy_of_equipartition(depth, aspect, kappa, entropy):
+    """``kappa D/beta`` of finite matrices, divided by ``r^2``."""
+    b = 1.3
+    path = dln.mean_field_flow(
+        laws.marchenko_pastur((5, 2), 0.1), depth, loss=ridge(depth), beta=b, kappa=kappa,
+        entropy=entropy, aspect=aspect, t_end=12.0, points=100, save_at=[12.0],
+    )  # fmt: skip
+    exact = kappa / b * (aspect + 0.5 * (depth - 1) / kappa)
+    assert float((path.states[-1].square() * path.weights).sum()) == pytest.approx(exact, rel=5e-6)
+
+
+def test_transform_of_rectangular_matrices_solves_its_equation():
+    """``M_t + (2 kappa/b) d_w (w M^2 + alpha M) = 2 d_w (w M)`` under the ridge, no entropy."""
+    aspect, kappa, b, h = 1.8, 0.7, 1.3, 1e-3
+    path = dln.mean_field_flow(
+        laws.marchenko_pastur((5, 2), 0.1), 1, loss=ridge(1), beta=b, kappa=kappa, entropy=False,
+        aspect=aspect, t_end=0.3, points=400, save_at=[0.3 - 2 * h, 0.3 - h, 0.3], rtol=1e-10,
+    )  # fmt: skip
+    w = torch.tensor([-0.5 + 0.4j, 0.7 + 0.8j, 3.0 + 0.6j], dtype=torch.complex128)
+    resolvent = 1 / (w[:, None] - path.states[:, None, :].square())
+    first = (path.weights * resolvent).sum(-1)
+    slope = -(path.weights * resolvent[1].square()).sum(-1)
+    m, rate = first[1], (first[2] - first[0]) / (2 * h)
+    alpha = aspect - 1
+    flow = 2 * kappa / b * (m * m + 2 * w * m * slope + alpha * slope) - 2 * (m + w * slope)
+    assert float((rate + flow).abs().max()) < 2e-5 * float(rate.abs().max() + flow.abs().max())
+
+
 def test_infinite_depth_spreads_like_a_semicircle():
     beta, kappa, t = 1.5, 0.8, 0.6
     q = (torch.arange(20_000, dtype=F64) + 0.5) / 20_000
@@ -116,8 +147,8 @@ def test_infinite_depth_spreads_like_a_semicircle():
 
 @pytest.mark.parametrize(("depth", "aspect", "entropy"), WIDE)
 def test_wide_matrices_follow_the_limit(depth, aspect, entropy, generator):
-    """One path of 200 particles: linear statistics deviate by O(1/200)."""
-    r, b, t = 200, 1.4, 0.25
+    """One path of 300 particles: linear statistics deviate by O(1/300)."""
+    r, b, t = 300, 1.4, 0.25
     start = laws.quarter_circle(1.0) if aspect == 1 else laws.marchenko_pastur((4, 2), 0.2)
     if math.isinf(depth):
         start = start.power(0.3)

@@ -3,7 +3,7 @@
 Beta ensembles by their tridiagonal and bidiagonal models, their limits at infinite index (zeros of
 Hermite and Laguerre polynomials) and at infinite size (semicircle, Marchenko-Pastur), and the
 equilibrium of Langevin dynamics (densities of singular values, moments of the energy). Laws of one
-number are values too: `fuss_catalan`, `ullman`, `quarter_circle`, `semicircle`,
+number are values too: `fuss_catalan`, `gaussian_product`, `ullman`, `quarter_circle`, `semicircle`,
 `marchenko_pastur`, `gibbs_energy` have ``density``, ``distribution``, ``quantile``, ``moment``,
 ``sample``; their base is `ProbabilityLaw`, in the file `law`. Arguments
 come in one order: values, then the size (`n` or `shape`, `rank`, `depth`), then by name what the
@@ -35,6 +35,7 @@ from dln_geometry.dynamics.laws.gibbs import (
 )
 from dln_geometry.dynamics.laws.law import ProbabilityLaw
 from dln_geometry.dynamics.laws.limits import fuss_catalan, quarter_circle, ullman
+from dln_geometry.dynamics.laws.products import gaussian_product
 from dln_geometry.dynamics.laws.values import gibbs_energy, marchenko_pastur, semicircle
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "beta_laguerre",
     "fuss_catalan",
     "fuss_catalan_moment",
+    "gaussian_product",
     "gibbs_energy",
     "gibbs_energy_moment",
     "gibbs_log_density",

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from dln_geometry.dynamics.losses import Completion
 from dln_geometry.geometry.points import EndToEnd
-from dln_geometry.support import Depth
+from dln_geometry.support import Depth, field_dimension
 
 # Values of a loss that differ by no more than this share count as equal.
 _EQUAL = 1e-6
@@ -36,7 +36,10 @@ def infinite_measure(
 ) -> str | None:
     """Return why the measure is infinite, None if no reason is known."""
     nu, r, depth = (0.5 / kappa if entropic else 0.0), point.rank, point.depth
-    if depth.infinite and (r - 1) * (nu - 1.0) <= 1.0 and _is_flat(loss, _sunk(point)):
+    f = field_dimension(None, point.dtype)
+    # Complex orbits have the factor s^(2 nu), which vanishes at zero.
+    held = f > 1 and nu > 0
+    if depth.infinite and not held and (r - 1) * (nu - 1.0) <= 1.0 and _is_flat(loss, _sunk(point)):
         bound = f" or kappa below (r-1)/(2r) = {(r - 1) / (2 * r):.3g} with entropy"
         return (
             "the loss is finite where a singular value vanishes, infinitely far at depth inf, and "
@@ -45,7 +48,8 @@ def infinite_measure(
     short, long = sorted(point.shape)
     full = r == short
     for free, k, q in _free_directions(loss, point):
-        p = falloff(depth, nu, (short, long), k, excess) if full else float("inf")
+        p = falloff(depth, nu, (short, long), k, excess, f) if full else float("inf")
+        q = f * q
         if p <= q:
             return (
                 f"{free}, where the density falls like t^-{p:.3g} in {q} dimensions: add a loss "
@@ -54,11 +58,17 @@ def infinite_measure(
     return None
 
 
-def falloff(depth: Depth, nu: float, sides: tuple[int, int], k: int, excess: float = 0.0) -> float:
-    """Return p: with k singular values of size t the density in the entries of X is ``t^-p``."""
+def falloff(
+    depth: Depth, nu: float, sides: tuple[int, int], k: int, excess: float = 0.0, f: int = 1
+) -> float:
+    """Return p: with k singular values of size t the density in the entries of X is ``t^-p``.
+
+    Over a field of dimension f the volume has f times that of pairs and diagonal, the orbits f
+    times that of pairs and f - 1 times the diagonal; `excess` counts real dimensions.
+    """
     d, long = sides
     pairs = 0.5 * k * (k - 1) + k * (d - k)
-    power = 0.5 * k + (1.0 - nu) * pairs + 0.5 * k * (long - d)
+    power = f * (0.5 * k + (1.0 - nu) * pairs + 0.5 * k * (long - d)) - (f - 1) * nu * k
     return 2.0 * (1.0 - depth.inverse) * power - 2.0 * nu * k * excess * depth.inverse
 
 

@@ -25,7 +25,17 @@ from dln_geometry.dynamics.store import opened, resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import hidden_excess
 from dln_geometry.geometry.points import Collapsed, EndToEnd, as_point
-from dln_geometry.support import EVERY, Every, as_count, as_flag, as_generator, as_positive, warn
+from dln_geometry.support import (
+    EVERY,
+    Every,
+    absolute_square,
+    as_count,
+    as_flag,
+    as_generator,
+    as_positive,
+    field_dimension,
+    warn,
+)
 
 # The acceptance at which such chains move fastest (Roberts, Rosenthal 1998).
 _BEST_ACCEPTANCE = 0.574
@@ -58,7 +68,9 @@ def sample_gibbs(
     through ``det X = 0``. At rank ``r < min(m, n)``, ``Y = A Q^T`` with proposals for A, the weight
     ``prod_k rho_k^{n-r}``, and random rotations of the frame Q. One SVD a proposal.
 
-    At every finite depth the chain visits both signs of the determinant. At infinite depth the
+    Complex points have complex Y and Hermitian H; the entropy is that of the unitary groups.
+
+    At every finite depth a real chain visits both signs of the determinant. At infinite depth the
     column and row spaces stand still and X is an orthogonal matrix times ``exp(H)``: the volume is
     Lebesgue measure of the symmetric H times Haar measure; proposals move H with its drift and
     rotate at random. Zero is infinitely far there: if the loss is finite where one singular value
@@ -116,7 +128,7 @@ def sample_gibbs(
     burn_in, entropy = as_count(burn_in, "burn_in", 0), as_flag(entropy, "entropy")
     if not isinstance(start, Collapsed | EndToEnd):
         raise TypeError(f"start must be a Collapsed or an EndToEnd, got {type(start).__name__}")
-    point = as_point(start).detach()
+    point = as_point(start, complex=True).detach()
     if bool((point.s <= 0).any()):
         raise ValueError(
             "start must have positive singular values, got a zero: state a smaller rank"
@@ -126,7 +138,8 @@ def sample_gibbs(
     size = 0.1 * kappa / beta if dt is None else as_positive(dt, "dt")
     generator = as_generator(generator, point.device)
     keep_points = as_flag(keep_points, "keep_points")
-    excess = hidden_excess(point.shape, point.rank, point.depth, widths)[1] if entropy else None
+    f = field_dimension(None, point.dtype)
+    excess = hidden_excess(point.shape, point.rank, point.depth, widths, f)[1] if entropy else None
     ready = prepared(loss, point.shape, dtype=point.dtype, device=point.device)
     entropic = None if excess is None else (1 / kappa, excess)
     if reason := infinite_measure(ready, point, kappa, entropy, excess or 0.0):
@@ -158,7 +171,7 @@ class MetropolisChain(Stepper):
     def start(self, point: EndToEnd, dt: float) -> State:
         """Return the first state."""
         a, q = self.potential.coordinates(point)
-        h, accepted = a.new_tensor(dt), a.new_zeros(point.s.shape[:-1])
+        h, accepted = point.s.new_tensor(dt), point.s.new_zeros(point.s.shape[:-1])
         return (h, self._turn(h, a), accepted, a, q, *self.potential.at(a, q, h))
 
     def advance(self, state: State, h: float, index: int) -> State:
@@ -170,13 +183,13 @@ class MetropolisChain(Stepper):
         a_new, q_new = a + dt * drift + (2 * dt).sqrt() * z, q
         if q.numel():
             b = self.noise.draw((*q.shape[:-1], q.shape[-2]), a, 1.0) * turn
-            q_new = torch.linalg.matrix_exp(b - b.mT) @ q
+            q_new = torch.linalg.matrix_exp(b - b.mH) @ q
         new = self.potential.at(a_new, q_new, dt)
         back = a - a_new - dt * new[1]
-        log_ratio = value - new[0] + 0.5 * z.square().sum((-2, -1))
-        log_ratio = log_ratio - back.square().sum((-2, -1)) / (4 * dt)
+        log_ratio = value - new[0] + 0.5 * absolute_square(z).sum((-2, -1))
+        log_ratio = log_ratio - absolute_square(back).sum((-2, -1)) / (4 * dt)
         source = self.generator
-        uniform = torch.rand(value.shape, generator=source, dtype=a.dtype, device=source.device)
+        uniform = torch.rand(value.shape, generator=source, dtype=value.dtype, device=source.device)
         # A proposal without a finite potential has ratio NaN or -inf and is refused.
         yes = uniform.to(a.device).log() < log_ratio
         pairs = zip((a_new, q_new, *new), state[3:], strict=True)
@@ -203,7 +216,7 @@ class MetropolisChain(Stepper):
 
     def point(self, state: State) -> Collapsed | EndToEnd:
         u, s, v = state[7:10]
-        point = EndToEnd(u, s, v.mT, self.depth, check=False)
+        point = EndToEnd(u, s, v.mH, self.depth, check=False)
         return Collapsed.of(point) if self.collapsed else point
 
 

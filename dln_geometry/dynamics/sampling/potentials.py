@@ -13,6 +13,7 @@ from dln_geometry.dynamics.noise import FlatCoordinates
 from dln_geometry.geometry.kernel import log_kernel_of_pairs
 from dln_geometry.geometry.metric import entropy_slope
 from dln_geometry.geometry.points import EndToEnd
+from dln_geometry.support import absolute_square, field_dimension
 
 
 class Potential:
@@ -25,6 +26,8 @@ class Potential:
     Haar's: the factors ``s_i^2 - s_j^2`` of Lebesgue measure on matrices over the kernel leave
     ``log s_i - log s_j``.
 
+    Over the complex numbers the transpose is the adjoint, H is Hermitian, and O unitary.
+
     `weight` is ``beta / kappa``; `entropic` is ``1 / kappa`` and ``sum_p (d_p - r)`` over the
     hidden layers, if the entropy acts; `point` is the start of the chain.
     """
@@ -36,26 +39,29 @@ class Potential:
         (m, n), r, self.depth = point.shape, point.rank, point.depth
         self.flat = FlatCoordinates(point.depth)
         self.swapped = m == r < n and not self.depth.infinite
+        self.index = field_dimension(None, point.dtype)
         self.excess = 0 if self.depth.infinite else (m if self.swapped else n) - r
-        self.spaces = point.u, point.vh.mT
+        self.spaces = point.u, point.vh.mH
 
     def coordinates(self, point: EndToEnd) -> tuple[Tensor, Tensor]:
         """Return A and Q of the start."""
         rho = self.flat.of(point.s)
         if self.depth.infinite:
-            a = rho.diag_embed()
+            a = rho.diag_embed().to(point.dtype)
             return a, torch.eye(point.rank, dtype=a.dtype, device=a.device).expand_as(a)
-        u, v = (point.vh.mT, point.u) if self.swapped else (point.u, point.vh.mT)
+        u, v = (point.vh.mH, point.u) if self.swapped else (point.u, point.vh.mH)
         a = u * rho.unsqueeze(-2)
-        return (a, v) if self.excess else (a @ v.mT, a.new_zeros(0))
+        return (a, v) if self.excess else (a @ v.mH, a.new_zeros(0))
 
     def increment(self, z: Tensor) -> Tensor:
         """Turn standard normal numbers into an increment of A of density ``exp(-|dA|^2/2)``."""
-        return 0.5 * (z + z.mT) if self.depth.infinite else z
+        return 0.5 * (z + z.mH) if self.depth.infinite else z
 
     def size(self, a: Tensor) -> Tensor:
         """Return how far rotations by a unit angle move Y, in the mean."""
-        return a.new_ones(()) if self.depth.infinite else a.square().sum((-2, -1)).mean().sqrt()
+        if self.depth.infinite:
+            return a.real.new_ones(())
+        return absolute_square(a).sum((-2, -1)).mean().sqrt()
 
     def at(self, a: Tensor, q: Tensor, h: Tensor) -> tuple[Tensor, ...]:
         """Return ``V``, the drift, ``u, s, v`` of X, and the energy.
@@ -67,23 +73,23 @@ class Potential:
         if deep:
             rho, w = torch.linalg.eigh(a)
             rho, w = rho.flip(-1), w.flip(-1)
-            u, v, oh = self.spaces[0] @ (q @ w), self.spaces[1] @ w, w.mT
+            u, v, oh = self.spaces[0] @ (q @ w), self.spaces[1] @ w, w.mH
         else:
             u, rho, oh = torch.linalg.svd(a, full_matrices=False)
-            v = q @ oh.mT if self.excess else oh.mT
+            v = q @ oh.mH if self.excess else oh.mH
         s = self.flat.values(rho)
         left, right = (v, u) if self.swapped else (u, v)
         energy, g, gl = contract(self.loss, left * s.unsqueeze(-2), right)
         if self.swapped:
             g = gl / torch.where(s > 0, s, math.inf).unsqueeze(-2)
-        core = u.mT @ g
+        core = u.mH @ g
         sums, slopes = self.flat.weights(rho, s)
         density, pull = self._repulsion(rho, s)
         value = self.weight * energy - density
         if deep:
-            drift = (-0.5 * self.weight) * slopes * (core + core.mT)
-            return value, w @ (drift + pull.diag_embed()) @ w.mT, left, s, right, energy
-        slope = u @ (0.5 * (slopes * (core + core.mT) + sums * (core - core.mT)))
+            drift = (-0.5 * self.weight) * slopes * (core + core.mH)
+            return value, w @ (drift + pull.diag_embed()) @ w.mH, left, s, right, energy
+        slope = u @ (0.5 * (slopes * (core + core.mH) + sums * (core - core.mH)))
         if a.shape[-2] > a.shape[-1]:
             power = (rho / self.flat.scale) ** (self.depth - 1.0)
             slope = slope + (g - u @ core) * power.unsqueeze(-2)
@@ -96,17 +102,20 @@ class Potential:
 
         The derivative in ``log rho``, at infinite depth in rho.
         """
-        deep, tiny = self.depth.infinite, torch.finfo(rho.dtype).tiny
+        deep, tiny, f = self.depth.infinite, torch.finfo(rho.dtype).tiny, self.index
         log_rho = rho if deep else rho.clamp_min(tiny).log()
-        density, pull = self.excess * log_rho.sum(-1), torch.full_like(rho, float(self.excess))
+        density = f * self.excess * log_rho.sum(-1)
+        pull = torch.full_like(rho, float(f * self.excess))
         if self.entropic is None:
             return density, pull
         share, excess = self.entropic
         x, r = rho if deep else s.log(), s.shape[-1]
         i, j = torch.triu_indices(r, r, 1, device=s.device)
         kernel = log_kernel_of_pairs(x[..., i], x[..., j], self.depth, deep)
-        density = density + share * (0.5 * kernel.sum(-1) + excess * log_rho.sum(-1))
+        # Of complex orbits also the phases: half the kernel's diagonal.
+        phases = (f - 1) * (1.0 if deep else self.depth - 1.0)
+        density = density + share * (0.5 * f * kernel.sum(-1) + (excess + phases) * log_rho.sum(-1))
         # Homogeneous in s at infinite depth: divide by the largest to avoid overflow.
         safe = ((x - x[..., :1]).exp() if deep else s).clamp_min(tiny**0.5)
-        slope = safe * entropy_slope(safe, self.depth) * (1.0 if deep else self.depth)
-        return density, pull + share * (slope + excess)
+        slope = f * safe * entropy_slope(safe, self.depth) * (1.0 if deep else self.depth)
+        return density, pull + share * (slope + excess + phases)

@@ -70,6 +70,29 @@ def test_it_agrees_with_langevin_and_passes_through_det_zero(generator):
         assert stats.ks_2samp(a, b).pvalue > 1e-3
 
 
+@pytest.mark.parametrize(
+    ("shape", "rank", "depth", "kappa", "entropy"),
+    [((2, 2), 2, 3, 0.8, True), ((3, 2), 2, 2.5, 0.8, False), ((3, 2), 1, 3, 1.2, True),
+     ((2, 4), 2, 2, 1.0, True), ((2, 2), 2, math.inf, 0.9, True)],
+)  # fmt: skip
+def test_exact_moments_of_complex_matrices(shape, rank, depth, kappa, entropy, generator):
+    deep = math.isinf(depth)
+    start = start_at(shape, rank, depth, generator, (120,), torch.complex128)
+    path = dln.sample_gibbs(
+        LogRidge() if deep else Ridge(depth), start, beta=1.3, kappa=kappa, entropy=entropy,
+        draws=60, thin=2, burn_in=150, generator=generator,
+    )  # fmt: skip
+    assert 0.45 < path.stats["acceptance"] < 0.7
+    exact = dln.thermodynamics.partition_function(
+        (lambda s: 0.5 * s.log().square().sum(-1)) if deep else None, shape, depth, beta=1.3,
+        kappa=kappa, entropy=entropy, rank=rank, field="complex",
+    )  # fmt: skip
+    assert_mean(path.loss.mean(0), exact.energy)
+    heat = (1.3 / kappa) ** 2 * (path.loss - exact.energy).square()
+    assert_mean(heat.mean(0), exact.heat_capacity)
+    assert path.final.dtype == torch.complex128
+
+
 class LogRidge:
     """``1/2 sum (log s)^2``: at infinite depth H is a Gaussian symmetric matrix."""
 
@@ -80,10 +103,10 @@ class LogRidge:
         raise AssertionError("samplers contract")
 
     def contract(self, left, right):
-        u, s, vh = thin_svd(left, right.mT, left.shape[-1])
+        u, s, vh = thin_svd(left, right.mH, left.shape[-1])
         slope = (s.log() / s).unsqueeze(-1)
         value = 0.5 * s.log().square().sum(-1)
-        return value, u @ (slope * (vh @ right)), vh.mT @ (slope * (u.mT @ left))
+        return value, u @ (slope * (vh @ right)), vh.mH @ (slope * (u.mH @ left))
 
 
 @pytest.mark.parametrize(("shape", "rank"), [((3, 3), 3), ((4, 3), 2), ((2, 3), 1)])
