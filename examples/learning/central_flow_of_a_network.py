@@ -12,11 +12,11 @@ flow, and the largest of the iterates. Right: distance from the mean of the iter
 216 parameters on handwritten digits of 4 x 4 pixels, squared error.
 
 With minibatches noise widens the oscillation long before the edge, and much of it holds the
-sharpness below. Second figure: a valley that steepens along b, under noise across it of different
-sizes; lines are central flows, points the mean of 2000 runs. Left: sharpness. Right: square of the
-oscillation. Little noise lets the sharpness rise beyond the edge, and a burst of oscillation throws
-it back. The flow has the first burst; later ones come at another time in each run, which the flow
-does not see.
+sharpness below. The second figure has a valley that steepens along b, under noise across it of
+different sizes; lines are central flows, points the mean of 2000 runs. Left: sharpness. Right:
+square of the oscillation. Little noise lets the sharpness rise beyond the edge, and a burst of
+oscillation throws it back. The flow has the first burst; later ones come at another time in each
+run, which the flow does not see.
 
 Source: Cohen et al., Understanding optimization in deep learning with central flows, arXiv
 2410.24206.

@@ -114,7 +114,7 @@ class CentralFlow:
 
     def velocity(self, params: Any) -> Parameters:
         """Return ``dw/dt``, in units of steps; with minibatches at the covariance that rests."""
-        q = as_finite(params)
+        q = _as_single_or_double(params)
         if self.batches:
             return unflatten(self._noisy().resting_velocity(q), q)
         return unflatten(self._at(q, 1.0)[0], q)
@@ -136,7 +136,7 @@ class CentralFlow:
         functions `observe` of the parameters, by name.
         """
         observables = as_observables(observe, [one.name for one in fields(CentralPath)])
-        q = {name: x.detach() for name, x in as_finite(params).items()}
+        q = {name: x.detach() for name, x in _as_single_or_double(params).items()}
         steps, substeps = as_count(steps, "steps"), as_count(substeps, "substeps", 2)
         every = as_count(save_every, "save_every")
         bound = self._rule.edge + self._rule.weight_decay
@@ -267,6 +267,17 @@ def central_flow(
     whole = mean if len(found) > 1 or k else found[0]
     several = tuple(found) if len(found) > 1 else ()
     return CentralFlow(whole, rule.lr, modes, rule, several)
+
+
+def _as_single_or_double(params: Any) -> Parameters:
+    q = as_finite(params)
+    for name, x in q.items():
+        if x.dtype.itemsize < 4:
+            raise TypeError(
+                f"params must be in single or double precision, got {x.dtype} for {name!r}: third "
+                "derivatives have no digit left in less"
+            )
+    return q
 
 
 def _least_covariance(c: Tensor, g: Tensor, slack: Tensor, dt: float) -> Tensor:

@@ -22,7 +22,7 @@ from dln_geometry.learning.functional import (
 )
 from dln_geometry.learning.motion.spectrum import (
     DENSE_HESSIAN,
-    dense_hessian,
+    dense_spectrum,
     flat_product,
     top_eigenpairs,
 )
@@ -137,7 +137,7 @@ def hessian_spectrum(
     source = as_generator(generator, w.device)
     product = _data_product(loss, q, data, reduction)
     if len(w) <= DENSE_HESSIAN:
-        values, vectors = torch.linalg.eigh(dense_hessian(product, w))
+        values, vectors = dense_spectrum(product, w)
         high, low = values[len(w) - top :].flip(0), values[:bottom]
         found = vectors[:, len(w) - top :].flip(1)
         nodes, weights = values, torch.full_like(values, 1 / len(w))

@@ -112,6 +112,14 @@ def dense_hessian(product: Callable[[Tensor], Tensor], w: Tensor) -> Tensor:
     return (dense + dense.mT) / 2
 
 
+def dense_spectrum(product: Callable[[Tensor], Tensor], w: Tensor) -> tuple[Tensor, Tensor]:
+    """Return all eigenvalues of a product with flat vectors like w, ascending, and eigenvectors."""
+    dense = dense_hessian(product, w)
+    # eigh does not exist in half precision.
+    values, vectors = torch.linalg.eigh(dense if dense.itemsize >= 4 else dense.float())
+    return values.to(w), vectors.to(w)
+
+
 def curvature_slopes(loss: Loss, params: Parameters, first: Tensor, second: Tensor) -> Tensor:
     """Return the gradients of ``<a_i, H b_i>`` for constant flat vectors, shapes (n, p).
 
@@ -141,7 +149,7 @@ def top_eigenpairs(
     """
     m = min(count, len(w))
     if len(w) <= DENSE_HESSIAN:
-        levels, vectors = torch.linalg.eigh(dense_hessian(product, w))
+        levels, vectors = dense_spectrum(product, w)
         return levels[-m:].flip(0), vectors[:, -m:].flip(1)
     values: list[Tensor] = []
     found = w.new_zeros(len(w), 0)

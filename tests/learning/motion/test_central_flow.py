@@ -143,3 +143,18 @@ def test_eigenpairs_of_large_networks_are_those_of_the_matrix(count, generator):
     expected = torch.linalg.eigvalsh(a).flip(0)[:count]
     assert torch.allclose(values, expected, rtol=1e-9)
     assert torch.allclose(a @ vectors, vectors * values, atol=1e-4)
+
+
+def test_half_precision_is_refused_by_the_flow_and_not_by_the_spectrum():
+    p = {k: torch.tensor(x, dtype=torch.bfloat16) for k, x in (("a", 2.0), ("b", 0.1))}
+
+    def loss(q):
+        return (q["a"] * q["b"] - 1).square()
+
+    for call in (lambda flow: flow(p, 2), lambda flow: flow.velocity(p)):
+        with pytest.raises(TypeError, match="single or double precision"):
+            call(learning.central_flow(loss, 0.1))
+    double = {k: x.double() for k, x in p.items()}
+    found, exact = (learning.hessian_spectrum(loss, q).top for q in (p, double))
+    assert found.dtype == torch.bfloat16
+    assert float(found) == pytest.approx(float(exact), rel=0.05)
