@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from dln_geometry.tables.memory import Budget
 # them: a file that is missing keeps its own message.
 _DAMAGED = (
     ValueError, EOFError, ArithmeticError, RuntimeError, LookupError, AttributeError, TypeError,
-    MemoryError, zipfile.BadZipFile, zlib.error,
+    MemoryError, zipfile.BadZipFile, zlib.error, SyntaxError, TokenError,
 )  # fmt: skip
 
 

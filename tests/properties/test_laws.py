@@ -245,6 +245,7 @@ ELSEWHERE = {
         "landscape.strata", "landscape.RankPattern", "landscape.learning_coefficient",
         "landscape.LearningCoefficient", "laws.hermite_zeros", "laws.laguerre_zeros",
         "laws.fuss_catalan", "laws.fuss_catalan_moment", "landscape.CriticalPoint",
+        "laws.gaussian_product",
     ),
     "a statistic of a chain: tests/landscape, tests/dynamics/sampling": (
         "landscape.estimate_learning_coefficient", "sample_gibbs", "diagnostics.chains",
