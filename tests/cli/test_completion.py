@@ -342,6 +342,8 @@ def test_held_out_entries_may_be_given(ratings, capsys):
         (["--patience", "0"], "--patience must"),
         (["--shrink", "-1"], "--shrink must"),
         (["--weights", "w.csv"], "--weights must hold every known entry"),
+        (["--weights", "v.csv"], "--weights: v.csv must have empty or NaN cells to complete, got"),
+        (["--predict", "v.csv", "--weights", "v.csv"], ": give --layout triples or --layout"),
         (["--row-features", "w.csv"], "row_features must have a line for every id"),
         (["--save-model", "m.txt"], "--save-model must end in one of .npz"),
         (["--save-model", "other.npz"], "--save-model must name new files"),
@@ -350,6 +352,7 @@ def test_held_out_entries_may_be_given(ratings, capsys):
 )
 def test_wrong_files_beside_the_table_are_refused(more, match, ratings, capsys):
     Path("w.csv").write_text("user,item,weight\nu1,100,2\nu2,101,1\n")
+    Path("v.csv").write_text("user,item\n0,1\n99,3\n")
     np.savez("other.npz", x=np.ones(3))
     choices = () if more[0] in ("--model", "--flow") else QUICK
     assert match in refusal(["complete", "ratings.csv", *choices, *more], capsys)

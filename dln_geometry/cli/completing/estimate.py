@@ -193,7 +193,7 @@ def _read_pairs(plan: CompletionPlan, entries: Entries, budget: Budget, aside: T
     if plan.predict is None:
         return None
     sides = entries.row_ids, entries.col_ids
-    with deciding(), option("predict"):
+    with option("predict"), deciding():
         rows, cols, notes = read_pairs(
             plan.predict, *sides, first=plan.first, form=plan.form, max_memory=budget
         )

@@ -56,7 +56,7 @@ class Beside:
             return None
         text = path.suffix.lower() not in (".npy", ".npz", ".mtx", ".parquet")
         form = replace(self.form, index=True if ids is not None else None) if text else TextFormat()
-        with option(name.replace("_", "-")):
+        with option(name.replace("_", "-")), deciding():
             table = read_matrix(path, form=form, max_memory=budget)
         return table if ids is not None else Table(table.values)
 
@@ -64,7 +64,7 @@ class Beside:
         reading = dict(self.reading)
         if like.row_ids is None and like.col_ids is None and like.layout.startswith("triples"):
             reading["shape"] = like.shape  # these are places too
-        with deciding(), option(name):
+        with option(name), deciding():
             return read_entries(path, form=self.form, max_memory=budget, **reading)
 
 
