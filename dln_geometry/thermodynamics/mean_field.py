@@ -100,8 +100,9 @@ def mean_field_flow(
 
     The unknowns are quantiles, closer together where the density has an edge: mass is conserved
     and the density positive by construction. The principal value is a midpoint sum with the term
-    of the quantile itself: of second order in 1/points for smooth densities with edges like square
-    roots. Stiff steps of variable order (BDF).
+    of the quantile itself: of second order in 1/points for densities with edges like square roots
+    and for those that begin with jumps. One that meets zero on the way goes on, from there, on
+    other quantiles, those of the result. Stiff steps of variable order (BDF).
 
     Parameters
     ----------
@@ -162,12 +163,26 @@ def mean_field_flow(
     rtol = as_rtol(rtol, torch.float64, default=1e-6)
     t_end = as_positive(t_end, "t_end")
     times = _times_to_save(save_at, t_end)
-    # With a wall at 0 the density goes on, mirrored, and has no edge there.
+    # With a wall at 0 a density that begins there goes on, mirrored, and has no edge.
     mirrored = aspect == 1 and not depth.infinite
     grid = QuantileGrid(points, mirrored)
     x = _initial_quantiles(density, grid, depth)
+    if mirrored and _begins_apart(density, x, depth):
+        grid = QuantileGrid(points, False)
+        x = _initial_quantiles(density, grid, depth)
     flow = MeanField(grid, depth, loss, beta, kappa, entropy, aspect - 1)
-    states = flow.integrate(x, times, t_end, rtol)
+    states, met = flow.integrate(x, times, t_end, rtol)
+    if met is not None:
+        # The density meets the wall and goes on as one that begins there.
+        t, x = met
+        wide, grid, done = grid, QuantileGrid(points, True), len(states)
+        states = np.array([wide.seen_by(grid, y) for y in states]).reshape(done, points)
+        flow = MeanField(grid, depth, loss, beta, kappa, entropy, 0.0)
+        if done < len(times):
+            later, _ = flow.integrate(wide.seen_by(grid, x), times[done:] - t, t_end - t, rtol)
+            states = np.concatenate([states, later])
+        if times[0] == 0:
+            states[0] = _initial_quantiles(density, grid, depth)
     wide = torch.from_numpy(states)
     slope = torch.from_numpy(np.stack([grid.derivatives(y)[0] for y in states]))
     return MeanFieldPath(
@@ -184,6 +199,14 @@ def _times_to_save(save_at: Any, t_end: float) -> np.ndarray:
     if not (len(times) and rising and float(times[0]) >= 0 and float(times[-1]) <= t_end):
         raise ValueError(f"save_at must ascend within [0, {t_end:g}], got {shown(times.tolist())}")
     return times.numpy()
+
+
+def _begins_apart(density: Any, x: np.ndarray, depth: Depth) -> bool:
+    """Tell whether the first singular values lie away from zero."""
+    if isinstance(density, ProbabilityLaw):
+        return density.low > 0
+    first, second = x[:2] ** float(depth)
+    return first > 2 * (second - first)
 
 
 def _initial_quantiles(density: Any, grid: QuantileGrid, depth: Depth) -> np.ndarray:

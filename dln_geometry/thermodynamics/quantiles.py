@@ -26,12 +26,36 @@ class QuantileGrid:
         edges = np.arange(points + 1) / points
         if mirrored:
             self.slope = 1.875 * (1 - tau**2) ** 2
-            share = lambda t: 1.875 * (t - 2 * t**3 / 3 + t**5 / 5)  # noqa: E731
         else:
             self.slope = 30 * (tau * (1 - tau)) ** 2
-            share = lambda t: t**3 * (10 - 15 * t + 6 * t**2)  # noqa: E731
-        self.q, self.weights = share(tau), np.diff(share(edges))
+        self.tau, self.q, self.weights = tau, self._share(tau), np.diff(self._share(edges))
         self.bend = np.gradient(self.slope, self.step, edge_order=2)
+
+    def _share(self, t: np.ndarray) -> np.ndarray:
+        """Return q of tau."""
+        if self.mirrored:
+            return 1.875 * (t - 2 * t**3 / 3 + t**5 / 5)
+        return t**3 * (10 - 15 * t + 6 * t**2)
+
+    def left_edge(self, x: np.ndarray) -> float:
+        """Return the left end of a density with an edge like a square root there."""
+        return x[0] - (x[1] - x[0]) / 8
+
+    def seen_by(self, other: QuantileGrid, x: np.ndarray) -> np.ndarray:
+        """Return the quantiles of another grid, by a spline in tau."""
+        from scipy.interpolate import CubicSpline
+
+        low, high = np.zeros_like(other.q), np.ones_like(other.q)
+        for _ in range(60):
+            middle = 0.5 * (low + high)
+            left = self._share(middle) < other.q
+            low, high = np.where(left, middle, low), np.where(left, high, middle)
+        ends = self.left_edge(x), x[-1] + (x[-1] - x[-2]) / 8
+        tau = np.concatenate([[0.0], self.tau, [1.0]])
+        values = np.concatenate([ends[:1], x, ends[1:]])
+        found = CubicSpline(tau, values)(high)
+        # At jumps the spline may overshoot.
+        return found if (np.diff(found) > 0).all() else np.interp(high, tau, values)
 
     def derivatives(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return ``dx/dtau`` and its derivative, by differences of second order."""
@@ -40,6 +64,18 @@ class QuantileGrid:
         right = 4 * x[-1] - 6 * x[-2] + 4 * x[-3] - x[-4]
         y = np.concatenate([[left], x, [right]])
         return (y[2:] - y[:-2]) / (2 * h), (y[2:] - 2 * x + y[:-2]) / h**2
+
+
+class _Wall:
+    """An event: the left edge is nearer to zero than the first quantiles are to it."""
+
+    terminal = True
+
+    def __init__(self, grid: QuantileGrid) -> None:
+        self.grid = grid
+
+    def __call__(self, t: float, x: np.ndarray) -> float:
+        return 2 * self.grid.left_edge(x) - float(np.interp(1.0 / len(x), self.grid.q, x))
 
 
 class MeanField:
@@ -54,18 +90,25 @@ class MeanField:
         # q = (m + n - 2r)/r.
         self.wall = wall
 
-    def integrate(self, x: np.ndarray, times: np.ndarray, t_end: float, rtol: float) -> np.ndarray:
-        """Return the states at the times."""
+    def integrate(
+        self, x: np.ndarray, times: np.ndarray, t_end: float, rtol: float
+    ) -> tuple[np.ndarray, tuple[float, np.ndarray] | None]:
+        """Return the states at the times; on the way to 0, up to where it is near, and that."""
         from scipy.integrate import solve_ivp
 
         scale = float(np.abs(x).max())
+        free = self.grid.mirrored or self.depth.infinite or self.wall > 0
         found = solve_ivp(
             lambda t, y: self.velocity(y), (0.0, t_end), x, method="BDF", t_eval=times,
             jac=lambda t, y: self.jacobian(y), rtol=rtol, atol=1e-3 * rtol * scale,
+            events=None if free else _Wall(self.grid),
         )  # fmt: skip
         if not found.success or not np.isfinite(found.y).all():
             raise ValueError(f"density could not be followed to t_end = {t_end:g}: {found.message}")
-        return np.ascontiguousarray(found.y.T)
+        states = np.ascontiguousarray(found.y.T).reshape(-1, len(x))
+        if found.status != 1:
+            return states, None
+        return states, (float(found.t_events[0][0]), found.y_events[0][0])
 
     def velocity(self, x: np.ndarray) -> np.ndarray:
         """Return v at the quantiles."""
