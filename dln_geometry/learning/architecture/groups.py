@@ -33,16 +33,14 @@ class Part:
     name : str
         Name of the parameter, as in ``named_parameters()``.
     axis, units, block, start, inner, span : int
-        Axis (not negative), number of units, indices that each owns, the first entry of all,
-        entries of an index, and number of axes.
+        Axis (not negative), units, indices of each, first entry, entries of an index, and axes.
 
     Examples
     --------
     >>> from dln_geometry import learning
     >>> part = learning.Part("weight", axis=1, units=3, block=2)
-    >>> part.slices(torch.arange(12.0).reshape(2, 6))[1]
-    tensor([[2., 8.],
-            [3., 9.]])
+    >>> part.slices(torch.arange(12.0).reshape(2, 6))[1].tolist()
+    [[2.0, 8.0], [3.0, 9.0]]
     """
 
     name: str
@@ -56,8 +54,8 @@ class Part:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
             raise TypeError(f"name must be a string, got {self.name!r}")
-        least_of = {"axis": 0, "units": 1, "block": 1, "start": 0, "inner": 1, "span": 1}
-        for field, least in least_of.items():
+        for field in ("axis", "units", "block", "start", "inner", "span"):
+            least = 0 if field in ("axis", "start") else 1
             object.__setattr__(self, field, as_count(getattr(self, field), field, least))
 
     @property
@@ -65,26 +63,25 @@ class Part:
         """One past the last entry that a unit owns."""
         return self.start + self.units * self.block * self.inner
 
-    def _fits(self, shape: Sequence[int]) -> bool:
-        """Tell whether tensors of this shape have the part."""
+    def _require(self, shape: Sequence[int], name: str) -> None:
+        """Refuse the shape of a tensor that does not have the part."""
         own = tuple(shape or (1,))[self.axis : self.axis + self.span]
-        return len(own) == self.span and self.stop <= math.prod(own)
+        if len(own) < self.span or self.stop > math.prod(own):
+            required = f"at least {self.stop} entries along axis {self.axis}"
+            raise ValueError(f"{name} must have {required}, got shape {tuple(shape)}")
 
     def _along(self, tensor: Tensor) -> Tensor:
         """Return the tensor with its axis first; a view where possible."""
         if not tensor.ndim:
             return tensor.reshape(1)
-        if self.span > 1:
-            tensor = tensor.flatten(self.axis, self.axis + self.span - 1)
+        tensor = tensor.flatten(self.axis, self.axis + self.span - 1)
         return tensor.movedim(self.axis, 0)
 
     def slices(self, tensor: Tensor) -> Tensor:
         """Return the slices of the units, shape (units, block, rest); a view where possible."""
         if not isinstance(tensor, Tensor):
             raise TypeError(f"tensor must be a torch.Tensor, got {shown(tensor)}")
-        if not self._fits(tensor.shape):
-            required = f"{self.stop} entries along axis {self.axis}"
-            raise ValueError(f"tensor must have {required}, got shape {tuple(tensor.shape)}")
+        self._require(tensor.shape, "tensor")
         moved = self._along(tensor)[self.start : self.stop]
         # -1 would be ambiguous for an empty tensor.
         return moved.reshape(self.units, self.block, self.inner * moved[0].numel())
@@ -110,12 +107,7 @@ class Part:
             raise TypeError(f"params must be a dict of tensors, got {shown(params)}")
         if self.name not in params:
             raise ValueError(f"params must hold {self.name!r}, which a symmetric group names")
-        shape = tuple(params[self.name].shape)
-        if not self._fits(shape):
-            raise ValueError(
-                f"{self.name} must have at least {self.stop} entries along axis {self.axis}, "
-                f"got shape {shape}"
-            )
+        self._require(params[self.name].shape, self.name)
 
 
 @dataclass(frozen=True)
@@ -176,16 +168,12 @@ class SymmetricGroup:
             raise ValueError("first must hold at least one part, got none")
         two = self.kind in ("rescale", "gauge", "commutant")
         if two != bool(self.second):
-            raise ValueError(
-                f"second must {'hold parts' if not self.second else 'be empty'} in a group of "
-                f"kind {self.kind!r}, got {self.second!r}"
-            )
+            found = f"in a group of kind {self.kind!r}, got {self.second!r}"
+            raise ValueError(f"second must {'hold parts' if two else 'be empty'} {found}")
         if self.kind != "shift" and len(units := {p.units for p in self.parts}) > 1:
             raise ValueError(f"parts must have one number of units, got {sorted(units)}")
-        if self.kind == "gauge" and len({p.block for p in self.parts}) > 1:
-            raise ValueError(
-                f"parts of a gauge must have one block, got {[p.block for p in self.parts]}"
-            )
+        if self.kind == "gauge" and len(blocks := {p.block for p in self.parts}) > 1:
+            raise ValueError(f"parts of a gauge must have one block, got {sorted(blocks)}")
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -214,9 +202,8 @@ class SymmetricGroup:
 
     def diagonal(self) -> SymmetricGroup:
         """Return the rescalings in a gauge, one for every index; other kinds as they are."""
-        if self.kind != "gauge":
-            return self
-        return replace(with_parts(self, Part.divided), kind="rescale")
+        divided = with_parts(self, Part.divided)
+        return replace(divided, kind="rescale") if self.kind == "gauge" else self
 
     def check(self, params: Tensors) -> None:
         """Refuse parameters that do not have the parts of this group."""
@@ -241,8 +228,9 @@ class SymmetricGroup:
             d = self.first[0].block
             return normal(self.units, d, d) / d**0.5
         if self.kind == "permutation":
-            order = torch.randperm(self.units, generator=source, device=source.device)
-            return order.to(like.device)
+            return torch.randperm(self.units, generator=source, device=source.device).to(
+                like.device
+            )
         return normal(self.units)
 
     def act(self, params: Tensors, element: Element) -> dict[str, Tensor]:
@@ -294,8 +282,7 @@ class SymmetricGroup:
             raise ValueError("kind must be continuous to have generators, got 'permutation'")
 
         def moved(at: Tensors, s: Tensor) -> dict[str, Tensor]:
-            element = self._shifts(at, s) if self.kind == "translation" else s
-            after = self._acted(at, element)
+            after = self._acted(at, self._shifts(at, s) if self.kind == "translation" else s)
             return {name: after[name] for name in self.names}
 
         shape: tuple[int, ...] = (self.units,)
@@ -328,6 +315,5 @@ class SymmetricGroup:
 
 def with_parts(group: SymmetricGroup, change: Callable[[Part], Part]) -> SymmetricGroup:
     """Return the group with every part changed."""
-    sides = (group.first, group.second, group.reading)
-    first, second, reading = (tuple(map(change, side)) for side in sides)
-    return replace(group, first=first, second=second, reading=reading)
+    sides = {s: tuple(map(change, getattr(group, s))) for s in ("first", "second", "reading")}
+    return replace(group, **sides)

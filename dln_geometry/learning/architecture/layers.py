@@ -52,7 +52,7 @@ class Layer:
         """Return the columns that read `units` channels in this layout, `None` if they do not."""
         if self.in_axis is None or layout.spatial != self.layout.spatial:
             return None
-        if (layout.block == 1 and units != self.inputs) or self.inputs % units:
+        if not self.inputs or (layout.block == 1 and units != self.inputs) or self.inputs % units:
             return None
         return Part(self.weight, self.in_axis, units, self.block * (self.inputs // units))
 

@@ -86,7 +86,8 @@ def _groups(network: TracedNetwork, *, logits: bool) -> Iterator[SymmetricGroup]
         layer, value, module = layer_of(network, node), node, network.module(node)
         if type(module) is nn.MultiheadAttention:
             layer, value = output_projection(network, node, module)
-        if layer is not None:
+        # Layers without channels have nothing to move.
+        if layer is not None and layer.outputs > 0:
             layers[value] = layer
     done: set[tuple[str, frozenset[Part]]] = set()
     for node in calls:

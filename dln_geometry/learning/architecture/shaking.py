@@ -26,6 +26,11 @@ def in_double(x: Any) -> Any:
     return x.to(torch.complex128 if x.is_complex() else torch.float64)
 
 
+def _is_dense(x: Any) -> bool:
+    """Tell whether a value is a tensor with all its entries; sparse ones stay as they are."""
+    return isinstance(x, Tensor) and x.layout is torch.strided
+
+
 def shaken(x: Any, size: float, generator: torch.Generator, *, signs: bool = True) -> Any:
     """Return a tensor plus noise of `size` times its own; whole numbers stay as they are.
 
@@ -33,7 +38,7 @@ def shaken(x: Any, size: float, generator: torch.Generator, *, signs: bool = Tru
     size that initialisations give. From a size of 1 on, a few large entries do not stay, since they
     may turn units off. Tensors with infinite entries stay as they are (masks).
     """
-    if not isinstance(x, Tensor) or not (x.is_floating_point() or x.is_complex()) or not x.numel():
+    if not _is_dense(x) or not (x.is_floating_point() or x.is_complex()) or not x.numel():
         return x
     if not bool(torch.isfinite(x).all()):
         return x
@@ -53,7 +58,7 @@ def shaken(x: Any, size: float, generator: torch.Generator, *, signs: bool = Tru
 
 def shaken_data(x: Any, size: float, generator: torch.Generator) -> Any:
     """Return buffers or inputs plus noise as `shaken`; those of two values are masks, and stay."""
-    if not isinstance(x, Tensor) or not x.is_floating_point() or not x.numel():
+    if not _is_dense(x) or not x.is_floating_point() or not x.numel():
         return x
     low, high = x.min(), x.max()
     mask = bool(low < high) and bool(((x == low) | (x == high)).all())
@@ -66,7 +71,7 @@ def resampled(x: Any, generator: torch.Generator, rows: int = 0) -> Any:
     If they are the rows of a table, all its rows are drawn from.
     """
     kinds = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
-    if not isinstance(x, Tensor) or x.dtype not in kinds or (x.numel() < 2 and not rows):
+    if not _is_dense(x) or x.dtype not in kinds or (x.numel() < 2 and not rows):
         return x
     options: Any = {"generator": generator, "device": generator.device}
     if rows:
@@ -78,7 +83,7 @@ def resampled(x: Any, generator: torch.Generator, rows: int = 0) -> Any:
 def with_some_rows(call: Any) -> Any:
     """Return arguments with rows repeated or left out: 16, fewer if rows are long, at least 4."""
     tensors = [x for x in tree_leaves(call) if isinstance(x, Tensor) and x.ndim and x.numel()]
-    if not tensors:
+    if not tensors or not all(map(_is_dense, tensors)):
         return call
     rows = tensors[0].shape[0]
     count = min(max(_ENTRIES * rows // sum(x.numel() for x in tensors), _LEAST_ROWS), _MOST_ROWS)

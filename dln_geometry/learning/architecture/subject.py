@@ -38,6 +38,7 @@ _ROOTS = {"sqrt", "rsqrt", "std", "norm", "vector_norm"}
 _COARSE = {torch.float32, torch.float16, torch.bfloat16}
 _COARSER = {Tensor.float, Tensor.half, Tensor.bfloat16}
 _LARGEST_EPSILON, _NEGLIGIBLE = 1e-2, 1e-150
+_MOST_SHOWN = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +69,8 @@ class Subject:
             if p.is_meta:
                 raise ValueError(f"module must have values, got {name!r} on the meta device")
         tensors = [*self.module.parameters(), *tree_leaves(self.call)]
+        if any(isinstance(x, Tensor) and x.is_nested for x in tensors):
+            raise ValueError("inputs must be dense or sparse tensors, got a nested tensor")
         found = {x.device for x in tensors if isinstance(x, Tensor) and x.device.type == "cuda"}
         self.devices = [d.index for d in found]
         self.generator = torch.Generator(next(self.module.parameters()).device).manual_seed(0)
@@ -99,6 +102,8 @@ class Subject:
             base, watch = self.evaluated(self.own())
         base = base.detach()
         self.epsilon, self.finite = watch.epsilon, float(torch.isfinite(base).double().mean())
+        if not base.numel():
+            raise ValueError(f"inputs must give outputs with entries, got {_described(call)}")
         if self.finite == 0:
             raise ValueError("module must have finite outputs on example_input, got none")
 
@@ -305,4 +310,5 @@ def _described(call: Call) -> str:
         f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         for x in tree_leaves(call)
     ]
-    return ", ".join(found) or "nothing"
+    more = f", and {len(found) - _MOST_SHOWN} more" if len(found) > _MOST_SHOWN else ""
+    return ", ".join(found[:_MOST_SHOWN]) + more or "nothing"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.func import functional_call
 
 from dln_geometry import learning
 from tests.learning.architecture import models
-from tests.learning.architecture.outsiders import OUTSIDERS
+from tests.learning.architecture.outsiders import OUTSIDERS, Written, free
 from tests.learning.architecture.routes import rank_of
 
 F64 = torch.float64
@@ -95,6 +96,35 @@ def test_what_is_not_understood_is_told(generator):
     assert "gauge" in {g.kind for g in report.groups}
 
 
+def covered(*inputs, rule=None):
+    """Report on a small network, whose operators may have a rule that is no rule."""
+    if rule is not None:
+        learning.register_operator("aten::frac", rule)
+    try:
+        return learning.symmetry_coverage(
+            Written(lambda s, x: s.a(x).frac(), a=nn.Linear(3, 2)), *inputs
+        )
+    finally:
+        learning.register_operator("aten::frac", lambda x: ())
+
+
+@pytest.mark.filterwarnings("ignore:not everything could be traced")
+def test_what_has_no_gradient_or_no_entries_is_told(generator):
+    x = torch.randn(5, 3, generator=generator, dtype=F64)
+    with torch.random.fork_rng():
+        detached = Written(lambda s, x: s.a(x).detach(), a=nn.Linear(3, 2)).double()
+        empty = Written(lambda s, x: s.a(x @ s.w), w=free(3, 0), a=nn.Linear(1, 2))
+        empty.a.weight = free(2, 0)
+        empty = empty.double()
+        sparse = Written(lambda s, x: torch.sparse.mm(x, s.w), w=free(3, 2)).double()
+    report = learning.symmetry_coverage(detached, x)
+    assert (report.found, report.true) == (0, None)
+    assert "no gradient" in report.reason
+    assert learning.symmetry_coverage(empty, x).found == 0
+    report = learning.symmetry_coverage(sparse, x.to_sparse())
+    assert (report.found, report.true) == (0, 0)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -102,6 +132,16 @@ def test_what_is_not_understood_is_told(generator):
         (lambda: learning.register_operator(3, len), TypeError, "op must be an operator of torch"),
         (lambda: learning.register_operator("mul", len), ValueError, 'op must be a name such as'),
         (lambda: learning.register_operator("a::b", 3), TypeError, "rule must be a function"),
+        (lambda: covered(torch.ones(0, 3)), ValueError, "inputs must give outputs with entries"),
+        (lambda: covered([[0.5] * 3] * 4), ValueError, "float, float, and 4 more"),
+        (lambda: covered(torch.ones(2, 3).to("meta")), ValueError, "must be what the module can"),
+        (lambda: covered(torch.ones(2, 3), rule=lambda x: 3), ValueError, "pairs of an algebra"),
+        (lambda: covered(torch.ones(2, 3), rule=lambda x: 1 / 0), ValueError, "got ZeroDivision"),
+        (
+            lambda: covered(torch.ones(2, 3), rule=lambda x: [("linear", "a")]),
+            ValueError,
+            "rule of aten::frac must return pairs",
+        ),
     ],
 )  # fmt: skip
 def test_bad_input(make, error, message):

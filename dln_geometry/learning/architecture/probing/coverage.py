@@ -37,7 +37,10 @@ class SymmetryCoverage:
         Number of parameters minus the rank of the Jacobian of the outputs over many inputs, at
         random parameters; the least of several points if groups are missing. `None` if it is not
         known, for the `reason` given: more than 5,000 parameters, too few outputs, a rank that is
-        not clear, or a module that fails at other parameters.
+        not clear, or a module that fails at other parameters. The rank needs one gradient for each
+        parameter: fewer random ones bound it from below only, by their own number, and leave open
+        whether a direction that no group has is flat. Up to 20,000 parameters every group is still
+        held to some hundred random gradients, and `found` is a dimension.
     groups : tuple of SymmetricGroup
         The groups, as `symmetries_of` returns them.
     missing : tuple of str

@@ -108,6 +108,9 @@ class Finder:
             if group.kind != "permutation":
                 span.add(self.fields(group))
         found = span.dimension
+        if not self.samples[0].rows.shape[0]:
+            self.reason = "the outputs have no gradient in the parameters"
+            return found, None
         if p.total > _MOST_AT_LAST:
             self.reason = (
                 f"the rank of the outputs is not computed beyond {_MOST_AT_LAST} parameters"

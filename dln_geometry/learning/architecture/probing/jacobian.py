@@ -164,7 +164,12 @@ def _enlarged(x: Tensor) -> Tensor:
     With the small entries of many initialisations, attentions and gates hardly depend on their
     parameters, and the rank of the Jacobian cannot be seen.
     """
-    if x.ndim < 2 or not x.is_floating_point() or not bool(torch.isfinite(x).all()):
+    if (
+        x.ndim < 2
+        or not x.numel()
+        or not x.is_floating_point()
+        or not bool(torch.isfinite(x).all())
+    ):
         return x
     wanted = x[0].numel() ** -0.5
     size = float(x.square().mean().sqrt())

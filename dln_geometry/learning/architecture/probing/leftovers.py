@@ -50,7 +50,7 @@ def kernels(
     for group in gauges:
         for side, other in ((group.first, group.second), (group.second, group.first)):
             for through in (*_chains(gauges, side, other, shapes), ()):
-                yield from _inside(stages, samples, side, other, through)
+                yield from _in_kernel(stages, samples, side, other, through)
     # Layers that read a stream alone, which others still need as it is.
     for n in stages.proposals.widths:
         slots = list(slots_of(shapes, n, strided=False, segments=stages.segments))
@@ -59,10 +59,10 @@ def kernels(
             continue
         for reader in narrow:
             side = [s.part() for s in slots if s.name != reader.name]
-            yield from _inside(stages, samples, side, (reader.part(),), ())
+            yield from _in_kernel(stages, samples, side, (reader.part(),), ())
 
 
-def _inside(
+def _in_kernel(
     stages: Stages,
     samples: Sequence[Sample],
     side: Sequence[Part],

@@ -217,13 +217,13 @@ class _Recorder(TorchDispatchMode):
         if rule in (_contraction, _kernels):
             self.proposals.class_axis = 1 if rule is _kernels else -1
         if rule is not None:
-            for algebra, width in rule(*args, **kwargs):
+            for algebra, width in _proposed(rule, name, args, kwargs):
                 if not (isinstance(algebra, str) and algebra in ALGEBRAS) and not callable(algebra):
                     raise ValueError(
                         f"the rule of {name} must return algebras among {list(ALGEBRAS)} or "
                         f"projections, got {algebra!r}"
                     )
-                self.proposals.add(algebra, int(width))
+                self.proposals.add(algebra, width)
         elif not (name.startswith(("aten::", "prim::")) and _is_entrywise(func)):
             self.proposals.stops[f"{name} ({_line()})"] = None
         parts = [x for x in tree_leaves(value) if isinstance(x, Tensor)]
@@ -269,6 +269,17 @@ class _Recorder(TorchDispatchMode):
                 n, size, stride = whole.shape[cut[0]], x.shape[cut[0]], x.stride(cut[0])
                 start = (x.storage_offset() - whole.storage_offset()) // max(stride, 1)
                 self.proposals.segments.setdefault(n, {})[start, size] = None
+
+
+def _proposed(rule: Rule, name: str, args: Any, kwargs: Any) -> list[tuple[str | Projection, int]]:
+    """Return what a rule proposes for one call."""
+    try:
+        return [(algebra, int(width)) for algebra, width in rule(*args, **kwargs)]
+    except Exception as error:
+        raise ValueError(
+            f"the rule of {name} must return pairs of an algebra and a width, got "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _is_entrywise(func: Any) -> bool:

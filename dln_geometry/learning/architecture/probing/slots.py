@@ -15,7 +15,7 @@ _NOTHING = 1e-7
 _MOST_ROWS = 40
 # Candidates have a share in a combination from this on.
 _ANY = 1e-8
-_MORE_ROWS = 20
+_SPARE_ROWS = 20
 # What is not flat answers by so much of its usual response, at the least.
 _LEAST = 1e-3
 
@@ -52,8 +52,8 @@ def combinations(
     candidates = torch.nonzero(novel).flatten().tolist()
     changes = [(p.start, change) for p, change in own]
     # What one sample rules out need not be tried on the others.
-    if 0 < len(candidates) <= like.shape[0] - _MORE_ROWS:
-        rows = like[: len(candidates) + _MORE_ROWS]
+    if 0 < len(candidates) <= like.shape[0] - _SPARE_ROWS:
+        rows = like[: len(candidates) + _SPARE_ROWS]
         responses, sizes = _responses(rows, [changes[k] for k in candidates])
         scaled = responses / torch.where(sizes > 0, sizes, 1.0)
         scaled = torch.where(scaled.norm(dim=0) > 1e-3 * _NOTHING * _LEAST, scaled, 0.0)
@@ -62,7 +62,7 @@ def combinations(
     if not candidates:
         return []
     # The rows are random combinations: somewhat more of them than unknowns tell as much as all.
-    most = len(candidates) // 2 + 2 * _MORE_ROWS
+    most = len(candidates) // 2 + 2 * _SPARE_ROWS
     blocks, sizes = [], like.new_zeros(len(candidates))
     for sample in samples:
         if sample is not samples[0]:

@@ -158,14 +158,14 @@ def slots_of(
     """
     for name, shape in shapes.items():
         for axis, n in enumerate(shape):
-            for k in _starts(n, d, segments):
+            for k in _run_starts(n, d, segments):
                 yield Strip(name, axis, k, 1, d)
             if strided and d < n and d > 1 and n % d == 0:
                 for k in range(n // d):
                     yield Strip(name, axis, k, n // d, d)
 
 
-def _starts(n: int, d: int, segments: Segments | None) -> dict[int, None]:
+def _run_starts(n: int, d: int, segments: Segments | None) -> dict[int, None]:
     """Return where runs of d entries begin along an axis of n entries."""
     starts = dict.fromkeys(range(0, n, d) if n % d == 0 else ())
     for start, size in (segments or {}).get(n, ()):
@@ -235,7 +235,7 @@ def terms_of(
             continue
         for axis in (1, 0):
             m = shape[1 - axis]
-            starts = _starts(shape[axis], n, segments)
+            starts = _run_starts(shape[axis], n, segments)
             for bias in _biases(shapes, name, m) if starts else ():
                 for k in starts:
                     yield Term(Part(bias, 0, m), 1.0, Part(name, axis, n, 1, k))
