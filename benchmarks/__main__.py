@@ -30,6 +30,7 @@ SUITES = {
     "monitor": ("learning", "monitor"),
     "motion": ("learning", "motion"),
     "mirrors": ("learning", "mirrors"),
+    "processes": ("sharded", "processes"),
 }
 """Name: the module, and its function, which takes ``quick``."""
 

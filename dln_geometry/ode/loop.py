@@ -121,8 +121,7 @@ class Integration:
         torch.mul(f, h[:, None], out=moved).add_(y)
         self.field(h, moved, slope)
         self.count(1)
-        pieces = BlockNorms.of(self.norms.views(slope.sub_(f)[None]))
-        flat = self.norms.fetch(pieces, len(pieces))
+        flat = self.norms.fetch(BlockNorms.of(self.norms.views(slope.sub_(f)[None])))
         d2 = (self.norms.unpack(flat, 1, len(y))[0] / scale).max(axis=0) / h0
         d2 = np.where(np.isfinite(d2), d2, 0.0)
         return first_step(d0, h0, d1, d2, self.stepper.error_order + 1)

@@ -84,7 +84,7 @@ ROOMS |= {"testing": testing, "plot": plot, "landscape": landscape_room}
 ROOMS |= {"thermodynamics": thermodynamics}
 INSIDE = {"losses." + name for name in (
     "ElementwiseLoss", "LinkLoss", "Loss", "Pattern", "as_text", "contract", "evaluate",
-    "fingerprint", "has_compressed_kernels", "prepared",
+    "fingerprint", "has_compressed_kernels", "prepared", "ranks_of",
 )}  # fmt: skip
 # Made by functions; and a function that two faces show.
 INSIDE |= {"laws.ProbabilityLaw"}

@@ -13,7 +13,7 @@ from dln_geometry.dynamics import engines
 from dln_geometry.dynamics.flows.choice import engine_for, is_spread, sharded_engine
 from dln_geometry.dynamics.flows.precision import products_in
 from dln_geometry.dynamics.flows.run import run_flow
-from dln_geometry.dynamics.losses import Loss
+from dln_geometry.dynamics.losses import Loss, ranks_of
 from dln_geometry.dynamics.store import opened, resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.points import Collapsed, EndToEnd
@@ -194,7 +194,7 @@ def gradient_flow(
     keep_points = as_flag(keep_points, "keep_points")
     rules = until_rules(until, ("loss", "gradient", "steps", "evaluations", "seconds"))
     t_end = end_or_rules(t_end, rules)
-    watch, shared = "gradient" in rules, hasattr(loss, "ranks") or is_spread(start)
+    watch, shared = "gradient" in rules, ranks_of(loss) is not None or is_spread(start)
     if shared:
         from dln_geometry.dynamics import sharded  # Its imports take half a second.
 

@@ -21,6 +21,7 @@ from dln_geometry.dynamics.losses.loss import (
     narrowed_loss,
     prepared,
 )
+from dln_geometry.dynamics.losses.spread import ranks_of
 
 __all__ = [
     "Completion",
@@ -42,4 +43,5 @@ __all__ = [
     "from_callable",
     "narrowed_loss",
     "prepared",
+    "ranks_of",
 ]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.losses.products import Thin, half_square, products
+from dln_geometry.dynamics.losses.spread import ranks_of
 from dln_geometry.geometry.points import Collapsed, EndToEnd
 from dln_geometry.support import as_choice, as_matrix, check_loss
 
@@ -143,7 +144,7 @@ def prepared(loss: Any, shape: tuple[int, int], *, dtype: Any = None, device: An
     torch.float64
     """
     check_loss(loss, shape, "value", "gradient")
-    if hasattr(loss, "ranks"):
+    if ranks_of(loss) is not None:
         got = type(loss).__name__
         raise TypeError(
             f"loss must be whole, only gradient_flow runs on several processes, got {got}"

@@ -56,8 +56,8 @@ class SharedNorms(BlockNorms):
             start += whole * width
         return torch.cat(parts).to(x.device, torch.float64)
 
-    def fetch(self, pieces: list[Tensor], count: int) -> np.ndarray:
-        parts = []
+    def fetch(self, pieces: list[Tensor], count: int | None = None) -> np.ndarray:
+        parts, count = [], len(pieces) if count is None else count
         for k, piece in enumerate(pieces):
             wide = piece.reshape(-1).double()
             own = self._counted(k % self.count) if k < count else self.ranks.rank == 0

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from dln_geometry.dynamics.losses import ranks_of
 from dln_geometry.dynamics.sharded.points import check_point
 from dln_geometry.dynamics.sharded.ranks import Ranks
 from dln_geometry.support import shown
@@ -15,7 +16,7 @@ from dln_geometry.support import shown
 
 def shared_options(loss: Any, start: Any, options: dict[str, Any]) -> tuple[Any, Any, Any]:
     """Check the options of a flow, and return those that change: progress, monitor, observe."""
-    ranks = getattr(loss, "ranks", None)
+    ranks = ranks_of(loss)
     if ranks is None:
         raise TypeError(
             "loss must be distributed like the start, by sharded.distribute(loss, mesh), got "

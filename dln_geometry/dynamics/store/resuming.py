@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+from dln_geometry.dynamics.losses import ranks_of
 from dln_geometry.dynamics.store.store import Store
 from dln_geometry.support import EVERY, Schedule
 
@@ -51,7 +52,7 @@ def resumable(*free: str) -> Callable[[Callable[P, Returned]], Callable[P, Retur
                     # Before the run draws from it.
                     facts[name] = [value.device.type, value.get_state()]
             # A loss on several processes opens the stores of its runs: one process writes.
-            held = next((x.held for x in facts.values() if hasattr(x, "held")), Store.held)
+            held = next((x.held for x in facts.values() if ranks_of(x) is not None), Store.held)
             with held(path, {"run": run.__name__, **facts}, schedule) as store:
                 options["store"] = store
                 return run(*args, **options)

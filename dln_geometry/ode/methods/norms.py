@@ -66,8 +66,8 @@ class BlockNorms:
         """Return the places of the numbers of a row, from 1, in double precision."""
         return torch.arange(1, x.shape[-1] + 1, dtype=torch.float64, device=x.device)
 
-    def fetch(self, pieces: list[Tensor], count: int) -> np.ndarray:
-        """Return numbers on the host, of which the first `count` pieces are from `of`."""
+    def fetch(self, pieces: list[Tensor], count: int | None = None) -> np.ndarray:
+        """Return numbers on the host; the first `count` pieces are from `of`, by default all."""
         return fetch(pieces)
 
     def agreed(self, *numbers: float) -> tuple[float, ...]:

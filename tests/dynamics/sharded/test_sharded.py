@@ -9,7 +9,7 @@ from dln_geometry.testing import assert_close
 from tests.dynamics.sharded import cases, doors, messages
 from tests.dynamics.sharded.processes import run_on
 
-COUNTS = 2, 4
+COUNTS = 2, pytest.param(4, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module", params=COUNTS)
