@@ -59,6 +59,7 @@ def test_a_thread_without_gradients_leaves_those_of_others():
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.slow
 def test_the_package_is_loaded_by_many_threads_at_once():
     code = """
 import threading
@@ -109,7 +110,7 @@ def sent(queue, k):
     queue.put(motion(k).tolist())
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_processes_give_the_same_bits(method):
     context = multiprocessing.get_context(method)
     queue = context.Queue()

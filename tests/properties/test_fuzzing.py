@@ -19,7 +19,7 @@ import pytest
 import scipy.io
 import scipy.sparse
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 
 import dln_geometry as dln
@@ -134,6 +134,7 @@ def damaged(draw):
 
 
 @pytest.mark.parametrize("reader", READERS)
+@settings(max_examples=max(6, settings().max_examples // 2))
 @given(file=damaged())
 def test_damaged_files_are_read_or_refused_in_words(reader, file):
     name, content = file
@@ -178,6 +179,7 @@ VALUES = some.one_of(
 )  # fmt: skip
 
 
+@settings(max_examples=max(4, settings().max_examples // 3))
 @given(
     some.sampled_from([c for c in COMMANDS if c not in ("complete", "photograph", "experiments")]),
     some.booleans(),

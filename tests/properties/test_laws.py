@@ -107,6 +107,7 @@ def test_functions_of_points(drawn, by):
     quiet(points.CHEAP, drawn, by)
 
 
+@FEW
 @given(cases_of_points(), POWERS, ONE(sorted(points.DEAR)))
 def test_motions_of_points(drawn, by, name):
     quiet({name: points.DEAR[name]}, drawn, by)
