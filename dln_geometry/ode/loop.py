@@ -54,8 +54,7 @@ class Integration:
         self.names = ["t_end", *options.rules, *RESERVED[1:]]
         self.t, self.code = np.zeros(len(y0)), np.full(len(y0), -1)
         self.trials = self.steps = self.rejected = self.corrections = 0
-        self.by_method: dict[str, int] = {}
-        self.seconds = 0.0
+        self.by_method, self.seconds = dict[str, int](), 0.0
         self.committing = False
         """True while the state is between two steps, when it must not be stored."""
         self.resting, self.noisy = np.zeros((2, len(y0)), dtype=bool)
@@ -66,9 +65,9 @@ class Integration:
         """The samples that the arrays are of, where others have stopped and left; None: all."""
         self.away: Any = None
         self.choice = MethodChoice(options.methods, system, self.y, norms)
-        # Round-off grows with the square of the number of stages.
+        # Round-off grows with the square of the number of stages; limits end no trial before it.
         eps = torch.finfo(y0.dtype).eps
-        self._most_stages = max(10, round((options.rtol / (10 * eps)) ** 0.5))
+        self._most_stages = min(max(10, round((options.rtol / (10 * eps)) ** 0.5)), 10_000)
 
     def start(self) -> None:
         """Evaluate the field, check it, save the start and choose the first step sizes."""

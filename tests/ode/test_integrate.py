@@ -236,6 +236,15 @@ def test_a_limit_of_time_ends_a_trial_between_two_evaluations():
     assert_close(run.y, torch.exp(-run.t_final)[:, None], ops=1e9)
 
 
+def test_loose_tolerances_ask_for_no_endless_trial():
+    """Stages are bounded: a trial of millions would outlast the limits of time and evaluations."""
+    rates = torch.tensor([[1e-9, 1.0, 1e9]], dtype=torch.float64)
+    options = {"t_end": math.inf, "rtol": 1.0, "method": "rkc"}
+    run = integrate(Decay(rates), torch.ones_like(rates), **options, max_evaluations=3000)
+    assert run.status == ["evaluations"]
+    assert run.stats["evaluations"] < 3000 + 10_100
+
+
 @pytest.mark.parametrize("method", ["rk5", "rk8", "rkc", "auto"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_blow_up_raises_with_the_solution_so_far(method, dtype):
