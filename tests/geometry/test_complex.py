@@ -187,8 +187,8 @@ REFUSED = {
     "splitting": lambda p: dln.langevin(
         dln.losses.Quadratic(p.matrix), p, beta=1.0, t_end=0.1, dt=0.1, method="splitting"
     ),
-    "sample_gibbs": lambda p: dln.sample_gibbs(
-        dln.losses.Quadratic(p.matrix), p, beta=1.0, draws=2
+    "upstairs": lambda p: dln.langevin(
+        dln.losses.Quadratic(p.matrix), p, beta=1.0, t_end=0.1, dt=0.1, upstairs=True
     ),
     "balanced_distance": lambda p: dln.balanced_distance(
         dln.balanced_factors(p), dln.balanced_factors(p)

@@ -167,9 +167,19 @@ def langevin(
         raise ValueError(f'method must be "product" upstairs and with increments, got {method!r}')
     frames: list[Tensor] = []
     if upstairs:
+        if isinstance(start, Collapsed | EndToEnd) and start.dtype.is_complex:
+            raise TypeError(
+                "start must be real upstairs, where the noise moves real frames, got "
+                f"{start.dtype}: complex matrices move downstairs, with the same law"
+            )
         point, frames, widths = network_start(start, widths)
     elif isinstance(start, Collapsed | EndToEnd):
-        point = as_point(start, complex=method == "product")
+        point = as_point(start, complex=True)
+        if method == "splitting" and point.dtype.is_complex:
+            raise TypeError(
+                "start must be real for the rotations of real frames in method 'splitting', got "
+                f"{point.dtype}: take method 'product', or sample_gibbs for its equilibrium"
+            )
     else:
         raise TypeError(
             "start must be a Collapsed or an EndToEnd (factors with upstairs=True), got "
