@@ -286,5 +286,5 @@ def test_every_public_name_has_a_law_or_a_reason():
 
 INSIDE = (
     "ElementwiseLoss", "Loss", "as_dense", "as_text", "contract", "evaluate", "fingerprint",
-    "has_compressed_kernels", "narrowed_loss", "prepared",
+    "has_compressed_kernels", "narrowed_loss", "prepared", "ranks_of",
 )  # fmt: skip
