@@ -34,7 +34,7 @@ def batch(net, x, generator):
     if x.is_floating_point():
         data = torch.randn(x.shape, generator=generator, dtype=F64).to(x.dtype)
     else:
-        data = torch.randint(11, x.shape, generator=generator)
+        data = torch.randint(int(x.max()) + 1, x.shape, generator=generator)
     y = net(data)
     y = y.reshape(-1, y.shape[-1])
     target = torch.randint(y.shape[-1], (y.shape[0],), generator=generator)
