@@ -115,8 +115,11 @@ def symmetries_of(
     the operators of one call propose groups (see `register_operator`), and linear algebra decides
     which combinations of them change no output to first order, at several random parameters and on
     many inputs. So it finds the groups of hand-written normalisations and attentions (grouped,
-    rotary), gates, recurrent cells, message passing and tied weights, and three kinds more:
-    rotation, commutant and shift (see `Family`). This goes up to 20,000 parameters, and takes
+    rotary), gates, recurrent cells, message passing and tied weights, of layers that are joined or
+    stand beside each other (adapters, modulation) and of chains of narrow layers, and three kinds
+    more: rotation, commutant and shift (see `Family`). Not found are rescalings that pass a weight
+    norm, and directions that only the sizes of layers explain, such as those of a product of two
+    forms or of a convolution into a linear layer on few pixels: `symmetry_coverage` counts them. This goes up to 20,000 parameters, and takes
     seconds for a thousand, minutes for ten thousand; in larger modules only the graph is followed.
 
     Parameters
