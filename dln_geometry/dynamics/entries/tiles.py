@@ -15,6 +15,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import forward_ad
 
 from dln_geometry.dynamics.entries.compiled import library
+from dln_geometry.ode import Tape
 
 LEAST_WORK, WORK_OF_A_THREAD = 2**11, 2**19
 """Entries times rank from which the pass is compiled, and for which a further thread is woken."""
@@ -124,9 +125,19 @@ class Tiles:
         at = {"g_right": gr, "g_left": gl, "weights": weights}
         if shifts is not None:
             at |= {"row_shifts": shifts[0].contiguous(), "col_shifts": shifts[1].contiguous()}
-        self._run("contract", values, left, right, energies=energies, **at)
-        # Added on one thread: torch would split a long sum by the number of threads.
-        return torch.from_numpy(0.5 * energies.sum(-1)).to(left.dtype), gr, gl
+        value = left.new_empty(samples)
+        written = value.numpy()
+
+        def contracted() -> None:
+            energies.fill(0.0)
+            self._run("contract", values, left, right, energies=energies, **at)
+            # Added on one thread: torch would split a long sum by the number of threads.
+            np.multiply(energies.sum(-1), 0.5, written, casting="same_kind")
+
+        contracted()
+        if (tape := Tape.noting()) is not None:
+            tape.add((contracted, ()), (left, right), (value, gr, gl))
+        return value, gr, gl
 
     def sums(
         self, values: Tensor, weights: Tensor | None, left: Tensor, right: Tensor

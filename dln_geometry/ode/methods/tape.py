@@ -8,6 +8,7 @@ the memory is kept. Products of batches of small matrices are quicker too.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ _FILLED = {"full", *(a + b for a in ("", "new_") for b in ("zeros", "ones"))}
 _FILLED |= {"new_full", "zeros_like", "ones_like", "full_like"}
 _EMPTY = {"empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided"}
 _SHAPES = {"squeeze_", "unsqueeze_", "t_", "transpose_"}
+
+
+_NOTING: ContextVar[Tape | None] = ContextVar("noting", default=None)
 
 
 class Tape(TorchDispatchMode):
@@ -49,6 +53,29 @@ class Tape(TorchDispatchMode):
         self._kept: list[Any] = list(variables)
         self._changing = {_address_of(x) for x in variables}
         self._unwritten: set[int] = set()
+
+    def __enter__(self) -> Tape:
+        self._before = _NOTING.set(self)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        _NOTING.reset(self._before)
+
+    @staticmethod
+    def noting() -> Tape | None:
+        """Return the tape that notes what this thread does, if there is one."""
+        return _NOTING.get()
+
+    def add(self, call: Call, reads: Sequence[Tensor], writes: Sequence[Tensor]) -> None:
+        """Note a call that torch does not see, and that was made; all tensors are contiguous."""
+        self._is_changing(reads)
+        self._kept.append((call, reads, writes))
+        self.calls.append(call)
+        for x in writes:
+            self._unwritten.discard(_address_of(x))
+            self._changing.add(_address_of(x))
 
     def note(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         """Make an operation, and note it."""

@@ -11,7 +11,7 @@ import torch
 import dln_geometry as dln
 from dln_geometry import losses
 from dln_geometry.dynamics import engines
-from dln_geometry.ode import Tape
+from dln_geometry.ode import METHODS, BlockNorms, ExplicitStepper, RepeatedStepper, Tape
 from dln_geometry.testing import assert_close
 from tests.dynamics.flows.routes import F64
 
@@ -69,6 +69,26 @@ def test_repeated_velocities_are_those_of_the_engine(batch, generator):
                     f(*arguments)
             assert_close(out, wanted, ops=3e4)
             assert_close(seen, observed, ops=3e4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_the_compiled_pass_over_entries_is_repeated(dtype, generator):
+    places = torch.randperm(80 * 70, generator=generator)[:300]
+    values = torch.randn(300, generator=generator, dtype=dtype)
+    loss = losses.Completion(places // 70, places % 70, values, (80, 70))
+    kind = {"generator": generator, "dtype": dtype}
+    engine = engines.ProductEngine(loss, dln.Collapsed.random((80, 70), 4, 5, scale=0.5, **kind))
+    y = engine.rows().clone()
+    given = METHODS["rk5"], engine.field, y, BlockNorms(engine.sizes)
+    plain, repeated = ExplicitStepper(*given), RepeatedStepper(*given)
+    for _ in range(2):
+        for stepper in (plain, repeated):
+            engine.field(torch.zeros(1, dtype=dtype), y, stepper.f)
+            stepper.step(np.zeros(1), np.full(1, 0.05), y)
+        assert_close(repeated.y_new, plain.y_new, ops=1000)
+        assert_close(repeated.f_new, plain.f_new, ops=1e4)
+        assert_close(repeated.obs_new, plain.obs_new, ops=1e4)
+        y = 0.8 * y
 
 
 def test_functions_of_a_user_are_not_repeated(generator):
