@@ -119,8 +119,9 @@ def symmetries_of(
     stand beside each other (adapters, modulation) and of chains of narrow layers, and three kinds
     more: rotation, commutant and shift (see `Family`). Not found are rescalings that pass a weight
     norm, and directions that only the sizes of layers explain, such as those of a product of two
-    forms or of a convolution into a linear layer on few pixels: `symmetry_coverage` counts them. This goes up to 20,000 parameters, and takes
-    seconds for a thousand, minutes for ten thousand; in larger modules only the graph is followed.
+    forms or of a convolution into a linear layer on few pixels: `symmetry_coverage` counts them.
+    This goes up to 20,000 parameters, and takes seconds for a thousand, minutes for ten thousand;
+    in larger modules only the graph is followed.
 
     Parameters
     ----------
