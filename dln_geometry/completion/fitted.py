@@ -208,7 +208,10 @@ class FittedCompleter(Transformer, Estimator):
         """
         self._check_fitted()
         if y is not None and is_pair(X):
-            values, found = np.asarray(y, dtype=np.float64), self.predict(X)
+            values = as_float_tensor(y, "y", dtype=torch.float64).detach().cpu().numpy()
+            if not len(found := self.predict(X)) or values.shape != found.shape:
+                got = f"shape {values.shape} for {len(found)}"
+                raise ValueError(f"y must hold a number for each of at least one entry, got {got}")
             return _r_squared(values, found, sample_weight)
         table = self._matrix(X)
         rows, cols = np.nonzero(~np.isnan(table))

@@ -16,10 +16,12 @@ from dln_geometry.completion.labels import is_pair, labels_of, places_of
 from dln_geometry.support import (
     as_count,
     as_depth,
+    as_device,
     as_dtype,
     as_float_tensor,
     as_positive,
     as_rank,
+    shown,
     sparse_places,
     warn,
 )
@@ -152,7 +154,9 @@ def problem_of(
             "not given count as unknown, not as 0",
             UserWarning,
         )
-    values = torch.as_tensor(entries.values).to(dtype=_dtype(dtype, entries.values), device=device)
+    values = torch.as_tensor(entries.values).to(dtype=_dtype(dtype, entries.values))
+    if device is not None:
+        values = values.to(as_device(device))
     rows, cols = (
         torch.from_numpy(np.ascontiguousarray(x, dtype=np.int64)).to(values.device)
         for x in (entries.rows, entries.cols)
@@ -199,7 +203,10 @@ def _dtype(dtype: Any, values: np.ndarray) -> torch.dtype:
     if dtype is None:
         return torch.float32 if len(values) > SMALL and fits else torch.float64
     if not isinstance(dtype, torch.dtype):
-        dtype = getattr(torch, np.dtype(dtype).name, dtype)
+        try:
+            dtype = getattr(torch, np.dtype(dtype).name, dtype)
+        except TypeError:
+            raise TypeError(f"dtype must be a real floating type, got {shown(dtype)}") from None
     if (dtype := as_dtype(dtype)) == torch.float32 and not fits:
         warn(
             f"float32 does not resolve entries of size {size:.3g} that differ by {spread:.3g}: "

@@ -311,3 +311,20 @@ def test_sparse_matrices_that_store_an_entry_twice_follow_the_rule(holes):
     for rule, expected in (("mean", first + 1.0), ("last", first + 2.0)):
         completer = MatrixCompleter(**QUICK, duplicates=rule).fit(x)
         assert completer.entries_.values[0] == expected
+
+
+def test_scores_devices_and_types_that_mean_nothing_are_refused(holes, pairs):
+    rows, cols, values = pairs
+    completer = MatrixCompleter(**QUICK).fit((rows, cols), values)
+    with pytest.raises(ValueError, match="y must hold a number for each of at least one entry"):
+        completer.score(([], []), [])
+    with pytest.raises(ValueError, match="y must hold a number for each"):
+        completer.score((rows[:3], cols[:3]), values[:2])
+    with pytest.raises(ValueError, match="y must be finite"):
+        completer.score((rows[:2], cols[:2]), [1.0, np.nan])
+    with pytest.raises(TypeError, match="y must be a real array"):
+        completer.score((rows[:2], cols[:2]), ["a", "b"])
+    with pytest.raises(ValueError, match="device"):
+        MatrixCompleter(**QUICK, device="quantum").fit(holes)
+    with pytest.raises(TypeError, match="dtype must be a real floating type, got 'floot'"):
+        MatrixCompleter(**QUICK, dtype="floot").fit(holes)
