@@ -44,8 +44,8 @@ class ShardedPoint(Collapsed):
             "them together"
         )
 
-    M: Any = property(_refuse)
-    matrix: Any = property(_refuse)
+    M: Any = property(_refuse, doc="Refused: it needs all rows.")
+    matrix: Any = property(_refuse, doc="Refused: it needs all rows.")
     point = factors = entries = power = __array__ = _refuse
 
 

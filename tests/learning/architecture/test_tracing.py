@@ -188,7 +188,7 @@ def test_arguments_of_every_kind(generator):
     for case, (net, inputs) in cases.items():
         groups = by_graph(symmetries_of(net, inputs))
         assert {g.kind for g in groups} == {"rescale", "permutation"}, case
-        # Where only linear maps surround the units, they are an ensemble too.
+        # Units whose outputs are added are an ensemble too: members of one kind.
         kinds = {f.kind for f in mirrors_of(net, inputs)} - {"ensemble"}
         assert kinds == {"permutation"}, case
     with pytest.raises(ValueError, match="can be called on, got .*5, 4.*missing"):
