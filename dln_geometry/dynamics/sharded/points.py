@@ -39,13 +39,14 @@ class ShardedPoint(Collapsed):
         return self._small().defect()
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
+        """Raise TypeError: it needs all rows in one process."""
         raise TypeError(
             "point must be whole, got rows that several processes hold: sharded.gather(point) puts "
             "them together"
         )
 
-    M: Any = property(_refuse, doc="Refused: it needs all rows.")
-    matrix: Any = property(_refuse, doc="Refused: it needs all rows.")
+    M: Any = property(_refuse)
+    matrix: Any = property(_refuse)
     point = factors = entries = power = __array__ = _refuse
 
 
