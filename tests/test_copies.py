@@ -36,7 +36,9 @@ PARTS = {
     "KnownField",
     "Parts",
     "RosenbrockStepper",
+    "RepeatedStepper",
     "Secants",
+    "Tape",
 }
 
 
@@ -128,6 +130,8 @@ ALL = {
     "CentralFlow": lambda: learning.central_flow(quartic, 0.1),
     "CentralPath": lambda: learning.central_flow(quartic, 0.1)({"a": X[0]}, 1),
     "HessianSpectrum": lambda: learning.hessian_spectrum(quartic, {"a": X[0]}),
+    "TrainingRegime": lambda: learning.TrainingRegime(0.1, 0.2, 0.3, (0.4, 0.5)),
+    "TapeError": lambda: ode.TapeError("sort"),
     "NoiseEquilibrium": lambda: learning.NoiseEquilibrium({"a": X}, X[0], 0.0),
     "Sparsified": lambda: learning.sparsify(net(), normal(5, 3)),
     "SparsityControl": controlled,

@@ -68,8 +68,8 @@ def sample_exact(
     Returns
     -------
     EndToEnd
-        A batch of points in double precision. Quaternion matrices are complex representations,
-        of twice the size, with every singular value twice.
+        A batch of points in double precision, on the CPU. Quaternion matrices are complex
+        representations, of twice the size, with every singular value twice.
 
     Raises
     ------

@@ -62,7 +62,7 @@ for size, color in ((2.0, "C2"), (0.3, "C0"), (1.0, "0.5")):
         depths, torch.tensor(values) - values[0], color=color, label=f"outputs of size {size}"
     )
 left.set(xlabel="hidden layers L", ylabel="log-evidence, from L = 1")
-left.legend()
+left.legend(loc="lower left")
 
 
 # %%

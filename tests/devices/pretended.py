@@ -206,6 +206,9 @@ def dispatched(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return func(*args, **kwargs)
     COUNTS.operations += 1
     name = func._schema.name.removeprefix("aten::")
+    if any(is_plain(t) and t.is_meta for t in leaves):
+        # Made by C++ on the device that it sees: the values are lost.
+        raise MixedDevices(f"{name}: give indices as slices or tensors, no list, at {caller()}")
     away = name in ("_to_copy", "copy_")
     outside = [t for t in leaves if is_plain(t) and t.ndim > 0]
     if name in INDICES:

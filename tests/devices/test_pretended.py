@@ -35,6 +35,7 @@ ON_THE_CPU = {
     "mean_field_flow": "quantiles of a density are moved on the host",
     "ode.integrate": "flags of the start are for the host",
     "Mirror.permutation": "indices and frames of a mirror are small, and follow the parameters",
+    "thermodynamics.sample_exact": "values are drawn one after the other, on the host",
     "mirrors_of": "indices and frames of a mirror are small, and follow the parameters",
 }
 # What this device cannot show: storages of parameters are compared or replaced there.

@@ -219,7 +219,9 @@ def _signs(one: Tensor, two: Tensor, widths: Sequence[int]) -> Tensor | None:
     square = [p for p, width in enumerate(widths) if width == rank]
     if not square:
         return None
-    overlap = two[..., square, :rank, :].mT @ one[..., square, :rank, :]
+    # A list of indices would be brought to the device, which waits.
+    pairs = [(x[..., p, :rank, :] for x in (two, one)) for p in square]
+    overlap = torch.stack([second.mT @ first for second, first in pairs], -3)
     signs = torch.linalg.det(overlap).sign()
     if bool((signs != signs[..., :1]).any()):
         raise ValueError(

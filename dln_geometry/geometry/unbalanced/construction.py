@@ -71,7 +71,7 @@ def lambda_balanced(x: Any, lam: Any, widths: Sequence[int]) -> Network:
     def scalar(x: Tensor, numbers: Sequence[Any]) -> tuple[Tensor, ...]:
         return _scalar(x, [float(v) for v in numbers], widths, eps)
 
-    given = [torch.tensor(v, dtype=torch.float64) for v in values]
+    given = [samples.new_tensor(v) for v in values]
     return _network([_at_unit_size(one, given, scalar) for one in samples], matrix)
 
 

@@ -17,7 +17,18 @@ Maker = Callable[..., list[Call]]
 
 
 class TapeError(Exception):
-    """An operation that cannot be repeated, or a number that took another value this time."""
+    """An operation that cannot be repeated, or a number that took another value this time.
+
+    Examples
+    --------
+    >>> x = torch.tensor([3.0, 1.0, 2.0])
+    >>> try:
+    ...     with dln.ode.Tape(x):
+    ...         x.sort()
+    ... except dln.ode.TapeError as error:
+    ...     print(error)
+    sort
+    """
 
 
 def as_array(x: Any) -> Any:

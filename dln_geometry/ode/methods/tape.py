@@ -136,7 +136,10 @@ class Tape(TorchDispatchMode):
             raise TapeError(name)
         arrays = [x.numpy() for x in outputs]
         out = arrays[0] if len(arrays) == 1 else arrays
-        self.calls += CALLS[name](out, *as_array(args), **kwargs)
+        try:
+            self.calls += CALLS[name](out, *as_array(args), **kwargs)
+        except TypeError:
+            raise TapeError(f"{name} with options that are not known") from None
         self._changing |= {_address_of(x) for x in outputs}
 
 
