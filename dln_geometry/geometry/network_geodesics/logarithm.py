@@ -220,7 +220,7 @@ def _signs(one: Tensor, two: Tensor, widths: Sequence[int]) -> Tensor | None:
     if not square:
         return None
     # A list of indices would be brought to the device, which waits.
-    pairs = [(x[..., p, :rank, :] for x in (two, one)) for p in square]
+    pairs = [[x[..., p, :rank, :] for x in (two, one)] for p in square]
     overlap = torch.stack([second.mT @ first for second, first in pairs], -3)
     signs = torch.linalg.det(overlap).sign()
     if bool((signs != signs[..., :1]).any()):

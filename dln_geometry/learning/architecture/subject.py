@@ -103,7 +103,9 @@ class Subject:
         base = base.detach()
         self.epsilon, self.finite = watch.epsilon, float(torch.isfinite(base).double().mean())
         if not base.numel():
-            raise ValueError(f"inputs must give outputs with entries, got {_described(call)}")
+            raise ValueError(
+                f"example_input must give outputs with entries, got {_described(call)}"
+            )
         if self.finite == 0:
             raise ValueError("module must have finite outputs on example_input, got none")
 

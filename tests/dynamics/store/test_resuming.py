@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
-import traceback
 
 import pytest
 import torch
@@ -66,33 +66,35 @@ def dying(left):
         setattr(os, name, counted)
 
 
-def in_child(work):
-    """Do work in a process of its own; tell whether it came to the end."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    status = os.waitpid(pid, 0)[1]
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the run must not fail"
-    return not os.WIFSIGNALED(status)
+def work(kind, path, left):
+    """Make a run that is killed at its `left`-th file operation, if it gets so far."""
+    dying(left)
+    name, options = chosen(kind)
+    getattr(dln, name)(**made(options), store=path, every={"steps": 1})
+
+
+def in_child(kind, path, left):
+    """Do the work in a process of its own; tell whether it came to the end.
+
+    It is forked from a fresh one: a fork of this one could take no gradients if this one has taken
+    some with another device than the CPU.
+    """
+    fresh = multiprocessing.get_context("forkserver")
+    fresh.set_forkserver_preload([__name__])
+    child = fresh.Process(target=work, args=(kind, path, left))
+    child.start()
+    child.join()
+    assert child.exitcode in (0, -signal.SIGKILL), "the run must not fail"
+    return child.exitcode == 0
 
 
 def kills(kind, count, rng, path):
     """Kill a run so many times on its way; return how often it was, and whether it agrees."""
     name, options = chosen(kind)
     want = told(run(name, options))
-
-    def work(left):
-        dying(left)
-        getattr(dln, name)(**made(options), store=path, every={"steps": 1})
-
     killed = 0
     for _ in range(count):
-        if in_child(lambda: work(int(rng.integers(1, 120)))):
+        if in_child(kind, path, int(rng.integers(1, 120))):
             break
         killed += 1
     got = told(getattr(dln, name)(**made(options), store=path, every={"steps": 1}))

@@ -53,14 +53,13 @@ NETWORKS: dict[str, Call] = {
     "symmetries_of": Call(
         L.symmetries_of,
         lambda: {"module": net(), "example_input": data(), "loss": "cross_entropy"},
-        {"example_input": OPTIONAL | {"empty"}, "loss": OPTIONAL},
+        {"example_input": OPTIONAL, "loss": OPTIONAL},
         SEARCHED,
     ),
     "sparsify": Call(
         L.sparsify,
         lambda: {"model": net(), "example_input": data(), "threshold": 0.1, "names": "*.weight"},
         {
-            "example_input": {"empty"},
             "threshold": NUMBER | OPTIONAL,
             "names": OPTIONAL,
         },
@@ -69,7 +68,7 @@ NETWORKS: dict[str, Call] = {
     "symmetry_coverage": Call(
         lambda module, example_input, loss: L.symmetry_coverage(module, example_input, loss=loss),
         lambda: {"module": net(), "example_input": data(), "loss": "cross_entropy"},
-        {"example_input": {"empty"}, "loss": OPTIONAL},
+        {"loss": OPTIONAL},
         SEARCHED | {"example_input": "inputs|example_input|data"},
     ),
     "register_operator": Call(
@@ -94,7 +93,7 @@ NETWORKS: dict[str, Call] = {
         ),
         {
             "groups": OPTIONAL,
-            "example_input": OPTIONAL | {"empty"},
+            "example_input": OPTIONAL,
             "loss": OPTIONAL,
             "window": OPTIONAL,
             "history": OPTIONAL,
@@ -132,7 +131,7 @@ NETWORKS: dict[str, Call] = {
     "mirrors_of": Call(
         L.mirrors_of,
         lambda: {"module": net(), "example_input": data(), "loss": "cross_entropy"},
-        {"example_input": OPTIONAL | {"empty"}, "loss": OPTIONAL},
+        {"example_input": OPTIONAL, "loss": OPTIONAL},
         SEARCHED,
     ),
     "collapse_report": Call(
