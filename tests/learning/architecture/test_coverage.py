@@ -132,7 +132,7 @@ def test_what_has_no_gradient_or_no_entries_is_told(generator):
         (lambda: learning.register_operator(3, len), TypeError, "op must be an operator of torch"),
         (lambda: learning.register_operator("mul", len), ValueError, 'op must be a name such as'),
         (lambda: learning.register_operator("a::b", 3), TypeError, "rule must be a function"),
-        (lambda: covered(torch.ones(0, 3)), ValueError, "example_input must give outputs, got"),
+        (lambda: covered(torch.ones(0, 3)), ValueError, "example_input must give outputs with"),
         (lambda: covered([[0.5] * 3] * 4), ValueError, "float, float, and 4 more"),
         (lambda: covered(torch.ones(2, 3).to("meta")), ValueError, "must be what the module can"),
         (lambda: covered(torch.ones(2, 3), rule=lambda x: 3), ValueError, "pairs of an algebra"),
