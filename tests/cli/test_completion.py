@@ -241,7 +241,7 @@ def test_an_interrupt_is_one_line(ratings, tmp_path):
     process = start_process(["complete", "ratings.csv", "--starts", "1000"], tmp_path)
     assert process.stdout.readline().startswith("layout: triples")
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=180)
     assert process.returncode == 130, said
     # Warnings of the fit may stand above it.
     assert said.splitlines()[-1] == "interrupted: --seconds ends a run and keeps the best so far"
