@@ -17,13 +17,14 @@ import dln_geometry as dln
 from dln_geometry import losses
 from tests.devices.moves import moved, tensors_of
 from tests.devices.pretended import NAME, MixedDevices, PretendedTensor, pretended, there
-from tests.doors import geometry, motions, points, tools
+from tests.doors import figures, geometry, motions, points, tools
+from tests.doors import laws as law_calls
 from tests.doors import losses as loss_calls
 from tests.learning.wrong_calls import motion, networks, rules
 
 DOORS = {
     name: calls
-    for table in (points, geometry, loss_calls, motions, tools)
+    for table in (points, geometry, loss_calls, law_calls, motions, tools, figures)
     for name, calls in table.CALLS.items()
     if name not in ("plot.panel_letters", "plot.save")  # they take figures, which hold no tensors
 }

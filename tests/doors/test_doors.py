@@ -15,11 +15,12 @@ import torch
 import dln_geometry as dln
 from dln_geometry import diagnostics, exact, laws, losses, ode, plot, testing, thermodynamics
 from dln_geometry import landscape as landscape_room
-from tests.doors import geometry, landscape, motions, points, tools, wrong
+from tests.doors import figures, geometry, landscape, motions, points, tools, wrong
+from tests.doors import laws as laws_calls
 from tests.doors import losses as losses_calls
 from tests.doors.calls import faults_of
 
-TABLES = points, geometry, losses_calls, motions, tools, landscape
+TABLES = points, geometry, losses_calls, laws_calls, motions, tools, figures, landscape
 CALLS = {name: calls for table in TABLES for name, calls in table.CALLS.items()}
 
 

@@ -272,3 +272,7 @@ def losses_of(shape: tuple[int, int]) -> list[Any]:
     other = dln.losses.Quadratic(torch.ones(m + 1, n, dtype=F64))
     batch = dln.losses.Quadratic(torch.ones(7, m, n, dtype=F64))
     return [*junk(), None, "ab", 3.0, [], torch.ones(m, n), dln.losses.Quadratic, other, batch]
+
+
+# Times and radii may be arrays, and zero.
+LATER = [*junk(), None, "1.5", NAN, INF, HUGE, -1.0, [NAN], True]

@@ -16,7 +16,7 @@ import xarray
 
 import dln_geometry as dln
 from dln_geometry import losses
-from tests.dynamics.store.test_store import told
+from tests.dynamics.store.runs import told
 
 F64 = torch.float64
 LOSS = losses.Quadratic(torch.eye(3, 2, dtype=F64))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+
 import numpy as np
 import torch
 from scipy.integrate import solve_ivp
@@ -56,3 +59,11 @@ def layer_velocity(loss):
 
 def relative(x, y):
     return float(torch.linalg.matrix_norm(x - y) / torch.linalg.matrix_norm(y))
+
+
+def layers_of(widths, generator, batch=(), dtype=torch.float64):
+    return tuple(
+        torch.randn(*batch, after, before, generator=generator, dtype=torch.float64).to(dtype)
+        / math.sqrt(before)
+        for before, after in pairwise(widths)
+    )

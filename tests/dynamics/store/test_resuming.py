@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import dln_geometry as dln
-from tests.dynamics.store.test_store import F64, PARTICLES, RUNS, SEED, made, point, run, told
+from tests.dynamics.store.runs import F64, PARTICLES, RUNS, SEED, made, point, run, told
 
 STEPS = {"t_end": 1.0, "dt": 0.02, "generator": SEED}
 LONGER = {
