@@ -159,8 +159,9 @@ class Nothing:
 
 def short(k: OfPoint, t: float = 0.02) -> tuple[dln.EndToEnd, ...]:
     """Return a tangent vector, much shorter than the way to lower rank."""
-    least = k.point.s[..., -1:, None] / torch.linalg.matrix_norm(k.vectors[0], keepdim=True)
-    return t * least * k.vectors[0]
+    # Of unit size first: the squares in its norm leave the range where it does not.
+    z = k.vectors[0] / k.vectors[0].abs().amax((-2, -1), keepdim=True)
+    return t * k.point.s[..., -1:, None] * (z / torch.linalg.matrix_norm(z, keepdim=True))
 
 
 DEAR: dict[str, Law] = {

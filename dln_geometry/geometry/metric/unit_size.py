@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.kernel import is_extreme
-from dln_geometry.geometry.points import EndToEnd, only_finite, orthonormalized
+from dln_geometry.geometry.points import EndToEnd, by_power_of_two, only_finite, orthonormalized
 from dln_geometry.support import as_double, least
 
 
@@ -94,10 +94,13 @@ def in_range(
             "point must have singular values whose squares have ratios in the range of numbers, "
             f"got values that differ by a factor {ratio:.1e}"
         )
-    # By turns, because the product of all factors may leave the range when the result does not.
-    part = unit ** (0.25 * degree)
-    for factor in (part, *sizes[:1], part, part, *sizes[1:], part):
-        value = value * factor[(..., *(None,) * axes)]
+    # Powers of two are added up: products of factors may leave the range when the result does not.
+    total_power = torch.zeros_like(unit)
+    for factor in (*(unit ** (0.25 * degree),) * 4, *sizes):
+        mantissa, power = torch.frexp(factor)
+        value = value * mantissa[(..., *(None,) * axes)]
+        total_power = total_power + power
+    value = by_power_of_two(value, total_power, axes)
     return value.to(p.dtype if value.is_complex() else p.s.dtype)
 
 

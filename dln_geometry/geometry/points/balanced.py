@@ -269,14 +269,15 @@ def balance(factors: Sequence[Any], *, sweeps: int = 100) -> Network:
         frames.insert(-1, polar(w @ (frames[-2] * root.unsqueeze(-2))))
     eps = torch.finfo(s.dtype).eps
     for _ in range(sweeps if depth > 2 else 1):
-        moved = torch.zeros((), dtype=s.dtype, device=s.device)
+        moved = torch.zeros_like(s[..., :1])
         for p in range(1, depth):
             target = turned[p - 1] @ frames[p - 1] + turned[p].mH @ frames[p + 1]
             frame = polar(target * root.unsqueeze(-2))
             # Columns of zero modes are arbitrary: do not count how they move.
-            moved = torch.maximum(moved, ((frame - frames[p]) * root.unsqueeze(-2)).abs().max())
+            change = ((frame - frames[p]) * root.unsqueeze(-2)).abs().amax((-2, -1))
+            moved = torch.maximum(moved, change.unsqueeze(-1))
             frames[p] = frame
-        if float(moved.detach()) <= 10 * eps * float(root.detach().max()):
+        if bool((moved <= 10 * eps * root.amax(-1, keepdim=True)).all()):
             break
     made = chain_from_frames(frames, s)
     if rise is not None:

@@ -63,7 +63,8 @@ def _inverted(layers: Sequence[Tensor], vectors: Sequence[Tensor]) -> tuple[Tens
     """Return `leaf_metric` of layers, without checks of z."""
     network, z = Network(layers), vectors[0]
     u, e, v = _eigenvectors(network)
-    if not bool((e.detach() > 1e3 * torch.finfo(e.dtype).eps * e.detach().amax()).all()):
+    largest = e.detach().amax(-1 if v is None else (-2, -1), keepdim=True)
+    if not bool((e.detach() > 1e3 * torch.finfo(e.dtype).eps * largest).all()):
         raise ValueError(
             "factors must reach all moves of X, got layers that lose rank, with a smallest "
             f"eigenvalue {float(e.detach().min()):.1e}"

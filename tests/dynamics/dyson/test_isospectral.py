@@ -131,6 +131,7 @@ def test_points_are_kept_on_demand(generator):
     ("start", "error", "words"),
     [
         ([[0.0, 1.0], [0.5, 0.0]], ValueError, "start must be Hermitian"),
+        ([[[1e20, 0.0], [0.0, 1e20]], [[0.0, 1.0], [0.5, 0.0]]], ValueError, "be Hermitian"),
         ([[0.0, 1.0]], ValueError, r"start must have shape \(..., n, n\)"),
         ([[math.nan]], ValueError, "start must be finite"),
         (torch.tensor([[complex(0, math.inf)]]), ValueError, "start must be finite"),

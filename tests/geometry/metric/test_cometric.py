@@ -286,3 +286,22 @@ def test_metric_at_infinite_depth_refuses_turning_frames():
     assert_close(dln.metric(point, [[8.0, 0.0], [0.0, 0.0]]), [[2.0, 0.0], [0.0, 0.0]])
     with pytest.raises(ValueError, match="z must be tangent"):
         dln.metric(point, [[0.0, 1.0], [0.0, 0.0]])
+
+
+@pytest.mark.parametrize("by", [-1040, -990, 500, 990])
+@pytest.mark.parametrize("depth", [1.5, 2.0, 2.5, 3.0, 10.0, math.inf])
+def test_inner_products_are_right_wherever_they_are_numbers(depth, by):
+    """Of a number s with vectors of its size: ``z^2 / (N s^{2-2/N})``, in logarithms."""
+    s, z = 0.75 * 2.0**by, 1.25 * 2.0**by
+    exponent, share = (2.0, 0.0) if depth == math.inf else (2 - 2 / depth, math.log2(depth))
+    wanted = 2 * math.log2(1.25) - exponent * math.log2(0.75) - share + (2 - exponent) * by
+    one = torch.ones(1, 1, dtype=torch.float64)
+    point = dln.EndToEnd(one, torch.tensor([s], dtype=torch.float64), one, depth)
+    found = float(dln.inner(point, z * one, z * one))
+    if -1022 < wanted < 1023:
+        # Denormal sizes hold 34 bits of their own.
+        assert abs(math.log2(found) - wanted) < 1e-9
+    elif wanted > 0:
+        assert found == math.inf
+    else:
+        assert 0 <= found < 2.0**-1022

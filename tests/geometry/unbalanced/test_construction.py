@@ -141,3 +141,9 @@ def test_wrong_arguments_say_what_came():
         dln.lambda_balanced(x, [1.0, 2.0], (2, 2, 2))
     with pytest.raises(ValueError, match="at least the rank 2"):
         dln.lambda_balanced(torch.eye(2), 1.0, (2, 1, 2))
+
+
+def test_a_small_matrix_that_is_not_symmetric_is_seen_beside_a_large_one():
+    both = torch.stack([1e20 * torch.eye(2), torch.tensor([[0.0, 1.0], [0.0, 0.0]])])
+    with pytest.raises(ValueError, match="symmetric, got an asymmetry of 1"):
+        dln.with_moments(torch.ones(2, 2), [both])

@@ -106,3 +106,12 @@ def test_refusals():
     with pytest.raises(ValueError, match="factors must use every hidden direction"):
         dln.gauge_eigenvalues([torch.zeros(2, 2)] * 2)
     assert float(dln.orbit_log_volume([torch.zeros(2, 2)] * 2)) == -math.inf
+
+
+@pytest.mark.parametrize("shapes", SHAPES)
+def test_a_small_sample_is_no_loss_of_rank_beside_a_large_one(shapes, generator):
+    small = [1e-9 * w for w in layers_of(generator, shapes)]
+    z = torch.randn(shapes[-1][0], shapes[0][1], generator=generator, dtype=F64)
+    both = [torch.stack([w, 1e9 * w]) for w in small]
+    found, wanted = dln.leaf_metric(both, z)[0], dln.leaf_metric(small, z)
+    assert_close(found, wanted, ops=1e6)
