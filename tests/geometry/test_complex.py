@@ -182,17 +182,6 @@ def test_moves_between_types(generator):
 
 
 REFUSED = {
-    "ricci_curvature": lambda p: dln.ricci_curvature(p, p.matrix),
-    "scalar_curvature": dln.scalar_curvature,
-    "splitting": lambda p: dln.langevin(
-        dln.losses.Quadratic(p.matrix), p, beta=1.0, t_end=0.1, dt=0.1, method="splitting"
-    ),
-    "upstairs": lambda p: dln.langevin(
-        dln.losses.Quadratic(p.matrix), p, beta=1.0, t_end=0.1, dt=0.1, upstairs=True
-    ),
-    "balanced_distance": lambda p: dln.balanced_distance(
-        dln.balanced_factors(p), dln.balanced_factors(p)
-    ),
     "depth_kernel": lambda p: dln.depth_kernel(p.matrix, 2),
     "plot": dln.plot.matrix,
     "photograph": lambda p: dln.losses.Huber(p.matrix),

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dln_geometry.dynamics.noise.product_steps import Gaussians
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.points import Network, chain_svd, layer_moments
-from dln_geometry.support import as_count, as_generator, as_positive, normal, refuse_complex
+from dln_geometry.support import as_count, as_generator, as_positive
 
 
 def gauge_noise(
@@ -30,7 +31,9 @@ def gauge_noise(
     without noise in the limit of small steps, ``dX = W_2 D W_1``,
     ``D = (2/beta) sum_i q_i q_i^T sum_{j != i} 1/(p_i + p_j)``: of balanced layers by
     ``(1/beta) grad S``, and these stay balanced. `gauge_eigenvalues` of other layers stand still,
-    and their moment grows.
+    and their moment grows. Complex layers turn by anti-Hermitian A: ``q_i q_j^* - q_j q_i^*``,
+    ``i (q_i q_j^* + q_j q_i^*)``, and phases ``i q_k q_k^* / sqrt(p_k)``: the sum in D is twice as
+    large, and ``1/p_i`` more.
 
     Parameters
     ----------
@@ -65,13 +68,12 @@ def gauge_noise(
     (tensor([0.6000, 0.8000]), tensor([0.6000, 0.8000]))
     """
     network = Network(factors)
-    refuse_complex("factors", network.dtype)
     if len(network) != 2:
         raise ValueError(f"factors must be two layers, got {len(network)}")
     beta, t_end = as_positive(beta, "beta"), as_positive(t_end, "t_end")
     steps = as_count(steps, "steps")
     first, second = (w.detach() for w in network)
-    source = as_generator(generator, first.device)
+    noise = Gaussians(as_generator(generator, first.device))
     d, batch = first.shape[-2], network.batch_shape
     i, j = torch.triu_indices(d, d, 1, device=first.device)
     scale = math.sqrt(2.0 * t_end / (beta * steps))
@@ -83,14 +85,18 @@ def gauge_noise(
 
     note(first, second)
     for _ in range(steps):
-        p, q = torch.linalg.eigh(second.mT @ second + first @ first.mT)
-        draw = normal((*batch, len(i)), source, first.dtype, first.device)
+        p, q = torch.linalg.eigh(second.mH @ second + first @ first.mH)
+        draw, a = noise.draw((*batch, len(i)), first, scale), first.new_zeros(*batch, d, d)
+        a[..., i, j], a[..., j, i] = draw, -draw.conj()
+        if a.is_complex():
+            # The phase i q_k q_k^* has one entry, a pair two.
+            phases = noise.draw((*batch, d), p, math.sqrt(2.0) * scale)
+            a = a + 1j * phases.diag_embed()
         # A direction that neither layer uses does not turn.
-        total = p[..., i].clamp_min(0.0) + p[..., j].clamp_min(0.0)
-        draw = torch.where(total > 0, scale * draw / torch.where(total > 0, total, 1.0).sqrt(), 0.0)
-        a = first.new_zeros(*batch, d, d)
-        a[..., i, j], a[..., j, i] = draw, -draw
-        a = q @ a @ q.mT
+        p = p.clamp_min(0.0)
+        total = p.unsqueeze(-1) + p.unsqueeze(-2)
+        a = torch.where(total > 0, a / torch.where(total > 0, total, 1.0).sqrt(), 0.0)
+        a = q @ a @ q.mH
         first, second = first + a @ first, second - second @ a
         note(first, second)
     t = torch.linspace(0.0, t_end, steps + 1, dtype=torch.float64, device=first.device)

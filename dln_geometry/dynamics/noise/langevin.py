@@ -68,8 +68,9 @@ def langevin(
     ``exp(-(beta/kappa) F_beta) dvol_g``. With ``kappa = 0`` downstairs it is deterministic and is
     integrated adaptively (`free_energy_flow`; `dt`, `generator` and `method` are not used).
 
-    Complex points move by product steps: real and imaginary parts of B are independent, the entropy
-    is that of the unitary groups, and the third term vanishes.
+    Real and imaginary parts of complex B are independent, the entropy is that of the unitary
+    groups, and the third term vanishes. Without entropy a complex representation of a quaternion
+    matrix stays one, if the `increments` are such representations.
 
     Square matrices of full rank pass through ``det X = 0`` at odd and at fractional depths; at even
     depths the sign of the determinant is conserved, as it is by networks of balanced layers, and
@@ -167,19 +168,9 @@ def langevin(
         raise ValueError(f'method must be "product" upstairs and with increments, got {method!r}')
     frames: list[Tensor] = []
     if upstairs:
-        if isinstance(start, Collapsed | EndToEnd) and start.dtype.is_complex:
-            raise TypeError(
-                "start must be real upstairs, where the noise moves real frames, got "
-                f"{start.dtype}: complex matrices move downstairs, with the same law"
-            )
         point, frames, widths = network_start(start, widths)
     elif isinstance(start, Collapsed | EndToEnd):
         point = as_point(start, complex=True)
-        if method == "splitting" and point.dtype.is_complex:
-            raise TypeError(
-                "start must be real for the rotations of real frames in method 'splitting', got "
-                f"{point.dtype}: take method 'product', or sample_gibbs for its equilibrium"
-            )
     else:
         raise TypeError(
             "start must be a Collapsed or an EndToEnd (factors with upstairs=True), got "

@@ -37,7 +37,7 @@ def network_start(start: Any, widths: Any) -> tuple[EndToEnd, list[Tensor], tupl
     A point gets the canonical gauge of the given widths.
     """
     if isinstance(start, Collapsed | EndToEnd):
-        point = as_point(start)
+        point = as_point(start, complex=True)
         if point.normalized:
             raise ValueError(
                 "start must have the metric without 1/N upstairs, got a normalized point"
@@ -48,14 +48,14 @@ def network_start(start: Any, widths: Any) -> tuple[EndToEnd, list[Tensor], tupl
             torch.eye(d, r, dtype=u.dtype, device=u.device).expand(*batch, d, r)
             for d in sizes[1:-1]
         ]
-        frames = [point.vh.mT, *hidden, u]
+        frames = [point.vh.mH, *hidden, u]
     else:
         if widths is not None:
             raise ValueError(f"widths must be those of the factors: leave them out, got {widths!r}")
-        network = balanced_network(start, "start")
+        network = balanced_network(start, "start", complex=True)
         frames, sizes, depth = network.frames, network.widths, network.depth
         s = depth.power(network.spectrum)
-        point = EndToEnd(frames[-1], s, frames[0].mT, depth, False, check=False)
+        point = EndToEnd(frames[-1], s, frames[0].mH, depth, False, check=False)
     if len(sizes) < 3:
         raise ValueError("start must have at least two layers upstairs, got depth 1")
     return point, frames, sizes
@@ -91,13 +91,13 @@ class NetworkSteps(Stepper):
         turns: list[Tensor | None] = [None] * (count + 1)
         if drive.entropy:
             scale = math.sqrt(2.0 * h / drive.beta)
-            for layer, part in zip(layers, self._vertical(lam, scale), strict=True):
+            for layer, part in zip(layers, self._vertical(lam, scale, point.u), strict=True):
                 layer += part
-            turns = self._turns(frames, s, scale)
+            turns = self._turns(frames, point.u, scale)
         if left is not None:
-            left = left - point.u @ (point.u.mT @ left)
+            left = left - point.u @ (point.u.mH @ left)
         if right is not None:
-            right = right - (right @ point.vh.mT) @ point.vh
+            right = right - (right @ point.vh.mH) @ point.vh
         try:
             u, s_new, vh = _product(point, layers, turns, left, right)
             finite = torch.isfinite(s_new).all(-1) & torch.isfinite(value)
@@ -113,16 +113,22 @@ class NetworkSteps(Stepper):
                 ~finite.expand(s.shape[:-1]),
             )
         hidden = _gauged_frames(frames, layers, turns, lam, (u, s_new ** (1.0 / count), vh))
-        return (s_new, vh.mT, *hidden, u)
+        return (s_new, vh.mH, *hidden, u)
 
-    def _vertical(self, lam: Tensor, scale: float) -> tuple[Tensor, ...]:
-        """Return Gaussians along the vertical frame within the rank: one core for every layer."""
+    def _vertical(self, lam: Tensor, scale: float, like: Tensor) -> tuple[Tensor, ...]:
+        """Return Gaussians along the vertical frame within the rank: one core for every layer.
+
+        Those of complex layers (`like`) are anti-Hermitian: a phase has one entry, a pair two.
+        """
         count, r = self.depth.layers, lam.shape[-1]
         lam = lam.clamp_min(torch.finfo(lam.dtype).tiny ** 0.5)
         sine, cosine, cos_psi, sin_psi = jacobi_angles(lam, count)
-        z = self.noise.draw((*lam.shape[:-1], count - 1, r, r), lam, scale / math.sqrt(count))
+        z = self.noise.draw((*lam.shape[:-1], count - 1, r, r), like, scale / math.sqrt(count))
+        phases = math.sqrt(2.0) * z.imag.diagonal(dim1=-2, dim2=-1) if z.is_complex() else None
         z = z.triu(1)
-        z = z - z.mT
+        z = z - z.mH
+        if phases is not None:
+            z = z + 1j * phases.diag_embed()
         cores = transform(sine.mT, cos_psi * z) + transform(cosine.mT, sin_psi * z)
         return cores.unbind(-3)
 
@@ -139,7 +145,7 @@ class NetworkSteps(Stepper):
         return Network.from_layers(chain_from_frames(state[1:], state[0]))
 
     def _point(self, state: State) -> EndToEnd:
-        return EndToEnd(state[-1], state[0], state[1].mT, self.depth, False, check=False)
+        return EndToEnd(state[-1], state[0], state[1].mH, self.depth, False, check=False)
 
 
 def _product(
@@ -158,12 +164,12 @@ def _product(
     chain = [point.vh, first if right is None else first + right]
     for p in range(1, len(layers) - 1):
         turn, moved = turns[p], layers[p] @ chain[-1]
-        chain.append(moved if turn is None else moved + turn.mT @ (turn @ chain[-2]))
+        chain.append(moved if turn is None else moved + turn.mH @ (turn @ chain[-2]))
     last = point.u @ layers[-1]
     last = last if left is None else last + left
     if (turn := turns[-2]) is None:
         return thin_svd(last, chain[-1], point.rank)
-    below = torch.cat((chain[-1], turn.mT @ (turn @ chain[-2])), -2)
+    below = torch.cat((chain[-1], turn.mH @ (turn @ chain[-2])), -2)
     return thin_svd(torch.cat((last, point.u), -1), below, point.rank)
 
 
@@ -184,9 +190,9 @@ def _gauged_frames(
     u, lam_new, vh = moved
     inverse = 1.0 / lam_new.clamp_min(torch.finfo(lam_new.dtype).eps * lam_new[..., :1])
     inverse, half = inverse.unsqueeze(-1), len(layers) // 2
-    factors, after = [vh @ frames[0]], [u.mT @ frames[-1]]
+    factors, after = [vh @ frames[0]], [u.mH @ frames[-1]]
     for layer in layers[:half]:
-        factors.append(inverse * (factors[-1] @ layer.mT))
+        factors.append(inverse * (factors[-1] @ layer.mH))
     for layer in reversed(layers[half + 1 :]):
         after.append(inverse * (after[-1] @ layer))
     factors = [*factors[1:], *reversed(after[1:])]
@@ -198,5 +204,5 @@ def _gauged_frames(
             angle = turn / lam.clamp_min(torch.finfo(lam.dtype).eps).unsqueeze(-2)
             c, _, dh = small_svd(q + complement(q) @ angle)
             q = c @ dh
-        hidden.append(q @ (a @ bh).mT)
+        hidden.append(q @ (a @ bh).mH)
     return hidden

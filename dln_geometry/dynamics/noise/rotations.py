@@ -10,6 +10,10 @@ rotation ``U^T dU +- V^T dV`` in the plane (i, j) has the variances
 flat ones have those of N = 1, and the differences are never negative. Out of its range a frame
 turns by ``N / rho_i^2`` in each direction, ``1 / rho_i^2`` of it by a flat motion. At infinite
 depth the flat motion is one of symmetric matrices, with eigenvalues ``log s``.
+
+Over the complex numbers rotations with imaginary generators, ``i (E_ij + E_ji)``, have the same
+variances, and the phase of ``u_k v_k^*`` turns by ``N^2 / rho_k^2``, ``1 / rho_k^2`` of it by a
+flat motion; at infinite depth by 1, and Hermitian H turn no phases.
 """
 
 from __future__ import annotations
@@ -38,13 +42,15 @@ class Rates:
     """Variances of the angles of a random rotation.
 
     `plus` and `minus` (..., r, r): of the sum and the difference of the angles of both frames, zero
-    on the diagonal; `left` and `right` (..., r): of the angle with each direction outside a frame.
+    on the diagonal; `left` and `right` (..., r): of the angle with each direction outside a frame;
+    `phases` (..., r): of complex columns.
     """
 
     plus: Tensor
     minus: Tensor
     left: Tensor
     right: Tensor
+    phases: Tensor | None = None
 
 
 def excess_rates(
@@ -55,20 +61,23 @@ def excess_rates(
     left: float = 0.0,
     right: float = 0.0,
     signed: bool = False,
+    phases: bool = False,
 ) -> Rates:
     """Return by how much the rotations of depth N exceed flat ones.
 
     `rho` (..., r) are the `FlatCoordinates`, descending; `variance` is that of the entries of the
     flat motion; `left` and `right` are the rates out of the ranges over ``variance / rho^2`` (not
     used at infinite depth). If `signed`, the last of `rho` may be negative: the flat motion has
-    passed ``det = 0``, but at even depths the determinant of X keeps its sign.
+    passed ``det = 0``, but at even depths the determinant of X keeps its sign. With `phases` they
+    are those of complex matrices.
     """
     if depth.infinite:
         t, apart = _gaps(rho)
         plus = variance * apart * langevin_function(0.5 * t) / t
         minus = variance * apart * torch.tanh(0.5 * t) / t
         zero = torch.zeros_like(rho)
-        return Rates(plus.clamp_max(_FASTEST), minus.clamp_max(_FASTEST), zero, zero)
+        turning = torch.full_like(rho, variance) if phases else None
+        return Rates(plus.clamp_max(_FASTEST), minus.clamp_max(_FASTEST), zero, zero, turning)
     size = rho.abs().clamp_min(torch.finfo(rho.dtype).tiny ** 0.25)
     t, apart = _gaps(size.log())
     scale = 2.0 * variance / torch.maximum(size.unsqueeze(-1), size.unsqueeze(-2)).square()
@@ -84,7 +93,9 @@ def excess_rates(
         other = crossed * scale * (1.0 / torch.tanh(flat) - torch.tanh(flat))
         plus, minus = plus + other, (minus - other).clamp_min(0.0)
     outer = variance / size.square()
-    return Rates(*(x.clamp_max(_FASTEST) for x in (plus, minus, left * outer, right * outer)))
+    parts = [plus, minus, left * outer, right * outer]
+    parts = [*parts, (depth**2 - 1.0) * outer] if phases else parts
+    return Rates(*(x.clamp_max(_FASTEST) for x in parts))
 
 
 def _gaps(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,17 +110,27 @@ def rotated(p: Tensor, q: Tensor, rates: Rates, draw: Draw) -> tuple[Tensor, Ten
     Each by ``exp(Z) exp(W - Z)``, where Z has half the variance of W and is independent of W: the
     fourth-order moments are then those of the square of the generator (Ninomiya, Ninomiya 2009).
     Rotations too fast to be resolved are tamed, which changes the others to fifth order in their
-    variances. ``draw(shape)`` returns standard normal numbers.
+    variances. ``draw(shape)`` returns standard normal numbers, complex ones in both parts.
     """
     (m, n), r, batch = (p.shape[-2], q.shape[-2]), p.shape[-1], p.shape[:-2]
     inside = 0.25 * (rates.plus + rates.minus).sum(-1)
     row = inside + torch.maximum((m - r) * rates.left, (n - r) * rates.right)
+    if rates.phases is not None:
+        row = 2.0 * row + 0.25 * rates.phases
     tame = (1.0 + (row / _MOST_VARIANCE).square().square()) ** -0.125
     pair = tame.unsqueeze(-1) * tame.unsqueeze(-2)
     z = draw((2, *batch, r, r))
-    above = torch.ones(r, r, dtype=z.dtype, device=z.device).triu_(1)
-    both = (rates.plus / 8).sqrt_().mul_(pair) * (above - above.mT) * (z + z.mT)
-    apart = (rates.minus / 8).sqrt_().mul_(pair) * (z - z.mT)
+    above = torch.ones(r, r, dtype=tame.dtype, device=z.device).triu_(1)
+    sign, real = above - above.mT, z.real
+    both, apart = sign * (real + real.mT), real - real.mT
+    if rates.phases is not None:
+        both = torch.complex(both, z.imag + z.imag.mT)
+        apart = torch.complex(apart, sign * (z.imag - z.imag.mT))
+    both = (rates.plus / 8).sqrt_().mul_(pair) * both
+    apart = (rates.minus / 8).sqrt_().mul_(pair) * apart
+    if rates.phases is not None:
+        angles = 0.5 * rates.phases.sqrt() * tame * real.diagonal(dim1=-2, dim2=-1)
+        apart = apart + torch.complex(torch.zeros_like(angles), angles).diag_embed()
     # First index: the two exponentials; second: the two frames.
     turn = torch.stack((both + apart, both - apart), 1)
     turn = torch.stack((math.sqrt(0.5) * turn[0], turn[1] - math.sqrt(0.5) * turn[0]))
@@ -129,12 +150,12 @@ def rotated(p: Tensor, q: Tensor, rates: Rates, draw: Draw) -> tuple[Tensor, Ten
 def _outwards(frame: Tensor, size: Tensor, draw: Draw) -> Tensor:
     """Return two random generators of rotations out of the range, (2, ..., m, r)."""
     z = draw((2, *frame.shape)) * size.unsqueeze(-2)
-    z = z - frame @ (frame.mT @ z)
+    z = z - frame @ (frame.mH @ z)
     return torch.stack((math.sqrt(0.5) * z[0], z[1] - math.sqrt(0.5) * z[0]))
 
 
 def _after_exponentials(frame: Tensor, inside: Tensor, out: Tensor) -> Tensor:
-    """Apply two exponentials of ``[[A, -B^T], [B, 0]]`` to a frame, the second one first.
+    """Apply two exponentials of ``[[A, -B^*], [B, 0]]`` to a frame, the second one first.
 
     Four terms of their series keep lengths up to the sixth order: the QR decomposition that
     follows changes terms of the third order in the variances.
@@ -144,11 +165,11 @@ def _after_exponentials(frame: Tensor, inside: Tensor, out: Tensor) -> Tensor:
     for a, b in ((inside[1], out[1]), (inside[0], out[0])):
         x0, y0 = x, y
         for k in (4, 3, 2, 1):
-            x, y = x0 + (a @ x - b.mT @ y) / k, y0 + b @ x / k
+            x, y = x0 + (a @ x - b.mH @ y) / k, y0 + b @ x / k
     if waitless(frame):
         return orthonormalized(frame @ x + y, 4)
     moved, upper = torch.linalg.qr(frame @ x + y)
-    sign = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(moved.dtype)
+    sign = torch.where(upper.diagonal(dim1=-2, dim2=-1).real < 0, -1.0, 1.0).to(moved.dtype)
     return moved * sign.unsqueeze(-2)
 
 

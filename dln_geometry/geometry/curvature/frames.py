@@ -28,8 +28,9 @@ from dln_geometry.geometry.metric import (
     push,
     squared_length,
 )
-from dln_geometry.geometry.points import EndToEnd
+from dln_geometry.geometry.points import EndToEnd, real_form
 from dln_geometry.geometry.submersion import complement
+from dln_geometry.support import as_double
 
 # Above this ratio of singular values roundings leave no digit of a curvature.
 _WIDEST = 1e7
@@ -67,12 +68,20 @@ def multiplied_by_powers(value: Tensor, *powers: tuple[Tensor, float]) -> Tensor
     return torch.where(value == 0, value, scaled)
 
 
+def realified(z: Tensor, r: int) -> Tensor:
+    """Return the real form of complex matrices (..., d, d), both copies of the first r first."""
+    d = z.shape[-1]
+    order = [*range(r), *range(d, d + r), *range(r, d), *range(d + r, 2 * d)]
+    return real_form(z)[..., order, :][..., order]
+
+
 class CurvatureFrames:
     """A point whose tangent vectors are square matrices, zeros included among the singular values.
 
     `differences` are those of the r positive singular values. In the frames of the point tangent
     vectors are ``rows x columns`` matrices, padded to squares of size d. The last row and the last
-    column stand for `more` directions each.
+    column stand for `more` directions each. Complex matrices are `realified`: their inner products
+    are then twice as large.
     """
 
     def __init__(
@@ -82,17 +91,19 @@ class CurvatureFrames:
         columns: int,
         vectors: list[Tensor],
         more: list[int],
+        complex: bool = False,
     ) -> None:
         self.differences, self.rows, self.columns = differences, rows, columns
+        self.complex = complex
         self.vectors, self.more = vectors, more
         self.rank = differences.s.shape[-1]
-        self.size = max(rows, columns)
+        self.size = (1 + complex) * max(rows, columns)
 
     @classmethod
     def at(cls, p: EndToEnd, *vectors: Tensor) -> tuple[CurvatureFrames, Tensor, list[Tensor]]:
         """Return the frames of a point and vectors scaled to unit size, and the sizes, (...)."""
         q, unit = unit_point(p)
-        vectors = tuple(v.double() for v in vectors)
+        vectors = tuple(as_double(v) for v in vectors)
         sizes = [v.abs().amax((-2, -1)) for v in vectors]
         sizes = [torch.where(size > 0, size, 1.0) for size in sizes]
         scaled = [v / size[..., None, None] for v, size in zip(vectors, sizes, strict=True)]
@@ -103,9 +114,9 @@ class CurvatureFrames:
         """Return the frames of a box, with one direction on either side for all that are beyond."""
         box = Box.around(p, *vectors)
         q, (m, n) = box.point, p.shape
-        left, right = (torch.cat([b, complement(b)], -1) for b in (q.u, q.vh.mT))
+        left, right = (torch.cat([b, complement(b)], -1) for b in (q.u, q.vh.mH))
         # At infinite depth range and corange do not move: the box is r x r.
-        inside = [left.mT @ v @ right for v in box.vectors]
+        inside = [left.mH @ v @ right for v in box.vectors]
         (rows, columns), more = q.shape, [1, 1]
         if not p.depth.infinite:
             if m > rows:
@@ -114,7 +125,11 @@ class CurvatureFrames:
                 more[1], columns = n - columns, columns + 1
         size = max(rows, columns)
         square = [pad(v, (0, size - v.shape[-1], 0, size - v.shape[-2])) for v in inside]
-        return cls(box.differences(q.s), rows, columns, square, more)
+        if not p.dtype.is_complex:
+            return cls(box.differences(q.s), rows, columns, square, more)
+        square = [realified(v, q.rank) for v in square]
+        both = torch.cat((q.s, q.s), -1)
+        return cls(box.differences(both), rows, columns, square, more, True)
 
     @cached_property
     def x(self) -> Tensor:
@@ -126,13 +141,20 @@ class CurvatureFrames:
 
     def basis(self) -> list[tuple[Tensor, float]]:
         """Return an orthonormal basis, and of how many directions each vector takes the place."""
-        vectors = []
+        vectors, rank, batch = [], self.rank // (1 + self.complex), self.x.shape[:-1]
+        size = max(self.rows, self.columns)
         for i, j in itertools.product(range(self.rows), range(self.columns)):
-            if min(i, j) < self.rank:
-                e = self.x.new_zeros(*self.x.shape[:-1], self.size, self.size)
-                e[..., i, j] = self._kernel[..., i, j].sqrt()
+            if min(i, j) < rank:
                 count = self.more[0] if i == self.rows - 1 else 1
-                vectors.append((e, float(count * (self.more[1] if j == self.columns - 1 else 1))))
+                count = float(count * (self.more[1] if j == self.columns - 1 else 1))
+                # Of complex frames the zeros come after both copies of the values.
+                a, b = (k if k < rank else k + self.rank - rank for k in (i, j))
+                e = self.x.new_zeros(*batch, size, size)
+                e[..., i, j] = self._kernel[..., a, b].sqrt()
+                if self.complex:
+                    vectors += [(realified(unit * e, rank), count) for unit in (1.0 + 0j, 1j)]
+                else:
+                    vectors.append((e, count))
         return vectors
 
     def blocks(self, z: Tensor) -> Blocks:

@@ -14,6 +14,11 @@ With ``e_ij = sqrt(a_ij) u_i v_j^T`` (an orthonormal basis), ``T_ijk = p[l_i, l_
 ``K(e_ab, e_ba) = [(s_a^2 + s_b^2) Q_aabb - s_a^2 T_aab^2/a_aa - s_b^2 T_abb^2/a_bb] / a_ab^2``,
 
 and the same transposed. The indices run over zeros too, ``a_00`` being a limit there.
+
+Over the complex numbers ``i e_ab`` belong to the basis. Phases of singular vectors are isometries
+that turn the planes of three indices into one another, and ``e_ab`` beside ``e_aa``: four and two
+of each have the same curvature. ``K(i e_aa, e_ab)``, ``K(e_ab, i e_ab)`` and ``K(e_ab, i e_ba)``
+come of real forms of 2 x 2 matrices.
 """
 
 from __future__ import annotations
@@ -23,7 +28,12 @@ import math
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.curvature.frames import multiplied_by_powers, unit_point
+from dln_geometry.geometry.curvature.frames import (
+    CurvatureFrames,
+    multiplied_by_powers,
+    realified,
+    unit_point,
+)
 from dln_geometry.geometry.kernel import Differences, second_difference, third_difference
 from dln_geometry.geometry.points import EndToEnd
 
@@ -34,15 +44,16 @@ def sum_of_planes(p: EndToEnd) -> Tensor:
         return torch.zeros_like(p.s[..., 0])
     q, unit = unit_point(p)
     k = Differences(q.s, p.depth, p.normalized)
-    total = _planes_inside(k)
+    f = 1 + p.dtype.is_complex
+    total = _planes_inside(k, f)
     rows, columns = (size - p.rank for size in p.shape)
     # At infinite depth range and corange do not move.
     outside = rows + columns and not p.depth.infinite
-    total = total + _planes_outside(k, rows, columns) if outside else total
-    return multiplied_by_powers(total, (unit, -2.0 / p.depth)).to(p.dtype)
+    total = total + _planes_outside(k, rows, columns, f) if outside else total
+    return multiplied_by_powers(total, (unit, -2.0 / p.depth)).to(p.s.dtype)
 
 
-def _planes_inside(k: Differences) -> Tensor:
+def _planes_inside(k: Differences, f: int) -> Tensor:
     """Sum over the planes of singular vectors of positive values."""
     r, x = k.s.shape[-1], k.x
     xa, xb, xc = x[..., :, None, None], x[..., None, :, None], x[..., None, None, :]
@@ -75,10 +86,44 @@ def _planes_inside(k: Differences) -> Tensor:
     radial = radial - p.unsqueeze(-2) * twice.square() / (own * kernel.square())
     turned = p.unsqueeze(-1) * twice.square() / own
     opposite = (both * double - turned - turned.mT) / kernel.square()
-    return total + torch.where(apart, 4.0 * radial + opposite, 0.0).sum((-2, -1))
+    pairs = f * torch.where(apart, 4.0 * radial + opposite, 0.0).sum((-2, -1))
+    total = f * f * total + pairs
+    if f == 1 or r == 1:
+        return total
+    i, j = torch.triu_indices(r, r, 1, device=x.device)
+    both = torch.stack((k.s[..., i], k.s[..., j]), -1)
+    return total + _phases(Differences(both, k.depth, k.normalized)).sum(-1)
 
 
-def _planes_outside(k: Differences, rows: int, columns: int) -> Tensor:
+def _phases(k: Differences) -> Tensor:
+    """Sum over the planes of pairs of complex values, (..., 2), that real matrices have not.
+
+    Of one value beside zero, (..., 1), those of the two on one side.
+    """
+    r, kernel = k.s.shape[-1], k.kernel
+    size = kernel[..., 0, 0] * 0.0
+    one, other = kernel[..., 0, 0], kernel[..., -1, -1]
+    across = kernel[..., 0, 1] if r == 2 else k.mixed[..., 0]
+
+    def e(i: int, j: int, unit: complex, square: Tensor) -> Tensor:
+        z = size.new_zeros(*size.shape, 2, 2)
+        z[..., i, j] = square.sqrt()
+        return realified(unit * z, r)
+
+    ab, ba = (1.0 + 0j, across), (1j, across)
+    planes = [(e(0, 0, 1j, one), e(0, 1, *ab), 8.0), (e(0, 1, *ab), e(0, 1, *ba), 4.0)]
+    if r == 2:
+        planes.append((e(1, 1, 1j, other), e(0, 1, *ab), 8.0))
+        planes.append((e(0, 1, *ab), e(1, 0, *ba), 4.0))
+    else:
+        planes = [(z, w, 0.5 * weight) for z, w, weight in planes]
+    both = Differences(torch.cat((k.s, k.s), -1), k.depth, k.normalized)
+    frames = CurvatureFrames(both, 2, 2, [], [1, 1], True)
+    # Numerators of real forms are twice those of complex ones.
+    return sum((0.5 * weight * frames.numerator(z, w) for z, w, weight in planes), size)
+
+
+def _planes_outside(k: Differences, rows: int, columns: int, f: int) -> Tensor:
     """Sum over the planes with directions outside range (`rows`) or corange (`columns`)."""
     x, p, mixed, kernel = k.x, k.s.square(), k.mixed, k.kernel
     zero = torch.full_like(x, -math.inf)
@@ -92,7 +137,7 @@ def _planes_outside(k: Differences, rows: int, columns: int) -> Tensor:
 
     # K(e_aa, e_a0).
     radial = p * (_third(k, x, x, x, zero) - cube * single / own) / (own * mixed)
-    total = 2.0 * (rows + columns) * (radial + mixed * cube / own.square()).sum(-1)
+    radial = 2.0 * (rows + columns) * (radial + mixed * cube / own.square()).sum(-1)
 
     # K(e_ab, e_a0) and K(e_ab, e_0a), a and b in all orders.
     a, b = own.unsqueeze(-1), mixed.unsqueeze(-2)
@@ -108,7 +153,7 @@ def _planes_outside(k: Differences, rows: int, columns: int) -> Tensor:
     shared = (pa + pb) * (third - pair.square() / kernel) + bent + bent.mT
     shared = shared / (mixed.unsqueeze(-1) * b) - pair / kernel
     value = 2.0 * value + shared
-    total = total + (rows + columns) * torch.where(apart, value, 0.0).sum((-2, -1))
+    total = (rows + columns) * torch.where(apart, value, 0.0).sum((-2, -1))
 
     # K(e_a0, e_a0') of two zeros on one side, and K(e_a0, e_0a) of zeros on both.
     third = _third(k, x, x, zero, zero)
@@ -117,7 +162,12 @@ def _planes_outside(k: Differences, rows: int, columns: int) -> Tensor:
     same = same / mixed.square() - double * p / (mixed.square() * roots)
     across = p * flat / mixed.square()
     total = total + rows * columns * 2.0 * across.sum(-1)
-    return total + (rows * (rows - 1) + columns * (columns - 1)) * same.sum(-1)
+    total = total + (rows * (rows - 1) + columns * (columns - 1)) * same.sum(-1)
+    total = f * f * total + f * radial
+    if f == 1:
+        return total
+    own = Differences(k.s.unsqueeze(-1), k.depth, k.normalized)
+    return total + (rows + columns) * _phases(own).sum(-1)
 
 
 def _second(k: Differences, *nodes: Tensor) -> Tensor:

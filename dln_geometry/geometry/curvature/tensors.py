@@ -101,8 +101,9 @@ def riemann_curvature(point: EndToEnd | Collapsed, x: Any, y: Any, z: Any, w: An
 def ricci_curvature(point: EndToEnd | Collapsed, z: Any, w: Any = None) -> Tensor:
     r"""Return the Ricci curvature ``Ric(Z, W)``, or ``Ric(Z, Z)``, shape (...).
 
-    The sum of ``g(R(E,Z)W, E)`` over an orthonormal basis of the tangent space: at infinite
-    depth, of the matrices with the same range and corange. `z` and `w` are tangent vectors, `w`
+    The sum of ``g(R(E,Z)W, E)`` over an orthonormal basis of the tangent space, over the real
+    numbers for complex points too; at infinite depth, of the matrices with the same range and
+    corange. `z` and `w` are tangent vectors, `w`
     is `z` by default; errors as in `metric`.
 
     Examples
@@ -110,7 +111,7 @@ def ricci_curvature(point: EndToEnd | Collapsed, z: Any, w: Any = None) -> Tenso
     >>> dln.ricci_curvature(dln.EndToEnd.of(torch.eye(2), 1), torch.eye(2))
     tensor(0.)
     """
-    p = as_point(point)
+    p = as_point(point, complex=True)
     z = tangent_argument(p, z, "z")
     w = z if w is None else tangent_arguments(p, z=z, w=w)[1]
     refuse_derivatives("ricci_curvature", *point.tensors, z, w)
@@ -130,8 +131,10 @@ def ricci_curvature(point: EndToEnd | Collapsed, z: Any, w: Any = None) -> Tenso
                 value = frames.numerator(e, one + two) - frames.numerator(e, one - two)
                 value = 0.25 * value
             total = total + torch.tensordot(weights, value, dims=1)
+        # Numerators of real forms are twice those of complex vectors.
+        total = 0.5 * total if frames.complex else total
         powers = *((size, 1.0) for size in sizes), (unit, -2.0)
-        return multiplied_by_powers(total, *powers).to(p.dtype)
+        return multiplied_by_powers(total, *powers).to(p.s.dtype)
 
 
 def scalar_curvature(point: EndToEnd | Collapsed) -> Tensor:
@@ -147,7 +150,7 @@ def scalar_curvature(point: EndToEnd | Collapsed) -> Tensor:
     >>> dln.scalar_curvature(dln.EndToEnd.of(torch.eye(3), 1))
     tensor(0.)
     """
-    p = as_point(point)
+    p = as_point(point, complex=True)
     # Refuses zero singular values.
     tangent_argument(p, torch.zeros_like(p.matrix), "z")
     refuse_derivatives("scalar_curvature", *point.tensors)

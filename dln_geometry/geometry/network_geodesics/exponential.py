@@ -24,7 +24,7 @@ from dln_geometry.geometry.network_geodesics.frames import (
 )
 from dln_geometry.geometry.network_geodesics.motion import MovingNetwork, travel
 from dln_geometry.geometry.network_geodesics.rank_one import cone_travel
-from dln_geometry.geometry.points import Network, balanced_network
+from dln_geometry.geometry.points import Network, balanced_network, complex_form, real_form
 from dln_geometry.geometry.submersion import as_ambient, as_ambient_pair
 from dln_geometry.support import broadcast_shapes, refuse_derivatives
 
@@ -69,8 +69,11 @@ def balanced_geodesic(
     (tensor([[5.]]), tensor([[5.]]))
     """
     times = as_times(t)
-    network = balanced_network(factors)
+    network = balanced_network(factors, complex=True)
     v = as_ambient(v, network)
+    if network.dtype.is_complex:
+        moved = balanced_geodesic(*real_layers(network, v), t, rtol=rtol)
+        return tuple(complex_form(w) for w in moved)
     refuse_derivatives("balanced_geodesic", *network, *v, t)
     with torch.no_grad():
         size, network, v = of_unit_size_together(network, v)
@@ -107,8 +110,11 @@ def balanced_transport(
     >>> dln.balanced_transport(([[2.0]], [[2.0]]), ([[1.0]], [[1.0]]), ([[4.0]], [[4.0]]))[1]
     (tensor([[4.]]), tensor([[4.]]))
     """
-    network = balanced_network(factors)
+    network = balanced_network(factors, complex=True)
     v, w = as_ambient_pair(v, w, network)
+    if network.dtype.is_complex:
+        there, moved = balanced_transport(*real_layers(network, v, w), rtol=rtol)
+        return tuple(map(complex_form, there)), tuple(map(complex_form, moved))
     refuse_derivatives("balanced_transport", *network, *v, *w)
     with torch.no_grad():
         size, network, v, w = of_unit_size_together(network, v, w)
@@ -116,6 +122,11 @@ def balanced_transport(
         (end,) = travel(start, [1.0], as_tolerance(rtol, start.k.dtype))
         there, moved = box.network(end.frames, end.k), box.vector(end.frames, end.vectors[1])
         return resized(there, size), resized(moved, size)
+
+
+def real_layers(*layers: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Return the real forms of complex layers, the fixed points of an isometry of real networks."""
+    return [[real_form(w) for w in each] for each in layers]
 
 
 def _ways(start: MovingNetwork, times: list[float], rtol: float) -> list[MovingNetwork]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.geodesics import Aim, as_tolerance, shoot
+from dln_geometry.geometry.network_geodesics.exponential import real_layers
 from dln_geometry.geometry.network_geodesics.frames import (
     LayerBox,
     Velocity,
@@ -33,6 +34,7 @@ from dln_geometry.geometry.points import (
     Network,
     balanced_network,
     by_power_of_two,
+    complex_form,
     orthonormalized,
 )
 from dln_geometry.support import common_batch, refuse_derivatives
@@ -78,7 +80,9 @@ def balanced_logarithm(
     >>> dln.balanced_logarithm(([[2.0]], [[2.0]]), ([[5.0]], [[5.0]]))
     (tensor([[3.]]), tensor([[3.]]))
     """
-    start, end = balanced_network(factors), balanced_network(other, "other")
+    start, end = _pair_of_networks(factors, other)
+    if start.dtype.is_complex:
+        return tuple(map(complex_form, balanced_logarithm(*real_layers(start, end), rtol=rtol)))
     refuse_derivatives("balanced_logarithm", *start, *end)
     with torch.no_grad():
         size, start, end = of_unit_size_together(start, end)
@@ -100,13 +104,24 @@ def balanced_distance(
     >>> dln.balanced_distance(([[2.0]], [[2.0]]), ([[5.0]], [[5.0]])).square()
     tensor(18.0000)
     """
-    start, end = balanced_network(factors), balanced_network(other, "other")
+    start, end = _pair_of_networks(factors, other)
+    if start.dtype.is_complex:
+        return balanced_distance(*real_layers(start, end), rtol=rtol) / math.sqrt(2.0)
     refuse_derivatives("balanced_distance", *start, *end)
     with torch.no_grad():
         size, start, end = of_unit_size_together(start, end)
         _, aim, batch = aim_at(start, end)
         length = torch.linalg.vector_norm(_coordinates(aim, rtol, batch), dim=-1)
         return length if size is None else by_power_of_two(length, size, 0)
+
+
+def _pair_of_networks(factors: Sequence[Any], other: Sequence[Any]) -> tuple[Network, Network]:
+    pair = balanced_network(factors, complex=True), balanced_network(other, "other", complex=True)
+    kinds = [(x.widths, x.spectrum.shape[-1], x.dtype, x.device) for x in pair]
+    if kinds[0] != kinds[1]:
+        wanted, got = "the same widths, rank, dtype and device", f"{kinds[0]} and {kinds[1]}"
+        raise ValueError(f"factors and other must have {wanted}, got {got}")
+    return pair
 
 
 @dataclass(frozen=True)
@@ -193,10 +208,6 @@ class NetworkAim(Aim):
 
 def aim_at(network: Network, other: Network) -> tuple[LayerBox, NetworkAim, torch.Size]:
     """Return the box of the geodesics between networks, the aim in one row, and the batch."""
-    kinds = [(x.widths, x.spectrum.shape[-1], x.dtype, x.device) for x in (network, other)]
-    if kinds[0] != kinds[1]:
-        wanted, got = "the same widths, rank, dtype and device", f"{kinds[0]} and {kinds[1]}"
-        raise ValueError(f"factors and other must have {wanted}, got {got}")
     widths = network.widths
     q, end_q = (padded_stack(x.frames, max(widths)) for x in (network, other))
     signs = _signs(q, end_q, widths)
