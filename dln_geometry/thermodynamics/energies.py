@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.losses import prepared
-from dln_geometry.support import Depth, normal, shown
+from dln_geometry.support import Depth, shown
+from dln_geometry.thermodynamics.measure import gaussians
 
 # Relative difference up to which two values of a loss count as equal.
 _SAME = 1e-10
@@ -33,8 +34,11 @@ class Energy:
     loss: Any = None
 
 
-def energy_of(loss: Any, shape: tuple[int, int], r: int, depth: Depth) -> Energy:
-    """Return the energy of a loss, of a function of singular values, or of the ridge (None)."""
+def energy_of(loss: Any, shape: tuple[int, int], r: int, depth: Depth, index: int = 1) -> Energy:
+    """Return the energy of a loss, of a function of singular values, or of the ridge (None).
+
+    A loss sees complex matrices at index 2, else real ones.
+    """
     if loss is None:
         n = float(depth)
 
@@ -43,7 +47,8 @@ def energy_of(loss: Any, shape: tuple[int, int], r: int, depth: Depth) -> Energy
 
         return Energy(lambda s: single(s).sum(-1), single, 2 / n, 0.5 * n)
     if hasattr(loss, "value") or isinstance(loss, type) or not callable(loss):
-        return _of_loss(prepared(loss, shape, dtype=torch.float64, device="cpu"), shape, r)
+        kind = torch.complex128 if index == 2 else torch.float64
+        return _of_loss(prepared(loss, shape, dtype=kind, device="cpu"), shape, r, index)
     return _of_values(_with_checked_values(loss), r, None)
 
 
@@ -63,13 +68,13 @@ def _with_checked_values(f: Callable[[Tensor], Any]) -> Callable[[Tensor], Tenso
     return value
 
 
-def _of_loss(loss: Any, shape: tuple[int, int], r: int) -> Energy:
+def _of_loss(loss: Any, shape: tuple[int, int], r: int, index: int) -> Energy:
     """Look at a loss of matrices: is it invariant under rotations, and homogeneous."""
-    m, n = shape
+    (m, n), f = shape, 2 if index == 2 else 1
     source = torch.Generator("cpu").manual_seed(7)
-    x = normal((3, m, r), source, torch.float64) @ normal((3, r, n), source, torch.float64)
-    left = torch.linalg.qr(normal((3, m, m), source, torch.float64)).Q
-    right = torch.linalg.qr(normal((3, n, n), source, torch.float64)).Q
+    x = gaussians((3, m, r), f, source) @ gaussians((3, r, n), f, source)
+    left = torch.linalg.qr(gaussians((3, m, m), f, source)).Q
+    right = torch.linalg.qr(gaussians((3, n, n), f, source)).Q
     if not _are_same(loss.value(left @ x @ right), loss.value(x)):
         return Energy(None, None, _degree(loss.value, x), None, loss)
 
@@ -80,8 +85,8 @@ def _of_loss(loss: Any, shape: tuple[int, int], r: int) -> Energy:
         parts = []
         for k in range(0, max(len(flat), 1), step):
             piece = flat[k : k + step]
-            y = piece.new_zeros(len(piece), m, n)
-            y.diagonal(dim1=-2, dim2=-1)[:, : s.shape[-1]] = piece
+            y = x.new_zeros(len(piece), m, n)
+            y.diagonal(dim1=-2, dim2=-1)[:, : s.shape[-1]] = piece.to(y.dtype)
             parts.append(loss.value(y))
         return torch.cat(parts).reshape(s.shape[:-1])
 

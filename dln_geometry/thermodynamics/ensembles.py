@@ -30,7 +30,8 @@ class Ensemble:
 
     `one` is ``rho_1``, (n,); ``two(rows)`` is ``rho_2`` on a slice of the nodes and all of them,
     times the weights of the latter; `x`, `weights` and `matrix` belong to the `nodes`. `kernel`
-    holds the factors (r, n) of the kernel of a determinantal law. `digits` tells by how much log Z
+    holds the factors (r, n) of the kernel of a determinantal law; of a Pfaffian one the functions
+    tau and psi on the nodes, and the inverse matrix between them. `digits` tells by how much log Z
     moved when the nodes were doubled.
     """
 
@@ -41,7 +42,7 @@ class Ensemble:
     matrix: Tensor
     one: Tensor
     two: Callable[[slice], Tensor]
-    kernel: tuple[Tensor, Tensor] | None = None
+    kernel: tuple[Tensor, ...] = ()
     digits: float = 0.0
 
     def mean(self, values: Tensor) -> float:
@@ -207,7 +208,7 @@ def _pfaffian(
             sign[inside, own] = weights[own].sum() * matrix - weights[own]
         return pairs + sign * d
 
-    return found, one, two, None, _lost(form)
+    return found, one, two, (tau, psi, inverse), _lost(form)
 
 
 def _complex_law(w: Tensor, weights: Tensor, variables: Any, r: int) -> Any:

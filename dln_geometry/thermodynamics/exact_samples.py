@@ -12,14 +12,14 @@ from torch import Tensor
 from dln_geometry.dynamics.laws import beta_hermite
 from dln_geometry.dynamics.losses import Loss, Quadratic, prepared
 from dln_geometry.geometry.points import EndToEnd
-from dln_geometry.support import as_generator, as_size, normal
+from dln_geometry.support import as_generator, as_size
 from dln_geometry.thermodynamics.closed import classical
 from dln_geometry.thermodynamics.energies import Energy
-from dln_geometry.thermodynamics.ensembles import polynomial_ensemble, solvable
+from dln_geometry.thermodynamics.ensembles import Ensemble, polynomial_ensemble, solvable
 from dln_geometry.thermodynamics.existence import equilibrium_of
 from dln_geometry.thermodynamics.few import extent
-from dln_geometry.thermodynamics.measure import SpectralMeasure
-from dln_geometry.thermodynamics.nodes import gauss_panels, interpolate, invert
+from dln_geometry.thermodynamics.measure import SpectralMeasure, gaussians
+from dln_geometry.thermodynamics.nodes import gauss_panels, interpolate, invert, panel_ends, running
 
 # Numbers in the largest array of one round.
 _ROOM = 4_000_000
@@ -48,12 +48,13 @@ def sample_exact(
     - by triangular matrices: over the complex numbers at ``kappa = 1``, ``q = 2/N`` (the ridge) or
       ``q = 2`` (Muttalib and Borodin's ensemble);
     - by tridiagonal matrices: ``w sum (log s - c)^2`` at infinite depth without entropy;
-    - one after the other, by the conditional densities of determinantal laws: over the complex
-      numbers, any sum over the singular values, without entropy, at ``kappa = 1/2`` or 1;
+    - one after the other, by the conditional densities of determinantal and Pfaffian laws: any sum
+      over the singular values, without entropy or at ``kappa = 1/2``, complex ones also at 1;
     - by inverted distribution functions: one or two singular values, any function of them, any
       temperature, depth, field and kappa.
 
-    At depth 1, full rank, also for `losses.Quadratic` with any target: Gaussian matrices. Inverted
+    Also for `losses.Quadratic` with any target, at full rank: Gaussian matrices at depth 1, and
+    square complex ones at ``kappa = 1/2`` at every finite depth. Inverted
     distribution functions and conditional densities are accurate to about 1e-10.
 
     Parameters
@@ -74,7 +75,9 @@ def sample_exact(
     Raises
     ------
     ValueError
-        If the measure is infinite; if no exact way of drawing from it is known here.
+        If the measure is infinite; if no exact way of drawing from it is known here: with entropy
+        the pairs have the factors ``|lam_i^2 - lam_j^2|^{f(1-nu)} |s_i^2 - s_j^2|^{f nu}``, ``nu =
+        1/(2 kappa)``, over the reals a Pfaffian at nu = 0 and 1 alone.
 
     References
     ----------
@@ -103,10 +106,13 @@ def sample_exact(
             "shape must be square and rank full at infinite depth, where row and column spaces "
             f"stand still, got shape {whole} and rank {measure.rank}"
         )
-    if measure.depth == 1 and isinstance(loss, Quadratic) and measure.rank == min(whole):
-        z = normal((*batch, *whole), source, torch.float64) / b**0.5
-        if loss.reduction == "sum" and measure.index == 1:
-            target = prepared(loss, whole, dtype=torch.float64, device="cpu").target
+    # The volume and the orbits' cancel over the complex numbers at kappa = 1/2.
+    square = measure.rank == whole[0] == whole[1] and not measure.deep
+    flat = measure.depth == 1 or (square and measure.index == 2 and measure.nu == 1)
+    if flat and isinstance(loss, Quadratic) and measure.rank == min(whole) and measure.index < 4:
+        z = gaussians((*batch, *whole), measure.index, source) / b**0.5
+        if loss.reduction == "sum":
+            target = prepared(loss, whole, dtype=z.dtype, device="cpu").target
             return EndToEnd.of(z + target, measure.depth)
     x = _drawn_coordinates(measure, energy, b, count, source)
     s = (measure.span * x).exp().sort(-1, descending=True).values
@@ -132,11 +138,20 @@ def _drawn_coordinates(
         return center + beta_hermite(r, measure.index, t=t, size=count, generator=source)
     if energy.value is not None and r <= 2:
         return _by_inversion(measure, energy.value, b, count, source)
-    if measure.index == 2 and solvable(measure, energy):
-        return _one_after_the_other(measure, energy, b, count, source)
+    if solvable(measure, energy):
+        try:
+            law = polynomial_ensemble(measure, energy, b)
+        except ArithmeticError as error:
+            raise ValueError(f"no exact draws at rank {r}: {error}; take sample_gibbs") from None
+        draw = _of_determinants if measure.index == 2 else _of_pfaffians
+        # Densities on all nodes, and conditional ones of all values.
+        step = max(1, _ROOM // (len(law.nodes) * r))
+        parts = (min(step, count - k) for k in range(0, count, step))
+        found = [draw(measure, law, part, source) for part in parts]
+        return torch.cat(found) if found else law.nodes.new_zeros(0, r)
     raise ValueError(
-        "no exact way of drawing is known here for this loss, kappa and field (powers 2/N without "
-        "entropy, 2 at kappa = 1/2; complex: sums without entropy, at kappa = 1/2 or 1; up to two "
+        "no exact way of drawing is known here for this loss, kappa and field (sums over the "
+        "singular values without entropy or at kappa = 1/2, complex ones also at 1; up to two "
         f"singular values: functions of them), got rank {r}: take sample_gibbs"
     )
 
@@ -159,17 +174,11 @@ def _square_of_logarithm(energy: Energy) -> tuple[float, float] | None:
 
 def _frames(count: int, d: int, r: int, f: int, source: torch.Generator) -> Tensor:
     """Draw uniform r-frames, as the polar factors of Gaussian matrices."""
-    parts = [normal((count, d, r), source, torch.float64) for _ in range(f)]
-    g = parts[0]
-    if f > 1:
-        g = torch.complex(parts[0], parts[1])
-    if f == 4:
-        # The polar factor of a complex representation [[A, -B*], [B, A*]] is one.
-        h = torch.complex(parts[2], parts[3])
-        g = torch.cat((torch.cat((g, -h.conj()), -1), torch.cat((h, g.conj()), -1)), -2)
-        pairs = torch.arange(2 * r, device="cpu").view(2, r).T.flatten()
-    u, _, vh = torch.linalg.svd(g, full_matrices=False)
-    return (u @ vh)[..., pairs] if f == 4 else u @ vh
+    # The polar factor of a complex representation of quaternions is one.
+    u, _, vh = torch.linalg.svd(gaussians((count, d, r), f, source), full_matrices=False)
+    q = u @ vh
+    # Both columns of a quaternion stand side by side.
+    return q.unflatten(-1, (2, r)).mT.flatten(-2) if f == 4 else q
 
 
 def _by_inversion(
@@ -213,31 +222,78 @@ def _by_inversion(
     return torch.stack((x, torch.cat(found)), -1)
 
 
-def _one_after_the_other(
-    measure: SpectralMeasure, energy: Energy, b: float, count: int, source: torch.Generator
+def _of_determinants(
+    measure: SpectralMeasure, law: Ensemble, count: int, source: torch.Generator
 ) -> Tensor:
     """Draw from the determinantal law with the kernel ``sum_k phi_k(x) psi_k(y)``.
 
     Given some values, the density of the next is ``phi(x)^T P psi(x)``; each takes away from P the
     part of rank one along its ``P psi`` and ``phi^T P``.
     """
-    law = polynomial_ensemble(measure, energy, b)
-    assert law.kernel is not None
     r, (phi, psi) = measure.rank, law.kernel
     panels = (law.nodes, law.weights, law.matrix)
-    found = []
-    step = max(1, _ROOM // (phi.shape[-1] * r))
-    for k in range(0, max(count, 1), step):
-        size = min(step, count - k)
-        p = torch.eye(r, dtype=torch.float64, device="cpu").expand(size, r, r).clone()
-        values = []
-        for _ in range(r):
-            density = ((phi.T @ p) * psi.T).sum(-1).clamp_min(0.0)
-            draws = torch.rand(size, generator=source, dtype=torch.float64, device="cpu")
-            y, place = invert(panels, density, draws)
-            values.append(measure.coordinates(y))
-            left, right = interpolate(phi, place), interpolate(psi, place)
-            onto, back = (p @ right.unsqueeze(-1)), (left.unsqueeze(-2) @ p)
-            p = p - onto @ back / (left.unsqueeze(-2) @ onto)
-        found.append(torch.stack(values, -1))
-    return torch.cat(found)
+    p = torch.eye(r, dtype=torch.float64, device="cpu").expand(count, r, r).clone()
+    values = []
+    for _ in range(r):
+        density = ((phi.T @ p) * psi.T).sum(-1).clamp_min(0.0)
+        draws = torch.rand(count, generator=source, dtype=torch.float64, device="cpu")
+        y, place = invert(panels, density, draws)
+        values.append(measure.coordinates(y))
+        left, right = interpolate(phi, place), interpolate(psi, place)
+        onto, back = (p @ right.unsqueeze(-1)), (left.unsqueeze(-2) @ p)
+        p = p - onto @ back / (left.unsqueeze(-2) @ onto)
+    return torch.stack(values, -1)
+
+
+def _of_pfaffians(
+    measure: SpectralMeasure, law: Ensemble, count: int, source: torch.Generator
+) -> Tensor:
+    r"""Draw from the Pfaffian law of `Ensemble`, real or quaternion.
+
+    With ``F = (tau; psi)(X)`` at the values X so far, ``A = F M^{-1} F^T``, over the reals minus
+    ``sgn(X_a - X_b)`` among the rows of tau, the next has the density of a Schur complement,
+    ``tau^T (M^{-1} - M^{-1} F^T A^{-1} F M^{-1}) psi + sum_a sgn(x - X_a) c_a psi``, c the rows of
+    ``A^{-1} F M^{-1}`` that belong to tau. There ``tau' = -2 psi`` makes the integral of a sign
+    times psi a difference of tau.
+    """
+    tau, psi, inverse = law.kernel
+    panels, real = (law.nodes, law.weights, law.matrix), measure.index == 1
+    low = tau[:, 0] + 2 * running(psi, law.weights, law.matrix)[:, 0]
+    drops = (psi * law.weights).unflatten(-1, (-1, len(law.matrix))).sum(-1).cumsum(-1)
+    edges = torch.cat((low.unsqueeze(-1), low.unsqueeze(-1) - 2 * drops), -1)
+    points = panel_ends(law.nodes, law.weights)
+
+    def signed(x: Tensor, c: Tensor, there: Tensor) -> Any:
+        """Return the masses of the signs at the ends of panels, and at points."""
+        base = (c * (there - low)).sum((-2, -1)) / 2
+
+        def mass(y: Tensor, at: Tensor) -> Tensor:
+            turned = torch.sign(y.unsqueeze(-2) - x.unsqueeze(-1)) * (
+                (c * there).sum(-1, True) - c @ at
+            )
+            return base.unsqueeze(-1) + turned.sum(-2) / 2
+
+        def inside(y: Tensor, place: Any) -> Tensor:
+            return mass(y.unsqueeze(-1), interpolate(tau, place).unsqueeze(-1)).squeeze(-1)
+
+        return mass(points, edges), inside
+
+    values, at = [], tau.new_zeros(count, 2, 0, len(tau))
+    for k in range(measure.rank):
+        p, more = inverse.expand(count, *inverse.shape), None
+        if k:
+            f = at.flatten(1, 2)
+            form = f @ inverse @ f.mT
+            x = torch.stack(values, -1)
+            if real:
+                form[:, :k, :k] -= torch.sign(x.unsqueeze(-1) - x.unsqueeze(-2))
+            back = torch.linalg.solve(form, f @ inverse)
+            p = p - inverse @ f.mT @ back
+            more = signed(x, back[:, :k], at[:, 0]) if real else None
+        density = ((tau.T @ p) * psi.T).sum(-1)
+        draws = torch.rand(count, generator=source, dtype=torch.float64, device="cpu")
+        y, place = invert(panels, density, draws, more)
+        values.append(y)
+        both = torch.stack((interpolate(tau, place), interpolate(psi, place)), 1)
+        at = torch.cat((at, both.unsqueeze(2)), 2)
+    return measure.coordinates(torch.stack(values, -1))

@@ -11,6 +11,7 @@ from torch import Tensor
 from dln_geometry.dynamics.sampling import falloff, infinite_measure
 from dln_geometry.geometry.points import EndToEnd
 from dln_geometry.support import (
+    FIELDS,
     as_choice,
     as_count,
     as_depth,
@@ -21,7 +22,7 @@ from dln_geometry.support import (
     normal,
 )
 from dln_geometry.thermodynamics.energies import Energy, energy_of
-from dln_geometry.thermodynamics.measure import FIELDS, SpectralMeasure
+from dln_geometry.thermodynamics.measure import SpectralMeasure, gaussians
 
 
 def equilibrium_of(
@@ -39,11 +40,12 @@ def equilibrium_of(
         raise ValueError(f"rank must be at most {sides[1]}, got {r}")
     if depth.infinite and loss is None:
         raise ValueError("loss must be given at infinite depth, where the ridge has no limit")
-    energy = energy_of(loss, whole, r, depth)
+    energy = energy_of(loss, whole, r, depth, index)
     measure = SpectralMeasure(sides, r, depth, kappa, entropy, index)
-    if energy.value is None and index > 1:
+    if energy.value is None and index == 4:
         raise ValueError(
-            f"field must be 'real' for a loss that is no function of singular values, got {field!r}"
+            "field must be 'real' or 'complex' for a loss that is no function of singular values, "
+            f"got {field!r}: losses take real or complex matrices"
         )
     if energy.value is None and depth.infinite and not r == whole[0] == whole[1]:
         raise ValueError(
@@ -131,7 +133,7 @@ def _at_infinite_depth(
 
 def _point(shape: tuple[int, int], measure: SpectralMeasure) -> EndToEnd:
     source = torch.Generator("cpu").manual_seed(3)
-    x = normal(shape, source, torch.float64)
+    x = gaussians(shape, measure.index, source)
     return EndToEnd.of(x, measure.depth, rank=measure.rank)
 
 
@@ -141,14 +143,16 @@ def _along_flat_directions(
     """Look for matrices along which the loss stands still, and compare dimensions."""
     point = _point(shape, measure)
     entropic = measure.entropy and measure.nu > 0
-    known = infinite_measure(loss, point, measure.kappa, entropic, measure.excess)
+    f = measure.index
+    excess = f * measure.excess
+    known = infinite_measure(loss, point, measure.kappa, entropic, excess)
     if known or measure.rank < min(shape) or shape[0] * shape[1] > 400:
         return known
     flat = flat_directions(loss, point.matrix)
     if not len(flat):
         return None
     k = int(torch.linalg.matrix_rank(flat.sum(0)))
-    p = falloff(measure.depth, measure.nu, measure.sides, k, measure.excess)
+    p = falloff(measure.depth, measure.nu, measure.sides, k, excess, f)
     if p > len(flat):
         return None
     return (
@@ -158,18 +162,21 @@ def _along_flat_directions(
 
 
 def flat_directions(loss: Any, x: Tensor) -> Tensor:
-    """Return a basis (q, m, n) of the matrices Z with ``E(X + t Z) = E(X)``."""
+    """Return a real basis (q, m, n) of the matrices Z with ``E(X + t Z) = E(X)``."""
     m, n = x.shape
     basis = torch.eye(m * n, dtype=x.dtype, device=x.device).view(-1, m, n)
+    basis = torch.cat((basis, 1j * basis)) if x.is_complex() else basis
     changes = loss.gradient(x + basis) - loss.gradient(x)
     changes = changes.to_dense() if changes.layout != torch.strided else changes
-    _, s, vh = torch.linalg.svd(changes.reshape(m * n, m * n).T)
-    flat = vh[s <= 1e-9 * s[0].clamp_min(1e-300)].view(-1, m, n)
+    parts = (changes.real, changes.imag) if x.is_complex() else (changes,)
+    _, s, vh = torch.linalg.svd(torch.cat([part.flatten(1) for part in parts], 1).T)
+    flat = vh[s <= 1e-9 * s[0].clamp_min(1e-300)].to(x.dtype) @ basis.flatten(1)
+    flat = flat.view(-1, m, n)
     if not len(flat):
         return flat
     # A basis in general position, whose sum has the generic rank.
     source = torch.Generator("cpu").manual_seed(5)
-    mix = normal((len(flat), len(flat)), source, x.dtype)
+    mix = normal((len(flat), len(flat)), source, torch.float64).to(x.dtype)
     flat = torch.einsum("ij,jmn->imn", mix, flat)
     there, here = loss.value(x + 1e3 * flat), loss.value(x)
     return flat if bool(((there - here).abs() <= 1e-6 * (1 + here.abs())).all()) else flat[:0]

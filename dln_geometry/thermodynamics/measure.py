@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,9 +11,17 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.kernel import log_kernel_of_pairs
-from dln_geometry.support import Depth
+from dln_geometry.geometry.points import quaternion_form
+from dln_geometry.support import Depth, normal
 
-FIELDS = {"real": 1, "complex": 2, "quaternion": 4}
+
+def gaussians(shape: Sequence[int], index: int, generator: torch.Generator) -> Tensor:
+    """Draw matrices whose 1, 2 or 4 parts are standard normal; quaternions as complex of twice."""
+    parts = [normal(tuple(shape), generator, torch.float64) for _ in range(index)]
+    if index == 1:
+        return parts[0]
+    z = torch.complex(parts[0], parts[1])
+    return z if index == 2 else quaternion_form(z, torch.complex(parts[2], parts[3]))
 
 
 @dataclass(frozen=True)

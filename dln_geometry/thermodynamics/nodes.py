@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,6 +83,12 @@ def gauss_panels(low: float, high: float, count: int) -> tuple[Tensor, Tensor, T
     return first, second, third
 
 
+def panel_ends(nodes: Tensor, weights: Tensor) -> Tensor:
+    """Return the ends of the panels of these nodes, (panels + 1,)."""
+    middle, half = nodes.view(-1, _POINTS).mean(-1), 0.5 * weights.view(-1, _POINTS).sum(-1)
+    return torch.cat(((middle - half)[:1], middle + half))
+
+
 def running(values: Tensor, weights: Tensor, matrix: Tensor) -> Tensor:
     """Return integrals of functions (k, n) from the left end up to each node, (k, n)."""
     pieces, w = (a.unflatten(-1, (-1, _POINTS)) for a in (values, weights))
@@ -92,13 +99,17 @@ def running(values: Tensor, weights: Tensor, matrix: Tensor) -> Tensor:
 
 
 def invert(
-    panels: tuple[Tensor, Tensor, Tensor], density: Tensor, share: Tensor
+    panels: tuple[Tensor, Tensor, Tensor],
+    density: Tensor,
+    share: Tensor,
+    more: tuple[Tensor, Callable[[Tensor, Any], Tensor]] | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Return where distribution functions reach shares (k,) of their mass, and the places.
 
     Densities on the nodes of `gauss_panels`, (n,) or (k, n), not normalised, are polynomials in
     every panel. A place is the number of a panel and the weights (k, 16) of its nodes with which
-    functions are interpolated there.
+    functions are interpolated there. `more` is mass that is known in closed form, beside that of
+    the density: at the ends of all panels (k, panels + 1), and at points (k,) and their places.
     """
     nodes, weights, _ = panels
     pieces, w = (
@@ -107,24 +118,34 @@ def invert(
     )
     masses = (pieces * w).sum(-1)
     sums = masses.cumsum(-1)
+    before = sums - masses
+    if more is not None:
+        sums, before = sums + more[0][:, 1:], before + more[0][:, :-1]
     target = share * sums[:, -1]
     panel = torch.searchsorted(sums, target.unsqueeze(-1)).squeeze(-1).clamp_max(len(w) - 1)
     rows = torch.arange(len(share), device="cpu")
     half = 0.5 * w.sum(-1)
-    rest = (target - (sums - masses)[rows, panel]) / half[panel]
+    rest = target - before[rows, panel]
+    if more is not None:
+        rest = rest + more[0][rows, panel]
+    rest = rest / half[panel]
     x, gauss = np.polynomial.legendre.leggauss(_POINTS)
     order = np.arange(_POINTS)
     to_series = np.polynomial.legendre.legvander(x, _POINTS - 1) * gauss[:, None] * (order + 0.5)
     series = pieces[rows, panel] @ torch.from_numpy(to_series)
+    first = nodes.view(-1, _POINTS)[:, 0] - half * (float(x[0]) + 1)
     low, high = -torch.ones_like(rest), torch.ones_like(rest)
     for _ in range(54):
         z = 0.5 * (low + high)
         p = _legendre(z)
         integral = (p[2:] - p[:-2]).T / torch.from_numpy(2.0 * order[1:] + 1)
         mass = series[:, 0] * (z + 1) + (series[:, 1:] * integral).sum(-1)
+        if more is not None:
+            basis = p[:_POINTS].T @ torch.from_numpy(to_series).T
+            y = first[panel] + half[panel] * (z + 1)
+            mass = mass + more[1](y, (panel, basis)) / half[panel]
         left = mass < rest
         low, high = torch.where(left, z, low), torch.where(left, high, z)
-    first = nodes.view(-1, _POINTS)[:, 0] - half * (float(x[0]) + 1)
     basis = _legendre(high)[:_POINTS].T @ torch.from_numpy(to_series).T
     return first[panel] + half[panel] * (high + 1), (panel, basis)
 

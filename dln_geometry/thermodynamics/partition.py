@@ -107,8 +107,9 @@ def partition_function(
     beta, kappa, entropy
         As in `langevin`; kappa is positive.
     field : str
-        ``"real"``; for losses of the singular values also ``"complex"`` or ``"quaternion"``, whose
-        layers are acted on by unitary and symplectic bases.
+        ``"real"``, ``"complex"`` or, for losses of the singular values, ``"quaternion"``; layers
+        are acted on by unitary and symplectic bases. A `Loss` sees complex matrices over the
+        complex numbers.
     method : str
         ``"closed"``: formulas (powers of the singular values). ``"pfaffian"``: Pfaffians and
         determinants, for sums over the singular values, without entropy or at ``kappa = 1/2``
@@ -196,8 +197,6 @@ def _computed(
                 f"method 'quadrature' needs a function of at most {MOST} singular values"
             )
         return _result(measure, energy, b, "quadrature", quadrature(measure, energy, b))
-    if measure.index == 4:
-        raise ValueError(f"method {method!r} has no chains of quaternion matrices")
     name = "annealing" if anything else method
     found = by_chains(Walk(measure, energy, b, shape, source), steps, name)
     return _result(measure, energy, b, name, found)

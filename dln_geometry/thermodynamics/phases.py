@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.losses import Loss
-from dln_geometry.support import as_choice, as_count, as_depth, as_flag, as_positive, shown
+from dln_geometry.support import FIELDS, as_choice, as_count, as_depth, as_flag, as_positive, shown
 from dln_geometry.thermodynamics.energies import Energy, energy_of
-from dln_geometry.thermodynamics.measure import FIELDS, SpectralMeasure
+from dln_geometry.thermodynamics.measure import SpectralMeasure
 from dln_geometry.thermodynamics.partition import partition_function
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def phase_diagram(
     for d in axes["size"]:
         for n in axes["depth"]:
             depth = as_depth(n)
-            energy = energy_of(loss, (d, d), d, depth)
+            energy = energy_of(loss, (d, d), d, depth, index)
             if energy.value is None:
                 raise ValueError(
                     "loss must be a function of the singular values for phase diagrams"

@@ -280,7 +280,7 @@ CALLS: dict[str, list[Call]] = {
         Call(
             dln.dln_dyson,
             {"start": SPECTRUM, "depth": 3, "beta": 1.3, "t_end": 0.01, "kappa": 0.0},
-            {"rtol": wrong.RTOL},
+            {"rtol": wrong.RTOL, "field": wrong.CHOICE},
         ),
     ],
     "isospectral_flow": [

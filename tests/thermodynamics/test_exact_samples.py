@@ -10,7 +10,7 @@ from scipy import stats
 
 import dln_geometry as dln
 from dln_geometry import laws
-from dln_geometry.testing import assert_mean
+from dln_geometry.testing import assert_close, assert_mean
 from dln_geometry.thermodynamics import partition_function, sample_exact
 
 F64 = torch.float64
@@ -52,6 +52,10 @@ CASES = {
     "two values": (double_well, (2, 2), 3, 2, 0.8, True, "real"),
     "two values, no sum": (together, (2, 3), 3, 2, 0.8, True, "quaternion"),
     "two values, infinite depth": (tilted, (2, 2), math.inf, 2, 0.8, True, "real"),
+    "Pfaffian": (double_well, (3, 3), 2, 3, 0.5, True, "real"),
+    "Pfaffian, rectangular": (double_well, (5, 4), 2.5, 4, 0.8, False, "real"),
+    "Pfaffian, infinite depth": (tilted, (3, 3), math.inf, 3, 0.9, False, "real"),
+    "Pfaffian, quaternion": (double_well, (3, 4), 3, 3, 0.5, True, "quaternion"),
     "one value": (double_well, (3, 2), 3, 1, 0.8, True, "real"),
 }
 
@@ -107,6 +111,37 @@ def test_two_values_of_a_classical_law_are_those_of_inversion(generator):
     two = sample_exact(bent, (2, 3), 2.5, generator=generator, **options)
     for k in range(2):
         assert stats.ks_2samp(one.s[:, k], two.s[:, k]).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(("field", "r"), [("real", 5), ("quaternion", 3)])
+def test_pfaffian_draws_have_the_law_of_matrices(field, r, generator):
+    """Values, and the gaps between them, against bidiagonal matrices: not recognised as a power."""
+    options = {"beta": 1.1, "kappa": 0.5, "field": field, "size": 800, "generator": generator}
+    bent = lambda s: square(s) + 1e-9 * s.pow(4).sum(-1)  # noqa: E731
+    one, two = (sample_exact(f, (r, r), 2.5, **options).s for f in (square, bent))
+    if field == "quaternion":
+        one, two = one[:, ::2], two[:, ::2]
+    for a, b in ((one, two), (one.diff(dim=-1), two.diff(dim=-1))):
+        for k in range(a.shape[-1]):
+            assert stats.ks_2samp(a[:, k], b[:, k]).pvalue > 1e-4
+
+
+def test_complex_matrices_at_kappa_one_half_are_gaussian(generator):
+    """Volume and orbits cancel: ``e^{-2 beta E} dX`` at every depth, whatever the target."""
+    target = torch.tensor([[1.0, 0.5j], [-0.3, 2.0 + 1j]], dtype=torch.complex128)
+    loss, beta, depth = dln.losses.Quadratic(target), 1.7, 3
+    options = {"beta": beta, "kappa": 0.5, "field": "complex"}
+    x = sample_exact(loss, (2, 2), depth, size=3000, generator=generator, **options).matrix
+    z = torch.view_as_real((x - target) * math.sqrt(2 * beta)).flatten()
+    assert stats.kstest(z, stats.norm.cdf).pvalue > 1e-4
+    p = dln.EndToEnd.of(x, depth)
+    flat = 2 * dln.entropy(p) + dln.log_volume_density(p)
+    assert_close(flat, flat[:1].expand(3000), ops=1e4)
+    options |= {"method": "integration", "steps": 200, "generator": generator}
+    found = partition_function(loss, (2, 2), depth, **options)
+    exact = float(flat[0]) + 4 * math.log(math.pi / beta)
+    assert abs(found.log_z - exact) < 4 * found.error
+    assert abs(found.energy - 4 / (2 * beta)) < 4.5 * found.errors["energy"]
 
 
 @pytest.mark.parametrize("depth", [1, 3])

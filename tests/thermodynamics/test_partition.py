@@ -168,6 +168,7 @@ def test_complex_and_quaternion_volumes_are_gram_determinants(generator):
         (square, (2, 4), 2, "complex", 1.0, True),
         (None, (4, 3), 2, "real", 1.0, False),
         (double_well, (3, 3), 2, "real", 1.2, True),
+        (double_well, (2, 3), 2, "quaternion", 0.9, True),
     ],
 )
 def test_chains_agree_within_their_errors(
@@ -176,7 +177,7 @@ def test_chains_agree_within_their_errors(
     options = {"beta": 1.3, "kappa": kappa, "entropy": entropy, "rank": rank, "field": field}
     exact = partition_function(loss, shape, 3, **options)
     found = partition_function(
-        loss, shape, 3, method=method, steps=120, generator=generator, **options
+        loss, shape, 3, method=method, steps=90, generator=generator, **options
     )
     assert 0 < found.error < 0.1
     assert abs(found.log_z - exact.log_z) < 4 * found.error
@@ -204,6 +205,43 @@ def test_short_chains_at_size_20_know_their_lag(generator):
     exact = partition_function(loss, (20, 20), 3, **options)
     chains = {"method": "integration", "steps": 40, "generator": generator}
     found = partition_function(loss, (20, 20), 3, **options, **chains)
+    assert abs(found.log_z - exact.log_z) < 4 * found.error
+
+
+def test_a_complex_number_beside_its_target():
+    """Its phase integrated: ``E = (s^2 + y^2)/2 - log I_0(b s y)/b``, a function of s."""
+    y, b, depth = 0.9, 1.3 / 0.8, 3
+    target = torch.tensor([[y * 1j]], dtype=torch.complex128)
+
+    def averaged(s):
+        z = b * s * y
+        value = 0.5 * (s.square() + y * y) - (torch.special.i0e(z).log() + z) / b
+        return value.sum(-1)
+
+    options = {"beta": 1.3, "kappa": 0.8, "field": "complex"}
+    exact = partition_function(averaged, (1, 1), depth, **options)
+    loss = dln.losses.Quadratic(target)
+    found = partition_function(loss, (1, 1), depth, steps=100, generator=4, **options)
+    assert abs(found.log_z - exact.log_z) < 4 * found.error
+
+
+def test_a_matrix_of_rank_one_beside_its_target(generator):
+    """Its angles integrated: a function of s again, and hidden layers wider than the rank."""
+    b, depth, target = 1.3 / 0.8, 3, torch.tensor([[0.8, 0.1], [-0.4, 0.5]], dtype=F64)
+    angle = torch.arange(48, dtype=F64) * (math.pi / 24)
+    frame = torch.stack((angle.cos(), angle.sin()))
+    along = (frame.T @ target @ frame).flatten()
+
+    def averaged(s):
+        mean = torch.logsumexp(b * s.unsqueeze(-1) * along, -1) - math.log(len(along))
+        return (0.5 * (s.square() + target.square().sum()) - mean / b).sum(-1)
+
+    options = {"beta": 1.3, "kappa": 0.8, "rank": 1}
+    exact = partition_function(averaged, (2, 2), depth, **options)
+    loss = dln.losses.Quadratic(target)
+    found = partition_function(
+        loss, (2, 2), depth, steps=100, generator=generator, method="annealing", **options
+    )
     assert abs(found.log_z - exact.log_z) < 4 * found.error
 
 
@@ -269,14 +307,20 @@ def test_losses_that_see_directions(generator):
         (lambda: partition_function(square, (4, 4), 2, beta=1.0, method="pfaffian"), "'pfaffian'"),
         (lambda: partition_function(square, (4, 4), 2, beta=1.0, method="quadrature"), "at most 3"),
         (
-            lambda: partition_function(square, (4, 4), 2, beta=1.0, field="quaternion"),
-            "no chains of quaternion",
+            lambda: partition_function(
+                dln.losses.Quadratic(torch.ones(2, 2)), (2, 2), 2, beta=1.0, field="quaternion"
+            ),
+            "field must be 'real' or 'complex'",
         ),
         (
             lambda: partition_function(
-                dln.losses.Quadratic(torch.ones(2, 2)), (2, 2), 2, beta=1.0, field="complex"
+                dln.losses.Regression(torch.ones(1, 2) * 1j, torch.ones(1, 2) * 1j),
+                (2, 2),
+                2,
+                beta=1.0,
+                field="complex",
             ),
-            "field must be 'real'",
+            "does not depend on 4 directions",
         ),
         (lambda: partition_function(lambda s: s, (2, 2), 2, beta=1.0), "one value for each row"),
         (lambda: partition_function(None, (2, 2), 2, beta=1.0, rank=3), "rank must be at most 2"),

@@ -30,6 +30,7 @@ from dln_geometry.dynamics.observing import observed_path
 from dln_geometry.dynamics.store import opened, resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.kernel import small_eigvalsh, waitless
+from dln_geometry.geometry.points import quaternion_form
 from dln_geometry.support import (
     EVERY,
     Every,
@@ -201,8 +202,7 @@ def field_step(index: float, generator: torch.Generator) -> Step:
         # A quaternion is a 2 x 2 complex matrix: every eigenvalue comes twice.
         other = torch.complex(parts[2], parts[3]).tril(-1)
         full, block = lower + lower.mH + main.diag_embed(), other - other.mT
-        top, bottom = torch.cat((full, block), -1), torch.cat((block.mH, full.conj()), -1)
-        return small_eigvalsh(torch.cat((top, bottom), -2))[..., ::2]
+        return small_eigvalsh(quaternion_form(full, block))[..., ::2]
 
     return step
 

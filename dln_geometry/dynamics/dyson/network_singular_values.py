@@ -16,9 +16,9 @@ from dln_geometry.dynamics.dyson.coulomb import (
     stored_rows,
     times_to_end,
 )
-from dln_geometry.dynamics.dyson.eigenvalues import isospectral_step
+from dln_geometry.dynamics.dyson.eigenvalues import field_step
 from dln_geometry.dynamics.dyson.paths import as_particles
-from dln_geometry.dynamics.dyson.singular_values import real_singular_values
+from dln_geometry.dynamics.dyson.singular_values import field_singular_values
 from dln_geometry.dynamics.noise import (
     Diverged,
     FlatCoordinates,
@@ -34,7 +34,9 @@ from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.metric import entropy_slope
 from dln_geometry.support import (
     EVERY,
+    FIELDS,
     Every,
+    as_choice,
     as_depth,
     as_flag,
     as_generator,
@@ -56,6 +58,7 @@ def dln_dyson(
     kappa: float = 1.0,
     entropy: bool = True,
     shape: tuple[int, int] | None = None,
+    field: str = "real",
     t_end: float,
     dt: float | None = None,
     generator: torch.Generator | int | None = None,
@@ -69,20 +72,21 @@ def dln_dyson(
 ) -> Trajectory:
     r"""Simulate the singular values of the end-to-end matrix at any depth.
 
-    In ``rho = sqrt(N) s^{1/N}``, with ``q = m + n - 2r``,
+    In ``rho = sqrt(N) s^{1/N}``, with ``q = m + n - 2r`` and the dimension f of the field,
 
         drho_i = -dE/drho_i dt + (1/beta) dS/drho_i dt + sqrt(2 kappa/beta) dB_i
-                 + (kappa/beta) [ q/rho_i + sum_{j != i} 2 rho_i/(rho_i^2 - rho_j^2) ] dt;
+                 + (kappa/beta) [ (f q + f - 1)/rho_i
+                                  + f sum_{j != i} 2 rho_i/(rho_i^2 - rho_j^2) ] dt;
 
     at infinite depth in ``u = log s``, with the normalised metric,
 
         du_i = -dE/du_i dt + (1/beta) dS/du_i dt + sqrt(2 kappa/beta) dB_i
-               + (kappa/beta) sum_{j != i} dt/(u_i - u_j).
+               + (kappa/beta) f sum_{j != i} dt/(u_i - u_j).
 
     Noise and repulsion are those of singular values, or eigenvalues, of a matrix Brownian motion:
     exact steps of them, half before and half after the drift of the loss and the entropy (weak
     order 2). Without loss and entropy every step is exact in law, and the law of `rho` is the same
-    at every finite depth. Singular values of square matrices are reflected at 0.
+    at every finite depth. Singular values of square real matrices are reflected at 0.
 
     Parameters
     ----------
@@ -98,6 +102,8 @@ def dln_dyson(
         an object with ``spectral_gradient(s)``, ``dE/ds`` of shape (..., r).
     shape : (int, int), optional
         Shape (m, n) of the matrices of rank r; by default r x r. Hidden widths are min(m, n).
+    field : {"real", "complex", "quaternion"}
+        The field of the matrices, f = 1, 2, 4; the entropy is that of its unitary groups.
     t_end, dt, generator, save_at, progress, observe, store, every
         As in `dyson`; `dt` is optional without loss and entropy.
     normalized : bool, optional
@@ -133,6 +139,7 @@ def dln_dyson(
     flat, s = FlatCoordinates(as_depth(depth)), as_particles(start, positive=True)
     beta, deep = as_positive(beta, "beta"), flat.depth.infinite
     kappa, entropy = as_positive(kappa, "kappa", zero=True), as_flag(entropy, "entropy")
+    f = FIELDS[as_choice(field, FIELDS, "field")]
     r = s.shape[-1]
     m, n = as_sides((r, r) if shape is None else shape)
     if r > n:
@@ -152,8 +159,8 @@ def dln_dyson(
             kept.know(loss=gradient(_probes(s)))
     entropic = None
     if entropy and flat.depth > 1:
-        entropic = beta, (flat.depth - 1) * (n - r) if n > r else 0.0
-    drift, pull = _drift(flat, gradient, entropic), _drift(flat, gradient, None)
+        entropic = beta, f * (flat.depth - 1) * (n - r) if n > r else 0.0
+    drift, pull = _drift(flat, gradient, entropic, f), _drift(flat, gradient, None, f)
     if kappa == 0:
         if drift is None:
             raise ValueError("kappa must be positive without loss and entropy: nothing moves")
@@ -171,7 +178,7 @@ def dln_dyson(
     grid = time_grid(t_end, dt, save_at, to_end=True, device=s.device)
     generator, noise = as_generator(generator, s.device), kappa / (beta * slow)
     watch = StepWatch(flat.depth)
-    steps = SpectralSteps(flat, m + n - 2 * r, noise, drift, pull, slow, generator, watch)
+    steps = SpectralSteps(flat, m + n - 2 * r, f, noise, drift, pull, slow, generator, watch)
     shown: dict[str, Any] = {"progress": progress, "generator": generator, "store": opened(store)}
     path = simulate(steps, (flat.of(s),), grid, label="singular values", **shown)
     path = replace(path, depth=flat.depth)
@@ -232,7 +239,7 @@ def _check_symmetry(gradient: Field, s: Tensor) -> None:
 
 
 def _drift(
-    flat: FlatCoordinates, gradient: Field | None, entropic: tuple[float, float] | None
+    flat: FlatCoordinates, gradient: Field | None, entropic: tuple[float, float] | None, f: int
 ) -> Field | None:
     """Return the drift of loss and entropy in `flat`.
 
@@ -251,7 +258,7 @@ def _drift(
         total = torch.zeros_like(x) if gradient is None else -gradient(s) * ds
         if entropic is not None:
             s = s.clamp_min(tiny)
-            scaled = s * entropy_slope(s, depth, excess=entropic[1]) / entropic[0]
+            scaled = s * entropy_slope(s, depth, excess=entropic[1], f=f) / entropic[0]
             total = total + (scaled if depth.infinite else scaled * depth / x)
         return total
 
@@ -262,12 +269,13 @@ def _drift(
 class SpectralSteps(Stepper):
     """Half a step of noise, a step of drift (Heun) and half a step of noise.
 
-    `wall` is ``m + n - 2r``, `noise` the variance of the noise in unit time, `pull` the drift of
-    the loss alone; `slow` divides time: N in the metric of A/N.
+    `wall` is ``m + n - 2r``, `index` the dimension of the field, `noise` the variance of the noise
+    in unit time, `pull` the drift of the loss alone; `slow` divides time: N in the metric of A/N.
     """
 
     flat: FlatCoordinates
     wall: int
+    index: int
     noise: float
     drift: Field | None
     pull: Field | None
@@ -300,8 +308,9 @@ class SpectralSteps(Stepper):
     def _brownian(self, x: Tensor, h: float) -> Tensor:
         """Return the coordinates after the noise of the time h, exact in law."""
         if self.flat.depth.infinite:
-            return isospectral_step(1.0, self.generator)(x, self.noise * h)
-        return real_singular_values(x, 2 * self.noise * h, self.wall, self.generator)
+            return field_step(self.index, self.generator)(x, self.index * self.noise * h)
+        variance = 2 * self.noise * h
+        return field_singular_values(x, variance, self.wall, self.index, self.generator)
 
     def observe(self, state: State) -> dict[str, Tensor]:
         return {"states": state[0], "singular_values": self.point(state)}

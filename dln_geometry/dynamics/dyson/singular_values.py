@@ -25,6 +25,7 @@ from dln_geometry.dynamics.observing import observed_path
 from dln_geometry.dynamics.store import opened, resumable
 from dln_geometry.dynamics.trajectory import Trajectory
 from dln_geometry.geometry.kernel import small_svdvals
+from dln_geometry.geometry.points import quaternion_form
 from dln_geometry.support import (
     EVERY,
     Every,
@@ -156,6 +157,23 @@ def real_singular_values(
         sign = torch.linalg.slogdet(matrix).sign
         values[..., 0] *= torch.where(sign < 0, -1.0, 1.0).to(values.dtype)
     return values
+
+
+def field_singular_values(
+    s: Tensor, h: float, excess: int, index: int, generator: torch.Generator
+) -> Tensor:
+    """Return `real_singular_values` over a field of dimension 1, 2 or 4: every part has h."""
+    if index == 1:
+        return real_singular_values(s, h, excess, generator)
+    n, batch = s.shape[-1], s.shape[:-1]
+    parts = math.sqrt(h) * normal((index, *batch, n + excess, n), generator, s.dtype, s.device)
+    parts[0, ..., :n, :].diagonal(dim1=-2, dim2=-1).add_(s)
+    matrix = torch.complex(parts[0], parts[1])
+    if index == 2:
+        return small_svdvals(matrix).flip(-1)
+    # A quaternion is a 2 x 2 complex matrix: every singular value comes twice.
+    both = quaternion_form(matrix, torch.complex(parts[2], parts[3]))
+    return small_svdvals(both).flip(-1)[..., ::2]
 
 
 def _complex_step(excess: int, index: float, generator: torch.Generator) -> Step:

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from dln_geometry.geometry.points import Network, layer_moments
-from dln_geometry.support import as_covector, as_float_tensor, common_batch, refuse_complex
+from dln_geometry.support import (
+    absolute_square,
+    as_covector,
+    as_double,
+    as_float_tensor,
+    common_batch,
+)
 
 # Exponents of one step: e^16 loses no digit that float64 needs.
 _GROWTH = 8.0
@@ -20,9 +26,10 @@ def two_layers(factors: Sequence[Any], target: Any, t: Any) -> Tensor:
     r"""Return the end-to-end matrices of two layers under the gradient flow of ``1/2 |X - Y|^2``.
 
     For layers with ``W_2^T W_2 - W_1 W_1^T = lam I`` (balanced ones, those of `lambda_balanced`),
-    of any widths and rank, aligned with Y or not. It is the flow of a regression on whitened
-    inputs, ``sum_k x_k x_k^T = I``, where ``Y = sum_k y_k x_k^T``. With ``Q = [W_1^T; W_2]`` the
-    matrix ``R = Q Q^T`` obeys ``R' = F R + R F - R^2``, ``F = [[-lam/2, Y^T], [Y, lam/2]]``, so
+    real or complex, of any widths and rank, aligned with Y or not. It is the flow of a regression
+    on whitened inputs, ``sum_k x_k x_k^T = I``, where ``Y = sum_k y_k x_k^T``. With
+    ``Q = [W_1^T; W_2]`` the matrix ``R = Q Q^T`` obeys ``R' = F R + R F - R^2``,
+    ``F = [[-lam/2, Y^T], [Y, lam/2]]``, so
 
     ``R = e^{Ft} Q_0 (1 + Q_0^T F^{-1} (e^{2Ft} - 1) Q_0 / 2)^{-1} Q_0^T e^{Ft}``.
 
@@ -55,19 +62,19 @@ def two_layers(factors: Sequence[Any], target: Any, t: Any) -> Tensor:
     tensor([0.5000, 0.8808])
     """
     network = Network(factors)
-    refuse_complex("factors", network.dtype)
     if len(network) != 2:
         raise ValueError(f"factors must be two layers, got {len(network)}")
     y = as_covector(target, network[0], network.shape, "target", network[0].shape[:-2]).detach()
     times = as_float_tensor(t, "t", dtype=torch.float64, device=y.device).detach()
     if bool((times < 0).any()):
         raise ValueError(f"t must be at least 0, got {float(times.min()):g}")
-    first, second = (w.detach().double() for w in network)
+    first, second = (as_double(w.detach()) for w in network)
     (g,) = layer_moments((first, second))
     d = g.shape[-1]
-    lam = g.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-    eye = torch.eye(d, dtype=g.dtype, device=g.device)
-    size = (first.square().sum((-2, -1)) + second.square().sum((-2, -1)))[..., None, None]
+    lam = g.diagonal(dim1=-2, dim2=-1).real.mean(-1)[..., None, None]
+    eye = torch.eye(d, dtype=lam.dtype, device=g.device)
+    size = absolute_square(first).sum((-2, -1)) + absolute_square(second).sum((-2, -1))
+    size = size[..., None, None]
     off = float(((g - lam * eye).abs() / torch.where(size > 0, size, 1.0)).max())
     if off > 1e3 * d * torch.finfo(network[0].dtype).eps:
         raise ValueError(
@@ -77,11 +84,11 @@ def two_layers(factors: Sequence[Any], target: Any, t: Any) -> Tensor:
     batch = common_batch(factors=first.shape[:-2], target=y.shape[:-2])
     m, n = network.shape
     form = g.new_zeros(*batch, n + m, n + m)
-    form[..., :n, n:], form[..., n:, :n] = y.double().mT, y.double()
+    form[..., :n, n:], form[..., n:, :n] = as_double(y).mH, as_double(y)
     half = torch.cat([lam.new_full((n,), -0.5), lam.new_full((m,), 0.5)])
     form += torch.diag_embed(half * lam[..., 0])
     f, basis = torch.linalg.eigh(form)
-    q = basis.mT @ torch.cat([first.mT, second], -2).expand(*batch, n + m, d)
+    q = basis.mH @ torch.cat([first.mH, second], -2).expand(*batch, n + m, d)
     order, now, made = times.flatten().sort()[1].tolist(), 0.0, {}
     fastest = max(float(f.abs().max()), 1e-300)
     for k in order:
@@ -91,7 +98,7 @@ def two_layers(factors: Sequence[Any], target: Any, t: Any) -> Tensor:
         for _ in range(steps):
             q = _riccati_step(q, f, (later - now) / steps)
         now = later
-        x = (basis @ q)[..., n:, :] @ (basis @ q)[..., :n, :].mT
+        x = (basis @ q)[..., n:, :] @ (basis @ q)[..., :n, :].mH
         made[k] = x.to(y.dtype)
     ordered = [made[k] for k in range(len(order))]
     stacked = torch.stack(ordered) if ordered else y.new_zeros(0, *batch, m, n)
@@ -103,6 +110,6 @@ def _riccati_step(q: Tensor, f: Tensor, dt: float) -> Tensor:
     moved = f.unsqueeze(-1)
     safe = torch.where(moved == 0, 1.0, moved)
     grown = torch.where(moved == 0, dt, torch.expm1(2 * moved * dt) / (2 * safe))
-    inner = torch.eye(q.shape[-1], dtype=q.dtype, device=q.device) + q.mT @ (grown * q)
+    inner = torch.eye(q.shape[-1], dtype=q.dtype, device=q.device) + q.mH @ (grown * q)
     lower = torch.linalg.cholesky(inner)
-    return torch.linalg.solve_triangular(lower, ((moved * dt).exp() * q).mT, upper=False).mT
+    return torch.linalg.solve_triangular(lower, ((moved * dt).exp() * q).mH, upper=False).mH

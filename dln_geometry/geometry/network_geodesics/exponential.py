@@ -72,7 +72,8 @@ def balanced_geodesic(
     network = balanced_network(factors, complex=True)
     v = as_ambient(v, network)
     if network.dtype.is_complex:
-        moved = balanced_geodesic(*real_layers(network, v), t, rtol=rtol)
+        real, move = real_layers(network, v)
+        moved = balanced_geodesic(real, move, t, rtol=rtol)
         return tuple(complex_form(w) for w in moved)
     refuse_derivatives("balanced_geodesic", *network, *v, t)
     with torch.no_grad():

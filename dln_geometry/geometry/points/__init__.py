@@ -43,6 +43,7 @@ from dln_geometry.geometry.points.network import Network, balanced_network
 from dln_geometry.geometry.points.real_forms import (
     complex_form,
     complex_point,
+    quaternion_form,
     real_form,
     real_point,
 )
@@ -95,6 +96,7 @@ __all__ = [
     "point_of_values",
     "polar",
     "product",
+    "quaternion_form",
     "random_balanced",
     "real_form",
     "real_point",

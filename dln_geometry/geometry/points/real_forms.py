@@ -19,6 +19,11 @@ def real_form(z: Tensor) -> Tensor:
     return torch.cat((torch.cat((re, -im), -1), torch.cat((im, re), -1)), -2)
 
 
+def quaternion_form(a: Tensor, b: Tensor) -> Tensor:
+    """Return the complex representation ``[[A, B], [-B^-, A^-]]`` of quaternions ``A + B j``."""
+    return torch.cat((torch.cat((a, b), -1), torch.cat((-b.conj(), a.conj()), -1)), -2)
+
+
 def complex_form(x: Tensor) -> Tensor:
     """Return the complex matrices (..., m, n) nearest to real ones of twice the size."""
     m, n = (d // 2 for d in x.shape[-2:])

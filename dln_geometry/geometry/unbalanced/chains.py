@@ -59,7 +59,7 @@ def layers_of_chains(
     for chain in chains:
         for k, square in enumerate(chain.squares):
             layers[chain.first + k][chain.places[k + 1], chain.places[k]] = square**0.5
-    return tuple(frames[p + 1] @ w @ frames[p].mT for p, w in enumerate(layers))
+    return tuple(frames[p + 1] @ w @ frames[p].mH for p, w in enumerate(layers))
 
 
 def scalar_squares(first: int, last: int, lam: Sequence[float]) -> tuple[float, ...] | None:

@@ -19,7 +19,13 @@ from dln_geometry.geometry.unbalanced.chains import (
 )
 from dln_geometry.geometry.unbalanced.existence import check_moments, scalar_intervals
 from dln_geometry.geometry.unbalanced.fitting import fitted_layers
-from dln_geometry.support import as_float_tensor, as_matrix, as_width_sequence, common_batch
+from dln_geometry.support import (
+    as_double,
+    as_float_tensor,
+    as_matrix,
+    as_width_sequence,
+    common_batch,
+)
 
 
 def lambda_balanced(x: Any, lam: Any, widths: Sequence[int]) -> Network:
@@ -31,6 +37,7 @@ def lambda_balanced(x: Any, lam: Any, widths: Sequence[int]) -> Network:
     Parameters
     ----------
     x : array_like, shape (..., d_N, d_0)
+        Real or complex.
     lam : float or sequence of N - 1 floats
         In units of the squares of the layers.
     widths : sequence of int
@@ -66,12 +73,12 @@ def lambda_balanced(x: Any, lam: Any, widths: Sequence[int]) -> Network:
     if len(values) != depth - 1:
         raise ValueError(f"lam must hold depth - 1 = {depth - 1} numbers, got {len(values)}")
     eps = torch.finfo(matrix.dtype).eps
-    samples = matrix.double().reshape(-1, *matrix.shape[-2:])
+    samples = as_double(matrix).reshape(-1, *matrix.shape[-2:])
 
     def scalar(x: Tensor, numbers: Sequence[Any]) -> tuple[Tensor, ...]:
         return _scalar(x, [float(v) for v in numbers], widths, eps)
 
-    given = [samples.new_tensor(v) for v in values]
+    given = [samples.real.new_tensor(v) for v in values]
     return _network([_at_unit_size(one, given, scalar) for one in samples], matrix)
 
 
@@ -88,7 +95,7 @@ def with_moments(x: Any, moments: Sequence[Any], widths: Sequence[int] | None = 
     ----------
     x : array_like, shape (..., d_N, d_0)
     moments : sequence of array_like
-        The N - 1 symmetric matrices G_p, shape (..., d_p, d_p).
+        The N - 1 symmetric (or Hermitian, where x is complex) matrices G_p, (..., d_p, d_p).
     widths : sequence of int, optional
         ``(d_0, ..., d_N)``; by default those of `x` and `moments`.
 
@@ -117,11 +124,14 @@ def with_moments(x: Any, moments: Sequence[Any], widths: Sequence[int] | None = 
     ValueError: moments must leave W_2^T W_2 at most d_2 = 1 positive eigenvalues, but those of \
 moments[0] force eigenvalue 2 to be at least 1: no layers of widths (1, 2, 1) have these moments
     """
-    like = as_matrix(x)
+    like = as_matrix(x, complex=True)
     if isinstance(moments, Tensor | str | bytes) or not isinstance(moments, Sequence):
         raise TypeError(f"moments must be a sequence of matrices, got {type(moments).__name__}")
+    kind = as_double(like).dtype
     given = [
-        as_matrix(g, f"moments[{p}]", dtype=torch.float64, device=like.device).detach()
+        as_matrix(
+            g, f"moments[{p}]", dtype=kind, device=like.device, complex=kind.is_complex
+        ).detach()
         for p, g in enumerate(moments)
     ]
     if widths is None:
@@ -135,15 +145,15 @@ moments[0] force eigenvalue 2 to be at least 1: no layers of widths (1, 2, 1) ha
         if tuple(g.shape[-2:]) != (d, d):
             required = f"shape (..., {d}, {d})"
             raise ValueError(f"moments[{p}] must have {required}, got {tuple(g.shape)}")
-        off, size = (x.abs().amax((-2, -1)) for x in (g - g.mT, g))
+        off, size = (x.abs().amax((-2, -1)) for x in (g - g.mH, g))
         if bool((off > 1e3 * eps * size).any()):
             got = f"an asymmetry of {float(off.max()):.2g}"
             raise ValueError(f"moments[{p}] must be symmetric, got {got}")
         batch = common_batch(**{"x": batch, f"moments[{p}]": g.shape[:-2]})
-    full = matrix.double().expand(*batch, *matrix.shape[-2:])
+    full = as_double(matrix).expand(*batch, *matrix.shape[-2:])
     samples = full.reshape(-1, *matrix.shape[-2:])
     each = [
-        ((g + g.mT) / 2).expand(*batch, d, d).reshape(-1, d, d)
+        ((g + g.mH) / 2).expand(*batch, d, d).reshape(-1, d, d)
         for g, d in zip(given, widths[1:-1], strict=True)
     ]
 
@@ -155,7 +165,7 @@ moments[0] force eigenvalue 2 to be at least 1: no layers of widths (1, 2, 1) ha
 
 
 def _ends(x: Any, widths: Any) -> tuple[Tensor, tuple[int, ...], int]:
-    matrix, resolved = as_matrix(x).detach(), as_width_sequence(widths)
+    matrix, resolved = as_matrix(x, complex=True).detach(), as_width_sequence(widths)
     if (resolved[0], resolved[-1]) != (matrix.shape[-1], matrix.shape[-2]):
         required = f"start with {matrix.shape[-1]} and end with {matrix.shape[-2]}, as x does"
         raise ValueError(f"widths must {required}, got {resolved}")
@@ -179,7 +189,7 @@ def _at_unit_size(
     depth = len(moments) + 1
     sizes = [math.log2(float(x.abs().max()) or 1.0) / depth]
     sizes += [0.5 * math.log2(float(g.abs().max())) for g in moments if bool((g != 0).any())]
-    unit = x.new_tensor(math.floor(max(sizes)))
+    unit = x.real.new_tensor(math.floor(max(sizes)))
     if abs(float(unit)) * depth < 400:
         return make(x, moments)
     small = [by_power_of_two(g, -2.0 * unit, 0) for g in moments]
@@ -223,7 +233,7 @@ def _decomposed(x: Tensor, most: int, eps: float) -> tuple[Tensor, Tensor, Tenso
     rank = int((s > 4 * max(x.shape) * eps * s[0]).sum()) if float(s[0]) > 0 else 0
     if rank > most:
         raise ValueError(f"widths must all be at least the rank {rank} of x, got {most}")
-    return u, s[:rank], vh.mT
+    return u, s[:rank], vh.mH
 
 
 def _scalar(

@@ -43,18 +43,19 @@ def fitted_layers(
 def _descent(
     layers: list[Tensor], target: Sequence[Tensor], rounding: float
 ) -> tuple[list[Tensor], float]:
-    shapes = [w.shape for w in layers]
-    counts = [w.numel() for w in layers]
+    shapes = [_real_parts(w).shape for w in layers]
+    counts = [s.numel() for s in shapes]
 
     def split(q: Tensor) -> list[Tensor]:
-        return [w.view(s) for w, s in zip(q.split(counts), shapes, strict=True)]
+        parts = [w.view(s) for w, s in zip(q.split(counts), shapes, strict=True)]
+        return [torch.view_as_complex(w) for w in parts] if layers[0].is_complex() else parts
 
     def errors(q: Tensor) -> Tensor:
         w = split(q)
         made = [product(w), *layer_moments(w)]
-        return torch.cat([(a - b).flatten() for a, b in zip(made, target, strict=True)])
+        return torch.cat([_real_parts(a - b).flatten() for a, b in zip(made, target, strict=True)])
 
-    q = torch.cat([w.flatten() for w in layers])
+    q = torch.cat([_real_parts(w).flatten() for w in layers])
     off, damping = errors(q), 1e-2
     size = float(off.norm())
     stalled = 0
@@ -70,6 +71,11 @@ def _descent(
         if size == 0.0 or (float(off.abs().max()) <= 0.1 * rounding) or stalled > 12:
             break
     return split(q), float(off.abs().max())
+
+
+def _real_parts(w: Tensor) -> Tensor:
+    """Return a matrix in real numbers: the two parts of complex ones in a last dimension."""
+    return torch.view_as_real(w.resolve_conj()) if w.is_complex() else w
 
 
 def _step(errors: Callable[[Tensor], Tensor], q: Tensor, off: Tensor, damping: float) -> Tensor:

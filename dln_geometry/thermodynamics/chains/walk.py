@@ -16,9 +16,9 @@ from torch import Tensor
 from dln_geometry.dynamics.losses import prepared
 from dln_geometry.dynamics.sampling import Potential
 from dln_geometry.geometry.points import EndToEnd, haar_stiefel
-from dln_geometry.support import absolute_square, normal
+from dln_geometry.support import absolute_square
 from dln_geometry.thermodynamics.energies import Energy
-from dln_geometry.thermodynamics.measure import SpectralMeasure
+from dln_geometry.thermodynamics.measure import SpectralMeasure, gaussians
 
 
 class Walk:
@@ -36,14 +36,17 @@ class Walk:
         (m, n), r = shape, measure.rank
         self.swapped = m == r < n
         self.tall, self.wide = (n, m) if self.swapped else (m, n)
-        self.complex, self.deep = measure.index == 2, measure.deep
+        self.deep = measure.deep
+        # Quaternions are complex matrices of twice the size, with every singular value twice.
+        self.copies = 2 if measure.index == 4 else 1
         self.excess = 0 if self.deep else measure.index * (self.wide - r)
         self.potential: Potential | None = None
         if energy.value is None:
-            frame = EndToEnd.of(torch.eye(m, n, dtype=torch.float64, device="cpu"), measure.depth)
+            kind = torch.complex128 if measure.index == 2 else torch.float64
+            frame = EndToEnd.of(torch.eye(m, n, dtype=kind, device="cpu"), measure.depth)
             start = EndToEnd(frame.u[:, :r], frame.s[:r], frame.vh[:r], measure.depth, check=False)
-            share = (2 * measure.nu, measure.excess) if measure.nu else None
-            loss = prepared(energy.loss, shape, dtype=torch.float64, device="cpu")
+            share = (2 * measure.nu, measure.index * measure.excess) if measure.nu else None
+            loss = prepared(energy.loss, shape, dtype=kind, device="cpu")
             self.potential = Potential(loss, b, share, start)
         self.center, self.variance = 0.0, 1.0
         if self.deep:
@@ -54,14 +57,15 @@ class Walk:
         """Draw A and Q exactly from ``exp(-V_0)``."""
         r = self.measure.rank
         if self.deep:
-            shift = self.center * torch.eye(r, dtype=torch.float64, device="cpu")
+            shift = self.center * torch.eye(self.copies * r, dtype=torch.float64, device="cpu")
             a = self.variance**0.5 * self._noise(chains, r, r) + shift
             if self.potential is None:
                 return a, a.real.new_zeros(0)
             return a, self._frame(chains, r, r)
         # The singular values have the weight rho^excess more than those of A.
         g = self._normal(chains, self.tall + self.wide - r, r)
-        rho = torch.linalg.svdvals(g)
+        # Both copies of a value of quaternions belong to columns k and k + r.
+        rho = torch.linalg.svdvals(g)[..., :: self.copies].tile(self.copies)
         u, v = self._frame(chains, self.tall, r), self._frame(chains, r, r)
         a = self.variance**0.5 * (u * rho.unsqueeze(-2)) @ v.mH
         if self.wide == r or self.potential is None:
@@ -69,12 +73,15 @@ class Walk:
         return a, self._frame(chains, self.wide, r)
 
     def _frame(self, chains: int, d: int, r: int) -> Tensor:
-        kind: Any = {"dtype": torch.complex128 if self.complex else torch.float64, "device": "cpu"}
+        if self.copies == 2:
+            u, _, vh = torch.linalg.svd(self._normal(chains, d, r), full_matrices=False)
+            return u @ vh
+        kind: Any = torch.complex128 if self.measure.index == 2 else torch.float64
+        kind = {"dtype": kind, "device": "cpu"}
         return haar_stiefel((chains,), d, r, generator=self.generator, **kind)
 
     def _normal(self, *shape: int) -> Tensor:
-        z = normal(shape, self.generator, torch.float64)
-        return torch.complex(z, normal(shape, self.generator, torch.float64)) if self.complex else z
+        return gaussians(shape, self.measure.index, self.generator)
 
     def _noise(self, *shape: int) -> Tensor:
         """Return an increment of A of density ``exp(-|dA|^2/2)``."""
@@ -84,7 +91,7 @@ class Walk:
     def _best_center(self) -> float:
         """Return the number u for which ``H = u`` has the least potential, nearly."""
         z, q = self.start(16)
-        one = torch.eye(self.measure.rank, dtype=z.dtype, device=z.device)
+        one = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
 
         def potential(u: float) -> float:
             difference, *_, size = self.at(0.1 * z + u * one, q, 1.0)
@@ -115,20 +122,19 @@ class Walk:
 
     def at(self, a: Tensor, q: Tensor, h: Any) -> tuple[Tensor, ...]:
         """Return ``V_1 - V_0``, the drift of V_1, energy, entropy and ``|A - center|^2``."""
-        size = absolute_square(self._away(a)).sum((-2, -1))
+        size = self._squared(self._away(a))
         if self.potential is not None:
-            value, drift, _, s, _, energy = self.potential.at(a, q, a.real.new_tensor(h))
-            log_lam, rest = s.log() / self.measure.span, 0.0
-            if self.excess:
-                offset = self.measure.rank * 0.5 * self.measure.depth.log
-                rest = self.excess * (log_lam.sum(-1) + offset)
-            difference = value + rest - 0.5 * size / self.variance
-            return difference, drift, energy, self.measure.log_orbit_volume(log_lam), size
+            # Its value has no constants, those of the entropy's powers of s among them.
+            _, drift, _, s, _, energy = self.potential.at(a, q, a.real.new_tensor(h))
+            volume = self.measure.log_orbit_volume(s.log() / self.measure.span)
+            inside = self.b * energy - 2 * self.measure.nu * (volume - self.measure.log_orbit)
+            return inside - 0.5 * size / self.variance, drift, energy, volume, size
         if self.deep:
             x, u = torch.linalg.eigh(a)
-            vh = u.mH
+            vh, x = u.mH, x[..., :: self.copies]
         else:
             u, rho, vh = torch.linalg.svd(a, full_matrices=False)
+            rho = rho[..., :: self.copies]
             x = rho.clamp_min(1e-280).log() - 0.5 * self.measure.depth.log
         x = x.detach().requires_grad_()
         with torch.enable_grad():
@@ -144,7 +150,8 @@ class Walk:
             slope = slope / rho.clamp_min(1e-280)
             bound = 2.0 * rho.norm(dim=-1, keepdim=True) / h
         slope = slope.nan_to_num(0.0, 0.0, 0.0)
-        drift = (u * (-slope).clamp(-bound, bound).to(u.dtype).unsqueeze(-2)) @ vh
+        pull = (-slope).clamp(-bound, bound).repeat_interleave(self.copies, -1)
+        drift = (u * pull.to(u.dtype).unsqueeze(-2)) @ vh
         inside = inside.detach() + 2 * self.measure.nu * self.measure.log_orbit
         difference = inside - 0.5 * size / self.variance
         return difference, drift, energy.detach(), volume.detach(), size
@@ -159,7 +166,7 @@ class Walk:
         def force(a: Tensor, drift: Tensor) -> Tensor:
             return t * drift - (1 - t) / self.variance * self._away(a)
 
-        z = self._noise(*a.shape)
+        z = self._noise(*a.shape[:-2], *(d // self.copies for d in a.shape[-2:]))
         new, turned = a + h * force(a, drift) + scale * z, q
         if q.numel():
             x = self._normal(*q.shape[:-1], q.shape[-2])
@@ -169,8 +176,7 @@ class Walk:
         found = self.at(new, turned, h)
         back = a - new - h * force(new, found[1])
         gain = self._total(difference, rest[2], t, a) - self._total(found[0], found[4], t, new)
-        gain = gain + 0.5 * z.abs().square().sum((-2, -1))
-        gain = gain - back.abs().square().sum((-2, -1)) / (4 * h)
+        gain = gain + 0.5 * self._squared(z) - self._squared(back) / (4 * h)
         u = torch.rand(gain.shape, generator=source, dtype=torch.float64, device=gain.device)
         yes = u.log() < gain
         pairs = zip((a, q, *state[2:]), (new, turned, *found), strict=True)
@@ -179,6 +185,10 @@ class Walk:
             for x, y in pairs
         ]
         return tuple(parts), float(gain.clamp(max=0.0).exp().nan_to_num(0.0).mean())
+
+    def _squared(self, a: Tensor) -> Tensor:
+        """Return ``|a|^2``, (...)."""
+        return absolute_square(a).sum((-2, -1)) / self.copies
 
     def _away(self, a: Tensor) -> Tensor:
         if not self.deep:
@@ -189,5 +199,6 @@ class Walk:
         """Return ``V_t`` up to a constant, with the weight ``rho^excess``."""
         total = 0.5 * size / self.variance + t * difference
         if self.excess:
-            total = total - self.excess * torch.linalg.svdvals(a).clamp_min(1e-300).log().sum(-1)
+            logs = torch.linalg.svdvals(a).clamp_min(1e-300).log().sum(-1)
+            total = total - self.excess * logs / self.copies
         return total

@@ -217,3 +217,44 @@ def test_a_step_that_is_too_large_warns_and_names_the_remedy(generator):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dln.dln_dyson(0.0 * start, 10, t_end=0.4, dt=0.02, **options)
+
+
+@pytest.mark.parametrize("field", ["complex", "quaternion"])
+@pytest.mark.parametrize(("shape", "depth"), [((4, 3), 3), ((2, 2), math.inf)])
+def test_other_fields_have_their_dimensions_at_equilibrium(field, shape, depth, generator):
+    """Equipartition under the ridge, at infinite depth in ``sum (log s)^2 / 2``."""
+    beta, kappa, f = 1.3, 0.7, {"complex": 2, "quaternion": 4}[field]
+    deep = math.isinf(depth)
+
+    def loss(s):
+        return 0.5 * s.log().square().sum(-1) if deep else depth / 2 * s.pow(2 / depth).sum(-1)
+
+    if deep:
+        wanted = 2 + f * 0.5 * 2
+    else:
+        options = {"kappa": kappa, "field": field, "rank": 2}
+        found = dln.thermodynamics.partition_function(None, shape, depth, beta=1.0, **options)
+        wanted = 2 * found.energy / kappa
+    path = dln.dln_dyson(
+        torch.full((1500, 2), 0.8, dtype=F64), depth, beta=beta, kappa=kappa, entropy=not deep,
+        shape=shape, field=field, loss=loss, t_end=5.0, dt=0.05, generator=generator,
+        save_at=[5.0],
+    )  # fmt: skip
+    assert_mean(path.states[0].square().sum(-1), kappa / beta * wanted)
+
+
+def test_complex_singular_values_are_those_of_complex_matrices(generator):
+    """Drift and covariance of small product steps of the matrices themselves."""
+    h, count, depth = 1e-3, 40_000, 2.5
+    start = dln.EndToEnd.of(torch.diag(torch.tensor(START, dtype=F64)).to(torch.complex128), depth)
+    path = dln.langevin(
+        None, start.expand((count,)), beta=1.7, t_end=h, dt=h, save_at=[h], generator=generator
+    )
+    other = dln.dln_dyson(
+        torch.tensor(START, dtype=F64).repeat(count, 1), depth, beta=1.7, t_end=h, dt=h,
+        field="complex", save_at=[h], generator=generator,
+    )  # fmt: skip
+    gap = path.singular_values[0].mean(0) - other.singular_values[0].mean(0)
+    error = (path.singular_values[0].std(0) ** 2 + other.singular_values[0].std(0) ** 2).sqrt()
+    assert bool((gap.abs() < 4 * error / count**0.5).all())
+    assert_same_law(path.singular_values[0], other.singular_values[0])

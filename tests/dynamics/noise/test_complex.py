@@ -222,3 +222,21 @@ def test_gauge_noise_of_balanced_layers_follows_the_entropy(generator):
     free = [complex_normal(generator, 20, *shape) for shape in ((3, 4), (3, 3))]
     path = dln.gauge_noise(free, beta=1.5, t_end=0.2, steps=20, generator=generator)
     assert_close(dln.gauge_eigenvalues(path.final), dln.gauge_eigenvalues(free), ops=1e5)
+
+
+def test_quaternions_stay_quaternions(generator):
+    """Brownian motion of one in its complex representation: ``E rho^2 = rho_0^2 + 4 t``."""
+
+    def representation(*shape):
+        a, b = torch.randn(2, *shape, 1, 1, generator=generator, dtype=C128) * math.sqrt(2.0)
+        return torch.cat((torch.cat((a, b), -1), torch.cat((-b.conj(), a.conj()), -1)), -2)
+
+    start = dln.EndToEnd.of(representation(), 3).expand((3000,))
+    # Each part of an increment has the variance of a step.
+    dw = math.sqrt(0.5 / 8) * representation(8, 3000)
+    path = dln.brownian_motion(start, t_end=0.5, increments=dw, save_at=[0.0, 0.5])
+    x = path.final.matrix
+    assert_close(x[:, 0, 0], x[:, 1, 1].conj(), ops=1e5)
+    assert_close(x[:, 0, 1], -x[:, 1, 0].conj(), ops=1e5)
+    rho = 3 * path.singular_values[..., 0].pow(2 / 3)
+    assert_mean(rho[1] - rho[0], 2.0)

@@ -147,3 +147,20 @@ def test_a_small_matrix_that_is_not_symmetric_is_seen_beside_a_large_one():
     both = torch.stack([1e20 * torch.eye(2), torch.tensor([[0.0, 1.0], [0.0, 0.0]])])
     with pytest.raises(ValueError, match="symmetric, got an asymmetry of 1"):
         dln.with_moments(torch.ones(2, 2), [both])
+
+
+@pytest.mark.parametrize("widths", [(2, 2, 2), (3, 2, 4), (2, 3, 2, 2)])
+def test_complex_layers_have_their_hermitian_moments(widths, generator):
+    """Pairs of modes and eigenvectors, and the iteration where there are none."""
+    C128 = torch.complex128
+    layers = [
+        torch.randn(b, a, generator=generator, dtype=C128) for a, b in itertools.pairwise(widths)
+    ]
+    x, moments = dln.end_to_end(layers), dln.moments(layers)
+    assert_layers(dln.with_moments(x, moments, widths), x, moments, widths, ops=1e6)
+    scalar = dln.lambda_balanced(
+        x[None].to(torch.complex64), 0.3, (widths[0], widths[0], widths[-1])
+    )
+    assert scalar.dtype == torch.complex64
+    with pytest.raises(ValueError, match="must be symmetric"):
+        dln.with_moments(x, [1j * g for g in moments], widths)

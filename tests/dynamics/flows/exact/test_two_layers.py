@@ -6,6 +6,7 @@ from scipy.integrate import solve_ivp
 
 import dln_geometry as dln
 from dln_geometry.testing import assert_close
+from tests.geometry.realified import C128, complex_normal, real_form
 
 F64 = torch.float64
 
@@ -37,6 +38,16 @@ def test_two_layers_follow_their_flow(widths, lam, generator):
         w1, w2 = torch.as_tensor(column).split([d * n, m * d])
         # The tolerance of the integrator.
         assert_close(found[k], w2.view(m, d) @ w1.view(d, n), ops=1e5 * (1 + lam), scale=1.0)
+
+
+def test_complex_layers_are_those_of_their_real_form(generator):
+    """Layers, target and flow of twice the size; the moment is a multiple of the identity too."""
+    x, y = complex_normal(generator, 2, 3), complex_normal(generator, 2, 3)
+    start, t = dln.lambda_balanced(x, -0.7, (3, 3, 2)), [0.3, 1.4]
+    found = dln.exact.two_layers(start, y, t)
+    real = dln.exact.two_layers([real_form(w) for w in start], real_form(y), t)
+    assert_close(real_form(found), real, ops=1e4)
+    assert found.dtype == C128
 
 
 def test_long_times_reach_the_target_or_its_best_approximation(generator):
