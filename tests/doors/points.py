@@ -110,7 +110,7 @@ CALLS: dict[str, list[Call]] = {
             dln.lambda_balanced,
             {"x": X, "lam": 0.5, "widths": (2, 2, 3)},
             {
-                "x": wrong.matrices(X, shaped=False),
+                "x": wrong.no_complex(wrong.matrices(X, shaped=False)),
                 "lam": [*wrong.junk(), None, wrong.NAN, wrong.INF, [1.0, 2.0]],
                 "widths": wrong.SEQUENCE,
             },
@@ -121,7 +121,7 @@ CALLS: dict[str, list[Call]] = {
             dln.with_moments,
             {"x": X, "moments": [torch.eye(2, device="cpu", dtype=F64)], "widths": (2, 2, 3)},
             {
-                "x": wrong.matrices(X, shaped=False),
+                "x": wrong.no_complex(wrong.matrices(X, shaped=False)),
                 "moments": [*wrong.junk(), None, [], [torch.eye(3)], [wrong.NAN * torch.eye(2)]],
                 "widths": [w for w in wrong.SEQUENCE if w is not None],
             },
