@@ -31,11 +31,14 @@ def wait_for(run: Integration, pieces: list[Tensor]) -> Flags:
     if isinstance(stepper, RosenbrockStepper):
         outside = None  # its states are projected already
     if obs is not None:
-        pieces.append(obs.T.to(run.y.dtype))
+        pieces.append(obs.T)
         if correct is not None:
-            pieces.append(correct[0](obs).to(run.y.dtype))
+            pieces.append(correct[0](obs))
     if outside is not None:
-        pieces.append(outside(stepper.y_new).to(run.y.dtype))
+        pieces.append(outside(stepper.y_new))
+    if run.norms.is_shared or run.y.device.type != "cpu":
+        # What is sent together has one type.
+        pieces = [x.to(run.y.dtype) for x in pieces]
     flat, at = run.norms.fetch(pieces, count), rows * run.norms.count * batch
     norms, rest, radii = run.norms.unpack(flat[:at], rows, batch), flat[at:], None
     rest = rest.reshape(-1, batch)

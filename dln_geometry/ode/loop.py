@@ -167,9 +167,9 @@ class Integration:
             scale = self.atol + opt.rtol * np.maximum(self.y_norms, flags.norms[-1])
             err = stepper.error(trial, flags.norms, np.maximum(scale, TINY))
             # Becomes NaN where the new state or its derivative is not finite.
-            err = err + 0 * (flags.norms[0] + flags.norms[-1]).sum(axis=0)
+            err = err + 0 * np.add.reduce(flags.norms[0] + flags.norms[-1])
         # A state is not accepted if one of its observables (a loss) is NaN.
-        err = np.where(np.isnan(flags.obs).any(axis=0), np.nan, err)
+        err = np.where(np.logical_or.reduce(np.isnan(flags.obs)), np.nan, err)
         accepted, evaluations = running & (err <= 1), stepper.evaluations
         corrected = 0
         for wrong, change in ((flags.faulty, self._fix), (flags.outside, self._project)):

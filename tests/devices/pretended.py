@@ -55,6 +55,7 @@ FACTORISATIONS = [
     "cholesky_inverse",
 ]
 READ = "_linalg_eigh", "_linalg_svd", "linalg_eig", "linalg_lstsq"
+LAZY = torch._C.DispatchKey.Conjugate, torch._C.DispatchKey.Negative
 INDICES = ("index", "index_put_", "index_put", "_index_put_impl_")
 
 
@@ -241,7 +242,12 @@ def dispatched(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         inner.pop("pin_memory", None)
     if name == "_efficientzerotensor":
         func = torch.ops.aten.zeros.default  # a wrapper around one without storage crashes
-    out = func(*inner_args, **inner)
+    turned = [t for t in pretended if t.held.is_conj() or t.held.is_neg()]
+    with contextlib.ExitStack() as stack:
+        for key in LAZY if turned else ():
+            # Off below this call: operations would read conjugates as what they are lazily made of.
+            stack.enter_context(torch._C._SetExcludeDispatchKeyGuard(key, False))
+        out = func(*inner_args, **inner)
     if name == "_local_scalar_dense":
         return out
     out = tree_map(lambda t: PretendedTensor(t) if is_plain(t) else t, out)

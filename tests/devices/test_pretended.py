@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection
+from itertools import zip_longest
 from typing import Any
 
 import pytest
@@ -17,14 +18,15 @@ import dln_geometry as dln
 from dln_geometry import losses
 from tests.devices.moves import moved, tensors_of
 from tests.devices.pretended import NAME, MixedDevices, PretendedTensor, pretended, there
-from tests.doors import figures, geometry, motions, points, tools
+from tests.doors import figures, geometry, landscape, motions, points, tools
 from tests.doors import laws as law_calls
 from tests.doors import losses as loss_calls
+from tests.doors.shared import X, normal
 from tests.learning.wrong_calls import motion, networks, rules
 
 DOORS = {
     name: calls
-    for table in (points, geometry, loss_calls, law_calls, motions, tools, figures)
+    for table in (points, geometry, landscape, loss_calls, law_calls, motions, tools, figures)
     for name, calls in table.CALLS.items()
     if name not in ("plot.panel_letters", "plot.save")  # they take figures, which hold no tensors
 }
@@ -42,7 +44,17 @@ ON_THE_CPU = {
 # What this device cannot show: storages of parameters are compared or replaced there.
 UNSEEN = {"noether_residual", "ChargeMonitor"}
 # Of equal eigenvalues of the start any frame may be taken: the law is the same, the path is not.
-ANY_FRAME = {"isospectral_flow": {".final"}}
+ANY_FRAME = {
+    "isospectral_flow": {".final"},
+    "landscape.critical_factors": {".0", ".1", ".2"},
+}
+# Points far apart take minutes of operations: near ones, and a loose tolerance, take the same ones.
+CLOSE: dict[str, list[dict[str, Any]]] = {
+    "distance": [
+        {"rtol": 1e-5},
+        {"rtol": 1e-5, "p": dln.EndToEnd.of(X + 0.02 * normal(2, 3, 2), 3)},
+    ]
+}
 # Thousands of operations: the rest of the table shows the kinds.
 LONG = {
     "distance", "dln_dyson", "parallel_transport", "balancing_flow", "balanced_geodesic",
@@ -118,10 +130,35 @@ def both_by_default(call: Any) -> tuple[Any, Any]:
     "name", [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in DOORS]
 )
 def test_public_functions_stay_on_the_device(name):
-    for call in DOORS[name]:
-        arguments = {**call.arguments, **{n: make() for n, make in call.fresh.items()}}
+    for call, nearer in zip_longest(DOORS[name], CLOSE.get(name, []), fillvalue={}):
+        arguments = {**call.arguments, **{n: make() for n, make in call.fresh.items()}, **nearer}
         results, free = both(call.function, arguments), ANY_FRAME.get(name, ())
         assert not faults_of(*results, name in ON_THE_CPU, free)
+
+
+COMPLEX = [
+    torch.randn(3, 2, generator=torch.Generator().manual_seed(k), dtype=torch.complex128)
+    for k in (5, 6)
+]
+AT = dln.EndToEnd.of(COMPLEX[0], 3)
+FLOW: dict[str, Any] = {
+    "loss": losses.Quadratic(COMPLEX[1]), "start": dln.Collapsed.of(AT), "t_end": 0.05,
+    "save_at": [0.0, 0.05],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        (dln.metric, {"point": AT, "z": COMPLEX[1]}),
+        (dln.connection, {"point": AT, "z": COMPLEX[1], "w": COMPLEX[0]}),
+        (dln.balanced_factors, {"point": AT}),
+        (dln.gradient_flow, {**FLOW, "decay": 0.1}),
+        (dln.brownian_motion, {"start": AT, "t_end": 0.02, "dt": 0.01, "generator": 3}),
+    ],
+)
+def test_complex_matrices_stay_on_the_device(function, arguments):
+    assert not faults_of(*both(function, arguments))
 
 
 def faults_of_learning(call: Any, on_the_cpu: bool) -> list[str]:

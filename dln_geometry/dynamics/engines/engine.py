@@ -261,7 +261,7 @@ class Engine(ABC):
 
             def differs(rows: Tensor) -> Tensor:
                 sign = np.linalg.slogdet(rows.numpy().reshape(-1, count, *shape))[0]
-                return torch.from_numpy((sign * own).prod(-1) < 0)
+                return torch.from_numpy(np.multiply.reduce(sign * own, -1) < 0)
 
             return differs
 

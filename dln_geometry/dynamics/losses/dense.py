@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dln_geometry.dynamics.losses.loss import DataLoss, as_text
 from dln_geometry.dynamics.losses.products import Thin, half_square, products
+from dln_geometry.geometry.kernel import quick_product
 from dln_geometry.support import as_float_tensor, as_matrix, common_batch
 
 # Measured on CPUs with one and two threads: below this size in bytes, or above this rank, one
@@ -47,7 +48,7 @@ class Quadratic(DataLoss):
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self._is_streamed(left):
             return self._streamed(left, right)
-        target, residual = self.target, left @ right.mH
+        target, residual = self.target, quick_product(left, right.mH)
         # In place if possible: at small rank, passes over the residual dominate the cost.
         fits = target.ndim <= 2 or residual.shape == target.shape
         residual = residual.sub_(target) if fits else residual - target

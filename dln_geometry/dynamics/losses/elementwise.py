@@ -11,6 +11,7 @@ from torch import Tensor
 from dln_geometry.dynamics.losses.dense import Regression
 from dln_geometry.dynamics.losses.loss import DataLoss, as_text
 from dln_geometry.dynamics.losses.products import Thin, products
+from dln_geometry.geometry.kernel import quick_product
 from dln_geometry.support import as_matrix, as_positive, as_real, common_batch
 
 
@@ -63,7 +64,7 @@ class ElementwiseLoss(Regression):
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.inputs is not None:
             return super().contract(left, right)
-        value, slope = self._measured(left @ right.mH - self.target)
+        value, slope = self._measured(quick_product(left, right.mH) - self.target)
         return value, *products(slope, left, right)
 
     def _residual(self, x: Tensor | Thin) -> Tensor:

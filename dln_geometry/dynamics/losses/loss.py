@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dln_geometry.dynamics.losses.products import Thin, half_square, products
 from dln_geometry.dynamics.losses.spread import ranks_of
+from dln_geometry.geometry.kernel import quick_product
 from dln_geometry.geometry.points import Collapsed, EndToEnd
 from dln_geometry.support import as_choice, as_matrix, check_loss
 
@@ -216,7 +217,7 @@ class DataLoss(ABC):
 
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return ``(E, G R, G^T L)`` at ``X = L R^T``, without checks."""
-        value, gradient = self.evaluate(left @ right.mH)
+        value, gradient = self.evaluate(quick_product(left, right.mH))
         return value, *products(gradient, left, right)
 
     def to(

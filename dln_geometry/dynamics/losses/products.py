@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.dynamics.entries import in_coordinates
+from dln_geometry.geometry.kernel import quick_product
 from dln_geometry.support import absolute_square
 
 
@@ -39,7 +40,7 @@ def products(gradient: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Ten
     """Return ``(G R, G^T L)`` for a dense or sparse gradient; transposes are conjugate."""
     if gradient.layout == torch.strided:
         # (L^T G)^T is faster than G^T L: its large factor is not transposed.
-        return gradient @ right, (left.mH @ gradient).mH
+        return quick_product(gradient, right), quick_product(left.mH, gradient).mH
     batch, (m, n), r = gradient.shape[:-2], gradient.shape[-2:], left.shape[-1]
     if gradient.layout != torch.sparse_coo:
         gradient = gradient.to_sparse_coo()

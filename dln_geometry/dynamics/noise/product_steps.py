@@ -12,7 +12,7 @@ from torch import Tensor
 from dln_geometry.dynamics.losses import contract, evaluate
 from dln_geometry.dynamics.noise.simulation import Diverged, State, Stepper
 from dln_geometry.dynamics.noise.watch import StepWatch
-from dln_geometry.geometry.kernel import small_svd
+from dln_geometry.geometry.kernel import quick_product, quick_svd
 from dln_geometry.geometry.metric import ProductFrame, layers_of_step, thin_svd
 from dln_geometry.geometry.points import Collapsed, EndToEnd
 from dln_geometry.support import Depth, Numbers
@@ -75,10 +75,10 @@ def gradient_parts(
     (m, n), r = point.shape, point.rank
     scaled = point.u * point.s.unsqueeze(-2)
     if m == n == r:
-        value, g = evaluate(loss, scaled @ point.vh if x is None else x)
-        return value, (point.u.mH @ g) @ point.vh.mH, None, g
+        value, g = evaluate(loss, quick_product(scaled, point.vh) if x is None else x)
+        return value, quick_product(quick_product(point.u.mH, g), point.vh.mH), None, g
     value, gv, gu = contract(loss, scaled, point.vh.mH)
-    return value, point.u.mH @ gv, gv, gu.mH
+    return value, quick_product(point.u.mH, gv), gv, gu.mH
 
 
 def observed(loss: Any, point: EndToEnd, x: Tensor | None = None) -> dict[str, Tensor]:
@@ -149,8 +149,8 @@ class ProductSteps(MatrixSteps):
         last, first = frame.move(core, left, right)
         try:
             if m == n == r:
-                x = last @ first
-                moved = (*small_svd(x), x)
+                x = quick_product(last, first)
+                moved = (*quick_svd(x), x)
             else:
                 moved = thin_svd(last, first, r)
             finite = torch.isfinite(moved[1]).all(-1) & torch.isfinite(value)
@@ -228,12 +228,12 @@ def descent(
     value, core, gv, gu = gradient_parts(loss, point, x)
     parts: list[Tensor | None] = [-h * core * frame.root_kernel, None, None]
     if m > r and gv is not None:
-        gv = gv - point.u @ core
+        gv = gv - quick_product(point.u, core)
         parts[1] = -h * gv * frame.root_mixed.unsqueeze(-2)
     if n > r:
         # Both vanish at s = 0, above depth 1.
         ratio = frame.root_mixed / torch.where(point.s > 0, point.s, math.inf)
-        gu = gu - (gu @ point.vh.mH) @ point.vh
+        gu = gu - quick_product(quick_product(gu, point.vh.mH), point.vh)
         parts[2] = -h * ratio.unsqueeze(-1) * gu
     # At infinite depth zero is infinitely far.
     reach = frame.flat.square().sum(-1) / frame.flat_speed**2

@@ -19,7 +19,7 @@ from dln_geometry.dynamics.noise.product_steps import (
 )
 from dln_geometry.dynamics.noise.rotations import Draw, excess_rates, rotated
 from dln_geometry.dynamics.noise.simulation import State
-from dln_geometry.geometry.kernel import small_eigh, small_svd
+from dln_geometry.geometry.kernel import quick_svd, small_eigh
 from dln_geometry.geometry.metric import entropy_pull
 from dln_geometry.geometry.points import EndToEnd, orthonormalized
 from dln_geometry.support import absolute_square
@@ -150,7 +150,7 @@ class SplittingSteps(MatrixSteps):
         if self.depth.infinite:
             x, w = small_eigh(a)
             return w.flip(-1), x.flip(-1), w.flip(-1).mH
-        p, rho, back = small_svd(a)
+        p, rho, back = quick_svd(a)
         if self.orientation is None:
             return p, rho, back
         sign = torch.where(torch.linalg.slogdet(a).sign * self.orientation < 0, -1.0, 1.0)

@@ -64,6 +64,7 @@ from dln_geometry.geometry.kernel.matrix_powers import (
     power_divided_difference,
     power_second_difference,
 )
+from dln_geometry.geometry.kernel.quick import quick_product, quick_svd
 
 __all__ = [
     "MOST_TERMS",
@@ -86,6 +87,8 @@ __all__ = [
     "outer_ratios",
     "power_divided_difference",
     "power_second_difference",
+    "quick_product",
+    "quick_svd",
     "ratios",
     "second_difference",
     "slice_of_ratios",

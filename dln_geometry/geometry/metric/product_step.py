@@ -15,7 +15,13 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from dln_geometry.geometry.kernel import log_kernel_of_log, small_svd, waitless
+from dln_geometry.geometry.kernel import (
+    log_kernel_of_log,
+    quick_product,
+    quick_svd,
+    small_svd,
+    waitless,
+)
 from dln_geometry.geometry.metric.entropy import entropy_pull
 from dln_geometry.geometry.points import EndToEnd, product
 from dln_geometry.support import Depth, as_depth
@@ -120,7 +126,9 @@ class ProductFrame:
     @cached_property
     def root_kernel(self) -> Tensor:
         """The square root of the kernel, ``sqrt(a_ij)``, shape (..., r, r)."""
-        root = self._larger ** (self.layers - 1) * self._norm
+        # The larger of two powers is the power of the larger: r powers instead of r^2.
+        power = self.roots ** (self.layers - 1)
+        root = torch.maximum(power.unsqueeze(-1), power.unsqueeze(-2)) * self._norm
         return root if self._blocks is None else root * self._blocks
 
     @cached_property
@@ -131,7 +139,7 @@ class ProductFrame:
     @cached_property
     def flat(self) -> Tensor:
         """The coordinate ``s^{1/N}`` (at infinite depth ``log s``) of the diagonal, (..., r)."""
-        return self.flat_depth.root(self.point.s)
+        return self.roots if self.flat_depth == self.layers else self.flat_depth.root(self.point.s)
 
     @property
     def _outer_unit(self) -> float:
@@ -240,18 +248,20 @@ class ProductFrame:
         diagonal, outside = self.diagonal(core.diagonal(dim1=-2, dim2=-1), keep)
         first, *inner, last = self.factors(core, diagonal)
         if left is None and right is None:
-            return u @ product([first, *inner, last]), vh
+            return quick_product(u, product([first, *inner, last], quick_product)), vh
         # The square one of the two outer factors takes in the hidden ones.
         if right is None:
-            first, inner = product([first, *inner]), []
+            first, inner = product([first, *inner], quick_product), []
         elif left is None:
-            last, inner = product([*inner, last]), []
-        last, first = u @ last, first @ vh
+            last, inner = product([*inner, last], quick_product), []
+        last, first = quick_product(u, last), quick_product(first, vh)
         if left is not None:
-            last = last + (left - u @ (u.mH @ left)) * outside.unsqueeze(-2)
+            inside = quick_product(u, quick_product(u.mH, left))
+            last = last + (left - inside) * outside.unsqueeze(-2)
         if right is not None:
-            first = first + outside.unsqueeze(-1) * (right - (right @ vh.mH) @ vh)
-        return last, product([first, *inner])
+            inside = quick_product(quick_product(right, vh.mH), vh)
+            first = first + outside.unsqueeze(-1) * (right - inside)
+        return last, product([first, *inner], quick_product)
 
 
 def thin_svd(last: Tensor, first: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -261,7 +271,7 @@ def thin_svd(last: Tensor, first: Tensor, rank: int | None = None) -> tuple[Tens
     """
     m, k, n = last.shape[-2], last.shape[-1], first.shape[-1]
     if k >= min(m, n):
-        u, s, vh = small_svd(last @ first)
+        u, s, vh = quick_svd(quick_product(last, first))
     elif waitless(last):
         u, s, vh = small_svd(last)
         turn, s, vh = small_svd((s.unsqueeze(-1) * vh) @ first)

@@ -19,16 +19,18 @@ from dln_geometry.geometry.points.smooth_functions import separated_frames
 from dln_geometry.support import absolute_square, is_differentiated, phases
 
 
-def product(factors: Sequence[Tensor]) -> Tensor:
-    """Multiply layers from the narrower end, without checks."""
+def product(
+    factors: Sequence[Tensor], times: Callable[[Tensor, Tensor], Tensor] = torch.matmul
+) -> Tensor:
+    """Multiply layers from the narrower end, without checks, by the function `times`."""
     if factors[0].shape[-1] <= factors[-1].shape[-2]:
         x = factors[0]
         for w in factors[1:]:
-            x = w @ x
+            x = times(w, x)
         return x
     x = factors[-1]
     for w in reversed(factors[:-1]):
-        x = x @ w
+        x = times(x, w)
     return x
 
 

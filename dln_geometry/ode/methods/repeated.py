@@ -75,28 +75,39 @@ class RepeatedStepper(ExplicitStepper):
             return super().step(t, h, y)
         times = t + self._nodes[:-1] * h
         step, start, argument = h[:, None].astype(self._now.dtype), y.numpy(), self._argument
-        small, wide = self._small, torch.from_numpy(step)
-        dot, multiply, add, total, now = np.dot, np.multiply, np.add, self._total, self._now
+        small, alone, wide = self._small, self._alone, torch.from_numpy(step)
+        dot, multiply, add, total = np.dot, np.multiply, np.add, self._total
         with np.errstate(all="ignore"):
+            if alone:
+                multiply(self._weights, step, self._scaled)
             for i, (weights, stages, calls) in enumerate(self._calls, start=1):
-                dot(weights, stages, total[0])
-                if small:
+                if alone:
+                    dot(weights, stages, total[0])
+                    add(total[1], start, argument)
+                elif small:
+                    dot(weights, stages, total[0])
                     multiply(total[1], step, argument)
                     add(argument, start, argument)
                 else:
+                    dot(weights, stages, total[0])
                     torch.addcmul(y, self._sum_wide, wide, out=self.y_new)
-                now[...] = times[i]
+                if self._reads_time:
+                    self._now[...] = times[i]
                 try:
                     for f, arguments in calls:
                         f(*arguments)
                     self.obs_new = self._seen
                 except (TapeError, np.linalg.LinAlgError):
+                    self._now[...] = times[i]
                     self.obs_new = self.field(self._time, self.y_new, self._slopes[i])
-            if small:
-                dot(*self._of_estimates)
-            else:
+            if not small:
                 torch.mm(self._tableau.weights, self._all_stages, out=self._estimates)
-        return BlockNorms.of(self._views)
+                return BlockNorms.of(self._views)
+            dot(*self._of_estimates)
+            multiply(self._rows, self._rows, self._squares)
+            add.reduceat(self._squares, self._starts, 2, None, self._sizes)
+            np.sqrt(self._sizes, self._sizes)
+        return list(self._norms_of_rows)
 
     def _note(self, y: Tensor) -> None:
         """Make the tape, at a state where the field is known to be fine."""
@@ -115,15 +126,34 @@ class RepeatedStepper(ExplicitStepper):
             return
         stages, (spans, rows) = self._all_stages.numpy(), self._tableau[1:3]
         made, slopes = slope.numpy(), [x.numpy() for x in self._slopes[1:]]
+        # Observables are those of the last stage.
+        inner, last = tape.calls_for(slope), tape.calls
         if self._small:
-            programs = [[*tape.calls, (np.copyto, (out, made))] for out in slopes]
+            within = [[*inner, (np.copyto, (out, made))] for out in slopes[:-1]]
+            programs = [*within, [*last, (np.copyto, (slopes[-1], made))]]
         else:
-            programs = moved(tape.calls, made, slopes)
+            programs = moved(inner, made, slopes[:-1]) + moved(last, made, slopes[-1:])
+        weights = [row.numpy() for row in rows]
+        self._alone = self._small and len(y) == 1
+        if self._alone:
+            # Scaled by the step once, for all stages.
+            self._weights = np.concatenate(weights)
+            self._scaled = np.empty((1, len(self._weights)), self._weights.dtype)
+            weights = np.split(self._scaled[0], np.cumsum([len(row) for row in weights])[:-1])
         self._calls = [
-            (weights.numpy(), stages[span], calls)
-            for weights, span, calls in zip(rows, spans, programs, strict=True)
+            (row, stages[span], calls)
+            for row, span, calls in zip(weights, spans, programs, strict=True)
         ]
         self._tape = tape  # Its tensors are the memory of the calls.
+        self._reads_time = tape.reads(self._time)
         self._now, self._argument = self._time.numpy(), self.y_new.numpy()
         self._total = self._sum.numpy(), self._sum_wide.numpy()
         self._of_estimates = self._tableau.weights.numpy(), stages, self._estimates.numpy()
+        if self._small:
+            # f_new, the estimates and y_new lie one after the other.
+            self._rows = self._buffer.numpy()[len(stages) - 1 :]
+            self._squares = np.empty_like(self._rows)
+            self._starts = np.array([start for start, _ in self._norms.bounds()])
+            sizes = y.new_empty((*self._rows.shape[:2], len(self._starts)))
+            self._sizes, runs = sizes.numpy(), self._norms.runs()
+            self._norms_of_rows = list(sizes.split(runs, dim=-1))

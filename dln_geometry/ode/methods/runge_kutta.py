@@ -298,7 +298,7 @@ class ExplicitStepper:
             other = h * norms[2] / scale
             total = np.hypot(error, 0.1 * other)
             error = error * error / np.where(total == 0, 1.0, total)
-        return error.max(axis=0)
+        return np.maximum.reduce(error)
 
     def stiffness(self, norms: np.ndarray) -> np.ndarray | None:
         """Estimate h times the spectral radius (B,), 0 at rest; None if the method cannot.
@@ -307,8 +307,8 @@ class ExplicitStepper:
         """
         if not self._tableau.has_stiffness_rows:
             return None
-        dy, df = np.sqrt(np.square(norms[-3:-1]).sum(axis=1))
-        return np.where(dy > 0, df / np.where(dy > 0, dy, 1.0), 0.0)
+        dy, df = np.sqrt(np.add.reduce(np.square(norms[-3:-1]), 1))
+        return np.divide(df, dy, out=np.zeros_like(dy), where=dy > 0)
 
     def state(self) -> dict[str, Any]:
         """Return a copy of all that the next step needs."""

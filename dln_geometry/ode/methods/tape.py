@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,8 @@ class Tape(TorchDispatchMode):
         self._kept: list[Any] = list(variables)
         self._changing = {_address_of(x) for x in variables}
         self._unwritten: set[int] = set()
+        # Of every operation: where its calls end, and the memory that it reads and writes.
+        self._operations: list[tuple[int, set[int], set[int]]] = []
 
     def __enter__(self) -> Tape:
         self._before = _NOTING.set(self)
@@ -70,43 +73,59 @@ class Tape(TorchDispatchMode):
 
     def add(self, call: Call, reads: Sequence[Tensor], writes: Sequence[Tensor]) -> None:
         """Note a call that torch does not see, and that was made; all tensors are contiguous."""
-        self._is_changing(reads)
+        read, written = _addresses_of(reads), _addresses_of(writes)
+        self._is_changing(read)
         self._kept.append((call, reads, writes))
         self.calls.append(call)
-        for x in writes:
-            self._unwritten.discard(_address_of(x))
-            self._changing.add(_address_of(x))
+        self._operations.append((len(self.calls), read, written))
+        self._unwritten -= written
+        self._changing |= written
+
+    def reads(self, x: Tensor) -> bool:
+        """Tell whether an operation reads the memory of a tensor."""
+        return any(_address_of(x) in reads for _, reads, _ in self._operations)
+
+    def calls_for(self, *wanted: Tensor) -> list[Call]:
+        """Return the calls that some tensors need, and those that decide the way."""
+        needed, kept = _addresses_of(wanted), []
+        for k in reversed(range(len(self._operations))):
+            end, reads, writes = self._operations[k]
+            if not writes or writes & needed:
+                needed |= reads
+                kept.append(self.calls[self._operations[k - 1][0] if k else 0 : end])
+        return [call for calls in reversed(kept) for call in calls]
 
     def note(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         """Make an operation, and note it."""
         kwargs = kwargs or {}
         found = func(*args, **kwargs)
-        name = func._schema.name.removeprefix("aten::")
+        (name, is_mutable), noted = _known_by(func), len(self.calls)
         inputs, outputs = _tensors_of((*args, *kwargs.values())), _tensors_of(found)
         self._kept.append((args, kwargs, found))
         if name in _SHAPES:
             return found
-        if func._schema.is_mutable:
+        reads, writes = _addresses_of(inputs), _addresses_of(outputs)
+        if is_mutable:
             self._write(name, args, kwargs, outputs[0])
         elif not outputs:
-            if self._is_changing(inputs):
+            if self._is_changing(reads):
                 if not isinstance(found, bool | int | float) or len(inputs) != 1:
                     raise TapeError(name)
                 self.calls.append((expect, (inputs[0].numpy(), found)))
         elif name in _EMPTY:
-            self._unwritten.add(_address_of(found))
+            self._unwritten |= writes
         elif name in _FILLED:
             # Filled again at every repetition: later operations may change it.
             self.calls.append((np.copyto, (found.numpy(), found.numpy().copy())))
-            self._changing.add(_address_of(found))
-        elif not any(_address_of(x) == _address_of(outputs[0]) for x in inputs) and (
-            self._is_changing(inputs)
-        ):  # Views are no work: numpy sees the same memory.
+            self._changing |= writes
+        elif not writes & reads and self._is_changing(reads):
+            # Views are no work: numpy sees the same memory.
             self._add(name, args, kwargs, outputs)
+        if len(self.calls) > noted:
+            self._operations.append((len(self.calls), reads, writes))
         return found
 
-    def _is_changing(self, tensors: Sequence[Tensor]) -> bool:
-        memories = {_address_of(x) for x in tensors}
+    def _is_changing(self, memories: set[int]) -> bool:
         if memories & self._unwritten:
             raise TapeError("memory that nothing known has written")
         return bool(memories & self._changing)
@@ -115,7 +134,8 @@ class Tape(TorchDispatchMode):
         """Note an operation that writes into given memory."""
         given = {k: x for k, x in kwargs.items() if k != "out"}
         whole, place = name in ("copy_", "zero_", "fill_"), _address_of(out)
-        if self._is_changing(_tensors_of((*(args[1:] if whole else args), *given.values()))):
+        read = _tensors_of((*(args[1:] if whole else args), *given.values()))
+        if self._is_changing(_addresses_of(read)):
             pass
         elif not whole and "out" not in kwargs and place not in self._changing:
             raise TapeError(f"{name} on memory from before")
@@ -140,7 +160,7 @@ class Tape(TorchDispatchMode):
             self.calls += CALLS[name](out, *as_array(args), **kwargs)
         except TypeError:
             raise TapeError(f"{name} with options that are not known") from None
-        self._changing |= {_address_of(x) for x in outputs}
+        self._changing |= _addresses_of(outputs)
 
 
 # Were it defined in the class, torch would wrap it, and import its compiler at the first call.
@@ -176,8 +196,18 @@ def moved(calls: Sequence[Call], old: np.ndarray, places: Sequence[np.ndarray]) 
     ]
 
 
+@cache
+def _known_by(func: Any) -> tuple[str, bool]:
+    """Return the name of an operation, and whether it writes into given memory."""
+    return func._schema.name.removeprefix("aten::"), func._schema.is_mutable
+
+
 def _address_of(x: Tensor) -> int:
     return x.untyped_storage().data_ptr()
+
+
+def _addresses_of(tensors: Sequence[Tensor]) -> set[int]:
+    return {_address_of(x) for x in tensors}
 
 
 def _tensors_of(found: Any) -> list[Tensor]:
