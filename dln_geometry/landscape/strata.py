@@ -18,12 +18,12 @@ from torch import Tensor
 from dln_geometry.geometry.points import Network, haar_stiefel
 from dln_geometry.support import (
     as_count,
+    as_double,
     as_generator,
     as_matrix,
     as_rtol,
     as_width_sequence,
     normal,
-    refuse_complex,
     shown,
 )
 
@@ -80,17 +80,17 @@ class RankPattern:
     def of(cls, factors: Sequence[Any], *, rtol: float = 1e-9) -> RankPattern:
         """Return the pattern of layers; singular values below `rtol` of the largest are zero.
 
-        The scale of a product of layers is that of the product of their norms.
+        The scale of a product of layers is that of the product of their norms. Ranks of complex
+        layers are complex, and so are the dimensions of their pattern.
         """
         network = Network(factors)
-        refuse_complex("factors", network.dtype)
         if network.batch_shape:
             raise ValueError(f"factors must be of one network, got {tuple(network.batch_shape)}")
         rtol = as_rtol(rtol, torch.float64, default=1e-9)
-        layers, widths = [w.detach().double() for w in network], network.widths
+        layers, widths = [as_double(w.detach()) for w in network], network.widths
         ranks: dict[_Interval, int] = {(i, i): d for i, d in enumerate(widths)}
         for i in range(len(layers)):
-            x, scale = torch.eye(widths[i], dtype=torch.float64, device=layers[0].device), 1.0
+            x, scale = torch.eye(widths[i], dtype=layers[0].dtype, device=layers[0].device), 1.0
             for k in range(i, len(layers)):
                 x = layers[k] @ x
                 scale *= float(torch.linalg.matrix_norm(layers[k], ord=2))
@@ -157,15 +157,15 @@ class RankPattern:
 
         Without `x` the product is one of the rank of the pattern.
         """
-        source = as_generator(generator, torch.device("cpu"))
-        dtype, n = torch.float64, len(self.widths)
+        source, n = as_generator(generator, torch.device("cpu")), len(self.widths)
         if x is None:
-            left, right = (normal((d, self.rank), source, dtype) for d in self._ends())
+            left, right = (normal((d, self.rank), source, torch.float64) for d in self._ends())
             x = left @ right.mT
-        target = as_matrix(x, "x").detach()
+        target = as_matrix(x, "x", complex=True).detach()
+        dtype = as_double(target).dtype
         if tuple(target.shape) != self._ends():
             raise ValueError(f"x must have shape {self._ends()}, got {tuple(target.shape)}")
-        u, s, vh = torch.linalg.svd(target.double().cpu())
+        u, s, vh = torch.linalg.svd(as_double(target).cpu())
         level = max(1e-9, 10.0 * max(target.shape) * torch.finfo(target.dtype).eps)
         if int((s > level * s[0]).sum() if float(s[0]) > 0 else 0) != self.rank:
             raise ValueError(f"x must have the rank {self.rank} of the pattern")
@@ -191,9 +191,9 @@ class RankPattern:
             d = self.widths[p + 1]
             kind: Any = {"generator": source, "dtype": dtype, "device": torch.device("cpu")}
             turn, other = (haar_stiefel((), d, d, **kind) for _ in "ab")
-            stretch = torch.exp(0.3 * normal((d,), source, dtype))
+            stretch = torch.exp(0.3 * normal((d,), source, torch.float64))
             layers[p] = turn @ (stretch.unsqueeze(-1) * (other @ layers[p]))
-            layers[p + 1] = ((layers[p + 1] @ other.mT) / stretch) @ turn.mT
+            layers[p + 1] = ((layers[p + 1] @ other.mH) / stretch) @ turn.mH
         return Network.from_layers(w.to(target) for w in layers)
 
     def _ends(self) -> tuple[int, int]:

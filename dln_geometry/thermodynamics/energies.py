@@ -99,7 +99,7 @@ def _of_values(value: Callable[[Tensor], Tensor], r: int, loss: Any) -> Energy:
     s = torch.rand(5, r, generator=source, dtype=torch.float64, device="cpu") + 0.3
     zero = float(value(s.new_zeros(1, r))[0])
     degree = _degree(lambda x: value(x.squeeze(-1)), s.unsqueeze(-1))
-    # Beside the others at zero, or at 1 where zero has an infinite energy.
+    # One value moves, the others stay at 0, or at 1 where the energy is infinite at 0.
     rest = 0.0 if math.isfinite(zero) else 1.0
     share = (r - 1) / r * (zero if rest == 0 else float(value(s.new_ones(1, r))[0]))
 
@@ -119,7 +119,7 @@ def _degree(value: Callable[[Tensor], Tensor], x: Tensor) -> float | None:
     if not bool((one > 0).all() and torch.isfinite(five).all() and (two > 0).all()):
         return None
     q = float(torch.log2(two / one).mean())
-    # Powers are mostly simple numbers, which rounding hides.
+    # Most powers are simple fractions: undo the rounding of the logarithm.
     near = round(q * 5040) / 5040
     q = near if abs(q - near) < 1e-11 else q
     return q if q > 0 and _are_same(two, one * 2.0**q) and _are_same(five, one * 5.0**q) else None

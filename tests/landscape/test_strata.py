@@ -99,3 +99,15 @@ def test_impossible_ranks_are_refused():
         )
     with pytest.raises(ValueError, match="rank must lie between"):
         landscape.fibre_dimension((2, 1, 2), 2)
+
+
+def test_complex_layers_have_their_pattern(generator):
+    pattern = landscape.RankPattern(
+        (3, 3, 2), {(0, 2): 1, (0, 1): 1, (0, 0): 1, (1, 1): 1, (2, 2): 1}
+    )
+    x = torch.randn(2, 1, generator=generator, dtype=torch.complex128)
+    x = x @ torch.randn(1, 3, generator=generator, dtype=torch.complex128)
+    layers = pattern.layers(x, generator=generator)
+    assert layers.dtype == x.dtype
+    assert_close(layers.matrix, x, ops=1e4)
+    assert landscape.RankPattern.of(layers) == pattern

@@ -75,7 +75,8 @@ def bayesian_regression(
     / prod_p Gamma(d_p/2)``, ``M = S / prod g_p``,
 
     and the posterior mean of S is ``(q/2)`` times a quotient of two of them. With noise it is an
-    integral over log S.
+    integral over log S. Several outputs have a matrix in the place of S, a product of Wishart
+    matrices, and no such closed form; `renormalized_scales` has their limit of large widths.
 
     Parameters
     ----------
