@@ -137,7 +137,7 @@ def test_complex_matrices_at_kappa_one_half_are_gaussian(generator):
     p = dln.EndToEnd.of(x, depth)
     flat = 2 * dln.entropy(p) + dln.log_volume_density(p)
     assert_close(flat, flat[:1].expand(3000), ops=1e4)
-    options |= {"method": "integration", "steps": 200, "generator": generator}
+    options |= {"method": "integration", "steps": 80, "generator": generator}
     found = partition_function(loss, (2, 2), depth, **options)
     exact = float(flat[0]) + 4 * math.log(math.pi / beta)
     assert abs(found.log_z - exact) < 4 * found.error

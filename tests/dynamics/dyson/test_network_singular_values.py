@@ -236,7 +236,7 @@ def test_other_fields_have_their_dimensions_at_equilibrium(field, shape, depth, 
         found = dln.thermodynamics.partition_function(None, shape, depth, beta=1.0, **options)
         wanted = 2 * found.energy / kappa
     path = dln.dln_dyson(
-        torch.full((1500, 2), 0.8, dtype=F64), depth, beta=beta, kappa=kappa, entropy=not deep,
+        torch.full((600, 2), 0.8, dtype=F64), depth, beta=beta, kappa=kappa, entropy=not deep,
         shape=shape, field=field, loss=loss, t_end=5.0, dt=0.05, generator=generator,
         save_at=[5.0],
     )  # fmt: skip
@@ -245,7 +245,7 @@ def test_other_fields_have_their_dimensions_at_equilibrium(field, shape, depth, 
 
 def test_complex_singular_values_are_those_of_complex_matrices(generator):
     """Drift and covariance of small product steps of the matrices themselves."""
-    h, count, depth = 1e-3, 40_000, 2.5
+    h, count, depth = 1e-3, 20_000, 2.5
     start = dln.EndToEnd.of(torch.diag(torch.tensor(START, dtype=F64)).to(torch.complex128), depth)
     path = dln.langevin(
         None, start.expand((count,)), beta=1.7, t_end=h, dt=h, save_at=[h], generator=generator

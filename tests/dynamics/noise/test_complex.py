@@ -73,12 +73,7 @@ def test_increments_and_depth_one(generator):
 
 @pytest.mark.parametrize(
     ("depth", "shape", "rank", "entropy"),
-    [
-        (2, (2, 2), 2, False),
-        (2.7, (2, 3), 1, True),
-        (3, (3, 2), 2, True),
-        (math.inf, (3, 2), 2, True),
-    ],
+    [(2, (2, 2), 2, False), (2.7, (2, 3), 1, True), (math.inf, (3, 2), 2, False)],
     ids=str,
 )
 def test_drift_of_splitting_is_the_gradient_flow(depth, shape, rank, entropy, generator):
@@ -86,14 +81,14 @@ def test_drift_of_splitting_is_the_gradient_flow(depth, shape, rank, entropy, ge
         shape, rank, depth, spectrum=[1.4, 1.0, 0.5][:rank], dtype=C128, generator=generator
     )
     loss, t = dln.losses.Quadratic(complex_normal(generator, *shape)), 0.15
-    options = {"widths": None if rank == min(shape) else rank, "t_end": t}
+    options = {"widths": None if rank == min(shape) else rank, "t_end": t, "save_at": [t]}
     exact = (
         dln.langevin(loss, p, beta=BETA, kappa=0.0, **options)
         if entropy
-        else dln.gradient_flow(loss, p, t_end=t, rtol=1e-11)
+        else dln.gradient_flow(loss, p, t_end=t, save_at=[t], rtol=1e-11)
     ).final.matrix
     drive, start, steps, errors = Thermostat(loss, BETA, 0.0, entropy, 0.0), p.point(), [], []
-    for count in (6, 12, 24, 48):
+    for count in (4, 8, 16, 32):
         stepper = SplittingSteps(drive, Gaussians(None), start, True)
         state = (start.u, start.s, start.vh, torch.zeros(1, dtype=torch.float64))
         for _ in range(count):
