@@ -22,7 +22,7 @@ def counted(mesh):
         cut = sharded.distribute(loss, mesh)
         for depth in DEPTHS:
             point = sharded.distribute(cases.start(*SHAPE, RANK, depth), mesh)
-            engine = sharded_engine(cut, point, "spectral", False, None)
+            engine = sharded_engine(cut, point, "auto", False, None)
             y = engine.rows()
             before = dict(engine.ranks.traffic)
             with FlopCounterMode(display=False) as counter:
