@@ -69,6 +69,15 @@ def bend(k: OfPoint) -> float:
     return float(k.point.s.min()) ** (k.exponent - 2.0)
 
 
+def thin_bend(k: OfPoint) -> float:
+    """Return that size times N: lengths along singular vectors are sqrt(N) times those across.
+
+    Planes of two vectors of one size are thin then, and the squares of their areas cancel.
+    """
+    depth = k.point.depth
+    return bend(k) * (1.0 if depth.infinite else min(float(depth), 1e4))
+
+
 def squares(k: OfPoint) -> tuple[float, float]:
     one, two = (float(dln.inner(k.point, z, z).max()) for z in k.vectors)
     return one, two
@@ -136,7 +145,8 @@ CHEAP: dict[str, Law] = {
     ),
     "sectional_curvature": Law(
         lambda k: dln.sectional_curvature(k.point, *k.vectors), lambda k: kernel(k) - 2.0,
-        "numbers", power=6.0, allowed=lambda k: inside(k) and is_wide(k), loose=30.0, size=bend,
+        "numbers", power=6.0, allowed=lambda k: inside(k) and is_wide(k), loose=30.0,
+        size=thin_bend,
     ),
     "ricci_curvature": Law(
         lambda k: dln.ricci_curvature(k.point, *k.vectors), 0.0, "numbers",

@@ -199,6 +199,9 @@ QUANTITIES: dict[str, tuple[Callable[[float], Any], float]] = {
 
 SHORT = {
     "free_energy_flow", "langevin", "landscape.classify", "thermodynamics.partition_function",
-    "landscape.layer_hessian",
+    "landscape.layer_hessian", "laws.marchenko_pastur_distribution",
 }  # fmt: skip
-"""Names whose squares of velocities, or powers of c, leave the range, which is told or refused."""
+"""Names whose squares of velocities, or powers of c, leave the range, which is told or refused.
+
+At the time 0 of a law all its values are 0.
+"""

@@ -81,7 +81,7 @@ def faults(table: dict[str, Law], case: Any, g: torch.Generator, by: int) -> lis
                     found.append(f"{name} turned is off by {text}")
             if batch and law.batched:
                 alone = law.values(case.item(1))
-                size = max(size, *(float(x.detach().abs().max()) for x in values))
+                size = max([size, *(float(x.detach().abs().max()) for x in values)])
                 if text := off([x[1] for x in values], alone, law, case, eps, size):
                     found.append(f"{name} of a batch is off by {text}")
         except Exception as error:
