@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +98,11 @@ def histogram(
     sample = float_array(as_float_tensor(values, "values")).ravel()
     if not sample.size:
         raise ValueError("values must hold at least one number, got none")
+    low, high = float(sample.min()), float(sample.max())
+    if not math.isfinite(high - low):
+        raise ValueError(
+            f"values must have a range that is a number, got values from {low:g} to {high:g}"
+        )
     (density,) = as_calls(density=density)
     from matplotlib.cbook import normalize_kwargs
     from matplotlib.patches import Patch

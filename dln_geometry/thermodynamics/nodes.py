@@ -27,7 +27,8 @@ def support(
     ends = []
     for k in powers:
         total = (w + (k + 1) * x).nan_to_num(-math.inf, neginf=-math.inf)
-        if not bool(torch.isfinite(total.max())):
+        # A weight whose logarithm is so large that nothing beside its maximum counts is a step.
+        if not bool(torch.isfinite(total.max())) or bool(total.max() - _NOTHING == total.max()):
             raise ValueError(
                 "beta must leave a weight where lam = s^(1/N) is between e^-60 and e^60, got one "
                 "whose logarithm overflows there: choose units in which the loss is about 1"

@@ -15,6 +15,7 @@ formula subtracts nearly equal singular values.
 
 from __future__ import annotations
 
+import math
 import weakref
 from functools import cached_property
 from typing import Any
@@ -40,8 +41,21 @@ class Frame:
                 f"{float(point.s.min())}: the metric is infinite where the rank drops"
             )
         self._x = np.log(point.s)
+        self._check_range()
         # The last logarithm to this point: the frame where it starts, whether it is exact, its Z.
         self.last_log: tuple[weakref.ref[Frame], bool, FixedRankTangent] | None = None
+
+    def _check_range(self) -> None:
+        """Refuse a point whose kernel is no number of its type: all lengths would be NaN."""
+        info, (_, *kernels) = np.finfo(self.point.s.dtype), self._logs
+        # At infinite depth the kernel from the range outwards is 0.
+        logs = kernels[:1] if self.depth.infinite else kernels
+        low, high = min(k.min() for k in logs), max(k.max() for k in logs)
+        if not (math.log(info.tiny) < low and high < math.log(info.max)):
+            raise ValueError(
+                "point must have singular values whose powers s^(2-2/N) are in the range of "
+                f"{info.dtype}, got {self.point.s.min():.3g} to {self.point.s.max():.3g}"
+            )
 
     @cached_property
     def _logs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

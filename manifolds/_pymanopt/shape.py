@@ -53,7 +53,13 @@ def nearest_balanced(moved: Sequence[Tensor], rank: int) -> tuple[Tensor, ...]:
     Hidden frames follow the layers from the input side on; two Newton steps make the difference
     orthogonal to the orbit.
     """
-    u, s, vh = chain_svd(moved, keep=True)
+    try:
+        u, s, vh = chain_svd(moved, keep=True)
+    except torch.linalg.LinAlgError:
+        raise ValueError(
+            "point and tangent_vector must have layers whose product is in the range of "
+            f"{moved[0].dtype}, got layers up to {max(float(w.abs().max()) for w in moved):.3g}"
+        ) from None
     u, s, vh = u[..., :rank], s[..., :rank], vh[..., :rank, :]
     lam = s ** (1.0 / len(moved))
     frames = [vh.mT]

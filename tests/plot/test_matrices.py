@@ -56,3 +56,8 @@ def test_what_is_no_single_matrix_is_refused():
         plot.matrix(np.ones(3))
     with pytest.raises(ValueError, match="single matrix"):
         plot.spectrum(torch.ones(2, 3, 3))
+
+
+def test_a_histogram_of_all_numbers_is_refused():
+    with pytest.raises(ValueError, match="a range that is a number, got values from -1e[+]308"):
+        plot.histogram(torch.tensor([-1e308, 1e308], dtype=torch.float64))

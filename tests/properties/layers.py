@@ -20,6 +20,11 @@ def is_two(k: OfLayers) -> bool:
     return k.n == 2
 
 
+def is_tall_pair(k: OfLayers) -> bool:
+    """Whether two layers with as many hidden units as columns can have a positive lambda."""
+    return k.n == 2 and k.shape[0] >= k.shape[1]
+
+
 def grams(k: OfLayers) -> tuple[torch.Tensor, ...]:
     """Return the moments of hidden layers alone."""
     return dln.moments(k.layers)
@@ -100,7 +105,7 @@ ANY: dict[str, Law] = {
             dln.end_to_end(k.layers), 0.3 * float(k.layers[0].abs().max()) ** 2,
             (k.widths[0], max(k.shape), k.widths[-1]),
         ).matrix,
-        lambda k: k.n, complex=False, loose=1e5, batched=False, allowed=is_two,
+        lambda k: k.n, complex=False, loose=1e5, batched=False, allowed=is_tall_pair,
     ),
 }  # fmt: skip
 

@@ -329,3 +329,8 @@ def test_losses_that_see_directions(generator):
 def test_errors_of_the_partition_function(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_a_weight_that_is_a_step_is_refused_in_words():
+    with pytest.raises(ValueError, match="choose units in which the loss is about 1"):
+        dln.thermodynamics.partition_function(None, (3, 2), 3, beta=1e300)

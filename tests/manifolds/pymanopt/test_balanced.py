@@ -295,3 +295,11 @@ def test_the_logarithm_that_is_kept_belongs_to_its_points(rng):
     mine[0][:] = mine[0] @ turn
     assert manifold.dist(mine, y) == pytest.approx(manifold.dist([w.copy() for w in mine], y))
     assert manifold.dist(mine, y) > 0.5
+
+
+def test_layers_whose_product_overflows_are_refused_in_words():
+    manifold = BalancedManifold((3, 4, 2), rng=1)
+    point = [1e300 * np.asarray(w) for w in manifold.random_point()]
+    z = manifold.random_tangent_vector(point)
+    with pytest.raises(ValueError, match="product is in the range of torch.float64, got layers"):
+        manifold.retraction(point, z)

@@ -199,3 +199,20 @@ def test_what_does_not_fit_is_refused(rng):
         manifold.projection(x, np.ones((4, 5)))
     assert "rank 2" in str(manifold)
     assert (manifold.depth, manifold.rank, manifold.point_layout) == (3.0, 2, 3)
+
+
+@pytest.mark.parametrize("depth", [1.5, 3, np.inf])
+@pytest.mark.parametrize("size", [1e-300, 1e-150, 1e150, 1e300])
+def test_all_sizes_are_right_or_refused_in_words(size, depth):
+    manifold = EndToEndManifold(4, 3, 2, depth, rng=1)
+    u, s, vt = manifold.random_point()
+    point = FixedRankPoint(u, size * s, vt)
+    if abs((2 - 2 / depth) * math.log10(size)) > 308:
+        with pytest.raises(ValueError, match="singular values whose powers"):
+            manifold.random_tangent_vector(point)
+        return
+    z = manifold.random_tangent_vector(point)
+    one = manifold.norm(point, z)
+    assert abs(one - 1.0) < 1e-12
+    for found in (manifold.retraction(point, z), manifold.embedding(point, z)):
+        assert all(np.isfinite(part).all() for part in found)
