@@ -11,6 +11,7 @@ Open `search` first: it follows every layer to all operations that read its chan
 - `groups`: the result, `SymmetricGroup`, and its `Part`;
 - `trials`: tells whether a change of parameters, wherever it comes from, changes the outputs of a
   module; `subject` calls a copy of the module, `shaking` draws its parameters and inputs;
+- `sampling`: probes of modules that are too large for the rank of a Jacobian;
 - `confirmation`: keeps the groups that pass the trials, and tells of the others.
 
 Add an operation to the tables of `passages`, a layer to `MAKERS` of `layers`, a symmetry as a

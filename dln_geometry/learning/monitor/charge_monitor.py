@@ -47,8 +47,8 @@ class ChargeMonitor:
         Over parameters of the module, in any number of groups with options of their own. Under
         others than SGD (Adam, AdamW, RMSprop, Muon, ...) the monitor predicts charges from the
         steps that are taken, which it copies, tests whether the gradients are orthogonal to the
-        orbits of the symmetry, and reports the drift of each cause that breaks it. LBFGS is
-        refused.
+        orbits of the symmetry, and reports the drift of each cause that breaks it. Where a step
+        evaluates its closure several times (LBFGS), the gradients are those of the first.
     groups : sequence of SymmetricGroup, optional
         The groups to watch; by default those that `symmetries_of` finds and the optimiser trains.
         Permutations have no charges and are left out.
@@ -199,9 +199,15 @@ class ChargeMonitor:
             self._prepare()
             return None
 
+        waits = True
+
         def evaluated() -> Any:
+            nonlocal waits
             loss = closure()
-            self._prepare()
+            # Later evaluations are made inside the step, at other parameters.
+            if waits:
+                self._prepare()
+                waits = False
             return loss
 
         if len(args) > 1:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import LBFGS, SGD, Optimizer
+from torch.optim import SGD, Optimizer
 
 from dln_geometry.learning.architecture import (
     SymmetricGroup,
@@ -30,14 +30,9 @@ _MOST_PROBED = 600
 
 
 def is_sgd(optimizer: Any) -> bool:
-    """Tell whether steps are those of ``torch.optim.SGD``; refuse what has no steps to watch."""
+    """Tell whether steps are those of ``torch.optim.SGD``; refuse what is no optimiser."""
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {shown(optimizer)}")
-    if isinstance(optimizer, LBFGS):
-        raise TypeError(
-            "optimizer must move parameters after its closure, got LBFGS, which calls the closure "
-            "on the way"
-        )
     # Hooks wrap the method of each class anew.
     return isinstance(optimizer, SGD) and unwrap(type(optimizer).step) is unwrap(SGD.step)
 

@@ -30,7 +30,7 @@ from dln_geometry.learning.monitor.products import Products, Snapshot, wide_dtyp
 
 # Optimisers whose decay multiplies the parameters, and those whose decay is part of the gradient.
 _DECOUPLED = ("AdamW", "Muon", "Adafactor", "Lion", "SGDW")
-_COUPLED = ("Adam", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta", "SGD")
+_COUPLED = ("Adam", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta", "SGD", "LBFGS")
 _CAUSES = {
     "preconditioner": (
         "Adam",
@@ -47,6 +47,7 @@ _CAUSES = {
     "sign": ("Rprop", "Lion"),
     "momentum": ("SGD",),
     "averaging": ("ASGD",),
+    "curvature": ("LBFGS",),
 }
 
 

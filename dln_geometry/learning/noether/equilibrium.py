@@ -8,6 +8,7 @@ of ``<g, A g>`` falls, so that there is one point at most where the charge stand
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -21,10 +22,12 @@ from dln_geometry.learning.functional import (
     batch_losses,
     gradient_of,
 )
-from dln_geometry.learning.symmetry import Symmetry, as_symmetry
+from dln_geometry.learning.symmetry import Symmetry, SymmetryError, as_symmetry
 from dln_geometry.support import as_positive
 
 _STEPS, _LARGEST_STEP = 200, 1.0
+# An epsilon inside a normalisation breaks its scale by less.
+_BROKEN = 1e-2
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +90,11 @@ def noise_equilibrium(
 
     Raises
     ------
+    SymmetryError
+        If the loss of a minibatch lacks the symmetry.
     ValueError
-        If the orbit has no such point: without weight decay, if only one side has gradients.
+        If the orbit has no such point (without weight decay, if only one side has gradients), or
+        gradients or their squares are not finite.
 
     References
     ----------
@@ -109,11 +115,14 @@ def noise_equilibrium(
     as_symmetry(symmetry)
     if symmetry.degree != 1:
         raise ValueError(f"symmetry must have linear generators (degree 1), got {symmetry!r}")
-    q, lr = as_finite(params), as_positive(lr, "lr")
-    q = {name: x.detach() for name, x in q.items()}
+    given, lr = as_finite(params), as_positive(lr, "lr")
     k = as_positive(weight_decay, "weight_decay", zero=True)
-    found = [gradient_of(own)(q) for own in batch_losses(loss, data, "data")]
-    g = {name: torch.stack([x[name] for x in found]) for name in q}
+    given = {name: x.detach() for name, x in given.items()}
+    found = [gradient_of(own)(given) for own in batch_losses(loss, data, "data")]
+    # Squares need more digits than half precision has.
+    q = {name: x.to(torch.promote_types(x.dtype, torch.float32)) for name, x in given.items()}
+    g = {name: torch.stack([x[name] for x in found]).to(q[name]) for name in q}
+    _check_gradients(symmetry, q, g)
     decay = 2 * k - lr * k * k
 
     def terms(s: Tensor, q: Parameters, g: Parameters) -> tuple[Tensor, Tensor]:
@@ -134,6 +143,11 @@ def noise_equilibrium(
         value = off(zero, q, g)
         size = _term_sizes(symmetry, q, g, decay, lr)
         relative = float((value.abs() / size).max()) if zero.numel() else 0.0
+        if not math.isfinite(relative):
+            raise ValueError(
+                "params and their gradients must have finite squares, got an overflow: rescale "
+                "them along the orbit"
+            )
         if not relative > 100 * eps:
             break
         jacobian = torch.func.jacrev(lambda s, q=q, g=g: off(s, q, g))(zero)
@@ -149,12 +163,37 @@ def noise_equilibrium(
         if float(s.abs().max()) <= eps:
             break
         q, g = symmetry.action(q, s), pulled(g, s)
-    if not relative <= 1e4 * eps ** (2 / 3):
+    if relative > 10 * eps**0.5:
+        reason = (
+            "without weight decay both sides need gradients"
+            if k == 0
+            else "its end may be out of reach: parts that do not enter the loss shrink for ever"
+        )
         raise ValueError(
             "data must hold the charge somewhere on the orbit, got gradients that push it one way "
-            f"all along (residual {relative:.1e}): without weight decay both sides need gradients"
+            f"all along (residual {relative:.1e}): {reason}"
         )
-    return NoiseEquilibrium(q, symmetry.conserved(q), relative)
+    settled = {name: x.to(given[name]) for name, x in q.items()}
+    return NoiseEquilibrium(settled, symmetry.conserved(q), relative)
+
+
+def _check_gradients(symmetry: Symmetry, q: Parameters, g: Parameters) -> None:
+    """Refuse batches whose gradients are not finite, or move along the orbit."""
+    field = symmetry.generated(q, torch.ones_like(symmetry.zero(q)))
+    for k in range(len(next(iter(g.values())))):
+        own = {name: g[name][k] for name in field}
+        if not all(bool(torch.isfinite(x).all()) for x in own.values()):
+            raise ValueError(
+                f"data must give finite gradients, got NaN or infinity from minibatch {k}"
+            )
+        along = abs(sum(float((own[n] * x).sum()) for n, x in field.items()))
+        size = sum(float((own[n] * x).abs().sum()) for n, x in field.items())
+        if along > _BROKEN * size:
+            raise SymmetryError(
+                f"loss must have the symmetry on each minibatch, got a slope along the orbit of "
+                f"{along / size:.1e} of its terms from minibatch {k}",
+                along / size,
+            )
 
 
 def _term_sizes(symmetry: Symmetry, q: Parameters, g: Parameters, decay: float, lr: float) -> float:

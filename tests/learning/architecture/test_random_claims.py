@@ -203,10 +203,10 @@ def test_a_failure_elsewhere_is_told():
     assert "weights must be 1" in str(report)
 
 
-def test_what_is_too_large_is_told(generator):
+def test_what_is_too_large_for_a_rank_is_probed_and_told(generator):
     net = nn.Sequential(nn.Linear(200, 120), nn.ReLU(), nn.Linear(120, 2)).double()
-    report = symmetry_coverage(net, torch.randn(4, 200, dtype=F64, generator=generator))
-    assert report.true is None
-    assert "24362 parameters are more than 20000" in report.reason
+    report = symmetry_coverage(net, torch.randn(9, 200, dtype=F64, generator=generator))
+    assert "24362 parameters are too many for the rank" in report.reason
     # One rescaling for each hidden unit.
     assert report.found == 120
+    assert report.bounds[0] == 120 < report.bounds[1]

@@ -58,6 +58,49 @@ def test_charges_follow_the_steps_taken(name, network, window, generator):
     assert (record.charge[-1] - record.charge[0]).abs().max() > 1e-4
 
 
+OF_TORCH = {
+    "adam": {"lr": 0.02, "maximize": True, "weight_decay": 0.1, "fused": True},
+    "adamw": {"lr": torch.tensor(0.02), "weight_decay": 0.3, "foreach": False},
+    "radam": {"lr": 0.02, "weight_decay": 0.1},
+    "adamax": {"lr": 0.02, "weight_decay": 0.1, "foreach": True},
+    "adadelta": {"lr": 0.5, "weight_decay": 0.1},
+    "adagrad": {"lr": 0.05, "lr_decay": 0.1, "initial_accumulator_value": 0.1},
+    "asgd": {"lr": 0.05, "lambd": 0.1, "t0": 2},
+    "rprop": {"lr": 0.01},
+    "adafactor": {"lr": 0.02, "weight_decay": 0.1},
+    "sgd": {"lr": 0.02, "momentum": 0.9, "nesterov": True, "maximize": True, "fused": True},
+    "lbfgs": {"lr": 0.3, "max_iter": 3, "line_search_fn": "strong_wolfe"},
+}
+
+
+@pytest.mark.parametrize("name", OF_TORCH)
+def test_the_law_holds_for_each_optimizer_of_torch(name, generator):
+    """Under a schedule, clipped and accumulated gradients; closures may be evaluated often."""
+    net, x = made("deep linear", generator)
+    kinds = {k.lower(): v for k, v in vars(torch.optim).items() if isinstance(v, type)}
+    optimizer = kinds[name](net.parameters(), **OF_TORCH[name])
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 4)
+    monitor = watched(net, optimizer, every=2, units=True, tolerance=1e-9)
+    with monitor:
+        for _ in range(6):
+            targets = torch.randint(4, (2, 9), generator=generator)
+
+            def closure(targets=targets):
+                optimizer.zero_grad()
+                losses = [functional.cross_entropy(net(x), y) / 2 for y in targets]
+                for loss in losses:
+                    loss.backward()
+                torch.nn.utils.clip_grad_norm_(net.parameters(), 0.1)
+                return sum(losses)
+
+            optimizer.step(closure)
+            schedule.step()
+    record = monitor.record()
+    size = record.unit_charge.abs().max()
+    assert (record.unit_predicted - record.unit_charge).abs().max() <= 1e-12 * size
+    assert not any(line.is_broken for line in monitor.report())
+
+
 def two_layers(generator, widths=(3, 4, 2)):
     a, b, c = widths
     net = nn.Sequential(nn.Linear(a, b, bias=False), nn.Linear(b, c, bias=False)).double()

@@ -160,10 +160,6 @@ def test_the_loop_is_left_as_it_is(generator):
     assert torch.equal(*finals)
 
 
-def lbfgs(net):
-    return ChargeMonitor(net, torch.optim.LBFGS(net.parameters()))
-
-
 def mixed(net):
     first, second = list(net[:2].parameters()), list(net[2:].parameters())
     groups = [{"params": first}, {"params": second, "momentum": 0.5}]
@@ -177,7 +173,6 @@ def sgd(net):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lbfgs, TypeError, "optimizer must move parameters after its closure, got LBFGS"),
         (lambda net: ChargeMonitor(net, net), TypeError, "optimizer must be a torch.optim.Optim"),
         (lambda net: ChargeMonitor(net.forward, sgd(net)), TypeError, "module must be a torch.nn"),
         (mixed, ValueError, "momentum must be the same for all parameters of a symmetric group"),

@@ -82,16 +82,61 @@ def test_long_runs_settle_there(generator):
     assert abs(mean.mean() - found.charge) < 4 * error + 5 * lr * (u.square().sum(1).mean())
 
 
+def test_exponential_symmetries_of_other_weights_and_half_precision(generator):
+    """``u^2 w``: C = u^2 - 2 w^2 stands still where E[g_u^2] = 2 E[g_w^2]."""
+    symmetry = learning.Symmetry(
+        lambda p, s: {"u": p["u"] * torch.exp(s), "w": p["w"] * torch.exp(-2 * s)}, degree=1
+    )
+
+    def product(p, batch):
+        return (p["u"] ** 2 * p["w"] * batch[0] - batch[1]).square()
+
+    data = list(torch.randn(9, 2, generator=generator, dtype=F64))
+    start = {"u": torch.tensor(1.7, dtype=F64), "w": torch.tensor(0.3, dtype=F64)}
+    q = learning.noise_equilibrium(symmetry, product, data, start).params
+    assert torch.allclose(q["u"] ** 2 * q["w"], start["u"] ** 2 * start["w"])
+    g = [torch.func.grad(product)(q, b) for b in data]
+    pushed = sum(x["u"] ** 2 - 2 * x["w"] ** 2 for x in g)
+    assert abs(pushed) < 1e-12 * sum(x["u"] ** 2 for x in g)
+    half = {n: x.bfloat16() for n, x in start.items()}
+    found = learning.noise_equilibrium(symmetry, product, [b.bfloat16() for b in data], half)
+    assert found.params["u"].dtype == torch.bfloat16
+    assert found.residual < 1e-6
+    assert abs(float(found.params["u"]) / float(q["u"]) - 1) < 0.1
+
+
 def test_no_equilibrium_is_said(generator):
     def one_sided(params, batch):
         return (params["u"].detach() * params["w"] * batch).sum()
 
+    def normalised(params, batch):
+        return (params["u"] / params["u"].norm() * batch).sum()
+
     params = {"u": torch.ones(1, dtype=F64), "w": torch.ones(1, dtype=F64)}
+    rescale, one = learning.Rescale("u", "w"), [torch.tensor(1.0)]
+    with pytest.raises(learning.SymmetryError, match="slope along the orbit of 1.0"):
+        learning.noise_equilibrium(rescale, one_sided, one, params)
+    pair = {"u": torch.ones(2, dtype=F64), "w": torch.ones(1, dtype=F64)}
     with pytest.raises(ValueError, match="push it one way"):
         learning.noise_equilibrium(
-            learning.Rescale("u", "w"), one_sided, [torch.tensor(1.0)], params
+            learning.Scale("u"), normalised, [torch.tensor([1.0, 2.0], dtype=F64)], pair
         )
     with pytest.raises(ValueError, match="degree 1"):
         learning.noise_equilibrium(learning.Translation("u", axis=0), loss, [], params)
     with pytest.raises(ValueError, match="got none"):
-        learning.noise_equilibrium(learning.Rescale("u", "w"), loss, [], params)
+        learning.noise_equilibrium(rescale, loss, [], params)
+
+
+def test_numbers_that_are_not_finite_are_named(generator):
+    start = {
+        "u": torch.randn(4, 3, generator=generator, dtype=F64),
+        "w": torch.randn(2, 4, generator=generator, dtype=F64),
+    }
+    symmetry = learning.Rescale("u", "w", axes=(0, 1))
+    data = list(zip(*regression(generator, n=3), strict=True))
+    spoiled = [*data, (data[0][0] * float("nan"), data[0][1])]
+    with pytest.raises(ValueError, match="NaN or infinity from minibatch 3"):
+        learning.noise_equilibrium(symmetry, loss, spoiled, start)
+    large = {"u": start["u"] * 1e160, "w": start["w"] * 1e-160}
+    with pytest.raises(ValueError, match="must have finite squares, got an overflow"):
+        learning.noise_equilibrium(symmetry, loss, data, large)

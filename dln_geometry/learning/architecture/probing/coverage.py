@@ -13,16 +13,18 @@ from torch import nn
 
 from dln_geometry.learning.architecture.confirmation import confirmed, not_refuted
 from dln_geometry.learning.architecture.groups import SymmetricGroup
-from dln_geometry.learning.architecture.probing.finding import Finder
+from dln_geometry.learning.architecture.probing.finding import MOST_FOR_RANK, Finder, by_probes
+from dln_geometry.learning.architecture.probing.jacobian import Prober
 from dln_geometry.learning.architecture.probing.operators import Proposals, recorded
+from dln_geometry.learning.architecture.probing.translations import opposed_pairs
 from dln_geometry.learning.architecture.search import copied, groups_by_graph
 from dln_geometry.learning.architecture.subject import Call, Subject
 from dln_geometry.learning.architecture.trials import trials_on
 from dln_geometry.learning.functional import as_arguments, parameters_of
 from dln_geometry.support import shown
 
-# Some hundred rows of the Jacobian of a module with more parameters are not held.
-_MOST_PARAMETERS = 20_000
+# Some hundred rows of the Jacobian of a module with more parameters are not held, but a few are.
+_MOST_PARAMETERS, _LOOKS = 20_000, 6
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,15 @@ class SymmetryCoverage:
         Dimension of the span of all generators of the groups, at random parameters.
     true : int or None
         Number of parameters minus the rank of the Jacobian of the outputs over many inputs, at
-        random parameters; the least of several points if groups are missing. `None` if it is not
-        known, for the `reason` given: more than 5,000 parameters, too few outputs, a rank that is
-        not clear, or a module that fails at other parameters. The rank needs one gradient for each
-        parameter: fewer random ones bound it from below only, by their own number, and leave open
-        whether a direction that no group has is flat. Up to 20,000 parameters every group is still
-        held to some hundred random gradients, and `found` is a dimension.
+        random parameters; the least of several points if groups are missing. Above 5,000
+        parameters the rank is out of reach (it needs a gradient for each parameter), and random
+        probes stand for it: all linear maps between two or three units of each axis of each
+        parameter, shifts of these units, and multiples of whole parameters. `true` is then `found`
+        if none of the flat directions among them is missing in the groups: a direction that moves
+        many units in another way may still be. `None` if it is not known, for the `reason` given:
+        probes that found flat directions in no group (at least so many are missing), entries that
+        no input reaches, too few outputs, a rank that is not clear, gradients that take too long,
+        or a module that fails at other parameters.
     groups : tuple of SymmetricGroup
         The groups, as `symmetries_of` returns them.
     missing : tuple of str
@@ -55,8 +60,11 @@ class SymmetryCoverage:
         Quotient of the singular values of the Jacobian on both sides of the rank: the larger, the
         more certain is `true`.
     reason : str
-        Why `true` is `None`, and what was done instead; empty if it is known. If only the graph
-        was followed, `found` counts the generators of its groups, of which some may be the same.
+        Why `true` is `None` or probed, and what was done; empty if it is the rank.
+    bounds : tuple of int
+        Between which `true` is certain to lie, as far as a rank of numbers is: equal if it is the
+        rank. Above 5,000 parameters the upper one is of little use, the number of parameters minus
+        that of the probes that do change the outputs.
 
     Examples
     --------
@@ -75,10 +83,11 @@ class SymmetryCoverage:
     parameters: int
     gap: float = float("nan")
     reason: str = ""
+    bounds: tuple[int, int] = (0, 0)
 
     @property
     def is_complete(self) -> bool:
-        """Whether the groups explain all directions that change no output."""
+        """Whether the groups explain all directions that change no output, or all probed."""
         return self.true is not None and self.found >= self.true
 
     def __str__(self) -> str:
@@ -121,7 +130,8 @@ def symmetries_of(
     norm, and directions that only the sizes of layers explain, such as those of a product of two
     forms or of a convolution into a linear layer on few pixels: `symmetry_coverage` counts them.
     This goes up to 20,000 parameters, and takes seconds for a thousand, minutes for ten thousand;
-    in larger modules only the graph is followed.
+    in larger modules the graph is followed, and shifts of two parameters with the same gradients
+    are found (the two biases of a sum, tables of tokens and of positions).
 
     Parameters
     ----------
@@ -202,20 +212,25 @@ def symmetry_coverage(
     call = _call_of(inputs, keyword_inputs)
     if call is None:
         raise ValueError("inputs must be the arguments of the module, got none")
-    groups, finder, proposals, reason = _search(module, call, loss)
+    groups, prober, proposals, reason = _search(module, call, loss)
     named = parameters_of(module)
     moved = {name for group in groups for name in _names_moved(group)}
     missing = tuple(name for name in named if name not in moved)
     count = sum(p.numel() for p in named.values() if p.is_floating_point())
+    found, true = sum(_generators(group, named) for group in groups), None
+    bounds, gap = (0, count), float("nan")
+    if prober is not None:
+        subject = prober.subject
+        with torch.random.fork_rng(devices=subject.devices), _on_device(subject):
+            if isinstance(prober, Finder):
+                found, true = prober.dimensions(groups)
+                gap, reason = prober.gap, prober.reason
+                bounds = (found, count) if true is None else (true, true)
+            if count > MOST_FOR_RANK:
+                found, true, bounds, reason = by_probes(prober, groups, found)
     stops = tuple(proposals.stops)
-    if finder is None:
-        count_of = sum(_generators(group, named) for group in groups)
-        own = tuple(groups)
-        return SymmetryCoverage(count_of, None, own, missing, stops, count, reason=reason)
-    with _on_device(finder.subject):
-        found, true = finder.dimensions(groups)
-    own = tuple(groups)
-    return SymmetryCoverage(found, true, own, missing, stops, count, finder.gap, finder.reason)
+    own = (tuple(groups), missing, stops, count)
+    return SymmetryCoverage(found, true, *own, gap, reason, bounds)
 
 
 def _generators(group: SymmetricGroup, params: Mapping[str, Any]) -> int:
@@ -244,8 +259,11 @@ def _call_of(inputs: tuple[Any, ...], keyword_inputs: Mapping[str, Any]) -> Call
 
 def _search(
     module: nn.Module, call: Call | None, loss: str | None, *, probe: bool = True
-) -> tuple[list[SymmetricGroup], Finder | None, Proposals, str]:
-    """Return the groups, the search by linear algebra or why there was none, and the proposals."""
+) -> tuple[list[SymmetricGroup], Finder | Prober | None, Proposals, str]:
+    """Return the groups, the search by linear algebra, the proposals, and why there was no search.
+
+    Of a large module only the Jacobian is returned in place of the search.
+    """
     if not parameters_of(module):
         raise ValueError(f"module must have parameters, got a {type(module).__name__} without any")
     if loss is not None and not (isinstance(loss, str) and loss == "cross_entropy"):
@@ -265,12 +283,15 @@ def _search(
     only = "only the graph was followed:"
     if any(p.is_complex() for p in own):
         return groups, None, proposals, f"{only} some parameters are complex"
-    if total > _MOST_PARAMETERS:
-        reason = f"{only} {total} parameters are more than {_MOST_PARAMETERS}"
-        return groups, None, proposals, reason
     subject.class_axis = proposals.class_axis
     try:
         with torch.random.fork_rng(devices=subject.devices), _on_device(subject):
+            if total > _MOST_PARAMETERS:
+                prober = Prober(subject)
+                drawn = prober.gradients(prober.point(0.5), tuple(prober.shapes))
+                looks = [g for _, g in zip(range(_LOOKS), drawn, strict=False)]
+                found = list(opposed_pairs(looks)) if looks else []
+                return [*groups, *not_refuted(found, trials_on(subject))], prober, proposals, ""
             finder = Finder(subject, proposals)
             for group in groups:
                 finder.add(group)

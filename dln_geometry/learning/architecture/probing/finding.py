@@ -21,11 +21,12 @@ from dln_geometry.learning.architecture.probing.ranks import (
 )
 from dln_geometry.learning.architecture.probing.slots import Sample
 from dln_geometry.learning.architecture.probing.stages import CLOSE, Stages
+from dln_geometry.learning.architecture.sampling import probed
 from dln_geometry.learning.architecture.subject import Subject
 
 # Up to so many parameters the null space is computed before the search, which ends when all of it
 # is found; up to so many the rank is computed afterwards.
-_MOST_AT_FIRST, _MOST_AT_LAST = 1500, 5000
+_MOST_AT_FIRST, MOST_FOR_RANK = 1500, 5000
 # A rank with singular values of about the same size on both sides of the cut is not known.
 _LEAST_GAP = 10.0
 _CLEAR, _MORE_POINTS = 1e6, 3
@@ -111,9 +112,9 @@ class Finder:
         if not self.samples[0].rows.shape[0]:
             self.reason = "the outputs have no gradient in the parameters"
             return found, None
-        if p.total > _MOST_AT_LAST:
+        if p.total > MOST_FOR_RANK:
             self.reason = (
-                f"the rank of the outputs is not computed beyond {_MOST_AT_LAST} parameters"
+                f"the rank of the outputs is not computed beyond {MOST_FOR_RANK} parameters"
             )
             return found, None
         if found == self.true:
@@ -241,3 +242,25 @@ def _with_folds(group: SymmetricGroup, folds: tuple[Fold, ...]) -> SymmetricGrou
     # A gain may need the shift of its normalisation to be folded before.
     more = {n for f in needed for n in f.group.names}
     return replace(group, folds=tuple(f for f in folds if f in needed or f.source in more))
+
+
+def by_probes(
+    search: Finder | Prober, groups: Sequence[SymmetricGroup], found: int
+) -> tuple[int, int | None, tuple[int, int], str]:
+    """Return the dimensions found and true, the bounds and the reason, of a large module."""
+    prober = search.prober if isinstance(search, Finder) else search
+    reason = f"{prober.total} parameters are too many for the rank of the outputs; "
+    try:
+        base = search.base if isinstance(search, Finder) else prober.point(0.5)
+        probes = probed(
+            prober.gradients, base, tuple(prober.shapes), groups,
+            lambda rows: null_space(rows, prober.tolerance), prober.generator,
+        )  # fmt: skip
+    except RuntimeError as error:
+        reason += f"the module fails at other parameters ({error})"
+        return found, None, (0, prober.total), reason
+    if not isinstance(search, Finder):
+        found = probes.found
+    true = found if probes.is_complete else None
+    bounds = (found + probes.beyond, prober.total - probes.rank)
+    return found, true, bounds, reason + probes.told

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import torch
@@ -19,10 +20,13 @@ from dln_geometry.learning.architecture.shaking import (
     with_some_rows,
 )
 from dln_geometry.learning.architecture.subject import Point, Subject
+from dln_geometry.support import normal
 
 # More rows than parameters, so that the rank of a sketch is that of the Jacobian.
 _MORE_ROWS = 1.1
 _LEAST_CALLS, _MOST_CALLS = 12, 300
+# Gradients of one pass at most.
+_KEPT = 16
 # Entries of a matrix that is held at once.
 _ENTRIES = 4e7
 
@@ -114,6 +118,34 @@ class Prober:
         mixed = torch.cat(found)
         order = torch.randperm(mixed.shape[0], generator=self.generator, device=mixed.device)
         return mixed[order]
+
+    def gradients(
+        self, params: Mapping[str, Tensor], names: Sequence[str]
+    ) -> Iterator[dict[str, Tensor]]:
+        """Yield gradients of random combinations of outputs, on ever new inputs.
+
+        The first ones are of one pass each. It ends if outputs have no gradient.
+        """
+        for seed in count():
+            leaves = {n: params[n].detach().requires_grad_() for n in names}
+            point = self._inputs(*self._draw).at({**params, **leaves})
+            with same_draws(self.subject.devices):
+                torch.manual_seed(seed)
+                value, _ = self.subject.evaluated(point, grad=True)
+            value = value[torch.isfinite(value)]
+            if not value.numel() or not value.requires_grad:
+                if seed >= _LEAST_CALLS:
+                    return
+                continue
+            # More gradients of a pass than a third of its outputs say little that is new.
+            several = 1 if seed < _LEAST_CALLS else min(_KEPT, 1 + value.numel() // 3)
+            for _ in range(several):
+                weights = normal(value.shape, self.generator, value.dtype, value.device)
+                grads = torch.autograd.grad(
+                    value, list(leaves.values()), weights, retain_graph=True,
+                    allow_unused=True, materialize_grads=True,
+                )  # fmt: skip
+                yield {n: g.nan_to_num(0.0, 0.0, 0.0) for n, g in zip(names, grads, strict=True)}
 
     def _of_call(self, point: Point, count: int) -> tuple[Tensor, int]:
         leaves = {n: point.params[n].detach().requires_grad_() for n in self.shapes}

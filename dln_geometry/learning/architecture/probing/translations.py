@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby, islice, repeat
 
 import torch
@@ -13,6 +13,7 @@ from dln_geometry.learning.architecture.probing.families import Family
 from dln_geometry.learning.architecture.probing.jacobian import Prober, fields_of
 from dln_geometry.learning.architecture.probing.ranks import Span, common_null_space, null_space
 from dln_geometry.learning.architecture.probing.slots import Sample, echelon
+from dln_geometry.learning.architecture.probing.terms import Term
 
 # The null space is known less well if small singular values are kept.
 _ROUGH = 1e-3
@@ -95,6 +96,45 @@ def _answers_nothing(rows: Tensor, shape: torch.Size, part: Part, least: float) 
     blocks = blocks.reshape(rows.shape[0], part.units, part.block, -1).movedim(2, 0)
     response = blocks.sum(0).square().sum(0).sqrt()
     return bool((response <= 1e-8 * blocks.square().sum((0, 1)).sqrt() + least).all())
+
+
+def opposed_pairs(gradients: Sequence[Mapping[str, Tensor]]) -> Iterator[Family]:
+    """Yield shifts of two parameters whose gradients are multiples of each other, of large modules.
+
+    A shift adds a vector along one axis, the same for all entries of the others: the two biases of
+    a sum, a table of tokens and one of positions.
+    """
+    terms: dict[int, list[tuple[Part, Tensor]]] = {}
+    for name, like in gradients[0].items():
+        for axis, n in enumerate(like.shape[:2]):
+            others = [a for a in range(like.ndim) if a != axis]
+            sums = [g[name].sum(others) if others else g[name] for g in gradients]
+            sizes = torch.stack([g[name].norm() for g in gradients])
+            row = torch.cat(sums)
+            # What is 0 but for rounding is a multiple of anything.
+            if n > 1 and float(row.norm()) > 1e-9 * float(sizes.norm()):
+                terms.setdefault(n, []).append((Part(name, axis, n), row))
+    for alike in terms.values():
+        parts, rows = [p for p, _ in alike], torch.stack([r for _, r in alike])
+        sizes = rows.norm(dim=1)
+        rows = rows / sizes[:, None]
+        taken: set[int] = set()
+        for k, part in enumerate(parts):
+            signs = rows[k + 1 :] @ rows[k]
+            for j, sign in enumerate(signs.sign().tolist(), k + 1):
+                if {j, k} & taken or parts[j].name == part.name:
+                    continue
+                if float((rows[j] - sign * rows[k]).norm()) < _CLOSE:
+                    factor = -sign * float(sizes[k] / sizes[j])
+                    each = (Term(part, 1.0), Term(parts[j], _as_simple(factor)))
+                    yield Family("shift", (part, parts[j]), terms=each)
+                    taken.add(j)
+
+
+def _as_simple(x: float) -> float:
+    """Return the simple fraction that a number is but for rounding, or the number."""
+    simple = round(_FRACTIONS * x) / _FRACTIONS
+    return simple if abs(x - simple) < _CLOSE else x
 
 
 def _opposed(prober: Prober, null: Tensor, known: Span) -> Iterator[SymmetricGroup]:
