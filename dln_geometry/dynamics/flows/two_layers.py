@@ -1,9 +1,10 @@
-"""The exact gradient flow of two layers whose moment is a multiple of the identity."""
+"""The exact gradient flow of two layers, whose moment is a multiple of the identity in blocks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -26,8 +27,12 @@ def two_layers(factors: Sequence[Any], target: Any, t: Any) -> Tensor:
     r"""Return the end-to-end matrices of two layers under the gradient flow of ``1/2 |X - Y|^2``.
 
     For layers with ``W_2^T W_2 - W_1 W_1^T = lam I`` (balanced ones, those of `lambda_balanced`),
-    real or complex, of any widths and rank, aligned with Y or not. It is the flow of a regression
-    on whitened inputs, ``sum_k x_k x_k^T = I``, where ``Y = sum_k y_k x_k^T``. With
+    real or complex, of any widths and rank, aligned with Y or not. Other moments are taken where
+    hidden units with different eigenvalues lam of the moment never meet: their rows of W_1 and
+    columns of W_2, and what Y makes of them, are orthogonal, as for layers aligned with the
+    singular vectors of Y, each mode with its own lam, and for units that are 0. Then X is the sum
+    of the solutions for each lam; for other moments no closed form is known. It is the flow of a
+    regression on whitened inputs, ``sum_k x_k x_k^T = I``, where ``Y = sum_k y_k x_k^T``. With
     ``Q = [W_1^T; W_2]`` the matrix ``R = Q Q^T`` obeys ``R' = F R + R F - R^2``,
     ``F = [[-lam/2, Y^T], [Y, lam/2]]``, so
 
@@ -49,7 +54,7 @@ def two_layers(factors: Sequence[Any], target: Any, t: Any) -> Tensor:
     Raises
     ------
     ValueError
-        If there are not two layers, or their moment is no multiple of the identity.
+        If there are not two layers, or hidden units whose moments have different eigenvalues meet.
 
     References
     ----------
@@ -70,20 +75,74 @@ def two_layers(factors: Sequence[Any], target: Any, t: Any) -> Tensor:
         raise ValueError(f"t must be at least 0, got {float(times.min()):g}")
     first, second = (as_double(w.detach()) for w in network)
     (g,) = layer_moments((first, second))
-    d = g.shape[-1]
+    rounding = 1e3 * g.shape[-1] * torch.finfo(network[0].dtype).eps
     lam = g.diagonal(dim1=-2, dim2=-1).real.mean(-1)[..., None, None]
-    eye = torch.eye(d, dtype=lam.dtype, device=g.device)
+    eye = torch.eye(g.shape[-1], dtype=lam.dtype, device=g.device)
     size = absolute_square(first).sum((-2, -1)) + absolute_square(second).sum((-2, -1))
     size = size[..., None, None]
     off = float(((g - lam * eye).abs() / torch.where(size > 0, size, 1.0)).max())
-    if off > 1e3 * d * torch.finfo(network[0].dtype).eps:
+    if off <= rounding:
+        return _solution(first, second, lam, y, times)
+    batch = common_batch(factors=first.shape[:-2], target=y.shape[:-2])
+    first, second, y = (
+        x.expand(*batch, *x.shape[-2:]).reshape(-1, *x.shape[-2:]) for x in (first, second, y)
+    )
+    each = zip(first, second, y, strict=True)
+    found = [_sum_of_blocks(a, b, c, times, rounding) for a, b, c in each]
+    return torch.stack(found, times.ndim).reshape(*times.shape, *batch, *network.shape)
+
+
+def _sum_of_blocks(
+    first: Tensor, second: Tensor, y: Tensor, times: Tensor, rounding: float
+) -> Tensor:
+    """Return the sum of the solutions for each eigenvalue of the moment."""
+    (g,) = layer_moments((first, second))
+    values, vectors = torch.linalg.eigh(g)
+    size = float(absolute_square(first).sum() + absolute_square(second).sum())
+    cuts = torch.nonzero(values.diff() > rounding * size).flatten() + 1
+    blocks = vectors.tensor_split(cuts.cpu(), 1)
+    pairs = [(v.mH @ first, second @ v) for v in blocks]
+    worst = _meeting(pairs, as_double(y), size)
+    if worst > rounding:
         raise ValueError(
             "factors must have a moment W_2^T W_2 - W_1 W_1^T that is a multiple of the identity, "
-            f"got one that deviates by {off:.1e} of the squares of the layers"
+            f"or hidden units that never meet where its eigenvalues differ ({len(blocks)} here), "
+            f"got units that meet by {worst:.1e} of the squares of the layers: no closed form is "
+            "known, gradient_flow of the factors integrates them"
         )
+    lams = [v.mean()[None, None] for v in values.tensor_split(cuts.cpu())]
+    parts = [_solution(a, b, lam, y, times) for (a, b), lam in zip(pairs, lams, strict=True)]
+    return torch.stack(parts).sum(0)
+
+
+def _meeting(pairs: Sequence[tuple[Tensor, Tensor]], y: Tensor, size: float) -> float:
+    """Return the largest product of units of different blocks, in the singular spaces of Y."""
+    u, s, vh = torch.linalg.svd(y)
+    least = 100 * max(y.shape) * torch.finfo(y.dtype).eps * (float(s[0]) if s.numel() else 0.0)
+    rank = int((s > least).sum())
+    cuts = [0, *(k for k in range(1, rank) if float(s[k - 1] - s[k]) > least), rank]
+    # Units that meet in one singular space do so from either side; outside the rank each alone.
+    spaces = [(vh[a:b], u[:, a:b].mH) for a, b in pairwise(cuts)]
+    none = (vh[:0], u[:, :0].mH)
+    spaces += [(vh[rank:], none[1]), (none[0], u[:, rank:].mH)]
+    worst = 0.0
+    for right, left in spaces:
+        seen = [
+            torch.cat([right @ a.mH] * bool(len(right)) + [left @ b] * bool(len(left)), 1)
+            for a, b in pairs
+            if len(right) + len(left)
+        ]
+        for k, one in enumerate(seen):
+            for other in seen[:k]:
+                worst = max(worst, float((one.mH @ other).abs().max()))
+    return worst / size if size else 0.0
+
+
+def _solution(first: Tensor, second: Tensor, lam: Tensor, y: Tensor, times: Tensor) -> Tensor:
+    """Return the flow of layers whose moment is lam times the identity."""
+    m, n, d = second.shape[-2], first.shape[-1], first.shape[-2]
     batch = common_batch(factors=first.shape[:-2], target=y.shape[:-2])
-    m, n = network.shape
-    form = g.new_zeros(*batch, n + m, n + m)
+    form = first.new_zeros(*batch, n + m, n + m)
     form[..., :n, n:], form[..., n:, :n] = as_double(y).mH, as_double(y)
     half = torch.cat([lam.new_full((n,), -0.5), lam.new_full((m,), 0.5)])
     form += torch.diag_embed(half * lam[..., 0])

@@ -7,10 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jvp
+from torch.func import jvp
 
-from dln_geometry.learning.functional.parameters import as_arguments, parameters_of
-from dln_geometry.learning.functional.tangent_kernel import kernel_distance, tangent_kernel
+from dln_geometry.learning.functional.tangent_kernel import (
+    kernel_distance,
+    output_map,
+    tangent_kernel,
+)
 from dln_geometry.support import as_float_tensor
 
 
@@ -80,17 +83,15 @@ def training_regime(
     0.4
     """
     kernels = [tangent_kernel(module, inputs) for module in (before, after)]
-    start, end = ({n: p.detach() for n, p in parameters_of(m).items()} for m in (before, after))
+    maps = [output_map(module, inputs) for module in (before, after)]
+    start, end = ({n: p.detach() for n, p in named.items()} for _, named in maps)
     shapes = [{n: tuple(p.shape) for n, p in one.items()} for one in (start, end)]
     if shapes[0] != shapes[1]:
         raise ValueError("after must have the parameters of before, got others")
     moves = {n: end[n] - p for n, p in start.items()}
-    args, kwargs = as_arguments(inputs)
     with torch.no_grad():
-        first, slope = jvp(lambda q: functional_call(before, q, args, kwargs), (start,), (moves,))[
-            :2
-        ]
-        change = after(*args, **kwargs) - first
+        first, slope = jvp(maps[0][0], (start,), (moves,))[:2]
+        change = maps[1][0](end) - first
     beyond, size = float((change - slope).norm()), float(change.norm())
     length, way = (
         float(torch.stack([p.norm() for p in q.values()]).norm()) for q in (start, moves)

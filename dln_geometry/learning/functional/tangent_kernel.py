@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -9,7 +10,36 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
 from dln_geometry.learning.functional.parameters import as_arguments, parameters_of
+from dln_geometry.learning.functional.purity import pure_copy
 from dln_geometry.support import as_float_tensor
+
+
+def output_map(
+    module: nn.Module, inputs: Any
+) -> tuple[Callable[[Mapping[str, Tensor]], Tensor], dict[str, nn.Parameter]]:
+    """Return the outputs of a module as a function of some of its parameters, and all of them.
+
+    It calls a copy without wrappers: the module and its buffers stay as they are.
+    """
+    named = parameters_of(module)
+    for name, p in named.items():
+        if p.is_meta:
+            raise ValueError(f"module must have values, got {name!r} on the meta device")
+        if p.is_complex():
+            raise TypeError(f"parameters must be real, got {p.dtype} for {name!r}")
+    twin = pure_copy(module)
+    args, kwargs = as_arguments(inputs)
+
+    def outputs(moving: Mapping[str, Tensor]) -> Tensor:
+        try:
+            made = functional_call(twin, dict(moving), args, kwargs)
+        except Exception as error:
+            raise TypeError(f"inputs must be what the module takes, which said: {error}") from error
+        if not isinstance(made, Tensor):
+            raise TypeError(f"module must return one tensor, got {type(made).__name__}")
+        return made
+
+    return outputs, named
 
 
 def tangent_kernel(module: nn.Module, inputs: Any) -> Tensor:
@@ -35,21 +65,17 @@ def tangent_kernel(module: nn.Module, inputs: Any) -> Tensor:
     tensor([[6., 3.],
             [3., 2.]])
     """
-    params = {n: p.detach() for n, p in parameters_of(module).items() if p.requires_grad}
+    outputs, params = output_map(module, inputs)
+    params = {n: p for n, p in params.items() if p.requires_grad}
     if not params:
         raise ValueError("module must have parameters that require gradients, got none")
-    args, kwargs = as_arguments(inputs)
-
-    def outputs(moving: dict[str, Tensor]) -> Tensor:
-        try:
-            made = functional_call(module, moving, args, kwargs)
-        except Exception as error:
-            raise TypeError(f"inputs must be what the module takes, which said: {error}") from error
-        if not isinstance(made, Tensor):
-            raise TypeError(f"module must return one tensor, got {type(made).__name__}")
-        return made.flatten()
-
-    jacobian = jacrev(outputs)(params)
+    state = torch.get_rng_state()
+    jacobian = jacrev(lambda q: outputs(q).flatten())({n: p.detach() for n, p in params.items()})
+    if not torch.equal(state, torch.get_rng_state()):
+        raise ValueError(
+            "module must not draw random numbers, got one that does: put dropout layers in "
+            "evaluation mode"
+        )
     kernel = sum(j.flatten(1) @ j.flatten(1).mT for j in jacobian.values())
     assert isinstance(kernel, Tensor)
     if kernel.numel() == 0:

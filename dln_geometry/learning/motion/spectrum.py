@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from dln_geometry.learning.functional import (
     Loss,
@@ -40,7 +41,7 @@ def hessian_product(loss: Loss, params: Tensors) -> Callable[[Tensors], Paramete
     {'q': tensor([0., 1.])}
     """
     params = as_finite(params)
-    _, pull = torch.func.vjp(gradient_of(with_exact_derivatives(loss)), params)[:2]
+    pull = _pullback(loss, params)
     # The Hessian is symmetric: reverse mode gives the product itself.
     return lambda v: pull(as_like(v, params, "v", finite=True))[0]
 
@@ -81,12 +82,24 @@ def sharpness(
     return largest_eigenvalue(matvec, flatten(params), rtol=rtol, **options)[0]
 
 
+def _pullback(loss: Loss, params: Parameters) -> Callable[[Parameters], tuple[Parameters]]:
+    """Return the map ``v -> (H v,)``; refuse a gradient that is not finite."""
+    gradient, pull = torch.func.vjp(gradient_of(with_exact_derivatives(loss)), params)[:2]
+    for name, g in gradient.items():
+        # Inside transforms of torch.func values cannot be read.
+        if not is_functorch_wrapped_tensor(g) and not bool(torch.isfinite(g).all()):
+            raise ValueError(
+                f"the gradient of loss must be finite, got NaN or infinity in that of {name!r}"
+            )
+    return pull
+
+
 class FlatProduct:
     """The product with the Hessian of a loss as a map of flat vectors."""
 
     def __init__(self, loss: Loss, params: Parameters) -> None:
         self._params = params
-        _, self._pull = torch.func.vjp(gradient_of(with_exact_derivatives(loss)), params)[:2]
+        self._pull = _pullback(loss, params)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return ``H x``."""
@@ -115,6 +128,8 @@ def dense_hessian(product: Callable[[Tensor], Tensor], w: Tensor) -> Tensor:
 def dense_spectrum(product: Callable[[Tensor], Tensor], w: Tensor) -> tuple[Tensor, Tensor]:
     """Return all eigenvalues of a product with flat vectors like w, ascending, and eigenvectors."""
     dense = dense_hessian(product, w)
+    if not bool(torch.isfinite(dense).all()):
+        raise ValueError("loss must have finite second derivatives, got NaN or infinity")
     # eigh does not exist in half precision.
     values, vectors = torch.linalg.eigh(dense if dense.itemsize >= 4 else dense.float())
     return values.to(w), vectors.to(w)

@@ -40,3 +40,39 @@ def test_wrong_kernels_are_refused():
         learning.kernel_distance(torch.zeros(2, 2), torch.eye(2))
     with pytest.raises(ValueError, match="shape of before"):
         learning.kernel_distance(torch.eye(3), torch.eye(2))
+
+
+def test_modules_are_left_alone_whatever_wraps_them(generator):
+    with torch.random.fork_rng():
+        net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+        other = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+    x = torch.randn(5, 3, generator=generator)
+    kernel = learning.tangent_kernel(net, x)
+    assert_close(learning.tangent_kernel(nn.DataParallel(net), x), kernel)
+    learning.training_regime(net, other, x)
+    # Batches were seen in training mode, but not counted.
+    assert not net[1].running_mean.any()
+    assert other[1].num_batches_tracked == 0
+
+
+def complex_layer():
+    layer = nn.Linear(2, 1)
+    layer.weight = nn.Parameter(torch.ones(1, 2, dtype=torch.complex64))
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (complex_layer, TypeError, "parameters must be real, got"),
+        (lambda: nn.Linear(2, 1, device="meta"), ValueError, "on the meta device"),
+        (lambda: nn.Sequential(nn.Linear(2, 1), nn.Dropout()), ValueError, "put dropout layers"),
+        (lambda: nn.Linear(3, 1), TypeError, "inputs must be what the module takes"),
+    ],
+)
+def test_modules_without_a_kernel_are_named(make, error, message):
+    with torch.random.fork_rng():
+        with pytest.raises(error, match=message):
+            learning.tangent_kernel(make(), torch.ones(3, 2))
+        with pytest.raises(error, match=message):
+            learning.training_regime(make(), make(), torch.ones(3, 2))

@@ -79,7 +79,7 @@ def test_the_law_holds_for_each_optimizer_of_torch(name, generator):
     net, x = made("deep linear", generator)
     kinds = {k.lower(): v for k, v in vars(torch.optim).items() if isinstance(v, type)}
     optimizer = kinds[name](net.parameters(), **OF_TORCH[name])
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
     monitor = watched(net, optimizer, every=2, units=True, tolerance=1e-9)
     with monitor:
         for _ in range(6):

@@ -75,3 +75,19 @@ def test_data_that_end_and_too_many_values_are_refused(generator):
         learning.hessian_spectrum(loss, params, top=1000)
     with pytest.raises(ValueError, match="reduction"):
         learning.hessian_spectrum(loss, params, reduction="none")
+
+
+@pytest.mark.parametrize("count", [3, 300])
+def test_batches_that_are_no_numbers_are_refused(count):
+    def loss(params, batch):
+        return (params["q"].square() * batch).sum()
+
+    params = {"q": torch.ones(count, dtype=torch.float64)}
+    data = [torch.tensor(1.0), torch.tensor(float("nan"))]
+    for call in (
+        lambda: learning.hessian_spectrum(loss, params, data),
+        lambda: learning.sharpness(lambda p: loss(p, data[1]), params),
+        lambda: learning.hessian_product(lambda p: loss(p, data[1]), params),
+    ):
+        with pytest.raises(ValueError, match="must be finite, got NaN or infinity in that of 'q'"):
+            call()
