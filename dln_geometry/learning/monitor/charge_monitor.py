@@ -26,11 +26,10 @@ class ChargeMonitor:
     """Record the charges of a training loop, and predict them exactly.
 
     If the loss of every batch has a symmetry, its charge moves by a law that each step of SGD obeys
-    to rounding: with momentum, dampening or Nesterov's momentum, weight decay and any schedule (see
-    `learning.noether.momentum_law`). The monitor hooks into ``optimizer.step``; it sums squares of
-    the buffers or gradients, predicts the charges, and compares with the measured ones. A residual
-    above rounding says that the loss lacks the symmetry, or that something besides the optimiser
-    moved the parameters.
+    to rounding: with any momentum, weight decay and schedule (`learning.noether.momentum_law`). The
+    monitor hooks into ``optimizer.step``, sums squares of the buffers or gradients, predicts the
+    charges, and compares with the measured ones. A residual above rounding says that the loss lacks
+    the symmetry, or that something besides the optimiser moved the parameters.
 
     By default it predicts one step in twenty, from the charges measured just before it, and sees
     nothing of the steps in between. With ``window=None`` one prediction runs through all steps;
@@ -44,11 +43,10 @@ class ChargeMonitor:
     module : Module
         In training mode, without wrappers for parallel training.
     optimizer : torch.optim.Optimizer
-        Over parameters of the module, in any number of groups with options of their own. Under
-        others than SGD (Adam, AdamW, RMSprop, Muon, ...) the monitor predicts charges from the
-        steps that are taken, which it copies, tests whether the gradients are orthogonal to the
-        orbits of the symmetry, and reports the drift of each cause that breaks it. Where a step
-        evaluates its closure several times (LBFGS), the gradients are those of the first.
+        Over parameters of the module, in any number of groups with options of their own. Under any
+        but SGD the monitor predicts charges from the steps taken, tests whether the gradients (of
+        a closure those of its first call) are orthogonal to the orbits of the symmetry, and
+        reports the drift of each cause that breaks it.
     groups : sequence of SymmetricGroup, optional
         The groups to watch; by default those that `symmetries_of` finds and the optimiser trains.
         Permutations have no charges and are left out.
@@ -198,16 +196,13 @@ class ChargeMonitor:
         if closure is None:
             self._prepare()
             return None
-
-        waits = True
+        waits = [self._prepare]
 
         def evaluated() -> Any:
-            nonlocal waits
             loss = closure()
             # Later evaluations are made inside the step, at other parameters.
             if waits:
-                self._prepare()
-                waits = False
+                waits.pop()()
             return loss
 
         if len(args) > 1:
@@ -293,15 +288,14 @@ class ChargeMonitor:
             raise TypeError(f"state must be a dict, got {type(state).__name__}")
         if missing := sorted(_STATE.difference(state)):
             raise ValueError(f"state must be what state_dict returns, got one without {missing}")
-        own, labels = list(self.labels), list(state["labels"])
-        if labels != own:
+        own = list(self.labels)
+        if (labels := list(state["labels"])) != own:
             raise ValueError(f"state must be of the groups {own}, got {labels}")
         if state["units"] != self.units:
             raise ValueError(f"state must be of units={self.units}, got units={state['units']}")
         self._laws.load(state["laws"])
-        self.steps, self._prepared = state["steps"], False
+        self.steps, self._prepared, rows = state["steps"], False, state["records"]
         self._begun, self._current = state["begun"], state["current"]
-        rows = state["records"]
         if "format" not in state:
             # Version 0.1 kept no tolerances: those of a variance of 1.
             allowed = torch.maximum(self._rounding, self._factor * self._epsilons).cpu()

@@ -69,7 +69,7 @@ def probed(
     looks, seconds = _looks(gradients, params, names)
     if not looks:
         return Probes(0, 0, 0, "the outputs have no gradient in the parameters", is_complete=False)
-    flat = [g for g in groups if g.kind != "permutation" and _is_flat(g, params, looks)]
+    flat = [g for g in groups if g.kind != "permutation" and _passes(g, params, looks)]
     span = GroupSpan(flat, params)
     started = time.monotonic()
     if span.count:
@@ -81,7 +81,7 @@ def probed(
     live = {n: torch.stack([g[n] != 0 for g in looks]).any(0) for n in names}
     idle = sum(map(_idle, live.values()))
     own = {n: params[n] for n in names}
-    axes, units = _axes(own, live, generator, int(_SECONDS / seconds))
+    axes, units = _sampled_axes(own, live, generator, int(_SECONDS / seconds))
     if axes is None:
         told = f"one gradient takes {seconds:.1f} s: too long for probes"
         return Probes(found, 0, 0, told, is_complete=False)
@@ -120,9 +120,7 @@ def _looks(
     return found, (time.monotonic() - started) / max(len(found), 1)
 
 
-def _is_flat(
-    group: SymmetricGroup, params: Mapping[str, Tensor], rows: Sequence[Direction]
-) -> bool:
+def _passes(group: SymmetricGroup, params: Mapping[str, Tensor], rows: Sequence[Direction]) -> bool:
     """Tell whether gradients show no response to a random generator of a group."""
     span = GroupSpan([group], params)
     generator = torch.Generator("cpu").manual_seed(0)
@@ -137,7 +135,7 @@ def _is_flat(
     return True
 
 
-def _axes(
+def _sampled_axes(
     params: Mapping[str, Tensor],
     live: Mapping[str, Tensor],
     generator: torch.Generator,
@@ -145,12 +143,12 @@ def _axes(
 ) -> tuple[SampledAxes | None, int]:
     """Return directions for which so many gradients are enough, and the units of each axis."""
     for units in range(_MOST_UNITS, 0, -1):
-        axes = SampledAxes(params, _places(params, live, units, generator))
+        axes = SampledAxes(params, _chosen_units(params, live, units, generator))
         if 1.1 * axes.count + 10 <= most:
             return axes, units
     # Some parameters that stand beside each other: most symmetries do not reach far.
     names, units = list(params), 2
-    places = _places(params, live, units, generator)
+    places = _chosen_units(params, live, units, generator)
     start = int(torch.randint(len(names), (), generator=generator, device=generator.device))
     chosen: SampledAxes | None = None
     for count in range(3, len(names)):
@@ -174,7 +172,7 @@ def _idle(live: Tensor) -> int:
     return int(idle.sum())
 
 
-def _places(
+def _chosen_units(
     params: Mapping[str, Tensor],
     live: Mapping[str, Tensor],
     units: int,

@@ -188,13 +188,13 @@ def outside(span: GroupSpan, directions: Iterable[Direction], most: int = _MOST_
         rest = span.rest(direction)
         size = norm_of(direction)
         rests.append({n: x / size for n, x in rest.items()} if size else rest)
-        sizes = torch.linalg.eigvalsh(_products(rests))
+        sizes = torch.linalg.eigvalsh(_gram(rests))
         if int((sizes > OUTSIDE**2).sum()) < len(rests):
             return len(rests) - 1
     return len(rests)
 
 
-def _products(directions: Sequence[Direction]) -> Tensor:
+def _gram(directions: Sequence[Direction]) -> Tensor:
     names = directions[0]
     return sum((m := torch.stack([d[n].flatten() for d in directions])) @ m.mT for n in names)  # type: ignore
 
