@@ -60,7 +60,11 @@ def spectrum(x: Any, ax: Axes | None = None, **style: Any) -> Axes:
     """
     from matplotlib.ticker import MaxNLocator
 
-    s = x.singular_values if isinstance(x, POINTS) else torch.linalg.svdvals(as_matrix(x))
+    s = (
+        x.singular_values
+        if isinstance(x, POINTS)
+        else torch.linalg.svdvals(as_matrix(x, complex=True))
+    )
     values = float_array(s)
     if values.ndim != 1:
         raise ValueError(f"x must be a single matrix, got a batch of shape {values.shape[:-1]}")

@@ -92,7 +92,10 @@ CALLS: dict[str, list[Call]] = {
         Call(
             plot.spectrum,
             {"x": X},
-            {"x": [*wrong.matrices(X, shaped=False), normal(2, 3, 2)], "ax": AXES},
+            {
+                "x": [*wrong.no_complex(wrong.matrices(X, shaped=False)), normal(2, 3, 2)],
+                "ax": AXES,
+            },
         )
     ],
     "plot.style": [

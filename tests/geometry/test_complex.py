@@ -163,6 +163,12 @@ def test_balance_agrees_with_the_real_form(generator):
         assert_close(real_form(a), b)
 
 
+def test_spectra_of_complex_matrices_are_drawn(generator):
+    x = complex_normal(generator, 3, 2)
+    (line,) = dln.plot.spectrum(x).lines
+    np.testing.assert_allclose(line.get_ydata(), torch.linalg.svdvals(x).numpy())
+
+
 def test_moves_between_types(generator):
     x = complex_normal(generator, 3, 2)
     p = dln.EndToEnd.of(x, 2)

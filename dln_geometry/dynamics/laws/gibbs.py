@@ -12,7 +12,9 @@ from torch import Tensor
 from dln_geometry.geometry.metric import entropy as entropy_of
 from dln_geometry.geometry.points import point_of_values
 from dln_geometry.support import (
+    FIELDS,
     Depth,
+    as_choice,
     as_count,
     as_depth,
     as_flag,
@@ -33,6 +35,7 @@ def gibbs_log_density(
     kappa: float = 1.0,
     entropy: bool = True,
     widths: Sequence[int] | int | None = None,
+    field: str = "real",
 ) -> Tensor:
     r"""Return the log density of the singular values at equilibrium, up to a constant; (...).
 
@@ -43,8 +46,9 @@ def gibbs_log_density(
         prod_{i<j} |s_i^{2/N} - s_j^{2/N}| prod_i s_i^{(m+n-2r)/N} s_i^{1/N - 1}``,
 
     the entropy S without its term if `entropy` is false; at infinite depth
-    ``exp(...) prod_{i<j} |log s_i - log s_j| prod_i 1/s_i``. The constant depends on everything
-    but s, and gradients go through s.
+    ``exp(...) prod_{i<j} |log s_i - log s_j| prod_i 1/s_i``. Over a field of dimension f the pairs
+    have the power f, and ``s_i^{(f-1+f(m+n-2r))/N}`` takes the place of ``s_i^{(m+n-2r)/N}``.
+    The constant depends on everything but s, and gradients go through s.
 
     Parameters
     ----------
@@ -59,6 +63,8 @@ def gibbs_log_density(
     energy : callable, optional
         ``energy(s (..., r)) -> (...)``; by default the ridge ``(N/2) sum s_i^{2/N}``, which has no
         limit at infinite depth.
+    field : {"real", "complex", "quaternion"}
+        The field of the matrices.
 
     References
     ----------
@@ -74,7 +80,7 @@ def gibbs_log_density(
     """
     sides, depth = as_sides(shape), as_depth(depth)
     beta, kappa = as_positive(beta, "beta"), as_positive(kappa, "kappa")
-    entropy = as_flag(entropy, "entropy")
+    entropy, f = as_flag(entropy, "entropy"), FIELDS[as_choice(field, FIELDS, "field")]
     s = as_float_tensor(s, "s")
     r = s.shape[-1] if s.ndim else 0
     if not 1 <= r <= sides[1] or not bool((s > 0).all()):
@@ -94,16 +100,17 @@ def gibbs_log_density(
     if entropy and depth > 1:
         # The entropy is that of a descending spectrum.
         ordered = s.sort(-1, descending=True).values
-        total = total + entropy_of(point_of_values(ordered, sides, depth), widths=widths) / kappa
+        point = point_of_values(ordered, sides, depth)
+        total = total + entropy_of(point, widths=widths, field=field) / kappa
     i, j = torch.triu_indices(r, r, 1, device=s.device)
     high, low = torch.maximum(x[..., i], x[..., j]), torch.minimum(x[..., i], x[..., j])
     if depth.infinite:
-        return total + (high - low).log().sum(-1) - x.sum(-1)
+        return total + f * (high - low).log().sum(-1) - x.sum(-1)
     # log(a^{2/N} - b^{2/N}) without cancellation.
     power = 2.0 * depth.inverse
     pairs = power * high + torch.log(-torch.expm1(power * (low - high)))
-    single = (sum(sides) - 2 * r + 1) * depth.inverse - 1.0
-    return total + pairs.sum(-1) + single * x.sum(-1)
+    single = f * (sum(sides) - 2 * r + 1) * depth.inverse - 1.0
+    return total + f * pairs.sum(-1) + single * x.sum(-1)
 
 
 def ridge_energy(s: Tensor, depth: Depth) -> Tensor:
@@ -121,13 +128,15 @@ def gibbs_energy_moment(
     kappa: float = 1.0,
     entropy: bool = True,
     degree: float | None = None,
+    field: str = "real",
 ) -> float:
     r"""Return ``E[energy^order]`` at equilibrium, exactly, for a homogeneous energy.
 
     If the energy grows like the power `degree` of X, the volume of ``{E <= e}`` grows like
     ``e^a``, so that E is Gamma distributed, with shape ``a = D / (degree N)`` and scale
-    ``kappa/beta``; with ``D = r(m+n-r) + (N-1)(r min(m,n) - r(r+1)/2)/kappa``, the second term
-    only with entropy (hidden widths ``min(m, n)``). Its mean is ``a kappa / beta``, its variance
+    ``kappa/beta``; with ``D = f r(m+n-r) + (N-1)(f r min(m,n) - f r(r+1)/2 + (f-1) r)/kappa``, f
+    the dimension of the field, the second term only with entropy (hidden widths ``min(m, n)``). Its
+    mean is ``a kappa / beta``, its variance
     (the heat capacity over ``beta^2``, at kappa = 1) ``a (kappa / beta)^2``.
 
     Parameters
@@ -136,8 +145,8 @@ def gibbs_energy_moment(
         Power of the energy, above -a.
     shape, rank, depth
         Shape (m, n) and rank r of the matrices, and the finite depth N.
-    beta, kappa, entropy
-        As in `dln_geometry.langevin`.
+    beta, kappa, entropy, field
+        As in `gibbs_log_density`.
     degree : float, optional
         Degree of the energy: 2 for ``|X|^2/2``; by default that of the ridge, 2/N.
 
@@ -146,7 +155,7 @@ def gibbs_energy_moment(
     >>> dln.laws.gibbs_energy_moment(1, (2, 2), 2, 3, beta=1.0)
     3.0
     """
-    size, depth = gibbs_dimension(shape, rank, depth, kappa, entropy), as_depth(depth)
+    size, depth = gibbs_dimension(shape, rank, depth, kappa, entropy, field), as_depth(depth)
     scale = as_positive(kappa, "kappa") / as_positive(beta, "beta")
     power = 2.0 * depth.inverse if degree is None else as_positive(degree, "degree")
     a = size / (power * depth)
@@ -160,7 +169,7 @@ def gibbs_energy_moment(
 
 
 def gibbs_dimension(
-    shape: tuple[int, int], rank: int, depth: float, kappa: float, entropy: bool
+    shape: tuple[int, int], rank: int, depth: float, kappa: float, entropy: bool, field: str
 ) -> float:
     """Return the power D with which the measure of a ball of radius R in rho grows, ``R^D``."""
     m, n = as_sides(shape)
@@ -169,8 +178,10 @@ def gibbs_dimension(
         raise ValueError(
             f"rank must be at most {n} and depth finite, got rank {r} and depth {depth:g}"
         )
-    along = (depth - 1) * (r * n - 0.5 * r * (r + 1)) if as_flag(entropy, "entropy") else 0.0
-    return r * (m + n - r) + along / as_positive(kappa, "kappa")
+    f = FIELDS[as_choice(field, FIELDS, "field")]
+    turns = f * (r * n - 0.5 * r * (r + 1)) + (f - 1) * r
+    along = (depth - 1) * turns if as_flag(entropy, "entropy") else 0.0
+    return f * r * (m + n - r) + along / as_positive(kappa, "kappa")
 
 
 def ridge_mean_square(
@@ -181,12 +192,14 @@ def ridge_mean_square(
     beta: float,
     kappa: float = 1.0,
     entropy: bool = True,
+    field: str = "real",
 ) -> float:
     r"""Return ``E |rho|^2 = N E sum s_i^{2/N}`` at equilibrium in the loss ``(N/2) sum s^{2/N}``.
 
     ``[ kappa r(m+n-r) + (N-1)(r min(m,n) - r(r+1)/2) ]/beta``, the second term only with entropy
     (hidden widths ``min(m, n)``): at ``kappa = 1`` the dimension of the balanced manifold over
-    beta, without entropy that of the matrices of rank r. Arguments as in `gibbs_energy_moment`.
+    beta, without entropy that of the matrices of rank r. Over other fields ``kappa D/beta`` with D
+    as in `gibbs_energy_moment`, like the arguments.
 
     References
     ----------
@@ -197,7 +210,7 @@ def ridge_mean_square(
     >>> dln.laws.ridge_mean_square((2, 2), 2, 3, beta=1.0)
     6.0
     """
-    size = gibbs_dimension(shape, rank, depth, kappa, entropy)
+    size = gibbs_dimension(shape, rank, depth, kappa, entropy, field)
     return kappa * size / as_positive(beta, "beta")
 
 

@@ -127,6 +127,7 @@ def gibbs_energy(
     kappa: float = 1.0,
     entropy: bool = True,
     degree: float | None = None,
+    field: str = "real",
 ) -> GammaLaw:
     """Return the law of a homogeneous energy at equilibrium, a Gamma law, as a value.
 
@@ -139,7 +140,7 @@ def gibbs_energy(
     (1.5, 3.0)
     """
     arguments = {"beta": beta, "kappa": kappa, "entropy": entropy, "degree": degree}
-    mean = gibbs_energy_moment(1, shape, rank, depth, **arguments)
+    mean = gibbs_energy_moment(1, shape, rank, depth, field=field, **arguments)
     scale = as_positive(kappa, "kappa") / as_positive(beta, "beta")
     return GammaLaw(mean / scale, scale)
 

@@ -45,6 +45,18 @@ def test_moments_of_the_energy_are_those_of_the_density(shape, rank, depth, entr
             assert abs(found / exact - 1) < 1e-3
 
 
+@pytest.mark.parametrize("field", ["complex", "quaternion"])
+@pytest.mark.parametrize(("shape", "depth", "entropy"), [((4, 3), 2.5, True), ((2, 2), 3, False)])
+def test_moments_over_other_fields_are_those_of_the_density(shape, depth, entropy, field):
+    law = {"beta": 4.3, "kappa": 0.8, "entropy": entropy, "field": field}
+    exact = laws.gibbs_energy_moment(1, shape, 2, depth, **law)
+    assert abs(quadrature(shape, 2, depth, None, 1, **law) / exact - 1) < 1e-6
+    found = dln.thermodynamics.partition_function(None, shape, depth, rank=2, **law)
+    assert found.energy == pytest.approx(exact, rel=1e-12)
+    assert laws.gibbs_energy(shape, 2, depth, **law).moment(1) == pytest.approx(exact, rel=1e-12)
+    assert laws.ridge_mean_square(shape, 2, depth, **law) == pytest.approx(2 * exact, rel=1e-12)
+
+
 def test_density_is_the_law_of_samples(generator):
     start = dln.Collapsed.random((3, 2), 2, 3, generator=generator, dtype=F64)
     loss = dln.losses.Quadratic(torch.zeros(3, 2, dtype=F64))
