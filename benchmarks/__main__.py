@@ -22,7 +22,7 @@ SUITES = {
     "tables": ("tables", "tables"),
     "noise": ("noise", "noise"),
     "dyson": ("noise", "dyson_motion"),
-    "soak": ("soak", "soak"),
+    "soak": ("long_runs.soak", "soak"),
     "geodesics": ("geodesics", "geodesics"),
     "network-geodesics": ("manifolds", "network_geodesics"),
     "entropy": ("manifolds", "entropies"),
@@ -30,7 +30,7 @@ SUITES = {
     "monitor": ("learning", "monitor"),
     "motion": ("learning", "motion"),
     "mirrors": ("learning", "mirrors"),
-    "processes": ("sharded", "processes"),
+    "processes": ("long_runs.sharded", "processes"),
 }
 """Name: the module, and its function, which takes ``quick``."""
 

@@ -58,7 +58,7 @@ def processes(*, quick: bool = False) -> None:
     """Compare 1, 2 and 4 processes on dense and sparse losses."""
     context, rows = multiprocessing.get_context("forkserver"), []
     # The server imports torch once; its children are there at once.
-    context.set_forkserver_preload(["benchmarks.sharded"])
+    context.set_forkserver_preload(["benchmarks.long_runs.sharded"])
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("dense", "sparse"):
             alone = 0.0

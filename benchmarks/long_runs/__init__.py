@@ -1,0 +1,1 @@
+"""Benchmarks of long runs, and of runs on several processes."""
