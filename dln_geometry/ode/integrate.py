@@ -78,6 +78,7 @@ def integrate(
     outside: Observable | None = None,
     narrowed: Callable[[Tensor], KnownField | None] | None = None,
     steady: bool = False,
+    overwrite: bool = False,
 ) -> Solution:
     """Integrate ``dy/dt = field(t, y)`` from 0 to `t_end`, every sample with its own steps.
 
@@ -152,8 +153,9 @@ def integrate(
     narrowed : callable, optional
         ``narrowed(samples (k,)) -> KnownField or None``, the field of some samples alone: those
         that have stopped then leave the batch.
-    steady : bool
+    steady, overwrite : bool
         The field makes the same operations at every state: numpy may repeat those of small states.
+        The state takes the memory of `y0`, which changes.
 
     Raises
     ------
@@ -164,7 +166,6 @@ def integrate(
 
     Examples
     --------
-    >>> import torch
     >>> y0 = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
     >>> rates = torch.tensor([[1.0], [10.0]], dtype=torch.float64)
     >>> def decay(t, y, out):
@@ -195,8 +196,7 @@ def integrate(
     tolerance = _absolute(atol, batch)
     watch = None if monitor is None else Monitor(monitor, patience, improvement)
     options = Options(t_end, rtol, tolerance, methods, rules, limits, correct, autonomous, watch)
-    stops = save_times(save_at, t_end, batch)
-    record = record or (lambda y, obs: {"y": y})
+    stops, record = save_times(save_at, t_end, batch), record or (lambda y, obs: {"y": y})
     every, steady = as_flag(keep_steps, "keep_steps"), as_flag(steady, "steady")
     recorder = Recorder(record, stops, batch, moves_end=save_at is None, every=every)
     # All steps, or all values of a monitor, are those of the whole batch.
@@ -205,7 +205,8 @@ def integrate(
         raise ValueError("outside needs project, which brings states back, got none")
     known = jacobian, project, shift, outside, autonomous, narrowed
     system = KnownField(field, *known, steady)
-    integration = Integration(system, y0, norms, recorder, options)
+    start = y0 if as_flag(overwrite, "overwrite") else y0.clone()
+    integration = Integration(system, start, norms, recorder, options)
     integration.start() if resume is None else resume_from(integration, resume)
     return _run(integration, progress, checkpoint, schedule)
 
@@ -217,8 +218,7 @@ def _run(
     schedule: Schedule,
 ) -> Solution:
     """Advance until every sample has stopped, reporting on the way."""
-    begun, before = time.perf_counter(), integration.seconds
-    reported = -np.inf
+    begun, before, reported = time.perf_counter(), integration.seconds, -np.inf
     schedule.restart(integration.trials)
     try:
         while integration.unfinished:

@@ -49,7 +49,7 @@ class Integration:
         system = with_deadline(system, options.limits)
         self.system, self.field, self.norms, self.recorder = system, system.field, norms, recorder
         self.options = options
-        self.y = y0.detach().clone(memory_format=torch.contiguous_format)
+        self.y = y0.detach().contiguous()
         self.obs: Tensor | None = None
         self.names = ["t_end", *options.rules, *RESERVED[1:]]
         self.t, self.code = np.zeros(len(y0)), np.full(len(y0), -1)

@@ -80,14 +80,16 @@ def scalar_fibre(
     ax.plot(*[[x ** (1 / 3)]] * 3, "ko", markersize=5, label="balanced, on the fibre")
     times = [*np.linspace(0.0, 3.0, 40), np.inf]
     places = torch.rand(flows, generator=source, dtype=torch.float64, device=source.device)
+    starts = []
     for k, place in enumerate(places.tolist()):
         # On the rim of the sheet, where one weight is the largest that is drawn.
         second = low ** (0.85 - 0.7 * place) * reach ** (0.15 + 0.7 * place)
-        w = [reach, second, x / (reach * second)]
-        turned = np.roll(w, k % 3)
-        layers = [torch.tensor([[value]], dtype=torch.float64, device="cpu") for value in turned]
-        path = balancing_flow(layers, times)
-        curve = np.array([[float(layer) for layer in state] for state in path]).T
+        starts.append(np.roll([reach, second, x / (reach * second)], k % 3))
+    layers = torch.tensor(np.array(starts), device="cpu").reshape(flows, 3, 1, 1).unbind(1)
+    # All in one batch.
+    path = balancing_flow(layers, times) if flows else []
+    for k in range(flows):
+        curve = np.array([[float(layer[k]) for layer in state] for state in path]).T
         ax.plot(*curve, color="#BB5566", linewidth=1.0, label=None if k else "balancing flow")
         ax.plot(*curve[:, :1], "o", color="#BB5566", markersize=2.5)
     for k, orbit in enumerate(orbits):

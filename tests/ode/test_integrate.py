@@ -321,3 +321,15 @@ def test_bad_states():
         integrate(pendulum, START[0], t_end=1.0)
     with pytest.raises(ValueError, match="stages must be"):
         Chebyshev(1)
+
+
+@pytest.mark.parametrize("given", [START.clone(), START.mT.contiguous().mT])
+def test_the_state_takes_the_memory_of_its_start_where_that_is_allowed(given):
+    before, options = given.clone(), {"t_end": 1.0, "rtol": 1e-5, "blocks": [2, 1]}
+    run = integrate(pendulum, given, **options)
+    assert torch.equal(given, before)
+    again = integrate(pendulum, given, overwrite=True, **options)
+    assert torch.equal(again.y, run.y)
+    assert (again.y.data_ptr() == given.data_ptr()) == given.is_contiguous()
+    with pytest.raises(TypeError, match="overwrite must be"):
+        integrate(pendulum, given, overwrite=1.0, **options)

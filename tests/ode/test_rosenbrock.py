@@ -40,7 +40,8 @@ def robertson_exact(start, t):
     def jacobian(t, y):
         return robertson_jacobian(None, torch.from_numpy(y)[None])[0].numpy()
 
-    options = {"method": "Radau", "rtol": 1e-10, "atol": 1e-16, "jac": jacobian}
+    # Ten thousand times as exact as what is compared with it.
+    options = {"method": "Radau", "rtol": 1e-7, "atol": 1e-16, "jac": jacobian}
     return torch.from_numpy(solve_ivp(field, (0, t), start.numpy(), **options).y[:, -1])
 
 

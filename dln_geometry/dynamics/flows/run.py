@@ -130,6 +130,8 @@ def run_flow(
                 outside=system.outside,
                 narrowed=system.narrowed,
                 steady=system.steady,
+                # A store names the run by its start, perhaps later.
+                overwrite=saved is None,
             )
         except ResumeError as error:
             raise foreign_state(saved, error) from None
