@@ -12,12 +12,14 @@ from dln_geometry.completion.fitting.offsets import Offsets, SideMeans
 from dln_geometry.dynamics.losses import as_dense
 from dln_geometry.geometry.points import Collapsed, EndToEnd
 
+_PARTS = ("values", "weights", "inverse", "pull")
+
 
 class DenseCompletion:
     """`ProfiledCompletion` of dense tables, many of them in a batch, with exact offsets.
 
     `values` and `weights` (..., m, n) are 0 where nothing is known; their leading dimensions, and
-    those of the `inverse` of the normal equations, broadcast against those of X.
+    those of the `inverse` of the normal equations and of `pull`, broadcast against those of X.
 
     Examples
     --------
@@ -28,37 +30,38 @@ class DenseCompletion:
     True
     """
 
-    def __init__(self, values: Tensor, weights: Tensor, inverse: Tensor, model: SideMeans) -> None:
-        self.values, self.weights, self.inverse, self.model = values, weights, inverse, model
-        self.ridge = model.ridge.to(values)
+    def __init__(
+        self, values: Tensor, weights: Tensor, inverse: Tensor, pull: Tensor, model: SideMeans
+    ) -> None:
+        self.values, self.weights, self.inverse, self.pull = values, weights, inverse, pull
+        self.model = model
         m, n = values.shape[-2:]
         self._ones = values.new_ones(1, m), values.new_ones(n, 1)  # products sum faster than sums
         self.shape = tuple(values.shape[-2:])
 
     @classmethod
-    def of(cls, values: Tensor, model: SideMeans) -> Self:
+    def of(cls, values: Tensor, model: SideMeans, pull: Tensor | None = None) -> Self:
         """Return the loss of the entries (k,) of a model whose normal equations are inverted."""
         assert model.inverse is not None
         dense, weights = (values.new_zeros(model.shape) for _ in range(2))
         dense[model.rows, model.cols] = values
         weights[model.rows, model.cols] = model.weights
-        return cls(dense, weights, model.inverse, model)
+        pull = torch.zeros_like(model.ridge) if pull is None else pull
+        return cls(dense, weights, model.inverse, pull, model)
 
     @classmethod
     def stacked(cls, losses: Sequence[DenseCompletion]) -> Self:
         """Return the loss of F losses in a batch of shape (F, 1)."""
-        values, weights, inverse = (
-            torch.stack([getattr(loss, name) for loss in losses]).unsqueeze(1)
-            for name in ("values", "weights", "inverse")
+        parts = (
+            torch.stack([getattr(loss, name) for loss in losses]).unsqueeze(1) for name in _PARTS
         )
-        return cls(values, weights, inverse, losses[0].model)
+        return cls(*parts, losses[0].model)
 
     def to(self, *, dtype: Any = None, device: Any = None) -> Self:
         """Return the loss in another dtype."""
         if dtype is None or dtype == self.values.dtype:
             return self
-        values, weights, inverse = (x.to(dtype) for x in (self.values, self.weights, self.inverse))
-        return type(self)(values, weights, inverse, self.model)
+        return type(self)(*(getattr(self, name).to(dtype) for name in _PARTS), self.model)
 
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return ``(E, G R, G^T L)`` at ``X = L R^T``, without checks."""
@@ -71,9 +74,8 @@ class DenseCompletion:
         o = self._parameters(rest)
         rest += self.model.split(o).matrix()
         slope = self.weights * rest
-        penalty = (self.ridge * o.square()).sum(-1)
         energy = torch.linalg.vecdot(slope.flatten(-2), rest.flatten(-2))
-        return 0.5 * (energy + penalty), slope
+        return 0.5 * energy + self.model.penalty(o, self.pull), slope
 
     def value(self, x: Any) -> Tensor:
         """Return E, shape (...)."""
@@ -95,5 +97,5 @@ class DenseCompletion:
         slope = self.weights * residual
         by_row = torch.matmul(slope, self._ones[1]).squeeze(-1)
         by_col = torch.matmul(self._ones[0], slope).squeeze(-2)
-        target = self.model.collected(by_row, by_col)
+        target = self.model.collected(by_row, by_col) + self.pull
         return -(target.unsqueeze(-2) @ self.inverse).squeeze(-2)

@@ -70,10 +70,12 @@ class Squares(ModelRun):
         super().__init__(problem, setting, held, budget)
         problem, values = self.problem, self.problem.values
         residual = values - self.o.at(problem.rows, problem.cols)
+        # What the ridge pulls at these offsets: there it balances the pull of the entries.
+        pull = self.model.gathered(self.model.weights * residual)
         if problem.is_small and self.model.inverse is not None:
-            self.centred = DenseCompletion.of(residual, self.model)
+            self.centred = DenseCompletion.of(residual, self.model, pull)
         else:
-            self.centred = ProfiledCompletion.of(problem.completion(residual), self.model)
+            self.centred = ProfiledCompletion.of(problem.completion(residual), self.model, pull)
         ones, pattern = torch.ones_like(values), self.model.pattern
         self.units = units_of(problem, -residual, ones, setting.seed, pattern)
 

@@ -179,9 +179,14 @@ class SideMeans:
         normal = self.gathered(self.weights * self.spread(eye)) + torch.diag(self.ridge)
         return torch.linalg.pinv(normal, hermitian=True)
 
-    def solve(self, residual: Tensor, steps: int) -> Tensor:
+    def solve(self, residual: Tensor, steps: int, pull: Tensor | None = None) -> Tensor:
         """Return the parameters that minimise the penalised square of ``residual + o``."""
-        return self.solved(self.gathered(-self.weights * residual), steps)
+        target = self.gathered(-self.weights * residual)
+        return self.solved(target if pull is None else target - pull, steps)
+
+    def penalty(self, o: Tensor, pull: Tensor) -> Tensor:
+        """Return the penalty of parameters, ``1/2 ridge . o^2 + pull . o``."""
+        return (o * (0.5 * self.ridge.to(o) * o + pull.to(o))).sum(-1)
 
     def solved(self, target: Tensor, steps: int) -> Tensor:
         """Return the solution of the normal equations for a right-hand side as `gathered`."""
@@ -214,7 +219,9 @@ class ProfiledCompletion(Completion):
     """The squared error on entries with the best offsets for every X.
 
     ``E(X) = min_o 1/2 sum_e w_e (X_e + o_e - v_e)^2 + penalty(o)``, a smooth convex function of X,
-    whose gradient is that of the square at the best offsets.
+    whose gradient is that of the square at the best offsets. Where the values are what offsets p
+    leave, o is added to these, and the penalty is that of the sum: ``1/2 |o|^2 + p . o`` with the
+    weights of the ridge, of which `pull` (ridge times p) is the linear part.
 
     Examples
     --------
@@ -227,13 +234,15 @@ class ProfiledCompletion(Completion):
     """
 
     _model: SideMeans
+    _pull: Tensor
 
     @classmethod
-    def of(cls, loss: Completion, model: SideMeans) -> Self:
+    def of(cls, loss: Completion, model: SideMeans, pull: Tensor | None = None) -> Self:
         """Return the loss of the entries of `loss`, with the offsets of a model eliminated."""
         profiled = object.__new__(cls)
         profiled._fill(loss.shape, loss.rows, loss.cols, loss.values, loss.weights)
         profiled._model = model
+        profiled._pull = torch.zeros_like(model.ridge) if pull is None else pull
         if model.is_sorted:
             # The places of large tables take more memory than their values.
             kept = (loss.rows, loss.cols, loss.shape, loss.values, loss.weights)
@@ -248,8 +257,7 @@ class ProfiledCompletion(Completion):
         o = self._solved(placed, left, right, PROFILE_STEPS)
         done = placed.contract(left, right, self._model.sides_of(o))
         assert done is not None
-        penalty = 0.5 * (self._model.ridge * o.square()).sum()
-        return done[0].reshape(()) + penalty, *done[1:]
+        return done[0].reshape(()) + self._model.penalty(o, self._pull), *done[1:]
 
     def _whole(self, left: Tensor, right: Tensor) -> PlacedEntries | None:
         """Return the entries, if the compiled pass takes these factors of one matrix."""
@@ -261,7 +269,7 @@ class ProfiledCompletion(Completion):
     def _solved(self, placed: PlacedEntries, left: Tensor, right: Tensor, steps: int) -> Tensor:
         """Return the parameters of the best offsets from sums over the sides, without residuals."""
         sums = placed.sums(left, right)
-        return self._model.solved(-self._model.collected(*sums), steps)
+        return self._model.solved(-self._model.collected(*sums) - self._pull, steps)
 
     def offsets_of(self, point: Collapsed | EndToEnd, steps: int = WATCH_STEPS) -> Offsets:
         """Return the best offsets, given X."""
@@ -269,14 +277,13 @@ class ProfiledCompletion(Completion):
         left, right = thin
         if (placed := self._whole(left, right)) is not None:
             return self._model.split(self._solved(placed, left, right, steps))
-        return self._model.fit_squares(self._residual(thin), steps)
+        return self._model.split(self._model.solve(self._residual(thin), steps, self._pull))
 
     def _measured(self, residual: Tensor) -> tuple[Tensor, Tensor]:
-        o = self._model.solve(residual, PROFILE_STEPS)
+        o = self._model.solve(residual, PROFILE_STEPS, self._pull)
         rest = residual + self._model.spread(o)
         slope = rest if self.weights is None else self.weights * rest
-        penalty = 0.5 * (self._model.ridge * o.square()).sum(-1)
-        return 0.5 * (slope * rest).sum(-1) + penalty, slope
+        return 0.5 * (slope * rest).sum(-1) + self._model.penalty(o, self._pull), slope
 
     def to(self, *, dtype: Any = None, device: Any = None) -> Self:
         return self  # made in the dtype and on the device of its runs

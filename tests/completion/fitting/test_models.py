@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from dln_geometry.completion import (
     train,
     train_together,
 )
+from dln_geometry.testing import assert_close
 
 
 def problem_of(x, known, **options):
@@ -61,6 +64,21 @@ def test_each_fold_keeps_its_best_point(folds):
             assert list(times) == sorted(set(times))
             assert fit.validation == pytest.approx(min(errors), rel=1e-4)
             assert fit.times[0] == times[int(np.argmin(errors))]
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_offsets_are_shrunk_towards_zero_wherever_a_flow_ends(small, folds, rng, monkeypatch):
+    """They minimise the penalised squares beside X: the flow begins at other offsets than zero."""
+    monkeypatch.setattr(Problem, "is_small", small)
+    problem = folds[0][0]
+    places, weights = (problem.rows, problem.cols), torch.from_numpy(rng.random(len(problem)) + 0.5)
+    features = torch.from_numpy(rng.normal(size=(14, 2))), None
+    problem = replace(problem, shrink=3.0, weights=weights, features=features)
+    fit = train(problem, Setting.of(2.5, 3, 0.1), None, Limits(rtol=1e-4))
+    found, x = fit.model.offsets, fit.model.point.entries(*places)
+    best = problem.side_means().fit_squares(x - problem.values)
+    assert float((x - x.mean()).abs().max()) > 0.1
+    assert_close(found.at(*places), best.at(*places), ops=1e4)
 
 
 def test_a_fit_goes_on_as_one_long_flow(folds):
