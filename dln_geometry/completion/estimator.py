@@ -14,7 +14,6 @@ from dln_geometry.completion.fitting import PATIENCE, SHRINK, Choice, Problem, S
 from dln_geometry.completion.growing import Memory, joined_entries
 from dln_geometry.completion.intake import (
     choices_of,
-    counted,
     entries_of,
     held_out,
     problem_of,
@@ -23,6 +22,7 @@ from dln_geometry.completion.intake import (
 from dln_geometry.completion.prediction import spread_quantile
 from dln_geometry.completion.report import table_of, trials_of
 from dln_geometry.completion.saving import SavedCompleter
+from dln_geometry.completion.weights import counted
 from dln_geometry.support import as_count, as_flag, as_positive
 from dln_geometry.tables import Entries
 
@@ -158,7 +158,7 @@ class MatrixCompleter(SavedCompleter):
         ----------
         X : array_like (m, n), frame or sparse matrix, or tuple (rows, cols)
             A matrix with holes (NaN, masked, missing; entries that a sparse matrix does not store),
-            or ids of rows and columns of the entries `y`, strings or integers.
+            or ids of rows and columns of the entries `y`: strings, numbers, tuples, ...
         y : array_like, shape (k,), optional
             The entries, if X is ``(rows, cols)``; else ignored.
         weights : array_like, shape (k,) or (m, n), optional

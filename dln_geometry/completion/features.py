@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.support import as_float_tensor
-from dln_geometry.tables import Ids, Name, Table, in_iso
+from dln_geometry.tables import Ids, Name, Table, as_name
 
 
 @dataclass(frozen=True)
@@ -115,11 +115,11 @@ def _feature_lines(x: Any, name: str, like: Tensor) -> Tensor:
 
 
 def _names_of_lines(x: Any, name: str) -> list[Any] | None:
-    """Return the index of a frame, dates as ISO text, each name once; None of arrays."""
+    """Return the names in the index of a frame, each once; None of arrays."""
     index = x.rows if isinstance(x, Table) else getattr(x, "index", None)
     if index is None or callable(index):
         return None
-    labels = [in_iso(label) for label in index]
+    labels = [as_name(label, f"{name} id") for label in index]
     seen: set[Any] = set()
     for label in labels:
         if label in seen:

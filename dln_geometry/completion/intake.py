@@ -22,7 +22,6 @@ from dln_geometry.support import (
     as_positive,
     as_rank,
     shown,
-    sparse_places,
     warn,
 )
 from dln_geometry.tables import (
@@ -43,8 +42,10 @@ LARGEST = 1e60
 def entries_of(x: Any, y: Any, duplicates: str) -> Entries:
     """Return the entries of a matrix with holes, or of ``(rows, cols)`` with the values `y`."""
     rule = as_duplicates(duplicates)
-    if y is None or not is_pair(x):
+    _check_call(x, y)
+    if not is_pair(x):
         entries = read_in_words(partial(as_entries, once=False), x)
+        _tell_of_doubts(x, entries)
         i, j = entries.rows, entries.cols
         if rule == "raise" and (twice := first_duplicate(i, j, entries.shape[1])) is not None:
             raise ValueError(
@@ -74,39 +75,40 @@ def entries_of(x: Any, y: Any, duplicates: str) -> Entries:
     return entries if rule == "raise" else without_duplicates(entries, rule)
 
 
-def counted(entries: Entries, weight: Any) -> tuple[Entries, np.ndarray | None]:
-    """Return the entries whose weights are not 0, and these weights."""
-    if weight is None:
-        return entries, None
-    w = _weights_of(weight, entries)
-    kept = w > 0
-    parts = {name: getattr(entries, name)[kept] for name in ("rows", "cols", "values")}
-    return replace(entries, **parts), w[kept]
-
-
-def _weights_of(weight: Any, entries: Entries) -> np.ndarray:
-    """Return one weight for each entry, from as many or from a matrix."""
-    if stored := sparse_places(weight, "weights"):
-        (rows, cols), values, shape = stored
-        if shape != entries.shape:
-            raise ValueError(f"weights must have shape {entries.shape}, got {shape}")
-        key = (rows * shape[1] + cols).cpu().numpy()
-        order, wanted = np.argsort(key), entries.rows * shape[1] + entries.cols
-        place = order[np.searchsorted(key, wanted, sorter=order).clip(max=len(key) - 1)]
-        if (key[place] != wanted).any():
-            raise ValueError("weights must hold every entry that X holds")
-        weight = np.asarray(values)[place]
-    w = as_float_tensor(weight, "weights", dtype=torch.float64).cpu().numpy()
-    if w.shape == entries.shape and entries.layout != "pairs":
-        w = w[entries.rows, entries.cols]
-    if w.shape != entries.values.shape:
-        expected = entries.values.shape if entries.layout == "pairs" else entries.shape
-        raise ValueError(f"weights must have shape {expected}, got {w.shape}")
-    if not (w >= 0).all() or not w.any():
+def _check_call(x: Any, y: Any) -> None:
+    """Refuse entries without their values, and values that go with no matrix."""
+    if isinstance(x, tuple) and (len(x) == 3 or (len(x) == 2 and y is None)):
         raise ValueError(
-            f"weights must be at least 0 and not zero everywhere, got {w.min():g} to {w.max():g}"
+            f"X must be a matrix, or a tuple (rows, cols) with the entries as y, got a tuple of "
+            f"{len(x)}{' without y' if y is None else ''}"
         )
-    return w
+    if y is None or is_pair(x) or not (hasattr(y, "__len__") and hasattr(x, "__len__")):
+        return
+    if np.ndim(y) and len(y) != (count := x.shape[0] if hasattr(x, "shape") else len(x)):
+        raise ValueError(
+            f"y must be left out with a matrix, or go with a tuple (rows, cols), got {len(y)} "
+            f"numbers for {count} rows"
+        )
+
+
+def _tell_of_doubts(x: Any, entries: Entries) -> None:
+    """Warn of names that stand twice, and of a full matrix that looks like a list of entries."""
+    for what, side in (("row", "index"), ("column", "columns")):
+        labels = getattr(x, side, None)
+        counted = getattr(getattr(labels, "dtype", None), "kind", "O") in "iu"
+        if not (counted and what == "row") and not getattr(labels, "is_unique", True):
+            warn(f"X has a {what} name that stands twice: the {what}s are counted", UserWarning)
+    m, n = entries.shape
+    if n != 3 or m < 4 or entries.layout != "matrix" or len(entries.values) < 3 * m:
+        return
+    i, j = entries.values.reshape(m, 3).T[:2]
+    whole = all((k >= 0).all() and (k == np.floor(k)).all() for k in (i, j))
+    if whole and len(set(zip(i, j, strict=True))) == m:
+        warn(
+            "X has three full columns, of which the first two may be rows and columns of entries: "
+            "if they are, give fit((rows, cols), values)",
+            UserWarning,
+        )
 
 
 def bounds_of(bounds: Any, values: np.ndarray) -> tuple[float | None, float | None]:

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dln_geometry.support import shown
-from dln_geometry.tables import Ids, in_iso
+from dln_geometry.tables import Ids, as_name
 
 
 def is_pair(x: Any) -> bool:
@@ -17,31 +16,22 @@ def is_pair(x: Any) -> bool:
 
 
 def labels_of(x: Any, what: str) -> Any:
-    """Return ids as strings and integers: dates in ISO format, whole floats as integers.
-
-    A list, of an array of integers an array.
-    """
+    """Return ids as `as_name` keeps them: a list, of an array of integers an array."""
     if isinstance(x, Tensor):
         x = x.detach().cpu()
         x = (x.double() if x.is_floating_point() else x).numpy()
-    labels = np.asarray(x, dtype=None if hasattr(x, "dtype") else object)
-    if labels.ndim != 1:
-        raise ValueError(f"{what} ids must be a vector, got shape {labels.shape}")
-    if labels.dtype.kind in "iu":
-        return labels
-    names = list(labels) if labels.dtype.kind in "mM" else labels.tolist()
-    return names if labels.dtype.kind == "U" else [_label(name, what) for name in names]
-
-
-def _label(name: Any, what: str) -> str | int:
-    name = in_iso(name)
-    if isinstance(name, np.generic):
-        name = name.item()
-    if isinstance(name, float) and name.is_integer():
-        return int(name)
-    if isinstance(name, bool) or not isinstance(name, str | int):
-        raise TypeError(f"{what} ids must be strings or integers, got {shown(name)}")
-    return name
+    if hasattr(x, "dtype") or hasattr(x, "ndim"):
+        labels = np.asarray(x)
+        shape: Any = labels.shape
+        if labels.dtype.kind in "iu" and labels.ndim == 1:
+            return labels
+    else:
+        labels = list(x) if hasattr(x, "__iter__") and not isinstance(x, str | bytes) else None
+        nested = [one for one in labels or () if isinstance(one, list) or getattr(one, "ndim", 0)]
+        shape = () if labels is None else (len(labels), len(nested[0])) if nested else (0,)
+    if len(shape) != 1:
+        raise ValueError(f"{what} ids must be a vector, got shape {shape}")
+    return [as_name(name, f"{what} id") for name in labels]
 
 
 def places_of(labels: Any, ids: Ids | None, count: int, what: str) -> tuple[Any, Any]:

@@ -52,7 +52,7 @@ class SavedCompleter(FittedCompleter):
             kinds.append(_put_model(arrays, f"model_{k}", model))
         others = []
         for side, known in zip(_SIDES, self._features_, strict=True):
-            others.append(None if known is None else list(known.others))
+            others.append(None if known is None else Ids(known.others).written())
             if known is not None:
                 parts = {"values": known.values, "mean": known.mean, "scale": known.scale}
                 parts["others"] = known.mean.new_zeros(0, len(known.mean))
@@ -65,8 +65,8 @@ class SavedCompleter(FittedCompleter):
             "results": {name: _as_json(getattr(self, name)) for name in _RESULTS},
             "shape": list(entries.shape),
             "layout": entries.layout,
-            "row_ids": None if entries.row_ids is None else list(entries.row_ids),
-            "col_ids": None if entries.col_ids is None else list(entries.col_ids),
+            "row_ids": entries.row_ids and entries.row_ids.written(),
+            "col_ids": entries.col_ids and entries.col_ids.written(),
             "models": kinds,
             "validated": memory.validated is not None,
             "others": others,
@@ -104,7 +104,7 @@ class SavedCompleter(FittedCompleter):
         for name in _RESULTS:
             setattr(self, name, _from_json(facts["results"][name]))
         ids = [
-            None if facts[f"{side}_ids"] is None else Ids(facts[f"{side}_ids"], what)
+            None if facts[f"{side}_ids"] is None else Ids.read(facts[f"{side}_ids"], what)
             for side, what in zip(_SIDES, ("row", "column"), strict=True)
         ]
         m, n = (int(size) for size in facts["shape"])
@@ -209,7 +209,7 @@ def _saved_side(
         arrays[f"{side}_{part}"] for part in ("values", "mean", "scale", "others")
     )
     return SideFeatures(
-        f"{side}_features", values, mean, scale, dict(zip(names, others, strict=True))
+        f"{side}_features", values, mean, scale, dict(zip(Ids.read(names), others, strict=True))
     )
 
 

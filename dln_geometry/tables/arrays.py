@@ -9,7 +9,7 @@ import numpy as np
 
 from dln_geometry.support import read_array, sparse_places
 from dln_geometry.tables.entries import Doubt, Entries, Shape, Table
-from dln_geometry.tables.ids import Ids, in_iso
+from dln_geometry.tables.ids import Ids
 from dln_geometry.tables.triples import (
     are_whole,
     first_duplicate,
@@ -179,8 +179,6 @@ def _ids_of_frame(x: Any, shape: Shape) -> tuple[Ids | None, Ids | None]:
     ):
         try:
             names = list(labels) if labels is not None else []
-            # Dates name rows; columns are known to scikit-learn by names that are text already.
-            names = [in_iso(name) for name in names] if what == "row" else names
             ids = Ids(names, what) if len(names) == count else None
         except (TypeError, ValueError):
             ids = None

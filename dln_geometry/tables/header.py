@@ -108,7 +108,20 @@ def _header_of(grid: CellGrid, start: int) -> bool | None:
         return YES
     corner = start == 0 and is_hole(first[0]) and len(first) > 2
     below = [cells[start + corner :] for cells in grid.sample]
+    if _is_scale(first[corner:], grid.values[:, start + corner :]):
+        return DOUBT
     return _counts(first[corner:], below, grid.values[:, start + corner :], across=True)
+
+
+def _is_scale(cells: list[str], values: np.ndarray) -> bool:
+    """Tell whether numbers may be a scale, such as of wavelengths: they rise, lines below do not.
+
+    By chance, one in 720 lines of six numbers rises.
+    """
+    if len(cells) < 6 or not all(map(is_number, cells)):
+        return False
+    rising = (np.diff(values, axis=1) > 0).all(axis=1)
+    return bool((np.diff(floats(cells)[0]) > 0).all() and rising.mean() < 0.5)
 
 
 def _index_of(grid: CellGrid, header: bool | None, named: bool) -> bool | None:

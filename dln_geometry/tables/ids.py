@@ -1,11 +1,12 @@
-"""Names of rows and columns: strings or integers, and the places they stand for."""
+"""Names of rows and columns: strings, numbers and others, and the places they stand for."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ import numpy as np
 
 from dln_geometry.support import written_whole
 
-Name = str | int
+Name = Hashable
 
 
 class Ids:
-    """A map between names (strings or integers, each once) and the places 0, 1, ... they stand for.
+    """A map between names, each once, and the places 0, 1, ... they stand for.
+
+    Names are strings, numbers, tuples of names, or other values that can be hashed; dates become
+    their ISO text, and whole floats integers.
 
     Examples
     --------
@@ -28,7 +32,7 @@ class Ids:
     """
 
     def __init__(self, names: Iterable[Any], what: str = "id") -> None:
-        self.names: tuple[Name, ...] = tuple(_as_name(name, what) for name in names)
+        self.names: tuple[Name, ...] = tuple(as_name(name, what) for name in names)
         self.what = what
         self._places = {name: place for place, name in enumerate(self.names)}
         if len(self._places) != len(self.names):
@@ -50,12 +54,27 @@ class Ids:
     def sorted(
         cls, names: Sequence[Any], codes: np.ndarray, what: str = "id"
     ) -> tuple[Ids, np.ndarray]:
-        """Return names in order (integers as numbers, before strings), and codes that follow."""
-        named = [_as_name(name, what) for name in names]
-        order = sorted(range(len(named)), key=lambda k: (isinstance(named[k], str), named[k]))
+        """Return names in order (numbers, strings, tuples, others), and codes that follow."""
+        named = [as_name(name, what) for name in names]
+        order = sorted(range(len(named)), key=lambda k: _rank(named[k]))
         rank = np.empty(len(named), dtype=np.int64)
         rank[order] = np.arange(len(named))
         return cls((named[k] for k in order), what), rank[codes]
+
+    def written(self) -> list[Any]:
+        """Return the names for JSON; TypeError for those that it does not have."""
+        for name in self.names:
+            if not _is_plain(name):
+                raise TypeError(
+                    f"{self.what}s must be strings, numbers or tuples of them to be saved, got "
+                    f"{name!r}"
+                )
+        return list(self.names)
+
+    @classmethod
+    def read(cls, written: Iterable[Any], what: str = "id") -> Ids:
+        """Return the names that JSON has, where tuples are lists."""
+        return cls(map(_with_tuples, written), what)
 
     def place(self, name: Any) -> int:
         """Return the place of a name; ValueError if it is unknown."""
@@ -63,7 +82,7 @@ class Ids:
 
     def places(self, names: Iterable[Any]) -> np.ndarray:
         """Return the places of names; ValueError that says which are unknown."""
-        wanted = [_as_name(name, self.what) for name in names]
+        wanted = [as_name(name, self.what) for name in names]
         unknown = [name for name in wanted if name not in self._places]
         if unknown:
             shown = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
@@ -80,7 +99,7 @@ class Ids:
         return self.names[place]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._places and not isinstance(name, bool | float)
+        return name in self._places and not isinstance(name, bool)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Ids) and self.names == other.names
@@ -106,7 +125,7 @@ def save_ids(path: str | os.PathLike[str], rows: Ids | None, columns: Ids | None
     ...     file.exists()
     True
     """
-    found = {"rows": rows and rows.names, "columns": columns and columns.names}
+    found = {"rows": rows and rows.written(), "columns": columns and columns.written()}
     with written_whole(Path(path)) as handle:
         handle.write(json.dumps(found, ensure_ascii=False, indent=0).encode() + b"\n")
 
@@ -127,7 +146,7 @@ def load_ids(path: str | os.PathLike[str]) -> tuple[Ids | None, Ids | None]:
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
         sides = [found[side] for side in ("rows", "columns")]
-        rows, columns = (None if x is None else Ids(x, "id") for x in sides)
+        rows, columns = (None if x is None else Ids.read(x) for x in sides)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} must hold names of rows and columns: {error}") from None
     return rows, columns
@@ -156,15 +175,66 @@ def in_iso(name: Any) -> Any:
     return re.sub(r"(\.\d*?)0+$", r"\1", text).removesuffix(".").removesuffix("T00:00:00")
 
 
-def _as_name(name: Any, what: str) -> Name:
-    """Return a name as str or int; numpy's scalars count, truth values and fractions do not."""
-    if isinstance(name, np.generic):
-        name = name.item()
-    if isinstance(name, float) and name.is_integer():
-        return int(name)
-    if isinstance(name, bool) or not isinstance(name, str | int):
-        raise TypeError(f"{what}s must be strings or integers, got {name!r}")
-    return name
+def as_name(name: Any, what: str = "id") -> Any:
+    """Return a name as it is kept: dates as ISO text, whole floats as integers, numpy's scalars.
+
+    TypeError for what names nothing: None, NaN, truth values, and what cannot be hashed.
+
+    Examples
+    --------
+    >>> dln.tables.as_name(7.0), dln.tables.as_name(("ann", 2.5))
+    (7, ('ann', 2.5))
+    """
+    if type(name) in (str, int):
+        return name  # most are
+    kept = in_iso(name)
+    if isinstance(kept, np.timedelta64):
+        exact = kept.astype("m8[us]")
+        kept = exact.item() if exact == kept else None if np.isnat(kept) else str(kept)
+    elif getattr(kept, "ndim", None) == 0:
+        kept = kept.item()
+    if isinstance(kept, tuple):
+        return tuple(as_name(part, what) for part in kept)
+    if isinstance(kept, float):
+        kept = int(kept) if kept.is_integer() else kept if math.isfinite(kept) else None
+    if isinstance(kept, str | int) and not isinstance(kept, bool):
+        return kept
+    if not _is_name(kept):
+        raise TypeError(
+            f"{what}s must be strings, numbers or other names, not None, NaN or a truth value, "
+            f"got {name!r}"
+        )
+    return kept
+
+
+def _is_name(x: Any) -> bool:
+    """Tell whether a value can be hashed and equals itself."""
+    if x is None or isinstance(x, bool) or hasattr(x, "ndim"):
+        return False
+    try:
+        return hash(x) is not None and bool(x == x)
+    except (TypeError, ValueError):
+        return False
+
+
+def _rank(name: Any) -> tuple[Any, ...]:
+    """Return what names are ordered by: numbers, strings, tuples by their parts, others as text."""
+    if isinstance(name, int | float):
+        return 0, name
+    if isinstance(name, str):
+        return 1, name
+    if isinstance(name, tuple):
+        return 2, tuple(map(_rank, name))
+    return 3, type(name).__name__, repr(name)
+
+
+def _is_plain(name: Any) -> bool:
+    """Tell whether JSON can hold a name."""
+    return all(map(_is_plain, name)) if isinstance(name, tuple) else type(name) in (str, int, float)
+
+
+def _with_tuples(name: Any) -> Any:
+    return tuple(map(_with_tuples, name)) if isinstance(name, list) else name
 
 
 def _distinct(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -69,7 +69,7 @@ def text_entries(
     grid = _grid(path, form, budget)
     if layout == "auto":
         layout = "triples" if fit_triples(grid, form.index) else "matrix"
-        table = None if layout == "triples" else _perhaps_matrix(grid, form)
+        table = None if layout == "triples" else _perhaps_matrix(grid, form, once)
         if table is not None and not np.isnan(table.values).any():
             count, columns = table.shape
             raise Doubt(
@@ -92,11 +92,17 @@ def text_pairs(
     return pairs_of(_grid(path, form, budget), sides, first)
 
 
-def _perhaps_matrix(grid: CellGrid, form: TextFormat) -> Table:
+def _perhaps_matrix(grid: CellGrid, form: TextFormat, once: bool) -> Table:
     """Return a table that looks like no triples as a matrix; a word in it may yet be an id."""
     wrong = sorted(column for column in grid.text if column > 0 or grid.texts[0] < len(grid.values))
     if not wrong or grid.width < 3:
         return _matrix(grid, form, False)
+    if len(grid.values) and grid.texts[1] == len(grid.values):
+        _triples(grid, form, None, None, once)  # a matrix has no words there: what is wrong is told
+        raise Doubt(
+            f"{grid.path} must hold row, column, value and perhaps a time, got further columns",
+            "layout",
+        )
     row, cell = grid.text[wrong[0]]
     error = grid.no_number(row, wrong[0], cell)
     raise error if isinstance(error, Doubt) else Doubt(str(error), "layout")

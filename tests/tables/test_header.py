@@ -100,6 +100,9 @@ def test_tables_of_other_programs(kind, tmp_path):
         ("1,5\n2,7\n3,1\n", "index"),
         ("user,2019,2020\nann,3.5,4\nbob,2,1\n", "header"),
         ("2020,1.5,3.25\n2021,2.5,4.75\n", "index"),
+        # Wavelengths above spectra.
+        ("id,400,402.5,405,407.5,410,412.5\na,3,2,5,1,4,2\nb,2,3,1,5,1,3\n", "header"),
+        ("0.1,0.2,0.3,0.4,0.5,0.6\n3,2.5,5,1,4,2\n", "header"),
     ],
 )
 def test_what_counts_beside_integers_is_doubtful(text, option, tmp_path):

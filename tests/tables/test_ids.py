@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import copy
 import pickle
+import uuid
+from datetime import date, timedelta
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dln_geometry.tables import Ids, load_ids, save_ids
@@ -34,18 +37,33 @@ def test_names_stand_once(wrong):
         Ids(wrong)
 
 
-@pytest.mark.parametrize("wrong", [[0.5], [None], [True], [float("nan")], [("a",)]])
-def test_names_are_strings_or_integers(wrong):
-    with pytest.raises(TypeError, match="strings or integers"):
-        Ids(wrong)
+NAMELESS = [None, True, float("nan"), float("inf"), [1], ("a", None), np.datetime64("NaT"), pd.NA]
+
+
+@pytest.mark.parametrize("wrong", NAMELESS)
+def test_what_equals_nothing_is_no_name(wrong):
+    with pytest.raises(TypeError, match="must be strings, numbers or other names"):
+        Ids([wrong])
+
+
+def test_names_of_every_kind_are_ordered_and_found():
+    known = uuid.UUID(int=5)
+    names = [known, ("b", 2), ("a", date(2024, 2, 29)), "x", 2.5, 7.0, np.timedelta64(2, "s")]
+    ids, places = Ids.of(names)
+    assert ids.names[:5] == (2.5, 7, "x", ("a", "2024-02-29"), ("b", 2))
+    assert [ids[k] for k in places[[0, 1, 4]]] == [known, ("b", 2), 2.5]
+    assert ids.place(("a", np.datetime64("2024-02-29"))) == places[2]
+    assert ids.place(timedelta(seconds=2)) == places[6]
+    with pytest.raises(TypeError, match="to be saved, got"):
+        ids.written()
 
 
 def test_ids_are_saved_with_their_types(tmp_path):
     path = tmp_path / "ids.json"
-    rows = Ids(["7", 7, "é\n", 104000100004])
+    rows = Ids(["7", 7, "é\n", 104000100004, 0.1, ("a", (2, "b"))])
     save_ids(path, rows, None)
     assert load_ids(path) == (rows, None)
-    for text in ("", "[]", "{}", '{"rows": [0.5], "columns": null}', "{"):
+    for text in ("", "[]", "{}", '{"rows": [null], "columns": null}', "{"):
         path.write_text(text)
         with pytest.raises(ValueError, match="ids.json must hold names"):
             load_ids(path)

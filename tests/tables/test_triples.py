@@ -120,6 +120,24 @@ def test_what_may_be_a_header_or_a_word_is_doubted(tmp_path):
     assert list(read_entries(path, layout="triples").row_ids) == ["7", "ann"]
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("benutzer;film;note\nann;f1;3,5\nbob;f2;4,25\n", "'3,5' at line 2, column 3: tell that"),
+        ("rating,user,item\n3.5,ann,f1\n4,bob,f2\n", "row, column, value in this order, got"),
+        ("user,item,rating\nann,f1,3.5\nbob,f2,nan\n", "an empty cell or NaN at line 3, column 3"),
+        ("user,item,rating,votes\nann,f1,3.5,4\nbob,f2,4,5\n", "perhaps a time, got further"),
+    ],
+)
+def test_words_in_two_columns_can_be_no_matrix(text, said, tmp_path):
+    """So the message is that of triples."""
+    path = tmp_path / "x.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="x.csv") as error:
+        read_entries(path)
+    assert said in str(error.value)
+
+
 def test_quoted_names_keep_their_marks(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text('1,"Toy Story, 1995",3\n2,"A ""b"" c",4\n')

@@ -167,18 +167,18 @@ def complete_matrix(
             options["dtype"] = machine.dtype
         if device != "cpu":
             options["device"] = machine.device
-        pairs_form = TextFormat(delimiter=form.delimiter, decimal=form.decimal)
+        beside_form = TextFormat(delimiter=form.delimiter, decimal=form.decimal)
         first = int(one_based)
         reading = {"layout": layout, "one_based": one_based, "shape": sides}
         beside = Beside(
-            row_features, col_features, weights, validation_entries, pairs_form, reading
+            row_features, col_features, weights, validation_entries, beside_form, reading
         )
         plan = CompletionPlan(
             options,
             value_or(holdout, 0.0),
             seed,
             predict,
-            pairs_form,
+            TextFormat(delimiter=form.delimiter),  # pairs have no decimals
             first,
             beside,
             value_or(interval, LEVEL),

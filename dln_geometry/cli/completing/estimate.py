@@ -131,7 +131,8 @@ def _fitted(
     (m, n), rank = entries.shape, plan.options.get("rank", "auto")
     if rank != "auto":
         with option("rank"):
-            as_rank(rank, min(m, n), "the smaller side of the matrix")
+            if min(m, n) > 1:  # a single row or column has rank 1, whatever its bound
+                as_rank(rank, min(m, n), "the smaller side of the matrix")
     with deciding():
         budget.need(_memory_of_fit(entries, rank), f"the run on {sides_of(entries.shape)}")
     beside = plan.beside.read(entries, budget)

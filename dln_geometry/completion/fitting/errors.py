@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from dln_geometry.completion.fitting.problem import Problem
@@ -33,6 +34,20 @@ def pooled(fits: Sequence[Fit], folds: Sequence[Any], name: str = "validation") 
     power = 2 if folds[0][1].link is None else 1
     total = sum(s * e**power for s, e in zip(sizes, errors, strict=True)) / sum(sizes)
     return total ** (1 / power) if power == 2 else total
+
+
+def common_time(fits: Sequence[Fit], folds: Sequence[Any]) -> float:
+    """Return the time at which the pooled validation error of single flows is least.
+
+    A mean of their best times would say nothing where one of them is 0.
+    """
+    times = np.unique([t for fit in fits for t, _ in fit.curve])
+    power = 2 if folds[0][1].link is None else 1
+    total = np.zeros_like(times)
+    for fit, (_, held) in zip(fits, folds, strict=True):
+        t, error = np.array(fit.curve).T
+        total += len(held) * np.interp(times, t, error) ** power
+    return float(times[int(total.argmin())])
 
 
 def average_error(models: Sequence[Model], held: Problem) -> float:

@@ -10,7 +10,14 @@ from functools import cached_property
 from typing import Any
 
 from dln_geometry.completion.fitting.comparison import DECAY, ROUGHLY, Comparison
-from dln_geometry.completion.fitting.errors import WORTH, average_error, checked, noise_of, pooled
+from dln_geometry.completion.fitting.errors import (
+    WORTH,
+    average_error,
+    checked,
+    common_time,
+    noise_of,
+    pooled,
+)
 from dln_geometry.completion.fitting.models import Prepared, train, train_together
 from dln_geometry.completion.fitting.problem import SEARCH_RANK, Problem, default_rank, folds_of
 from dln_geometry.completion.fitting.subtable import dense_part
@@ -242,12 +249,16 @@ class Search:
         if validated is not None:
             problem = self._whole
             share = len(self.folds[0][0]) / len(problem)
-            first = [fit.times for fit in validated[: len(self.folds)]]
-            rounds = min(map(len, first))
-            times = tuple(
-                share * math.exp(sum(math.log(max(t[r], 1e-300)) for t in first) / len(first))
-                for r in range(rounds)
-            )
+            first = validated[: len(self.folds)]
+            if len(first) > 1 and all(fit.curve and problem.link is None for fit in first):
+                times = (share * common_time(first, self.folds),)
+            else:
+                # Of a link there are several flows each; half of the folds took so many or more.
+                rounds = sorted(len(fit.times) for fit in first)[len(first) // 2]
+                taken = [
+                    [fit.times[r] for fit in first if r < len(fit.times)] for r in range(rounds)
+                ]
+                times = tuple(share * sum(some) / len(some) for some in taken)
         own = tuple(fit for fit in validated or () if fit.fold == 0)
         if own and self.end - time.perf_counter() < max(fit.prepared for fit in own):
             return own  # there is no time for more

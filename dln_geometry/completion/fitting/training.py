@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -167,19 +168,22 @@ def flow_of(
     until = {"evaluations": budget.evaluations, **until}
     if math.isfinite(budget.seconds):
         until["seconds"] = max(budget.seconds, 0.0)
-    return gradient_flow(
-        loss,
-        point,
-        t_end=t_end,
-        until=until,
-        decay=decay,
-        rtol=budget.rtol if rtol is None else rtol,
-        save_at=None if t_end is None else 2,
-        monitor=error,
-        patience=None if error is None else budget.patience,
-        improvement=budget.improvement,
-        progress=budget.progress,
-    )
+    with warnings.catch_warnings():
+        # A flow that has come to rest is at its end.
+        warnings.filterwarnings("ignore", ".*the flow (moves by rounding|came to rest)")
+        return gradient_flow(
+            loss,
+            point,
+            t_end=t_end,
+            until=until,
+            decay=decay,
+            rtol=budget.rtol if rtol is None else rtol,
+            save_at=None if t_end is None else 2,
+            monitor=error,
+            patience=None if error is None else budget.patience,
+            improvement=budget.improvement,
+            progress=budget.progress,
+        )
 
 
 class ModelRun:

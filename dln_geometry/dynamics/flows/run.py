@@ -170,15 +170,18 @@ def _tell(
     now, status = solution.obs, solution.status
     assert now is not None
     goals = " and ".join(f"{n} {rules[n]:.3g}" for n in ("loss", "gradient") if n in rules)
+    in_double = solution.y.dtype == torch.float64
+    unmet = f"the rule for {goals} cannot be met in {solution.y.dtype}: " if goals else ""
+    raise_it = ". Raise the threshold" if goals else ""
     reasons = {
         "nonsmooth": "the loss looks nonsmooth near t = {t:.6g}: steps shrink at a jump of its "
         "gradient, and the end is out of reach; the run stopped there. Smooth the loss (a Huber "
         "loss for |x|, a softplus for a hinge, a log-sum-exp for a maximum), or loosen rtol",
-        "stalled": f"the rule for {goals} cannot be met in {solution.y.dtype}: at t = {{t:.6g}} "
-        "the flow moves by rounding alone{seen}; the run stopped there. Raise the threshold"
-        + ("" if solution.y.dtype == torch.float64 else ", or use float64"),
-        "stationary": f"the flow came to rest at t = {{t:.6g}}{{seen}} without meeting the rule "
-        f"for {goals}: raise the threshold, or start elsewhere",
+        "stalled": f"{unmet}at t = {{t:.6g}} the flow moves by rounding alone{{seen}}; the run "
+        f"stopped there{raise_it}" + (", or use float64" if raise_it and not in_double else ""),
+        "stationary": "the flow came to rest at t = {t:.6g}{seen}"
+        + (f" without meeting the rule for {goals}: raise the threshold, or start elsewhere")
+        * bool(goals),
         "evaluations": f"the bound of {MOST_EVALUATIONS} evaluations ended the run at "
         "t = {t:.6g}{seen}: {stiff}ask for less, or raise it by until={{'evaluations': ...}}",
     }

@@ -193,6 +193,15 @@ def test_a_matrix_that_does_not_fit_is_left_out(capsys):
     assert Path("x-completed.png").exists()
 
 
+def test_a_single_row_takes_any_rank_and_pairs_need_no_decimals():
+    Path("x.csv").write_text("id;a;b;c;d;e\nann;1,5;;2,5;3,5;4\n")
+    Path("pairs.csv").write_text("ann,b\n")
+    more = ["--decimal", ",", "--validation", "0", "--predict", "pairs.csv"]
+    assert main(["complete", "x.csv", *QUICK, *more]) == 0
+    assert np.load("x-completed.npy").shape == (1, 5)
+    assert read_table("x-predictions.csv")[1][0][:2] == ["ann", "b"]
+
+
 def test_two_entries_are_completed_without_choices(capsys):
     Path("x.csv").write_text("0,0,2\n1,1,3\n")
     assert main(["complete", "x.csv"]) == 0

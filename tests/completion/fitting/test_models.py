@@ -12,6 +12,7 @@ from dln_geometry.completion import (
     Limits,
     MatrixCompleter,
     Problem,
+    Search,
     Setting,
     train,
     train_together,
@@ -90,6 +91,21 @@ def test_a_fit_goes_on_as_one_long_flow(folds):
     assert after.validation <= rough.validation
     assert after.validation == pytest.approx(whole.validation, rel=5e-2)
     assert [t for t, _ in after.curve] == sorted({t for t, _ in after.curve})
+
+
+def test_a_fold_that_learns_nothing_does_not_end_the_last_run(folds):
+    """It runs up to the least pooled error; the best time of one fold is that of its start."""
+    problem = folds[0][0].joined(folds[0][1])
+    limits = {"rtol": 1e-3, "patience": 12, "seconds": np.inf}
+    search = Search(problem, 0.2, seed=0, **limits)
+    seen, held = search.folds[1]
+    few = held.select(torch.arange(3))
+    search.folds[1] = seen, replace(few, values=-5.0 * few.values)
+    choice = search.choose((2.5,), 4, 0.1, refit=True, starts=1)
+    first, second = choice.validated[:2]
+    assert second.times[0] < 0.1 * first.times[0]
+    assert choice.fits[0].times[0] > 0.3 * first.times[0]
+    assert choice.fits[0].train < 2.0 * first.train
 
 
 def test_large_tables_links_and_constants_are_not_trained_together(folds, rng):
