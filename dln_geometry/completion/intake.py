@@ -82,9 +82,10 @@ def _check_call(x: Any, y: Any) -> None:
             f"X must be a matrix, or a tuple (rows, cols) with the entries as y, got a tuple of "
             f"{len(x)}{' without y' if y is None else ''}"
         )
-    if y is None or is_pair(x) or not (hasattr(y, "__len__") and hasattr(x, "__len__")):
+    if y is None or is_pair(x) or isinstance(x, Entries) or not np.ndim(y):
         return
-    if np.ndim(y) and len(y) != (count := x.shape[0] if hasattr(x, "shape") else len(x)):
+    count = len(x) if isinstance(x, list) else getattr(x, "shape", (len(y),))[0]
+    if len(y) != count:
         raise ValueError(
             f"y must be left out with a matrix, or go with a tuple (rows, cols), got {len(y)} "
             f"numbers for {count} rows"

@@ -26,9 +26,10 @@ def labels_of(x: Any, what: str) -> Any:
         if labels.dtype.kind in "iu" and labels.ndim == 1:
             return labels
     else:
-        labels = list(x) if hasattr(x, "__iter__") and not isinstance(x, str | bytes) else None
-        nested = [one for one in labels or () if isinstance(one, list) or getattr(one, "ndim", 0)]
-        shape = () if labels is None else (len(labels), len(nested[0])) if nested else (0,)
+        single = not hasattr(x, "__iter__") or isinstance(x, str | bytes)
+        labels = [] if single else list(x)
+        nested = any(isinstance(one, list) or getattr(one, "ndim", 0) for one in labels)
+        shape = () if single else np.shape(labels[:1]) if nested else (len(labels),)
     if len(shape) != 1:
         raise ValueError(f"{what} ids must be a vector, got shape {shape}")
     return [as_name(name, f"{what} id") for name in labels]

@@ -57,7 +57,7 @@ class Asked:
 
 
 def predict_entries(models: Sequence[Model], problem: Problem, asked: Asked) -> Predictions:
-    """Predict entries; those of unknown rows or columns by what is left of the offsets."""
+    """Predict entries; those of unknown rows or columns by the offsets and the average of X."""
     like = problem.values
     i, j, no_row, no_col = (
         torch.from_numpy(np.ascontiguousarray(x)).to(like.device)
@@ -74,12 +74,49 @@ def predict_entries(models: Sequence[Model], problem: Problem, asked: Asked) -> 
         )
         z = o.mean + rows + cols
         if model.point is not None and len(i):
-            z = z + torch.where(no_row | no_col, 0.0, model.point.entries(i, j))
+            z = z + _x_at(model, problem, i, j, (no_row, no_col))
         found.append(problem.predicted(z).double())
     all_ = torch.stack(found)
     spread = all_.std(0) if len(models) > 1 else torch.zeros_like(all_[0])
     missing = _missing(models[0], problem, no_row, no_col)
     return Predictions(*(x.cpu().numpy() for x in (all_.mean(0), spread, missing)))
+
+
+def _averages(model: Model, problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """Return X averaged over the rows (n,), over the columns (m,), and over both.
+
+    Of X, too, a part is common to all rows: there its penalty is less than that of a column mean.
+    """
+    p, (rows, cols) = model.decomposed(), problem.taught
+    left, right = p.u[rows].mean(0) * p.s, p.vh[:, cols].mean(1)
+    return left @ p.vh, p.u @ (p.s * right), left @ right
+
+
+def _x_at(
+    model: Model, problem: Problem, i: Tensor, j: Tensor, unknown: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Return X at entries (k,); of rows and columns that no entry has taught, its average."""
+    assert model.point is not None
+    x = model.point.entries(i, j)
+    no_row, no_col = unknown[0] | ~problem.taught[0][i], unknown[1] | ~problem.taught[1][j]
+    if bool((no_row | no_col).any()):
+        by_row, by_col, both = _averages(model, problem)
+        x = torch.where(no_row, by_row[j], torch.where(no_col, by_col[i], x))
+        x = torch.where(no_row & no_col, both, x)
+    return x
+
+
+def whole(model: Model, problem: Problem) -> Tensor:
+    """Return offsets and X of all entries of the table, shape (m, n)."""
+    z = model.offsets.matrix()
+    if model.point is None:
+        return z
+    x, (rows, cols) = model.point.matrix, problem.taught
+    if not bool(rows.all() and cols.all()):
+        by_row, by_col, both = _averages(model, problem)
+        x = torch.where(rows[:, None], torch.where(cols, x, by_col[:, None]), by_row)
+        x = torch.where(~rows[:, None] & ~cols, both, x)
+    return z + x
 
 
 def _by_features(features: Tensor | None, slopes: Tensor | None) -> Any:
@@ -148,10 +185,11 @@ def folded(
 ) -> Tensor:
     """Return predictions of whole rows (c, n), of which some entries are known.
 
-    Each row is ``mean + b + cols_j + z . V_j`` with the right singular vectors V of X. Its b and z
-    minimise its squares (or the log loss) with the ridge ``noise^2 m b^2 / |rows|^2`` and ``noise^2
-    m z_i^2 / s_i^2``: the prior is the spread of the trained rows. `known` (c, n) is a mask,
-    `values` holds anything where it is False. `features` (c, p) of the rows move the mean of each.
+    Each row is ``mean + b + cols_j + x_j + z . V_j`` with the right singular vectors V of X and the
+    average x of its rows. Its b and z minimise its squares (or the log loss) with the ridge
+    ``noise^2 m b^2 / |rows|^2`` and ``noise^2 m z_i^2 / s_i^2``: the prior is the spread of the
+    trained rows. `known` (c, n) is a mask, `values` holds anything where it is False. `features`
+    (c, p) of the rows move the mean of each.
     """
     o = model.offsets
     base = o.mean + o.cols
@@ -163,6 +201,7 @@ def folded(
     ridge = (noise**2 * problem.shape[0] / scale).clamp_max(1.0 / torch.finfo(base.dtype).eps)[None]
     if model.point is not None:
         p = model.decomposed()
+        base = base + _averages(model, problem)[0]
         kept = p.s > 1e-4 * p.s.max()
         spread = (noise**2 * problem.shape[0]) / p.s[kept].square()
         design = torch.cat((design, p.vh[kept].mT), dim=1)

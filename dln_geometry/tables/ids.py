@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 
 from dln_geometry.support import written_whole
 
-Name = Hashable
+Name = Any  # a value that can be hashed: see `as_name`
 
 
 class Ids:

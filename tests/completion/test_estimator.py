@@ -61,9 +61,9 @@ def test_unknown_ids_are_predicted_by_means_and_told(table):
     completer = MatrixCompleter(**QUICK).fit(holes)
     with pytest.warns(UserWarning, match="2 of 3 entries have a row or column"):
         found = completer.predict([0, 99, 77], [0, 1, 99])
-    offsets = completer.models_[0].offsets
-    assert found[1] == pytest.approx(float(offsets.mean + offsets.cols[1]))
-    assert found[2] == pytest.approx(float(offsets.mean))
+    offsets, x = completer.models_[0].offsets, completer.models_[0].point.matrix
+    assert found[1] == pytest.approx(float(offsets.mean + offsets.cols[1] + x.mean(0)[1]))
+    assert found[2] == pytest.approx(float(offsets.mean + x.mean()))
 
 
 def test_pickles_and_repeats(table):

@@ -154,7 +154,8 @@ def test_more_unknown_than_known_ids_are_predicted_by_the_mean(holes):
     with pytest.warns(UserWarning, match="4 of 5 entries") as told:
         found = completer.predict([90, 91, 92, 93, 0], [50, 51, 52, 53, 0])
     assert len(told) == 1
-    assert found[:4] == pytest.approx(float(completer.models_[0].offsets.mean))
+    (model,) = completer.models_
+    assert found[:4] == pytest.approx(float(model.offsets.mean + model.point.matrix.mean()))
 
 
 def test_rows_and_columns_without_entries_are_predicted_by_means_and_told(holes):
@@ -165,9 +166,14 @@ def test_rows_and_columns_without_entries_are_predicted_by_means_and_told(holes)
     assert len(told) == 1
     o, found = completer.models_[0].offsets, completer.complete()
     assert [float(o.rows[3]), float(o.cols[5])] == pytest.approx([0.0, 0.0])
-    assert found[3] == pytest.approx((o.mean + o.cols).numpy())
-    assert found[:, 5] == pytest.approx((o.mean + o.rows).numpy())
-    assert completer.predict(["r3"], [0])[0] == pytest.approx(found[3, 0])
+    # With the average of X over the others.
+    x, (rows, cols) = completer.models_[0].point.matrix, (np.arange(15) != 3, np.arange(8) != 5)
+    x = x[rows][:, cols].numpy()
+    assert found[3, cols] == pytest.approx((o.mean + o.cols).numpy()[cols] + x.mean(0))
+    assert found[rows, 5] == pytest.approx((o.mean + o.rows).numpy()[rows] + x.mean(1))
+    assert found[3, 5] == pytest.approx(float(o.mean) + x.mean())
+    asked = completer.predict(["r3", "r0", "r3", "r1"], [0, 5, 5, 2])
+    assert asked == pytest.approx(found[[3, 0, 3, 1], [0, 5, 5, 2]])
 
 
 @pytest.mark.parametrize("kind", ["pairs", "matrix", "sparse"])

@@ -25,7 +25,7 @@ def test_folded_rows_solve_their_ridge_problem(biases, table, rng):
     o, x = model.offsets, model.point.matrix.numpy()
     _, s, vh = np.linalg.svd(x)
     r = int((s > 1e-4 * s[0]).sum())
-    base = float(o.mean) + o.cols.numpy()
+    base = float(o.mean) + o.cols.numpy() + x.mean(0)
     design = np.column_stack([np.ones(60)] * biases + [vh[:r].T])
     spreads = np.r_[[np.linalg.norm(o.rows.numpy())] * biases, s[:r]]  # the prior of b and z
     ridge = completer.train_error_**2 * 60 / spreads**2
@@ -53,10 +53,12 @@ def test_rows_are_completed_as_well_by_their_own_entries(table):
 
 
 def test_a_row_without_entries_is_completed_by_column_means(table):
+    """With what X adds to all rows alike."""
     completer = MatrixCompleter(2, 4, 0.5, shrink=5.0, validation=0.0, rtol=1e-2).fit(table[1])
-    o = completer.models_[0].offsets
+    (model,) = completer.models_
+    expected = (float(model.offsets.mean) + model.offsets.cols + model.point.matrix.mean(0)).numpy()
     found = completer.transform(np.full((1, 60), np.nan))[0]
-    assert found == pytest.approx(float(o.mean) + o.cols.numpy())
+    assert found == pytest.approx(expected)
 
 
 def test_intervals_cover_as_they_say(table):

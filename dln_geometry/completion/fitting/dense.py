@@ -52,16 +52,16 @@ class DenseCompletion:
     @classmethod
     def stacked(cls, losses: Sequence[DenseCompletion]) -> Self:
         """Return the loss of F losses in a batch of shape (F, 1)."""
-        parts = (
-            torch.stack([getattr(loss, name) for loss in losses]).unsqueeze(1) for name in _PARTS
-        )
-        return cls(*parts, losses[0].model)
+        parts = {name: torch.stack([getattr(x, name) for x in losses]) for name in _PARTS}
+        stacked = {name: x.unsqueeze(1) for name, x in parts.items()}
+        return cls(**stacked, model=losses[0].model)
 
     def to(self, *, dtype: Any = None, device: Any = None) -> Self:
         """Return the loss in another dtype."""
         if dtype is None or dtype == self.values.dtype:
             return self
-        return type(self)(*(getattr(self, name).to(dtype) for name in _PARTS), self.model)
+        parts = {name: getattr(self, name).to(dtype) for name in _PARTS}
+        return type(self)(**parts, model=self.model)
 
     def contract(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return ``(E, G R, G^T L)`` at ``X = L R^T``, without checks."""

@@ -19,7 +19,6 @@ PROFILE_STEPS = 1
 """Steps of conjugate gradients for the little that a flow moves the offsets from their start."""
 WATCH_STEPS = 2
 """The same, where held-out entries are predicted on the way."""
-SLOPE_SHRINKAGE = 1.0
 DENSE, DENSE_WORK = 512, 10_000_000
 """Most parameters, and parameters times entries, whose normal equations are inverted once."""
 
@@ -72,8 +71,8 @@ class SideMeans:
     """The linear model of offsets on a set of entries, with ridge penalties.
 
     Minimises ``1/2 sum_e w_e (r_e + o_e)^2 + 1/2 shrink (|b|^2 + |c|^2)`` over the side means b, c,
-    and over the slopes of the features, which are standardised, with the ridge 1 times the mean
-    number of entries a row. The global mean is not shrunk.
+    and over the slopes of the features, which are standardised, with the same ridge each: so a
+    slope costs far less than the side means that it explains. The global mean is not shrunk.
 
     Examples
     --------
@@ -104,8 +103,7 @@ class SideMeans:
         self.sides = sides
         # Parameters: mean | row means | column means | slopes of the features of rows, of columns.
         self.sizes = [1, m, n, *(x[0].shape[1] for x in (f, g) if x)]
-        slope = SLOPE_SHRINKAGE * len(rows) / max(m, n)
-        ridges = [0.0, shrink, shrink, *(slope for x in (f, g) if x)]
+        ridges = [0.0, *[shrink] * (len(self.sizes) - 1)]
         self.ridge = torch.cat(
             [like.new_full((size,), r) for size, r in zip(self.sizes, ridges, strict=True)]
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -86,6 +87,12 @@ class Problem:
         names = ("rows", "cols", "values")
         joint = {name: torch.cat((getattr(self, name), getattr(other, name))) for name in names}
         return replace(self, **joint, weights=weights)
+
+    @cached_property
+    def taught(self) -> tuple[Tensor, Tensor]:
+        """Which rows (m,) and which columns (n,) have an entry."""
+        m, n = self.shape
+        return self.rows.bincount(minlength=m) > 0, self.cols.bincount(minlength=n) > 0
 
     @property
     def is_small(self) -> bool:
