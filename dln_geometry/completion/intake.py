@@ -82,10 +82,16 @@ def _check_call(x: Any, y: Any) -> None:
             f"X must be a matrix, or a tuple (rows, cols) with the entries as y, got a tuple of "
             f"{len(x)}{' without y' if y is None else ''}"
         )
-    if y is None or is_pair(x) or isinstance(x, Entries) or not np.ndim(y):
+    if (
+        is_pair(x)
+        or isinstance(x, Entries)
+        or not hasattr(y, "__len__")
+        or not hasattr(x, "__len__")
+    ):
         return
-    count = len(x) if isinstance(x, list) else getattr(x, "shape", (len(y),))[0]
-    if len(y) != count:
+    shape: Any = getattr(x, "shape", ())
+    count = shape[0] if shape else len(x)
+    if getattr(y, "ndim", 1) and len(y) != count:
         raise ValueError(
             f"y must be left out with a matrix, or go with a tuple (rows, cols), got {len(y)} "
             f"numbers for {count} rows"

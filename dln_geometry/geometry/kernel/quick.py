@@ -27,7 +27,8 @@ def quick_product(a: Tensor, b: Tensor) -> Tensor:
     fits = _is_small(a) and _FEWEST <= b.shape[-1] <= _LARGEST
     alone = a.numel() <= _ON_THREADS or torch.get_num_threads() == 1
     if fits and alone and _is_memory(a) and _is_memory(b):
-        return torch.from_numpy(np.matmul(a.numpy(), b.numpy()))
+        with np.errstate(all="ignore"):  # as torch, which does not warn of what overflows
+            return torch.from_numpy(np.matmul(a.numpy(), b.numpy()))
     return a @ b
 
 
