@@ -21,7 +21,7 @@ from dln_geometry.completion.features import SideFeatures
 from dln_geometry.completion.fitting import Model, Problem, side_means_alone
 from dln_geometry.completion.growing import Memory
 from dln_geometry.completion.labels import is_pair, labels_of, places_of
-from dln_geometry.completion.prediction import Asked, Predictions, folded, predict_entries, whole
+from dln_geometry.completion.prediction import Asked, Predictions, filled, folded, predict_entries
 from dln_geometry.support import as_count, as_flag, as_float_tensor, sparse_places, warn
 from dln_geometry.tables import Entries, Ids, Table, as_entries, as_table
 
@@ -186,7 +186,7 @@ class FittedCompleter(Transformer, Estimator):
         m, n = self.shape_
         total = np.zeros((m, n))
         for model in self.models_:
-            z = whole(model, self._problem_)
+            z = filled(model, self._problem_)
             total += self._problem_.predicted(z).double().cpu().numpy() / len(self.models_)
         return total
 

@@ -106,7 +106,7 @@ def _x_at(
     return x
 
 
-def whole(model: Model, problem: Problem) -> Tensor:
+def filled(model: Model, problem: Problem) -> Tensor:
     """Return offsets and X of all entries of the table, shape (m, n)."""
     z = model.offsets.matrix()
     if model.point is None:

@@ -64,7 +64,7 @@ class Ids:
     def written(self) -> list[Any]:
         """Return the names for JSON; TypeError for those that it does not have."""
         for name in self.names:
-            if not _is_plain(name):
+            if not _fits_json(name):
                 raise TypeError(
                     f"{self.what}s must be strings, numbers or tuples of them to be saved, got "
                     f"{name!r}"
@@ -228,9 +228,11 @@ def _rank(name: Any) -> tuple[Any, ...]:
     return 3, type(name).__name__, repr(name)
 
 
-def _is_plain(name: Any) -> bool:
+def _fits_json(name: Any) -> bool:
     """Tell whether JSON can hold a name."""
-    return all(map(_is_plain, name)) if isinstance(name, tuple) else type(name) in (str, int, float)
+    return (
+        all(map(_fits_json, name)) if isinstance(name, tuple) else type(name) in (str, int, float)
+    )
 
 
 def _with_tuples(name: Any) -> Any:
