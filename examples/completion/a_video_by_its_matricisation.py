@@ -64,7 +64,7 @@ print(f"{known.mean():.0%} of {cube.size} entries are known; noise {NOISE}")
 shapes = {"pixels x frames": (height * width, frames), "rows x rest": (height, width * frames)}
 found, held = {}, {}
 for name, shape in shapes.items():
-    completer = MatrixCompleter(2.5, 6, 0.05, shrink=5.0, rtol=1e-2)
+    completer = MatrixCompleter(2.5, 6, 0.05, shrink=0.2, rtol=1e-2)
     found[name] = completer.fit(cube.reshape(shape)).complete().reshape(truth.shape)
     held[name] = completer.validation_error_
 found["in time"] = interpolated(cube)

@@ -33,7 +33,7 @@ def model_and_design(entries, generator, sides, features):
     for side, count in ((rows, 7), (cols, 5)):
         blocks.append(torch.nn.functional.one_hot(side, count).to(r) * float(sides))
     blocks += [x[side] for x, side in ((f, rows), (g, cols)) if x is not None]
-    ridge = [0.0] + [1.7] * (12 + sum(features))
+    ridge = [0.0] + [1.7] * 12 + [0.2 * 1.7] * sum(features)
     return model, torch.cat(blocks, 1), torch.diag(torch.tensor(ridge, dtype=r.dtype))
 
 
