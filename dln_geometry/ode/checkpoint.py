@@ -129,6 +129,8 @@ def resume_from(run: Integration, state: dict[str, Any]) -> None:
     run.code = np.full(len(run.t), -1)
     run.stop(np.full(len(run.t), True))
     rest(run, run.resting & (run.code <= 0))
+    if run.watch is not None:
+        run.watch.stop_again(run)
     # The batch of the stored run, to the same bits; files of version 0.1.0 hold whole batches.
     live = np.ones(len(run.t), dtype=bool) if "live" not in state else state["live"].numpy()
     if not live.all() and (run.code[~live] >= 0).all():

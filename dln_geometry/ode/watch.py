@@ -34,7 +34,10 @@ class Watch:
         self.votes = np.zeros(batch, dtype=np.int64)
         self.t, self.evaluations = np.zeros(batch), 0  # at the last look
         self.noisy_since = np.full(batch, np.inf)
-        """Evaluations (B,) after which every look found a velocity of rounding alone."""
+        """Evaluations (B,) after which every look found a velocity of rounding alone.
+
+        Minus infinity where that has stopped the sample.
+        """
 
     def is_due(self, trials: int, evaluations: int, free: bool) -> bool:
         """Tell whether to look before the next trial step; `free` if stability bounds no step."""
@@ -52,7 +55,8 @@ class Watch:
             since = np.minimum(self.noisy_since, run.evaluations)
             self.noisy_since = np.where(noisy, since, np.inf)
             stalled = run.evaluations - since >= np.maximum(PATIENCE, 0.5 * since)
-            run.code[noisy & (stalled | again) & (run.code < 0)] = run.names.index("stalled")
+            over = noisy & (stalled | again) & (run.code < 0)
+            run.code[over], self.noisy_since[over] = run.names.index("stalled"), -np.inf
         self.votes = np.where(jumps, self.votes + 1, np.maximum(self.votes - 1, 0))
         done = max(run.evaluations - self.evaluations, 1)
         left = max(run.options.limits["evaluations"] - run.evaluations, 0)
@@ -60,6 +64,12 @@ class Watch:
         hopeless = reach < (np.maximum(2 * run.t, 10 * first) if endless else end)
         run.code[(self.votes >= VOTES) & hopeless & (run.code < 0)] = run.names.index("nonsmooth")
         self.t, self.evaluations = run.t.copy(), run.evaluations
+
+    def stop_again(self, run: Integration) -> None:
+        """Stop the samples of a stored run that had stalled: without an end they still do."""
+        if np.isinf(run.options.t_end):
+            had = (self.noisy_since == -np.inf) & (run.code < 0)
+            run.code[had] = run.names.index("stalled")
 
     def _jumps(self, run: Integration) -> np.ndarray:
         """Return the samples (B,) with tiny steps along which the field jumps."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from contextlib import nullcontext
@@ -98,13 +99,20 @@ def test_a_start_that_moves_by_rounding_alone(generator):
 
 
 @pytest.mark.parametrize("rule", [{"gradient": 1e-9}, {"loss": 1e-16}], ids=str)
-def test_rules_below_rounding_are_told(rule, generator):
+def test_rules_below_rounding_are_told(rule, generator, tmp_path):
     y = target(generator, torch.float32)
     point = start(generator, depth=2, dtype=torch.float32)
+    run = functools.partial(dln.gradient_flow, losses.Quadratic(y), point, until=rule)
     with pytest.warns(UserWarning, match="cannot be met in torch.float32"):
-        path = dln.gradient_flow(losses.Quadratic(y), point, until=rule)
+        path = run(store=tmp_path / "run.zarr")
     assert path.status == "stalled"
     assert path.stats["evaluations"] < 20_000
+    # What has come to an end stays there.
+    with pytest.warns(UserWarning, match="cannot be met in torch.float32"):
+        again = run(store=tmp_path / "run.zarr")
+    assert again.status == "stalled"
+    assert again.stats == path.stats
+    assert torch.equal(again.final.matrix, path.final.matrix)
 
 
 def test_a_rule_below_the_minimum_is_told(generator):
