@@ -151,6 +151,7 @@ RUNS = {
         {"start": PARTICLES, "depth": 3, "beta": 2.0, "loss": spectral, **STEPS},
         {"start": PARTICLES + 1, "depth": 4, "beta": 2.1, "kappa": 0.9, "entropy": False,
          "loss": lambda s: 2 * spectral(s), "shape": (4, 3), "normalized": True, "rtol": 1e-8,
+         "field": "complex",
          **OTHER_STEPS},
         {"observe"},
     ),
