@@ -15,6 +15,7 @@ import torch
 import dln_geometry as dln
 from tests.dynamics.store.runs import (
     RUNS,
+    files_of,
     made,
     run,
     stored,
@@ -33,17 +34,18 @@ def test_results_never_replace_a_store(tmp_path):
     run("gradient_flow", RUNS["gradient_flow"][0], path)
 
 
-def test_one_writer_at_a_time(tmp_path):
-    path, options = tmp_path / "state", RUNS["gradient_flow"][0]
+@pytest.mark.parametrize("name", RUNS)
+def test_one_writer_at_a_time(name, tmp_path):
+    path, options = tmp_path / "state", RUNS[name][0]
     refused = []
 
     def second(fraction, info):
         if not refused:
             with pytest.raises(ValueError, match=f"one run at a time, got {path}") as caught:
-                run("gradient_flow", options, path)
+                run(name, options, path)
             refused.append(str(caught.value))
 
-    dln.gradient_flow(**options, store=path, progress=second)
+    run(name, {**options, "progress": second}, path)
     assert str(os.getpid()) in refused[0]
     assert [p.name for p in tmp_path.iterdir()] == ["state"]
 
@@ -141,3 +143,21 @@ def test_a_store_is_no_pipe(tmp_path):
     with pytest.raises(ValueError, match="store must be a folder, got the device or pipe"):
         dln.gradient_flow(**RUNS["gradient_flow"][0], store=tmp_path / "pipe")
     assert [p.name for p in tmp_path.iterdir()] == ["pipe"]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_cut_chunk_and_the_store_of_another_run_are_refused(name, tmp_path):
+    options, path, other = RUNS[name][0], tmp_path / "state", tmp_path / "other"
+    run(name, options, path)
+    chunks = [p for p in files_of(path) if p.name != "zarr.json"]
+    for file in chunks:
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ValueError, match=str(path)):
+            run(name, options, path)
+        file.write_bytes(whole)
+    foreign = "langevin" if name == "dyson" else "dyson"
+    run(foreign, RUNS[foreign][0], other)
+    with pytest.raises(ValueError, match="store must"):
+        run(name, options, other)
+    run(name, options, path)
