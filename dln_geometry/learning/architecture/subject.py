@@ -242,7 +242,9 @@ class _Watch(TorchFunctionMode):
             elif small:
                 self._sums[id(value)] = (value, count)
                 self.slack_of[count] = small[0]
-        elif name in _ROOTS or (name == "pow" and args[1:] and args[1] in (0.5, -0.5)):
+        elif name in _ROOTS or (
+            name == "pow" and isinstance(args[-1], float) and abs(args[-1]) == 0.5
+        ):
             self._roots[id(value)] = value
             if args and id(args[0]) in self._sums:
                 number = self._sums[id(args[0])][1]

@@ -146,6 +146,89 @@ def spectral():
     return nn.Sequential(spectral_norm(nn.Linear(4, 5)), nn.GELU(), nn.Linear(5, 3))
 
 
+def normed_weights():
+    """Directions of 5 rows and 3 hidden units, whose rescaling passes the next weights' norm."""
+
+    def forward(s, x):
+        y = functional.relu(functional.linear(x, s.g * functional.normalize(s.v, dim=1), s.c))
+        return functional.linear(y, s.h * functional.normalize(s.w, dim=1))
+
+    return Written(forward, v=free(3, 4), g=free(3, 1), c=free(3), w=free(2, 3), h=free(2, 1))
+
+
+def offset_gains():
+    """A gain that is written 1 + g: 3 rotations, 1 scale and 3 gains."""
+
+    def forward(s, x):
+        y = s.a(x)
+        return s.b(y * (y.square().mean(-1, keepdim=True) + 1e-200).rsqrt() * (1 + s.g))
+
+    return Written(forward, a=nn.Linear(4, 3, bias=False), b=nn.Linear(3, 3, bias=False), g=free(3))
+
+
+def squared():
+    """What makes a unit, times 2, is undone by a quarter of what reads it."""
+    return Written(lambda s, x: s.b(s.a(x).square()), a=nn.Linear(4, 3), b=nn.Linear(3, 2))
+
+
+def adapted_by_one():
+    """The smallest adapter: 1 scale, 4 shifts of what it reads and 5 of what it makes, less one."""
+    return Written(
+        lambda s, x: s.h(torch.tanh(s.w(x) + s.b(s.a(x)))),
+        w=nn.Linear(4, 5), a=nn.Linear(4, 1, bias=False), b=nn.Linear(1, 5, bias=False),
+        h=nn.Linear(5, 2),
+    )  # fmt: skip
+
+
+def mixed_tokens():
+    """A bias of all channels alike is one of the tokens that are mixed."""
+    return Written(
+        lambda s, x: s.h(torch.tanh(s.a((x.unflatten(-1, (3, 2)) + s.g).mT)).flatten(1)),
+        a=nn.Linear(3, 2), g=free(2), h=nn.Linear(4, 2),
+    )  # fmt: skip
+
+
+def through_one():
+    """Beside 3 rescalings, a scale and a shift of the one unit."""
+    return nn.Sequential(
+        nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1), nn.Linear(1, 3), nn.Tanh(), nn.Linear(3, 2)
+    )
+
+
+def widened():
+    """Three units that hold two numbers: what maps them may change, if its bias does too."""
+    return nn.Sequential(nn.Linear(4, 1), nn.Linear(1, 3), nn.Linear(3, 4))
+
+
+def gained_before_relu():
+    """The gain may move to the layer after the units, and shifts pass it."""
+    return Written(
+        lambda s, x: s.h(x + s.g * s.b(functional.relu(s.a(x)))),
+        a=nn.Linear(4, 3), b=nn.Linear(3, 4), g=free(1), h=nn.Linear(4, 2),
+    )  # fmt: skip
+
+
+def largest_of_two():
+    """Both of a pair may be shifted by what the reader maps to 0, for each input apart."""
+    return Written(
+        lambda s, x: s.h(s.a(x).unflatten(-1, (3, 2)).amax(-1)),
+        a=nn.Linear(4, 6),
+        h=nn.Linear(3, 2),
+    )
+
+
+def shared_values():
+    """Two heads read the same values, whose bias passes both."""
+
+    def forward(s, x):
+        x = x.unflatten(-1, (3, 2))
+        v = s.v(x)
+        heads = [(r * x @ x.mT).softmax(-1) @ v for r in (1, -1)]
+        return s.o(torch.cat(heads, -1))
+
+    return Written(forward, v=nn.Linear(2, 2), o=nn.Linear(4, 3))
+
+
 # Network, length of its inputs, and parameters minus the rank of the Jacobian.
 OUTSIDERS = {
     "joined": (joined, 4, 28),
@@ -163,4 +246,14 @@ OUTSIDERS = {
     "pooled": (pooled, 16, 27),
     "attending": (attending, 12, 2),
     "spectral": (spectral, 4, 1),
+    "normed weights": (normed_weights, 4, 8),
+    "offset gains": (offset_gains, 4, 7),
+    "squared": (squared, 4, 3),
+    "adapted by one": (adapted_by_one, 4, 9),
+    "mixed tokens": (mixed_tokens, 6, 1),
+    "through one": (through_one, 4, 5),
+    "widened": (widened, 4, 16),
+    "gained before ReLU": (gained_before_relu, 4, 14),
+    "largest of two": (largest_of_two, 4, 10),
+    "shared values": (shared_values, 6, 6),
 }

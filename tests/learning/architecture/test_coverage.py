@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.nn import functional
 
 from dln_geometry import learning
 from tests.learning.architecture import models
@@ -94,6 +95,46 @@ def test_what_is_not_understood_is_told(generator):
     assert seen
     assert report.found == report.true
     assert "gauge" in {g.kind for g in report.groups}
+
+
+def everyday(s, x):
+    """Operators that no other network here calls, and a power of a tensor."""
+    x = x * torch.pow(torch.full((), 0.5), torch.arange(1, 5))
+    y = functional.scaled_dot_product_attention(*(3 * [s.a(x).unflatten(-1, (2, 2))]))
+    y = functional.logsigmoid(functional.hardswish(y)).flatten(1)[:, None]
+    y = functional.interpolate(y, scale_factor=2, mode="linear")
+    y = functional.interpolate(y[..., None], scale_factor=2, mode="bicubic").flatten(1)
+    return s.b(functional.smooth_l1_loss(y, torch.zeros_like(y), reduction="none"))
+
+
+def test_everyday_operators_have_rules(generator):
+    with torch.random.fork_rng():
+        net = Written(everyday, a=nn.Linear(4, 4), b=nn.Linear(32, 2)).double()
+    report = learning.symmetry_coverage(net, torch.randn(9, 4, generator=generator, dtype=F64))
+    assert report.stops == ()
+    assert report.found <= report.true
+
+
+def sets():
+    """Units behind a mean of ReLU are on for all inputs, or for none, at most parameters."""
+    first = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3))
+    return Written(
+        lambda s, x: s.r(s.p(x).mean(1)),
+        p=first, r=nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", [0, 8])
+def test_the_true_dimension_is_that_where_units_switch(seed, generator):
+    """4 and 4 rescalings, 9 matrices and 3 shifts between the layers; dead units have more."""
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(seed)
+        net, x = sets().double(), torch.randn(20, 5, 3, dtype=F64)
+    report = learning.symmetry_coverage(net, x)
+    assert (report.found, report.true) == (20, 20), report
+    far = 2 * torch.randn(60, 5, 3, generator=generator, dtype=F64)
+    for group in report.groups:
+        assert acted(net, group, generator, (far,)) < 1e-9, group
 
 
 def covered(*inputs, rule=None):

@@ -3,10 +3,10 @@
 - `operators`: the table of operators, which propose groups, and those without a rule;
 - `jacobian`: the Jacobian of the outputs at random parameters, the directions of groups; `ranks`:
   its null space, spans;
-- `families`: the groups that are found, `Family`, some after gains and shifts are folded away;
-  `terms`: candidates, and the parts of a shift;
+- `families`: the groups that are found, `Family`, some in other coordinates; candidates;
 - `slots`: the combinations of candidates that change no output;
 - `stages`: scalings, shifts, matrices; `translations`; `leftovers`: what is tried last;
+  `charting`: coordinates in which it is tried again;
 - `finding`: the order of the search, and the dimensions;
 - `coverage`: `symmetries_of` and `symmetry_coverage`.
 """

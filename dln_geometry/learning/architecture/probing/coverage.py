@@ -37,7 +37,8 @@ class SymmetryCoverage:
         Dimension of the span of all generators of the groups, at random parameters.
     true : int or None
         Number of parameters minus the rank of the Jacobian of the outputs over many inputs, at
-        random parameters; the least of several points if groups are missing. Above 5,000
+        random parameters. It is the least of several points: units that are on for all inputs, or
+        for none, hide directions, and where they stay so the number depends on the data. Above 5,000
         parameters the rank is out of reach (it needs a gradient for each parameter), and random
         probes stand for it: all linear maps between two or three units of each axis of each
         parameter, shifts of these units, and multiples of whole parameters. `true` is then `found`
@@ -126,9 +127,11 @@ def symmetries_of(
     many inputs. So it finds the groups of hand-written normalisations and attentions (grouped,
     rotary), gates, recurrent cells, message passing and tied weights, of layers that are joined or
     stand beside each other (adapters, modulation) and of chains of narrow layers, and three kinds
-    more: rotation, commutant and shift (see `Family`). Not found are rescalings that pass a weight
-    norm, and directions that only the sizes of layers explain, such as those of a product of two
-    forms or of a convolution into a linear layer on few pixels: `symmetry_coverage` counts them.
+    more: rotation, commutant and shift (see `Family`). They also pass weight norms, and gains that
+    are written ``1 + g``. Not found are directions that only the sizes of layers explain, such as
+    those of a product of two forms or of a convolution into a linear layer on few pixels:
+    `symmetry_coverage` counts them.
+    A claim holds at all parameters: groups that only units without effect have are left out.
     This goes up to 20,000 parameters, and takes seconds for a thousand, minutes for ten thousand;
     in larger modules the graph is followed, and shifts of two parameters with the same gradients
     are found (the two biases of a sum, tables of tokens and of positions).
@@ -242,7 +245,7 @@ def _generators(group: SymmetricGroup, params: Mapping[str, Any]) -> int:
 
 def _names_moved(group: SymmetricGroup) -> set[str]:
     """Return the names of the parameters that a group moves, also by what it folds."""
-    return {*group.names, *(n for fold in getattr(group, "folds", ()) for n in fold.group.names)}
+    return {*group.names, *(n for fold in getattr(group, "folds", ()) for n in fold.names)}
 
 
 def _call_of(inputs: tuple[Any, ...], keyword_inputs: Mapping[str, Any]) -> Call | None:
@@ -298,11 +301,12 @@ def _search(
             before = len(finder.groups)
             if not finder.is_done:
                 finder.search()
+            held = finder.held(finder.groups[before:])
     except RuntimeError as error:
         # A module may fail, or not end, at parameters that are not its own.
         reason = f"{only} the module fails at other parameters ({error})"
         return groups, None, proposals, reason
-    groups += not_refuted(finder.groups[before:], trials_on(subject))
+    groups += not_refuted(held, trials_on(subject))
     return groups, finder, proposals, ""
 
 

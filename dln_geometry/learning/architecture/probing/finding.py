@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from dln_geometry.learning.architecture.groups import SymmetricGroup
-from dln_geometry.learning.architecture.probing.families import Family, Fold, all_folded, scaled
+from dln_geometry.learning.architecture.probing.charting import charts_of
+from dln_geometry.learning.architecture.probing.families import (
+    Charted,
+    Family,
+    Fold,
+    all_folded,
+    folded_by,
+    scaled,
+    summed,
+)
 from dln_geometry.learning.architecture.probing.jacobian import Prober, fields_of, is_flat
 from dln_geometry.learning.architecture.probing.leftovers import between, kernels, under_gains
 from dln_geometry.learning.architecture.probing.operators import Proposals
@@ -29,9 +38,11 @@ from dln_geometry.learning.architecture.subject import Subject
 _MOST_AT_FIRST, MOST_FOR_RANK = 1500, 5000
 # A rank with singular values of about the same size on both sides of the cut is not known.
 _LEAST_GAP = 10.0
-_CLEAR, _MORE_POINTS = 1e6, 3
+_CLEAR, _MORE_POINTS = 1e6, 4
+# Further points where groups must be flat, sizes and gains; rows, and calls of the module, at each.
+_HELD, _HELD_ROWS, _HELD_CALLS = ((1.0, 1.0), (2.0, 1.0), (0.5, 4.0)), 80, 4
 # Sizes of noise and of gains where the rank is counted again if directions are missing.
-_ELSEWHERE = ((2.0, 1.0), (0.5, 4.0), (0.5, 10.0), (1.0, 1.0), (2.0, 1.0))
+_ELSEWHERE = ((2.0, 1.0), (0.5, 4.0), (0.5, 10.0), *[(1.0, 1.0), (2.0, 1.0)] * 5)
 # So many rows tell about all candidates of one stage.
 _ENOUGH_ROWS = 540
 
@@ -55,10 +66,11 @@ class Finder:
             for _ in range(_MORE_POINTS):
                 # Most directions respond at the best point, and its rank is the clearest.
                 known.sort(key=lambda k: (k[0], -k[1]))
-                if known[0][1] > _CLEAR:
+                if known[0][1] > _CLEAR and known[0][0] == known[1][0]:
                     break
                 other = Sample(q := p.point(1.0), p.rows(q, few))
                 known.append((*nullity(other.rows, p.tolerance), other))
+            known.sort(key=lambda k: (k[0], -k[1]))
             first, second = known[0][2], known[1][2]
             null, self.gap = null_space(first.rows, p.tolerance)
             self.true = null.shape[1]
@@ -95,9 +107,7 @@ class Finder:
 
     def _is_new(self, group: SymmetricGroup, known: Span, params: dict[str, Tensor]) -> bool:
         """Tell whether a random direction of a group at some parameters is not in a span."""
-        symmetry = group.symmetry(params)
-        field = symmetry.generated(params, self.stages.normal(*symmetry.shape(params)))
-        column = self.prober.flat({n: v[None] for n, v in field.items()})
+        column = self._direction(group, params)
         size = max(float(column.norm()), 1e-300)
         return float(known.rest(column / size).norm()) > CLOSE
 
@@ -120,13 +130,18 @@ class Finder:
         if found == self.true:
             rows = self.samples[0].rows
         else:
-            rows = p.rows(self.base, self.count)
+            whole = self.null is not None
+            rows = self.samples[0].rows if whole else p.rows(self.base, self.count)
             more, self.gap = nullity_beyond(rows, span.basis, p.tolerance)
             self.true = found + more
+            seen = [self.true]
             for size, gain in _ELSEWHERE:
-                if found < self.true:
-                    others = p.rows(p.point(size, gain), self.count)
-                    self.true = min(self.true, nullity(others, p.tolerance)[0])
+                # If it is the same everywhere, no units are on at some points only.
+                if found >= min(seen) or (len(seen) > 3 and len(set(seen)) == 1):
+                    break
+                others = p.rows(p.point(size, gain), self.count)
+                seen.append(nullity(others, p.tolerance)[0])
+            self.true = min(seen)
         if rows.shape[0] < p.total:
             self.reason = f"the outputs give {rows.shape[0]} equations for {p.total} parameters"
             return found, None
@@ -148,6 +163,51 @@ class Finder:
             self._keep(under_gains(self.stages, self.samples, self.span), self.samples, ())
         if not self.is_done:
             self._keep(between(self.stages, self.samples, self.span), self.samples, ())
+        if not self.is_done and not isinstance(self.subject, Charted):
+            self._search_charted()
+
+    def held(self, groups: Sequence[SymmetricGroup]) -> list[SymmetricGroup]:
+        """Return the groups that are flat at further points, where other units may be on."""
+        kept = list(groups)
+        for size, gain in _HELD if kept else ():
+            params = self.prober.point(size, gain)
+            rows = self.prober.rows(params, min(_HELD_ROWS, self.count), _HELD_CALLS)
+            kept = [g for g in kept if self._is_held(g, params, rows)]
+        return kept
+
+    def _is_held(self, group: SymmetricGroup, params: dict[str, Tensor], rows: Tensor) -> bool:
+        """Tell whether a random direction of a group at some parameters is flat."""
+        accurate = not isinstance(group, Family) or group.is_accurate(params)
+        if group.kind == "permutation" or not accurate:
+            return True
+        return is_flat(rows, self._direction(group, params))
+
+    def _direction(self, group: SymmetricGroup, params: dict[str, Tensor]) -> Tensor:
+        """Return a random generator of a group at some parameters, shape (total, 1)."""
+        symmetry = group.symmetry(params)
+        field = symmetry.generated(params, self.stages.normal(*symmetry.shape(params)))
+        return self.prober.flat({n: v[None] for n, v in field.items()})
+
+    def _search_charted(self) -> None:
+        """Find groups that act in other coordinates of gains, and of weights with a norm."""
+        charts = charts_of(self.stages, self.samples, self.groups, self.span, self._is_same)
+        if not charts:
+            return
+        inner = Finder(Charted(self.subject, charts), self.proposals)
+        inner.search()
+        for group in inner.groups:
+            if self.is_done:
+                return
+            folds = getattr(group, "folds", ())
+            own = folded_by([*group.names, *(n for f in folds for n in f.names)], charts)
+            if own and isinstance(group, Family):
+                self.add(replace(group, folds=(*own, *folds)))
+
+    def _is_same(self, moved: dict[str, Tensor]) -> bool:
+        """Tell whether the outputs at the base point are the same with other parameters."""
+        point = self.prober._inputs(*self.prober._draw).at(self.base)
+        a, b = (self.subject.outputs(p) for p in (point, point.at({**self.base, **moved})))
+        return a.shape == b.shape and float((a - b).norm()) < 1e-9 * float(a.norm())
 
     def _elsewhere(self, count: int, folds: tuple[Fold, ...] = ()) -> Tensor:
         """Return about `count` rows of the Jacobian at another point."""
@@ -210,11 +270,17 @@ class Finder:
         gains: list[Fold] = []
         below: list[Fold] = []
         for group in self.groups:
-            whole = group.kind == "rescale" and all(
-                len(shapes[p.name]) < 2 and shapes[p.name].numel() == group.units
-                for p in group.first
+            powers = getattr(group, "powers", ())
+            whole = (
+                group.kind == "rescale"
+                and not powers
+                and all(
+                    len(shapes[p.name]) < 2 and shapes[p.name].numel() == group.units
+                    for p in group.first
+                )
             )
-            if not whole or not self._is_linear(group):
+            group = self._linear(group) if whole else None
+            if group is None:
                 continue
             names = [p.name for p in group.first]
             below += [shifts[n] for n in names if n in shifts]
@@ -223,24 +289,24 @@ class Finder:
                 gains.append(Fold(group, source))
         return (*below, *gains)
 
-    def _is_linear(self, group: SymmetricGroup) -> bool:
-        """Tell whether factors of any sign may be moved between the parts."""
-        point = self.prober._inputs(*self.prober._draw).at(self.base)
-        signs = torch.ones(group.units).to(next(iter(self.base.values())))
-        signs[::2] = -1
-        moved = scaled(self.base, group, signs)
-        a, b = self.subject.outputs(point), self.subject.outputs(point.at(moved))
-        return a.shape == b.shape and float((a - b).norm()) < 1e-9 * float(a.norm())
+    def _linear(self, group: SymmetricGroup) -> SymmetricGroup | None:
+        """Return a rescaling, alone or with another one, if its factors may have any signs."""
+        others = [g for g in self.groups if g.kind == "rescale" and g.is_plain and g is not group]
+        for own in (group, *(s for s in (summed(group, g) for g in others) if s is not None)):
+            signs = torch.ones(own.units).to(next(iter(self.base.values())))
+            signs[::2] = -1
+            if own.first[0] == group.first[0] and self._is_same(scaled(self.base, own, signs)):
+                return own
+        return None
 
 
 def _with_folds(group: SymmetricGroup, folds: tuple[Fold, ...]) -> SymmetricGroup:
     """Return the group with the folds that move its parameters."""
     if not folds or not isinstance(group, Family):
         return group
-    names = set(group.names)
-    needed = [f for f in folds if names & set(f.group.names)]
+    needed = folded_by(group.names, folds)
     # A gain may need the shift of its normalisation to be folded before.
-    more = {n for f in needed for n in f.group.names}
+    more = {n for f in needed for n in f.names}
     return replace(group, folds=tuple(f for f in folds if f in needed or f.source in more))
 
 

@@ -98,13 +98,16 @@ class Prober:
                 return rows, whole, spread
         return False, 0, 0.0
 
-    def rows(self, params: Mapping[str, Tensor], count: int) -> Tensor:
-        """Return about `count` combinations of rows of the Jacobian, each of many inputs."""
+    def rows(self, params: Mapping[str, Tensor], count: int, least: int = _LEAST_CALLS) -> Tensor:
+        """Return about `count` combinations of rows of the Jacobian, each of many inputs.
+
+        The module is called at least so many times.
+        """
         found: list[Tensor] = []
         had, calls, outputs = 0, 0, 1
         while had < count and calls < _MOST_CALLS:
             point = self._inputs(*self._draw).at(params)
-            left = max(_LEAST_CALLS - calls, 1)
+            left = max(least - calls, 1)
             wanted = min(-(-(count - had) // left), count - had)
             with same_draws(self.subject.devices):
                 torch.manual_seed(calls)
@@ -112,7 +115,7 @@ class Prober:
             calls += 1
             found.append(part)
             had += part.shape[0]
-            if outputs == 0 and calls > _LEAST_CALLS:
+            if outputs == 0 and calls > least:
                 break
         # In random order: any few of them are about all outputs and inputs.
         mixed = torch.cat(found)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations_with_replacement, product
+from typing import Any
 
 import torch
 
 from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
-from dln_geometry.learning.architecture.probing.families import Family
+from dln_geometry.learning.architecture.probing.families import Family, Strip, Term, slots_of
 from dln_geometry.learning.architecture.probing.jacobian import is_flat
 from dln_geometry.learning.architecture.probing.ranks import Span
 from dln_geometry.learning.architecture.probing.slots import Sample
 from dln_geometry.learning.architecture.probing.stages import Stages
-from dln_geometry.learning.architecture.probing.terms import Strip, Term, slots_of
 
 # More terms are not tried at once.
 _MOST_TERMS = 400
@@ -35,8 +36,11 @@ def under_gains(stages: Stages, samples: Sequence[Sample], known: Span) -> Itera
             if len(shapes[slot.name]) > 1:
                 part = Part(slot.name, slot.axis, n, 1, slot.start)
                 readers.setdefault(m, []).append(Term(part, 1.0, under=gain, size=m))
+                # All that they read may also be shifted alike, if others take that back.
+                readers.setdefault(1, []).append(Term(part, 1.0, under=gain, size=1))
         for m, terms in readers.items():
-            biases = [Part(v, 0, m) for v in vectors if beside and shapes[v].numel() == m]
+            fitting = [v for v in vectors if beside and m in (1, shapes[v].numel())]
+            biases = [Part(v, 0, m, shapes[v].numel() // m) for v in fitting]
             terms += [Term(b, 1.0, None, beside, gain, m) for b in biases]
             yield from stages.of_terms(terms, m, samples, known)
 
@@ -51,6 +55,9 @@ def kernels(
         for side, other in ((group.first, group.second), (group.second, group.first)):
             for through in (*_chains(gauges, side, other, shapes), ()):
                 yield from _in_kernel(stages, samples, side, other, through)
+            yield from _compensated(stages, samples, side, other)
+    for group in (g for g in groups if g.kind == "shift"):
+        yield from _alike(stages, samples, getattr(group, "terms", ()))
     # Layers that read a stream alone, which others still need as it is.
     for n in stages.proposals.widths:
         slots = list(slots_of(shapes, n, strided=False, segments=stages.segments))
@@ -83,6 +90,63 @@ def _in_kernel(
         field = stages.prober.flat({part.name: change[part.name][None]})
         if is_flat(samples[0].rows, field):
             yield family
+
+
+def _compensated(
+    stages: Stages, samples: Sequence[Sample], side: Sequence[Part], other: Sequence[Part]
+) -> Iterator[Family]:
+    """Yield shifts by what the weights before map to 0, whose biases a later bias compensates."""
+    shapes = stages.prober.shapes
+    vectors = tuple(p for p in other if len(shapes[p.name]) == 1)
+    weights = tuple(p for p in other if p not in vectors)
+    if len(vectors) != 1 or not weights or weights[0].units > 1:
+        return
+    for part in side:
+        count = shapes[part.name].numel() // part.block
+        if len(shapes[part.name]) < 2 or shapes[weights[0].name].numel() >= part.block**2:
+            continue
+        for name, shape in shapes.items():
+            if tuple(shape) == (count,):
+                size: dict[str, Any] = {"size": part.block * count, "kernel": weights}
+                own = Term(part, 1.0, **size)
+                bias = Term(Part(name, 0, 1, count), -1.0, beside=vectors[0], **size)
+                yield from _if_flat(stages, samples, (own, bias), part.block * count)
+
+
+def _alike(stages: Stages, samples: Sequence[Sample], terms: Sequence[Term]) -> Iterator[Family]:
+    """Yield shifts of weights whose biases can be shifted, by what their readers map to 0.
+
+    All indices of a unit are shifted alike, such as those of which a maximum is taken.
+    """
+    shapes = stages.prober.shapes
+    readers = tuple(
+        Part(w.name, w.axis, 1, w.units, w.start)
+        for w in (t.weight for t in terms)
+        if w is not None and w.block == 1
+    )
+    for part in [t.part for t in terms if t.weight is None and t.is_constant]:
+        n = part.units
+        if not readers or part.block == 1 or any(r.block != n for r in readers):
+            continue
+        for name, shape in shapes.items():
+            if len(shape) > 1 and shape[0] == shapes[part.name][part.axis]:
+                size = n * shape.numel() // shape[0]
+                own = Term(replace(part, name=name, axis=0), 1.0, size=size, kernel=readers)
+                yield from _if_flat(stages, samples, (replace(own, each=True),), size)
+
+
+def _if_flat(
+    stages: Stages, samples: Sequence[Sample], terms: tuple[Term, ...], entries: int
+) -> Iterator[Family]:
+    """Yield the shift of some terms if a random one is flat at all samples."""
+    parts = [p for t in terms for p in (t.part, *t.kernel, *((t.beside,) if t.beside else ()))]
+    family = Family("shift", tuple(dict.fromkeys(parts)), terms=terms)
+    for sample in samples:
+        change = family.tangent(sample.params, stages.normal(entries))
+        field = stages.prober.flat({n: x[None] for n, x in change.items()})
+        if not bool(field.any()) or not is_flat(sample.rows, field):
+            return
+    yield family
 
 
 def _chains(
@@ -123,7 +187,8 @@ def between(stages: Stages, samples: Sequence[Sample], known: Span) -> Iterator[
     shapes, widths = stages.prober.shapes, stages.proposals.widths
 
     def slots(n: int) -> list[Strip]:
-        return list(slots_of(shapes, n, strided=False, segments=stages.segments))
+        found = slots_of(shapes, n, strided=False, segments=stages.segments)
+        return [s for s in found if n > 1 or shapes[s.name][s.axis] == 1]
 
     def rest(slot: Strip) -> int:
         return shapes[slot.name].numel() // shapes[slot.name][slot.axis]
@@ -136,7 +201,7 @@ def between(stages: Stages, samples: Sequence[Sample], known: Span) -> Iterator[
             terms += [Term(s.part(n), 1.0, beside=o.part(n)) for o in alike]
         if 1 < len(terms) <= _MOST_TERMS:
             yield from stages.of_terms(terms, n, samples, known)
-    for m, n in combinations_with_replacement(widths, 2):
+    for m, n in combinations_with_replacement((*widths, 1), 2):
         terms, shape = [], (m, n)
         for count, other, turned in ((m, n, False), (n, m, True)):
             for s in slots(count):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,16 +22,17 @@ _LEAST = 1e-3
 
 @dataclass
 class Sample:
-    """Parameters at a random point, and rows of the Jacobian there."""
+    """Parameters at a random point, rows of the Jacobian there, and the number of this draw."""
 
     params: dict[str, Tensor]
     rows: Tensor
+    draw: int = 0
 
 
 def combinations(
     prober: Prober,
     samples: Sequence[Sample],
-    fields: Sequence[Callable[[Mapping[str, Tensor]], tuple[str, Tensor]]],
+    fields: Sequence[Callable[[Sample], tuple[str, Tensor]]],
     known: Span,
 ) -> list[dict[int, float]]:
     """Return sparse combinations of vector fields that change no output at any sample.
@@ -41,7 +42,7 @@ def combinations(
     """
     like, own = samples[0].rows, []
     for field in fields:
-        name, change = field(samples[0].params)
+        name, change = field(samples[0])
         start = prober.offsets[name]
         own.append((slice(start, start + change.numel()), change.flatten()))
     novel = torch.zeros(len(fields), dtype=torch.bool)
@@ -66,7 +67,7 @@ def combinations(
     blocks, sizes = [], like.new_zeros(len(candidates))
     for sample in samples:
         if sample is not samples[0]:
-            found = [fields[k](sample.params) for k in candidates]
+            found = [fields[k](sample) for k in candidates]
             own_here = [(prober.offsets[name], change.flatten()) for name, change in found]
         else:
             own_here = [changes[k] for k in candidates]
@@ -101,7 +102,8 @@ def combinations(
     for vector in (v for v, is_new in zip(sparse, new.tolist(), strict=True) if is_new):
         entries = {names[k]: float(vector[k]) for k in torch.nonzero(vector).flatten().tolist()}
         largest = max(entries.values(), key=abs)
-        found.append({k: _whole(c / largest) for k, c in entries.items()})
+        whole = {k: _near_whole(c / largest) for k, c in entries.items()}
+        found.append({k: c for k, c in whole.items() if c})
     return sorted(found, key=len)
 
 
@@ -126,7 +128,7 @@ def _responses(rows: Tensor, changes: Sequence[tuple[int, Tensor]]) -> tuple[Ten
     return responses, sizes
 
 
-def _whole(c: float) -> float:
+def _near_whole(c: float) -> float:
     """Return the whole number that a coefficient is up to its error, otherwise itself."""
     return float(round(c)) if abs(c - round(c)) < 1e-5 else c
 

@@ -15,26 +15,28 @@ from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
 from dln_geometry.learning.architecture.probing.families import (
     ALGEBRAS,
     Family,
+    Offset,
     Projection,
+    Strip,
+    Term,
+    slots_of,
+    terms_of,
+    uniform_terms,
+    views_of,
+    wholes_of,
 )
 from dln_geometry.learning.architecture.probing.jacobian import Prober
 from dln_geometry.learning.architecture.probing.operators import Proposals
 from dln_geometry.learning.architecture.probing.ranks import Span
 from dln_geometry.learning.architecture.probing.slots import Sample, combinations
-from dln_geometry.learning.architecture.probing.terms import (
-    Strip,
-    Term,
-    slots_of,
-    terms_of,
-    views_of,
-    wholes_of,
-)
 from dln_geometry.learning.architecture.probing.translations import translations
 
 # Directions have no part outside a space, up to this.
 CLOSE = 1e-6
 # More candidates than this are not tried at once.
 _MOST_SLOTS = 1000
+# Shifts that are drawn for a set of terms, if these are few.
+_DRAWS, _FEW_TERMS = 4, 250
 
 
 class Stages:
@@ -75,6 +77,7 @@ class Stages:
     def _scalings(self, samples: Sequence[Sample], known: Span) -> Iterator[SymmetricGroup]:
         """Yield scales and rescales, first of the units, then of whole parameters."""
         shapes, segments = self.prober.shapes, self.segments
+        unlike: list[SymmetricGroup] = []
         # Runs with strides are combinations of others: what needs them comes last.
         for strided, d in product((False, True), (*self.proposals.widths, 1)):
             if d == 1:
@@ -87,14 +90,56 @@ class Stages:
                 continue
             matrices = {s.size: self.normal(s.size).diag() for s in slots}
             if d == 1:
-                matrices = {n: torch.eye(n).to(m) for n, m in matrices.items()}
+                matrices = {n: self._one(n) for n in matrices}
             fields = [
-                lambda p, s=s, m=matrices[s.size]: (s.name, s.field(p[s.name], m)) for s in slots
+                lambda at, s=s, m=matrices[s.size]: (s.name, s.field(at.params[s.name], m))
+                for s in slots
             ]
             for found in combinations(self.prober, samples, fields, known):
                 group = _scaling({slots[k]: c for k, c in found.items()}, d, shapes)
-                if group is not None:
+                if isinstance(group, Family) and group.powers:
+                    unlike.append(group)
+                elif group is not None:
                     yield group
+        yield from unlike
+
+    def offsets(self, samples: Sequence[Sample], known: Span) -> dict[str, Offset]:
+        """Return vectors of which not the entries can be scaled, but their sums with a constant."""
+        out: dict[str, Offset] = {}
+        for d in (*self.proposals.widths, 1):
+            slots = list(
+                slots_of(self.prober.shapes, d, strided=False, segments=self.segments)
+                if d > 1
+                else wholes_of(self.prober.shapes, {})
+            )
+            ones = [
+                s
+                for s in slots
+                if self.prober.shapes[s.name].numel() == s.size
+                and len(self.prober.shapes[s.name]) < 2
+            ]
+            if not ones or len(slots) + len(ones) > _MOST_SLOTS:
+                continue
+            sizes = {s.size for s in slots}
+            matrices = {n: self.normal(n).diag() if d > 1 else self._one(n) for n in sizes}
+            fields = [
+                lambda at, s=s, m=matrices[s.size], of=of: (
+                    s.name,
+                    s.field(of(at.params[s.name]), m),
+                )
+                for of, some in ((lambda x: x, slots), (torch.ones_like, ones))
+                for s in some
+            ]
+            for found in combinations(self.prober, samples, fields, known):
+                scaled = {slots[k].name: c for k, c in found.items() if k < len(slots)}
+                for k, c in found.items():
+                    name = ones[k - len(slots)].name if k >= len(slots) else ""
+                    if name in scaled:
+                        out.setdefault(name, Offset(name, _whole(c / scaled[name])))
+        return out
+
+    def _one(self, n: int) -> Tensor:
+        return torch.eye(n).to(self._like)
 
     def _shifts(self, samples: Sequence[Sample], known: Span) -> Iterator[SymmetricGroup]:
         """Yield shifts of a vector that biases after a linear map compensate."""
@@ -109,20 +154,28 @@ class Stages:
                 # Weights that take shifts of their inputs up are no translations of their own.
                 if any(t.weight is None for t in group.terms):
                     yield group
+        terms = list(uniform_terms(self.prober.shapes))
+        if 1 < len(terms) <= _MOST_SLOTS:
+            for group in self.of_terms(terms, 1, samples, known):
+                if any(t.weight is None for t in group.terms):
+                    yield group
 
     def of_terms(
         self, terms: Sequence[Term], n: int, samples: Sequence[Sample], known: Span
     ) -> Iterator[Family]:
         """Yield the shifts of n entries that some terms make together."""
-        t = self.normal(n)
+        # Several shifts: one of a small bias alone has few entries, and many terms would fit.
+        count = _DRAWS if len(terms) <= _FEW_TERMS else 1
+        again = [replace(s, draw=k) for k in range(count) for s in samples]
+        shifts = [self.normal(n) for _ in range(count)]
 
-        def field(params: Mapping[str, Tensor], term: Term) -> tuple[str, Tensor]:
-            moved = dict(params)
-            term.add(moved, t)
-            return term.part.name, moved[term.part.name] - params[term.part.name]
+        def field(at: Sample, term: Term) -> tuple[str, Tensor]:
+            moved = dict(at.params)
+            term.add(moved, shifts[at.draw])
+            return term.part.name, moved[term.part.name] - at.params[term.part.name]
 
-        fields = [lambda p, term=term: field(p, term) for term in terms]
-        for found in combinations(self.prober, samples, fields, known):
+        fields = [lambda at, term=term: field(at, term) for term in terms]
+        for found in combinations(self.prober, again, fields, known):
             own = tuple(replace(terms[k], factor=c) for k, c in sorted(found.items()))
             parts = [t.part for t in own if t.weight is None]
             parts += [t.part for t in own if t.weight is not None]
@@ -159,66 +212,84 @@ class Stages:
             if float(m.norm()) < CLOSE:
                 continue
             both = [(s, m) for s in slots] + ([] if rotates else [(s, m.mT) for s in slots])
-            fields = [lambda p, s=s, m=m: (s.name, s.field(p[s.name], m)) for s, m in both]
+            fields = [lambda at, s=s, m=m: (s.name, s.field(at.params[s.name], m)) for s, m in both]
             groups = []
             for found in combinations(self.prober, samples, fields, known):
                 sides: tuple[list[Part], list[Part]] = ([], [])
-                for k, c in sorted(found.items()):
-                    slot = both[k][0]
-                    sides[k >= len(slots)].append(slot.part())
-                    if abs(abs(c) - 1) > CLOSE:
-                        break
-                else:
-                    first, second = map(tuple, sides)
-                    same = {math.copysign(1, c) for k, c in found.items() if k < len(slots)}
-                    if set(first) == set(second):
-                        groups.append(Family("rotation", first, algebra="orthogonal"))
-                    elif rotates and first and len(same) == 1:
-                        groups.append(Family("rotation", first, algebra=str(algebra)))
-                    elif first and second and len(same) == 1:
-                        kind = "gauge" if algebra == "linear" else "commutant"
-                        name = algebra if isinstance(algebra, str) else "custom"
-                        groups.append(
-                            Family(
-                                kind,
-                                first,
-                                second,
-                                algebra="" if kind == "gauge" else name,
-                                projection=None if isinstance(algebra, str) else algebra,
-                            )
+                for k in sorted(found):
+                    sides[k >= len(slots)].append(both[k][0].part())
+                first, second = map(tuple, sides)
+                powers = _powers([found[k] for k in sorted(found)])
+                same = {math.copysign(1, c) for k, c in found.items() if k < len(slots)}
+                if set(first) == set(second) and not powers:
+                    groups.append(Family("rotation", first, algebra="orthogonal"))
+                elif rotates and first and len(same) == 1:
+                    own = Family("rotation", first, algebra=str(algebra), powers=powers)
+                    groups.append(own)
+                elif first and second and len(same) == 1 and not set(first) & set(second):
+                    kind = "gauge" if algebra == "linear" else "commutant"
+                    name = algebra if isinstance(algebra, str) else "custom"
+                    groups.append(
+                        Family(
+                            kind,
+                            first,
+                            second,
+                            algebra="" if kind == "gauge" else name,
+                            powers=powers,
+                            projection=None if isinstance(algebra, str) else algebra,
                         )
+                    )
             yield from _merged(groups)
 
 
 def _scaling(
     found: Mapping[Strip, float], d: int, shapes: Mapping[str, torch.Size]
 ) -> SymmetricGroup | None:
-    """Return the scale or rescale of some slots, `None` if their factors are not all the same."""
-    if any(abs(abs(c) - 1) > CLOSE for c in found.values()):
-        return None
+    """Return the scale or rescale of some slots, `None` if they are no runs."""
     order = list(shapes)
     slots = sorted(found, key=lambda s: (order.index(s.name), s.axis, s.start))
     sign = found[slots[0]]
     sides: tuple[list[Part], list[Part]] = ([], [])
-    strided: dict[tuple[str, int, int, bool], list[int]] = {}
+    shares: tuple[list[float], list[float]] = ([], [])
+    strided: dict[tuple[str, int, int, float], list[int]] = {}
     for slot in slots:
-        second = found[slot] * sign < 0
+        share = found[slot] / sign
+        shares[share < 0].append(share)
         if d == 1:
-            sides[second].append(Part(slot.name, slot.axis, 1, slot.size, slot.start))
+            sides[share < 0].append(Part(slot.name, slot.axis, 1, slot.size, slot.start))
         elif slot.stride == 1:
-            sides[second].append(Part(slot.name, slot.axis, d, 1, slot.start))
+            sides[share < 0].append(Part(slot.name, slot.axis, d, 1, slot.start))
         else:
-            strided.setdefault((slot.name, slot.axis, slot.stride, second), []).append(slot.start)
-    for (name, axis, stride, second), starts in strided.items():
+            shares[share < 0].pop()
+            key = slot.name, slot.axis, slot.stride, round(share, 5)
+            strided.setdefault(key, []).append(slot.start)
+    for (name, axis, stride, share), starts in strided.items():
         if starts != list(range(stride)):
             return None
-        sides[second].append(Part(name, axis, d, stride))
+        sides[share < 0].append(Part(name, axis, d, stride))
+        shares[share < 0].append(share)
     first, second_side = map(tuple, sides)
+    powers = _powers([*shares[0], *shares[1]])
     vectors = [all(len(shapes[p.name]) == 1 for p in side) for side in (first, second_side)]
     if second_side and vectors == [False, True]:
         # Gains come first: they can be folded into what reads them.
         first, second_side = second_side, first
-    return Family("rescale" if second_side else "scale", first, second_side)
+        powers = (*powers[len(second_side) :], *powers[: len(second_side)])
+    kind = "rescale" if second_side else "scale"
+    return Family(kind, first, second_side, powers=powers)
+
+
+def _powers(shares: Sequence[float]) -> tuple[float, ...]:
+    """Return the sizes of some shares over the least of them, nothing if all are the same."""
+    least = min(map(abs, shares))
+    if all(abs(abs(c) - least) <= CLOSE * least for c in shares):
+        return ()
+    return tuple(_whole(abs(c) / least) for c in shares)
+
+
+def _whole(c: float) -> float:
+    """Return the multiple of 1/60 that a number is up to its error, otherwise itself."""
+    return round(60 * c) / 60 if abs(60 * c - round(60 * c)) < 1e-3 else c
 
 
 def _merged(groups: Sequence[SymmetricGroup]) -> list[SymmetricGroup]:
@@ -226,7 +297,8 @@ def _merged(groups: Sequence[SymmetricGroup]) -> list[SymmetricGroup]:
 
     def layout(group: SymmetricGroup) -> Any:
         sides = (group.first, group.second)
-        return group.kind, tuple(tuple(replace(p, units=1, start=0) for p in s) for s in sides)
+        parts = tuple(tuple(replace(p, units=1, start=0) for p in s) for s in sides)
+        return group.kind, parts, getattr(group, "powers", ())
 
     def shifted(group: Any, by: int) -> Any:
         return tuple(p.start + by * p.block * p.inner for p in group.parts)

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
-from dln_geometry.learning.architecture.probing.families import Family
+from dln_geometry.learning.architecture.probing.families import Family, Term
 from dln_geometry.learning.architecture.probing.jacobian import Prober, fields_of
 from dln_geometry.learning.architecture.probing.ranks import Span, common_null_space, null_space
 from dln_geometry.learning.architecture.probing.slots import Sample, echelon
-from dln_geometry.learning.architecture.probing.terms import Term
 
 # The null space is known less well if small singular values are kept.
 _ROUGH = 1e-3

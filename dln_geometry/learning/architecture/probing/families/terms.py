@@ -27,11 +27,13 @@ class Term:
     name of gains g, t has `size` entries and is added as ``factor * t / g`` to a weight that reads
     g times normalised entries, whose sum is 0; with `over` too, ``factor * t sum(v / g)`` to its
     bias. With `kernel`, slices that read a part, t with as many entries as the part has is added
-    after its projection on what all of them map to 0. With `through`,
-    further maps follow these. With `each`, the weight maps each entry of t on its own (a gain, a
-    depthwise convolution). With `matrix`, the shape of a matrix K whose entries are t, it adds
-    ``factor * K`` to the slices of its part, or ``factor * K y`` with the slices y of another part,
-    `beside`; K is transposed if it is `turned`. With `beside` alone, K is diagonal.
+    after its projection on what all of them map to 0; with `each` too, one entry of t for each unit
+    of the part, the same for all its indices; with `beside`, a vector y of the entries that they
+    read, that projection, transposed, times y is added to a bias. With `through`,
+    further maps follow these. With `each` and a weight, the weight maps each entry of t on its own
+    (a gain, a depthwise convolution). With `matrix`, the shape of a matrix K whose entries are t,
+    it adds ``factor * K`` to the slices of its part, or ``factor * K y`` with the slices y of
+    another part, `beside`; K is transposed if it is `turned`. With `beside` alone, K is diagonal.
     """
 
     part: Part
@@ -55,7 +57,7 @@ class Term:
     @property
     def entries(self) -> int:
         """Number of entries of the shift."""
-        return self.size or self.part.units
+        return self.size or (self.weight or self.part).units
 
     def matrix_of(self, params: Tensors) -> Tensor:
         """Return the map whose kernel bounds a shift with `kernel`, shape (units, block, rest)."""
@@ -73,9 +75,13 @@ class Term:
         """Replace the parameter by the shifted one."""
         x = params[self.part.name]
         if self.kernel:
-            own = self.part.slices(x)
-            q, t = torch.linalg.qr(self.matrix_of(params))[0], t.reshape(own.shape)
-            params[self.part.name] = self.part.replaced(x, own + t - q @ (q.mT @ t))
+            own, q = self.part.slices(x), torch.linalg.qr(self.matrix_of(params))[0]
+            t = t.reshape(len(q), q.shape[-2], -1)
+            t = self.factor * (t - q @ (q.mT @ t))
+            if self.beside is not None:
+                t = t.mT @ self.beside.slices(params[self.beside.name])
+            added = own + (t.movedim(0, 1) if self.each else t.reshape(own.shape))
+            params[self.part.name] = self.part.replaced(x, added)
         elif self.matrix or self.beside:
             own = self.part.slices(x)
             y = None if self.beside is None else self.beside.slices(params[self.beside.name])
@@ -88,7 +94,7 @@ class Term:
             params[self.part.name] = self.part.replaced(x, own + self.factor * added)
         elif self.under and self.over:
             share = (params[self.over] / params[self.under]).sum()
-            params[self.part.name] = x + self.factor * share * t.reshape(x.shape)
+            params[self.part.name] = x + self.factor * share * t.expand(x.numel()).reshape(x.shape)
         elif self.under:
             own = self.part.slices(x) + self.factor * t / params[self.under][:, None, None]
             params[self.part.name] = self.part.replaced(x, own)
@@ -242,6 +248,18 @@ def terms_of(
             if whole and shape[axis] == n and len(shape) == 2:
                 weight = Part(name, axis, n)
                 yield Term(weight, 1.0, weight, over)
+
+
+def uniform_terms(shapes: Mapping[str, torch.Size]) -> Iterator[Term]:
+    """Yield the terms that a shift of one number may have: of all entries of a vector alike."""
+    for name, shape in shapes.items():
+        if len(shape) < 2:
+            yield Term(Part(name, 0, 1, shape.numel()), 1.0)
+            continue
+        for axis in (1, 0):
+            m = shape[1 - axis]
+            for bias in _biases(shapes, name, m):
+                yield Term(Part(bias, 0, m), 1.0, Part(name, axis, 1, shape[axis]))
 
 
 def _is_one(x: Tensor) -> bool:

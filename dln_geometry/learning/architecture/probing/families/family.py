@@ -1,6 +1,7 @@
 """Groups that linear algebra finds: rotations, commutants, and shifts that compensate each other.
 
-Some act only where gains are 1 and shifts 0: parameters are folded there, moved, and folded back.
+Some act only where gains are 1 and shifts 0, or in other coordinates: parameters are folded there,
+moved, and folded back.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 
 from dln_geometry.learning.architecture.groups import SymmetricGroup
-from dln_geometry.learning.architecture.probing.terms import Term
+from dln_geometry.learning.architecture.probing.families.folds import Chart, Fold, all_folded
+from dln_geometry.learning.architecture.probing.families.terms import Term
 from dln_geometry.learning.functional import Tensors
 from dln_geometry.learning.symmetry import Symmetry
 from dln_geometry.support import as_generator
@@ -58,50 +60,6 @@ ALGEBRAS: dict[str, Projection] = {
 
 
 @dataclass(frozen=True)
-class Fold:
-    """An element of a group that makes one parameter constant: a gain 1, or a shift 0."""
-
-    group: SymmetricGroup
-    source: str
-
-    def forward(self, params: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the folded parameters, and what undoes it."""
-        x = params[self.source]
-        if self.group.kind == "shift":
-            assert isinstance(self.group, Family)
-            factor = next(t.factor for t in self.group.terms if t.part.name == self.source)
-            t = x.flatten() / factor
-            return self.group.shifted(params, -t), t
-        return scaled(params, self.group, 1 / x.flatten()), x.flatten()
-
-    def back(self, params: dict[str, Tensor], element: Tensor) -> dict[str, Tensor]:
-        """Undo a fold."""
-        if self.group.kind == "shift":
-            assert isinstance(self.group, Family)
-            return self.group.shifted(params, element)
-        return scaled(params, self.group, element)
-
-
-def scaled(params: Tensors, group: SymmetricGroup, factors: Tensor) -> dict[str, Tensor]:
-    """Multiply the units of the first parts by factors of any sign, those of the second divide."""
-    moved = dict(params)
-    for part in group.parts:
-        f = factors if part in group.first else 1 / factors
-        x = moved[part.name]
-        moved[part.name] = part.replaced(x, part.slices(x) * f[:, None, None])
-    return moved
-
-
-def all_folded(params: Tensors, folds: tuple[Fold, ...]) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """Return parameters with all folds made, and the elements that undo them."""
-    moved, elements = dict(params), []
-    for fold in folds:
-        moved, element = fold.forward(moved)
-        elements.append(element)
-    return moved, elements
-
-
-@dataclass(frozen=True)
 class Family(SymmetricGroup):
     r"""A group that linear algebra found in the Jacobian of a module.
 
@@ -115,8 +73,11 @@ class Family(SymmetricGroup):
       one vector t, or of its image under a weight; or with `basis`, combinations of constant
       vectors.
 
-    With `folds`, the group acts on parameters in which gains are 1 and shifts 0, and the folds are
-    undone afterwards.
+    With `folds`, the group acts on parameters in which gains are 1 and shifts 0, or in other
+    coordinates (weights in place of a norm and directions), and the folds are undone afterwards.
+    With `powers`, one for each part, the logarithms of the factors of a part are so many times
+    those of the element: ``"rescale"`` of an inner weight by ``e^s``, and of the outer one after a
+    square by ``e^{-2 s}``.
 
     Examples
     --------
@@ -130,18 +91,19 @@ class Family(SymmetricGroup):
 
     algebra: str = ""
     terms: tuple[Term, ...] = ()
-    folds: tuple[Fold, ...] = ()
+    folds: tuple[Fold | Chart, ...] = ()
+    powers: tuple[float, ...] = ()
     basis: tuple[dict[str, Tensor], ...] = field(default=(), compare=False, repr=False)
     projection: Projection | None = field(default=None, compare=False, repr=False)
 
     @property
     def is_plain(self) -> bool:
         """Whether it is one of the five kinds of `SymmetricGroup`, on parameters as they are."""
-        return super().is_plain and not self.folds
+        return super().is_plain and not self.folds and not self.powers
 
     def is_accurate(self, params: Tensors) -> bool:
         """Whether no gain or sum to divide by is so small that quotients are mostly rounding."""
-        gains = [params[f.source].abs() for f in self.folds if f.group.kind != "shift"]
+        gains = [g.abs() for f in self.folds for g in f.divisors(params)]
         gains += [params[t.under].abs() for t in self.terms if t.under]
         sums = [params[t.over] for t in self.terms if t.over and not t.under]
         return all(float(g.min()) > 0.02 * float(g.max()) for g in gains) and all(
@@ -203,20 +165,28 @@ class Family(SymmetricGroup):
         )
         for fold, back in zip(reversed(self.folds), reversed(elements), strict=True):
             moved = fold.back(moved, back)
-        touched = {*self.names, *(n for fold in self.folds for n in fold.group.names)}
+        touched = {*self.names, *(n for fold in self.folds for n in fold.names)}
         return {n: moved[n] if n in touched else p for n, p in params.items()}
 
     def _plain(self, params: dict[str, Tensor], element: Any) -> dict[str, Tensor]:
         if self.kind not in ("rotation", "commutant"):
             return super()._acted(params, element)
         m, moved = self.projected(element), dict(params)
-        h = torch.linalg.matrix_exp(m)
-        back = torch.linalg.matrix_exp(-m.mT) if self.second else h
         for index, part in enumerate(self.parts):
             x = moved[part.name]
-            by = back if index >= len(self.first) else h
+            by = torch.linalg.matrix_exp(self._along(index, m))
             moved[part.name] = part.replaced(x, by @ part.slices(x))
         return moved
+
+    def _along(self, index: int, m: Tensor) -> Tensor:
+        """Return the generator that acts on the part of this index."""
+        m = self.powers[index] * m if self.powers else m
+        return -m.mT if index >= len(self.first) else m
+
+    def _moved(self, x: Tensor, element: Any, index: int) -> Tensor:
+        if self.powers and self.kind != "permutation":
+            element = self.powers[index] * element
+        return super()._moved(x, element, index)
 
     def symmetry(self, params: Tensors) -> Symmetry:
         """Return the family as a `Symmetry`; its charges are closed for plain kinds only."""
@@ -227,7 +197,7 @@ class Family(SymmetricGroup):
         if shape is not None and not self.folds:
             degree = 0 if all(t.is_constant for t in self.terms) else None
             return _Linear(self, shape, 1 if self.kind != "shift" else degree)
-        names = {*self.names, *(n for fold in self.folds for n in fold.group.names)}
+        names = {*self.names, *(n for fold in self.folds for n in fold.names)}
 
         def moved(at: Tensors, s: Tensor) -> dict[str, Tensor]:
             element = self._shifts(at, s) if self.kind == "translation" else s
@@ -244,8 +214,7 @@ class Family(SymmetricGroup):
         if self.kind != "shift":
             m = self.projected(s)
             for index, part in enumerate(self.parts):
-                by = -m.mT if index >= len(self.first) else m
-                moved = by @ part.slices(params[part.name])
+                moved = self._along(index, m) @ part.slices(params[part.name])
                 own = part.slices(out[part.name]) + moved
                 out[part.name] = part.replaced(out[part.name], own)
             return out
