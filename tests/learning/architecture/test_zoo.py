@@ -12,7 +12,7 @@ from tests.learning.architecture import zoo
 
 QUICK = ("llama, tied", "mamba")
 # All of them take minutes: the others run if DLN_ARCHITECTURES is set.
-SLOW = ("mobilenet", "timm vit, mean", "gpt2", "bert", "t5")
+SLOW = ("mobilenet", "timm vit, mean", "gpt2", "bert", "t5", "gemma2", "falcon, alibi")
 NAMES = zoo.ZOO if "DLN_ARCHITECTURES" in os.environ else (*QUICK, *SLOW)
 
 

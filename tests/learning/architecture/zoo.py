@@ -165,6 +165,50 @@ def mamba():
     return net, (), {"input_ids": torch.randint(11, (9, 5)), "use_cache": False}
 
 
+def causal(kind, **more):
+    """Return a language model of transformers, with one layer of width 4."""
+    t = _transformers()
+    options = {
+        "vocab_size": 11, "hidden_size": 4, "intermediate_size": 6, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "max_position_embeddings": 8, "pad_token_id": None,
+        "bos_token_id": 1, "eos_token_id": 2, **more,
+    }  # fmt: skip
+    config = getattr(t, f"{kind}Config")(**options)
+    return _tokens(getattr(t, f"{kind}ForCausalLM")(config), 11)
+
+
+def distilbert():
+    t = _transformers()
+    config = t.DistilBertConfig(
+        vocab_size=11, max_position_embeddings=5, n_layers=1, n_heads=2, dim=4, hidden_dim=6,
+        dropout=0.0, attention_dropout=0.0,
+    )  # fmt: skip
+    net = t.DistilBertForMaskedLM(config).double()
+    return net, (), {"input_ids": torch.randint(11, (5, 5))}
+
+
+def gated_t5():
+    t = _transformers()
+    config = t.T5Config(
+        vocab_size=11, d_model=4, d_kv=2, d_ff=6, num_layers=1, num_decoder_layers=1, num_heads=2,
+        relative_attention_num_buckets=4, relative_attention_max_distance=8, dropout_rate=0.0,
+        use_cache=False, feed_forward_proj="gated-gelu", tie_word_embeddings=False,
+    )  # fmt: skip
+    net = t.T5ForConditionalGeneration(config).double()
+    call = {"input_ids": torch.randint(11, (6, 5)), "decoder_input_ids": torch.randint(11, (6, 4))}
+    return net, (), call
+
+
+def opt():
+    more = {"ffn_dim": 6, "word_embed_proj_dim": 4, "dropout": 0.0}
+    return causal("OPT", **more)
+
+
+def falcon_alibi():
+    more = {"ffn_hidden_size": 6, "hidden_dropout": 0.0, "attention_dropout": 0.0}
+    return causal("Falcon", alibi=True, bias=True, parallel_attn=False, **more)
+
+
 ZOO = {
     "resnet": resnet,
     "mobilenet": mobilenet,
@@ -181,4 +225,11 @@ ZOO = {
     "bert": bert,
     "t5": t5,
     "mamba": mamba,
+    "qwen2": lambda: causal("Qwen2", num_key_value_heads=1, tie_word_embeddings=False),
+    "qwen3": lambda: causal("Qwen3", num_key_value_heads=1, head_dim=2),
+    "gemma2": lambda: causal("Gemma2", num_key_value_heads=1, head_dim=2),
+    "opt": opt,
+    "falcon, alibi": falcon_alibi,
+    "distilbert": distilbert,
+    "t5, gated": gated_t5,
 }

@@ -36,13 +36,13 @@ def charts_of(
         near = part.name.rpartition(".")[0]
         fitting = [n for n in shapes if shapes[n].numel() == part.units and n != part.name]
         for name in sorted(fitting, key=lambda n: n.rpartition(".")[0] != near):
-            if name not in polar and is_same(_turned(part, name, params)):
+            if name not in polar and is_same(_with_turned_signs(part, name, params)):
                 polar[name] = Polar(part, name)
                 break
     return (*polar.values(), *stages.offsets(samples, known).values())
 
 
-def _turned(part: Part, lengths: str, params: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_turned_signs(part: Part, lengths: str, params: dict[str, Tensor]) -> dict[str, Tensor]:
     """Turn the signs of some units together with those of their lengths."""
     x, g = params[part.name], params[lengths]
     signs = torch.ones(part.units).to(x)

@@ -36,7 +36,7 @@ CLOSE = 1e-6
 # More candidates than this are not tried at once.
 _MOST_SLOTS = 1000
 # Shifts that are drawn for a set of terms, if these are few.
-_DRAWS, _FEW_TERMS = 4, 250
+_DRAWS, _FEW_TERMS = 4, 500
 
 
 class Stages:

@@ -76,6 +76,7 @@ def _contraction(*args: Any, **kwargs: Any) -> Iterator[tuple[str, int]]:
 
 
 def _kernels(x: Tensor, weight: Tensor, *rest: Any, **kwargs: Any) -> Iterator[tuple[str, int]]:
+    """Propose matrices on the channels of a convolution, and on those of one group."""
     yield "linear", x.shape[1]
     yield "linear", weight.shape[0]
     # The channels of one group.
