@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
-from dln_geometry.learning.architecture.probing.families import Chart, Polar
+from dln_geometry.learning.architecture.probing.families import (
+    Chart,
+    Family,
+    Fold,
+    Polar,
+    folded_by,
+)
 from dln_geometry.learning.architecture.probing.ranks import Span
 from dln_geometry.learning.architecture.probing.slots import Sample
 from dln_geometry.learning.architecture.probing.stages import Stages
@@ -49,3 +56,13 @@ def _with_turned_signs(part: Part, lengths: str, params: dict[str, Tensor]) -> d
     signs[::2] = -1
     turned = part.replaced(x, part.slices(x) * signs[:, None, None])
     return {part.name: turned, lengths: g * signs.reshape(g.shape)}
+
+
+def with_folds(group: SymmetricGroup, folds: tuple[Fold, ...]) -> SymmetricGroup:
+    """Return the group with the folds that move its parameters."""
+    if not folds or not isinstance(group, Family):
+        return group
+    needed = folded_by(group.names, folds)
+    # A gain may need the shift of its normalisation to be folded before.
+    more = {n for f in needed for n in f.names}
+    return replace(group, folds=tuple(f for f in folds if f in needed or f.source in more))

@@ -38,8 +38,8 @@ class SymmetryCoverage:
     true : int or None
         Number of parameters minus the rank of the Jacobian of the outputs over many inputs, at
         random parameters. It is the least of several points: units that are on for all inputs, or
-        for none, hide directions, and where they stay so the number depends on the data. Above 5,000
-        parameters the rank is out of reach (it needs a gradient for each parameter), and random
+        for none, hide directions, and where they stay so the number depends on the data. Above
+        5,000 parameters the rank is out of reach (it needs a gradient for each), and random
         probes stand for it: all linear maps between two or three units of each axis of each
         parameter, shifts of these units, and multiples of whole parameters. `true` is then `found`
         if none of the flat directions among them is missing in the groups: a direction that moves

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.learning.architecture.groups import SymmetricGroup
-from dln_geometry.learning.architecture.probing.charting import charts_of
+from dln_geometry.learning.architecture.probing.charting import charts_of, with_folds
 from dln_geometry.learning.architecture.probing.families import (
     Charted,
     Family,
@@ -172,15 +172,13 @@ class Finder:
         for size, gain in _HELD if kept else ():
             params = self.prober.point(size, gain)
             rows = self.prober.rows(params, min(_HELD_ROWS, self.count), _HELD_CALLS)
-            kept = [g for g in kept if self._is_held(g, params, rows)]
+            kept = [
+                g
+                for g in kept
+                if (isinstance(g, Family) and not g.is_accurate(params))
+                or is_flat(rows, self._direction(g, params))
+            ]
         return kept
-
-    def _is_held(self, group: SymmetricGroup, params: dict[str, Tensor], rows: Tensor) -> bool:
-        """Tell whether a random direction of a group at some parameters is flat."""
-        accurate = not isinstance(group, Family) or group.is_accurate(params)
-        if group.kind == "permutation" or not accurate:
-            return True
-        return is_flat(rows, self._direction(group, params))
 
     def _direction(self, group: SymmetricGroup, params: dict[str, Tensor]) -> Tensor:
         """Return a random generator of a group at some parameters, shape (total, 1)."""
@@ -252,7 +250,7 @@ class Finder:
             if self.is_done:
                 return
             new = self._is_new(group, known or self.span, params)
-            new = new and self.add(_with_folds(group, folds))
+            new = new and self.add(with_folds(group, folds))
             if new and known is not None:
                 known.add(fields_of(self.prober, group, params))
 
@@ -298,16 +296,6 @@ class Finder:
             if own.first[0] == group.first[0] and self._is_same(scaled(self.base, own, signs)):
                 return own
         return None
-
-
-def _with_folds(group: SymmetricGroup, folds: tuple[Fold, ...]) -> SymmetricGroup:
-    """Return the group with the folds that move its parameters."""
-    if not folds or not isinstance(group, Family):
-        return group
-    needed = folded_by(group.names, folds)
-    # A gain may need the shift of its normalisation to be folded before.
-    more = {n for f in needed for n in f.names}
-    return replace(group, folds=tuple(f for f in folds if f in needed or f.source in more))
 
 
 def by_probes(
