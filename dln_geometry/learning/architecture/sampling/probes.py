@@ -12,6 +12,7 @@ from torch import Tensor
 from dln_geometry.learning.architecture.groups import SymmetricGroup
 from dln_geometry.learning.architecture.sampling.axes import SampledAxes
 from dln_geometry.learning.architecture.sampling.spans import (
+    MOST_OUTSIDE,
     Direction,
     GroupSpan,
     norm_of,
@@ -100,10 +101,11 @@ def probed(
 
     beyond = outside(span, mixtures()) if null.shape[1] else 0
     some = len(axes.params)
+    more = f"{beyond} or more" if beyond == MOST_OUTSIDE else beyond or "none"
     over = "every axis" if some == len(names) else f"the axes of {some} of {len(names)} parameters"
     told = (
         f"random probes: of {axes.count} directions of {units} units on {over}, {null.shape[1]} "
-        f"are flat (gap {gap:.0e}), {beyond or 'none'} of them in no group"
+        f"are flat (gap {gap:.0e}), {more} of them in no group"
     )
     if idle:
         told += f"; {idle} entries have no gradient on these inputs"

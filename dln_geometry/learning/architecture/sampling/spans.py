@@ -16,7 +16,7 @@ _SMALL, _MOST_STEPS = 1e-10, 400
 # What is left of a direction inside the span, relative to it, and of one outside.
 OUTSIDE = 1e-4
 # Random vectors that count the elements that move nothing, and directions outside.
-_MOST_NULL, _MOST_OUTSIDE = 24, 8
+_MOST_NULL, MOST_OUTSIDE = 24, 8
 
 
 class GroupSpan:
@@ -178,7 +178,7 @@ def _member(group: SymmetricGroup, params: Mapping[str, Tensor]) -> _Member:
     return (_Plain if type(group) is SymmetricGroup else _Member)(group, params)
 
 
-def outside(span: GroupSpan, directions: Iterable[Direction], most: int = _MOST_OUTSIDE) -> int:
+def outside(span: GroupSpan, directions: Iterable[Direction], most: int = MOST_OUTSIDE) -> int:
     """Return how many of some directions are independent of each other and of a span, up to `most`.
 
     They should be random combinations of all that are asked for: the first one inside ends it.
