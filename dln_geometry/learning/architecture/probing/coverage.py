@@ -24,7 +24,7 @@ from dln_geometry.learning.functional import as_arguments, parameters_of
 from dln_geometry.support import shown
 
 # Some hundred rows of the Jacobian of a module with more parameters are not held, but a few are.
-_MOST_PARAMETERS, _LOOKS = 20_000, 6
+_MOST_PARAMETERS, _LOOKS = 20_000, 3
 
 
 @dataclass(frozen=True)

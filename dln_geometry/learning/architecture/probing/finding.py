@@ -305,9 +305,12 @@ def by_probes(
     prober = search.prober if isinstance(search, Finder) else search
     reason = f"{prober.total} parameters are too many for the rank of the outputs; "
     try:
-        base = search.base if isinstance(search, Finder) else prober.point(0.5)
+        # Units that are off on all inputs at one point may be on at another.
+        points = map(prober.point, (0.5, 0.1, 1.0))
+        if isinstance(search, Finder):
+            points = iter([search.base])
         probes = probed(
-            prober.gradients, base, tuple(prober.shapes), groups,
+            prober.gradients, points, tuple(prober.shapes), groups,
             lambda rows: null_space(rows, prober.tolerance), prober.generator,
         )  # fmt: skip
     except RuntimeError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,8 @@ Gradients = Callable[[Mapping[str, Tensor], Sequence[str]], Iterator[Direction]]
 # Seconds for the gradients, and for the products with all generators.
 _SECONDS = 100.0
 _MOST_UNITS, _LOOKS = 3, 12
+# Entries of gradients that are kept, to try groups on.
+_ENTRIES = 1e8
 # About so many products make the dimension of a span and the rests of a few directions.
 _PRODUCTS = 150
 _FLAT = 1e-7
@@ -57,7 +59,7 @@ class Probes:
 
 def probed(
     gradients: Gradients,
-    params: Mapping[str, Tensor],
+    points: Iterable[Mapping[str, Tensor]],
     names: Sequence[str],
     groups: Sequence[SymmetricGroup],
     cut: Callable[[Tensor], tuple[Tensor, float]],
@@ -65,11 +67,20 @@ def probed(
 ) -> Probes:
     """Return the dimension of groups, and whether probes show more flat directions.
 
-    `cut` returns the null space of rows, a basis in its columns, and the gap.
+    Of the points the first is taken at which gradients reach all units, or the one that leaves the
+    fewest out. `cut` returns the null space of rows, a basis in its columns, and the gap.
     """
-    looks, seconds = _looks(gradients, params, names)
-    if not looks:
+    best: tuple[int, Mapping[str, Tensor], list[Direction], dict[str, Tensor], float] | None = None
+    for point in points:
+        looks, live, seconds = _looks(gradients, point, names)
+        idle = sum(map(_idle, live.values()))
+        if looks and (best is None or idle < best[0]):
+            best = idle, point, looks, live, seconds
+        if not idle:
+            break
+    if best is None:
         return Probes(0, 0, 0, "the outputs have no gradient in the parameters", is_complete=False)
+    idle, params, looks, live, seconds = best
     flat = [g for g in groups if g.kind != "permutation" and _passes(g, params, looks)]
     span = GroupSpan(flat, params)
     started = time.monotonic()
@@ -79,8 +90,6 @@ def probed(
         told = "the number of generators is counted: products with them take too long to tell more"
         return Probes(span.count, 0, 0, told, is_complete=False)
     found = span.dimension()
-    live = {n: torch.stack([g[n] != 0 for g in looks]).any(0) for n in names}
-    idle = sum(map(_idle, live.values()))
     own = {n: params[n] for n in names}
     axes, units = _sampled_axes(own, live, generator, int(_SECONDS / seconds))
     if axes is None:
@@ -115,11 +124,18 @@ def probed(
 
 def _looks(
     gradients: Gradients, params: Mapping[str, Tensor], names: Sequence[str]
-) -> tuple[list[Direction], float]:
-    """Return a few gradients in all parameters, and the seconds that one takes."""
+) -> tuple[list[Direction], dict[str, Tensor], float]:
+    """Return a few gradients, which entries any of some more reach, and the seconds of one."""
     started = time.monotonic()
-    found = [g for _, g in zip(range(_LOOKS), gradients(params, names), strict=False)]
-    return found, (time.monotonic() - started) / max(len(found), 1)
+    live = {n: torch.zeros_like(params[n], dtype=torch.bool) for n in names}
+    kept = max(2, int(_ENTRIES / max(1, sum(x.numel() for x in live.values()))))
+    found: list[Direction] = []
+    count = 0
+    for count, own in zip(range(1, _LOOKS + 1), gradients(params, names), strict=False):  # noqa: B007
+        found += [own] * (len(found) < kept)
+        for name, x in own.items():
+            live[name] |= x != 0
+    return found, live, (time.monotonic() - started) / max(count, 1)
 
 
 def _passes(group: SymmetricGroup, params: Mapping[str, Tensor], rows: Sequence[Direction]) -> bool:
