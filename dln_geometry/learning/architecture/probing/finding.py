@@ -306,18 +306,15 @@ def by_probes(
     reason = f"{prober.total} parameters are too many for the rank of the outputs; "
     try:
         # Units that are off on all inputs at one point may be on at another.
-        points = map(prober.point, (0.5, 0.1, 1.0))
-        if isinstance(search, Finder):
-            points = iter([search.base])
+        far = map(prober.point, (0.5, 0.1, 1.0))
+        points = [search.base] if isinstance(search, Finder) else far
         probes = probed(
             prober.gradients, points, tuple(prober.shapes), groups,
             lambda rows: null_space(rows, prober.tolerance), prober.generator,
         )  # fmt: skip
     except RuntimeError as error:
-        reason += f"the module fails at other parameters ({error})"
+        reason = f"{reason}the module fails at other parameters ({error})"
         return found, None, (0, prober.total), reason
-    if not isinstance(search, Finder):
-        found = probes.found
-    true = found if probes.is_complete else None
+    found = found if isinstance(search, Finder) else probes.found
     bounds = (found + probes.beyond, prober.total - probes.rank)
-    return found, true, bounds, reason + probes.told
+    return found, found if probes.is_complete else None, bounds, reason + probes.told
