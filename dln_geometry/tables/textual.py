@@ -19,7 +19,7 @@ from dln_geometry.tables.header import (
 )
 from dln_geometry.tables.ids import Ids, Name
 from dln_geometry.tables.memory import Budget
-from dln_geometry.tables.numbers import advice, floats
+from dln_geometry.tables.numbers import advice, floats, is_number
 from dln_geometry.tables.triples import (
     check_order,
     first_duplicate,
@@ -97,7 +97,8 @@ def _perhaps_matrix(grid: CellGrid, form: TextFormat, once: bool) -> Table:
     wrong = sorted(column for column in grid.text if column > 0 or grid.texts[0] < len(grid.values))
     if not wrong or grid.width < 3:
         return _matrix(grid, form, False)
-    if len(grid.values) and grid.texts[1] == len(grid.values):
+    words = grid.texts[1] == len(grid.values) and not is_number(grid.first[1])
+    if len(grid.values) and words:
         _triples(grid, form, None, None, once)  # a matrix has no words there: what is wrong is told
         raise Doubt(
             f"{grid.path} must hold row, column, value and perhaps a time, got further columns",
