@@ -15,7 +15,8 @@ from __future__ import annotations
 from dln_geometry.tables.arrays import as_entries, as_table
 from dln_geometry.tables.entries import Doubt, Entries, Table
 from dln_geometry.tables.files import read_entries, read_matrix, read_pairs
-from dln_geometry.tables.ids import Ids, Name, as_name, in_iso, load_ids, save_ids
+from dln_geometry.tables.ids import Ids, as_name, in_iso, load_ids, save_ids
+from dln_geometry.tables.ids import Name as Name
 from dln_geometry.tables.memory import Budget, as_budget
 from dln_geometry.tables.text import as_delimiter
 from dln_geometry.tables.textual import TextFormat
@@ -26,7 +27,6 @@ __all__ = [
     "Doubt",
     "Entries",
     "Ids",
-    "Name",
     "Table",
     "TextFormat",
     "as_budget",

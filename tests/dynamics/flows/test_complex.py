@@ -212,7 +212,6 @@ def test_what_must_be_real(generator):
         lambda: dln.gradient_flow(losses.Huber(y.real), p, t_end=1.0),
         lambda: losses.Logistic([0], [0], [1.0], (M, N)).value(p),
         lambda: losses.LpNorm(y, 3),
-        lambda: dln.exact.two_layers([y.mH @ y, y], y, 1.0),
     ):
         with pytest.raises(TypeError, match="must be real"):
             refused()

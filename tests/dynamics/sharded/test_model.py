@@ -77,9 +77,15 @@ RUNS = [
 
 
 @pytest.mark.parametrize(("kind", "shape", "rank", "count", "depth", "method"), RUNS)
-def test_memory_is_that_of_the_tensors(kind, shape, rank, count, depth, method, generator):
+def test_memory_is_that_of_the_tensors(
+    kind, shape, rank, count, depth, method, generator, monkeypatch
+):
     """The most bytes of tensors at a time, those of loss and start included."""
     m, n = shape
+    # Gloo copies what it scatters, and frees copies on threads of its own, which no profile sees.
+    talk = "dln_geometry.dynamics.sharded.ranks."
+    monkeypatch.setattr(talk + "_GATHER", lambda out, x, group: out.copy_(x))
+    monkeypatch.setattr(talk + "_SCATTER", lambda out, x, group: out.copy_(x.clone()))
     if kind == "dense":
         loss = losses.Quadratic(torch.randn(m, n, generator=generator))
     else:
@@ -101,5 +107,4 @@ def test_memory_is_that_of_the_tensors(kind, shape, rank, count, depth, method, 
         now += event.nbytes()
         most = max(most, now)
     cost = sharded.evaluation_cost(shape, rank, entries=count or None, depth=depth, method=method)
-    # Gloo copies what it scatters.
     assert 0.7 * cost.memory <= most <= 1.02 * cost.memory + 4 * n * rank, most / cost.memory
