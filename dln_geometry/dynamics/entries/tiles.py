@@ -132,7 +132,8 @@ class Tiles:
             energies.fill(0.0)
             self._run("contract", values, left, right, energies=energies, **at)
             # Added on one thread: torch would split a long sum by the number of threads.
-            np.multiply(energies.sum(-1), 0.5, written, casting="same_kind")
+            with np.errstate(over="ignore"):  # trial steps may leave the range of the type
+                np.multiply(energies.sum(-1), 0.5, written, casting="same_kind")
 
         contracted()
         if (tape := Tape.noting()) is not None:

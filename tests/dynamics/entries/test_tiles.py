@@ -157,6 +157,14 @@ def test_nan_and_infinity_stay(generator, many_tiles):
         assert not gl[loss.cols[5]].isfinite().any()
 
 
+def test_values_beyond_the_type_are_infinite(many_tiles):
+    """In silence: trial steps of a flow may go there."""
+    places = torch.arange(9)
+    loss = losses.Completion(places, places, torch.ones(9), (9, 9))
+    far = torch.full((9, 2), 1e15)
+    assert loss.contract(far, far)[0] == math.inf
+
+
 def test_derivatives_do_not_pass_through(generator, many_tiles, calls):
     loss, left, right = problem(generator, 20, 15, 100, 3)
     x = left.clone().requires_grad_()
