@@ -127,6 +127,27 @@ def test_large_tables_are_compared_on_a_part(rng, monkeypatch, capsys):
     assert completer.validation_error_ < 0.4 * completer.side_means_error_
 
 
+def test_decays_of_large_tables_are_lowered_while_it_helps(rng, monkeypatch):
+    """Rows with few entries are not in the part where the decay was chosen."""
+    search = "dln_geometry.completion.fitting.search"
+    monkeypatch.setattr(f"{search}.LARGE", 2000)
+    monkeypatch.setattr(f"{search}.PART", 1500)
+    errors = []
+    for _ in range(3):
+        x = rng.normal(size=(120, 3)) @ rng.normal(size=(3, 60)) + 2.0 * rng.normal(size=(120, 60))
+        known = rng.random(x.shape) < np.linspace(0.1, 0.9, 120)[:, None]
+        for stays in (True, False):
+            with monkeypatch.context() as patched:
+                if stays:
+                    patched.setattr(f"{search}.lowered", lambda chosen, fits, *_: (chosen, fits))
+                completer = MatrixCompleter(2, 8, rtol=1e-2, shrink=5.0, random_state=0)
+                completer.fit(np.where(known, x, np.nan))
+            errors.append((completer.validation_error_, completer.decay_))
+    plain, lowered = np.array(errors[::2]), np.array(errors[1::2])
+    assert (lowered <= plain).all()
+    assert (lowered < plain).any(0).all()
+
+
 @pytest.mark.parametrize("refit", [True, False])
 def test_side_means_predict_where_the_model_is_worse(refit, rng):
     """The held-out entries have the pattern of the others with the wrong sign."""

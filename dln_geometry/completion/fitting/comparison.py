@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,6 +20,8 @@ DECAY, FACTOR = 0.5, 4.0
 """First factor of the decay, and the ratio between neighbours."""
 TOGETHER = (1.0, 1 / FACTOR, 1 / FACTOR**2)
 """Ratios of the decays that are tried at once on small tables."""
+LOWER = 0.7
+"""Ratio by which a decay chosen on a part of a table is lowered on the whole."""
 ROUGHLY = {"improvement": 1e-3, "evaluations": 500}
 """Limits of a run while settings are compared."""
 
@@ -121,3 +124,25 @@ class Comparison:
     def _keep(self, setting: Setting, fits: list[Fit]) -> None:
         self.errors[setting], self.fits[setting] = pooled(fits, self.folds), fits
         self.note(setting, self.errors[setting], fits[0])
+
+
+def lowered(
+    chosen: Setting,
+    fits: tuple[Fit, ...],
+    folds: Sequence[tuple[Problem, Problem]],
+    further: Callable[..., tuple[Fit, ...]],
+    end: float,
+) -> tuple[Setting, tuple[Fit, ...]]:
+    """Lower a decay that was chosen on a part while the error on the whole falls, and return fits.
+
+    The part has the busiest rows and columns, each with as many entries; a table whose rows differ
+    needs less decay. `further` goes on from fits with another setting; at `end`, a time of the
+    clock, nothing more is tried.
+    """
+    while chosen.decay > 0 and time.perf_counter() < end:
+        next_ = chosen.with_decay(LOWER * chosen.decay)
+        found = further(next_, rough=list(fits[: len(folds)]))
+        if not pooled(found[: len(folds)], folds) < pooled(fits[: len(folds)], folds):
+            break
+        chosen, fits = next_, found
+    return chosen, fits

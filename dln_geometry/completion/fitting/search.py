@@ -6,10 +6,10 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
-from dln_geometry.completion.fitting.comparison import DECAY, ROUGHLY, Comparison
+from dln_geometry.completion.fitting.comparison import DECAY, ROUGHLY, Comparison, lowered
 from dln_geometry.completion.fitting.errors import (
     WORTH,
     average_error,
@@ -21,13 +21,7 @@ from dln_geometry.completion.fitting.errors import (
 from dln_geometry.completion.fitting.models import Prepared, train, train_together
 from dln_geometry.completion.fitting.problem import SEARCH_RANK, Problem, default_rank, folds_of
 from dln_geometry.completion.fitting.subtable import dense_part
-from dln_geometry.completion.fitting.training import (
-    Choice,
-    Fit,
-    Limits,
-    Model,
-    Setting,
-)
+from dln_geometry.completion.fitting.training import Choice, Fit, Limits, Model, Setting
 from dln_geometry.support import warn
 
 DEPTHS = (2.0, 2.5, 3.0)
@@ -141,6 +135,10 @@ class Search:
         chosen = replace(comparison.chosen(settings, decay, sides), rank=final)
         rough = comparison.fits.get(chosen) if comparison.folds is self.folds else None
         validated = self._validated(chosen, starts, rough)
+        if decay is None and rough is None and len(self.folds[0][0]) > LARGE:
+            chosen, validated = lowered(
+                chosen, validated, self.folds, partial(self._validated, starts=starts), self.end
+            )
         error = pooled(validated[: len(self.folds)], self.folds)
         self._note(chosen, error, validated[0])
         means = pooled(validated[: len(self.folds)], self.folds, "side_means")
