@@ -144,6 +144,8 @@ def test_decays_of_large_tables_are_lowered_while_it_helps(rng, monkeypatch):
                 completer.fit(np.where(known, x, np.nan))
             errors.append((completer.validation_error_, completer.decay_))
     plain, lowered = np.array(errors[::2]), np.array(errors[1::2])
+    tried = completer.cv_results_["params"]
+    assert any(one["decay"] == completer.decay_ for one in tried)
     assert (lowered <= plain).all()
     assert (lowered < plain).any(0).all()
 

@@ -131,18 +131,22 @@ def lowered(
     fits: tuple[Fit, ...],
     folds: Sequence[tuple[Problem, Problem]],
     further: Callable[..., tuple[Fit, ...]],
+    note: Callable[[Setting, float, Fit], None],
     end: float,
 ) -> tuple[Setting, tuple[Fit, ...]]:
     """Lower a decay that was chosen on a part while the error on the whole falls, and return fits.
 
     The part has the busiest rows and columns, each with as many entries; a table whose rows differ
-    needs less decay. `further` goes on from fits with another setting; at `end`, a time of the
-    clock, nothing more is tried.
+    needs less decay. `further` goes on from fits with another setting, of which `note` hears; at
+    `end`, a time of the clock, nothing more is tried.
     """
+    error = pooled(fits[: len(folds)], folds)
     while chosen.decay > 0 and time.perf_counter() < end:
-        next_ = chosen.with_decay(LOWER * chosen.decay)
-        found = further(next_, rough=list(fits[: len(folds)]))
-        if not pooled(found[: len(folds)], folds) < pooled(fits[: len(folds)], folds):
+        setting = chosen.with_decay(LOWER * chosen.decay)
+        found = further(setting, rough=list(fits[: len(folds)]))
+        new = pooled(found[: len(folds)], folds)
+        note(setting, new, found[0])
+        if not new < error:
             break
-        chosen, fits = next_, found
+        chosen, fits, error = setting, found, new
     return chosen, fits

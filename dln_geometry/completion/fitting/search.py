@@ -135,12 +135,14 @@ class Search:
         chosen = replace(comparison.chosen(settings, decay, sides), rank=final)
         rough = comparison.fits.get(chosen) if comparison.folds is self.folds else None
         validated = self._validated(chosen, starts, rough)
-        if decay is None and rough is None and len(self.folds[0][0]) > LARGE:
-            chosen, validated = lowered(
-                chosen, validated, self.folds, partial(self._validated, starts=starts), self.end
-            )
         error = pooled(validated[: len(self.folds)], self.folds)
         self._note(chosen, error, validated[0])
+        if decay is None and rough is None and len(self.folds[0][0]) > LARGE:
+            further = partial(self._validated, starts=starts)
+            chosen, validated = lowered(
+                chosen, validated, self.folds, further, self._note, self.end
+            )
+            error = pooled(validated[: len(self.folds)], self.folds)
         means = pooled(validated[: len(self.folds)], self.folds, "side_means")
         own = tuple(fit for fit in validated if fit.fold == 0)
         fits = self._everything(chosen, validated, starts) if refit else own
