@@ -90,7 +90,7 @@ sphinx_gallery_conf = {
 }
 
 # Pages without pages below them have nothing to navigate in.
-html_sidebars = {page.stem: [] for page in HERE.glob("*.md")}
+html_sidebars = {page.stem: [] for page in HERE.glob("*.md")} | {"running/*": []}
 html_theme = "pydata_sphinx_theme"
 html_title = f"dln_geometry {version}"
 html_static_path = ["_static"]

@@ -9,8 +9,8 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from dln_geometry import learning
-from tests.learning.architecture import models
-from tests.learning.architecture.outsiders import OUTSIDERS, Written, free
+from tests.learning.architecture.networks import models
+from tests.learning.architecture.networks.outsiders import OUTSIDERS, Written, free
 from tests.learning.architecture.routes import rank_of
 
 F64 = torch.float64

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from dln_geometry.learning import symmetries_of, symmetry_coverage
-from tests.learning.architecture import models
+from tests.learning.architecture.networks import models
 
 F64 = torch.float64
 WIDTH = 4

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dln_geometry import learning
-from tests.learning.architecture import zoo
+from tests.learning.architecture.networks import zoo
 
 QUICK = ("llama, tied", "mamba")
 # All of them take minutes: the others run if DLN_ARCHITECTURES is set.

@@ -9,7 +9,7 @@ from torch import nn
 from dln_geometry import learning
 from dln_geometry.learning.architecture.sampling import GroupSpan, SampledAxes
 from dln_geometry.testing import assert_close
-from tests.learning.architecture.outsiders import Written
+from tests.learning.architecture.networks.outsiders import Written
 
 F64 = torch.float64
 
