@@ -2,7 +2,7 @@
 
 Open `report` first: it puts together `detection` (which mirrors an architecture has), `thresholds`
 (curvature and weight decay) and `dead` (units that are off). `exponents` is the noise of SGD.
-`sparsify` cuts units that are off, by `removal`. A new kind of mirror is a `kind` of `MirrorFamily`
+`sparsify` cuts units that are off, by `pruning`. A new kind of mirror is a `kind` of `MirrorFamily`
 in `detection`.
 """
 

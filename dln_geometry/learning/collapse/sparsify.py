@@ -13,14 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dln_geometry.learning.collapse.detection import MirrorFamily
-from dln_geometry.learning.collapse.removal import (
-    MIXED,
-    cuttable_families,
-    outputs_of,
-    silenced_units,
-    with_biases,
-    without_units,
-)
+from dln_geometry.learning.collapse.pruning import outputs_of, pruned
 from dln_geometry.learning.functional import as_arguments, bare_copy, parameters_of
 from dln_geometry.support import as_flag, as_positive, shown
 
@@ -38,7 +31,8 @@ class Sparsified:
     zeros, sizes : dict of str to int
         Zero entries and all entries of every parameter chosen, before units were removed.
     removed : tuple of (MirrorFamily, tuple of int)
-        Units that were removed, by family.
+        Units that were removed, by family. A grouped convolution counts as that of all channels,
+        with zeros between its groups.
     kept : tuple of (MirrorFamily, tuple of int, str)
         Units that are off but had to stay, and why.
     parameters : tuple of int
@@ -94,11 +88,14 @@ def sparsify(
 
     A unit is off if the weights that read it are zero, or those that make it, or its gain in a
     batch normalisation: then it is constant, and the constant goes into the biases of the layers
-    that read it. Units are removed from linear
-    layers, `DeepLinear`, convolutions (depthwise ones, too), batch and instance normalisation,
-    PReLU and plain parameters, also through flattening and residual connections; a removal that
-    would change the outputs (a layer normalisation over the units, heads of an attention) is not
-    made. Several layers may empty each other in turn. One unit of each family stays.
+    that read it. Units are followed through the operations of one forward pass, so that they are
+    removed from linear layers (transposed ones of transformers, too), `DeepLinear`, convolutions,
+    normalisations, embeddings and plain parameters, also through flattening, concatenations, gates
+    and residual connections. In grouped convolutions as many channels stay in each group, or none;
+    in group normalisations whole groups go. A removal that would change the outputs (a layer
+    normalisation over the units) is not made, nor one of units whose number the code of the model
+    names (heads of an attention, gates of recurrent cells). Several layers may empty each other in
+    turn. One unit of each family stays.
 
     Parameters
     ----------
@@ -148,6 +145,9 @@ def sparsify(
                 parametrize.remove_parametrizations(module, leaf)
     twin.eval()
     params = dict(twin.named_parameters())
+    for name, p in params.items():
+        if not bool(torch.isfinite(p).all()):
+            raise ValueError(f"parameters must be finite, got NaN or infinity in {name!r}")
     before = sum(p.numel() for p in params.values())
     chosen = _chosen_names(params, names)
     call = as_arguments(example_input)
@@ -159,17 +159,7 @@ def sparsify(
     removed: Any = ()
     kept: Any = ()
     if remove:
-        bare = {name: m for name, m in twin.named_modules() if getattr(m, "bias", 0) is None}
-        # Constants of units go into biases, and units have their share of these.
-        with_biases(twin)
-        families = cuttable_families(twin, example_input)
-        off, stay = silenced_units(twin, families, call)
-        twin, removed, kept = without_units(twin, families, off, call)
-        kept += tuple((f, own, MIXED) for f, own in zip(families, stay, strict=True) if own)
-        for name in bare:
-            layer: Any = twin.get_submodule(name)
-            if layer.bias is not None and not bool(layer.bias.any()):
-                layer.bias = None
+        twin, removed, kept = pruned(twin, call)
     for name, module in twin.named_modules():
         module.training = modes.get(name, module.training)
     size = max((float(y.abs().max()) for y in dense if y.numel()), default=0.0)
@@ -179,7 +169,8 @@ def sparsify(
     )
     after = sum(p.numel() for p in twin.parameters())
     change = moved / size if moved else 0.0
-    return Sparsified(twin, level, zeros, sizes, removed, kept, (before, after), change)
+    sides = tuple(removed), tuple(kept)
+    return Sparsified(twin, level, zeros, sizes, *sides, (before, after), change)
 
 
 def _chosen_names(params: Mapping[str, Tensor], names: Any) -> list[str]:

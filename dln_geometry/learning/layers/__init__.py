@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dln_geometry.learning.layers.adapters import balanced_adapter_
 from dln_geometry.learning.layers.deep_linear import DeepLinear
-from dln_geometry.learning.layers.deepening import deepen, flatten_depth
+from dln_geometry.learning.layers.deepening import deepen, flatten_depth, is_transposed_linear
 from dln_geometry.learning.layers.end_to_end_sgd import EndToEndSGD
 from dln_geometry.learning.layers.initialisation import balanced_
 
@@ -21,4 +21,5 @@ __all__ = [
     "balanced_adapter_",
     "deepen",
     "flatten_depth",
+    "is_transposed_linear",
 ]

@@ -113,6 +113,13 @@ def flatten_depth(model: nn.Module) -> nn.Module:
     return _replaced(twin, made)
 
 
+def is_transposed_linear(module: nn.Module) -> bool:
+    """Tell whether a module is the linear layer of GPT-2 in transformers, with weight (in, out)."""
+    weight = getattr(module, "weight", None)
+    named = type(module).__name__ == "Conv1D" and type(module).__module__.startswith("transformers")
+    return named and isinstance(weight, Tensor) and weight.ndim == 2
+
+
 def _own_copy(model: Any) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")

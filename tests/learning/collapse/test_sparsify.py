@@ -6,6 +6,7 @@ from torch import nn
 
 from dln_geometry import learning
 from dln_geometry.testing import assert_close
+from tests.learning.collapse.routes import shaken
 
 F64 = torch.float64
 
@@ -27,16 +28,6 @@ class Residual(nn.Module):
         y = torch.relu(self.norm(self.stem(x)))
         y = y + self.out(torch.relu(self.inner_norm(self.inner(self.depthwise(y)))))
         return self.head(y.flatten(1))
-
-
-def shaken(net, generator):
-    with torch.no_grad():
-        for p in net.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator, dtype=F64) / 2)
-        for b in net.buffers():
-            if b.is_floating_point():
-                b.copy_(1 + torch.rand(b.shape, generator=generator, dtype=F64))
-    return net.double().eval()
 
 
 def test_units_are_removed_through_norms_and_residual_connections(generator):

@@ -1,8 +1,7 @@
-"""Remove units that are off from a model: first their weights become zero, then they are cut."""
+"""Find the units of a model that are off, and set all of their weights to zero."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,16 +11,13 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils import _pytree as pytree
 
-from dln_geometry.learning.collapse.cutting import (
-    Off,
-    cut_parameter,
-    cut_places,
-    cut_plain_norms,
-)
-from dln_geometry.learning.collapse.detection import MirrorFamily, mirrors_of
+from dln_geometry.learning.collapse.detection import MirrorFamily
+from dln_geometry.learning.collapse.pruning.channels import Call, Channels
+from dln_geometry.learning.collapse.pruning.cutting import is_depthwise
+from dln_geometry.learning.collapse.pruning.grouped import whole_groups
+from dln_geometry.learning.layers import is_transposed_linear
 
 MIXED = "its removal changes the outputs"
-Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @torch.no_grad()
@@ -34,20 +30,9 @@ def outputs_of(model: nn.Module, call: Call) -> list[Tensor]:
     return [y for y in pytree.tree_leaves(made) if isinstance(y, Tensor) and y.is_floating_point()]
 
 
-def cuttable_families(model: nn.Module, example_input: Any) -> list[MirrorFamily]:
-    """Return the families whose units can be exchanged, together with their running statistics."""
-    twin = copy.deepcopy(model)
-    for module in twin.modules():
-        # Running statistics do not move with the parameters: those of the batch do.
-        if isinstance(module, _NormBase):
-            module.train()
-    found = mirrors_of(twin, example_input)
-    return [f for f in found if f.readers and f.kind in ("permutation", "rotation")]
-
-
 @torch.no_grad()
 def silenced_units(
-    model: nn.Module, families: Sequence[MirrorFamily], call: Call
+    model: nn.Module, channels: Sequence[Channels], call: Call
 ) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
     """Return the units of each family that are off, and those that are off but must stay.
 
@@ -56,14 +41,15 @@ def silenced_units(
     """
     params = dict(model.named_parameters())
     expected = outputs_of(model, call)
-    off: list[set[int]] = [set() for _ in families]
-    stay: list[set[int]] = [set() for _ in families]
+    off: list[set[int]] = [set() for _ in channels]
+    stay: list[set[int]] = [set() for _ in channels]
     news = True
     while news:
         news = False
-        for known, held, family in zip(off, stay, families, strict=True):
+        for known, held, one in zip(off, stay, channels, strict=True):
             if held:
                 continue
+            family = one.family
             old = {name: p.detach().clone() for name, p in params.items()}
             fresh: set[int] = set()
             unread = _zero_units(family, params, family.readers)
@@ -74,12 +60,11 @@ def silenced_units(
                     gone = _zero_units(family, params, [name])
                     unmade = [a or b for a, b in zip(unmade, gone, strict=True)]
             constants: Mapping[str, Tensor] | None = None
-            for unit in range(family.units):
+            idle = {k for k in range(family.units) if unread[k] or unmade[k]}
+            for unit in sorted(whole_groups(model, one, idle | known)):
                 if unit in known or len(known) + len(fresh) == family.units - 1:
                     continue
                 if not unread[unit]:
-                    if not unmade[unit]:
-                        continue
                     if constants is None:
                         constants = _constants(model, family, params, call)
                     if not _is_folded(model, family, params, unit, constants):
@@ -87,9 +72,14 @@ def silenced_units(
                 for name, (axis, positions) in family.axes.items():
                     params[name].movedim(axis, 0)[positions[unit].to(params[name].device)] = 0.0
                 fresh.add(unit)
+            if not whole_groups(model, one, fresh | known) >= fresh:
+                # Some units of a group are read, or it is the last one.
+                for name, p in params.items():
+                    p.copy_(old[name])
+                continue
             if not fresh:
                 continue
-            if _change_of_outputs(outputs_of(model, call), expected):
+            if change_of_outputs(outputs_of(model, call), expected):
                 # Something between the layers mixes the units, such as a layer normalisation.
                 for name, p in params.items():
                     p.copy_(old[name])
@@ -100,50 +90,7 @@ def silenced_units(
     return [tuple(sorted(x)) for x in off], [tuple(sorted(x)) for x in stay]
 
 
-def without_units(
-    model: nn.Module, families: Sequence[MirrorFamily], off: Off, call: Call
-) -> tuple[nn.Module, tuple[Any, ...], tuple[Any, ...]]:
-    """Return the model without the units, the units removed, and those kept with the reason."""
-    expected = outputs_of(model, call)
-    chosen = [k for k, units in enumerate(off) if units]
-    whole, _ = _attempt(model, families, off, chosen, call, expected)
-    kept = []
-    if whole is None:
-        accepted: list[int] = []
-        whole = model
-        for k in chosen:
-            trial, why = _attempt(model, families, off, [*accepted, k], call, expected)
-            if trial is None:
-                kept.append((families[k], off[k], why))
-            else:
-                accepted, whole = [*accepted, k], trial
-        chosen = accepted
-    return whole, tuple((families[k], off[k]) for k in chosen), tuple(kept)
-
-
-def _attempt(
-    model: nn.Module,
-    families: Sequence[MirrorFamily],
-    off: Off,
-    chosen: Sequence[int],
-    call: Call,
-    expected: Sequence[Tensor],
-) -> tuple[nn.Module | None, str]:
-    """Return a copy without these units, or `None` and why it cannot be."""
-    trial = copy.deepcopy(model)
-    try:
-        for name, axis, places in cut_places(families, off, chosen):
-            cut_parameter(trial, name, axis, places)
-        for k in chosen:
-            cut_plain_norms(trial, model, families[k], off[k])
-        found = outputs_of(trial, call)
-    except (TypeError, ValueError, RuntimeError, IndexError) as error:
-        return None, str(error).partition("\n")[0]
-    why = _change_of_outputs(found, expected)
-    return (None, why) if why else (trial, "")
-
-
-def _change_of_outputs(found: Sequence[Tensor], expected: Sequence[Tensor]) -> str:
+def change_of_outputs(found: Sequence[Tensor], expected: Sequence[Tensor]) -> str:
     """Say how outputs differ beyond rounding; an empty string if they do not."""
     for a, b in zip(found, expected, strict=True):
         if a.shape != b.shape:
@@ -168,9 +115,10 @@ def _zero_units(
 
 
 def _is_gain(model: nn.Module, name: str) -> bool:
-    """Tell whether a parameter is the gain of a batch or instance normalisation."""
+    """Tell whether a parameter multiplies each channel: a gain or a depthwise convolution."""
     path, _, leaf = name.rpartition(".")
-    return leaf == "weight" and isinstance(model.get_submodule(path), _NormBase)
+    owner = model.get_submodule(path)
+    return leaf == "weight" and (isinstance(owner, _NormBase | nn.GroupNorm) or is_depthwise(owner))
 
 
 def _constants(
@@ -192,7 +140,7 @@ def _constants(
     handles = []
     for name in family.readers:
         owner = model.get_submodule(name.rpartition(".")[0])
-        if isinstance(owner, nn.Linear):
+        if isinstance(owner, nn.Linear) or is_transposed_linear(owner):
             handles.append(owner.register_forward_pre_hook(witness(name, -1)))
         elif isinstance(owner, _ConvNd):
             handles.append(owner.register_forward_pre_hook(witness(name, 1 - params[name].ndim)))
