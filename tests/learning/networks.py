@@ -205,3 +205,18 @@ def build(name, generator, dtype=torch.float64):
             p.copy_(z / p[0].numel() ** 0.5 if p[0].numel() > 1 else thin)
     x = draw(generator)
     return net, x.to(dtype) if x.is_floating_point() else x
+
+
+class Conv1D(nn.Module):
+    """A linear layer with its weight transposed, as GPT-2 of transformers has it."""
+
+    __module__ = "transformers.pytorch_utils"
+
+    def __init__(self, nf, nx):
+        super().__init__()
+        self.nf, self.nx = nf, nx
+        self.weight, self.bias = nn.Parameter(torch.randn(nx, nf)), nn.Parameter(torch.ones(nf))
+
+    def forward(self, x):
+        shape = (*x.shape[:-1], self.nf)
+        return torch.addmm(self.bias, x.view(-1, x.shape[-1]), self.weight).view(shape)

@@ -2,7 +2,8 @@
 
 Open `deep_linear` first. `filling` writes balanced factors into weights for `DeepLinear` and
 `balanced_`; `end_to_end_sgd` trains a plain matrix as if it were N layers, with momentum by
-`kept_layers`; `deepening` puts deep layers in the place of linear ones in any model; `adapters`
+`kept_layers`; `deepening` puts deep layers in the place of linear ones in any model, and
+`deep_convolution` in that of convolutions; `adapters`
 starts those of LoRA.
 """
 

@@ -1,4 +1,4 @@
-"""Put deep linear layers in the place of linear ones in any model, and back."""
+"""Put deep linear layers and convolutions in the place of plain ones in any model, and back."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from dln_geometry.learning.layers.deep_convolution import CONVOLUTIONS, DeepConvolution
 from dln_geometry.learning.layers.deep_linear import DeepLinear
 from dln_geometry.support import as_layer_count, shown
 
@@ -28,24 +30,29 @@ def deepen(
     """Return a copy of a model whose linear layers are products of N, with the same function.
 
     Each `nn.Linear` chosen becomes a `DeepLinear` of balanced factors of its weight: gradient
-    descent then moves the weight in the metric of depth N, towards low rank. Biases stay.
+    descent then moves the weight in the metric of depth N, towards low rank. So does the
+    transposed layer of GPT-2 in transformers. A convolution becomes an `nn.Sequential`: one with
+    its kernel and N - 1 of one pixel (transposed ones the other way round, groups in groups), the
+    factors of its kernel as a matrix (outputs, inputs and pixels). Biases stay.
 
     Parameters
     ----------
     model : Module
-        Not changed. A linear layer itself becomes a deep one.
+        Not changed. A linear layer or convolution itself becomes a deep one.
     depth : int
         Number of layers N.
     where : str, iterable of str or callable, optional
-        Which linear layers: patterns of names ("encoder.*", "*.fc1"), or ``where(name, layer)``;
-        `None` takes all whose weight is their own.
+        Which layers: patterns of names ("encoder.*", "*.fc1"), or ``where(name, layer)``, which is
+        asked about linear layers; `None` takes all linear layers whose weight is their own, in a
+        model without linear layers the convolutions.
     hidden, gauge, generator : optional
-        As in `DeepLinear.from_linear`; a width below the rank of a weight is refused.
+        As in `DeepLinear.from_linear`; of convolutions numbers of channels. A width below the rank
+        of a weight is refused.
 
     Raises
     ------
     ValueError
-        If no layer is chosen, or one that cannot be replaced: of a subclass of `nn.Linear`, lazy,
+        If no layer is chosen, or one that cannot be replaced: of a subclass, lazy,
         parametrised, with hooks, or with a weight that it shares with another module.
 
     Examples
@@ -60,10 +67,10 @@ def deepen(
     """
     layers = as_layer_count(depth)
     twin = _own_copy(model)
-    linear = {name: m for name, m in _modules_of(twin) if isinstance(m, nn.Linear)}
-    if not linear:
+    linear, convolutions = _layers_of(twin)
+    if not linear and not convolutions:
         raise ValueError(f"model must have linear layers, got none in {shown(model)}")
-    chosen = _chosen_layers(linear, where)
+    chosen = _chosen_layers(linear, convolutions, where)
     owners: dict[int, set[int]] = {}
     for module in twin.modules():
         for p in module._parameters.values():
@@ -83,17 +90,22 @@ def deepen(
             "model must have linear layers that where chooses and that can be replaced, got none "
             f"among {sorted(linear)}: {reasons}"
         )
-    made = {
-        id(layer): DeepLinear.from_linear(layer, layers, hidden, gauge=gauge, generator=generator)
-        for layer in kept.values()
-    }
+    options = {"gauge": gauge, "generator": generator}
+    made: dict[int, nn.Module] = {}
+    for layer in kept.values():
+        if type(layer) in CONVOLUTIONS:
+            made[id(layer)] = DeepConvolution.from_convolution(layer, layers, hidden, **options)
+        else:
+            plain = layer if isinstance(layer, nn.Linear) else _untransposed(layer)
+            made[id(layer)] = DeepLinear.from_linear(plain, layers, hidden, **options)
     return _replaced(twin, made)
 
 
 def flatten_depth(model: nn.Module) -> nn.Module:
-    """Return a copy of a model with its deep linear layers as `nn.Linear` again (undo `deepen`).
+    """Return a copy of a model with its deep layers as `nn.Linear` or convolutions (undo `deepen`).
 
-    The function is the same up to rounding; a model without deep layers is copied as it is.
+    The function is the same up to rounding; a model without deep layers is copied as it is, and
+    the transposed layers of GPT-2 stay `nn.Linear`.
 
     Examples
     --------
@@ -110,6 +122,8 @@ def flatten_depth(model: nn.Module) -> nn.Module:
             if layer.bias is not None:
                 flat.bias.requires_grad_(layer.bias.requires_grad)
             made[id(layer)] = flat
+        elif isinstance(layer, DeepConvolution):
+            made[id(layer)] = layer.collapse()
     return _replaced(twin, made)
 
 
@@ -134,34 +148,57 @@ def _modules_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(n, m) for n, m in model.named_modules() if "parametrizations" not in n.split(".")]
 
 
-def _chosen_layers(linear: Mapping[str, nn.Linear], where: Any) -> dict[str, nn.Linear]:
+def _layers_of(model: nn.Module) -> tuple[Mapping[str, nn.Module], Mapping[str, nn.Module]]:
+    """Return the linear layers and the convolutions, without those of deep convolutions."""
+    modules = _modules_of(model)
+    inside = {id(one) for _, m in modules if isinstance(m, DeepConvolution) for one in m}
+    linear = {n: m for n, m in modules if isinstance(m, nn.Linear) or is_transposed_linear(m)}
+    folded = {n: m for n, m in modules if isinstance(m, CONVOLUTIONS) and id(m) not in inside}
+    return linear, folded
+
+
+def _untransposed(layer: Any) -> nn.Linear:
+    """Return the linear layer with the transpose of a weight (in, out)."""
+    n, m = layer.weight.shape
+    plain = nn.Linear(n, m, layer.bias is not None, "meta", layer.weight.dtype)
+    weight = layer.weight.detach().mT.clone(memory_format=torch.contiguous_format)
+    plain.weight = nn.Parameter(weight, layer.weight.requires_grad)
+    if layer.bias is not None:
+        plain.bias = layer.bias
+    return plain.train(layer.training)
+
+
+def _chosen_layers(
+    linear: Mapping[str, nn.Module], convolutions: Mapping[str, nn.Module], where: Any
+) -> dict[str, nn.Module]:
     if where is None:
-        return dict(linear)
+        return dict(linear or convolutions)
     if callable(where) and not isinstance(where, type | nn.Module):
         return {name: m for name, m in linear.items() if where(name, m)}
     patterns = [where] if isinstance(where, str) else where
     if isinstance(patterns, bytes | Tensor) or not isinstance(patterns, Iterable):
         raise TypeError(f"where must be patterns of names or a function, got {shown(where)}")
-    found: dict[str, nn.Linear] = {}
+    layers, found = {**linear, **convolutions}, dict[str, nn.Module]()
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise TypeError(f"where must hold patterns of names, got {shown(pattern)}")
-        own = {name: m for name, m in linear.items() if fnmatchcase(name, pattern)}
+        own = {name: m for name, m in layers.items() if fnmatchcase(name, pattern)}
         if not own:
             raise ValueError(
-                f"where must match linear layers, of {sorted(linear)}, got {pattern!r}"
+                f"where must match linear layers or convolutions, of {sorted(layers)}, got "
+                f"{pattern!r}"
             )
         found |= own
     return found
 
 
-def _obstacle(layer: nn.Linear, owners: Mapping[int, set[int]]) -> str | None:
+def _obstacle(layer: Any, owners: Mapping[int, set[int]]) -> str | None:
     """Return why a layer cannot be replaced, `None` if it can."""
     if parametrize.is_parametrized(layer):
         return "it is parametrised"
     if nn.parameter.is_lazy(layer.weight):
         return "it is lazy: call the model once"
-    if type(layer) is not nn.Linear:
+    if type(layer) not in (nn.Linear, *CONVOLUTIONS) and not is_transposed_linear(layer):
         return f"it is a {type(layer).__name__}, which may do more than a linear layer"
     if any(len(owners[id(p)]) > 1 for p in layer.parameters()):
         return "it shares its weight or bias with another module"

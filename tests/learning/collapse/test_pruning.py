@@ -12,24 +12,10 @@ from torch.nn import functional
 from dln_geometry import learning
 from dln_geometry.testing import assert_close
 from tests.learning.collapse.routes import shaken
+from tests.learning.networks import Conv1D
 
 F64 = torch.float64
 PIXELS, ROWS = (4, 3, 5, 5), (6, 5)
-
-
-class Conv1D(nn.Module):
-    """A linear layer with its weight transposed, as GPT-2 of transformers has it."""
-
-    __module__ = "transformers.pytorch_utils"
-
-    def __init__(self, nf, nx):
-        super().__init__()
-        self.nf, self.nx = nf, nx
-        self.weight, self.bias = nn.Parameter(torch.ones(nx, nf)), nn.Parameter(torch.ones(nf))
-
-    def forward(self, x):
-        shape = (*x.shape[:-1], self.nf)
-        return torch.addmm(self.bias, x.view(-1, x.shape[-1]), self.weight).view(shape)
 
 
 class Concatenated(nn.Module):
