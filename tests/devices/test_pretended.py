@@ -22,7 +22,7 @@ from tests.doors import figures, geometry, landscape, motions, points, tools
 from tests.doors import laws as law_calls
 from tests.doors import losses as loss_calls
 from tests.doors.shared import X, normal
-from tests.learning.wrong_calls import motion, networks, rules
+from tests.learning.wrong_calls import closed, layers, motion, networks, rules
 
 DOORS = {
     name: calls
@@ -30,7 +30,13 @@ DOORS = {
     for name, calls in table.CALLS.items()
     if name not in ("plot.panel_letters", "plot.save")  # they take figures, which hold no tensors
 }
-LEARNING = {**rules.RULES, **motion.MOTION, **networks.NETWORKS}
+LEARNING = {
+    **layers.LAYERS,
+    **rules.RULES,
+    **motion.MOTION,
+    **closed.CLOSED,
+    **networks.NETWORKS,
+}
 
 # Results that lie on the CPU by intention.
 ON_THE_CPU = {

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from dln_geometry import learning
+from tests.learning.wrong_calls.closed import CLOSED
+from tests.learning.wrong_calls.layers import LAYERS
 from tests.learning.wrong_calls.motion import MOTION
 from tests.learning.wrong_calls.networks import NETWORKS
 from tests.learning.wrong_calls.rules import RULES
 from tests.learning.wrong_calls.values import WRONG
 
-CALLS = {**RULES, **MOTION, **NETWORKS}
+CALLS = {**LAYERS, **RULES, **MOTION, **CLOSED, **NETWORKS}
 
 # Values that functions return, and modules.
 RETURNED = {
