@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from dln_geometry.cli.exchange import RUNS, check_results, read_input
@@ -51,6 +52,9 @@ def run_geodesic(
     if tables[0].shape != tables[1].shape:
         a, b = (" x ".join(map(str, table.shape)) for table in tables)
         raise ValueError(f"both matrices must have one shape, got {a} and {b}")
+    for path, table in zip((matrix, other), tables, strict=True):
+        if not np.any(table.values):
+            raise ValueError(f"{path} must hold a matrix different from 0")
     p = point_of(tables[0], depth, rank, machine)
     q = point_of(tables[1], depth, rank, machine)
     if p.rank != q.rank:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dln_geometry.support import Depth, refuse_complex
+from dln_geometry.support import Depth, refuse_complex, shown
 
 
 class Batch:
@@ -111,8 +111,21 @@ class Batch:
         """Return the point with another dtype or device, as `torch.Tensor.to` does.
 
         Singular values stay real where the dtype is complex; a complex point cannot become real.
+        Other types, and devices that are not there, are a `TypeError`.
         """
-        dtype = torch.empty(0, dtype=self.dtype).to(*args, **kwargs).dtype
+        try:
+            dtype = torch.empty(0, dtype=self.dtype).to(*args, **kwargs).dtype
+        except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+            given = ", ".join(map(shown, [*args, *kwargs.values()]))
+            reason = str(error).partition("\n")[0]
+            if reason.startswith("Expected one of"):  # torch lists all that it was ever built for
+                reason = "it is no device"
+            raise TypeError(
+                "to must get a torch.dtype, a device that is there, or a tensor, "
+                f"got {given}: {reason}"
+            ) from None
+        if not (dtype.is_floating_point or dtype.is_complex):
+            raise TypeError(f"dtype must be a floating or complex type, got {dtype}")
         if dtype == self.dtype or not (dtype.is_complex or self.dtype.is_complex):
             return self._map(lambda x, _: x.to(*args, **kwargs))
         if not dtype.is_complex:

@@ -176,6 +176,7 @@ CHAIN = ["langevin", "Y.npy"]
         (["geodesic", "Y.npy"], "argument 'other'"),
         (["geodesic", "Y.npy", "X.npy"], "one shape, got 4 x 3 and 2 x 2"),
         (["geodesic", "X.npy", "low.npy"], "one rank, got 2 and 1"),
+        (["geodesic", "zero.npy", "low.npy"], "zero.npy must hold a matrix different from 0"),
         (["geodesic", "X.npy", "X.npy", "--points", "1"], "--points must be"),
     ],
     ids=lambda x: "-".join(x) if isinstance(x, list) else "",

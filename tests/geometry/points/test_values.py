@@ -274,3 +274,10 @@ def test_a_network_is_accepted_wherever_factors_are(call, generator):
         found, expected = (found,), (expected,)
     for a, b in zip(found, expected, strict=True):
         assert torch.equal(torch.as_tensor(a), torch.as_tensor(b))
+
+
+@pytest.mark.parametrize("what", ["float", "quantum:1", torch.int64, "cuda:999"])
+def test_moves_to_what_is_no_type_and_no_device_are_refused(what):
+    for point in (dln.EndToEnd.of(torch.eye(2), 3), dln.random_balanced((2, 3, 2), generator=0)):
+        with pytest.raises(TypeError, match=r"must (get|be) a"):
+            point.to(what)
