@@ -10,12 +10,14 @@ starts those of LoRA.
 from __future__ import annotations
 
 from dln_geometry.learning.layers.adapters import balanced_adapter_
+from dln_geometry.learning.layers.deep_convolution import CONVOLUTIONS
 from dln_geometry.learning.layers.deep_linear import DeepLinear
 from dln_geometry.learning.layers.deepening import deepen, flatten_depth, is_transposed_linear
 from dln_geometry.learning.layers.end_to_end_sgd import EndToEndSGD
 from dln_geometry.learning.layers.initialisation import balanced_
 
 __all__ = [
+    "CONVOLUTIONS",
     "DeepLinear",
     "EndToEndSGD",
     "balanced_",

@@ -38,7 +38,7 @@ class DeepConvolution(nn.Sequential):
         `hidden` are numbers of channels, multiples of the groups; by default no rank is lost.
         """
         groups, dtype = layer.groups, layer.weight.dtype
-        matrix = matrices_of([layer])[0]
+        matrix = kernel_matrices([layer])[0]
         if not isinstance(hidden, Sequence):
             hidden = (groups * min(matrix.shape[-2:]) if hidden is None else hidden,) * (depth - 1)
         if len(hidden) != depth - 1:
@@ -60,7 +60,7 @@ class DeepConvolution(nn.Sequential):
                     options["output_padding"] = layer.output_padding
             one = kind(channels[k], channels[k + 1], size, **options)
             made.append(one.to_empty(device=layer.weight.device))
-        fill_balanced(matrices_of(made), end_to_end=matrix, gauge=gauge, generator=generator)
+        fill_balanced(kernel_matrices(made), end_to_end=matrix, gauge=gauge, generator=generator)
         for one in made:
             one.weight.requires_grad_(layer.weight.requires_grad)
         if layer.bias is not None:
@@ -84,7 +84,7 @@ class DeepConvolution(nn.Sequential):
         wide = weight.dtype if weight.dtype.itemsize >= 4 else torch.float32
         with torch.no_grad():
             # Round to half precision once, at the end.
-            matrices_of([flat])[0].copy_(product([w.to(wide) for w in matrices_of(layers)]))
+            kernel_matrices([flat])[0].copy_(product([w.to(wide) for w in kernel_matrices(layers)]))
             if bias is not None:
                 flat.bias.copy_(bias)
         flat.weight.requires_grad_(any(one.weight.requires_grad for one in layers))
@@ -93,7 +93,7 @@ class DeepConvolution(nn.Sequential):
         return flat.train(self.training)
 
 
-def matrices_of(layers: Sequence[Any]) -> list[Tensor]:
+def kernel_matrices(layers: Sequence[Any]) -> list[Tensor]:
     """Return the weights of convolutions as matrices (groups, outputs, inputs), views of them.
 
     A kernel belongs to the inputs, of a transposed convolution to the outputs.

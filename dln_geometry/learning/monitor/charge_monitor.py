@@ -35,8 +35,8 @@ class ChargeMonitor:
     nothing of the steps in between. With ``window=None`` one prediction runs through all steps;
     each then sums over all buffers. A step that is predicted and recorded takes about a hundred
     small operations, 1 to 3 ms on a processor: with the defaults 2 to 3 % of a training step of
-    10 ms, but 11 to 15 % of one of 1 ms, a fifth of that with ``every=100``
-    (``benchmarks/learning.py``).
+    10 ms, 11 to 17 % of one of 1 ms and 20 % of one of half a millisecond, a third of that with
+    ``every=100``: torch calls the hooks in every step (``benchmarks/learning.py``).
 
     Parameters
     ----------

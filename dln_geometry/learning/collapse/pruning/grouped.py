@@ -16,9 +16,8 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from dln_geometry.learning.collapse.pruning.channels import Channels
 from dln_geometry.learning.collapse.pruning.cutting import is_depthwise
+from dln_geometry.learning.layers import CONVOLUTIONS
 
-_GROUPED = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_GROUPED += (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 UNEVEN = "the groups of a convolution must stay alike"
 
 
@@ -28,7 +27,7 @@ def opened_groups(model: nn.Module) -> dict[str, int]:
     found = {}
     modules: dict[str, Any] = dict(model.named_modules())
     for name, module in modules.items():
-        if type(module) not in _GROUPED or module.groups == 1 or is_depthwise(module):
+        if type(module) not in CONVOLUTIONS or module.groups == 1 or is_depthwise(module):
             continue
         old = module.weight
         if weights.count(id(old)) > 1:
