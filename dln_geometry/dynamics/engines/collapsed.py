@@ -100,10 +100,13 @@ class CollapsedEngine(Engine):
         def between(old: Tensor) -> Tensor:
             # Common turns of the columns of a pair move nothing.
             a, b = self.split(old), self.split(y_new)
-            u, _, vh = small_svd(b[0].mH @ a[0] + b[1].mH @ a[1])
+            overlap = b[0].mH @ a[0] + b[1].mH @ a[1]
+            # Of a trial step that overflowed both are infinite, and decompositions refuse that.
+            whole = torch.isfinite(overlap).all(-1, keepdim=True).all(-2, keepdim=True)
+            u, _, vh = small_svd(torch.where(whole, overlap, torch.zeros_like(overlap)))
             return self.join(b[0] @ (u @ vh), b[1] @ (u @ vh))
 
-        return super().shift(y, self.finite(between, y_new, y))
+        return super().shift(y, between(y))
 
     @property
     def _is_rebalanced(self) -> bool:

@@ -45,3 +45,14 @@ def test_gradient_of_the_free_energy(widths, generator):
     assert_close(value, energy.value(y), ops=1000)
     assert_close(gr, energy.gradient(y) @ right, ops=1000)
     assert_close(gl, energy.gradient(y).mT @ left, ops=1000)
+
+
+@pytest.mark.parametrize("d", [2, 3])
+def test_two_layers_rest_at_their_equilibrium_for_long(d):
+    """Stiff steps at rest are long: trials of them overflow, and must be taken back."""
+    start = dln.EndToEnd.of(torch.diag(torch.tensor([2.0, 1.0, 0.5][:d], dtype=F64)), 2)
+    ridge = dln.losses.Quadratic(torch.zeros(d, d, dtype=F64))
+    path = dln.free_energy_flow(ridge, start, beta=BETA, t_end=200.0)
+    assert path.status == "t_end"
+    end = torch.full((d,), math.sqrt((d - 1) / (4 * BETA)), dtype=F64)
+    assert float((path.singular_values[-1] - end).abs().max()) < 1e-6
