@@ -22,6 +22,7 @@ from dln_geometry.learning.functional import (
     batch_losses,
     gradient_of,
 )
+from dln_geometry.learning.rules import Rule
 from dln_geometry.learning.symmetry import Symmetry, SymmetryError, as_symmetry
 from dln_geometry.support import as_positive
 
@@ -64,7 +65,7 @@ def noise_equilibrium(
     data: Iterable[Any],
     params: Any,
     *,
-    lr: float = 1.0,
+    lr: float | Rule = 1.0,
     weight_decay: float = 0.0,
 ) -> NoiseEquilibrium:
     r"""Return the point of the orbit of `params` where SGD holds the charge of a symmetry.
@@ -73,6 +74,12 @@ def noise_equilibrium(
     of `data`: without weight decay k the law of balance, ``E<g, A g> = 0``, whatever the learning
     rate eta. For rescaling ``(u, w) -> (e^s u, e^{-s} w)`` it says ``E|g_u|^2 = E|g_w|^2``. SGD
     drifts along the orbit to this point, slowly (by eta^2), while the loss moves it across.
+
+    Momentum b, of either kind, adds up the noise of independent minibatches to that of a rate
+    ``eta / (1 - b)``: this rate stands in place of eta, to first order in ``eta k / (1 - b)``. It
+    moves no equilibrium without decay. Minibatches that come in random order, each once an epoch,
+    have the same equilibrium; with momentum and decay only where an epoch is long against
+    ``1 / (1 - b)`` steps.
 
     Parameters
     ----------
@@ -86,7 +93,7 @@ def noise_equilibrium(
         The minibatches that SGD draws, with equal weights.
     params : dict of str to Tensor
     lr, weight_decay : float
-        Of SGD, the decay coupled as in torch.
+        Of SGD, the decay coupled as in torch; or in place of both a `Rule` without a potential.
 
     Raises
     ------
@@ -115,15 +122,15 @@ def noise_equilibrium(
     as_symmetry(symmetry)
     if symmetry.degree != 1:
         raise ValueError(f"symmetry must have linear generators (degree 1), got {symmetry!r}")
-    given, lr = as_finite(params), as_positive(lr, "lr")
-    k = as_positive(weight_decay, "weight_decay", zero=True)
+    given, rule = as_finite(params), _as_rule(lr, weight_decay)
+    k, lr = rule.weight_decay, rule.time_step / rule.friction
+    decay = 2 * k - lr * k * k if not rule.momentum else (1 - rule.discrete_root**2) / lr
     given = {name: x.detach() for name, x in given.items()}
     found = [gradient_of(own)(given) for own in batch_losses(loss, data, "data")]
     # Squares need more digits than half precision has.
     q = {name: x.to(torch.promote_types(x.dtype, torch.float32)) for name, x in given.items()}
     g = {name: torch.stack([x[name] for x in found]).to(q[name]) for name in q}
     _check_gradients(symmetry, q, g)
-    decay = 2 * k - lr * k * k
 
     def terms(s: Tensor, q: Parameters, g: Parameters) -> tuple[Tensor, Tensor]:
         moved, turned = symmetry.action(q, s), pulled(g, s)
@@ -175,6 +182,20 @@ def noise_equilibrium(
         )
     settled = {name: x.to(given[name]) for name, x in q.items()}
     return NoiseEquilibrium(settled, symmetry.conserved(q), relative)
+
+
+def _as_rule(lr: Any, weight_decay: Any) -> Rule:
+    """Return the rule with this rate and decay, or the one given in place of the rate."""
+    if not isinstance(lr, Rule):
+        return Rule(
+            as_positive(lr, "lr"),
+            weight_decay=as_positive(weight_decay, "weight_decay", zero=True),
+        )
+    if lr.potential is not None:
+        raise ValueError("lr must be a rule without a potential, got one with a potential")
+    if weight_decay != 0.0:
+        raise ValueError(f"weight_decay must be that of the rule, got {weight_decay} beside it")
+    return lr
 
 
 def _check_gradients(symmetry: Symmetry, q: Parameters, g: Parameters) -> None:

@@ -82,6 +82,54 @@ def test_long_runs_settle_there(generator):
     assert abs(mean.mean() - found.charge) < 4 * error + 5 * lr * (u.square().sum(1).mean())
 
 
+RULES = {
+    "shuffled": {"lr": 0.03, "weight_decay": 0.05},
+    "heavy ball": {"lr": 0.01, "momentum": 0.7, "weight_decay": 0.05},
+    "dampened": {"lr": 0.02, "momentum": 0.6, "dampening": 0.4, "weight_decay": 0.05},
+    "nesterov": {"lr": 0.01, "momentum": 0.6, "nesterov": True, "weight_decay": 0.05},
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_long_runs_with_decay_and_momentum_settle_there(name, generator):
+    """``u w`` with label noise: decay pulls the charge to zero, noise of unequal sides away."""
+    rule, copies, steps = learning.Rule(**RULES[name]), 128, 2000
+    x = torch.tensor([[0.5, 1.5], [-0.4, 1.2], [1.0, 0.7], [0.6, -1.0]], dtype=F64)
+    y = torch.tensor([3.0, -2.5, 2.0, -2.0], dtype=F64)
+    q = {
+        "u": torch.tensor([0.9, 0.2], dtype=F64).repeat(copies, 1),
+        "w": torch.full((copies,), 0.9, dtype=F64),
+    }
+    v, mean, order = None, torch.zeros(copies, dtype=F64), torch.zeros(0)
+    centre = {n: torch.zeros_like(z) for n, z in q.items()}
+    for n in range(steps):
+        if name != "shuffled":
+            k = torch.randint(4, (copies,), generator=generator)
+        else:
+            if n % 4 == 0:
+                order = torch.rand(copies, 4, generator=generator).argsort(1)
+            k = order[:, n % 4]
+        h = (q["u"] * x[k]).sum(1)
+        r = q["w"] * h - y[k]
+        q, v = rule.update({"u": (r * q["w"])[:, None] * x[k], "w": r * h}, q, v)
+        if n >= steps // 2:
+            mean += (q["u"].square().sum(1) - q["w"].square()) / (steps - steps // 2)
+            centre = {m: c + q[m] / (steps - steps // 2) for m, c in centre.items()}
+    params = {"u": centre["u"].mean(0)[None], "w": centre["w"].mean()[None, None]}
+    data = list(zip(x, y[:, None], strict=True))
+    symmetry = learning.Rescale("u", "w")
+    found = learning.noise_equilibrium(symmetry, loss, data, params, lr=rule)
+    error = mean.std() / copies**0.5
+    rate = rule.time_step / rule.friction
+    assert abs(mean.mean() - found.charge) < 4 * error + 1.5 * rate * params["u"].square().sum()
+    # Far from what the bare rate says.
+    if rule.momentum and not rule.dampening:
+        bare = learning.noise_equilibrium(
+            symmetry, loss, data, params, lr=rule.lr, weight_decay=rule.weight_decay
+        )
+        assert abs(bare.charge - found.charge) > 2 * abs(mean.mean() - found.charge)
+
+
 def test_exponential_symmetries_of_other_weights_and_half_precision(generator):
     """``u^2 w``: C = u^2 - 2 w^2 stands still where E[g_u^2] = 2 E[g_w^2]."""
     symmetry = learning.Symmetry(
@@ -125,6 +173,9 @@ def test_no_equilibrium_is_said(generator):
         learning.noise_equilibrium(learning.Translation("u", axis=0), loss, [], params)
     with pytest.raises(ValueError, match="got none"):
         learning.noise_equilibrium(rescale, loss, [], params)
+    rule = learning.Rule(0.1, momentum=0.9)
+    with pytest.raises(ValueError, match="must be that of the rule, got 0.1"):
+        learning.noise_equilibrium(rescale, loss, one, params, lr=rule, weight_decay=0.1)
 
 
 def test_numbers_that_are_not_finite_are_named(generator):
