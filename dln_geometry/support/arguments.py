@@ -217,7 +217,13 @@ def as_observables(observe: Any, taken: Collection[str] = RUN_NAMES) -> Observab
 
 def as_observable_value(value: Any, name: str, batch: tuple[int, ...] = ()) -> Tensor:
     """Return what an observable gave as real numbers (*batch, ...), without gradients."""
-    value = value.detach() if isinstance(value, Tensor) else torch.tensor(value, device="cpu")
+    if not isinstance(value, Tensor):
+        try:
+            value = torch.tensor(value, device="cpu")
+        except (TypeError, ValueError, RuntimeError) as error:
+            required = f"observe[{name!r}] must return real numbers"
+            raise TypeError(f"{required}, got {shown(value)}") from error
+    value = value.detach()
     if value.is_complex() or tuple(value.shape[: len(batch)]) != batch:
         raise ValueError(
             f"observe[{name!r}] must return real numbers of shape {(*batch, '...')}, got "

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dln_geometry.geometry.points import product
 from dln_geometry.learning.layers.filling import fill_balanced
+from dln_geometry.support import as_width_sequence
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 CONVOLUTIONS += (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -43,9 +44,9 @@ class DeepConvolution(nn.Sequential):
             hidden = (groups * min(matrix.shape[-2:]) if hidden is None else hidden,) * (depth - 1)
         if len(hidden) != depth - 1:
             raise ValueError(f"hidden must hold depth - 1 = {depth - 1} widths, got {len(hidden)}")
-        if uneven := [n for n in hidden if n % groups or n < 1]:
+        channels = as_width_sequence((layer.in_channels, *hidden, layer.out_channels))
+        if uneven := [n for n in channels if n % groups]:
             raise ValueError(f"hidden must be multiples of the {groups} groups, got {uneven[0]}")
-        channels = (layer.in_channels, *hidden, layer.out_channels)
         at = depth - 1 if layer.transposed else 0
         flat: Any = CONVOLUTIONS[layer.weight.ndim - 3]
         made: list[Any] = []

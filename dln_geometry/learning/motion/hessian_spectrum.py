@@ -134,6 +134,7 @@ def hessian_spectrum(
     for name, count in (("top", top), ("bottom", bottom)):
         if count > len(w):
             raise ValueError(f"{name} must be at most the {len(w)} parameters, got {count}")
+    rtol = None if rtol is None else as_positive(rtol, "rtol")
     source = as_generator(generator, w.device)
     product = _data_product(loss, q, data, reduction)
     if len(w) <= DENSE_HESSIAN:

@@ -126,6 +126,8 @@ def noise_equilibrium(
     k, lr = rule.weight_decay, rule.time_step / rule.friction
     decay = 2 * k - lr * k * k if not rule.momentum else (1 - rule.discrete_root**2) / lr
     given = {name: x.detach() for name, x in given.items()}
+    # Refuses parameters without those that the symmetry moves.
+    symmetry.conserved(given)
     found = [gradient_of(own)(given) for own in batch_losses(loss, data, "data")]
     # Squares need more digits than half precision has.
     q = {name: x.to(torch.promote_types(x.dtype, torch.float32)) for name, x in given.items()}

@@ -124,6 +124,8 @@ def test_convolutions_are_chosen_by_name():
         learning.deepen(nn.Conv2d(4, 4, 3, groups=2), 2, hidden=3)
     with pytest.raises(ValueError, match="rank at most 1"):
         learning.deepen(nn.Conv2d(4, 4, 3), 2, hidden=1)
+    with pytest.raises(TypeError, match="widths must be integers"):
+        learning.deepen(nn.Conv2d(4, 4, 3), 2, hidden="a")
 
 
 def test_transposed_linear_layers_become_deep(generator):

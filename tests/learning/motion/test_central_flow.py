@@ -154,6 +154,11 @@ def test_half_precision_is_refused_by_the_flow_and_not_by_the_spectrum():
     for call in (lambda flow: flow(p, 2), lambda flow: flow.velocity(p)):
         with pytest.raises(TypeError, match="single or double precision"):
             call(learning.central_flow(loss, 0.1))
+    flow = learning.central_flow(loss, 0.1)
+    with pytest.raises(TypeError, match="must return real numbers, got 'x'"):
+        flow({k: x.double() for k, x in p.items()}, 2, observe={"name": lambda q: "x"})
+    with pytest.raises(ValueError, match="rtol must be positive"):
+        learning.hessian_spectrum(loss, p, rtol=-1.0)
     double = {k: x.double() for k, x in p.items()}
     found, exact = (learning.hessian_spectrum(loss, q).top for q in (p, double))
     assert found.dtype == torch.bfloat16

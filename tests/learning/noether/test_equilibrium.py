@@ -173,6 +173,8 @@ def test_no_equilibrium_is_said(generator):
         learning.noise_equilibrium(learning.Translation("u", axis=0), loss, [], params)
     with pytest.raises(ValueError, match="got none"):
         learning.noise_equilibrium(rescale, loss, [], params)
+    with pytest.raises(ValueError, match="'w'"):
+        learning.noise_equilibrium(rescale, loss, one, {"u": params["u"]})
     rule = learning.Rule(0.1, momentum=0.9)
     with pytest.raises(ValueError, match="must be that of the rule, got 0.1"):
         learning.noise_equilibrium(rescale, loss, one, params, lr=rule, weight_decay=0.1)
