@@ -130,7 +130,7 @@ def lowered(
     chosen: Setting,
     fits: tuple[Fit, ...],
     folds: Sequence[tuple[Problem, Problem]],
-    further: Callable[..., tuple[Fit, ...]],
+    further: Callable[[Setting, list[Fit]], tuple[Fit, ...]],
     note: Callable[[Setting, float, Fit], None],
     end: float,
 ) -> tuple[Setting, tuple[Fit, ...]]:
@@ -140,11 +140,11 @@ def lowered(
     needs less decay. `further` goes on from fits with another setting, of which `note` hears; at
     `end`, a time of the clock, nothing more is tried.
     """
-    error = pooled(fits[: len(folds)], folds)
+    error = pooled(fits, folds)
     while chosen.decay > 0 and time.perf_counter() < end:
         setting = chosen.with_decay(LOWER * chosen.decay)
-        found = further(setting, rough=list(fits[: len(folds)]))
-        new = pooled(found[: len(folds)], folds)
+        found = further(setting, list(fits))
+        new = pooled(found, folds)
         note(setting, new, found[0])
         if not new < error:
             break

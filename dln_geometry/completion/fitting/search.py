@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 from dln_geometry.completion.fitting.comparison import DECAY, ROUGHLY, Comparison, lowered
@@ -134,16 +134,16 @@ class Search:
         settings = [Setting.of(depth, small, first, self.seed) for depth in depths]
         chosen = replace(comparison.chosen(settings, decay, sides), rank=final)
         rough = comparison.fits.get(chosen) if comparison.folds is self.folds else None
-        validated = self._validated(chosen, starts, rough)
-        error = pooled(validated[: len(self.folds)], self.folds)
-        self._note(chosen, error, validated[0])
+        validated = self._validated(chosen, rough)
+        self._note(chosen, pooled(validated, self.folds), validated[0])
         if decay is None and rough is None and len(self.folds[0][0]) > LARGE:
-            further = partial(self._validated, starts=starts)
             chosen, validated = lowered(
-                chosen, validated, self.folds, further, self._note, self.end
+                chosen, validated, self.folds, self._validated, self._note, self.end
             )
-            error = pooled(validated[: len(self.folds)], self.folds)
-        means = pooled(validated[: len(self.folds)], self.folds, "side_means")
+        error = pooled(validated, self.folds)
+        means = pooled(validated, self.folds, "side_means")
+        others = [chosen.restarted(k) for k in range(1, starts)]
+        validated += tuple(self._train(self.folds[:1], others, FIRST, [self.start[0]]))
         own = tuple(fit for fit in validated if fit.fold == 0)
         fits = self._everything(chosen, validated, starts) if refit else own
         return Choice((chosen,), fits, (), validated, self.folds[0][1], means, error)
@@ -216,8 +216,8 @@ class Search:
             share = noise_of(fits[0], self.problem) / max(float(first), 1e-300)
         return setting, fits
 
-    def _validated(self, chosen: Setting, starts: int, rough: list[Fit] | None) -> tuple[Fit, ...]:
-        """Train the chosen setting on all folds, and further starts on the first one.
+    def _validated(self, chosen: Setting, rough: list[Fit] | None) -> tuple[Fit, ...]:
+        """Train the chosen setting on all folds.
 
         Fits that were made to compare settings are trained on, if they got anywhere.
         """
@@ -229,9 +229,7 @@ class Search:
         first = self._train(self.folds, [chosen], FIRST, begun)
         if rough is not None:
             first = [fit.after(other) for fit, other in zip(first, rough, strict=True)]
-        first = [replace(fit, fold=fold) for fold, fit in enumerate(first)]
-        others = [chosen.restarted(k) for k in range(1, starts)]
-        return (*first, *self._train(self.folds[:1], others, FIRST, [start]))
+        return tuple(replace(fit, fold=fold) for fold, fit in enumerate(first))
 
     def _note(self, setting: Setting, error: float, fit: Fit) -> None:
         self.tried.append((setting, error, fit))
