@@ -139,7 +139,7 @@ def test_decays_of_large_tables_are_lowered_while_it_helps(rng, monkeypatch):
         for stays in (True, False):
             with monkeypatch.context() as patched:
                 if stays:
-                    patched.setattr(f"{search}.lowered", lambda chosen, fits, *_: (chosen, fits))
+                    patched.setattr(f"{search}.adjusted", lambda chosen, fits, *_: (chosen, fits))
                 completer = MatrixCompleter(2, 8, rtol=1e-2, shrink=5.0, random_state=0)
                 completer.fit(np.where(known, x, np.nan))
             errors.append((completer.validation_error_, completer.decay_))
@@ -148,6 +148,30 @@ def test_decays_of_large_tables_are_lowered_while_it_helps(rng, monkeypatch):
     assert any(one["decay"] == completer.decay_ for one in tried)
     assert (lowered <= plain).all()
     assert (lowered < plain).any(0).all()
+
+
+def test_a_decay_that_a_part_chose_is_as_large_on_the_whole(rng, monkeypatch, capsys):
+    """At depth 2 it is a ridge, which does not grow with the table as norms of its noise do."""
+    search = "dln_geometry.completion.fitting.search"
+    monkeypatch.setattr(f"{search}.LARGE", 2000)
+    monkeypatch.setattr(f"{search}.PART", 1000)
+    monkeypatch.setattr(f"{search}.adjusted", lambda chosen, fits, *_: (chosen, fits))
+    x = rng.normal(size=(160, 3)) @ rng.normal(size=(3, 80)) + 2.0 * rng.normal(size=(160, 80))
+    holes = np.where(rng.random(x.shape) < 0.5, x, np.nan)
+    completer = MatrixCompleter(2, 8, rtol=1e-2, shrink=5.0, random_state=0, verbose=True)
+    completer.fit(holes)
+    words = capsys.readouterr().out.split("\n", 1)[0].split()
+    entries, m, n = (int(words[k].strip(",")) for k in (-5, -3, -1))
+    noise = [
+        np.sqrt(count / (m * n)) * (np.sqrt(m) + np.sqrt(n))
+        for count, m, n in ((0.9 * entries, m, n), (0.9 * np.isfinite(holes).sum(), *x.shape))
+    ]
+    tried = completer.cv_results_
+    *scores, _ = tried["mean_test_score"]
+    *decays, on_the_whole = (one["decay"] for one in tried["params"])
+    expected = decays[int(np.argmax(scores))] * noise[0] / noise[1]
+    assert on_the_whole == pytest.approx(expected, rel=0.15)
+    assert completer.decay_ == on_the_whole
 
 
 @pytest.mark.parametrize("refit", [True, False])

@@ -14,14 +14,20 @@ import torch
 from dln_geometry.completion.fitting.errors import pooled
 from dln_geometry.completion.fitting.models import Prepared, train, train_together
 from dln_geometry.completion.fitting.problem import Problem
-from dln_geometry.completion.fitting.training import Fit, Limits, Setting
+from dln_geometry.completion.fitting.training import (
+    LEAST_DECAY,
+    Fit,
+    Limits,
+    ModelRun,
+    Setting,
+)
 
 DECAY, FACTOR = 0.5, 4.0
 """First factor of the decay, and the ratio between neighbours."""
 TOGETHER = (1.0, 1 / FACTOR, 1 / FACTOR**2)
 """Ratios of the decays that are tried at once on small tables."""
 LOWER = 0.7
-"""Ratio by which a decay chosen on a part of a table is lowered on the whole."""
+"""Ratio between neighbouring decays on the whole of a table, of which a part chose the first."""
 ROUGHLY = {"improvement": 1e-3, "evaluations": 500}
 """Limits of a run while settings are compared."""
 
@@ -126,7 +132,19 @@ class Comparison:
         self.note(setting, self.errors[setting], fits[0])
 
 
-def lowered(
+def as_large(setting: Setting, part: ModelRun, whole: ModelRun) -> Setting:
+    """Return a setting that was chosen on a part with the decay k as large on the whole.
+
+    Of equal noise in all entries the best ridge of a row does not depend on the size of the table,
+    while factors of the decay count in spectral norms, which grow with it.
+    """
+    if setting.decay == 0 or not whole.units.noise > 0:
+        return setting
+    ratio = part.units.noise / whole.units.noise
+    return setting.with_decay(max(setting.decay * ratio, LEAST_DECAY))
+
+
+def adjusted(
     chosen: Setting,
     fits: tuple[Fit, ...],
     folds: Sequence[tuple[Problem, Problem]],
@@ -134,19 +152,23 @@ def lowered(
     note: Callable[[Setting, float, Fit], None],
     end: float,
 ) -> tuple[Setting, tuple[Fit, ...]]:
-    """Lower a decay that was chosen on a part while the error on the whole falls, and return fits.
+    """Lower a decay that a part chose while the error on the whole falls, or else raise it.
 
-    The part has the busiest rows and columns, each with as many entries; a table whose rows differ
-    needs less decay. `further` goes on from fits with another setting, of which `note` hears; at
-    `end`, a time of the clock, nothing more is tried.
+    The part has the busiest rows and columns, each with as many entries, and rows of the whole
+    differ. `further` goes on from fits with another setting, of which `note` hears; at `end`, a
+    time of the clock, nothing more is tried.
     """
     error = pooled(fits, folds)
-    while chosen.decay > 0 and time.perf_counter() < end:
-        setting = chosen.with_decay(LOWER * chosen.decay)
-        found = further(setting, list(fits))
-        new = pooled(found, folds)
-        note(setting, new, found[0])
-        if not new < error:
+    for ratio in (LOWER, 1 / LOWER):
+        moved = False
+        while chosen.decay > 0 and time.perf_counter() < end:
+            setting = chosen.with_decay(ratio * chosen.decay)
+            found = further(setting, list(fits))
+            new = pooled(found, folds)
+            note(setting, new, found[0])
+            if not new < error:
+                break
+            chosen, fits, error, moved = setting, found, new, True
+        if moved:
             break
-        chosen, fits, error = setting, found, new
     return chosen, fits

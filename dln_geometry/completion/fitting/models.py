@@ -21,7 +21,7 @@ from dln_geometry.geometry.points import Collapsed, EndToEnd
 
 ROUNDS = 3
 """Flows between which the offsets of a logistic or Poisson model are fitted anew."""
-Prepared = dict[tuple[int, bool, int], "Squares"]
+Prepared = dict[tuple[int, bool, int], "Squares | _Linked"]
 """Runs of problems, with or without side means, for one seed: what their flows share."""
 
 
@@ -50,12 +50,8 @@ def train(
     True
     """
     begun = time.perf_counter()
-    if problem.link is not None:
-        run = _Linked(problem, setting, held, budget)
-    elif prepared is None:
-        run = Squares(problem, setting, held, budget)
-    else:
-        run = _prepared(problem, setting, held, budget, prepared)
+    known = {} if prepared is None else prepared
+    run = run_of(problem, setting, held, budget, known)
     made = time.perf_counter() - begun
     fit = run.trained(times, start)
     return replace(fit, seconds=time.perf_counter() - begun, prepared=made)
@@ -96,6 +92,16 @@ class Squares(ModelRun):
 class _Linked(ModelRun):
     """A model trained by a link: flows with fixed offsets, which are fitted anew between them."""
 
+    def __init__(
+        self, problem: Problem, setting: Setting, held: Problem | None, budget: Limits
+    ) -> None:
+        super().__init__(problem, setting, held, budget)
+        problem, make = self.problem, self.problem.link
+        assert make is not None
+        z = self.o.at(problem.rows, problem.cols)
+        slope, curvature = make.mean(z) - problem.values, make.curvature(z)
+        self.units = units_of(problem, slope, curvature, setting.seed, self.model.pattern)
+
     def trained(self, times: tuple[float, ...] | None, start: Model | None) -> Fit:
         """Run the flows."""
         problem, values, make = self.problem, self.problem.values, self.problem.link
@@ -103,9 +109,6 @@ class _Linked(ModelRun):
         o = self.o
         if bool((values == values[0]).all()):
             return self.finished(Model(o, None), (), "constant", math.nan)
-        z = o.at(problem.rows, problem.cols)
-        slope, curvature = make.mean(z) - values, make.curvature(z)
-        self.units = units_of(problem, slope, curvature, self.setting.seed, self.model.pattern)
         point, best, used = self.start(start, self.setting), Model(o, None), []
         if point is None:
             return self.finished(best, (), "constant", math.nan)
@@ -158,7 +161,8 @@ def train_together(
     if not (1 < first.depth < math.inf and folds[0][0].is_small):
         return None
     known = {} if prepared is None else prepared
-    runs = [_prepared(problem, first, held, budget, known) for problem, held in folds]
+    made = [run_of(problem, first, held, budget, known) for problem, held in folds]
+    runs = [run for run in made if isinstance(run, Squares)]
     places = [run.problem for run in runs]
     rank = min(first.rank, *(len(side.unique()) for p in places for side in (p.rows, p.cols)))
     points = [
@@ -223,14 +227,15 @@ def _monitor(runs: Sequence[Squares], loss: DenseCompletion, batch: tuple[int, i
     return error
 
 
-def _prepared(
+def run_of(
     problem: Problem, setting: Setting, held: Problem | None, budget: Limits, known: Prepared
-) -> Squares:
+) -> Squares | _Linked:
     """Return a run of a problem, whose side means and units are found once."""
-    key = id(problem), setting.sides, setting.seed
+    begun, key = time.perf_counter(), (id(problem), setting.sides, setting.seed)
     if key not in known:
-        known[key] = Squares(problem, setting, held, budget)
+        kind = Squares if problem.link is None else _Linked
+        known[key] = kind(problem, setting, held, budget)
     run = copy(known[key])
-    run.setting, run.held, run.budget, run.begun = setting, held, budget, time.perf_counter()
+    run.setting, run.held, run.budget, run.begun = setting, held, budget, begun
     run.curve = []
     return run

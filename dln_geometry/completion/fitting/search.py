@@ -9,28 +9,28 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from dln_geometry.completion.fitting.comparison import DECAY, ROUGHLY, Comparison, lowered
+from dln_geometry.completion.fitting.comparison import (
+    DECAY,
+    ROUGHLY,
+    Comparison,
+    adjusted,
+    as_large,
+)
 from dln_geometry.completion.fitting.errors import (
     WORTH,
     average_error,
     checked,
     common_time,
-    noise_of,
     pooled,
 )
-from dln_geometry.completion.fitting.models import Prepared, train, train_together
+from dln_geometry.completion.fitting.models import Prepared, run_of, train, train_together
 from dln_geometry.completion.fitting.problem import SEARCH_RANK, Problem, default_rank, folds_of
+from dln_geometry.completion.fitting.residuals import by_the_noise
 from dln_geometry.completion.fitting.subtable import dense_part
 from dln_geometry.completion.fitting.training import Choice, Fit, Limits, Model, Setting
-from dln_geometry.support import warn
 
 DEPTHS = (2.0, 2.5, 3.0)
 """Depths that are tried: a convex problem, and two that prefer low rank more and more."""
-NOISE_ROUNDS, LOWER = 4, 0.7
-"""Without validation: how often the decay may follow the residuals, and what is worth a round."""
-NOISE_ALONE, THRESHOLD = 0.95, 1.0
-"""Share of the residuals of the side means from which on noise explains them, and the decay that is
-chosen then: of noise alone, it leaves next to nothing at depth 2."""
 LARGE, PART = 300_000, 200_000
 """Entries from which on settings are compared on a part of the table, and entries of this part."""
 GOES_ON = 0.25
@@ -127,17 +127,31 @@ class Search:
             fits = self._everything(setting, None, starts)
             if self.start[1] is None and self.problem.link is None:
                 free = (min(depths) if len(depths) > 1 else depth, decay is None)
-                setting, fits = self._by_the_noise(setting, fits, starts, *free)
+                setting, fits = by_the_noise(
+                    self.problem,
+                    setting,
+                    fits,
+                    lambda other: self._everything(other, None, starts),
+                    self._on_all_entries,
+                    *free,
+                    self.end,
+                )
             return Choice((setting,), fits, (), (), None, math.nan, math.nan)
         comparison = self._comparison()
         small = min(final, SEARCH_RANK, *comparison.folds[0][0].shape)
         settings = [Setting.of(depth, small, first, self.seed) for depth in depths]
         chosen = replace(comparison.chosen(settings, decay, sides), rank=final)
         rough = comparison.fits.get(chosen) if comparison.folds is self.folds else None
+        moves = decay is None and comparison.folds is not self.folds
+        if moves:
+            limits = self._budget(1.0)
+            part = run_of(comparison.folds[0][0], chosen, None, limits, comparison.prepared)
+            known = self._known(self.folds[0][0], chosen)
+            chosen = as_large(chosen, part, run_of(self.folds[0][0], chosen, None, limits, known))
         validated = self._validated(chosen, rough)
         self._note(chosen, pooled(validated, self.folds), validated[0])
-        if decay is None and rough is None and len(self.folds[0][0]) > LARGE:
-            chosen, validated = lowered(
+        if moves:
+            chosen, validated = adjusted(
                 chosen, validated, self.folds, self._validated, self._note, self.end
             )
         error = pooled(validated, self.folds)
@@ -183,39 +197,6 @@ class Search:
             best=error,
         )
 
-    def _by_the_noise(
-        self, setting: Setting, fits: tuple[Fit, ...], starts: int, least: float, moves: bool
-    ) -> tuple[Setting, tuple[Fit, ...]]:
-        """Lower the decay while the residuals of training are less than what it takes for noise.
-
-        Of noise alone nothing is learned: the least depth and a large decay, where they are free.
-        """
-        first = self.problem.error(fits[0].alone.at(self.problem.rows, self.problem.cols))
-        share = noise_of(fits[0], self.problem) / max(float(first), 1e-300)
-        # Fewer entries than a mode of X has numbers leave no residuals to tell noise by.
-        told = fits[0].model.point is not None and len(self.problem) > sum(self.problem.shape)
-        chosen = moves or least < setting.depth  # else depth and decay are the user's
-        if told and chosen and share > NOISE_ALONE:
-            warn(
-                "noise explains the entries as well as the model does, beside the side means: "
-                "validation would tell what to trust",
-                UserWarning,
-            )
-            decay = THRESHOLD if moves else setting.decay
-            setting = replace(setting, depth=least).with_decay(decay)
-            return setting, self._everything(setting, None, starts)
-        for _ in range(NOISE_ROUNDS if moves else 0):
-            decay = DECAY * share
-            if not decay < LOWER * setting.decay or time.perf_counter() > self.end:
-                break
-            setting = replace(setting, decay=decay)
-            fits = tuple(
-                self._train([(self.problem, None)], [setting.restarted(k)], LAST, [fit.model])[0]
-                for k, fit in enumerate(fits)
-            )
-            share = noise_of(fits[0], self.problem) / max(float(first), 1e-300)
-        return setting, fits
-
     def _validated(self, chosen: Setting, rough: list[Fit] | None) -> tuple[Fit, ...]:
         """Train the chosen setting on all folds.
 
@@ -260,14 +241,25 @@ class Search:
         own = tuple(fit for fit in validated or () if fit.fold == 0)
         if own and self.end - time.perf_counter() < max(fit.prepared for fit in own):
             return own  # there is no time for more
-        settings = [setting.restarted(k) for k in range(starts)]
         if times is None or len(problem) <= LARGE or self.problem.link is not None:
+            settings = [setting.restarted(k) for k in range(starts)]
             return tuple(self._train([(problem, None)], settings, LAST, [self.start[1]], times))
         # The few entries that it has not seen move a model of a large table little.
         more = tuple(GOES_ON * t for t in times)
-        pairs = zip(settings, own, strict=True)
+        return self._on_all_entries(setting, own, problem, more)
+
+    def _on_all_entries(
+        self,
+        setting: Setting,
+        fits: Sequence[Fit],
+        problem: Problem | None = None,
+        times: tuple[float, ...] | None = None,
+    ) -> tuple[Fit, ...]:
+        """Train on from fits, each of its own start."""
+        pairs = [(problem or self.problem, None)]
         return tuple(
-            self._train([(problem, None)], [one], LAST, [fit.model], more)[0] for one, fit in pairs
+            self._train(pairs, [setting.restarted(k)], LAST, [fit.model], times)[0]
+            for k, fit in enumerate(fits)
         )
 
     @cached_property
@@ -303,12 +295,18 @@ class Search:
         for (problem, held), start in pairs:
             for setting in settings:
                 budget = self._budget(share * (count - len(found)), **more)
-                known = self.prepared if len(problem) <= LARGE else None
+                known = self._known(problem, setting)
                 fit = train(
                     problem, setting, held, budget, times=times, start=start, prepared=known
                 )
                 found.append(fit)
         return found
+
+    def _known(self, problem: Problem, setting: Setting) -> Prepared:
+        """Return what runs share; of large tables that of one problem at a time, for its memory."""
+        if len(problem) > LARGE and (id(problem), setting.sides, setting.seed) not in self.prepared:
+            self.prepared.clear()
+        return self.prepared
 
     def _budget(self, share: float, **limits: Any) -> Limits:
         """Return limits for the next run: a share of the time that is left."""
