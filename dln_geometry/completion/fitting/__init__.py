@@ -3,7 +3,8 @@
 Open `problem` first: the entries and their units. `offsets` are the means of the sides,
 `equations` how they are found, `training` a run and its settings, `models` what is trained (small
 tables as `dense` matrices), `errors` their errors, `comparison` tries depths and decays (on a
-`subtable` if there are very many entries), `search` trains what was chosen.
+`subtable` if there are very many entries), `residuals` lower a decay without held-out entries,
+`search` trains what was chosen.
 """
 
 from __future__ import annotations
