@@ -18,6 +18,7 @@ app = typer.Typer(
     name="dln",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["--help", "-h"]},
 )
 
 _NAMED = inspect.Parameter.POSITIONAL_OR_KEYWORD

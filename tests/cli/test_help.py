@@ -32,6 +32,8 @@ def test_every_command_is_listed_and_has_an_example(capsys):
         said = help_of([name], capsys)
         assert "Example:" in said
         assert max(map(len, said.splitlines())) <= 100
+        assert main([name, "-h"]) == 0
+        assert capsys.readouterr().out == said
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS - {"experiments", "photograph"}))

@@ -86,7 +86,8 @@ def run_sweep(
     print(f"{math.prod(map(len, read['axes'].values()))} runs of dln {read['command']}")
     for name, x in series.items():
         if set(map(str, x.dims)) == set(read["axes"]) and x.dtype.kind in "iuf":
-            print(f"{name}: {float(x.min()):.6g} to {float(x.max()):.6g}")
+            least, largest = f"{float(x.min()):.6g}", f"{float(x.max()):.6g}"
+            print(f"{name}: {least}" if least == largest else f"{name}: {least} to {largest}")
     if out is not None:
         print(f"written: {out}")
 
