@@ -72,7 +72,9 @@ def channels_of(model: nn.Module, call: Call) -> list[Channels]:
             families.setdefault(key, []).append({n: found for n, (_, found) in axes_of.items()})
     result = []
     for key, rows in families.items():
-        axes = {n: (axis, torch.tensor([row[n] for row in rows])) for n, axis, _ in key}
+        axes = {
+            n: (axis, torch.tensor([row[n] for row in rows], device="cpu")) for n, axis, _ in key
+        }
         readers = tuple(n for n, axis, _ in key if (n, axis) in nodes.readers)
         own = {n: place for n, place in axes.items() if n in tensors}
         if len(rows) < 2 or not readers or len(readers) == len(own):

@@ -62,11 +62,12 @@ class Nodes:
         for other in others:
             if other is some[0]:
                 continue
-            a, b = self.roots(some[0]), self.roots(other)
-            for i, j in zip(a[a != b].tolist(), b[a != b].tolist(), strict=True):
-                # One of an earlier pair may have joined them.
-                i, j = int(self.roots(np.array([i]))[0]), int(self.roots(np.array([j]))[0])
-                self._parents[max(i, j)] = min(i, j)
+            while True:
+                a, b = self.roots(some[0]), self.roots(other)
+                if np.array_equal(a, b):
+                    break
+                # Of several new parents of one root the least; the others join it the next time.
+                np.minimum.at(self._parents, np.maximum(a, b), np.minimum(a, b))
         return some[0]
 
     def fix(self, axes: Sequence[Axis]) -> None:

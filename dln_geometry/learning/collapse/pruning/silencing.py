@@ -50,7 +50,6 @@ def silenced_units(
             if held:
                 continue
             family = one.family
-            old = {name: p.detach().clone() for name, p in params.items()}
             fresh: set[int] = set()
             unread = _zero_units(family, params, family.readers)
             makers = [n for n in family.names if n not in family.readers]
@@ -61,9 +60,12 @@ def silenced_units(
                     unmade = [a or b for a, b in zip(unmade, gone, strict=True)]
             constants: Mapping[str, Tensor] | None = None
             idle = {k for k in range(family.units) if unread[k] or unmade[k]}
-            for unit in sorted(whole_groups(model, one, idle | known)):
-                if unit in known or len(known) + len(fresh) == family.units - 1:
-                    continue
+            candidates = sorted(whole_groups(model, one, idle | known) - known)
+            touched = _touched(model, family, params) if candidates else []
+            old = [p.detach().clone() for p in touched]
+            for unit in candidates:
+                if len(known) + len(fresh) == family.units - 1:
+                    break
                 if not unread[unit]:
                     if constants is None:
                         constants = _constants(model, family, params, call)
@@ -74,20 +76,27 @@ def silenced_units(
                 fresh.add(unit)
             if not whole_groups(model, one, fresh | known) >= fresh:
                 # Some units of a group are read, or it is the last one.
-                for name, p in params.items():
-                    p.copy_(old[name])
+                for p, before in zip(touched, old, strict=True):
+                    p.copy_(before)
                 continue
             if not fresh:
                 continue
             if change_of_outputs(outputs_of(model, call), expected):
                 # Something between the layers mixes the units, such as a layer normalisation.
-                for name, p in params.items():
-                    p.copy_(old[name])
+                for p, before in zip(touched, old, strict=True):
+                    p.copy_(before)
                 held |= fresh
             else:
                 known |= fresh
                 news = True
     return [tuple(sorted(x)) for x in off], [tuple(sorted(x)) for x in stay]
+
+
+def _touched(model: nn.Module, family: MirrorFamily, params: Mapping[str, Tensor]) -> list[Tensor]:
+    """Return the parameters that change if units of a family go: theirs, and biases of readers."""
+    readers: list[Any] = [model.get_submodule(n.rpartition(".")[0]) for n in family.readers]
+    biases = [getattr(m, "bias", None) for m in readers]
+    return [params[n] for n in family.axes] + [b for b in biases if isinstance(b, Tensor)]
 
 
 def change_of_outputs(found: Sequence[Tensor], expected: Sequence[Tensor]) -> str:
