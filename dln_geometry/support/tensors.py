@@ -290,3 +290,14 @@ def entries_of_product(left: Tensor, right: Tensor, rows: Tensor, cols: Tensor) 
     places = zip(*(side.split(max(256, budget // wide)) for side in (rows, cols)), strict=True)
     pairs = ((left.index_select(-2, i), right.index_select(-2, j)) for i, j in places)
     return torch.cat([(a * b).sum(-1) for a, b in pairs], dim=-1)
+
+
+def matrix_exponential(m: Tensor) -> Tensor:
+    """Return the exponential of matrices, shape (..., n, n), to rounding.
+
+    Torch's is accurate for two matrices or more only: that of a single one in double precision,
+    of norm 0.01 to 0.05, has errors up to 1e-9.
+    """
+    if m.numel() != m.shape[-1] ** 2:
+        return torch.linalg.matrix_exp(m)
+    return torch.linalg.matrix_exp(torch.stack([m, m]))[0]

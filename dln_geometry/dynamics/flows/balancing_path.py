@@ -25,6 +25,7 @@ from dln_geometry.support import (
     ProgressCallback,
     absolute_square,
     as_double,
+    matrix_exponential,
     merged,
 )
 
@@ -303,8 +304,8 @@ class BalancingPath(Keeper):
         for _ in range(NEWTON):
             x = correction_generator(w, excess)
             new = w.clone()
-            new[:, :-1] = torch.linalg.matrix_exp(x) @ new[:, :-1]
-            new[:, 1:] = new[:, 1:] @ torch.linalg.matrix_exp(-x)
+            new[:, :-1] = matrix_exponential(x) @ new[:, :-1]
+            new[:, 1:] = new[:, 1:] @ matrix_exponential(-x)
             left = moments_of(new) - goal
             better = (_total_square(left) < 0.25 * _total_square(excess))[:, None, None, None]
             if not bool(better.any()):

@@ -22,7 +22,7 @@ from dln_geometry.dynamics.noise.simulation import State
 from dln_geometry.geometry.kernel import quick_svd, small_eigh
 from dln_geometry.geometry.metric import entropy_pull
 from dln_geometry.geometry.points import EndToEnd, orthonormalized
-from dln_geometry.support import absolute_square
+from dln_geometry.support import absolute_square, matrix_exponential
 
 
 class SplittingSteps(MatrixSteps):
@@ -134,7 +134,7 @@ class SplittingSteps(MatrixSteps):
             if last:
                 p, q = orthonormalized(p), orthonormalized(q)
             if turn is not None:
-                half = torch.linalg.matrix_exp(0.5 * turn)
+                half = matrix_exponential(0.5 * turn)
                 p, q = p @ half, q @ half.mH
             return p @ end, q @ end
         if self.whole:

@@ -34,6 +34,7 @@ from dln_geometry.support import (
     as_generator,
     as_positive,
     field_dimension,
+    matrix_exponential,
     warn,
 )
 
@@ -183,7 +184,7 @@ class MetropolisChain(Stepper):
         a_new, q_new = a + dt * drift + (2 * dt).sqrt() * z, q
         if q.numel():
             b = self.noise.draw((*q.shape[:-1], q.shape[-2]), a, 1.0) * turn
-            q_new = torch.linalg.matrix_exp(b - b.mH) @ q
+            q_new = matrix_exponential(b - b.mH) @ q
         new = self.potential.at(a_new, q_new, dt)
         back = a - a_new - dt * new[1]
         log_ratio = value - new[0] + 0.5 * absolute_square(z).sum((-2, -1))

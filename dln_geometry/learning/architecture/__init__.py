@@ -8,7 +8,7 @@ Open `search` first: it follows every layer to all operations that read its chan
   `attention` the same for ``MultiheadAttention``;
 - `passages`: which changes of the channels pass through an operation between layers;
 - `walks`: from a layer along the graph to its readers, by layers and passages;
-- `groups`: the result, `SymmetricGroup`, and its `Part`;
+- `groups`: the result, `SymmetricGroup`; `parts`: its `Part`;
 - `trials`: tells whether a change of parameters, wherever it comes from, changes the outputs of a
   module; `subject` calls a copy of the module, `shaking` draws its parameters and inputs;
 - `sampling`: probes of modules that are too large for the rank of a Jacobian;
@@ -21,7 +21,8 @@ and a network that has it to ``tests/learning/networks.py``, where all claims ar
 
 from __future__ import annotations
 
-from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
+from dln_geometry.learning.architecture.groups import SymmetricGroup
+from dln_geometry.learning.architecture.parts import Part
 from dln_geometry.learning.architecture.probing import (
     Family,
     SymmetryCoverage,

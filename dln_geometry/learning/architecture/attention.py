@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from torch import fx, nn
 
-from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
+from dln_geometry.learning.architecture.groups import SymmetricGroup
 from dln_geometry.learning.architecture.layers import Layer
+from dln_geometry.learning.architecture.parts import Part
 from dln_geometry.learning.architecture.passages import Layout, has_hooks
 from dln_geometry.learning.architecture.tracing import TracedNetwork
 

@@ -16,7 +16,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _WeightNorm
 
-from dln_geometry.learning.architecture.groups import Part
+from dln_geometry.learning.architecture.parts import Part
 from dln_geometry.learning.architecture.passages import Layout, has_hooks
 from dln_geometry.learning.architecture.tracing import TracedNetwork
 from dln_geometry.learning.layers import DeepLinear

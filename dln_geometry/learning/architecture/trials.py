@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from dln_geometry.learning.architecture.groups import Part
+from dln_geometry.learning.architecture.parts import Part
 from dln_geometry.learning.architecture.shaking import shaken
 from dln_geometry.learning.architecture.subject import Call, Point, Subject
 from dln_geometry.support import normal

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from dln_geometry.learning.architecture.groups import Part
 from dln_geometry.learning.architecture.layers import (
     Absorption,
     Layer,
@@ -15,6 +14,7 @@ from dln_geometry.learning.architecture.layers import (
     is_norm,
     reader_of,
 )
+from dln_geometry.learning.architecture.parts import Part
 from dln_geometry.learning.architecture.passages import Layout, argument, operation, passage
 from dln_geometry.learning.architecture.tracing import TracedNetwork
 

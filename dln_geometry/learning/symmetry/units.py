@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dln_geometry.learning.functional import Parameters, Tensors
 from dln_geometry.learning.symmetry.symmetries import Symmetry
-from dln_geometry.support import as_count, shown
+from dln_geometry.support import as_count, matrix_exponential, shown
 
 # The names of some parameters, and the axis of their units.
 Side = tuple[Any, Any]
@@ -94,7 +94,7 @@ class UnitMixing(UnitSymmetry):
         return self.acted(params, m, lambda: -m.mT)
 
     def moved(self, params: Parameters, s: Tensor) -> Parameters:
-        m, exp = self._matrix(params, s), torch.linalg.matrix_exp
+        m, exp = self._matrix(params, s), matrix_exponential
         return self.acted(params, exp(m), lambda: exp(-m.mT))
 
     def applied(self, m: Tensor, q: Tensor, axis: Any) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from dln_geometry.dynamics.losses import prepared
 from dln_geometry.dynamics.sampling import Potential
 from dln_geometry.geometry.points import EndToEnd, haar_stiefel
-from dln_geometry.support import absolute_square
+from dln_geometry.support import absolute_square, matrix_exponential
 from dln_geometry.thermodynamics.energies import Energy
 from dln_geometry.thermodynamics.measure import SpectralMeasure, gaussians
 
@@ -172,7 +172,7 @@ class Walk:
             x = self._normal(*q.shape[:-1], q.shape[-2])
             size = 1.0 if self.deep else max(float(rest[2].mean()) ** 0.5, 1e-300)
             x = x * (0.5 * scale / size)
-            turned = torch.linalg.matrix_exp(x - x.mH) @ q
+            turned = matrix_exponential(x - x.mH) @ q
         found = self.at(new, turned, h)
         back = a - new - h * force(new, found[1])
         gain = self._total(difference, rest[2], t, a) - self._total(found[0], found[4], t, new)

@@ -4,10 +4,11 @@
 - `jacobian`: the Jacobian of the outputs at random parameters, the directions of groups; `ranks`:
   its null space, spans;
 - `families`: the groups that are found, `Family`, some in other coordinates; candidates;
+- `grouping`: groups from these;
 - `slots`: the combinations of candidates that change no output;
 - `stages`: scalings, shifts, matrices; `translations`; `leftovers`: what is tried last;
   `charting`: coordinates in which it is tried again;
-- `finding`: the order of the search, and the dimensions;
+- `finding`: the order of the search, and the dimensions; `large`: those of large modules;
 - `coverage`: `symmetries_of` and `symmetry_coverage`.
 """
 

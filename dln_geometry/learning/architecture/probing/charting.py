@@ -1,24 +1,30 @@
-"""Coordinates in which more groups act: weights in place of norms and directions, whole gains."""
+"""Coordinates in which more groups act: weights without a norm, whole gains, stacks taken apart."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
+from dln_geometry.learning.architecture.groups import SymmetricGroup
+from dln_geometry.learning.architecture.parts import Part
 from dln_geometry.learning.architecture.probing.families import (
     Chart,
     Family,
     Fold,
     Polar,
+    StackedMaps,
     folded_by,
 )
+from dln_geometry.learning.architecture.probing.operators import Proposals
 from dln_geometry.learning.architecture.probing.ranks import Span
 from dln_geometry.learning.architecture.probing.slots import Sample
 from dln_geometry.learning.architecture.probing.stages import Stages
+
+# A parameter is taken apart into so many maps at most.
+_MOST_PIECES = 16
 
 
 def charts_of(
@@ -46,7 +52,32 @@ def charts_of(
             if name not in polar and is_same(_with_turned_signs(part, name, params)):
                 polar[name] = Polar(part, name)
                 break
-    return (*polar.values(), *stages.offsets(samples, known).values())
+    return (*polar.values(), *stages.offsets(samples, known))
+
+
+def stacks_of(
+    shapes: Mapping[str, torch.Size], proposals: Proposals
+) -> Iterator[tuple[StackedMaps, ...]]:
+    """Yield parameters that may be stacks of maps, those with one number of maps together."""
+
+    def stacked(length: int, pieces: int, least: int, **more: bool) -> tuple[StackedMaps, ...]:
+        return tuple(
+            StackedMaps(name, tuple(shape).index(length), pieces, length // pieces, **more)
+            for name, shape in shapes.items()
+            if len(shape) >= least and length in shape
+        )
+
+    stacks = {s[0]: None for s in shapes.values() if len(s) > 2 and s not in proposals.kernels}
+    found = [
+        *(stacked(n, n, 2) for n in {**proposals.batches, **stacks} if 1 < n <= _MOST_PIECES),
+        *(stacked(n, k, 1) for n, k in proposals.runs if k <= _MOST_PIECES and n % k == 0),
+        *(
+            stacked(n, k, 1, strided=True)
+            for n, k in proposals.combs
+            if k <= _MOST_PIECES and n % k == 0 and n > k
+        ),
+    ]
+    yield from dict.fromkeys(stacks for stacks in found if stacks)
 
 
 def _with_turned_signs(part: Part, lengths: str, params: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -13,8 +13,9 @@ from torch import nn
 
 from dln_geometry.learning.architecture.confirmation import confirmed, not_refuted
 from dln_geometry.learning.architecture.groups import SymmetricGroup
-from dln_geometry.learning.architecture.probing.finding import MOST_FOR_RANK, Finder, by_probes
+from dln_geometry.learning.architecture.probing.finding import MOST_FOR_RANK, Finder
 from dln_geometry.learning.architecture.probing.jacobian import Prober
+from dln_geometry.learning.architecture.probing.large import by_probes
 from dln_geometry.learning.architecture.probing.operators import Proposals, recorded
 from dln_geometry.learning.architecture.probing.translations import opposed_pairs
 from dln_geometry.learning.architecture.search import copied, groups_by_graph
@@ -127,9 +128,10 @@ def symmetries_of(
     many inputs. So it finds the groups of hand-written normalisations and attentions (grouped,
     rotary), gates, recurrent cells, message passing and tied weights, of layers that are joined or
     stand beside each other (adapters, modulation) and of chains of narrow layers, and three kinds
-    more: rotation, commutant and shift (see `Family`). They also pass weight norms, and gains that
-    are written ``1 + g``. Not found are directions that only the sizes of layers explain, such as
-    those of a product of two forms or of a convolution into a linear layer on few pixels:
+    more: rotation, commutant and shift (see `Family`). They also pass weight norms, exponentials,
+    and gains that are written ``1 + g``; maps that one parameter holds in a stack (experts, heads)
+    have groups of their own. Not found are directions that only the sizes of layers explain, such
+    as those of a product of two forms or of a convolution into a linear layer on few pixels:
     `symmetry_coverage` counts them.
     A claim holds at all parameters: groups that only units without effect have are left out.
     This goes up to 20,000 parameters, and takes seconds for a thousand, minutes for ten thousand;

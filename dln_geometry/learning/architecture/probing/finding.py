@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dln_geometry.learning.architecture.groups import SymmetricGroup
-from dln_geometry.learning.architecture.probing.charting import charts_of, with_folds
+from dln_geometry.learning.architecture.probing.charting import charts_of, stacks_of, with_folds
 from dln_geometry.learning.architecture.probing.families import (
     Charted,
     Family,
@@ -18,9 +18,16 @@ from dln_geometry.learning.architecture.probing.families import (
     folded_by,
     scaled,
     summed,
+    unstacked,
 )
+from dln_geometry.learning.architecture.probing.grouping import CLOSE
 from dln_geometry.learning.architecture.probing.jacobian import Prober, fields_of, is_flat
-from dln_geometry.learning.architecture.probing.leftovers import between, kernels, under_gains
+from dln_geometry.learning.architecture.probing.leftovers import (
+    between,
+    beyond_rank,
+    kernels,
+    under_gains,
+)
 from dln_geometry.learning.architecture.probing.operators import Proposals
 from dln_geometry.learning.architecture.probing.ranks import (
     Span,
@@ -29,8 +36,7 @@ from dln_geometry.learning.architecture.probing.ranks import (
     nullity_beyond,
 )
 from dln_geometry.learning.architecture.probing.slots import Sample
-from dln_geometry.learning.architecture.probing.stages import CLOSE, Stages
-from dln_geometry.learning.architecture.sampling import probed
+from dln_geometry.learning.architecture.probing.stages import Stages
 from dln_geometry.learning.architecture.subject import Subject
 
 # Up to so many parameters the null space is computed before the search, which ends when all of it
@@ -163,8 +169,12 @@ class Finder:
             self._keep(under_gains(self.stages, self.samples, self.span), self.samples, ())
         if not self.is_done:
             self._keep(between(self.stages, self.samples, self.span), self.samples, ())
+        for more in (beyond_rank, Stages.exponents):
+            if not self.is_done:
+                self._keep(more(self.stages, self.samples, self.span), self.samples, ())
         if not self.is_done and not isinstance(self.subject, Charted):
             self._search_charted()
+            self._search_stacked()
 
     def held(self, groups: Sequence[SymmetricGroup]) -> list[SymmetricGroup]:
         """Return the groups that are flat at further points, where other units may be on."""
@@ -200,6 +210,18 @@ class Finder:
             own = folded_by([*group.names, *(n for f in folds for n in f.names)], charts)
             if own and isinstance(group, Family):
                 self.add(replace(group, folds=(*own, *folds)))
+
+    def _search_stacked(self) -> None:
+        """Find groups of single maps of those that a parameter holds."""
+        for stacks in stacks_of(self.prober.shapes, self.proposals):
+            if self.is_done:
+                return
+            inner = Finder(Charted(self.subject, stacks), self.proposals)
+            inner.search()
+            for group in inner.groups:
+                own = unstacked(group, stacks) if isinstance(group, Family) else None
+                if own is not None and not self.is_done:
+                    self.add(own)
 
     def _is_same(self, moved: dict[str, Tensor]) -> bool:
         """Tell whether the outputs at the base point are the same with other parameters."""
@@ -296,25 +318,3 @@ class Finder:
             if own.first[0] == group.first[0] and self._is_same(scaled(self.base, own, signs)):
                 return own
         return None
-
-
-def by_probes(
-    search: Finder | Prober, groups: Sequence[SymmetricGroup], found: int
-) -> tuple[int, int | None, tuple[int, int], str]:
-    """Return the dimensions found and true, the bounds and the reason, of a large module."""
-    prober = search.prober if isinstance(search, Finder) else search
-    reason = f"{prober.total} parameters are too many for the rank of the outputs; "
-    try:
-        # Units that are off on all inputs at one point may be on at another.
-        far = map(prober.point, (0.5, 0.1, 1.0))
-        points = [search.base] if isinstance(search, Finder) else far
-        probes = probed(
-            prober.gradients, points, tuple(prober.shapes), groups,
-            lambda rows: null_space(rows, prober.tolerance), prober.generator,
-        )  # fmt: skip
-    except RuntimeError as error:
-        reason = f"{reason}the module fails at other parameters ({error})"
-        return found, None, (0, prober.total), reason
-    found = found if isinstance(search, Finder) else probes.found
-    bounds = (found + probes.beyond, prober.total - probes.rank)
-    return found, found if probes.is_complete else None, bounds, reason + probes.told

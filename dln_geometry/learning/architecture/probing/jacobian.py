@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
+from dln_geometry.learning.architecture.groups import SymmetricGroup
+from dln_geometry.learning.architecture.parts import Part
 from dln_geometry.learning.architecture.shaking import (
     resampled,
     same_draws,
@@ -157,28 +158,23 @@ class Prober:
         n = value.numel()
         if not n or not value.requires_grad:
             return value.new_zeros(0, self.total), 0
-        options: Any = {"dtype": value.dtype, "device": value.device}
+        like: Any = {"dtype": value.dtype, "device": value.device}
         if n <= count:
-            weights = torch.eye(n, **options)
+            weights = torch.eye(n, **like)
         else:
-            weights = torch.randn(count, n, generator=self.generator, **options)
+            weights = torch.randn(count, n, generator=self.generator, **like)
         tensors = list(leaves.values())
         step = max(1, int(_ENTRIES // (8 * self.total + 64 * n)))
         pieces = []
         for some in weights.split(min(step, 256)):
+            options: Any = {"retain_graph": True, "allow_unused": True}
             try:
-                grads = torch.autograd.grad(
-                    value, tensors, some, retain_graph=True, allow_unused=True,
-                    materialize_grads=True, is_grads_batched=True,
-                )  # fmt: skip
-                pieces.append(torch.cat([g.reshape(len(some), -1) for g in grads], 1))
+                grads = torch.autograd.grad(value, tensors, some, is_grads_batched=True, **options)
+                pieces.append(_gradient_rows(grads, tensors, len(some)))
             except RuntimeError:
                 for one in some:
-                    grads = torch.autograd.grad(
-                        value, tensors, one, retain_graph=True, allow_unused=True,
-                        materialize_grads=True,
-                    )  # fmt: skip
-                    pieces.append(torch.cat([g.flatten() for g in grads])[None])
+                    grads = torch.autograd.grad(value, tensors, one, **options)
+                    pieces.append(_gradient_rows(grads, tensors, 1))
         return torch.cat(pieces).detach().nan_to_num(0.0, 0.0, 0.0), n
 
     def flat(self, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -191,6 +187,16 @@ class Prober:
                 start = self.offsets[name]
                 out[start : start + self.shapes[name].numel()] = x.reshape(columns, -1).mT
         return out
+
+
+def _gradient_rows(grads: Sequence[Any], tensors: Sequence[Tensor], count: int) -> Tensor:
+    """Return gradients as rows, with zeros for tensors without any."""
+    # Those that autograd fills in have no axis for the rows.
+    own = [
+        x.new_zeros(count, x.numel()) if g is None else g.reshape(count, x.numel())
+        for g, x in zip(grads, tensors, strict=True)
+    ]
+    return torch.cat(own, 1)
 
 
 def _enlarged(x: Tensor) -> Tensor:

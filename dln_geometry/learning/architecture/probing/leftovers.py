@@ -9,8 +9,16 @@ from typing import Any
 
 import torch
 
-from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
-from dln_geometry.learning.architecture.probing.families import Family, Strip, Term, slots_of
+from dln_geometry.learning.architecture.groups import SymmetricGroup
+from dln_geometry.learning.architecture.parts import Part
+from dln_geometry.learning.architecture.probing.families import (
+    Family,
+    StackedPart,
+    Strip,
+    Term,
+    biases,
+    slots_of,
+)
 from dln_geometry.learning.architecture.probing.jacobian import is_flat
 from dln_geometry.learning.architecture.probing.ranks import Span
 from dln_geometry.learning.architecture.probing.slots import Sample
@@ -124,7 +132,18 @@ def _alike(stages: Stages, samples: Sequence[Sample], terms: Sequence[Term]) -> 
         for w in (t.weight for t in terms)
         if w is not None and w.block == 1
     )
-    for part in [t.part for t in terms if t.weight is None and t.is_constant]:
+    moved = [t.part for t in terms if t.weight is None and t.is_constant]
+    if len(moved) > 1 and readers and all(p.block == 1 for p in moved):
+        # Layers of whose outputs a maximum is taken, entry by entry.
+        near = [p.name.rpartition(".")[0] for p in moved]
+        makers = [n for n, s in shapes.items() if len(s) == 2 and n.rpartition(".")[0] in near]
+        makers = [n for n in makers if shapes[n][0] == moved[0].units]
+        if len(makers) == len(moved) and len({shapes[n] for n in makers}) == 1:
+            size = shapes[makers[0]].numel()
+            own = [Part(n, 0, 1, shapes[n][0]) for n in makers]
+            added = tuple(Term(p, 1.0, size=size, kernel=readers) for p in own)
+            yield from _if_flat(stages, samples, added, size)
+    for part in moved:
         n = part.units
         if not readers or part.block == 1 or any(r.block != n for r in readers):
             continue
@@ -133,6 +152,49 @@ def _alike(stages: Stages, samples: Sequence[Sample], terms: Sequence[Term]) -> 
                 size = n * shape.numel() // shape[0]
                 own = Term(replace(part, name=name, axis=0), 1.0, size=size, kernel=readers)
                 yield from _if_flat(stages, samples, (replace(own, each=True),), size)
+
+
+def beyond_rank(stages: Stages, samples: Sequence[Sample], known: Span) -> Iterator[Family]:
+    """Yield shifts of what reads the image of a map into more channels than it has inputs.
+
+    Such as a stream that a layer makes from fewer features. What they read of the bias of that
+    layer, a bias after them takes back; or they leave it out as well.
+    """
+    shapes, tried = stages.prober.shapes, 0
+    makers = [Part(n, int(s[0] < s[1]), 1, max(s)) for n, s in shapes.items() if len(s) == 2]
+    for maker in makers:
+        n = maker.block
+        if shapes[maker.name].numel() == n * n:
+            continue
+        own = [replace(b, units=1, block=n) for b in biases(shapes, maker.name, n)[:1]]
+        for slot in slots_of(shapes, n, strided=False, segments=stages.segments):
+            shape = shapes[slot.name]
+            if slot.name == maker.name or len(shape) < 2 or tried > _MOST_TERMS:
+                continue
+            for part, rows, start in _readers_of(slot, shapes, stages.segments):
+                tried += 1
+                size: dict[str, Any] = {"size": n * rows, "kernel": (maker,)}
+                term = Term(part, 1.0, **size)
+                after = biases(shapes, slot.name, shape.numel() // shape[slot.axis])
+                after = [replace(c, units=1, block=rows, start=start) for c in after]
+                found = [(term, Term(c, -1.0, beside=b, **size)) for b, c in product(own, after)]
+                for terms in (*found, (replace(term, kernel=(maker, *own)),)):
+                    yield from _if_flat(stages, samples, terms, n * rows)
+
+
+def _readers_of(
+    slot: Strip, shapes: Mapping[str, torch.Size], segments: Mapping[int, Sequence[tuple[int, int]]]
+) -> Iterator[tuple[Part, int, int]]:
+    """Yield what reads a run, how many rows that are, and where they start.
+
+    They are all of a parameter, or segments of its other axis.
+    """
+    shape, part = shapes[slot.name], slot.part()
+    yield part, shape.numel() // shape[slot.axis], 0
+    along = 1 - slot.axis
+    for start, size in segments.get(shape[along], ()) if len(shape) == 2 else ():
+        place = {"along": along, "first": start, "count": size}
+        yield StackedPart(slot.name, slot.axis, 1, slot.size, slot.start, **place), size, start
 
 
 def _if_flat(
@@ -194,10 +256,10 @@ def between(stages: Stages, samples: Sequence[Sample], known: Span) -> Iterator[
         return shapes[slot.name].numel() // shapes[slot.name][slot.axis]
 
     for n in widths:
-        own = [s for s in slots(n) if s.start == 0 and s.axis == 0]
+        own = [s for s in slots(n) if s.axis == 0]
         terms = [Term(s.part(n), 1.0) for s in own if rest(s) == 1]
         for s in own:
-            alike = [o for o in own if o.name != s.name and shapes[o.name] == shapes[s.name]]
+            alike = [o for o in own if _are_apart(o, s) and rest(o) == rest(s)]
             terms += [Term(s.part(n), 1.0, beside=o.part(n)) for o in alike]
         if 1 < len(terms) <= _MOST_TERMS:
             yield from stages.of_terms(terms, n, samples, known)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
+from dln_geometry.learning.architecture.groups import SymmetricGroup
+from dln_geometry.learning.architecture.parts import Part
 from dln_geometry.learning.architecture.probing.families import (
     ALGEBRAS,
     Family,
@@ -25,14 +26,19 @@ from dln_geometry.learning.architecture.probing.families import (
     views_of,
     wholes_of,
 )
+from dln_geometry.learning.architecture.probing.grouping import (
+    CLOSE,
+    merged_blocks,
+    powers_of,
+    scaling,
+    simple_share,
+)
 from dln_geometry.learning.architecture.probing.jacobian import Prober
 from dln_geometry.learning.architecture.probing.operators import Proposals
 from dln_geometry.learning.architecture.probing.ranks import Span
 from dln_geometry.learning.architecture.probing.slots import Sample, combinations
 from dln_geometry.learning.architecture.probing.translations import translations
 
-# Directions have no part outside a space, up to this.
-CLOSE = 1e-6
 # More candidates than this are not tried at once.
 _MOST_SLOTS = 1000
 # Shifts that are drawn for a set of terms, if these are few.
@@ -96,28 +102,47 @@ class Stages:
                 for s in slots
             ]
             for found in combinations(self.prober, samples, fields, known):
-                group = _scaling({slots[k]: c for k, c in found.items()}, d, shapes)
+                group = scaling({slots[k]: c for k, c in found.items()}, d, shapes)
                 if isinstance(group, Family) and group.powers:
                     unlike.append(group)
                 elif group is not None:
                     yield group
         yield from unlike
 
-    def offsets(self, samples: Sequence[Sample], known: Span) -> dict[str, Offset]:
-        """Return vectors of which not the entries can be scaled, but their sums with a constant."""
-        out: dict[str, Offset] = {}
+    def offsets(self, samples: Sequence[Sample], known: Span) -> list[Offset]:
+        """Return runs of vectors of which not the entries can be scaled, but their sums with 1."""
+        out: list[Offset] = []
+        for _, scaled, added in self._logarithms(samples, known):
+            for s, c in added.items():
+                # Runs of runs are offset already.
+                inside = any(o.name == s.name and o.start <= s.start < o.stop for o in out)
+                if s in scaled and not inside:
+                    out.append(
+                        Offset(s.name, simple_share(c / scaled[s]), s.start, s.start + s.size)
+                    )
+        return out
+
+    def exponents(self, samples: Sequence[Sample], known: Span) -> Iterator[Family]:
+        """Yield scalings that shifts of vectors undo, of which the exponential is taken."""
+        for d, scaled, added in self._logarithms(samples, known):
+            if scaled and added and not scaled.keys() & added.keys():
+                grown = [Term(s.part(d), simple_share(c), grows=True) for s, c in scaled.items()]
+                moved = [Term(s.part(d), simple_share(c)) for s, c in added.items()]
+                parts = tuple(t.part for t in (*moved, *grown))
+                yield Family("shift", parts, terms=(*moved, *grown))
+
+    def _logarithms(
+        self, samples: Sequence[Sample], known: Span
+    ) -> Iterator[tuple[int, dict[Strip, float], dict[Strip, float]]]:
+        """Yield the runs that are scaled, and the runs of vectors that are shifted meanwhile."""
+        shapes = self.prober.shapes
         for d in (*self.proposals.widths, 1):
             slots = list(
-                slots_of(self.prober.shapes, d, strided=False, segments=self.segments)
+                slots_of(shapes, d, strided=False, segments=self.segments)
                 if d > 1
-                else wholes_of(self.prober.shapes, {})
+                else wholes_of(shapes, {})
             )
-            ones = [
-                s
-                for s in slots
-                if self.prober.shapes[s.name].numel() == s.size
-                and len(self.prober.shapes[s.name]) < 2
-            ]
+            ones = [s for s in slots if shapes[s.name].numel() == (*shapes[s.name], 1)[s.axis]]
             if not ones or len(slots) + len(ones) > _MOST_SLOTS:
                 continue
             sizes = {s.size for s in slots}
@@ -131,12 +156,9 @@ class Stages:
                 for s in some
             ]
             for found in combinations(self.prober, samples, fields, known):
-                scaled = {slots[k].name: c for k, c in found.items() if k < len(slots)}
-                for k, c in found.items():
-                    name = ones[k - len(slots)].name if k >= len(slots) else ""
-                    if name in scaled:
-                        out.setdefault(name, Offset(name, _whole(c / scaled[name])))
-        return out
+                scaled = {slots[k]: c for k, c in found.items() if k < len(slots)}
+                more = {ones[k - len(slots)]: c for k, c in found.items() if k >= len(slots)}
+                yield d, scaled, more
 
     def _one(self, n: int) -> Tensor:
         return torch.eye(n).to(self._like)
@@ -219,7 +241,7 @@ class Stages:
                 for k in sorted(found):
                     sides[k >= len(slots)].append(both[k][0].part())
                 first, second = map(tuple, sides)
-                powers = _powers([found[k] for k in sorted(found)])
+                powers = powers_of([found[k] for k in sorted(found)])
                 same = {math.copysign(1, c) for k, c in found.items() if k < len(slots)}
                 if set(first) == set(second) and not powers:
                     groups.append(Family("rotation", first, algebra="orthogonal"))
@@ -239,81 +261,4 @@ class Stages:
                             projection=None if isinstance(algebra, str) else algebra,
                         )
                     )
-            yield from _merged(groups)
-
-
-def _scaling(
-    found: Mapping[Strip, float], d: int, shapes: Mapping[str, torch.Size]
-) -> SymmetricGroup | None:
-    """Return the scale or rescale of some slots, `None` if they are no runs."""
-    order = list(shapes)
-    slots = sorted(found, key=lambda s: (order.index(s.name), s.axis, s.start))
-    sign = found[slots[0]]
-    sides: tuple[list[Part], list[Part]] = ([], [])
-    shares: tuple[list[float], list[float]] = ([], [])
-    strided: dict[tuple[str, int, int, float], list[int]] = {}
-    for slot in slots:
-        share = found[slot] / sign
-        shares[share < 0].append(share)
-        if d == 1:
-            sides[share < 0].append(Part(slot.name, slot.axis, 1, slot.size, slot.start))
-        elif slot.stride == 1:
-            sides[share < 0].append(Part(slot.name, slot.axis, d, 1, slot.start))
-        else:
-            shares[share < 0].pop()
-            key = slot.name, slot.axis, slot.stride, round(share, 5)
-            strided.setdefault(key, []).append(slot.start)
-    for (name, axis, stride, share), starts in strided.items():
-        if starts != list(range(stride)):
-            return None
-        sides[share < 0].append(Part(name, axis, d, stride))
-        shares[share < 0].append(share)
-    first, second_side = map(tuple, sides)
-    powers = _powers([*shares[0], *shares[1]])
-    vectors = [all(len(shapes[p.name]) == 1 for p in side) for side in (first, second_side)]
-    if second_side and vectors == [False, True]:
-        # Gains come first: they can be folded into what reads them.
-        first, second_side = second_side, first
-        powers = (*powers[len(second_side) :], *powers[: len(second_side)])
-    kind = "rescale" if second_side else "scale"
-    return Family(kind, first, second_side, powers=powers)
-
-
-def _powers(shares: Sequence[float]) -> tuple[float, ...]:
-    """Return the sizes of some shares over the least of them, nothing if all are the same."""
-    least = min(map(abs, shares))
-    if all(abs(abs(c) - least) <= CLOSE * least for c in shares):
-        return ()
-    return tuple(_whole(abs(c) / least) for c in shares)
-
-
-def _whole(c: float) -> float:
-    """Return the multiple of 1/60 that a number is up to its error, otherwise itself."""
-    return round(60 * c) / 60 if abs(60 * c - round(60 * c)) < 1e-3 else c
-
-
-def _merged(groups: Sequence[SymmetricGroup]) -> list[SymmetricGroup]:
-    """Return groups of consecutive blocks, such as heads, as one of several units."""
-
-    def layout(group: SymmetricGroup) -> Any:
-        sides = (group.first, group.second)
-        parts = tuple(tuple(replace(p, units=1, start=0) for p in s) for s in sides)
-        return group.kind, parts, getattr(group, "powers", ())
-
-    def shifted(group: Any, by: int) -> Any:
-        return tuple(p.start + by * p.block * p.inner for p in group.parts)
-
-    out: list[SymmetricGroup] = []
-    for group in sorted(groups, key=lambda g: (str(layout(g)), [p.start for p in g.parts])):
-        last = out[-1] if out else None
-        if (
-            last is not None
-            and layout(last) == layout(group)
-            and shifted(last, last.units) == tuple(p.start for p in group.parts)
-        ):
-            sides = (last.first, last.second)
-            first, second = (tuple(replace(p, units=p.units + 1) for p in s) for s in sides)
-            out[-1] = replace(last, first=first, second=second)
-        else:
-            out.append(group)
-    return out
+            yield from merged_blocks(groups)

@@ -8,7 +8,8 @@ from itertools import groupby, islice, repeat
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
+from dln_geometry.learning.architecture.groups import SymmetricGroup
+from dln_geometry.learning.architecture.parts import Part
 from dln_geometry.learning.architecture.probing.families import Family, Term
 from dln_geometry.learning.architecture.probing.jacobian import Prober, fields_of
 from dln_geometry.learning.architecture.probing.ranks import Span, common_null_space, null_space
@@ -138,7 +139,7 @@ def _as_simple(x: float) -> float:
 
 def _opposed(prober: Prober, null: Tensor, known: Span) -> Iterator[SymmetricGroup]:
     """Yield one group for each set of parameters that only move together."""
-    names = [n for n, s in prober.shapes.items() if s]
+    names = list(prober.shapes)
     rows = echelon(null.mT)
     # Most are whole numbers or simple fractions; what is left of the others must pass the trials.
     simple = (_FRACTIONS * rows).round() / _FRACTIONS
@@ -162,7 +163,7 @@ def _opposed(prober: Prober, null: Tensor, known: Span) -> Iterator[SymmetricGro
     sets = groupby(pieces, key=lambda v: tuple(n for n in names if n in v))
     # Hundreds of sets are no symmetries: the inputs are too few to tell parameters apart.
     for key, members in islice(sets, _MOST_SETS):
-        first = tuple(Part(n, 0, 1, prober.shapes[n][0]) for n in key)
+        first = tuple(Part(n, 0, 1, (*prober.shapes[n], 1)[0]) for n in key)
         if key:
             yield Family("shift", first, basis=tuple(members))
 

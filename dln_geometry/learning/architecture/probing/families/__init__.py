@@ -2,6 +2,7 @@
 
 - `family`: `Family`, a group of parameters that is known by its generators;
 - `folds`: coordinates in which a group acts simply: gains 1, shifts 0, weights without a norm;
+- `pieces`: parameters that hold several maps, and groups of these;
 - `terms`: candidates, and what one shift does to each parameter.
 """
 
@@ -23,9 +24,15 @@ from dln_geometry.learning.architecture.probing.families.folds import (
     scaled,
     summed,
 )
+from dln_geometry.learning.architecture.probing.families.pieces import (
+    StackedMaps,
+    StackedPart,
+    unstacked,
+)
 from dln_geometry.learning.architecture.probing.families.terms import (
     Strip,
     Term,
+    biases,
     slots_of,
     terms_of,
     uniform_terms,
@@ -42,15 +49,19 @@ __all__ = [
     "Offset",
     "Polar",
     "Projection",
+    "StackedMaps",
+    "StackedPart",
     "Strip",
     "Term",
     "all_folded",
+    "biases",
     "folded_by",
     "scaled",
     "slots_of",
     "summed",
     "terms_of",
     "uniform_terms",
+    "unstacked",
     "views_of",
     "wholes_of",
 ]

@@ -18,7 +18,7 @@ from dln_geometry.learning.architecture.probing.families.folds import Chart, Fol
 from dln_geometry.learning.architecture.probing.families.terms import Term
 from dln_geometry.learning.functional import Tensors
 from dln_geometry.learning.symmetry import Symmetry
-from dln_geometry.support import as_generator
+from dln_geometry.support import as_generator, matrix_exponential
 
 Projection = Callable[[Tensor], Tensor]
 
@@ -122,9 +122,25 @@ class Family(SymmetricGroup):
                 for name, v in vectors.items():
                     moved[name] = moved[name] + c * v.to(moved[name])
             return moved
+        # Images of weights that are shifted too are quadratic: half-way they are exact.
+        half = dict(params)
+        for term in self.terms if self.is_curved else ():
+            if term.is_constant:
+                term.add(half, t / 2)
         for term in sorted(self.terms, key=lambda term: bool(term.over)):
-            term.add(moved, t)
+            if self.is_curved and term.weight is not None:
+                own = {**half, term.part.name: moved[term.part.name]}
+                term.add(own, t)
+                moved[term.part.name] = own[term.part.name]
+            else:
+                term.add(moved, t)
         return moved
+
+    @property
+    def is_curved(self) -> bool:
+        """Whether one shift moves a weight by which another of its terms maps it."""
+        moved = {t.part.name for t in self.terms if t.is_constant and not t.matrix}
+        return any(t.weight is not None and t.weight.name in moved for t in self.terms)
 
     def element_shape(self) -> tuple[int, ...] | None:
         """Return the shape of the elements of the new kinds."""
@@ -174,7 +190,7 @@ class Family(SymmetricGroup):
         m, moved = self.projected(element), dict(params)
         for index, part in enumerate(self.parts):
             x = moved[part.name]
-            by = torch.linalg.matrix_exp(self._along(index, m))
+            by = matrix_exponential(self._along(index, m))
             moved[part.name] = part.replaced(x, by @ part.slices(x))
         return moved
 
@@ -237,6 +253,7 @@ class _Linear(Symmetry):
         return {name: after[name] for name in self.family.names}
 
     def generated(self, params: Any, s: Tensor) -> dict[str, Tensor]:
-        if any(t.over and not t.under for t in self.family.terms):
+        terms = self.family.terms
+        if self.family.is_curved or any(t.grows or (t.over and not t.under) for t in terms):
             return super().generated(params, s)
         return self.family.tangent(params, s)

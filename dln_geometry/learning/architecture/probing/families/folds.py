@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.architecture.groups import Part, SymmetricGroup
+from dln_geometry.learning.architecture.groups import SymmetricGroup
+from dln_geometry.learning.architecture.parts import Part
 from dln_geometry.learning.architecture.subject import Point, Subject
 from dln_geometry.learning.functional import Tensors
 
@@ -50,10 +51,12 @@ class Fold:
 
 @dataclass(frozen=True)
 class Offset:
-    """Coordinates ``x + constant`` of a parameter x: a gain that is written ``1 + x``."""
+    """Coordinates ``x + constant`` of a run of a vector x: a gain that is written ``1 + x``."""
 
     name: str
     constant: float
+    start: int
+    stop: int
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -66,11 +69,16 @@ class Offset:
 
     def forward(self, params: dict[str, Tensor]) -> tuple[dict[str, Tensor], Any]:
         """Return parameters in the new coordinates, and what undoes it."""
-        return {**params, self.name: params[self.name] + self.constant}, None
+        return {**params, self.name: self._plus(params[self.name], self.constant)}, None
 
     def back(self, params: dict[str, Tensor], element: Any) -> dict[str, Tensor]:
         """Return parameters in the old coordinates."""
-        return {**params, self.name: params[self.name] - self.constant}
+        return {**params, self.name: self._plus(params[self.name], -self.constant)}
+
+    def _plus(self, x: Tensor, constant: float) -> Tensor:
+        added = torch.zeros_like(x).flatten()
+        added[self.start : self.stop] = constant
+        return x + added.reshape(x.shape)
 
 
 @dataclass(frozen=True)
@@ -165,7 +173,7 @@ def folded_by(names: Sequence[str], folds: Sequence[Fold | Chart]) -> tuple[Fold
 class Charted(Subject):
     """A module that is called with parameters in other coordinates."""
 
-    def __init__(self, subject: Subject, charts: Sequence[Chart]) -> None:
+    def __init__(self, subject: Subject, charts: Sequence[Any]) -> None:
         self.__dict__ |= subject.__dict__
         self.charts = tuple(charts)
 

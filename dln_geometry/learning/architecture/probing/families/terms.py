@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from dln_geometry.learning.architecture.groups import Part
+from dln_geometry.learning.architecture.parts import Part
 from dln_geometry.learning.functional import Tensors
 
 _SMALL = 1e-7
@@ -34,6 +34,7 @@ class Term:
     (a gain, a depthwise convolution). With `matrix`, the shape of a matrix K whose entries are t,
     it adds ``factor * K`` to the slices of its part, or ``factor * K y`` with the slices y of
     another part, `beside`; K is transposed if it is `turned`. With `beside` alone, K is diagonal.
+    If it `grows`, the slices are multiplied by ``exp(factor * t)``.
     """
 
     part: Part
@@ -48,11 +49,13 @@ class Term:
     matrix: tuple[int, int] | None = None
     beside: Part | None = None
     turned: bool = False
+    grows: bool = False
 
     @property
     def is_constant(self) -> bool:
         """Whether it adds the same at all parameters."""
-        return self.weight is None and self.beside is None and not (self.under or self.kernel)
+        moves = self.under or self.kernel or self.grows
+        return self.weight is None and self.beside is None and not moves
 
     @property
     def entries(self) -> int:
@@ -99,18 +102,22 @@ class Term:
             own = self.part.slices(x) + self.factor * t / params[self.under][:, None, None]
             params[self.part.name] = self.part.replaced(x, own)
         elif self.weight is None:
-            own = self.part.slices(x) + self.factor * t[:, None, None]
+            own = self.part.slices(x)
+            step = self.factor * t[:, None, None]
+            own = own * step.exp() if self.grows else own + step
             params[self.part.name] = self.part.replaced(x, own)
         elif self.over:
             image = self.factor * self.image(params, t) / params[self.over].sum()
             params[self.part.name] = x + image.unsqueeze(self.weight.axis)
         else:
-            params[self.part.name] = x + self.factor * self.image(params, t).reshape(x.shape)
+            own = self.part.slices(x)
+            image = self.image(params, t).reshape(own.shape)
+            params[self.part.name] = self.part.replaced(x, own + self.factor * image)
 
     def image(self, params: Tensors, t: Tensor) -> Tensor:
         """Return ``W t`` for the weight of the term."""
         assert self.weight is not None
-        w, part = params[self.weight.name], self.weight
+        w, part = self.weight.entries(params[self.weight.name]), self.weight
         moved = w.movedim(part.axis, 0)[part.start : part.stop]
         if part.block > 1:
             moved = moved.unflatten(0, (part.units, part.block)).sum(1)
@@ -228,23 +235,22 @@ def terms_of(
         for axis, m in enumerate(shape):
             if m % n == 0 and m // n in (inners or {}).get(m, ()):
                 yield Term(Part(name, axis, n, m // n), 1.0)
-                others = _biases(shapes, name, shape[1 - axis]) if len(shape) == 2 else ()
-                for bias in others:
-                    own = Part(bias, 0, shape[1 - axis])
+                others = biases(shapes, name, shape[1 - axis]) if len(shape) == 2 else ()
+                for own in others:
                     yield Term(own, 1.0, Part(name, axis, n, m // n))
     for name, shape in shapes.items():
         # A gain that is folded away maps a shift on itself: that is a term already.
         if shape and shape[0] == n and shape[1:2] in ((), (1,)) and not _is_one(params[name]):
-            for bias in [b for b in _biases(shapes, name, n) if b != name][:_MOST_PIECES]:
-                yield Term(Part(bias, 0, n), 1.0, Part(name, 0, n), each=True)
+            for bias in biases(shapes, name, n)[:_MOST_PIECES]:
+                yield Term(bias, 1.0, Part(name, 0, n), each=True)
         if len(shape) < 2:
             continue
         for axis in (1, 0):
             m = shape[1 - axis]
             starts = _run_starts(shape[axis], n, segments)
-            for bias in _biases(shapes, name, m) if starts else ():
+            for bias in biases(shapes, name, m) if starts else ():
                 for k in starts:
-                    yield Term(Part(bias, 0, m), 1.0, Part(name, axis, n, 1, k))
+                    yield Term(bias, 1.0, Part(name, axis, n, 1, k))
             if whole and shape[axis] == n and len(shape) == 2:
                 weight = Part(name, axis, n)
                 yield Term(weight, 1.0, weight, over)
@@ -258,8 +264,8 @@ def uniform_terms(shapes: Mapping[str, torch.Size]) -> Iterator[Term]:
             continue
         for axis in (1, 0):
             m = shape[1 - axis]
-            for bias in _biases(shapes, name, m):
-                yield Term(Part(bias, 0, m), 1.0, Part(name, axis, 1, shape[axis]))
+            for bias in biases(shapes, name, m):
+                yield Term(bias, 1.0, Part(name, axis, 1, shape[axis]))
 
 
 def _is_one(x: Tensor) -> bool:
@@ -272,8 +278,13 @@ def _has_sum(v: Tensor) -> bool:
     return abs(float(v.sum())) > 1e-3 * float(v.norm())
 
 
-def _biases(shapes: Mapping[str, torch.Size], weight: str, m: int) -> Iterable[str]:
-    """Return the vectors of m entries beside a weight, or else all that there are."""
-    vectors = [n for n, s in shapes.items() if tuple(s) == (m,)]
-    beside = [n for n in vectors if n.rpartition(".")[0] == weight.rpartition(".")[0]]
-    return beside or vectors
+def biases(shapes: Mapping[str, torch.Size], weight: str, m: int) -> list[Part]:
+    """Return the vectors of m entries beside a weight, or else all that there are.
+
+    Vectors may have further axes of one index, as tables of one number a row have.
+    """
+    vectors = {n: s for n, s in shapes.items() if s.numel() == m and (m in s or not s)}
+    near = weight.rpartition(".")[0]
+    beside = [n for n in vectors if n.rpartition(".")[0] == near and n != weight]
+    names = beside or [n for n in vectors if n != weight]
+    return [Part(n, vectors[n].index(m) if vectors[n] else 0, m) for n in names]

@@ -36,6 +36,12 @@ class Proposals:
     segments: dict[int, dict[tuple[int, int], None]] = field(default_factory=dict)
     # Entries of each index of an axis of a length that is made by merging, or will be split.
     inners: dict[int, dict[int, None]] = field(default_factory=dict)
+    # Numbers of maps that parameters may hold in a stack: products that are made at once.
+    batches: dict[int, None] = field(default_factory=dict)
+    # Lengths of axes, and into how many runs, or combs of indices, they fall.
+    runs: dict[tuple[int, int], None] = field(default_factory=dict)
+    combs: dict[tuple[int, int], None] = field(default_factory=dict)
+    kernels: set[torch.Size] = field(default_factory=set)  # shapes of those of convolutions
     class_axis: int = -1  # where the last linear map puts its channels
 
     @property
@@ -86,6 +92,7 @@ class _Recorder(TorchDispatchMode):
         parts = [x for x in tree_leaves(value) if isinstance(x, Tensor)]
         for x in parts:
             self.sizes.update(dict.fromkeys(x.shape))
+        self._note_stacks(name, args)
         if name.rpartition("::")[2].startswith(("split", "slice", "narrow", "chunk", "unsafe_sp")):
             self._note_parts(args[0], parts)
         if name in _VIEWS and parts:
@@ -94,6 +101,25 @@ class _Recorder(TorchDispatchMode):
         if name == "aten::cat" and len(parts) == 1:
             self._note_joined(args[0], parts[0], *args[1:], **kwargs)
         return value
+
+    def _note_stacks(self, name: str, args: Any) -> None:
+        """Note how many maps one tensor may hold, and how they lie in it."""
+        own, x = self.proposals, args[0] if args and isinstance(args[0], Tensor) else None
+        if x is None:
+            return
+        if name in ("aten::bmm", "aten::baddbmm"):
+            own.batches[args[-1].shape[0]] = None
+        elif name == "aten::convolution":
+            own.kernels.add(args[1].shape)
+            if args[-1] > 1:
+                own.runs[args[1].shape[0], args[-1]] = None
+        elif name == "aten::slice" and len(args) > 4 and args[4] > 1:
+            own.combs[x.shape[args[1]], args[4]] = None
+        elif name in ("aten::select", "aten::unbind"):
+            dim = args[1] % x.ndim if len(args) > 1 else 0
+            own.batches[x.shape[dim]] = None
+            if dim == x.ndim - 1 > 0:
+                own.combs[x.shape[-2] * x.shape[-1], x.shape[-1]] = None
 
     def _note_joined(self, parts: Sequence[Tensor], whole: Tensor, dim: int = 0) -> None:
         """Note where the parts of a joined axis begin."""

@@ -97,6 +97,13 @@ def _reduction(x: Any, *rest: Any, **kwargs: Any) -> Iterator[tuple[str, int]]:
         yield "orthogonal fixing ones", x.shape[-1]
 
 
+def _summation(x: Any, *rest: Any, **kwargs: Any) -> Iterator[tuple[str, int]]:
+    """Propose what a reduction does, and matrices: the sum of products is a contraction."""
+    yield from _reduction(x)
+    if isinstance(x, Tensor) and x.ndim:
+        yield "linear", x.shape[-1]
+
+
 def _joined(tensors: Any, *rest: Any, **kwargs: Any) -> Iterator[tuple[str, int]]:
     """Propose rotary pairs where two halves are joined, or pairs are."""
     sizes = {x.shape for x in tensors if x.ndim}
@@ -131,7 +138,8 @@ _TABLE: dict[Rule, str] = {
         slow_conv_transpose3d _conv_depthwise2d conv_depthwise3d mkldnn_convolution
         cudnn_convolution""",
     _layer_norm: "native_layer_norm layer_norm rms_norm _fused_rms_norm",
-    _reduction: "mean sum var var_mean std std_mean linalg_vector_norm norm",
+    _summation: "sum",
+    _reduction: "mean var var_mean std std_mean linalg_vector_norm norm",
     _joined: "cat stack",
     _pairs: "view_as_complex complex",
     _nothing: """native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_functional
@@ -171,7 +179,11 @@ _TABLE: dict[Rule, str] = {
         _upsample_bicubic2d_aa reflection_pad3d replication_pad3d grid_sampler_3d
         affine_grid_generator max_unpool2d max_unpool3d fractional_max_pool2d
         fractional_max_pool3d multinomial poisson binomial kthvalue mode nanmedian nansum
-        count_nonzero histc isin unique_dim nll_loss_forward nll_loss2d_forward mse_loss
+        count_nonzero _to_sparse_csr _to_sparse_csc _to_sparse_bsr to_sparse_csr to_sparse_csc
+        crow_indices col_indices ccol_indices row_indices _sparse_compressed_tensor_unsafe
+        sparse_compressed_tensor sparse_csr_tensor _sparse_csr_tensor_unsafe sparse_mask
+        _sparse_coo_tensor_unsafe sparse_coo_tensor _sparse_sum _sparse_softmax
+        _sparse_log_softmax histc isin unique_dim nll_loss_forward nll_loss2d_forward mse_loss
         smooth_l1_loss huber_loss binary_cross_entropy _pdist_forward to_sparse _to_sparse rot90
         _nested_tensor_from_mask_left_aligned _has_compatible_shallow_copy_type""",
 }
