@@ -82,9 +82,9 @@ class Family(SymmetricGroup):
     Examples
     --------
     >>> from torch import nn
-    >>> net = nn.Sequential(nn.Linear(4, 6), nn.RMSNorm(6, elementwise_affine=False),
+    >>> net = nn.Sequential(nn.Linear(8, 6), nn.RMSNorm(6, elementwise_affine=False),
     ...                     nn.Linear(6, 3))
-    >>> x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    >>> x = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
     >>> [group.kind for group in dln.learning.symmetries_of(net, x)]
     ['scale', 'permutation', 'rotation']
     """
