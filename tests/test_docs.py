@@ -69,6 +69,19 @@ def test_every_name_of_the_package_and_of_learning_is_in_prose():
     assert not [name for name in names if name.rpartition(".")[2] not in words], "docs/which.md"
 
 
+def test_the_indices_of_letters_with_accents_stand_beside_them():
+    """In the formulas of the pages: docutils sets the i of ``\\dot s_i`` below the s."""
+    pytest.importorskip("sphinx")
+    from mathematics import as_mathml
+
+    found = as_mathml(r"\sum_{i=1}^n \dot s_i^2 + \bar A_{N} < 0", block=True)
+    bare = re.sub(r" [a-z]+=\"[^\"]*\"|</?mo\b[^>]*>|\s", "", found)
+    assert "<munderover>∑<mrow>" in bare
+    assert "<msubsup><mover><mi>s</mi>˙</mover><mi>i</mi><mn>2</mn></msubsup>" in bare
+    assert re.search("<msub><mover><mi>A</mi>.</mover><mi>N</mi></msub>&lt;", bare)
+    assert found.startswith('<math xmlns="http://www.w3.org/1998/Math/MathML" display="block">')
+
+
 def test_the_gallery_shows_a_figure_where_it_was_saved_and_no_path(tmp_path):
     """Figures are drawn by several cells: taken after each, they would be half empty."""
     pytest.importorskip("sphinx_gallery")

@@ -58,10 +58,10 @@ for size, color in ((2.0, "C2"), (0.3, "C0"), (1.0, "0.5")):
         print(f"{size:<5} {hidden} {found.log_evidence:>12.3f} {drawn:>10.3f} +- {error:.3f}")
         assert abs(drawn - found.log_evidence) < 4 * error
         left.plot(hidden, drawn - values[0], "kx", ms=5, zorder=3)
-    left.plot(
-        depths, torch.tensor(values) - values[0], color=color, label=f"outputs of size {size}"
-    )
-left.set(xlabel="hidden layers L", ylabel="log-evidence, from L = 1")
+    left.plot(depths, torch.tensor(values) - values[0], color=color, label=f"size {size:g}")
+left.set(
+    xlabel="hidden layers L", ylabel="log-evidence, from L = 1", title="outputs of three sizes"
+)
 left.legend(loc="lower left")
 
 
