@@ -125,7 +125,7 @@ def until_rules(until: Mapping[str, float] | None, names: Sequence[str]) -> dict
 
 
 def end_or_rules(t_end: float | None, rules: dict[str, float]) -> float:
-    """Return the end of time, infinite where rules end the run.
+    """Return the time at which a run ends, infinite where stopping rules end it.
 
     Examples
     --------

@@ -157,7 +157,7 @@ def depth_color(depth: float) -> tuple[float, float, float, float]:
 
 
 def depth_label(depth: float, word: str = "depth") -> str:
-    """Return a short text of a depth; infinity is the sign ∞. An empty word gives the number.
+    """Return the label of a depth; infinity is the sign ∞. With ``word=""`` it is the number alone.
 
     Examples
     --------

@@ -15,7 +15,7 @@ _SEED = 20_240_613
 
 
 def fingerprint(loss: Loss, start: Collapsed | EndToEnd | Network) -> list[Any]:
-    """Return tensors, numbers and texts that differ between losses of runs from `start`.
+    """Return what a store recognises the loss of a run from `start` by: tensors, numbers and texts.
 
     The loss's own ``fingerprint()`` if it has one that is not None. Otherwise its value and
     gradient at three random matrices, always the same ones, of the norm and the dtype of the

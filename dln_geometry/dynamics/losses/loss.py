@@ -123,7 +123,7 @@ def evaluate(loss: Loss, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def narrowed_loss(loss: Any, batch: Sequence[int], samples: Tensor) -> Any:
-    """Return the loss of some samples (k,) of a flattened batch; None if it cannot tell it.
+    """Return the loss of some samples (k,) of a flattened batch; None if it cannot select.
 
     Examples
     --------

@@ -200,7 +200,7 @@ def random(
     generator: torch.Generator | int | None = None,
     dtype: torch.dtype | None = None,
 ) -> Collapsed:
-    """Draw a point with Haar singular vectors as `Collapsed.random` does, nowhere as a whole.
+    """Draw a point with Haar singular vectors, of which every process holds its rows alone.
 
     The same point, to rounding, on any number of processes; another one than `Collapsed.random`
     draws. A `generator` must be in the same state in all processes.

@@ -87,7 +87,7 @@ def evaluation_cost(
     dtype: torch.dtype = torch.float32,
     method: str = "rk5",
 ) -> EvaluationCost:
-    """Return what an evaluation of the flow costs each process that has most rows.
+    """Return what an evaluation of the flow costs the process with the most rows.
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ def width_of(count: int, processes: int) -> int:
 
 
 def rows_of(count: int, processes: int, process: int) -> tuple[int, int]:
-    """Return the first row of a process, and the one after its last; the last may have none.
+    """Return the first row of a process and the one after its last; the last processes may be empty.
 
     Examples
     --------

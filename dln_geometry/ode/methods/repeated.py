@@ -44,10 +44,10 @@ SMALL = 2**12
 
 
 class RepeatedStepper(ExplicitStepper):
-    """Step as the base class does, to rounding, the field repeated by numpy.
+    """Take the steps of the base class, to rounding; numpy repeats the operations of the field.
 
-    The tape is made at the first step. Where the field takes another way than then, torch evaluates
-    it; where it cannot be noted, always.
+    They are recorded at the first step. Where the field branches otherwise later, torch evaluates
+    it; where it cannot be recorded, torch always does.
 
     Examples
     --------
