@@ -46,6 +46,25 @@ def test_searches_and_reports(model, elsewhere):
     assert len(report) >= 3
 
 
+def test_smaller_and_deeper_models(model, elsewhere):
+    net, x = model
+    grouped = nn.Conv1d(4, 6, 1, groups=2, device="cpu", dtype=F64)
+    net = nn.Sequential(nn.Unflatten(1, (4, 1)), grouped, nn.Flatten(), nn.Linear(6, 4), *net)
+    net[3].to_empty(device="cpu").double()
+    with torch.no_grad():
+        net[3].weight.copy_(torch.eye(6, dtype=F64, device="cpu")[:4])
+        net[3].bias.zero_()
+        net[7].weight[:, 2] = 0.0
+    net.eval()
+    # Each group of the grouped layer has outputs that are not read.
+    report = learning.sparsify(net, x)
+    assert sum(len(units) for _, units in report.removed) > 0
+    deep = learning.deepen(net, 2, ["1", "7"])
+    for one in (report.model, deep, learning.flatten_depth(deep)):
+        assert {p.device.type for p in one.parameters()} == {"cpu"}
+        assert float((one(x) - net(x)).detach().abs().max()) < 1e-12
+
+
 def test_symmetries_and_mirrors(model, elsewhere):
     net, x = model
     target = torch.ones(7, 3, dtype=F64, device="cpu")

@@ -94,8 +94,8 @@ def sparsify(
     and residual connections. In grouped convolutions as many channels stay in each group, or none;
     in group normalisations whole groups go. A removal that would change the outputs (a layer
     normalisation over the units) is not made, nor one of units whose number the code of the model
-    names (heads of an attention, gates of recurrent cells). Several layers may empty each other in
-    turn. One unit of each family stays.
+    names (heads of an attention) or that feed themselves (recurrent cells; their inputs can go).
+    Several layers may empty each other in turn. One unit of each family stays.
 
     Parameters
     ----------

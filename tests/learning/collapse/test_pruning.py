@@ -177,20 +177,27 @@ def test_sizes_of_grouped_layers_follow(generator):
     assert net[3].groups == 3
 
 
-def test_units_that_feed_themselves_stay(generator):
+@pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
+def test_units_that_feed_themselves_stay(cell, dtype, generator):
     class Recurrent(nn.Module):
         def __init__(self):
             super().__init__()
-            self.cell, self.out, self.head = nn.LSTM(3, 5), nn.Linear(5, 4), nn.Linear(4, 2)
+            self.first, self.cell = nn.Linear(3, 4), cell(4, 5, num_layers=2, bidirectional=True)
+            self.out, self.head = nn.Linear(10, 4), nn.Linear(4, 2)
 
         def forward(self, x):
-            return self.head(torch.relu(self.out(self.cell(x)[0])))
+            y = self.cell(torch.tanh(self.first(x)))[0]
+            return self.head(torch.relu(self.out(y)))
 
-    net = shaken(Recurrent(), generator)
+    net = shaken(Recurrent(), generator).to(dtype)
     with torch.no_grad():
+        net.cell.weight_ih_l0[:, 2] = 0.0
+        net.cell.weight_ih_l0_reverse[:, 2] = 0.0
         net.out.weight[:, 1] = 0.0
         net.head.weight[:, 2] = 0.0
-    x = torch.randn(4, 2, 3, generator=generator, dtype=F64)
-    report = learning.sparsify(net, x)
-    assert (report.model.cell.hidden_size, report.model.out.out_features) == (5, 3)
-    assert_close(report.model(x), net(x).detach(), ops=1e4)
+    x = torch.randn(4, 2, 3, generator=generator, dtype=F64).to(dtype)
+    small = learning.sparsify(net, x).model
+    assert (small.first.out_features, small.cell.input_size) == (3, 3)
+    assert (small.cell.hidden_size, small.out.out_features) == (5, 3)
+    assert_close(small(x), net(x).detach(), ops=1e4)

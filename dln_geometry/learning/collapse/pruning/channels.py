@@ -43,13 +43,16 @@ def channels_of(model: nn.Module, call: Call) -> list[Channels]:
     for name, x in {**tensors, **buffers}.items():
         nodes.name(x, name)
     fast = torch.backends.mha.get_fastpath_enabled()
-    # The fused kernels of attention hide their operations.
+    # The fused kernels of attention and of recurrent layers hide their operations.
     torch.backends.mha.set_fastpath_enabled(False)
+    fused: Any = torch.backends.mkldnn
+    recurrent, fused.enabled = getattr(fused, "enabled", True), False
     try:
         with sdpa_kernel(SDPBackend.MATH), _Following(nodes):
             made = model(*call[0], **call[1])
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        fused.enabled = recurrent
     for y in pytree.tree_leaves(made):
         if isinstance(y, Tensor):
             nodes.fix(nodes.axes(y))

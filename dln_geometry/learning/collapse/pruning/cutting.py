@@ -14,6 +14,8 @@ from dln_geometry.learning.collapse.pruning.channels import Channels
 from dln_geometry.learning.layers import DeepLinear, is_transposed_linear
 
 Off = Sequence[tuple[int, ...]]
+# The parameters that say the sizes of a module; of recurrent ones the inputs alone can go.
+_COUNTING = ("weight", "weight_ih", "weight_ih_l0")
 
 
 def is_depthwise(module: nn.Module) -> bool:
@@ -50,7 +52,9 @@ def _cut_tensor(model: nn.Module, name: str, axis: int, cut: Tensor) -> None:
             for key in [k for k, value in held.items() if value is old]:
                 several = is_depthwise(module)
                 held[key] = new
-                if key == "weight" or isinstance(module, _NormBase):
+                if isinstance(module, nn.RNNBase):
+                    module._flat_weights = [getattr(module, n) for n in module._flat_weights_names]
+                if key in _COUNTING or isinstance(module, _NormBase):
                     _renumber(module, new, depthwise=several)
     above = model.get_submodule(path.rpartition(".")[0])
     if isinstance(owner, nn.ParameterList) and isinstance(above, DeepLinear):
@@ -72,6 +76,8 @@ def _renumber(module: Any, new: Tensor, *, depthwise: bool) -> None:
             module.in_channels, module.out_channels = first, second
         else:
             module.out_channels, module.in_channels = first, second
+    elif isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        module.input_size = new.shape[1]
     elif isinstance(module, _NormBase):
         module.num_features = len(new)
     elif isinstance(module, nn.GroupNorm):
