@@ -201,3 +201,26 @@ def test_units_that_feed_themselves_stay(cell, dtype, generator):
     assert (small.first.out_features, small.cell.input_size) == (3, 3)
     assert (small.cell.hidden_size, small.out.out_features) == (5, 3)
     assert_close(small(x), net(x).detach(), ops=1e4)
+
+
+def test_units_that_are_off_on_the_example_alone_stay(generator):
+    """One summand has the gain zero, the other is off behind its ReLU for these inputs only."""
+
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.norm, self.b = nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(3, 4)
+            self.out = nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.out(self.norm(self.a(x)) + torch.relu(self.b(x)))
+
+    net = shaken(Sum(), generator)
+    with torch.no_grad():
+        net.norm.weight[[1, 2]] = 0.0
+        net.b.bias[1] = -9.0
+        net.b.weight[2], net.b.bias[2] = 0.0, 0.4
+    x = torch.randn(5, 3, generator=generator, dtype=F64)
+    report = learning.sparsify(net, x)
+    assert report.model.out.in_features == 3  # the third unit is constant for all inputs
+    assert_close(report.model(50 * x), net(50 * x).detach(), ops=1e4)

@@ -18,6 +18,8 @@ from dln_geometry.learning.collapse.pruning.grouped import whole_groups
 from dln_geometry.learning.layers import is_transposed_linear
 
 MIXED = "its removal changes the outputs"
+# Each shows a channel that varies with probability 1/2 at least.
+_SHAKES = 6
 
 
 @torch.no_grad()
@@ -68,7 +70,7 @@ def silenced_units(
                     break
                 if not unread[unit]:
                     if constants is None:
-                        constants = _constants(model, family, params, call)
+                        constants = _lasting_constants(model, family, params, call)
                     if not _is_folded(model, family, params, unit, constants):
                         continue
                 for name, (axis, positions) in family.axes.items():
@@ -128,6 +130,33 @@ def _is_gain(model: nn.Module, name: str) -> bool:
     path, _, leaf = name.rpartition(".")
     owner = model.get_submodule(path)
     return leaf == "weight" and (isinstance(owner, _NormBase | nn.GroupNorm) or is_depthwise(owner))
+
+
+def _lasting_constants(
+    model: nn.Module, family: MirrorFamily, params: Mapping[str, Tensor], call: Call
+) -> dict[str, Tensor]:
+    """Return the constant channels, NaN where they vary if the weights that make them are others.
+
+    A channel may be constant because one summand has the gain zero, while another is off behind
+    its ReLU, on the example alone. One layer with one gain has no other summand.
+    """
+    found = _constants(model, family, params, call)
+    names = [n for n in family.axes if n not in family.readers]
+    gains = sum(_is_gain(model, n) for n in names)
+    if gains < 2 and sum(params[n].ndim > 1 for n in names) < 2:
+        return found
+    source = torch.Generator("cpu").manual_seed(0)
+    makers = [params[n] for n in names]
+    old = [p.detach().clone() for p in makers]
+    for _ in range(_SHAKES):
+        for p, before in zip(makers, old, strict=True):
+            # Zeros stay.
+            p.copy_(before * torch.randn(p.shape, generator=source, device="cpu").to(p))
+        for name, values in _constants(model, family, params, call).items():
+            found[name] = torch.where(values.isnan(), values, found[name])
+    for p, before in zip(makers, old, strict=True):
+        p.copy_(before)
+    return found
 
 
 def _constants(
