@@ -60,9 +60,23 @@ def shaken_data(x: Any, size: float, generator: torch.Generator) -> Any:
     """Return buffers or inputs plus noise as `shaken`; those of two values are masks, and stay."""
     if not _is_dense(x) or not x.is_floating_point() or not x.numel():
         return x
+    return x if is_mask(x) else shaken(x, size, generator)
+
+
+def is_mask(x: Any) -> bool:
+    """Tell whether a real tensor has two values."""
+    if not _is_dense(x) or not x.is_floating_point() or not x.numel():
+        return False
     low, high = x.min(), x.max()
-    mask = bool(low < high) and bool(((x == low) | (x == high)).all())
-    return x if mask else shaken(x, size, generator)
+    return bool(low < high) and bool(((x == low) | (x == high)).all())
+
+
+def reordered(x: Any, generator: torch.Generator) -> Any:
+    """Return the entries of a mask in random order, anything else as it is."""
+    if not is_mask(x):
+        return x
+    order = torch.randperm(x.numel(), generator=generator, device=generator.device)
+    return x.flatten()[order.to(x.device)].reshape(x.shape)
 
 
 def resampled(x: Any, generator: torch.Generator, rows: int = 0) -> Any:

@@ -144,6 +144,27 @@ def test_the_true_dimension_is_that_where_units_switch(seed, generator):
         assert acted(net, group, generator, (far,)) < 1e-9, group
 
 
+def test_units_in_a_row_switch_at_some_parameters(generator):
+    """2 rescalings of each layer: at random parameters some of these units are off, or all on."""
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(1)
+        layers = [nn.Linear(3, 2), *(m for _ in range(3) for m in (nn.ReLU(), nn.Linear(2, 2)))]
+    net = nn.Sequential(*layers).double()
+    report = learning.symmetry_coverage(net, torch.randn(20, 3, generator=generator, dtype=F64))
+    assert (report.found, report.true) == (6, 6), report
+
+
+def test_what_the_masks_of_an_example_do_not_reach_is_no_symmetry(generator):
+    """Two inputs that are always alike are two inputs: hidden units span 2 of 3 dimensions."""
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(1)
+        net = Written(lambda s, x: s.b(torch.tanh(s.a(x))), a=nn.Linear(2, 3), b=nn.Linear(3, 2))
+        net = net.double()
+    x = torch.randint(2, (20, 1), generator=generator).double().expand(20, 2).clone()
+    groups = [g for g in learning.symmetries_of(net, x) if "b.weight" in g.names]
+    assert {g.kind for g in groups} == {"permutation"}
+
+
 def covered(*inputs, rule=None):
     """Report on a small network, whose operators may have a rule that is no rule."""
     if rule is not None:

@@ -8,7 +8,7 @@
 - `slots`: the combinations of candidates that change no output;
 - `stages`: scalings, shifts, matrices; `translations`; `leftovers`: what is tried last;
   `charting`: coordinates in which it is tried again;
-- `finding`: the order of the search, and the dimensions; `large`: those of large modules;
+- `finding`: the order of the search; `counting`: the dimensions;
 - `coverage`: `symmetries_of` and `symmetry_coverage`.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -14,14 +15,22 @@ from dln_geometry.learning.architecture.probing.families import (
     Chart,
     Family,
     Fold,
+    Joined,
     Polar,
     StackedMaps,
+    first_row,
     folded_by,
+    vectors_beside,
+    wholes_of,
 )
+from dln_geometry.learning.architecture.probing.grouping import CLOSE
 from dln_geometry.learning.architecture.probing.operators import Proposals
 from dln_geometry.learning.architecture.probing.ranks import Span
-from dln_geometry.learning.architecture.probing.slots import Sample
+from dln_geometry.learning.architecture.probing.slots import Sample, combinations
 from dln_geometry.learning.architecture.probing.stages import Stages
+
+# More pairs of a bias and a token are not tried.
+_MOST_PAIRS = 400
 
 # A parameter is taken apart into so many maps at most.
 _MOST_PIECES = 16
@@ -52,7 +61,63 @@ def charts_of(
             if name not in polar and is_same(_with_turned_signs(part, name, params)):
                 polar[name] = Polar(part, name)
                 break
-    return (*polar.values(), *stages.offsets(samples, known))
+    return (
+        *polar.values(),
+        *stages.offsets(samples, known),
+        *_of_tokens(stages, samples, known),
+    )
+
+
+def _of_tokens(stages: Stages, samples: Sequence[Sample], known: Span) -> Iterator[Joined]:
+    """Yield biases that take back what the scaling of one token does to the sum that they enter."""
+    shapes = stages.prober.shapes
+    for d in stages.proposals.widths:
+        vectors = [n for n, s in shapes.items() if tuple(s) == (d,)]
+        # Rows of layers are no tokens.
+        tables = [
+            n
+            for n, x in shapes.items()
+            if len(x) > 1 and x[-1] == d and not vectors_beside(shapes, n, x[0])
+        ]
+        # Few candidates first: many fit a few points by chance.
+        for rows in (tables, [*tables, *vectors]):
+            found = list(_taken_back(stages, samples, known, vectors, rows, d))
+            yield from found
+            if found:
+                break
+
+
+def _taken_back(
+    stages: Stages,
+    samples: Sequence[Sample],
+    known: Span,
+    vectors: Sequence[str],
+    rows: Sequence[str],
+    d: int,
+) -> Iterator[Joined]:
+    """Yield biases that take back what the scaling of some first rows of d entries does."""
+    slots = list(wholes_of(stages.prober.shapes, {}))
+    pairs = [(v, n) for v in vectors for n in rows if n != v]
+    if not pairs or len(slots) + len(pairs) > _MOST_PAIRS:
+        return
+    one = {s.size: torch.eye(s.size).to(samples[0].rows) for s in slots}
+    fields = [lambda at, s=s: (s.name, s.field(at.params[s.name], one[s.size])) for s in slots]
+    fields += [lambda at, v=v, n=n: (v, first_row(at.params[n], d)) for v, n in pairs]
+    done = set[str]()
+    for found in combinations(stages.prober, samples, fields, known):
+        scaled = {slots[k].name: c for k, c in found.items() if k < len(slots)}
+        taken: dict[str, list[tuple[str, float]]] = {}
+        for k, c in found.items():
+            v, name = pairs[k - len(slots)] if k >= len(slots) else ("", "")
+            # The sum grows with one rate, its parts with others.
+            rate = scaled.get(v, 0.0) - scaled.get(name, 0.0)
+            if v:
+                taken.setdefault(v, []).append((name, c / rate if rate else math.inf))
+        for v, own in taken.items():
+            # Other numbers only fit a few points.
+            if v not in done and all(abs(abs(c) - 1) < CLOSE for _, c in own):
+                done.add(v)
+                yield Joined(v, tuple((n, float(round(c))) for n, c in own))
 
 
 def stacks_of(

@@ -13,9 +13,13 @@ from torch import nn
 
 from dln_geometry.learning.architecture.confirmation import confirmed, not_refuted
 from dln_geometry.learning.architecture.groups import SymmetricGroup
-from dln_geometry.learning.architecture.probing.finding import MOST_FOR_RANK, Finder
+from dln_geometry.learning.architecture.probing.counting import (
+    MOST_FOR_RANK,
+    by_probes,
+    dimensions,
+)  # fmt: skip
+from dln_geometry.learning.architecture.probing.finding import Finder
 from dln_geometry.learning.architecture.probing.jacobian import Prober
-from dln_geometry.learning.architecture.probing.large import by_probes
 from dln_geometry.learning.architecture.probing.operators import Proposals, recorded
 from dln_geometry.learning.architecture.probing.translations import opposed_pairs
 from dln_geometry.learning.architecture.search import copied, groups_by_graph
@@ -228,13 +232,12 @@ def symmetry_coverage(
         subject = prober.subject
         with torch.random.fork_rng(devices=subject.devices), _on_device(subject):
             if isinstance(prober, Finder):
-                found, true = prober.dimensions(groups)
+                found, true = dimensions(prober, groups)
                 gap, reason = prober.gap, prober.reason
                 bounds = (found, count) if true is None else (true, true)
             if count > MOST_FOR_RANK:
                 found, true, bounds, reason = by_probes(prober, groups, found)
-    stops = tuple(proposals.stops)
-    own = (tuple(groups), missing, stops, count)
+    own = (tuple(groups), missing, tuple(proposals.stops), count)
     return SymmetryCoverage(found, true, *own, gap, reason, bounds)
 
 
@@ -299,16 +302,15 @@ def _search(
                 return [*groups, *not_refuted(found, trials_on(subject))], prober, proposals, ""
             finder = Finder(subject, proposals)
             for group in groups:
-                finder.add(group)
+                finder.add(group, sure=True)
             before = len(finder.groups)
             if not finder.is_done:
                 finder.search()
-            held = finder.held(finder.groups[before:])
     except RuntimeError as error:
         # A module may fail, or not end, at parameters that are not its own.
         reason = f"{only} the module fails at other parameters ({error})"
         return groups, None, proposals, reason
-    groups += not_refuted(held, trials_on(subject))
+    groups += not_refuted(finder.groups[before:], trials_on(subject))
     return groups, finder, proposals, ""
 
 

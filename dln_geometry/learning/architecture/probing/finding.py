@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from dln_geometry.learning.architecture.groups import SymmetricGroup
 from dln_geometry.learning.architecture.probing.charting import charts_of, stacks_of, with_folds
@@ -33,22 +34,21 @@ from dln_geometry.learning.architecture.probing.ranks import (
     Span,
     null_space,
     nullity,
-    nullity_beyond,
 )
 from dln_geometry.learning.architecture.probing.slots import Sample
 from dln_geometry.learning.architecture.probing.stages import Stages
+from dln_geometry.learning.architecture.probing.translations import unreached
+from dln_geometry.learning.architecture.sampling import switching_point
+from dln_geometry.learning.architecture.shaking import is_mask
 from dln_geometry.learning.architecture.subject import Subject
 
 # Up to so many parameters the null space is computed before the search, which ends when all of it
-# is found; up to so many the rank is computed afterwards.
-_MOST_AT_FIRST, MOST_FOR_RANK = 1500, 5000
-# A rank with singular values of about the same size on both sides of the cut is not known.
-_LEAST_GAP = 10.0
+# is found.
+_MOST_AT_FIRST = 1500
 _CLEAR, _MORE_POINTS = 1e6, 4
 # Further points where groups must be flat, sizes and gains; rows, and calls of the module, at each.
 _HELD, _HELD_ROWS, _HELD_CALLS = ((1.0, 1.0), (2.0, 1.0), (0.5, 4.0)), 80, 4
-# Sizes of noise and of gains where the rank is counted again if directions are missing.
-_ELSEWHERE = ((2.0, 1.0), (0.5, 4.0), (0.5, 10.0), *[(1.0, 1.0), (2.0, 1.0)] * 5)
+_SWITCHING_CALLS = 80
 # So many rows tell about all candidates of one stage.
 _ENOUGH_ROWS = 540
 
@@ -62,7 +62,7 @@ class Finder:
         p = self.prober
         self.count = int(1.1 * p.total) + 10
         self.true: int | None = None
-        self.gap, self.reason = float("nan"), ""
+        self.gap, self.reason, self._turn = float("nan"), "", False
         few = self.count if p.total <= _MOST_AT_FIRST else min(self.count, _ENOUGH_ROWS)
         # Units that are off on all inputs at one point may be on at another.
         first, second = (Sample(q, p.rows(q, few)) for q in map(p.point, (0.5, 2.0)))
@@ -74,7 +74,7 @@ class Finder:
                 known.sort(key=lambda k: (k[0], -k[1]))
                 if known[0][1] > _CLEAR and known[0][0] == known[1][0]:
                     break
-                other = Sample(q := p.point(1.0), p.rows(q, few))
+                other = Sample(*self.elsewhere(1.0, 1.0, few))
                 known.append((*nullity(other.rows, p.tolerance), other))
             known.sort(key=lambda k: (k[0], -k[1]))
             first, second = known[0][2], known[1][2]
@@ -85,6 +85,22 @@ class Finder:
         self.span = Span(p.total, first.rows)
         self.stages = Stages(p, proposals, first.rows)
         self.groups: list[SymmetricGroup] = []
+        self._further: list[Sample] = []
+
+    def elsewhere(self, size: float, gain: float, count: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Return another point and rows there: every other time one where units switch."""
+        self._turn = not self._turn
+        params = self._switching() if self._turn else None
+        if params is None:
+            params = self.prober.point(size, gain)
+            return params, self.prober.rows(params, count)
+        # A unit that is on for few inputs needs many of them.
+        return params, self.prober.rows(params, count, _SWITCHING_CALLS)
+
+    def _switching(self) -> dict[str, Tensor] | None:
+        """Return a point where units with kinks switch, `None` if there are none."""
+        p = self.prober
+        return switching_point(self.subject, p.point(0.5), tuple(p.shapes), p.inputs)
 
     def _sample(self, params: dict[str, Tensor]) -> Sample:
         more = _ENOUGH_ROWS if self.true is None else 500 + self.true
@@ -99,14 +115,20 @@ class Finder:
         """Return all generators of a group at the base point, shape (total, count)."""
         return fields_of(self.prober, group, self.base)
 
-    def add(self, group: SymmetricGroup) -> bool:
-        """Keep a group if it adds directions, none of which changes an output."""
+    def add(self, group: SymmetricGroup, *, sure: bool = False) -> bool:
+        """Keep a group if it adds directions, none of which changes an output.
+
+        It must be flat at further points too, unless that is sure.
+        """
         if group.kind == "permutation":
             return False
         fields = self.fields(group)
         if not bool(fields.any()) or not is_flat(self.samples[0].rows, fields):
             return False
-        new = self.span.add(fields) > 0
+        # What only fits here must not stand in the way of what holds everywhere.
+        if not sure and float(self.span.rest(fields).norm()) <= CLOSE * float(fields.norm()):
+            return False
+        new = (sure or self._holds(group)) and self.span.add(fields) > 0
         if new:
             self.groups.append(group)
         return new
@@ -116,45 +138,6 @@ class Finder:
         column = self._direction(group, params)
         size = max(float(column.norm()), 1e-300)
         return float(known.rest(column / size).norm()) > CLOSE
-
-    def dimensions(self, groups: Sequence[SymmetricGroup]) -> tuple[int, int | None]:
-        """Return the dimension that some groups have, and the one that they could have."""
-        p = self.prober
-        span = Span(p.total, self.samples[0].rows)
-        for group in groups:
-            if group.kind != "permutation":
-                span.add(self.fields(group))
-        found = span.dimension
-        if not self.samples[0].rows.shape[0]:
-            self.reason = "the outputs have no gradient in the parameters"
-            return found, None
-        if p.total > MOST_FOR_RANK:
-            self.reason = (
-                f"the rank of the outputs is not computed beyond {MOST_FOR_RANK} parameters"
-            )
-            return found, None
-        if found == self.true:
-            rows = self.samples[0].rows
-        else:
-            whole = self.null is not None
-            rows = self.samples[0].rows if whole else p.rows(self.base, self.count)
-            more, self.gap = nullity_beyond(rows, span.basis, p.tolerance)
-            self.true = found + more
-            seen = [self.true]
-            for size, gain in _ELSEWHERE:
-                # If it is the same everywhere, no units are on at some points only.
-                if found >= min(seen) or (len(seen) > 3 and len(set(seen)) == 1):
-                    break
-                others = p.rows(p.point(size, gain), self.count)
-                seen.append(nullity(others, p.tolerance)[0])
-            self.true = min(seen)
-        if rows.shape[0] < p.total:
-            self.reason = f"the outputs give {rows.shape[0]} equations for {p.total} parameters"
-            return found, None
-        if self.gap < _LEAST_GAP:
-            self.reason = f"the singular values of the outputs leave a gap of {self.gap:.1f} only"
-            return found, None
-        return found, self.true
 
     def search(self) -> None:
         """Find groups until nothing is left over, or nothing is left to try."""
@@ -174,21 +157,32 @@ class Finder:
                 self._keep(more(self.stages, self.samples, self.span), self.samples, ())
         if not self.is_done and not isinstance(self.subject, Charted):
             self._search_charted()
+            found = unreached(self.prober, self.samples, self.proposals)
+            self._keep(found, self.samples, ())
             self._search_stacked()
 
-    def held(self, groups: Sequence[SymmetricGroup]) -> list[SymmetricGroup]:
-        """Return the groups that are flat at further points, where other units may be on."""
-        kept = list(groups)
-        for size, gain in _HELD if kept else ():
-            params = self.prober.point(size, gain)
-            rows = self.prober.rows(params, min(_HELD_ROWS, self.count), _HELD_CALLS)
-            kept = [
-                g
-                for g in kept
-                if (isinstance(g, Family) and not g.is_accurate(params))
-                or is_flat(rows, self._direction(g, params))
-            ]
-        return kept
+    def _holds(self, group: SymmetricGroup) -> bool:
+        """Tell whether a group is flat at further points, where other units may be on."""
+        if not self._further:
+            for size, gain in _HELD:
+                params = self.prober.point(size, gain)
+                rows = self.prober.rows(params, min(_HELD_ROWS, self.count), _HELD_CALLS)
+                self._further.append(Sample(params, rows))
+        further = list(self._further)
+        if getattr(group, "unreached", None) is not None and any(
+            map(is_mask, tree_leaves(self.subject.call))
+        ):
+            # What no input reaches for the masks of the example only is no symmetry.
+            try:
+                rows = self.prober.rows(self.base, _HELD_ROWS, _HELD_CALLS, masks=True)
+            except Exception:
+                return False
+            further.append(Sample(self.base, rows))
+        return all(
+            (isinstance(group, Family) and not group.is_accurate(s.params))
+            or is_flat(s.rows, self._direction(group, s.params))
+            for s in further
+        )
 
     def _direction(self, group: SymmetricGroup, params: dict[str, Tensor]) -> Tensor:
         """Return a random generator of a group at some parameters, shape (total, 1)."""
@@ -225,7 +219,7 @@ class Finder:
 
     def _is_same(self, moved: dict[str, Tensor]) -> bool:
         """Tell whether the outputs at the base point are the same with other parameters."""
-        point = self.prober._inputs(*self.prober._draw).at(self.base)
+        point = self.prober.inputs().at(self.base)
         a, b = (self.subject.outputs(p) for p in (point, point.at({**self.base, **moved})))
         return a.shape == b.shape and float((a - b).norm()) < 1e-9 * float(a.norm())
 

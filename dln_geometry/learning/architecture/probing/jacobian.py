@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from dln_geometry.learning.architecture.groups import SymmetricGroup
 from dln_geometry.learning.architecture.parts import Part
 from dln_geometry.learning.architecture.shaking import (
+    reordered,
     resampled,
     same_draws,
     shaken,
@@ -62,9 +63,17 @@ class Prober:
             if gain != 1 and p.ndim == 1 and p.is_floating_point() and bool((p > 0).all()):
                 point[name] = gain * p
         if size >= 1:
-            value = self.subject.outputs(self._inputs(*self._draw).at(point))
+            value = self.subject.outputs(self.inputs().at(point))
             if float(torch.isfinite(value).double().mean()) < 0.5 * self.subject.finite:
                 return self.point(0.5)
+        return point
+
+    def inputs(self, *, masks: bool = False) -> Point:
+        """Return the module's own parameters, with inputs drawn anew; `masks` only if asked for."""
+        point = self._inputs(*self._draw)
+        if masks:
+            mixed = tree_map(lambda x: reordered(x, self.generator), point.call)
+            point = Point(point.params, point.buffers, mixed)
         return point
 
     def _inputs(self, rows: bool, whole: int, spread: float) -> Point:
@@ -99,15 +108,22 @@ class Prober:
                 return rows, whole, spread
         return False, 0, 0.0
 
-    def rows(self, params: Mapping[str, Tensor], count: int, least: int = _LEAST_CALLS) -> Tensor:
+    def rows(
+        self,
+        params: Mapping[str, Tensor],
+        count: int,
+        least: int = _LEAST_CALLS,
+        *,
+        masks: bool = False,
+    ) -> Tensor:
         """Return about `count` combinations of rows of the Jacobian, each of many inputs.
 
-        The module is called at least so many times.
+        The module is called at least so many times; masks are drawn anew only if asked for.
         """
         found: list[Tensor] = []
         had, calls, outputs = 0, 0, 1
         while had < count and calls < _MOST_CALLS:
-            point = self._inputs(*self._draw).at(params)
+            point = self.inputs(masks=masks).at(params)
             left = max(least - calls, 1)
             wanted = min(-(-(count - had) // left), count - had)
             with same_draws(self.subject.devices):
@@ -132,7 +148,7 @@ class Prober:
         """
         for seed in count():
             leaves = {n: params[n].detach().requires_grad_() for n in names}
-            point = self._inputs(*self._draw).at({**params, **leaves})
+            point = self.inputs().at({**params, **leaves})
             with same_draws(self.subject.devices):
                 torch.manual_seed(seed)
                 value, _ = self.subject.evaluated(point, grad=True)

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby, islice, repeat
+from itertools import groupby, islice, product, repeat
 
 import torch
 from torch import Tensor
 
 from dln_geometry.learning.architecture.groups import SymmetricGroup
 from dln_geometry.learning.architecture.parts import Part
-from dln_geometry.learning.architecture.probing.families import Family, Term
+from dln_geometry.learning.architecture.probing.families import (
+    Family,
+    Term,
+    Unreached,
+    matrix_of,
+    vectors_beside,
+)
 from dln_geometry.learning.architecture.probing.jacobian import Prober, fields_of
-from dln_geometry.learning.architecture.probing.ranks import Span, common_null_space, null_space
+from dln_geometry.learning.architecture.probing.operators import Proposals
+from dln_geometry.learning.architecture.probing.ranks import (
+    Span,
+    common_null_space,
+    null_space,
+    nullity,
+)
 from dln_geometry.learning.architecture.probing.slots import Sample, echelon
 
 # The null space is known less well if small singular values are kept.
 _ROUGH = 1e-3
 _FRACTIONS, _CLOSE = 60, 1e-6
 _MOST_SETS = 40
+# Rows of a Jacobian that tell what gradients reach, and what is rounding.
+_REACHING_ROWS, _REACHED = 200, 1e-9
 # Each candidate is tried alone: a few combinations of outputs tell.
 _ROWS = 60
 # Entries of vectors that are searched for opposed translations at once.
@@ -176,3 +190,51 @@ def _runs(flags: Sequence[bool]) -> Iterator[tuple[int, int]]:
         if flag:
             yield start, count
         start += count
+
+
+def unreached(prober: Prober, samples: Sequence[Sample], proposals: Proposals) -> Iterator[Family]:
+    """Yield shifts of weights inside what gradients do not reach, where inputs span little.
+
+    Rows of a weight are taken together, with the bias, as far as an operator splits them.
+    """
+    shapes = prober.shapes
+    for name, shape in shapes.items():
+        for axis in range(min(len(shape), 2) if len(shape) > 1 else 0):
+            n = shape[axis]
+            near = [v for v in vectors_beside(shapes, name, n) if v != name]
+            runs = {(0, n), *proposals.segments.get(n, ())}
+            runs |= {(k, d) for d in proposals.linear if n % d == 0 for k in range(0, n, d)}
+            for start, size in sorted(runs, key=lambda r: (-r[1], r[0])):
+                part = Part(name, axis, 1, size, start)
+                for bias, across in product(
+                    (*(Part(v, 0, 1, size, start) for v in near), None), (False, True)
+                ):
+                    if (across and bias is not None) or (size == 1 and across):
+                        continue
+                    family = _unreached(prober, samples, part, bias, across=across)
+                    if family is not None:
+                        yield family
+
+
+def _unreached(
+    prober: Prober, samples: Sequence[Sample], part: Part, bias: Part | None, *, across: bool
+) -> Family | None:
+    """Return the shifts of a part of a weight, and its bias, that gradients do not reach."""
+    ranks, width = list[int](), 0
+    for sample in samples:
+        columns = {}
+        for p in (part, bias):
+            if p is not None:
+                start, shape = prober.offsets[p.name], prober.shapes[p.name]
+                own = sample.rows[:_REACHING_ROWS, start : start + shape.numel()]
+                columns[p.name] = own.reshape(-1, *shape)
+        matrices = torch.func.vmap(lambda x: matrix_of(x, part, bias))(columns)
+        matrices = (matrices.mT if across else matrices).flatten(0, 1)
+        width = matrices.shape[1]
+        ranks.append(width - nullity(matrices, _REACHED)[0])
+        if ranks[-1] == width:
+            return None
+    if not max(ranks):
+        return None
+    which = Unreached(part, bias, max(ranks), across, prober.gradients)
+    return Family("shift", which.parts, unreached=which)

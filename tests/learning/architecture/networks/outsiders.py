@@ -229,6 +229,20 @@ def shared_values():
     return Written(forward, v=nn.Linear(2, 2), o=nn.Linear(4, 3))
 
 
+def asked_by_one_token():
+    """The query of the first token is one vector, and a bias takes back what that token carries."""
+
+    def forward(s, x):
+        x = torch.cat([s.c.expand(x.shape[0], 1, 3), s.e(x.unflatten(-1, (2, 2)))], 1)
+        a = (s.q(x[:, :1]) @ s.k(x).mT).softmax(-1) @ s.v(x)
+        return s.h(torch.tanh(x + s.o(a))[:, 0])
+
+    return Written(
+        forward, c=free(1, 1, 3), e=nn.Linear(2, 3), q=nn.Linear(3, 2), k=nn.Linear(3, 2),
+        v=nn.Linear(3, 2), o=nn.Linear(2, 3), h=nn.Linear(3, 2),
+    )  # fmt: skip
+
+
 # Network, length of its inputs, and parameters minus the rank of the Jacobian.
 OUTSIDERS = {
     "joined": (joined, 4, 28),
@@ -256,4 +270,5 @@ OUTSIDERS = {
     "gained before ReLU": (gained_before_relu, 4, 14),
     "largest of two": (largest_of_two, 4, 10),
     "shared values": (shared_values, 6, 6),
+    "asked by one token": (asked_by_one_token, 4, 31),
 }

@@ -16,6 +16,7 @@ from torch import Tensor
 from dln_geometry.learning.architecture.groups import SymmetricGroup
 from dln_geometry.learning.architecture.probing.families.folds import Chart, Fold, all_folded
 from dln_geometry.learning.architecture.probing.families.terms import Term
+from dln_geometry.learning.architecture.probing.families.unreached import Unreached
 from dln_geometry.learning.functional import Tensors
 from dln_geometry.learning.symmetry import Symmetry
 from dln_geometry.support import as_generator, matrix_exponential
@@ -71,7 +72,8 @@ class Family(SymmetricGroup):
       and ``"rotary neighbours"`` scale and turn pairs of entries (i and i + d/2, or 2i and 2i + 1);
     - ``"shift"``: translations that compensate each other: each of `terms` adds its multiple of
       one vector t, or of its image under a weight; or with `basis`, combinations of constant
-      vectors.
+      vectors; or with `unreached`, what is no part of the gradients of a weight and its bias, of
+      which the inputs span few dimensions.
 
     With `folds`, the group acts on parameters in which gains are 1 and shifts 0, or in other
     coordinates (weights in place of a norm and directions), and the folds are undone afterwards.
@@ -95,6 +97,7 @@ class Family(SymmetricGroup):
     powers: tuple[float, ...] = ()
     basis: tuple[dict[str, Tensor], ...] = field(default=(), compare=False, repr=False)
     projection: Projection | None = field(default=None, compare=False, repr=False)
+    unreached: Unreached | None = field(default=None, compare=False, repr=False)
 
     @property
     def is_plain(self) -> bool:
@@ -116,6 +119,8 @@ class Family(SymmetricGroup):
 
     def shifted(self, params: Tensors, t: Tensor) -> dict[str, Tensor]:
         """Return parameters moved by a shift t."""
+        if self.unreached is not None:
+            return self.unreached.moved(dict(params), t)
         moved = dict(params)
         if self.basis:
             for c, vectors in zip(t, self.basis, strict=True):
@@ -142,8 +147,10 @@ class Family(SymmetricGroup):
         moved = {t.part.name for t in self.terms if t.is_constant and not t.matrix}
         return any(t.weight is not None and t.weight.name in moved for t in self.terms)
 
-    def element_shape(self) -> tuple[int, ...] | None:
+    def element_shape(self, params: Tensors) -> tuple[int, ...] | None:
         """Return the shape of the elements of the new kinds."""
+        if self.unreached is not None:
+            return (sum(p.slices(params[p.name]).numel() for p in self.unreached.parts),)
         if self.kind == "shift":
             return (len(self.basis) or self.terms[0].entries,)
         if self.kind in ("rotation", "commutant"):
@@ -154,7 +161,7 @@ class Family(SymmetricGroup):
         self, params: Tensors, generator: torch.Generator | int | None = None
     ) -> Any:
         """Draw an element for `act`, with the shapes, dtype and device of the parameters."""
-        shape = self.element_shape()
+        shape = self.element_shape(params)
         if shape is None:
             return super().random_element(params, generator)
         self.check(params)
@@ -165,7 +172,7 @@ class Family(SymmetricGroup):
         return element if len(shape) == 1 else self.projected(element) / shape[-1] ** 0.5
 
     def _checked(self, element: Any, params: Tensors) -> Any:
-        shape = self.element_shape()
+        shape = self.element_shape(params)
         if shape is None:
             return super()._checked(element, params)
         if not isinstance(element, Tensor):
@@ -206,10 +213,14 @@ class Family(SymmetricGroup):
 
     def symmetry(self, params: Tensors) -> Symmetry:
         """Return the family as a `Symmetry`; its charges are closed for plain kinds only."""
-        shape = self.element_shape()
+        shape = self.element_shape(params)
         if shape is None and not self.folds:
             return super().symmetry(params)
         self.check(params)
+        if self.unreached is not None:
+            # Gradients must be known before other derivatives are taken.
+            self.unreached.reached(params)
+            return _Linear(self, shape or (), None)
         if shape is not None and not self.folds:
             degree = 0 if all(t.is_constant for t in self.terms) else None
             return _Linear(self, shape, 1 if self.kind != "shift" else degree)

@@ -122,7 +122,45 @@ class Polar:
         return {**params, self.part.name: v, self.lengths: signs * norms.reshape(n.shape)}
 
 
-Chart = Offset | Polar
+@dataclass(frozen=True)
+class Joined:
+    """Coordinates ``b + factor * row`` of a vector b, with the first rows of some parameters.
+
+    They add up to what one token carries past a branch, with the bias of that branch.
+    """
+
+    name: str
+    rows: tuple[tuple[str, float], ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parameters that change."""
+        return (self.name,)
+
+    def divisors(self, params: Tensors) -> list[Tensor]:
+        """Return what is divided by."""
+        return []
+
+    def _sum(self, params: Tensors) -> Tensor:
+        b = params[self.name]
+        found = [c * first_row(params[n], b.numel()) for n, c in self.rows]
+        return torch.stack(found).sum(0).reshape(b.shape)
+
+    def forward(self, params: dict[str, Tensor]) -> tuple[dict[str, Tensor], Any]:
+        """Return parameters in the new coordinates, and what undoes it."""
+        return {**params, self.name: params[self.name] + self._sum(params)}, None
+
+    def back(self, params: dict[str, Tensor], element: Any) -> dict[str, Tensor]:
+        """Return parameters in the old coordinates."""
+        return {**params, self.name: params[self.name] - self._sum(params)}
+
+
+def first_row(x: Tensor, size: int) -> Tensor:
+    """Return the first row of a parameter whose last axis has a size."""
+    return x.reshape(-1, size)[0]
+
+
+Chart = Offset | Polar | Joined
 
 
 def scaled(params: Tensors, group: SymmetricGroup, factors: Tensor) -> dict[str, Tensor]:
@@ -166,8 +204,13 @@ def all_folded(
 
 
 def folded_by(names: Sequence[str], folds: Sequence[Fold | Chart]) -> tuple[Fold | Chart, ...]:
-    """Return the folds that change some parameters."""
-    return tuple(f for f in folds if set(f.names) & set(names))
+    """Return the folds that change some parameters, or take back what happens to them."""
+
+    def own(fold: Fold | Chart) -> set[str]:
+        rows = fold.rows if isinstance(fold, Joined) else ()
+        return {*fold.names, *(n for n, _ in rows)}
+
+    return tuple(f for f in folds if own(f) & set(names))
 
 
 class Charted(Subject):

@@ -288,3 +288,9 @@ def biases(shapes: Mapping[str, torch.Size], weight: str, m: int) -> list[Part]:
     beside = [n for n in vectors if n.rpartition(".")[0] == near and n != weight]
     names = beside or [n for n in vectors if n != weight]
     return [Part(n, vectors[n].index(m) if vectors[n] else 0, m) for n in names]
+
+
+def vectors_beside(shapes: Mapping[str, torch.Size], weight: str, m: int) -> list[str]:
+    """Return the vectors of m entries in the module of a weight."""
+    near = weight.rpartition(".")[0]
+    return [n for n, s in shapes.items() if tuple(s) == (m,) and n.rpartition(".")[0] == near]
