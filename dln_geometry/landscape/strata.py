@@ -211,7 +211,7 @@ def as_target_rank(rank: Any, widths: Sequence[int]) -> int:
 
 
 def strata(widths: Sequence[int], rank: int) -> Iterator[RankPattern]:
-    """Yield all strata of the fibre over a matrix of this rank, in no particular order.
+    """Return an iterator over all strata of the fibre over a matrix of this rank, in any order.
 
     Their number grows fast with widths and depth.
 
@@ -238,9 +238,8 @@ def strata(widths: Sequence[int], rank: int) -> Iterator[RankPattern]:
             yield from chosen(at + 1, now, {**found, (i, k): count} if count else found)
 
     start = {(0, depth): r} if r else {}
-    if depth == 0:
-        return
-    yield from chosen(0, [d - r for d in resolved], start)
+    # An iterator and no generator: errors are raised at the call.
+    return chosen(0, [d - r for d in resolved], start) if depth else iter(())
 
 
 def fibre_dimension(widths: Sequence[int], rank: int) -> int:

@@ -111,3 +111,8 @@ def test_complex_layers_have_their_pattern(generator):
     assert layers.dtype == x.dtype
     assert_close(layers.matrix, x, ops=1e4)
     assert landscape.RankPattern.of(layers) == pattern
+
+
+def test_strata_are_refused_at_the_call():
+    with pytest.raises(ValueError, match="rank must lie between 0 and the smallest"):
+        landscape.strata((2, 2, 2), rank=5)

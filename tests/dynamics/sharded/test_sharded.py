@@ -118,3 +118,17 @@ def test_the_paper_model_counts_what_is_sent_and_multiplied(tmp_path):
             assert told == (cost.gathered, cost.scattered, cost.summed, cost.messages), rank
             # Besides: products of r x r matrices.
             assert 0 <= products - cost.products <= 20 * messages.RANK**3, (name, depth)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((5, 4, 9), "process must lie between 0 and 3, got 9"),
+        ((5, 0, 0), "processes must be at least 1"),
+        ((-5, 4, 1), "count must be at least 0"),
+        ((5.5, 2, 0), "count must be an integer"),
+    ],
+)
+def test_rows_of_no_process_are_refused(arguments, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        sharded.rows_of(*arguments)
