@@ -158,7 +158,8 @@ def with_folds(group: SymmetricGroup, folds: tuple[Fold, ...]) -> SymmetricGroup
     """Return the group with the folds that move its parameters."""
     if not folds or not isinstance(group, Family):
         return group
-    needed = folded_by(group.names, folds)
+    # Shifts pass weights that they do not move.
+    needed = folded_by([*group.names, *group.read], folds)
     # A gain may need the shift of its normalisation to be folded before.
     more = {n for f in needed for n in f.names}
     return replace(group, folds=tuple(f for f in folds if f in needed or f.source in more))

@@ -200,10 +200,10 @@ class Finder:
         for group in inner.groups:
             if self.is_done:
                 return
-            folds = getattr(group, "folds", ())
-            own = folded_by([*group.names, *(n for f in folds for n in f.names)], charts)
-            if own and isinstance(group, Family):
-                self.add(replace(group, folds=(*own, *folds)))
+            if isinstance(group, Family):
+                names = (*group.names, *group.read, *(n for f in group.folds for n in f.names))
+                if own := folded_by(names, charts):
+                    self.add(replace(group, folds=(*own, *group.folds)))
 
     def _search_stacked(self) -> None:
         """Find groups of single maps of those that a parameter holds."""

@@ -256,7 +256,9 @@ def is_flat(rows: Tensor, fields: Tensor) -> bool:
     """Tell whether rows of a Jacobian show no response to directions, shape (total, count)."""
     response = (rows @ fields).norm(dim=0)
     usual = (rows.square().sum(0) @ fields.square()).sqrt()
-    least = _ROUNDING * float(rows.norm()) * fields.norm(dim=0)
+    sizes = fields.norm(dim=0)
+    # Fields far smaller than the others are rounding: projections of what an algebra leaves out.
+    least = _ROUNDING * float(rows.norm()) * torch.maximum(sizes, 1e-2 * sizes.amax())
     return bool((response <= _FLAT * usual + least).all())
 
 

@@ -201,8 +201,7 @@ def _if_flat(
     stages: Stages, samples: Sequence[Sample], terms: tuple[Term, ...], entries: int
 ) -> Iterator[Family]:
     """Yield the shift of some terms if a random one is flat at all samples."""
-    parts = [p for t in terms for p in (t.part, *t.kernel, *((t.beside,) if t.beside else ()))]
-    family = Family("shift", tuple(dict.fromkeys(parts)), terms=terms)
+    family = Family("shift", tuple(t.part for t in terms), terms=terms)
     for sample in samples:
         change = family.tangent(sample.params, stages.normal(entries))
         field = stages.prober.flat({n: x[None] for n, x in change.items()})

@@ -92,7 +92,9 @@ class Span:
         """Add directions, shape (total, count); return how many are new."""
         sizes = fields.norm(dim=0)
         before = self.dimension
-        for some in (fields[:, sizes > 0] / sizes[sizes > 0]).split(_AT_ONCE, 1):
+        # Fields far smaller than the others are rounding.
+        live = sizes > 1e-12 * sizes.amax() if sizes.numel() else sizes > 0
+        for some in (fields[:, live] / sizes[live]).split(_AT_ONCE, 1):
             u, s, _ = torch.linalg.svd(self.rest(some), full_matrices=False)
             new = u[:, s > 1e-6]
             if new.shape[1]:

@@ -123,6 +123,22 @@ def expanded():
     )
 
 
+def gained_affine():
+    """A shift passes a gain and a layer after it: 9 of a gauge, 3 gains and 3 shifts."""
+    return Written(lambda s, x: s.o(s.a(x) * s.g), a=nn.Linear(4, 3), g=free(3), o=nn.Linear(3, 4))
+
+
+def normed_by_three():
+    """With three channels one rotation fixes (1, 1, 1)."""
+
+    def forward(s, x):
+        h = s.a(x)
+        h = h - h.mean(-1, keepdim=True)
+        return s.o(h / (h.square().mean(-1, keepdim=True) + 1e-200).sqrt() * s.g + s.c)
+
+    return Written(forward, a=nn.Linear(4, 3), g=free(3), c=free(3), o=nn.Linear(3, 2))
+
+
 def largest_of_layers():
     """4 rescalings; both weights may be shifted by what the reader maps to 0: 10, and 2 biases."""
     return Written(
@@ -146,4 +162,6 @@ STACKS = {
     "unused": (unused, 4, 16),
     "expanded": (expanded, 2, 12),
     "largest of layers": (largest_of_layers, 4, 16),
+    "gained affine": (gained_affine, 4, 15),
+    "normed by three": (normed_by_three, 4, 15),
 }

@@ -104,6 +104,12 @@ class Family(SymmetricGroup):
         """Whether it is one of the five kinds of `SymmetricGroup`, on parameters as they are."""
         return super().is_plain and not self.folds and not self.powers
 
+    @property
+    def read(self) -> tuple[str, ...]:
+        """Names of the parameters by which the terms of a shift map it."""
+        found = [p for t in self.terms for p in (t.weight, t.beside, *t.kernel) if p is not None]
+        return tuple(dict.fromkeys(p.name for p in found))
+
     def is_accurate(self, params: Tensors) -> bool:
         """Whether no gain or sum to divide by is so small that quotients are mostly rounding."""
         gains = [g.abs() for f in self.folds for g in f.divisors(params)]
