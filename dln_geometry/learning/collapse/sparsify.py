@@ -146,12 +146,16 @@ def sparsify(
     twin.eval()
     params = dict(twin.named_parameters())
     for name, p in params.items():
+        if p.is_meta:
+            raise ValueError(f"model must have values, got {name!r} on the meta device")
         if not bool(torch.isfinite(p).all()):
-            raise ValueError(f"parameters must be finite, got NaN or infinity in {name!r}")
+            raise ValueError(f"model must have finite parameters, got NaN or infinity in {name!r}")
     before = sum(p.numel() for p in params.values())
     chosen = _chosen_names(params, names)
     call = as_arguments(example_input)
     dense = outputs_of(twin, call)
+    if not any(bool(torch.isfinite(y).any()) for y in dense):
+        raise ValueError("example_input must give outputs with finite entries, got none")
     level = _thresholded([params[n] for n in chosen], level, share)
     zeros = {n: int((params[n] == 0).sum()) for n in chosen}
     sizes = {n: params[n].numel() for n in chosen}

@@ -196,7 +196,9 @@ def _as_rule(lr: Any, weight_decay: Any) -> Rule:
     if lr.potential is not None:
         raise ValueError("lr must be a rule without a potential, got one with a potential")
     if weight_decay != 0.0:
-        raise ValueError(f"weight_decay must be that of the rule, got {weight_decay} beside it")
+        raise ValueError(
+            f"lr must be a number beside a weight decay, got a rule and weight_decay={weight_decay}"
+        )
     return lr
 
 

@@ -118,6 +118,12 @@ def test_target_and_names_choose_entries(generator):
     assert only.sparsity > 0.2
     with pytest.raises(ValueError, match="names must match"):
         learning.sparsify(net, x, names="9.*")
+    with pytest.raises(ValueError, match="outputs with finite entries, got none"):
+        learning.sparsify(net, x * float("nan"))
+    with torch.no_grad():
+        net[0].bias[1] = float("inf")
+    with pytest.raises(ValueError, match=r"NaN or infinity in '0.bias'"):
+        learning.sparsify(net, x)
     with pytest.raises(ValueError, match="not be given with a threshold"):
         learning.sparsify(net, x, threshold=0.1, target=0.1)
 

@@ -176,7 +176,7 @@ def test_no_equilibrium_is_said(generator):
     with pytest.raises(ValueError, match="'w'"):
         learning.noise_equilibrium(rescale, loss, one, {"u": params["u"]})
     rule = learning.Rule(0.1, momentum=0.9)
-    with pytest.raises(ValueError, match="must be that of the rule, got 0.1"):
+    with pytest.raises(ValueError, match="a rule and weight_decay=0.1"):
         learning.noise_equilibrium(rescale, loss, one, params, lr=rule, weight_decay=0.1)
 
 
