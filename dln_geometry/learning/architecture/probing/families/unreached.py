@@ -49,12 +49,19 @@ class Unreached:
 
     def reached(self, params: Tensors) -> Tensor:
         """Return an orthonormal basis of what gradients span at some parameters."""
-        key = [(p, p._version) for p in params.values()]
+        key = [(p, 0 if p.is_inference() else p._version) for p in params.values()]
         for known, basis in self._last:
             pairs = zip(known, key, strict=False)
             if len(known) == len(key) and all(a is b and m == n for (a, m), (b, n) in pairs):
                 return basis
-        own = {n: p.detach().double() if p.is_floating_point() else p for n, p in params.items()}
+        with torch.inference_mode(False):
+            basis = self._drawn({n: p.detach().clone() for n, p in params.items()})
+        self._last[:] = [(key, basis)]
+        return basis
+
+    def _drawn(self, params: dict[str, Tensor]) -> Tensor:
+        """Return a basis of what gradients drawn at some parameters span."""
+        own = {n: p.double() if p.is_floating_point() else p for n, p in params.items()}
         spread: Tensor | None = None
         names, more = [p.name for p in self.parts], 0
         for count, found in enumerate(self.gradients(own, names)):
@@ -72,9 +79,7 @@ class Unreached:
             width = len(self.matrix(own)) if self.across else self.matrix(own).shape[1]
             like = next(iter(own.values()))
             return torch.eye(width, dtype=torch.float64, device=like.device)
-        basis = torch.linalg.svd(spread, full_matrices=False)[2][: self.rank].mT
-        self._last[:] = [(key, basis)]
-        return basis
+        return torch.linalg.svd(spread, full_matrices=False)[2][: self.rank].mT
 
     def moved(self, params: dict[str, Tensor], t: Tensor) -> dict[str, Tensor]:
         """Return parameters whose matrix is shifted by the part of t that is not reached."""
