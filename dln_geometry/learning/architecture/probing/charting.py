@@ -32,6 +32,8 @@ from dln_geometry.learning.architecture.probing.stages import Stages
 # More pairs of a bias and a token are not tried.
 _MOST_PAIRS = 400
 
+Stacks = tuple[StackedMaps, ...]
+
 # A parameter is taken apart into so many maps at most.
 _MOST_PIECES = 16
 
@@ -120,16 +122,15 @@ def _taken_back(
                 yield Joined(v, tuple((n, float(round(c))) for n, c in own))
 
 
-def stacks_of(
-    shapes: Mapping[str, torch.Size], proposals: Proposals
-) -> Iterator[tuple[StackedMaps, ...]]:
+def stacks_of(shapes: Mapping[str, torch.Size], proposals: Proposals) -> Iterator[Stacks]:
     """Yield parameters that may be stacks of maps, those with one number of maps together."""
 
-    def stacked(length: int, pieces: int, least: int, **more: bool) -> tuple[StackedMaps, ...]:
+    def stacked(length: int, pieces: int, least: int, *, strided: bool = False) -> Stacks:
+        size = length // pieces
         return tuple(
-            StackedMaps(name, tuple(shape).index(length), pieces, length // pieces, **more)
-            for name, shape in shapes.items()
-            if len(shape) >= least and length in shape
+            StackedMaps(n, tuple(s).index(length), pieces, size, strided, size == 1 < len(s))
+            for n, s in shapes.items()
+            if len(s) >= least and length in s
         )
 
     stacks = {s[0]: None for s in shapes.values() if len(s) > 2 and s not in proposals.kernels}

@@ -139,6 +139,14 @@ def normed_by_three():
     return Written(forward, a=nn.Linear(4, 3), g=free(3), c=free(3), o=nn.Linear(3, 2))
 
 
+def depthwise():
+    """One filter a channel, whose groups hold one bias each."""
+    return nn.Sequential(
+        nn.Unflatten(1, (3, 4)), nn.Conv1d(3, 3, 3, padding=1, groups=3), nn.Tanh(), nn.Flatten(),
+        nn.Linear(12, 3), nn.Linear(3, 4),
+    )  # fmt: skip
+
+
 def largest_of_layers():
     """4 rescalings; both weights may be shifted by what the reader maps to 0: 10, and 2 biases."""
     return Written(
@@ -164,4 +172,5 @@ STACKS = {
     "largest of layers": (largest_of_layers, 4, 16),
     "gained affine": (gained_affine, 4, 15),
     "normed by three": (normed_by_three, 4, 15),
+    "depthwise": (depthwise, 12, 12),
 }

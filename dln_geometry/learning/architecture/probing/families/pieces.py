@@ -62,8 +62,8 @@ class StackedPart(Part):
 class StackedMaps:
     """Coordinates in which the pieces of a parameter along one axis are parameters of their own.
 
-    The axis has `pieces` runs of equal size, or as many combs if it is `strided`. Runs of one index
-    lose the axis.
+    The axis has `pieces` runs of equal size, or as many combs if it is `strided`. If it `drops`,
+    runs of one index lose the axis.
     """
 
     name: str
@@ -71,6 +71,7 @@ class StackedMaps:
     pieces: int
     size: int
     strided: bool = False
+    drops: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -95,15 +96,16 @@ class StackedMaps:
                 continue
             for k, own in enumerate(self.inner):
                 y = self.piece(Part(name, 0, 1), k).entries(x)
-                found[own] = y.squeeze(self.axis) if self.size == 1 else y
+                found[own] = y.squeeze(self.axis) if self.drops else y
         return found, None
 
     def back(self, params: dict[str, Tensor], element: Any) -> dict[str, Tensor]:
         """Return the parameter in place of its pieces."""
         pieces = [params[own] for own in self.inner]
-        if self.size == 1 or self.strided:
-            x = torch.stack(pieces, self.axis + (self.size > 1))
-            x = x.flatten(self.axis, self.axis + 1) if self.size > 1 else x
+        if self.drops:
+            x = torch.stack(pieces, self.axis)
+        elif self.strided:
+            x = torch.stack(pieces, self.axis + 1).flatten(self.axis, self.axis + 1)
         else:
             x = torch.cat(pieces, self.axis)
         return {**{n: p for n, p in params.items() if n not in self.inner}, self.name: x}
@@ -111,12 +113,12 @@ class StackedMaps:
     def piece(self, part: Part, index: int) -> StackedPart:
         """Return a part of a piece as one of the parameter."""
         axis, last = part.axis, part.axis + part.span - 1
-        if self.size == 1:
+        if self.drops:
             axis, last = axis + (axis >= self.axis), last + (last >= self.axis)
         return StackedPart(
             self.name, axis, part.units, part.block, part.start, part.inner, last - axis + 1,
             along=self.axis,
-            first=index if self.strided or self.size == 1 else index * self.size,
+            first=index if self.strided else index * self.size,
             count=self.size,
             step=self.pieces if self.strided else 1,
         )  # fmt: skip
