@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils._pytree import tree_leaves, tree_map
 
 from dln_geometry.support import normal
@@ -18,12 +19,45 @@ from dln_geometry.support import normal
 _LEAST_ROWS, _MOST_ROWS = 4, 16
 _ENTRIES = 2**12
 
+_COARSE = {torch.float32, torch.float16, torch.bfloat16}
+_COARSER = {Tensor.float, Tensor.half, Tensor.bfloat16}
+# Products of which torch has none in double precision.
+_GROUPED = {torch._grouped_mm, functional.grouped_mm}
+
 
 def in_double(x: Any) -> Any:
     """Return a real or complex tensor in double precision, anything else as it is."""
     if not isinstance(x, Tensor) or not (x.is_floating_point() or x.is_complex()):
         return x
     return x.to(torch.complex128 if x.is_complex() else torch.float64)
+
+
+def doubled(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    """Return a call that keeps double precision where it asked for less, or has none."""
+    if func in _COARSER:
+        # A conversion would be a copy, with strides of its own.
+        same = isinstance(args[0], Tensor) and args[0].dtype is torch.float64
+        return (torch.clone if same else Tensor.double), args[:1], {}
+    if func in _GROUPED:
+        return _grouped_product, args, kwargs
+    args = tuple(torch.float64 if isinstance(a, torch.dtype) and a in _COARSE else a for a in args)
+    if kwargs.get("dtype") in _COARSE:
+        kwargs["dtype"] = torch.float64
+    return func, args, kwargs
+
+
+def _grouped_product(
+    x: Tensor, weight: Tensor, offs: Tensor | None = None, **others: Any
+) -> Tensor:
+    """Multiply runs of rows, up to each offset, by matrices of their own."""
+    if others.get("bias") is not None or offs is None or x.ndim != 2 or weight.ndim != 3:
+        return functional.grouped_mm(x, weight, offs=offs, **others)
+    ends = [min(n, len(x)) for n in offs.tolist()]
+    runs = zip([0, *ends], ends, weight, strict=False)
+    parts = [x[start:end] @ w for start, end, w in runs]
+    # Rows after the last offset belong to no matrix.
+    rest = x.new_zeros(len(x) - ends[-1], weight.shape[-1])
+    return torch.cat([*parts, rest])
 
 
 def _is_dense(x: Any) -> bool:
@@ -94,13 +128,13 @@ def resampled(x: Any, generator: torch.Generator, rows: int = 0) -> Any:
     return x.flatten()[chosen].reshape(x.shape)
 
 
-def with_some_rows(call: Any) -> Any:
+def with_some_rows(call: Any, most: int = _MOST_ROWS) -> Any:
     """Return arguments with rows repeated or left out: 16, fewer if rows are long, at least 4."""
     tensors = [x for x in tree_leaves(call) if isinstance(x, Tensor) and x.ndim and x.numel()]
     if not tensors or not all(map(_is_dense, tensors)):
         return call
     rows = tensors[0].shape[0]
-    count = min(max(_ENTRIES * rows // sum(x.numel() for x in tensors), _LEAST_ROWS), _MOST_ROWS)
+    count = min(max(_ENTRIES * rows // sum(x.numel() for x in tensors), _LEAST_ROWS), most)
 
     def chosen(x: Any) -> Any:
         if not isinstance(x, Tensor) or x.ndim == 0 or x.shape[0] != rows:

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from dln_geometry.learning.architecture.shaking import (
+    doubled,
     in_double,
     same_draws,
     shaken,
@@ -35,8 +36,6 @@ _NORMS |= {functional.batch_norm, functional.instance_norm, *_EPSILONS}
 
 # Hand-written normalisations add a small number before a root, or after one.
 _ROOTS = {"sqrt", "rsqrt", "std", "norm", "vector_norm"}
-_COARSE = {torch.float32, torch.float16, torch.bfloat16}
-_COARSER = {Tensor.float, Tensor.half, Tensor.bfloat16}
 _LARGEST_EPSILON, _NEGLIGIBLE = 1e-2, 1e-150
 _MOST_SHOWN = 8
 
@@ -214,7 +213,7 @@ class _Watch(TorchFunctionMode):
         elif self.epsilons is not None and count in self.epsilons:
             args = tuple(_NEGLIGIBLE if isinstance(a, float) else a for a in args)
         if self.double:
-            func, args, kwargs = _doubled(func, args, kwargs)
+            func, args, kwargs = doubled(func, args, kwargs)
         value = func(*args, **kwargs)
         if self.epsilons is None and isinstance(value, Tensor):
             self._note_root(getattr(func, "__name__", ""), args, value, count)
@@ -253,16 +252,6 @@ class _Watch(TorchFunctionMode):
     def _note(self, count: int, epsilon: float) -> None:
         self.roots.add(count)
         self.slack = max(self.slack, epsilon)
-
-
-def _doubled(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-    """Return a call that keeps double precision where it asked for less."""
-    if func in _COARSER:
-        return Tensor.double, args[:1], {}
-    args = tuple(torch.float64 if isinstance(a, torch.dtype) and a in _COARSE else a for a in args)
-    if kwargs.get("dtype") in _COARSE:
-        kwargs["dtype"] = torch.float64
-    return func, args, kwargs
 
 
 def _without_epsilon(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

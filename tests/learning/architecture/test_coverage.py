@@ -194,6 +194,47 @@ def test_what_has_no_gradient_or_no_entries_is_told(generator):
     assert (report.found, report.true) == (0, 0)
 
 
+def test_all_exponents_of_one_product_are_found(generator):
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(1)
+        layers = {"a": nn.Linear(4, 3, bias=False), "b": nn.Linear(4, 3, bias=False)}
+        net = Written(lambda s, x: s.a(x) * s.b(x) * s.g.square(), g=free(3), **layers).double()
+        net.g.data.normal_()
+    # Each unit of a by e^s, of b by e^t, and its gain by e^(-(s + t) / 2).
+    report = learning.symmetry_coverage(net, torch.randn(8, 4, generator=generator, dtype=F64))
+    assert (report.found, report.true) == (6, 6)
+
+
+def test_what_a_narrow_layer_with_a_bias_never_makes_is_not_read(generator):
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(1)
+        layers = {"p": nn.Linear(2, 4), "a": nn.Linear(4, 3), "c": nn.Linear(3, 2)}
+        net = Written(
+            lambda s, x: torch.cat([s.c(s.a(s.p(x)).tanh()), s.p(x).tanh()], -1), **layers
+        ).double()
+    # Two directions of the four are read by each of three units, which have biases.
+    report = learning.symmetry_coverage(net, torch.randn(9, 2, generator=generator, dtype=F64))
+    assert (report.found, report.true) == (6, 6)
+
+
+def test_products_and_copies_without_double_precision(generator):
+    def experts(s, x):
+        y = torch._grouped_mm(x, s.w, offs=torch.tensor([3, 6], dtype=torch.int32))
+        # Three columns: the strides of a copy let pairs be complex, those of a view do not.
+        pairs = y[..., :2].double().float().reshape(-1, 1, 2)
+        return s.a(torch.view_as_real(torch.view_as_complex(pairs)).flatten(1))
+
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(1)
+        net = Written(experts, w=free(2, 4, 4), a=nn.Linear(2, 3))
+        net.w.data.normal_()
+    x = torch.randn(6, 4, generator=generator)
+    report = learning.symmetry_coverage(net, x)
+    # Unused columns of both matrices, and the gauge between each of them and the last layer.
+    assert (report.found, report.true) == (16 + 4, 16 + 4)
+    assert report.gap > 1e6
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [

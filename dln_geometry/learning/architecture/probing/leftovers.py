@@ -75,6 +75,12 @@ def kernels(
         for reader in narrow:
             side = [s.part() for s in slots if s.name != reader.name]
             yield from _in_kernel(stages, samples, side, (reader.part(),), ())
+            # Of a layer with a bias, the biases of those that read it take the rest up.
+            near = reader.name.rpartition(".")[0]
+            for name, shape in shapes.items():
+                if tuple(shape) == (n,) and name.rpartition(".")[0] == near:
+                    other = (reader.part(), Part(name, 0, 1, n))
+                    yield from _compensated(stages, samples, side, other)
 
 
 def _in_kernel(
@@ -110,7 +116,7 @@ def _compensated(
     if len(vectors) != 1 or not weights or weights[0].units > 1:
         return
     for part in side:
-        count = shapes[part.name].numel() // part.block
+        count = part.slices(samples[0].params[part.name]).shape[-1]
         if len(shapes[part.name]) < 2 or shapes[weights[0].name].numel() >= part.block**2:
             continue
         for name, shape in shapes.items():

@@ -152,14 +152,13 @@ def _with_units(rows: list[Tensor]) -> list[Tensor]:
     if not 1 < len(rows) <= _MOST_ROWS:
         return rows
     whole = torch.stack([_least_one(row) for row in rows])
-    out = []
-    for row in whole:
+    for k, row in enumerate(whole):
         if bool((row.abs() > 1.5).any()):
             sums = _least_one(torch.cat([row + whole, row - whole]))
             good = (sums.abs() < 1.5).all(1) & sums.any(1)
-            row = sums[int(good.int().argmax())] if bool(good.any()) else row
-        out.append(row)
-    return out
+            # In place: sums with rows that were sums themselves stay independent.
+            whole[k] = sums[int(good.int().argmax())] if bool(good.any()) else row
+    return list(whole)
 
 
 def _least_one(rows: Tensor) -> Tensor:

@@ -209,6 +209,27 @@ def falcon_alibi():
     return causal("Falcon", alibi=True, bias=True, parallel_attn=False, **more)
 
 
+def marian():
+    t = _transformers()
+    config = t.MarianConfig(
+        vocab_size=11, d_model=4, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=6, decoder_ffn_dim=6, max_position_embeddings=6,
+        dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2, decoder_start_token_id=1, use_cache=False,
+    )  # fmt: skip
+    call = {
+        "input_ids": torch.randint(3, 11, (6, 5)),
+        "decoder_input_ids": torch.randint(11, (6, 4)),
+    }
+    return t.MarianMTModel(config).double(), (), call
+
+
+def beside(kind, **more):
+    """Return a language model with attention and MLP beside each other, and enough tokens."""
+    net, args, call = causal(kind, vocab_size=31, **more)
+    return net, args, {**call, "input_ids": torch.randint(31, (6, 5))}
+
+
 ZOO = {
     "resnet": resnet,
     "mobilenet": mobilenet,
@@ -232,4 +253,8 @@ ZOO = {
     "falcon, alibi": falcon_alibi,
     "distilbert": distilbert,
     "t5, gated": gated_t5,
+    "marian": marian,
+    "phi": lambda: beside("Phi", resid_pdrop=0.0),
+    "gpt neox": lambda: beside("GPTNeoX"),
+    "cohere": lambda: beside("Cohere", num_key_value_heads=1),
 }

@@ -183,8 +183,9 @@ _TABLE: dict[Rule, str] = {
         crow_indices col_indices ccol_indices row_indices _sparse_compressed_tensor_unsafe
         sparse_compressed_tensor sparse_csr_tensor _sparse_csr_tensor_unsafe sparse_mask
         _sparse_coo_tensor_unsafe sparse_coo_tensor _sparse_sum _sparse_softmax
-        _sparse_log_softmax histc isin unique_dim nll_loss_forward nll_loss2d_forward mse_loss
-        smooth_l1_loss huber_loss binary_cross_entropy _pdist_forward to_sparse _to_sparse rot90
+        _sparse_log_softmax floor_divide remainder histc isin unique_dim nll_loss_forward
+        nll_loss2d_forward mse_loss smooth_l1_loss huber_loss binary_cross_entropy _pdist_forward
+        to_sparse _to_sparse rot90
         _nested_tensor_from_mask_left_aligned _has_compatible_shallow_copy_type""",
 }
 for _rule, _names in _TABLE.items():
