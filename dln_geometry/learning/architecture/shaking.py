@@ -22,7 +22,7 @@ _ENTRIES = 2**12
 _COARSE = {torch.float32, torch.float16, torch.bfloat16}
 _COARSER = {Tensor.float, Tensor.half, Tensor.bfloat16}
 # Products of which torch has none in double precision.
-_GROUPED = {torch._grouped_mm, functional.grouped_mm}
+_GROUPED_PRODUCTS = {torch._grouped_mm, functional.grouped_mm}
 
 
 def in_double(x: Any) -> Any:
@@ -32,13 +32,13 @@ def in_double(x: Any) -> Any:
     return x.to(torch.complex128 if x.is_complex() else torch.float64)
 
 
-def doubled(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+def kept_double(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
     """Return a call that keeps double precision where it asked for less, or has none."""
     if func in _COARSER:
         # A conversion would be a copy, with strides of its own.
         same = isinstance(args[0], Tensor) and args[0].dtype is torch.float64
         return (torch.clone if same else Tensor.double), args[:1], {}
-    if func in _GROUPED:
+    if func in _GROUPED_PRODUCTS:
         return _grouped_product, args, kwargs
     args = tuple(torch.float64 if isinstance(a, torch.dtype) and a in _COARSE else a for a in args)
     if kwargs.get("dtype") in _COARSE:

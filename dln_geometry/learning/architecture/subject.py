@@ -15,8 +15,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from dln_geometry.learning.architecture.shaking import (
-    doubled,
     in_double,
+    kept_double,
     same_draws,
     shaken,
     shaken_data,
@@ -213,7 +213,7 @@ class _Watch(TorchFunctionMode):
         elif self.epsilons is not None and count in self.epsilons:
             args = tuple(_NEGLIGIBLE if isinstance(a, float) else a for a in args)
         if self.double:
-            func, args, kwargs = doubled(func, args, kwargs)
+            func, args, kwargs = kept_double(func, args, kwargs)
         value = func(*args, **kwargs)
         if self.epsilons is None and isinstance(value, Tensor):
             self._note_root(getattr(func, "__name__", ""), args, value, count)
