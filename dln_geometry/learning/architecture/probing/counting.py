@@ -19,8 +19,10 @@ from dln_geometry.learning.architecture.sampling import probed
 MOST_FOR_RANK = 5000
 # A rank with singular values of about the same size on both sides of the cut is not known.
 _LEAST_GAP = 10.0
-# Sizes of noise and of gains where the rank is counted again if directions are missing.
+# Sizes of noise and of gains where the rank is counted again if directions are missing, and at how
+# many of these it is counted also where units switch.
 _ELSEWHERE = ((2.0, 1.0), (0.5, 4.0), (0.5, 10.0), *[(1.0, 1.0), (2.0, 1.0)] * 5)
+_SWITCHED = 7
 
 
 def dimensions(search: Finder, groups: Sequence[SymmetricGroup]) -> tuple[int, int | None]:
@@ -45,12 +47,16 @@ def dimensions(search: Finder, groups: Sequence[SymmetricGroup]) -> tuple[int, i
         more, search.gap = nullity_beyond(rows, span.basis, p.tolerance)
         search.true = found + more
         seen = [search.true]
-        for size, gain in _ELSEWHERE:
+        for k, (size, gain) in enumerate(_ELSEWHERE):
             # If it is the same everywhere, no units are on at some points only.
-            if found >= min(seen) or (len(seen) > 3 and len(set(seen)) == 1):
+            if found >= min(seen) or (len(seen) > 5 and len(set(seen)) == 1):
                 break
-            others = search.elsewhere(size, gain, search.count)[1]
-            seen.append(nullity(others, p.tolerance)[0])
+            seen.append(nullity(p.rows(p.point(size, gain), search.count), p.tolerance)[0])
+            switched = (
+                search.switched(search.count) if k < _SWITCHED and found < min(seen) else None
+            )
+            if switched is not None:
+                seen.append(nullity(switched[1], p.tolerance)[0])
         search.true = min(seen)
     if rows.shape[0] < p.total:
         search.reason = f"the outputs give {rows.shape[0]} equations for {p.total} parameters"

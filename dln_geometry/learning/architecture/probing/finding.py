@@ -90,17 +90,18 @@ class Finder:
     def elsewhere(self, size: float, gain: float, count: int) -> tuple[dict[str, Tensor], Tensor]:
         """Return another point and rows there: every other time one where units switch."""
         self._turn = not self._turn
-        params = self._switching() if self._turn else None
-        if params is None:
-            params = self.prober.point(size, gain)
-            return params, self.prober.rows(params, count)
-        # A unit that is on for few inputs needs many of them.
-        return params, self.prober.rows(params, count, _SWITCHING_CALLS)
+        switched = self.switched(count) if self._turn else None
+        if switched is not None:
+            return switched
+        params = self.prober.point(size, gain)
+        return params, self.prober.rows(params, count)
 
-    def _switching(self) -> dict[str, Tensor] | None:
-        """Return a point where units with kinks switch, `None` if there are none."""
+    def switched(self, count: int) -> tuple[dict[str, Tensor], Tensor] | None:
+        """Return a point where units with kinks switch, and rows there; `None` without such."""
         p = self.prober
-        return switching_point(self.subject, p.point(0.5), tuple(p.shapes), p.inputs)
+        params = switching_point(self.subject, p.point(0.5), tuple(p.shapes), p.inputs)
+        # A unit that is on for few inputs needs many of them.
+        return None if params is None else (params, p.rows(params, count, _SWITCHING_CALLS))
 
     def _sample(self, params: dict[str, Tensor]) -> Sample:
         more = _ENOUGH_ROWS if self.true is None else 500 + self.true
