@@ -45,7 +45,9 @@ from dln_geometry.learning.architecture.subject import Subject
 # Up to so many parameters the null space is computed before the search, which ends when all of it
 # is found.
 _MOST_AT_FIRST = 1500
-_CLEAR, _MORE_POINTS = 1e6, 4
+_CLEAR = 1e6
+# Sizes and gains of more points where the rank is counted, if it is not clear or not the same.
+_MORE_POINTS = ((1.0, 1.0), (0.5, 10.0), (1.0, 1.0), (1.0, 1.0))
 # Further points where groups must be flat, sizes and gains; rows, and calls of the module, at each.
 _HELD, _HELD_ROWS, _HELD_CALLS = ((1.0, 1.0), (2.0, 1.0), (0.5, 4.0)), 80, 4
 _SWITCHING_CALLS = 80
@@ -69,12 +71,12 @@ class Finder:
         null = None
         if p.total <= _MOST_AT_FIRST:
             known = [(*nullity(x.rows, p.tolerance), x) for x in (first, second)]
-            for _ in range(_MORE_POINTS):
+            for size, gain in _MORE_POINTS:
                 # Most directions respond at the best point, and its rank is the clearest.
                 known.sort(key=lambda k: (k[0], -k[1]))
                 if known[0][1] > _CLEAR and known[0][0] == known[1][0]:
                     break
-                other = Sample(*self.elsewhere(1.0, 1.0, few))
+                other = Sample(*self.elsewhere(size, gain, few))
                 known.append((*nullity(other.rows, p.tolerance), other))
             known.sort(key=lambda k: (k[0], -k[1]))
             first, second = known[0][2], known[1][2]
