@@ -14,6 +14,7 @@ from types import ModuleType
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -188,6 +189,22 @@ def test_constraints_pin_everything_that_is_installed():
     assert not {name for name in installed.keys() - pins.keys() if not cuda.match(name)} - {
         "dln-geometry"
     }
+
+
+def test_what_is_pinned_runs_on_every_python_that_is_named():
+    """A later release of 3.11 alone is not what the README asks for."""
+    first = SpecifierSet(PROJECT["project"]["requires-python"])
+    (least,) = (Version(f"{spec.version}.0") for spec in first)
+    pins = pins_of("constraints.txt")
+    too_new = {
+        f"{name} {found.version}: Python {wanted}"
+        for found in metadata.distributions()
+        if (name := canonicalize_name(found.metadata["Name"])) in pins
+        and pins[name] == Version(found.version)
+        and (wanted := found.metadata.get("Requires-Python"))
+        and least not in SpecifierSet(wanted)
+    }
+    assert not too_new
 
 
 def test_files_speak_of_the_project_alone():
